@@ -1,0 +1,27 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""CED audio taggers for transformers. Importing this package registers them with the Auto classes."""
+
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+
+from .audioset import AUDIOSET_LABELS
+from .configuration_ced import CedConfig
+from .feature_extraction_ced import CedFeatureExtractor
+from .modeling_ced import CedForAudioClassification, CedModel, CedPreTrainedModel
+
+__version__ = "0.1.0"
+
+AutoConfig.register("ced", CedConfig, exist_ok=True)
+AutoFeatureExtractor.register(CedConfig, CedFeatureExtractor, exist_ok=True)
+AutoModel.register(CedConfig, CedModel, exist_ok=True)
+AutoModelForAudioClassification.register(CedConfig, CedForAudioClassification, exist_ok=True)
+
+__all__ = [
+    "AUDIOSET_LABELS",
+    "CedConfig",
+    "CedFeatureExtractor",
+    "CedForAudioClassification",
+    "CedModel",
+    "CedPreTrainedModel",
+    "__version__",
+]

@@ -1,0 +1,245 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""CED model configuration."""
+
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+
+from .audioset import AUDIOSET_LABELS
+
+# The published sizes (paper, table 1): width and number of attention heads; all have 12 blocks.
+CED_SIZES: dict[str, dict[str, int]] = {
+    "ced-tiny": {"embed_dim": 192, "num_heads": 3},
+    "ced-mini": {"embed_dim": 256, "num_heads": 4},
+    "ced-small": {"embed_dim": 384, "num_heads": 6},
+    "ced-base": {"embed_dim": 768, "num_heads": 12},
+}
+
+
+@strict
+class CedConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`CedModel`] or [`CedForAudioClassification`]. It reads and writes the `config.json` of the
+    `mispeech/ced-*` repositories; fields it does not know are kept. The defaults give the shape of
+    [mispeech/ced-base](https://huggingface.co/mispeech/ced-base).
+
+    Args:
+        name (`str`, *optional*):
+            One of `"ced-tiny"`, `"ced-mini"`, `"ced-small"`, `"ced-base"` fills in the `embed_dim` and `num_heads` of
+            that size. With an explicit `embed_dim` the name is only stored.
+        embed_dim (`int`, *optional*, defaults to 768):
+            Width of the tokens. Alias: `hidden_size`.
+        depth (`int`, *optional*, defaults to 12):
+            Number of transformer blocks. Alias: `num_hidden_layers`.
+        num_heads (`int`, *optional*, defaults to 12):
+            Number of attention heads; must divide `embed_dim`. Without it, an explicit `embed_dim` gives
+            `embed_dim // 64` heads, as in every published size. Alias: `num_attention_heads`.
+        mlp_ratio (`float`, *optional*, defaults to 4.0):
+            Width of the hidden MLP layer as a multiple of `embed_dim`.
+        qkv_bias (`bool`, *optional*, defaults to `True`):
+            Whether the query, key and value projections have a bias.
+        drop_rate (`float`, *optional*, defaults to 0.0):
+            Dropout after the position embeddings, the attention projection and both MLP layers.
+        attn_drop_rate (`float`, *optional*, defaults to 0.0):
+            Dropout on the attention weights.
+        drop_path_rate (`float`, *optional*, defaults to 0.0):
+            Stochastic depth of the last block; it grows linearly from 0 at the first block.
+        patch_size (`int`, *optional*, defaults to 16):
+            Height (mel bins) and width (frames) of a patch.
+        patch_stride (`int`, *optional*, defaults to 16):
+            Distance between patches; CED patches do not overlap, so it equals `patch_size`.
+        n_mels (`int`, *optional*, defaults to 64):
+            Number of mel bins, the height of `input_values`; a multiple of `patch_size`.
+        target_length (`int`, *optional*, defaults to 1012):
+            Longest input in frames (10 ms each) that is encoded in one piece; longer clips are split into chunks of
+            this many frames. There are `target_length // patch_size` time positions.
+        pooling (`str`, *optional*, defaults to `"mean"`):
+            How tokens become one vector: `"mean"` over all tokens, `"logit"` (the same, but long clips average raw
+            outputs instead of probabilities), `"dm"` (mean over frequency, then the averaged probability over time)
+            or `"token"` (a class token).
+        eval_avg (`str`, *optional*, defaults to `"mean"`):
+            How the chunks of a long clip are combined: `"mean"` or `"max"` of their probabilities.
+        pad_last (`bool`, *optional*, defaults to `True`):
+            Whether the last chunk of a long clip is filled up with zeros, as the published checkpoints were
+            evaluated. With `False` it keeps its own length.
+        outputdim (`int`, *optional*, defaults to 527):
+            Number of classes. Alias: `num_labels`.
+        id2label (`dict[int, str]`, *optional*):
+            Class names. Without them, 527 classes get the names of AudioSet; so does a table of AudioSet names cut
+            at their first comma, as some published `config.json` files have it. Any other table is kept.
+        problem_type (`str`, *optional*, defaults to `"multi_label_classification"`):
+            `"multi_label_classification"` (sigmoid and binary cross-entropy, as AudioSet),
+            `"single_label_classification"` (softmax and cross-entropy) or `"regression"` (mean squared error).
+        n_fft (`int`, *optional*, defaults to 512):
+            Size of the Fourier transform of the front end, in samples.
+        win_size (`int`, *optional*, defaults to 512):
+            Length of the Hann window of the front end, in samples.
+        hop_size (`int`, *optional*, defaults to 160):
+            Distance between frames, in samples.
+        f_min (`float`, *optional*, defaults to 0):
+            Lowest frequency of the mel filterbank in Hz.
+        f_max (`float`, *optional*, defaults to 8000):
+            Highest frequency of the mel filterbank in Hz; `None` is half the sampling rate.
+        center (`bool`, *optional*, defaults to `True`):
+            Whether frames are centred, with reflection at both ends of the clip.
+        loss (`str`, *optional*, defaults to `"BCE"`):
+            The loss that the checkpoint was trained with; stored and otherwise ignored.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the initial linear weights and position embeddings.
+
+    Raises:
+        `huggingface_hub.errors.StrictDataclassError`: when a field has the wrong type or a value that no CED model can
+        have; the message names the field, what was expected, and its value.
+
+    Example:
+
+    ```python
+    >>> from ced_model import CedConfig, CedForAudioClassification
+
+    >>> config = CedConfig(name="ced-tiny")
+    >>> config.embed_dim, config.num_heads, config.num_labels
+    (192, 3, 527)
+
+    >>> model = CedForAudioClassification(config)  # random weights
+    ```"""
+
+    model_type = "ced"
+    attribute_map: ClassVar[dict[str, str]] = {
+        "hidden_size": "embed_dim",
+        "num_hidden_layers": "depth",
+        "num_attention_heads": "num_heads",
+        "outputdim": "num_labels",
+    }
+
+    name: str | None = None
+    embed_dim: int | None = None
+    depth: int = 12
+    num_heads: int | None = None
+    mlp_ratio: float | int = 4.0
+    qkv_bias: bool = True
+    drop_rate: float | int = 0.0
+    attn_drop_rate: float | int = 0.0
+    drop_path_rate: float | int = 0.0
+    patch_size: int = 16
+    patch_stride: int = 16
+    n_mels: int = 64
+    target_length: int = 1012
+    pooling: Literal["mean", "logit", "dm", "token"] = "mean"
+    eval_avg: Literal["mean", "max"] = "mean"
+    pad_last: bool = True
+    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = (
+        "multi_label_classification"
+    )
+    n_fft: int = 512
+    win_size: int = 512
+    hop_size: int = 160
+    f_min: float | int = 0
+    f_max: float | int | None = 8000
+    center: bool = True
+    loss: str | None = "BCE"
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for alias in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
+            if alias in kwargs:
+                setattr(self, alias, kwargs.pop(alias))
+        self._fill_in_size()
+        # `None` is what a repository without the field stores, and CED checkpoints are multi-label.
+        self.problem_type = self.problem_type or "multi_label_classification"
+        kwargs["num_labels"] = self._fill_in_labels(kwargs.pop("outputdim", None), kwargs.pop("num_labels", None))
+        super().__post_init__(**kwargs)
+
+    def _fill_in_size(self) -> None:
+        """Takes the width and the number of heads from the size's name where they are not given."""
+        if self.embed_dim is None:
+            size = self.name or "ced-base"
+            if size not in CED_SIZES:
+                raise ValueError(
+                    f"`name={self.name!r}` is not a published size. Use one of {', '.join(CED_SIZES)}, or give"
+                    " `embed_dim`, `depth` and `num_heads`."
+                )
+            self.embed_dim = CED_SIZES[size]["embed_dim"]
+            self.num_heads = self.num_heads or CED_SIZES[size]["num_heads"]
+        elif self.num_heads is None:
+            self.num_heads = max(1, self.embed_dim // 64)
+
+    def _fill_in_labels(self, outputdim: int | None, num_labels: int | None) -> int:
+        """Gives 527 classes without (whole) names the names of AudioSet; returns the number of classes."""
+        # `num_labels` comes from the caller, `outputdim` from the stored file that it overrides.
+        count = num_labels if num_labels is not None else outputdim
+        if self.id2label is not None:
+            names = {int(index): name for index, name in self.id2label.items()}
+            if count is None or count == len(names):
+                if is_cut_audioset_table(names):
+                    self._set_audioset_labels()
+                elif self.label2id is None:
+                    self.label2id = {name: index for index, name in names.items()}
+                return len(names)
+            if num_labels is None:
+                raise ValueError(
+                    f"`outputdim={outputdim}` but `id2label` names {len(names)} classes; give as many names as classes."
+                )
+            self.id2label = self.label2id = None
+        count = len(AUDIOSET_LABELS) if count is None else count
+        if count < 1:
+            raise ValueError(f"`num_labels={count}`: a classifier has at least one class.")
+        if count == len(AUDIOSET_LABELS):
+            self._set_audioset_labels()
+        return count
+
+    def _set_audioset_labels(self) -> None:
+        self.id2label = dict(enumerate(AUDIOSET_LABELS))
+        self.label2id = {name: index for index, name in enumerate(AUDIOSET_LABELS)}
+
+    @property
+    def num_patches(self) -> tuple[int, int]:
+        """Patches of the longest input: `(frequency, time)`, the sizes of the two position tables."""
+        return self.n_mels // self.patch_size, self.target_length // self.patch_size
+
+    def validate_architecture(self) -> None:
+        """Part of `@strict`-powered validation. Refuses what no CED model can be."""
+        for field in ("embed_dim", "depth", "num_heads", "patch_size", "n_mels", "n_fft", "win_size", "hop_size"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"`{field}` must be at least 1, got {getattr(self, field)}.")
+        if self.embed_dim % self.num_heads != 0:
+            raise ValueError(
+                f"`embed_dim` ({self.embed_dim}) is not a multiple of the number of attention heads `num_heads`"
+                f" ({self.num_heads})."
+            )
+        if self.patch_stride != self.patch_size:
+            raise ValueError(
+                f"`patch_stride` ({self.patch_stride}) must equal `patch_size` ({self.patch_size}): CED patches do not"
+                " overlap."
+            )
+        if self.n_mels % self.patch_size != 0:
+            raise ValueError(f"`n_mels` ({self.n_mels}) is not a multiple of `patch_size` ({self.patch_size}).")
+        if self.target_length < self.patch_size:
+            raise ValueError(
+                f"`target_length` ({self.target_length} frames) is shorter than one patch ({self.patch_size} frames)."
+            )
+        for field in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"`{field}` must be in [0, 1), got {getattr(self, field)}.")
+        if self.mlp_ratio <= 0:
+            raise ValueError(f"`mlp_ratio` must be positive, got {self.mlp_ratio}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as a dictionary, with `outputdim` as the `config.json` of the Hub has it."""
+        output = super().to_dict()
+        output["outputdim"] = self.num_labels
+        return output
+
+
+def is_cut_audioset_table(names: dict[int, str]) -> bool:
+    """Whether `names` is AudioSet's table with some names cut at their first comma."""
+    whole = dict(enumerate(AUDIOSET_LABELS))
+    return (
+        names != whole
+        and names.keys() == whole.keys()
+        and all(name in (whole[index], whole[index].split(",")[0]) for index, name in names.items())
+    )
+
+
+__all__ = ["CED_SIZES", "CedConfig"]

@@ -1,0 +1,359 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Feature extractor class for CED: waveform to log-mel spectrogram."""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.audio_utils import mel_filter_bank
+from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.utils import PaddingStrategy, TensorType, logging
+
+logger = logging.get_logger(__name__)
+
+# A clip shorter than one patch of the model gives it nothing to look at, so it is zero-padded to this many frames.
+MIN_FRAMES = 16
+AMIN = 1e-10  # power below which decibels are not computed: -100 dB
+TOP_DB = 120.0  # dynamic range kept below each clip's own maximum, in dB
+
+# Scale and offset of the PCM formats that audio files use.
+PCM_RANGES = {
+    torch.int8: (2.0**7, 0.0),
+    torch.uint8: (2.0**7, 2.0**7),
+    torch.int16: (2.0**15, 0.0),
+    torch.int32: (2.0**31, 0.0),
+}
+
+
+# Cached tensors must stay usable in training when the first call was made in inference mode.
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _mel_filters(
+    n_fft: int, n_mels: int, sampling_rate: int, f_min: float, f_max: float, device: torch.device
+) -> torch.Tensor:
+    """HTK mel filterbank without normalisation, float32 of shape `(n_mels, n_fft // 2 + 1)`."""
+    filters = mel_filter_bank(n_fft // 2 + 1, n_mels, f_min, f_max, sampling_rate, norm=None, mel_scale="htk")
+    return torch.from_numpy(filters.T.astype(np.float32)).contiguous().to(device)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _hann_window(win_size: int, device: torch.device) -> torch.Tensor:
+    return torch.hann_window(win_size, periodic=True, dtype=torch.float32, device=device)
+
+
+class CedFeatureExtractor(SequenceFeatureExtractor):
+    r"""
+    Constructs a CED feature extractor: mono waveforms become log-mel spectrograms in decibels.
+
+    Every clip is computed as if it were alone (the dynamic range is clamped 120 dB below its own maximum), and clips of
+    different lengths are padded as mel frames, with an `attention_mask` that tells the model which frames are real.
+
+    This feature extractor inherits from [`~feature_extraction_sequence_utils.SequenceFeatureExtractor`] which contains
+    the methods to load, save and pad.
+
+    Args:
+        feature_size (`int`, *optional*, defaults to 64):
+            Number of mel bins.
+        sampling_rate (`int`, *optional*, defaults to 16000):
+            Sampling rate that waveforms must have, in hertz (Hz).
+        padding_value (`float`, *optional*, defaults to 0.0):
+            Value of padded mel frames. The model never looks at them where the `attention_mask` is passed on.
+        return_attention_mask (`bool`, *optional*, defaults to `False`):
+            `True` always returns an `attention_mask`; `False`, as Hub repositories store it, returns one whenever clips
+            were padded.
+        f_min (`float`, *optional*, defaults to 0):
+            Lowest frequency of the mel filterbank in Hz.
+        f_max (`float`, *optional*):
+            Highest frequency of the mel filterbank in Hz, by default half the sampling rate.
+        n_fft (`int`, *optional*, defaults to 512):
+            Size of the Fourier transform in samples.
+        win_size (`int`, *optional*, defaults to 512):
+            Length of the periodic Hann window in samples.
+        hop_size (`int`, *optional*, defaults to 160):
+            Distance between frames in samples (10 ms).
+        center (`bool`, *optional*, defaults to `True`):
+            Whether frames are centred on multiples of `hop_size`, with reflection at both ends of the clip.
+
+    Raises:
+        `ValueError`: when `padding_side` is not `"right"`, since CED's time positions count from the first frame.
+    """
+
+    model_input_names = ["input_values", "attention_mask"]
+
+    def __init__(
+        self,
+        feature_size: int = 64,
+        sampling_rate: int = 16000,
+        padding_value: float = 0.0,
+        return_attention_mask: bool = False,
+        f_min: float = 0,
+        f_max: float | None = None,
+        n_fft: int = 512,
+        win_size: int = 512,
+        hop_size: int = 160,
+        center: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            feature_size=feature_size,
+            sampling_rate=sampling_rate,
+            padding_value=padding_value,
+            return_attention_mask=return_attention_mask,
+            **kwargs,
+        )
+        if self.padding_side != "right":
+            raise ValueError(
+                f"`padding_side={self.padding_side!r}` is not possible: CED's time positions count from a clip's first"
+                ' frame. Use "right".'
+            )
+        self.f_min = f_min
+        self.f_max = f_max
+        self.n_fft = n_fft
+        self.win_size = win_size
+        self.hop_size = hop_size
+        self.center = center
+
+    def num_frames(self, num_samples: int) -> int:
+        """Number of mel frames of a clip of `num_samples` samples, before any padding."""
+        return 1 + (num_samples if self.center else num_samples - self.n_fft) // self.hop_size
+
+    @property
+    def min_samples(self) -> int:
+        """Samples that give one patch of 16 frames (2,400 in the published models); shorter clips are zero-padded."""
+        return (MIN_FRAMES - 1) * self.hop_size + (0 if self.center else self.n_fft)
+
+    def log_mel(self, waveform: torch.Tensor) -> torch.Tensor:
+        """
+        Log-mel spectrogram of one clip, without any check or padding.
+
+        Args:
+            waveform (`torch.Tensor` of shape `(samples,)`):
+                Mono audio, float32 in [-1, 1], longer than half a window.
+
+        Returns:
+            `torch.Tensor` of shape `(feature_size, frames)`: decibels, float32, on the waveform's device, with values
+            below the clip's maximum − 120 dB raised to it.
+        """
+        spectrum = torch.stft(
+            waveform,
+            self.n_fft,
+            hop_length=self.hop_size,
+            win_length=self.win_size,
+            window=_hann_window(self.win_size, waveform.device),
+            center=self.center,
+            pad_mode="reflect",
+            return_complex=True,
+        )
+        power = torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
+        f_max = self.sampling_rate / 2 if self.f_max is None else self.f_max
+        filters = _mel_filters(self.n_fft, self.feature_size, self.sampling_rate, self.f_min, f_max, waveform.device)
+        with torch.autocast(waveform.device.type, enabled=False):  # decibels need more than half precision
+            decibels = 10.0 * (filters @ power).clamp(min=AMIN).log10()
+        return decibels.clamp(min=decibels.amax() - TOP_DB)
+
+    def __call__(
+        self,
+        raw_speech: np.ndarray | torch.Tensor | list[float] | list[np.ndarray] | list[torch.Tensor] | list[list[float]],
+        sampling_rate: int | None = None,
+        padding: bool | str | PaddingStrategy | None = None,
+        max_length: int | None = None,
+        truncation: bool = False,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | TensorType | None = "pt",
+        device: str | torch.device | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """
+        Computes the log-mel spectrograms of one or several clips, as input for the model.
+
+        Args:
+            raw_speech (`np.ndarray`, `torch.Tensor`, `list[float]` or a list of these):
+                One mono clip of shape `(samples,)`, several of shape `(clips, samples)`, or a list of clips, which may
+                differ in length. Floats are taken as they are (full scale is 1.0); 8-, 16- and 32-bit integers are
+                PCM and are scaled by their type's range.
+            sampling_rate (`int`, *optional*):
+                The sampling rate of `raw_speech` in Hz. Pass it, so that audio of another rate is noticed.
+            padding (`bool`, `str` or [`~utils.PaddingStrategy`], *optional*):
+                `True` or `"longest"` pads to the longest clip of the batch, `"max_length"` to the frames of
+                `max_length`, `False` or `"do_not_pad"` not at all. By default `"max_length"` if `max_length` is given,
+                else `"longest"`.
+            max_length (`int`, *optional*):
+                Length in samples to pad or truncate to.
+            truncation (`bool`, *optional*, defaults to `False`):
+                Whether to cut clips longer than `max_length` to their first `max_length` samples.
+            pad_to_multiple_of (`int`, *optional*):
+                Pads further, to a multiple of this many frames.
+            return_attention_mask (`bool`, *optional*):
+                Whether to return the `attention_mask`. By default it comes whenever a clip was padded.
+            return_tensors (`str` or [`~utils.TensorType`], *optional*, defaults to `"pt"`):
+                `"pt"` returns `torch.Tensor`, `"np"` `np.ndarray`, and `None` a list with one `np.ndarray` per clip.
+            device (`str` or `torch.device`, *optional*):
+                Where to compute, and where tensors are returned. By default where each clip already is.
+
+        Returns:
+            [`BatchFeature`] with
+
+            - **input_values** -- log-mel spectrograms in dB, float32 of shape `(clips, feature_size, frames)`, where a
+              clip of `n` samples has `1 + n // hop_size` frames. Clips shorter than one patch (2,400 samples) are
+              zero-padded to it before, and these zeros count as audio.
+            - **attention_mask** -- int64 of shape `(clips, frames)`, 1 for frames of the clip and 0 for padding.
+
+        Raises:
+            `ValueError`: if the sampling rate is another, if a clip is empty, holds NaN or infinity, or has more than
+                one dimension, if its type is not a waveform's, or if the clips do not fit into one tensor as asked.
+        """
+        self._check_sampling_rate(sampling_rate)
+        if kwargs:
+            raise ValueError(f"Unknown argument(s) for {type(self).__name__}: {', '.join(sorted(kwargs))}.")
+        if truncation and max_length is None:
+            raise ValueError("`truncation=True` needs a `max_length` in samples.")
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"`max_length` must be at least 1 sample, got {max_length}.")
+        if padding is None:
+            padding = "longest" if max_length is None else "max_length"
+        strategy = self._get_padding_strategies(padding=padding, max_length=max_length)
+
+        features = []
+        for index, clip in enumerate(_split_clips(raw_speech)):
+            waveform = _to_waveform(clip, index, device)
+            if truncation and max_length is not None:
+                waveform = waveform[:max_length]
+            if len(waveform) < self.min_samples:
+                waveform = torch.nn.functional.pad(waveform, (0, self.min_samples - len(waveform)))
+            features.append(self.log_mel(waveform))
+
+        lengths = [feature.shape[-1] for feature in features]
+        targets = self._target_frames(lengths, strategy, max_length, pad_to_multiple_of)
+        padded = targets != lengths
+        if return_attention_mask is None:
+            return_attention_mask = self.return_attention_mask or padded
+        data = {
+            "input_values": [
+                torch.nn.functional.pad(feature, (0, target - feature.shape[-1]), value=self.padding_value)
+                for feature, target in zip(features, targets, strict=True)
+            ]
+        }
+        if return_attention_mask:
+            data["attention_mask"] = [
+                (torch.arange(target, device=feature.device) < length).long()
+                for feature, target, length in zip(features, targets, lengths, strict=True)
+            ]
+        return _to_batch_feature(data, return_tensors)
+
+    def _check_sampling_rate(self, sampling_rate: int | None) -> None:
+        if sampling_rate is None:
+            logger.warning_once(
+                f"Pass `sampling_rate` to `{type(self).__name__}()`: without it, audio that is not sampled at"
+                f" {self.sampling_rate} Hz gives wrong results silently."
+            )
+        elif sampling_rate != self.sampling_rate:
+            raise ValueError(
+                f"The audio is sampled at {sampling_rate} Hz, but {type(self).__name__} needs {self.sampling_rate} Hz."
+                f" Resample it first, for example with `soxr.resample(waveform, {sampling_rate}, {self.sampling_rate})`"
+                f" or `torchaudio.functional.resample(waveform, {sampling_rate}, {self.sampling_rate})`."
+            )
+
+    def _target_frames(
+        self,
+        lengths: list[int],
+        strategy: PaddingStrategy,
+        max_length: int | None,
+        pad_to_multiple_of: int | None,
+    ) -> list[int]:
+        """Frames of each clip after padding."""
+        targets = list(lengths)
+        if strategy != PaddingStrategy.DO_NOT_PAD:
+            longest = max(lengths)
+            if strategy == PaddingStrategy.MAX_LENGTH and max_length is not None:
+                longest = max(longest, self.num_frames(max(max_length, self.min_samples)))
+            targets = [longest] * len(lengths)
+            if pad_to_multiple_of is not None:
+                targets = [-(-target // pad_to_multiple_of) * pad_to_multiple_of for target in targets]
+        return targets
+
+
+def _split_clips(raw_speech: Any) -> list[Any]:
+    """The clips of `raw_speech`, which may be one clip, an array of clips, or a list of either."""
+    if isinstance(raw_speech, (np.ndarray, torch.Tensor)):
+        if raw_speech.ndim > 2:
+            raise ValueError(
+                f"`raw_speech` has {raw_speech.ndim} dimensions, {tuple(raw_speech.shape)}: it must be one mono clip"
+                " (samples,) or several (clips, samples). Average the channels of multichannel audio first."
+            )
+        if raw_speech.ndim == 2 and raw_speech.shape[1] <= 8 < raw_speech.shape[0]:
+            raise ValueError(
+                f"`raw_speech` of shape {tuple(raw_speech.shape)} reads as {raw_speech.shape[0]} clips of"
+                f" {raw_speech.shape[1]} sample(s), but looks like (samples, channels). Average the channels first."
+            )
+        clips = [raw_speech] if raw_speech.ndim < 2 else list(raw_speech)
+    elif isinstance(raw_speech, (list, tuple)):
+        # A list of numbers, even zero-dimensional arrays, is one clip.
+        is_batch = len(raw_speech) > 0 and (
+            isinstance(raw_speech[0], (list, tuple)) or getattr(raw_speech[0], "ndim", 0)
+        )
+        clips = list(raw_speech) if is_batch else [raw_speech]
+    else:
+        raise ValueError(
+            f"`raw_speech` is a {type(raw_speech).__name__}: it must be a waveform (a NumPy array, a tensor or a list"
+            " of floats) or a list of waveforms."
+        )
+    if not clips:
+        raise ValueError("`raw_speech` holds no clips.")
+    return clips
+
+
+def _to_waveform(clip: Any, index: int, device: str | torch.device | None) -> torch.Tensor:
+    """One clip as a float32 tensor of shape `(samples,)`; raises a ValueError that names the clip by `index`."""
+    if not isinstance(clip, torch.Tensor):
+        try:
+            array = np.asarray(clip)
+            # torch reads neither another machine's byte order nor negative strides, and warns of read-only memory.
+            clip = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C", ndmin=1))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Clip {index} is not a waveform of numbers: {error}") from None
+    clip = clip.detach().to(device) if device is not None else clip.detach()
+    if clip.ndim == 2 and len(clip) == 1:  # what file loaders return for mono files
+        clip = clip[0]
+    if clip.ndim != 1:
+        raise ValueError(
+            f"Clip {index} has shape {tuple(clip.shape)}: each clip must be mono, of shape (samples,). Average the"
+            " channels of multichannel audio first."
+        )
+    if clip.numel() == 0:
+        raise ValueError(f"Clip {index} is empty: it has no samples.")
+    if clip.dtype in PCM_RANGES:
+        scale, offset = PCM_RANGES[clip.dtype]
+        return (clip.to(torch.float32) - offset) / scale
+    if not clip.is_floating_point():
+        raise ValueError(
+            f"Clip {index} has type {clip.dtype}, which is no PCM format. Convert it to int16 or int32 PCM, or to"
+            " floats with full scale 1.0."
+        )
+    waveform = clip.to(torch.float32)
+    # The sum is ten times cheaper than looking at each sample, and finite unless one of them is not (or huge).
+    if not torch.isfinite(waveform.sum()) and not torch.isfinite(waveform).all():
+        raise ValueError(f"Clip {index} holds NaN or infinite samples; remove them before tagging.")
+    return waveform
+
+
+def _to_batch_feature(data: dict[str, list[torch.Tensor]], return_tensors: str | TensorType | None) -> BatchFeature:
+    if return_tensors is None:
+        return BatchFeature({key: [tensor.cpu().numpy() for tensor in tensors] for key, tensors in data.items()})
+    frames = [tensor.shape[-1] for tensor in data["input_values"]]
+    if len(set(frames)) > 1:
+        raise ValueError(
+            f"Clips of different lengths ({min(frames)} to {max(frames)} frames) do not fit into one tensor without"
+            " padding. Use `padding=True`, or `return_tensors=None` for a list."
+        )
+    batch = {key: torch.stack(tensors) for key, tensors in data.items()}
+    if TensorType(return_tensors) == TensorType.NUMPY:
+        return BatchFeature({key: tensor.cpu().numpy() for key, tensor in batch.items()})
+    return BatchFeature(batch)
+
+
+__all__ = ["CedFeatureExtractor"]

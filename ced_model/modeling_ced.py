@@ -1,0 +1,783 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch CED model."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import ConversionOps, WeightConverter
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, logging
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.import_utils import is_tracing
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_ced import CedConfig
+
+logger = logging.get_logger(__name__)
+
+# Probabilities of long clips are clamped to [1e-7, 1 - 1e-7] before they become logits again, so these stay finite.
+MAX_LOGIT = math.log((1 - 1e-7) / 1e-7)
+
+
+class CedChunks(NamedTuple):
+    """How the frames of an input are cut: longer inputs than `target_length` are encoded as several chunks."""
+
+    number: int
+    frames: int  # from the start of one chunk to the next
+    patches: int  # per chunk, in time
+    last_patches: int  # of the last chunk, which may be shorter
+
+
+def get_chunks(config: CedConfig, num_frames: int) -> CedChunks:
+    """The chunks of an input of `num_frames` frames."""
+    size = config.patch_size
+    if num_frames <= config.target_length:
+        return CedChunks(1, num_frames, num_frames // size, num_frames // size)
+    patches = config.target_length // size
+    if config.pad_last:
+        number = (num_frames + config.target_length - 1) // config.target_length
+        return CedChunks(number, config.target_length, patches, patches)
+    number = (num_frames // size + patches - 1) // patches
+    return CedChunks(number, size * patches, patches, num_frames // size - (number - 1) * patches)
+
+
+def split_chunks(values: torch.Tensor, chunks: CedChunks) -> torch.Tensor:
+    """Mel frames `(batch_size, n_mels, frames)`, zero-padded, as rows `(batch_size * chunks, n_mels, chunk frames)`."""
+    if chunks.number == 1:
+        return values
+    values = nn.functional.pad(values, (0, chunks.number * chunks.frames - values.shape[-1]))
+    return values.unflatten(2, (chunks.number, chunks.frames)).transpose(1, 2).flatten(0, 1)
+
+
+def join_chunks(rows: torch.Tensor, chunks: CedChunks, num_bands: int) -> torch.Tensor:
+    """
+    Tokens of the chunks of each clip one after another.
+
+    Args:
+        rows (`torch.Tensor` of shape `(batch_size * chunks, tokens, …)`):
+            One row per chunk, its tokens in frequency-major order, possibly behind a class token.
+        num_bands (`int`):
+            Patches in frequency.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, sequence_length, …)`: without what padded the last chunk.
+    """
+    if chunks.number == 1:
+        return rows
+    tokens = rows.unflatten(0, (-1, chunks.number))
+    if chunks.last_patches == chunks.patches:
+        return tokens.flatten(1, 2)
+    special = rows.shape[1] - num_bands * chunks.patches
+    last = tokens[:, -1, special:].unflatten(1, (num_bands, chunks.patches))[:, :, : chunks.last_patches]
+    return torch.cat([tokens[:, :-1].flatten(1, 2), tokens[:, -1, :special], last.flatten(1, 2)], dim=1)
+
+
+def unjoin_chunks(tokens: torch.Tensor, chunks: CedChunks, num_bands: int) -> torch.Tensor:
+    """The inverse of [`join_chunks`], with zeros for what padded the last chunk."""
+    if chunks.number == 1:
+        return tokens
+    missing = chunks.patches - chunks.last_patches
+    if missing == 0:
+        return tokens.unflatten(1, (chunks.number, -1)).flatten(0, 1)
+    per_chunk = (tokens.shape[1] + num_bands * missing) // chunks.number
+    special = per_chunk - num_bands * chunks.patches
+    first = tokens[:, : (chunks.number - 1) * per_chunk].unflatten(1, (chunks.number - 1, per_chunk))
+    last = tokens[:, (chunks.number - 1) * per_chunk :]
+    patches = last[:, special:].unflatten(1, (num_bands, chunks.last_patches))
+    patches = nn.functional.pad(patches, (0, 0, 0, missing)).flatten(1, 2)
+    return torch.cat([first, torch.cat([last[:, :special], patches], dim=1).unsqueeze(1)], dim=1).flatten(0, 1)
+
+
+def get_patch_mask(
+    config: CedConfig, attention_mask: torch.Tensor, chunks: CedChunks
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Which patches a padded batch really has, so that each clip is treated as if it were alone.
+
+    Args:
+        attention_mask (`torch.Tensor` of shape `(batch_size, frames)`):
+            True for the frames of the clip. A patch is valid only if all of its frames are.
+
+    Returns:
+        `tuple(torch.BoolTensor)`: valid patches of shape `(batch_size, chunks, patches)`, and the chunks that each clip
+        has, of shape `(batch_size, chunks)`. Chunks that a clip does not have count as valid in the first, since
+        attention needs something to attend to; the second leaves them out afterwards.
+    """
+    size = config.patch_size
+    frames = nn.functional.pad(attention_mask.bool(), (0, chunks.number * chunks.frames - attention_mask.shape[-1]))
+    starts = torch.arange(chunks.number, device=frames.device) * chunks.frames
+    if chunks.number > 1 and config.pad_last:
+        # The zeros that fill up the last chunk of a long clip count as valid.
+        positions = torch.arange(frames.shape[-1], device=frames.device)
+        lengths = (frames * (positions + 1)).amax(dim=-1, keepdim=True)
+        frames = frames | ((lengths > config.target_length) & (positions >= lengths))
+        chunk_mask = starts < lengths
+    frames = frames.unflatten(1, (chunks.number, chunks.frames))[:, :, : size * chunks.patches]
+    patch_mask = frames.unflatten(2, (chunks.patches, size)).all(dim=-1)
+    if chunks.number == 1 or not config.pad_last:
+        chunk_mask = patch_mask.any(dim=-1) | (starts == 0)
+    return patch_mask | ~chunk_mask.unsqueeze(-1), chunk_mask
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean over dimension 1 of `(batch_size, length, hidden_size)` where the mask `(batch_size, length)` is True."""
+    if mask is None:
+        return values.mean(dim=1)
+    weights = mask.unsqueeze(-1).to(values.dtype)
+    return (values * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def masked_max(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Maximum over dimension 1, as [`masked_mean`]."""
+    if mask is not None:
+        values = values.masked_fill(~mask.unsqueeze(-1), -math.inf)
+    return values.amax(dim=1)
+
+
+def average_probabilities(logits: torch.Tensor, mask: torch.Tensor | None, problem_type: str | None) -> torch.Tensor:
+    """
+    Logits of the class probabilities averaged over dimension 1 of `(batch_size, length, num_labels)`.
+
+    It stays in the log domain, so that certain answers neither overflow nor lose their gradient. Regression outputs
+    are averaged as they are.
+    """
+    if problem_type == "regression":
+        return masked_mean(logits, mask)
+    logits = logits.float()
+    if problem_type == "single_label_classification":
+        log_p = masked_log_mean_exp(logits.log_softmax(dim=-1), mask)
+        return log_p
+    log_p = masked_log_mean_exp(nn.functional.logsigmoid(logits), mask)
+    log_not_p = masked_log_mean_exp(nn.functional.logsigmoid(-logits), mask)
+    return log_p - log_not_p
+
+
+def masked_log_mean_exp(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    if mask is None:
+        return values.logsumexp(dim=1) - math.log(values.shape[1])
+    values = values.masked_fill(~mask.unsqueeze(-1), -math.inf)
+    return values.logsumexp(dim=1) - mask.sum(dim=1, keepdim=True).to(values.dtype).log()
+
+
+def masked_batch_norm(norm: nn.BatchNorm2d, values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """
+    Batch normalisation of mel frames with statistics from valid frames only.
+
+    Args:
+        norm (`nn.BatchNorm2d`):
+            Has one channel per mel bin. If it is frozen (its weight needs no gradient) it normalises with its running
+            statistics and leaves them alone, in training too.
+        values (`torch.Tensor` of shape `(batch_size, n_mels, frames)`):
+            Log-mel spectrograms.
+        mask (`torch.BoolTensor` of shape `(batch_size, frames)`, *optional*):
+            True for valid frames.
+    """
+    frozen = not norm.weight.requires_grad
+    if mask is None or not norm.training or frozen:
+        if norm.training and frozen:
+            values = nn.functional.batch_norm(
+                values, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
+            )
+            return values
+        return norm(values.unsqueeze(2)).squeeze(2)
+    weights = mask.unsqueeze(1).to(values.dtype)
+    count = weights.sum()
+    mean = (values * weights).sum(dim=(0, 2), keepdim=True) / count
+    var = ((values - mean).square() * weights).sum(dim=(0, 2), keepdim=True) / count
+    with torch.no_grad():
+        norm.num_batches_tracked.add_(1)
+        norm.running_mean.lerp_(mean.flatten(), norm.momentum)
+        # As in PyTorch, the running variance is the unbiased one.
+        norm.running_var.lerp_((var * count / (count - 1).clamp(min=1)).flatten(), norm.momentum)
+    values = (values - mean) * torch.rsqrt(var + norm.eps)
+    return values * norm.weight[:, None] + norm.bias[:, None]
+
+
+class CedPatchEmbeddings(nn.Module):
+    """
+    Turns normalised mel frames of shape `(batch_size, n_mels, frames)` into non-overlapping patches of shape
+    `(batch_size, hidden_size, n_mels // patch_size, frames // patch_size)`. A remainder of frames is dropped.
+    """
+
+    def __init__(self, config: CedConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(1, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_stride)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.proj(values.unsqueeze(1).to(self.proj.weight.dtype))
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        attn_weights = attn_weights + attention_mask
+
+    attn_weights = nn.functional.softmax(attn_weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    attn_weights = nn.functional.dropout(attn_weights, p=dropout, training=module.training)
+
+    attn_output = torch.matmul(attn_weights, value)
+    attn_output = attn_output.transpose(1, 2).contiguous()
+    return attn_output, attn_weights
+
+
+class CedAttention(nn.Module):
+    def __init__(self, config: CedConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_attention_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.attention_dropout = config.attn_drop_rate
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.proj_drop = nn.Dropout(config.drop_rate)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_attention_heads, self.head_dim))
+        query, key, value = qkv.transpose(1, 3).unbind(dim=2)
+
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attn_output, attn_weights = attention_interface(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        attn_output = attn_output.reshape(hidden_states.shape).contiguous()
+        return self.proj_drop(self.proj(attn_output)), attn_weights
+
+
+class CedMLP(nn.Module):
+    def __init__(self, config: CedConfig) -> None:
+        super().__init__()
+        intermediate_size = int(config.hidden_size * config.mlp_ratio)
+        self.fc1 = nn.Linear(config.hidden_size, intermediate_size)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(intermediate_size, config.hidden_size)
+        self.drop = nn.Dropout(config.drop_rate)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.drop(self.act(self.fc1(hidden_states)))
+        return self.drop(self.fc2(hidden_states))
+
+
+class CedDropPath(nn.Module):
+    """Stochastic depth per sample (https://arxiv.org/abs/1603.09382): drops a whole residual branch in training."""
+
+    def __init__(self, drop_prob: float = 0.0) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.drop_prob == 0.0 or not self.training:
+            return hidden_states
+        keep_prob = 1 - self.drop_prob
+        keep = hidden_states.new_empty(hidden_states.shape[0], 1, 1).bernoulli_(keep_prob)
+        return hidden_states * keep / keep_prob
+
+
+class CedLayer(GradientCheckpointingLayer):
+    """A pre-norm transformer block."""
+
+    def __init__(self, config: CedConfig, drop_path_rate: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=1e-6)
+        self.attn = CedAttention(config)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=1e-6)
+        self.mlp = CedMLP(config)
+        self.drop_path = CedDropPath(drop_path_rate)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        attn_output, _ = self.attn(self.norm1(hidden_states), attention_mask, **kwargs)
+        hidden_states = hidden_states + self.drop_path(attn_output)
+        return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+
+
+class ResizeTimePositions(ConversionOps):
+    """
+    Fits a checkpoint's time positions `(1, hidden_size, 1, positions)` to the model's `target_length`: the first ones
+    for a shorter table, bilinear interpolation for a longer one.
+    """
+
+    def convert(self, input_dict: dict[str, Any], *args: Any, config: CedConfig, **kwargs: Any) -> dict[str, Any]:
+        _, positions = config.num_patches
+        return {
+            name: resize_time_positions(value[0] if isinstance(value, list) else value, positions)
+            for name, value in input_dict.items()
+        }
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return self  # a model is saved with the positions that it has
+
+
+def resize_time_positions(table: torch.Tensor, positions: int) -> torch.Tensor:
+    """The table `(1, hidden_size, 1, …)` of a checkpoint with as many time `positions` as asked for."""
+    if positions <= table.shape[-1]:
+        return table[..., :positions].contiguous()
+    resized = nn.functional.interpolate(table.float(), size=(1, positions), mode="bilinear", align_corners=False)
+    return resized.to(table.dtype)
+
+
+register_checkpoint_conversion_mapping(
+    "ced", [WeightConverter("time_pos_embed", "time_pos_embed", [ResizeTimePositions()])], overwrite=True
+)
+
+
+class CedPreTrainedModel(PreTrainedModel):
+    """
+    An abstract class to handle weights initialization and a simple interface for downloading and loading pretrained
+    models.
+    """
+
+    config: CedConfig
+    config_class = CedConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_values"
+    input_modalities = ("audio",)
+    supports_gradient_checkpointing = True
+    # The binary cross-entropy is a mean over clips: Trainer must average it over accumulated batches itself.
+    accepts_loss_kwargs = False
+    # Decibels in half precision are steps of up to half a decibel.
+    _keep_in_fp32_modules_strict = {"init_bn"}
+    _no_split_modules = ["CedPatchEmbeddings", "CedLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": CedLayer, "attentions": CedAttention}
+    _input_embed_layer = "patch_embed"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialises the weights as the paper's code does."""
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std)
+        elif isinstance(module, nn.Conv2d):
+            # PyTorch's own initialisation of a convolution.
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                bound = 1 / math.sqrt(module.weight[0].numel())
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, CedModel):
+            init.normal_(module.time_pos_embed, std=std)
+            init.normal_(module.freq_pos_embed, std=std)
+            if module.cls_token is not None:
+                init.normal_(module.cls_token, std=1e-6)
+                init.normal_(module.token_pos_embed, std=std)
+
+
+class CedModel(CedPreTrainedModel):
+    r"""
+    The bare CED encoder, which turns log-mel spectrograms into tokens and a pooled embedding.
+
+    Args:
+        config ([`CedConfig`]):
+            Model configuration. Initializing with a config file does not load the weights; use
+            [`~PreTrainedModel.from_pretrained`] for that. It loads the encoder of classification checkpoints too, and
+            fits the time positions to another `target_length`.
+    """
+
+    def __init__(self, config: CedConfig) -> None:
+        super().__init__(config)
+        num_bands, positions = config.num_patches
+        self.init_bn = nn.BatchNorm2d(config.n_mels, momentum=0.01)
+        self.patch_embed = CedPatchEmbeddings(config)
+        self.time_pos_embed = nn.Parameter(torch.zeros(1, config.hidden_size, 1, positions))
+        self.freq_pos_embed = nn.Parameter(torch.zeros(1, config.hidden_size, num_bands, 1))
+        self.cls_token = self.token_pos_embed = None
+        if config.pooling == "token":
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+            self.token_pos_embed = nn.Parameter(torch.zeros(1, config.hidden_size))
+        self.pos_drop = nn.Dropout(config.drop_rate)
+        rates = torch.linspace(0, config.drop_path_rate, config.num_hidden_layers, device="cpu").tolist()
+        self.blocks = nn.ModuleList([CedLayer(config, rate) for rate in rates])
+        self.norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
+
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    def get_input_embeddings(self) -> CedPatchEmbeddings:
+        return self.patch_embed
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Encodes a batch of log-mel spectrograms.
+
+        Args:
+            input_values (`torch.Tensor` of shape `(batch_size, n_mels, frames)`):
+                Log-mel spectrograms in decibels, as [`CedFeatureExtractor`] makes them; at least 16 frames.
+            attention_mask (`torch.Tensor` of shape `(batch_size, frames)`, *optional*):
+                1 for frames of the clip, 0 for padding behind it. With it each clip's output is that of the clip
+                alone. Without it all frames count.
+            output_hidden_states (`bool`, *optional*):
+                Whether to return the hidden states of all layers.
+            output_attentions (`bool`, *optional*):
+                Whether to return the attention weights of all layers (needs `attn_implementation="eager"`).
+            return_dict (`bool`, *optional*):
+                Whether to return a [`~utils.ModelOutput`] (default) or a plain tuple.
+
+        Returns:
+            [`~modeling_outputs.BaseModelOutputWithPooling`] with
+
+            - **last_hidden_state** (`torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`) -- the tokens
+              after the final LayerNorm. A clip of up to `target_length` frames has `4 * (frames // 16)` of them in
+              frequency-major order (token = band · (frames // 16) + patch in time), behind the class token if
+              `pooling="token"`; a longer clip has those of its chunks one after another. In a padded batch
+              [`CedModel.get_token_mask`] tells which of them are the clip's.
+            - **pooler_output** (`torch.Tensor` of shape `(batch_size, hidden_size)`) -- the mean of the clip's tokens,
+              or its class token if `pooling="token"`. For a long clip, the mean or maximum (`eval_avg`) over chunks.
+            - **hidden_states** (`tuple(torch.Tensor)`, *optional*) -- the embeddings and the output of each layer
+              before the final LayerNorm, each of the shape of `last_hidden_state`.
+            - **attentions** (`tuple(torch.Tensor)`, *optional*) -- attention weights of each layer, of shape
+              `(batch_size, num_heads, sequence_length, sequence_length)`. The queries of a long clip are those of its
+              chunks one after another, the keys those of the query's own chunk.
+
+        Raises:
+            `ValueError`: if `input_values` are missing, of another layout, or shorter than one patch (16 frames), or if
+                the `attention_mask` has another shape or leaves a clip less than one patch.
+        """
+        self._check_inputs(input_values, attention_mask)
+        num_bands, _ = self.config.num_patches
+        chunks = get_chunks(self.config, input_values.shape[-1])
+        patch_mask, chunk_mask = self._get_masks(input_values, attention_mask, chunks)
+        outputs = self._encode_chunks(input_values, attention_mask, chunks, patch_mask, **kwargs)
+
+        pooled = pool_tokens(outputs.last_hidden_state, patch_mask, self.config)
+        if chunks.number > 1:
+            pooled = pooled.unflatten(0, (-1, chunks.number))
+            pooled = (masked_mean if self.config.eval_avg == "mean" else masked_max)(pooled, chunk_mask)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=join_chunks(outputs.last_hidden_state, chunks, num_bands),
+            pooler_output=pooled,
+            hidden_states=map_states(outputs.hidden_states, lambda rows: join_chunks(rows, chunks, num_bands)),
+            attentions=map_states(
+                outputs.attentions,
+                lambda rows: join_chunks(rows.transpose(1, 2), chunks, num_bands).transpose(1, 2),
+            ),
+        )
+
+    def get_token_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
+        """
+        Which tokens of `last_hidden_state` belong to each clip of a padded batch.
+
+        Args:
+            attention_mask (`torch.Tensor` of shape `(batch_size, frames)`):
+                The mask that was passed to the model.
+
+        Returns:
+            `torch.BoolTensor` of shape `(batch_size, sequence_length)`: `last_hidden_state[i, mask[i]]` is what clip
+            `i` gives alone.
+        """
+        num_bands, _ = self.config.num_patches
+        chunks = get_chunks(self.config, attention_mask.shape[-1])
+        patch_mask, chunk_mask = get_patch_mask(self.config, attention_mask, chunks)
+        rows = self._get_row_mask(patch_mask & chunk_mask.unsqueeze(-1), chunk_mask)
+        return join_chunks(rows.unsqueeze(-1), chunks, num_bands).squeeze(-1)
+
+    def _check_inputs(self, input_values: torch.Tensor | None, attention_mask: torch.Tensor | None) -> None:
+        n_mels, size = self.config.n_mels, self.config.patch_size
+        if input_values is None:
+            raise ValueError("You have to specify `input_values`, as `CedFeatureExtractor` makes them.")
+        if input_values.ndim != 3 or input_values.shape[1] != n_mels:
+            raise ValueError(
+                f"`input_values` must have shape (batch_size, {n_mels}, frames), got {tuple(input_values.shape)}."
+                " `CedFeatureExtractor` turns waveforms into such log-mel spectrograms."
+            )
+        if input_values.shape[-1] < size:
+            raise ValueError(
+                f"`input_values` have {input_values.shape[-1]} frames, but one patch takes {size}."
+                " `CedFeatureExtractor` pads short clips to one patch."
+            )
+        expected = (input_values.shape[0], input_values.shape[-1])
+        if attention_mask is not None and attention_mask.shape != expected:
+            raise ValueError(
+                f"`attention_mask` must have shape (batch_size, frames), here {expected}, got"
+                f" {tuple(attention_mask.shape)}."
+            )
+
+    def _get_masks(
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None, chunks: CedChunks
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Patch mask of shape `(batch_size * chunks, patches)` and chunk mask, or None where everything is valid."""
+        if attention_mask is None:
+            if chunks.last_patches == chunks.patches:
+                return None, None
+            attention_mask = input_values.new_ones(input_values.shape[0], input_values.shape[-1], dtype=torch.bool)
+        patch_mask, chunk_mask = get_patch_mask(self.config, attention_mask, chunks)
+        if not is_tracing(patch_mask) and not (has_patch := patch_mask[:, 0].any(dim=-1)).all():
+            raise ValueError(
+                f"`attention_mask` leaves clip {has_patch.int().argmin().item()} without a whole patch of"
+                f" {self.config.patch_size} frames. `CedFeatureExtractor` pads short clips to one patch."
+            )
+        return patch_mask.flatten(0, 1), chunk_mask
+
+    def _get_row_mask(self, patch_mask: torch.Tensor, class_token: torch.Tensor) -> torch.Tensor:
+        """Patch mask `(…, patches)` and validity of the class token `(…)` as a mask over tokens `(rows, tokens)`."""
+        num_bands, _ = self.config.num_patches
+        tokens = patch_mask.flatten(0, -2).repeat(1, num_bands)
+        if self.cls_token is None:
+            return tokens
+        return torch.cat([class_token.reshape(-1, 1), tokens], dim=1)
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def _encode_chunks(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        chunks: CedChunks,
+        patch_mask: torch.Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Encodes every chunk of every clip as a row of its own: `(batch_size * chunks, tokens, hidden_size)`."""
+        frame_mask = attention_mask.bool() if attention_mask is not None else None
+        values = masked_batch_norm(self.init_bn, input_values.to(self.init_bn.weight.dtype), frame_mask)
+        if frame_mask is not None:
+            values = values.masked_fill(~frame_mask.unsqueeze(1), 0.0)
+        hidden_states = self._embed(split_chunks(values, chunks))
+
+        token_mask = None
+        if patch_mask is not None:
+            token_mask = self._get_row_mask(patch_mask, patch_mask.new_ones(patch_mask.shape[0]))
+        attention_mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=hidden_states, attention_mask=token_mask
+        )
+        for block in self.blocks:
+            hidden_states = block(hidden_states, attention_mask, **kwargs)
+        return BaseModelOutputWithPooling(last_hidden_state=self.norm(hidden_states))
+
+    def _embed(self, values: torch.Tensor) -> torch.Tensor:
+        """Patches plus positions, as tokens `(rows, tokens, hidden_size)` in frequency-major order."""
+        patches = self.patch_embed(values)
+        patches = patches + self.time_pos_embed[..., : patches.shape[-1]] + self.freq_pos_embed
+        hidden_states = patches.flatten(2).transpose(1, 2)
+        if self.cls_token is not None:
+            cls_token = (self.cls_token + self.token_pos_embed).expand(hidden_states.shape[0], -1, -1)
+            hidden_states = torch.cat([cls_token, hidden_states], dim=1)
+        return self.pos_drop(hidden_states)
+
+
+def map_states(
+    states: tuple[torch.Tensor | None, ...] | None, function: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[torch.Tensor | None, ...] | None:
+    """Applies `function` to those of the recorded states that were asked for."""
+    return None if states is None else tuple(None if state is None else function(state) for state in states)
+
+
+def pool_tokens(rows: torch.Tensor, patch_mask: torch.Tensor | None, config: CedConfig) -> torch.Tensor:
+    """One vector per row of tokens: `(rows, tokens, hidden_size)` to `(rows, hidden_size)`."""
+    if config.pooling == "token":
+        return rows[:, 0]
+    num_bands, _ = config.num_patches
+    return masked_mean(rows, None if patch_mask is None else patch_mask.repeat(1, num_bands))
+
+
+class CedForAudioClassification(CedPreTrainedModel):
+    r"""
+    CED with its tagging head: a LayerNorm and a linear layer on the pooled tokens, e.g. for AudioSet.
+
+    Args:
+        config ([`CedConfig`]):
+            Model configuration. Initializing with a config file does not load the weights; use
+            [`~PreTrainedModel.from_pretrained`] for that.
+    """
+
+    def __init__(self, config: CedConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.encoder = CedModel(config)
+        self.outputlayer = nn.Sequential(
+            nn.LayerNorm(config.hidden_size), nn.Linear(config.hidden_size, config.num_labels)
+        )
+
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    def freeze_encoder(self) -> None:
+        """
+        Freezes the encoder, so that only the head is trained. The running statistics of `init_bn` stay as they are too.
+        """
+        self.encoder.requires_grad_(False)
+
+    def unfreeze_last(self, k: int) -> None:
+        """
+        Makes the last `k` blocks and the final LayerNorm trainable again after [`freeze_encoder`].
+
+        Args:
+            k (`int`):
+                Number of blocks, from 0 (none) to `config.depth` (all; the embeddings stay frozen).
+
+        Raises:
+            `ValueError`: if there are fewer than `k` blocks.
+        """
+        depth = len(self.encoder.blocks)
+        if not 0 <= k <= depth:
+            raise ValueError(f"`k={k}`: the encoder has {depth} blocks, so 0 to {depth} of them can be unfrozen.")
+        if k > 0:
+            self.encoder.blocks[depth - k :].requires_grad_(True)
+            self.encoder.norm.requires_grad_(True)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SequenceClassifierOutput:
+        r"""
+        Tags a batch of log-mel spectrograms.
+
+        Args:
+            input_values (`torch.Tensor` of shape `(batch_size, n_mels, frames)`):
+                Log-mel spectrograms in decibels, as [`CedFeatureExtractor`] makes them; at least 16 frames.
+            attention_mask (`torch.Tensor` of shape `(batch_size, frames)`, *optional*):
+                1 for frames of the clip, 0 for padding behind it. With it each clip's output is that of the clip
+                alone. Without it all frames count.
+            labels (`torch.Tensor`, *optional*):
+                By `config.problem_type`:
+                `"multi_label_classification"` (the default) takes multi-hot or soft targets of shape
+                `(batch_size, num_labels)` for a binary cross-entropy;
+                `"single_label_classification"` takes class indices of shape `(batch_size,)` for a cross-entropy;
+                `"regression"` takes floats of shape `(batch_size, num_labels)` for a mean squared error.
+                Class indices (integers of shape `(batch_size,)`) for a multi-label model set the problem type to
+                `"single_label_classification"`, with a warning.
+            output_hidden_states (`bool`, *optional*):
+                Whether to return the hidden states of all layers.
+            output_attentions (`bool`, *optional*):
+                Whether to return the attention weights of all layers (needs `attn_implementation="eager"`).
+            return_dict (`bool`, *optional*):
+                Whether to return a [`~utils.ModelOutput`] (default) or a plain tuple.
+
+        Returns:
+            [`~modeling_outputs.SequenceClassifierOutput`] with
+
+            - **loss** (`torch.Tensor` of shape `(1,)`, *optional*, returned when `labels` are given).
+            - **logits** (`torch.Tensor` of shape `(batch_size, num_labels)`) -- raw logits: `logits.sigmoid()` are the
+              tag probabilities. A clip longer than `target_length` frames is split into chunks, and these are the
+              logits of the chunks' averaged (or, by `eval_avg`, maximal) probabilities.
+            - **hidden_states**, **attentions** -- as [`CedModel`] returns them.
+
+        Raises:
+            `ValueError`: if the inputs are not as described, or if the labels' shape does not fit the problem type.
+        """
+        if labels is not None:
+            labels = self._prepare_labels(labels)
+        outputs: BaseModelOutputWithPooling = self.encoder(input_values, attention_mask=attention_mask, **kwargs)
+        logits = self._classify(outputs, input_values, attention_mask)
+
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels, logits, self.config, **kwargs)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+    def _prepare_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """Labels in the type that the loss takes; raises a ValueError where their shape does not fit."""
+        is_integer = not labels.is_floating_point()
+        if self.config.problem_type == "multi_label_classification" and is_integer and labels.ndim == 1:
+            logger.warning_once(
+                "The labels are class indices: setting `config.problem_type` to 'single_label_classification' (softmax"
+                " and cross-entropy). Pass `problem_type` to `from_pretrained` to choose it yourself."
+            )
+            self.config.problem_type = "single_label_classification"
+        problem_type = self.config.problem_type
+        if problem_type == "single_label_classification":
+            expected = "(batch_size,) with class indices"
+            fits = labels.ndim == 1 and is_integer
+        else:
+            expected = f"(batch_size, {self.num_labels})"
+            fits = labels.shape[1:] == (self.num_labels,) or (labels.ndim == 1 and self.num_labels == 1)
+        if not fits:
+            raise ValueError(
+                f"`labels` of shape {tuple(labels.shape)} and type {labels.dtype} do not fit"
+                f" `problem_type={problem_type!r}`, which takes shape {expected}."
+            )
+        if problem_type == "single_label_classification":
+            return labels.long()
+        return labels.to(self.outputlayer[1].weight.dtype).reshape(labels.shape[0], self.num_labels)
+
+    def _classify(
+        self, outputs: BaseModelOutputWithPooling, input_values: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Logits of shape `(batch_size, num_labels)` from the encoder's output."""
+        config = self.config
+        chunks = get_chunks(config, input_values.shape[-1])
+        if chunks.number == 1 and config.pooling != "dm":
+            return self.outputlayer(outputs.pooler_output)
+
+        num_bands, _ = config.num_patches
+        patch_mask, chunk_mask = self.encoder._get_masks(input_values, attention_mask, chunks)
+        rows = unjoin_chunks(outputs.last_hidden_state, chunks, num_bands)
+        if config.pooling == "dm":
+            bands = rows.unflatten(1, (num_bands, chunks.patches)).mean(dim=1)
+            logits = average_probabilities(self.outputlayer(bands), patch_mask, config.problem_type)
+        else:
+            logits = self.outputlayer(pool_tokens(rows, patch_mask, config))
+        return (
+            logits if chunks.number == 1 else self._combine_chunks(logits.unflatten(0, (-1, chunks.number)), chunk_mask)
+        )
+
+    def _combine_chunks(self, logits: torch.Tensor, chunk_mask: torch.Tensor | None) -> torch.Tensor:
+        """Logits of long clips `(batch_size, num_labels)` from their chunks' `(batch_size, chunks, num_labels)`."""
+        config = self.config
+        if config.pooling == "logit" or config.problem_type == "regression":
+            return (masked_mean if config.eval_avg == "mean" else masked_max)(logits, chunk_mask)
+        if config.eval_avg == "mean":
+            logits = average_probabilities(logits, chunk_mask, config.problem_type)
+        elif config.problem_type == "single_label_classification":
+            return masked_max(logits.log_softmax(dim=-1), chunk_mask)
+        else:
+            logits = masked_max(logits, chunk_mask)
+        return logits.clamp(-MAX_LOGIT, MAX_LOGIT)
+
+
+__all__ = ["CedForAudioClassification", "CedModel", "CedPreTrainedModel"]
