@@ -203,7 +203,7 @@ class CedConfig(PreTrainedConfig):
         for field in ("embed_dim", "depth", "num_heads", "patch_size", "n_mels", "n_fft", "win_size", "hop_size"):
             if getattr(self, field) < 1:
                 raise ValueError(f"`{field}` must be at least 1, got {getattr(self, field)}.")
-        if self.embed_dim % self.num_heads != 0:
+        if self.embed_dim and self.num_heads and self.embed_dim % self.num_heads != 0:
             raise ValueError(
                 f"`embed_dim` ({self.embed_dim}) is not a multiple of the number of attention heads `num_heads`"
                 f" ({self.num_heads})."

@@ -294,7 +294,7 @@ def _split_clips(raw_speech: Any) -> list[Any]:
     elif isinstance(raw_speech, (list, tuple)):
         # A list of numbers, even zero-dimensional arrays, is one clip.
         is_batch = len(raw_speech) > 0 and (
-            isinstance(raw_speech[0], (list, tuple)) or getattr(raw_speech[0], "ndim", 0)
+            isinstance(raw_speech[0], (list, tuple)) or getattr(raw_speech[0], "ndim", 0) > 0
         )
         clips = list(raw_speech) if is_batch else [raw_speech]
     else:

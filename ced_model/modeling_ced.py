@@ -195,6 +195,8 @@ def masked_batch_norm(norm: nn.BatchNorm2d, values: torch.Tensor, mask: torch.Te
     mean = (values * weights).sum(dim=(0, 2), keepdim=True) / count
     var = ((values - mean).square() * weights).sum(dim=(0, 2), keepdim=True) / count
     with torch.no_grad():
+        assert norm.num_batches_tracked is not None and norm.running_mean is not None
+        assert norm.running_var is not None and norm.momentum is not None
         norm.num_batches_tracked.add_(1)
         norm.running_mean.lerp_(mean.flatten(), norm.momentum)
         # As in PyTorch, the running variance is the unbiased one.
@@ -336,8 +338,10 @@ class ResizeTimePositions(ConversionOps):
     for a shorter table, bilinear interpolation for a longer one.
     """
 
-    def convert(self, input_dict: dict[str, Any], *args: Any, config: CedConfig, **kwargs: Any) -> dict[str, Any]:
-        _, positions = config.num_patches
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, Any]:
+        _, positions = kwargs["config"].num_patches
         return {
             name: resize_time_positions(value[0] if isinstance(value, list) else value, positions)
             for name, value in input_dict.items()
@@ -371,7 +375,7 @@ class CedPreTrainedModel(PreTrainedModel):
     config_class = CedConfig
     base_model_prefix = "encoder"
     main_input_name = "input_values"
-    input_modalities = ("audio",)
+    input_modalities = ["audio"]
     supports_gradient_checkpointing = True
     # The binary cross-entropy is a mean over clips: Trainer must average it over accumulated batches itself.
     accepts_loss_kwargs = False
@@ -402,7 +406,7 @@ class CedPreTrainedModel(PreTrainedModel):
         elif isinstance(module, CedModel):
             init.normal_(module.time_pos_embed, std=std)
             init.normal_(module.freq_pos_embed, std=std)
-            if module.cls_token is not None:
+            if module.cls_token is not None and module.token_pos_embed is not None:
                 init.normal_(module.cls_token, std=1e-6)
                 init.normal_(module.token_pos_embed, std=std)
 
@@ -443,7 +447,7 @@ class CedModel(CedPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_values: torch.Tensor | None = None,
+        input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
@@ -480,7 +484,7 @@ class CedModel(CedPreTrainedModel):
               chunks one after another, the keys those of the query's own chunk.
 
         Raises:
-            `ValueError`: if `input_values` are missing, of another layout, or shorter than one patch (16 frames), or if
+            `ValueError`: if `input_values` are of another layout, or shorter than one patch (16 frames), or if
                 the `attention_mask` has another shape or leaves a clip less than one patch.
         """
         self._check_inputs(input_values, attention_mask)
@@ -521,10 +525,8 @@ class CedModel(CedPreTrainedModel):
         rows = self._get_row_mask(patch_mask & chunk_mask.unsqueeze(-1), chunk_mask)
         return join_chunks(rows.unsqueeze(-1), chunks, num_bands).squeeze(-1)
 
-    def _check_inputs(self, input_values: torch.Tensor | None, attention_mask: torch.Tensor | None) -> None:
+    def _check_inputs(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
         n_mels, size = self.config.n_mels, self.config.patch_size
-        if input_values is None:
-            raise ValueError("You have to specify `input_values`, as `CedFeatureExtractor` makes them.")
         if input_values.ndim != 3 or input_values.shape[1] != n_mels:
             raise ValueError(
                 f"`input_values` must have shape (batch_size, {n_mels}, frames), got {tuple(input_values.shape)}."
@@ -586,11 +588,11 @@ class CedModel(CedPreTrainedModel):
         token_mask = None
         if patch_mask is not None:
             token_mask = self._get_row_mask(patch_mask, patch_mask.new_ones(patch_mask.shape[0]))
-        attention_mask = create_bidirectional_mask(
+        block_mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=token_mask
         )
         for block in self.blocks:
-            hidden_states = block(hidden_states, attention_mask, **kwargs)
+            hidden_states = block(hidden_states, block_mask, **kwargs)
         return BaseModelOutputWithPooling(last_hidden_state=self.norm(hidden_states))
 
     def _embed(self, values: torch.Tensor) -> torch.Tensor:
@@ -598,7 +600,7 @@ class CedModel(CedPreTrainedModel):
         patches = self.patch_embed(values)
         patches = patches + self.time_pos_embed[..., : patches.shape[-1]] + self.freq_pos_embed
         hidden_states = patches.flatten(2).transpose(1, 2)
-        if self.cls_token is not None:
+        if self.cls_token is not None and self.token_pos_embed is not None:
             cls_token = (self.cls_token + self.token_pos_embed).expand(hidden_states.shape[0], -1, -1)
             hidden_states = torch.cat([cls_token, hidden_states], dim=1)
         return self.pos_drop(hidden_states)
@@ -606,7 +608,7 @@ class CedModel(CedPreTrainedModel):
 
 def map_states(
     states: tuple[torch.Tensor | None, ...] | None, function: Callable[[torch.Tensor], torch.Tensor]
-) -> tuple[torch.Tensor | None, ...] | None:
+) -> tuple[Any, ...] | None:
     """Applies `function` to those of the recorded states that were asked for."""
     return None if states is None else tuple(None if state is None else function(state) for state in states)
 
@@ -631,10 +633,10 @@ class CedForAudioClassification(CedPreTrainedModel):
 
     def __init__(self, config: CedConfig) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels: int = config.num_labels or 0
         self.encoder = CedModel(config)
         self.outputlayer = nn.Sequential(
-            nn.LayerNorm(config.hidden_size), nn.Linear(config.hidden_size, config.num_labels)
+            nn.LayerNorm(config.hidden_size), nn.Linear(config.hidden_size, self.num_labels)
         )
 
         # Initialize weights and apply final processing
@@ -667,7 +669,7 @@ class CedForAudioClassification(CedPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_values: torch.Tensor | None = None,
+        input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -743,7 +745,7 @@ class CedForAudioClassification(CedPreTrainedModel):
             )
         if problem_type == "single_label_classification":
             return labels.long()
-        return labels.to(self.outputlayer[1].weight.dtype).reshape(labels.shape[0], self.num_labels)
+        return labels.to(self.dtype).reshape(labels.shape[0], self.num_labels)
 
     def _classify(
         self, outputs: BaseModelOutputWithPooling, input_values: torch.Tensor, attention_mask: torch.Tensor | None
@@ -756,7 +758,9 @@ class CedForAudioClassification(CedPreTrainedModel):
 
         num_bands, _ = config.num_patches
         patch_mask, chunk_mask = self.encoder._get_masks(input_values, attention_mask, chunks)
-        rows = unjoin_chunks(outputs.last_hidden_state, chunks, num_bands)
+        tokens = outputs.last_hidden_state
+        assert tokens is not None
+        rows = unjoin_chunks(tokens, chunks, num_bands)
         if config.pooling == "dm":
             bands = rows.unflatten(1, (num_bands, chunks.patches)).mean(dim=1)
             logits = average_probabilities(self.outputlayer(bands), patch_mask, config.problem_type)
