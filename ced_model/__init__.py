@@ -4,10 +4,12 @@
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 
+from .audio import AudioError
 from .audioset import AUDIOSET_LABELS
 from .configuration_ced import CedConfig
 from .feature_extraction_ced import CedFeatureExtractor
 from .modeling_ced import CedForAudioClassification, CedModel, CedPreTrainedModel
+from .tagging import AudioTagger, Event, StreamUpdate, Tag, TagResult, Timeline
 
 __version__ = "0.1.0"
 
@@ -18,10 +20,17 @@ AutoModelForAudioClassification.register(CedConfig, CedForAudioClassification, e
 
 __all__ = [
     "AUDIOSET_LABELS",
+    "AudioError",
+    "AudioTagger",
     "CedConfig",
     "CedFeatureExtractor",
     "CedForAudioClassification",
     "CedModel",
     "CedPreTrainedModel",
+    "Event",
+    "StreamUpdate",
+    "Tag",
+    "TagResult",
+    "Timeline",
     "__version__",
 ]

@@ -1,0 +1,252 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Windows of many inputs → batches of equal size → scores, with reading and computing side by side.
+
+All windows of all inputs form one stream. Reader threads decode ahead of the model as far as a bounded number of
+windows allows; batches hold windows of one size, so that nothing is ever padded; workers compute them in parallel.
+"""
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_NOTHING_YET = object()
+_READER_ENDED = object()
+
+NUM_READERS = 4  # more than there are cores, so that one slow file does not stall the others
+
+
+class Window(NamedTuple):
+    """A piece of one input: samples `start` to `start + len(waveform)` of it."""
+
+    position: int  # among the windows of its input
+    start: int
+    waveform: np.ndarray  # float32 of shape (samples,)
+
+
+class WindowScores(NamedTuple):
+    """What the model says of one window of one input."""
+
+    input_index: int
+    position: int
+    start: int
+    samples: int
+    scores: np.ndarray
+
+
+class InputEnd(NamedTuple):
+    """All windows of an input were read, `error` being what stopped it early. Its last scores may still follow."""
+
+    input_index: int
+    windows: int
+    error: Exception | None
+
+
+def cut_windows(
+    blocks: Iterable[np.ndarray], window: int, hop: int, min_samples: int, max_samples: int
+) -> Iterator[Window]:
+    """
+    Cuts a waveform into windows that cover it without padding.
+
+    The last window keeps its own length. If that would be less than `min_samples`, it is joined to the window before
+    it; where both together are longer than `max_samples`, the boundary between them moves to their middle instead.
+
+    Args:
+        blocks: consecutive pieces of the waveform, float32 of shape `(samples,)`, of any length. Nothing is read
+            further ahead than the rule for the last window needs, and no more than a window and a block is kept.
+        window, hop: length of the windows and distance between their starts, in samples; `hop <= window`.
+        min_samples, max_samples: what the model can look at, in samples.
+
+    Yields:
+        `Window`s in order. A waveform shorter than `min_samples` is one window as it is.
+    """
+    # A window may only be given away when what follows it is sure to be long enough for a window of its own.
+    look_ahead = max(0, min_samples - (window - hop))
+    buffer = np.zeros(0, np.float32)
+    start = position = covered = 0
+    for block in blocks:
+        buffer = np.concatenate([buffer, block]) if len(buffer) else block
+        while len(buffer) >= window + look_ahead:
+            yield Window(position, start, buffer[:window].copy())
+            covered = start + window
+            position, start, buffer = position + 1, start + hop, buffer[hop:]
+    end = start + len(buffer)
+    while covered < end:
+        left = end - start
+        tail_is_short = left - hop < min_samples
+        size = window
+        if left <= window or (tail_is_short and left <= max_samples):
+            size = left
+        elif tail_is_short:
+            size = left // 2
+        yield Window(position, start, buffer[:size].copy())
+        covered = start + size
+        # Only a whole window may overlap the next one; a moved boundary is where the next one starts.
+        step = hop if size == window else size
+        position, start, buffer = position + 1, start + step, buffer[step:]
+
+
+def score_windows(
+    inputs: Iterable[Any],
+    read: Callable[[Any], Iterator[Window]],
+    compute: Callable[[list[np.ndarray]], np.ndarray],
+    size_of: Callable[[int], int],
+    *,
+    batch_size: int,
+    num_workers: int,
+    start_worker: Callable[[], None] = lambda: None,
+) -> Iterator[WindowScores | InputEnd]:
+    """
+    Scores all windows of all inputs.
+
+    Args:
+        inputs: what to read, taken one by one as readers become free.
+        read: gives the windows of one input. An exception ends that input and no other.
+        compute: scores of a list of waveforms, as an array with one row for each. Called from several threads.
+        size_of: the size of a window of so many samples; a batch holds windows of one size.
+        batch_size: windows per batch at most.
+        num_workers: batches that are computed at the same time.
+        start_worker: called first in each worker thread.
+
+    Yields:
+        `WindowScores` in whatever order they are ready, and one `InputEnd` for each input.
+
+    Raises:
+        Whatever `compute` or `inputs` raise.
+    """
+    run = _Run(iter(inputs), read, compute, size_of, batch_size, num_workers)
+    readers = [threading.Thread(target=run.read_inputs, name=f"ced-reader-{i}") for i in range(NUM_READERS)]
+    workers = [
+        threading.Thread(target=run.work, args=(start_worker,), name=f"ced-worker-{i}") for i in range(num_workers)
+    ]
+    for thread in readers + workers:
+        thread.daemon = True  # a reader that hangs in a broken file system must not keep the process alive
+        thread.start()
+    try:
+        yield from run.results()
+    finally:
+        run.stop()
+        for thread in workers:
+            thread.join()
+
+
+class _Run:
+    """State of one `score_windows`: readers and workers send messages, and the caller's thread makes the batches."""
+
+    def __init__(
+        self,
+        inputs: Iterator[Any],
+        read: Callable[[Any], Iterator[Window]],
+        compute: Callable[[list[np.ndarray]], np.ndarray],
+        size_of: Callable[[int], int],
+        batch_size: int,
+        num_workers: int,
+    ) -> None:
+        self.inputs = enumerate(inputs)
+        self.read = read
+        self.compute = compute
+        self.size_of = size_of
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.input_lock = threading.Lock()
+        self.stopped = threading.Event()
+        # Windows in memory: what the workers compute, as much again in waiting, and some to choose batches from.
+        self.room = threading.Semaphore((2 * num_workers + 2) * batch_size)
+        self.messages: SimpleQueue[Any] = SimpleQueue()
+        self.batches: SimpleQueue[list[tuple[int, Window]] | None] = SimpleQueue()
+
+    def read_inputs(self) -> None:
+        """A reader thread."""
+        try:
+            while not self.stopped.is_set():
+                with self.input_lock:
+                    item = next(self.inputs, None)
+                if item is None:
+                    break
+                self._read_input(*item)
+        except BaseException as error:  # of the caller's own iterator
+            self.messages.put(error)
+        self.messages.put(_READER_ENDED)
+
+    def _read_input(self, input_index: int, source: Any) -> None:
+        windows, error = 0, None
+        try:
+            for window in self.read(source):
+                self.room.acquire()
+                if self.stopped.is_set():
+                    return
+                windows += 1
+                self.messages.put((input_index, window))
+        except Exception as caught:
+            error = caught
+        self.messages.put(InputEnd(input_index, windows, error))
+
+    def work(self, start_worker: Callable[[], None]) -> None:
+        """A worker thread."""
+        start_worker()
+        while (batch := self.batches.get()) is not None:
+            try:
+                scores = self.compute([window.waveform for _, window in batch])
+            except BaseException as error:
+                self.messages.put(error)
+                return
+            self.messages.put(
+                [
+                    WindowScores(input_index, window.position, window.start, len(window.waveform), row)
+                    for (input_index, window), row in zip(batch, scores, strict=True)
+                ]
+            )
+            self.room.release(len(batch))
+
+    def results(self) -> Iterator[WindowScores | InputEnd]:
+        groups: OrderedDict[int, deque[tuple[int, Window]]] = OrderedDict()
+        readers, in_flight = NUM_READERS, 0
+        while readers or groups or in_flight:
+            message = self._next_message(wait=in_flight >= self.num_workers or not groups)
+            if message is _NOTHING_YET:
+                # Nothing is ready and a worker is idle: a smaller batch now is better than waiting.
+                self._submit(groups, next(iter(groups)))
+                in_flight += 1
+            elif isinstance(message, BaseException):
+                raise message
+            elif message is _READER_ENDED:
+                readers -= 1
+            elif isinstance(message, InputEnd):
+                yield message
+            elif isinstance(message, list):
+                in_flight -= 1
+                yield from message
+            else:
+                size = self.size_of(len(message[1].waveform))
+                groups.setdefault(size, deque()).append(message)
+            for size in [size for size, group in groups.items() if len(group) >= self.batch_size]:
+                self._submit(groups, size)
+                in_flight += 1
+
+    def _next_message(self, wait: bool) -> Any:
+        try:
+            return self.messages.get(block=wait)
+        except Empty:
+            return _NOTHING_YET
+
+    def _submit(self, groups: OrderedDict[int, deque[tuple[int, Window]]], size: int) -> None:
+        group = groups.pop(size)
+        self.batches.put([group.popleft() for _ in range(min(len(group), self.batch_size))])
+        if group:
+            groups[size] = group
+
+    def stop(self) -> None:
+        """Lets all threads end: readers after the window at hand, workers after the batch at hand."""
+        self.stopped.set()
+        self.room.release(NUM_READERS)
+        while True:  # batches that wait are not wanted any more
+            try:
+                self.batches.get_nowait()
+            except Empty:
+                break
+        for _ in range(self.num_workers):
+            self.batches.put(None)

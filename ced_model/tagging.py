@@ -1,0 +1,726 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""AudioTagger: files, folders, hours of recording and live audio → tags, timelines and events."""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from transformers.utils import logging
+
+from .audio import AudioError, AudioInput, describe, read_blocks
+from .configuration_ced import CedConfig
+from .feature_extraction_ced import CedFeatureExtractor
+from .modeling_ced import CedForAudioClassification
+from .scheduling import InputEnd, Window, WindowScores, cut_windows, score_windows
+
+logger = logging.get_logger(__name__)
+
+CLIP_WINDOW_S = 10.0  # long clips are tagged in windows of the length that the published models were trained on
+TIMELINE_WINDOW_S = 2.0
+TIMELINE_HOP_S = 1.0
+TOP_K = 5
+
+
+class Tag(NamedTuple):
+    """A class of the model and its score: a probability in [0, 1] (the raw output of a regression model)."""
+
+    label: str
+    score: float
+    index: int  # type: ignore[assignment]  # tuple.index is not missed
+
+
+class Event(NamedTuple):
+    """A stretch of audio in which a class sounds, in seconds from the start, and its highest score there."""
+
+    onset_s: float
+    offset_s: float
+    label: str
+    peak: float
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """
+    Scores of the windows of one recording.
+
+    Attributes:
+        scores: float32 of shape `(windows, classes)`.
+        start_s, end_s: the bounds of the windows in seconds, float64 of shape `(windows,)`.
+        labels: the names of the classes.
+        duration_s: length of the recording in seconds.
+    """
+
+    scores: np.ndarray
+    start_s: np.ndarray
+    end_s: np.ndarray
+    labels: Sequence[str] = field(repr=False)
+    duration_s: float = 0.0
+
+    def segments(self) -> np.ndarray:
+        """
+        The stretch of the recording that each window stands for, in seconds, of shape `(windows, 2)`.
+
+        Overlapping windows meet half-way between their centres, so that the segments cover the recording once.
+        """
+        centres = (self.start_s + self.end_s) / 2
+        borders = np.concatenate([self.start_s[:1], (centres[1:] + centres[:-1]) / 2, self.end_s[-1:]])
+        return np.stack([borders[:-1], borders[1:]], axis=1)
+
+    def events(
+        self,
+        thresholds: float | Mapping[str, float] = 0.5,
+        min_duration_s: float = 0.0,
+        merge_gap_s: float = 0.0,
+    ) -> list[Event]:
+        """
+        The stretches in which a class reaches its threshold.
+
+        Args:
+            thresholds: score from which a class counts as present: one for all classes, or by class name, where
+                classes without a threshold are left out.
+            min_duration_s: shorter events are left out, after merging.
+            merge_gap_s: events of the same class no further apart than this become one.
+
+        Returns:
+            Events ordered by onset, then by offset and label. Their bounds are those of `segments`, so they are exact
+            to about half a hop.
+
+        Raises:
+            ValueError: for a class that the model does not have.
+        """
+        if isinstance(thresholds, Mapping):
+            limits = {find_label(self.labels, name): limit for name, limit in thresholds.items()}
+        else:
+            limits = dict.fromkeys(range(len(self.labels)), thresholds)
+        segments = self.segments()
+        events = []
+        for index, limit in limits.items():
+            scores = self.scores[:, index]
+            for first, last in _runs(scores >= limit, segments, merge_gap_s):
+                onset_s, offset_s = float(segments[first, 0]), float(segments[last, 1])
+                if offset_s - onset_s >= min_duration_s:
+                    peak = float(scores[first : last + 1].max())
+                    events.append(Event(onset_s, offset_s, self.labels[index], peak))
+        return sorted(events, key=lambda event: (event.onset_s, event.offset_s, event.label))
+
+
+def _runs(active: np.ndarray, segments: np.ndarray, merge_gap_s: float) -> list[list[int]]:
+    """First and last position of the runs of True in `active`, joined where the gap between them is short enough."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], active, [False]]).astype(np.int8)))
+    runs: list[list[int]] = []
+    for first, after in edges.reshape(-1, 2).tolist():
+        if runs and segments[first, 0] - segments[runs[-1][1], 1] <= merge_gap_s:
+            runs[-1][1] = after - 1
+        else:
+            runs.append([first, after - 1])
+    return runs
+
+
+@dataclass(frozen=True)
+class TagResult:
+    """
+    What was found in one of several inputs.
+
+    Attributes:
+        source: the input as it was given.
+        name: its printable name.
+        duration_s: seconds of audio that were read.
+        tags: its tags, the highest score first; empty where `error` is set.
+        timeline: the scores of its windows, if they were asked for.
+        error: why the input could not be read (to its end), or None.
+    """
+
+    source: Any = field(repr=False)
+    name: str
+    duration_s: float
+    tags: list[Tag] = field(default_factory=list)
+    timeline: Timeline | None = None
+    error: Exception | None = None
+
+
+class StreamUpdate(NamedTuple):
+    """Scores of one window of a stream: its bounds in seconds, its tags, and all scores as float32 `(classes,)`."""
+
+    start_s: float
+    end_s: float
+    tags: list[Tag]
+    scores: np.ndarray
+
+
+class _Input:
+    """The windows of one input as they come in."""
+
+    def __init__(self) -> None:
+        self.windows: list[WindowScores] = []
+        self.end: InputEnd | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return self.end is not None and len(self.windows) == self.end.windows
+
+
+class AudioTagger:
+    """
+    Tags audio with a CED model.
+
+    Clips of up to `target_length` frames (10.12 s for the published models) are tagged in one piece. Longer ones are
+    covered by windows of 10 s without overlap, of which the last keeps its own length; a clip's scores are the mean of
+    its windows' weighted by their duration (or their maximum). This differs from the model's own chunking, which fills
+    the last chunk up with zeros and gives it the same weight as the others.
+
+    Args:
+        model: a classification model; it is set to evaluation mode.
+        feature_extractor: the front end that goes with it.
+        num_threads: CPU threads to use, by default as many as PyTorch uses.
+        batch_size: windows that are computed together at most.
+    """
+
+    def __init__(
+        self,
+        model: CedForAudioClassification,
+        feature_extractor: CedFeatureExtractor | None = None,
+        *,
+        num_threads: int | None = None,
+        batch_size: int = 8,
+    ) -> None:
+        if num_threads is not None and num_threads < 1:
+            raise ValueError(f"`num_threads` must be at least 1, got {num_threads}.")
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        self.model = model.eval()
+        self.feature_extractor = feature_extractor or CedFeatureExtractor()
+        self.num_threads = num_threads or torch.get_num_threads()
+        self.batch_size = batch_size
+        config: CedConfig = model.config
+        self.labels: list[str] = [config.id2label[index] for index in range(model.num_labels)]  # type: ignore[index]
+        self.patch_size = config.patch_size
+        self.target_length = config.target_length
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        num_threads: int | None = None,
+        batch_size: int = 8,
+        **kwargs: Any,
+    ) -> "AudioTagger":
+        """
+        Loads a tagger from a folder or a Hub repository.
+
+        Args:
+            model: a local folder, or the id of a repository such as `"mispeech/ced-mini"`.
+            device: where to compute, by default a GPU if there is one, else the CPU.
+            dtype: type of the weights, by default float32.
+            num_threads, batch_size: as for [`AudioTagger`].
+            kwargs: passed on to `CedForAudioClassification.from_pretrained`, such as `revision` or `token`.
+
+        Raises:
+            ValueError: if the repository holds another kind of model.
+            OSError: if there is no such folder or repository, or it cannot be reached.
+        """
+        config = CedConfig.get_config_dict(str(model), **kwargs)[0]
+        if config.get("model_type") != CedConfig.model_type:
+            raise ValueError(f"{str(model)!r} is a {config.get('model_type')!r} model, not CED.")
+        network = CedForAudioClassification.from_pretrained(model, dtype=dtype or torch.float32, **kwargs)
+        try:
+            feature_extractor = CedFeatureExtractor.from_pretrained(model, **kwargs)
+        except OSError:
+            logger.info(f"{model} has no preprocessor_config.json: using the front end of the published models.")
+            feature_extractor = CedFeatureExtractor()
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(network.to(device=torch.device(device)), feature_extractor, num_threads=num_threads, batch_size=batch_size)
+
+    @property
+    def sampling_rate(self) -> int:
+        """Sampling rate of the model in Hz; inputs are resampled to it."""
+        return self.feature_extractor.sampling_rate
+
+    @property
+    def min_window_s(self) -> float:
+        """Length of one patch in seconds (0.15 s): shorter clips are zero-padded to it, windows cannot be shorter."""
+        return self.feature_extractor.min_samples / self.sampling_rate
+
+    @property
+    def max_window_s(self) -> float:
+        """Longest window in seconds: `target_length` frames (10.12 s for the published models)."""
+        return self._max_samples / self.sampling_rate
+
+    def __call__(
+        self,
+        inputs: AudioInput | list[AudioInput],
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        labels: Sequence[str] | None = None,
+        window_s: float | None = None,
+        hop_s: float | None = None,
+        average: str = "mean",
+        sampling_rate: int | None = None,
+    ) -> list[Tag] | list[list[Tag]]:
+        """
+        Tags one input or a list of inputs.
+
+        Args:
+            inputs: a path, the bytes of a file, a file object, a waveform (array or tensor of shape `(samples,)`),
+                `{"array": waveform, "sampling_rate": Hz}`, or a list of any of these.
+            top_k: number of tags per input: by default 5, or all if a `threshold` or `labels` are given.
+            threshold: leave out tags with a lower score.
+            labels: consider these classes only.
+            window_s, hop_s: length of the windows of long clips and distance between their starts in seconds;
+                by default 10 s without overlap.
+            average: `"mean"` of the windows' scores weighted by their duration, or `"max"`.
+            sampling_rate: of bare waveforms in Hz, by default the model's.
+
+        Returns:
+            The tags with the highest scores first; a list of such lists, in the order of the inputs, for a list.
+
+        Raises:
+            AudioError: if an input cannot be read. [`AudioTagger.tag`] goes on with the others instead.
+            ValueError: for a class that the model does not have, or windows that it cannot look at.
+        """
+        options: dict[str, Any] = {
+            "top_k": top_k,
+            "threshold": threshold,
+            "labels": labels,
+            "window_s": window_s,
+            "hop_s": hop_s,
+            "average": average,
+            "sampling_rate": sampling_rate,
+        }
+        is_list = isinstance(inputs, (list, tuple))
+        results = []
+        for result in self.tag(_as_list(inputs), **options):
+            if result.error is not None:
+                raise result.error
+            results.append(result.tags)
+        return results if is_list else results[0]
+
+    def tag(
+        self,
+        inputs: Iterable[AudioInput],
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        labels: Sequence[str] | None = None,
+        window_s: float | None = None,
+        hop_s: float | None = None,
+        average: str = "mean",
+        sampling_rate: int | None = None,
+    ) -> Iterator[TagResult]:
+        """
+        Tags many inputs, one [`TagResult`] each, in their order, as they become ready.
+
+        The arguments are those of [`AudioTagger.__call__`]. An input that cannot be read gives a result with its
+        `error`, and the others go on. Inputs are taken from the iterable a few ahead of the results.
+        """
+        if average not in ("mean", "max"):
+            raise ValueError(f"`average` must be 'mean' or 'max', got {average!r}.")
+        select = self._selection(top_k, threshold, labels)
+        read = self._clip_reader(window_s, hop_s, sampling_rate)
+        for source, windows, end in self._run(inputs, read, self._scores):
+            tags = [] if end.error is not None else select(_reduce(windows, average))
+            yield TagResult(source, describe(source), self._duration_s(windows), tags, error=end.error)
+
+    def timeline(
+        self,
+        source: AudioInput,
+        *,
+        window_s: float = TIMELINE_WINDOW_S,
+        hop_s: float | None = None,
+        sampling_rate: int | None = None,
+    ) -> Timeline:
+        """
+        Scores of one recording over time.
+
+        Args:
+            source: an input as for [`AudioTagger.__call__`].
+            window_s: length of the windows in seconds, up to `max_window_s`.
+            hop_s: distance between their starts in seconds, by default half of `window_s`.
+            sampling_rate: of a bare waveform in Hz, by default the model's.
+
+        Returns:
+            A [`Timeline`]. The windows cover the whole recording: the last one keeps its own length, and is joined to
+            the one before it if it would be shorter than one patch (0.15 s).
+
+        Raises:
+            AudioError: if the recording cannot be read.
+            ValueError: for windows that the model cannot look at.
+        """
+        result = next(self.timelines([source], window_s=window_s, hop_s=hop_s, sampling_rate=sampling_rate))
+        if result.error is not None:
+            raise result.error
+        assert result.timeline is not None
+        return result.timeline
+
+    def timelines(
+        self,
+        inputs: Iterable[AudioInput],
+        *,
+        window_s: float = TIMELINE_WINDOW_S,
+        hop_s: float | None = None,
+        sampling_rate: int | None = None,
+    ) -> Iterator[TagResult]:
+        """[`AudioTagger.timeline`] of many inputs: results in their order, with a `timeline` or an `error`."""
+        window, hop = self._window_samples(window_s, window_s / 2 if hop_s is None else hop_s)
+        read = partial(self._windows, window=window, hop=hop, fits_whole=False, sampling_rate=sampling_rate)
+        for source, windows, end in self._run(inputs, read, self._scores):
+            duration_s = self._duration_s(windows)
+            timeline = None
+            if end.error is None:
+                start_s = np.array([window.start for window in windows]) / self.sampling_rate
+                end_s = np.array([window.start + window.samples for window in windows]) / self.sampling_rate
+                scores = np.stack([window.scores for window in windows])
+                timeline = Timeline(scores, start_s, end_s, self.labels, duration_s)
+            yield TagResult(source, describe(source), duration_s, timeline=timeline, error=end.error)
+
+    def events(
+        self,
+        source: AudioInput,
+        thresholds: float | Mapping[str, float] = 0.5,
+        *,
+        min_duration_s: float = 0.0,
+        merge_gap_s: float = 0.0,
+        window_s: float = TIMELINE_WINDOW_S,
+        hop_s: float | None = None,
+        sampling_rate: int | None = None,
+    ) -> list[Event]:
+        """
+        When something sounds in a recording.
+
+        Args:
+            source, window_s, hop_s, sampling_rate: as for [`AudioTagger.timeline`].
+            thresholds, min_duration_s, merge_gap_s: as for [`Timeline.events`].
+
+        Returns:
+            Events ordered by onset.
+
+        Raises:
+            AudioError: if the recording cannot be read.
+            ValueError: for a class that the model does not have, or windows that it cannot look at.
+        """
+        if isinstance(thresholds, Mapping):
+            for name in thresholds:  # before the work, not after it
+                find_label(self.labels, name)
+        timeline = self.timeline(source, window_s=window_s, hop_s=hop_s, sampling_rate=sampling_rate)
+        return timeline.events(thresholds, min_duration_s, merge_gap_s)
+
+    def embed(
+        self, inputs: AudioInput | list[AudioInput], *, window_s: float | None = None, sampling_rate: int | None = None
+    ) -> np.ndarray:
+        """
+        Pooled embeddings, for retrieval or as features for another classifier.
+
+        Args:
+            inputs, sampling_rate: as for [`AudioTagger.__call__`].
+            window_s: length of the windows of long clips in seconds, by default 10 s. The embedding of a long clip is
+                the mean of its windows' weighted by their duration.
+
+        Returns:
+            float32 of shape `(clips, hidden_size)`; `(hidden_size,)` for a single input.
+
+        Raises:
+            AudioError: if an input cannot be read.
+        """
+        is_list = isinstance(inputs, (list, tuple))
+        read = self._clip_reader(window_s, None, sampling_rate)
+        embeddings = []
+        for _, windows, end in self._run(_as_list(inputs), read, self._embeddings):
+            if end.error is not None:
+                raise end.error
+            embeddings.append(_reduce(windows, "mean"))
+        if not is_list:
+            return embeddings[0]
+        return np.stack(embeddings) if embeddings else np.zeros((0, self.model.config.hidden_size), np.float32)
+
+    def stream(
+        self,
+        chunks: Iterable[Any],
+        *,
+        sampling_rate: int | None = None,
+        window_s: float = TIMELINE_WINDOW_S,
+        hop_s: float | None = None,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> Iterator[StreamUpdate]:
+        """
+        Tags audio while it comes in; the scores are those of [`AudioTagger.timeline`] of the whole.
+
+        Args:
+            chunks: consecutive pieces of the audio, of any length: waveforms of shape `(samples,)`, floats or integer
+                PCM, or dictionaries with such an `array` and optionally its `sampling_rate` and `start`, the index
+                of its first sample in the stream.
+            sampling_rate: of the chunks in Hz, by default the model's.
+            window_s, hop_s: as for [`AudioTagger.timeline`].
+            top_k, threshold, labels: as for [`AudioTagger.__call__`].
+
+        Yields:
+            A [`StreamUpdate`] for each window as soon as its audio is there (windows that do not overlap wait for
+            0.15 s more, to see whether the stream ends), and the last one when the chunks end.
+
+        Raises:
+            ValueError: if a chunk has another sampling rate, or does not start where the one before it ended.
+            AudioError: if a chunk is not mono audio, or holds NaN or infinity.
+        """
+        window, hop = self._window_samples(window_s, window_s / 2 if hop_s is None else hop_s)
+        select = self._selection(top_k, threshold, labels)
+        rate = sampling_rate or self.sampling_rate
+        windows = self._cut(_stream_blocks(chunks, rate, self.sampling_rate), window, hop)
+        for cut in windows:
+            scores = self._scores([cut.waveform])[0]
+            end = cut.start + len(cut.waveform)
+            yield StreamUpdate(cut.start / self.sampling_rate, end / self.sampling_rate, select(scores), scores)
+
+    @property
+    def _max_samples(self) -> int:
+        extractor = self.feature_extractor
+        first = 0 if extractor.center else extractor.n_fft
+        return first + self.target_length * extractor.hop_size - 1
+
+    def _window_samples(self, window_s: float, hop_s: float) -> tuple[int, int]:
+        window, hop = round(window_s * self.sampling_rate), round(hop_s * self.sampling_rate)
+        if not self.feature_extractor.min_samples <= window <= self._max_samples:
+            raise ValueError(
+                f"`window_s={window_s}`: this model looks at windows of {self.min_window_s:.3g} to"
+                f" {self.max_window_s:.4g} seconds."
+            )
+        if not 0 < hop <= window:
+            raise ValueError(
+                f"`hop_s={hop_s}` must be above 0 and at most `window_s={window_s}`, so that no audio is left out."
+            )
+        return window, hop
+
+    def _clip_reader(
+        self, window_s: float | None, hop_s: float | None, sampling_rate: int | None
+    ) -> Callable[[Any], Iterator[Window]]:
+        """How a clip is read as windows, by default 10 s long and not overlapping."""
+        length_s = min(CLIP_WINDOW_S, self.max_window_s) if window_s is None else window_s
+        window, hop = self._window_samples(length_s, length_s if hop_s is None else hop_s)
+        fits_whole = window_s is None and hop_s is None
+        return partial(self._windows, window=window, hop=hop, fits_whole=fits_whole, sampling_rate=sampling_rate)
+
+    def _cut(self, blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[Window]:
+        return cut_windows(blocks, window, hop, self.feature_extractor.min_samples, self._max_samples)
+
+    def _windows(
+        self, source: Any, *, window: int, hop: int, fits_whole: bool, sampling_rate: int | None
+    ) -> Iterator[Window]:
+        """Windows of one input; with `fits_whole`, what the model can look at in one piece stays in one."""
+        blocks = iter(
+            read_blocks(
+                source, sampling_rate=self.sampling_rate, array_sampling_rate=sampling_rate or self.sampling_rate
+            )
+        )
+        if not fits_whole:
+            return self._cut(blocks, window, hop)
+        beginning: list[np.ndarray] = []
+        while sum(map(len, beginning)) <= self._max_samples:
+            block = next(blocks, None)
+            if block is None:
+                return self._cut(beginning, self._max_samples, self._max_samples)
+            beginning.append(block)
+        return self._cut(chain(beginning, blocks), window, hop)
+
+    def _patches(self, num_samples: int) -> int:
+        """Patches in time of a window of so many samples."""
+        extractor = self.feature_extractor
+        return extractor.num_frames(max(num_samples, extractor.min_samples)) // self.patch_size
+
+    def _log_mels(self, waveforms: list[np.ndarray]) -> torch.Tensor:
+        """Log-mels of windows with the same number of patches, whole patches only: `(windows, n_mels, frames)`."""
+        extractor = self.feature_extractor
+        frames = self._patches(len(waveforms[0])) * self.patch_size
+        features = []
+        for waveform in waveforms:
+            samples = torch.from_numpy(waveform).to(self.model.device)
+            if len(samples) < extractor.min_samples:
+                samples = torch.nn.functional.pad(samples, (0, extractor.min_samples - len(samples)))
+            features.append(extractor.log_mel(samples)[:, :frames])
+        return torch.stack(features)
+
+    @torch.inference_mode()
+    def _scores(self, waveforms: list[np.ndarray]) -> np.ndarray:
+        """Class scores of windows with the same number of patches: float32 of shape `(windows, classes)`."""
+        logits = self.model(self._log_mels(waveforms)).logits.float()
+        problem_type = self.model.config.problem_type
+        if problem_type == "single_label_classification":
+            logits = logits.softmax(dim=-1)
+        elif problem_type != "regression":
+            logits = logits.sigmoid()
+        return logits.cpu().numpy()
+
+    @torch.inference_mode()
+    def _embeddings(self, waveforms: list[np.ndarray]) -> np.ndarray:
+        """Pooled embeddings of windows with the same number of patches: float32 of shape `(windows, hidden_size)`."""
+        return self.model.encoder(self._log_mels(waveforms)).pooler_output.float().cpu().numpy()
+
+    def _run(
+        self,
+        inputs: Iterable[Any],
+        read: Callable[[Any], Iterator[Window]],
+        compute: Callable[[list[np.ndarray]], np.ndarray],
+    ) -> Iterator[tuple[Any, list[WindowScores], InputEnd]]:
+        """Each input with its windows' scores and its end, in the order of the inputs."""
+        inputs = iter(inputs)
+        beginning = list(islice(inputs, 2))
+        if len(beginning) == 1:
+            # A single window is not worth starting threads for.
+            remaining = read(beginning[0])
+            try:
+                head = list(islice(remaining, 2))
+            except Exception as error:
+                yield beginning[0], [], InputEnd(0, 0, error)
+                return
+            if len(head) == 1:
+                yield beginning[0], [self._compute_alone(head[0], compute)], InputEnd(0, 1, None)
+                return
+            read = partial(lambda windows, _: windows, chain(head, remaining))
+
+        sources: dict[int, Any] = {}
+
+        def remember() -> Iterator[Any]:
+            for index, source in enumerate(chain(beginning, inputs)):
+                sources[index] = source
+                yield source
+
+        on_cpu = self.model.device.type == "cpu"
+        threads_before = torch.get_num_threads()
+        waiting: dict[int, _Input] = {}
+        next_index = 0
+        try:
+            for message in score_windows(
+                remember(),
+                read,
+                compute,
+                self._patches,
+                batch_size=self.batch_size,
+                # On a CPU, a batch per core keeps all of them busier than all cores sharing a batch.
+                num_workers=self.num_threads if on_cpu else 1,
+                start_worker=partial(torch.set_num_threads, 1) if on_cpu else lambda: None,
+            ):
+                state = waiting.setdefault(message.input_index, _Input())
+                if isinstance(message, InputEnd):
+                    state.end = message
+                else:
+                    state.windows.append(message)
+                while (ready := waiting.get(next_index)) is not None and ready.is_complete:
+                    assert ready.end is not None
+                    del waiting[next_index]
+                    ready.windows.sort(key=lambda window: window.position)
+                    yield sources.pop(next_index), ready.windows, ready.end
+                    next_index += 1
+        finally:
+            torch.set_num_threads(threads_before)
+
+    def _compute_alone(self, window: Window, compute: Callable[[list[np.ndarray]], np.ndarray]) -> WindowScores:
+        """Scores of a single window, computed by all threads together."""
+        threads_before = torch.get_num_threads()
+        try:
+            torch.set_num_threads(self.num_threads)
+            scores = compute([window.waveform])[0]
+        finally:
+            torch.set_num_threads(threads_before)
+        return WindowScores(0, window.position, window.start, len(window.waveform), scores)
+
+    def _duration_s(self, windows: list[WindowScores]) -> float:
+        return max((window.start + window.samples for window in windows), default=0) / self.sampling_rate
+
+    def _selection(
+        self, top_k: int | None, threshold: float | None, labels: Sequence[str] | None
+    ) -> Callable[[np.ndarray], list[Tag]]:
+        """How scores of shape `(classes,)` become tags."""
+        if top_k is None and threshold is None and labels is None:
+            top_k = TOP_K
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"`top_k` must be at least 1, got {top_k}.")
+        if isinstance(labels, str):
+            raise ValueError(f"`labels` must be a list of class names, got {labels!r}.")
+        indices = range(len(self.labels)) if labels is None else [find_label(self.labels, name) for name in labels]
+        candidates = np.array(sorted(set(indices)))
+
+        def select(scores: np.ndarray) -> list[Tag]:
+            order = candidates[np.argsort(-scores[candidates], kind="stable")]
+            tags = [Tag(self.labels[index], float(scores[index]), int(index)) for index in order]
+            return [tag for tag in tags[:top_k] if threshold is None or tag.score >= threshold]
+
+        return select
+
+
+def _as_list(inputs: Any) -> list[Any]:
+    return list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+
+
+def find_label(labels: Sequence[str], name: str) -> int:
+    """
+    The index of the class `name`, upper or lower case.
+
+    Raises:
+        ValueError: if there is no such class; it names similar ones.
+    """
+    lowered = [label.lower() for label in labels]
+    if name.lower() in lowered:
+        return lowered.index(name.lower())
+    close = [labels[lowered.index(match)] for match in difflib.get_close_matches(name.lower(), lowered, n=3)]
+    close += [label for label in labels if name.lower() in label.lower() and label not in close][:3]
+    hint = f" Did you mean {', '.join(repr(label) for label in close)}?" if close else ""
+    raise ValueError(f"The model has no class {name!r}.{hint}")
+
+
+def _reduce(windows: list[WindowScores], average: str) -> np.ndarray:
+    """Scores of a clip from those of its windows."""
+    if len(windows) == 1:
+        return windows[0].scores
+    scores = np.stack([window.scores for window in windows])
+    if average == "max":
+        return scores.max(axis=0)
+    weights = np.array([window.samples for window in windows], np.float64)
+    return (weights @ scores / weights.sum()).astype(np.float32)
+
+
+def _stream_blocks(chunks: Iterable[Any], rate: int, model_rate: int) -> Iterator[np.ndarray]:
+    """Mono float32 blocks at the model's rate from the chunks of a stream."""
+    import soxr
+
+    resampler = None if rate == model_rate else soxr.ResampleStream(rate, model_rate, 1, dtype="float32")
+    position = 0
+    for chunk in chunks:
+        samples = _stream_chunk(chunk, rate, position)
+        position += len(samples)
+        block = samples if resampler is None else resampler.resample_chunk(samples)
+        if len(block):
+            yield block
+    if resampler is not None and len(block := resampler.resample_chunk(np.zeros(0, np.float32), last=True)):
+        yield block
+
+
+def _stream_chunk(chunk: Any, rate: int, position: int) -> np.ndarray:
+    """One chunk as mono float32; raises where it does not continue the stream."""
+    if isinstance(chunk, dict):
+        if chunk.get("sampling_rate", rate) != rate:
+            raise ValueError(
+                f"The stream changed its sampling rate from {rate} to {chunk['sampling_rate']} Hz; start a new stream."
+            )
+        if chunk.get("start", position) != position:
+            raise ValueError(
+                f"The stream has a gap: the next sample is {position}, but the chunk starts at {chunk['start']};"
+                " start a new stream."
+            )
+        chunk = chunk["array"]
+    if not np.size(chunk):
+        return np.zeros(0, np.float32)
+    # No resampling: the whole stream goes through one resampler.
+    return np.concatenate(list(read_blocks(chunk, sampling_rate=rate, array_sampling_rate=rate)))
+
+
+__all__ = ["AudioError", "AudioTagger", "Event", "StreamUpdate", "Tag", "TagResult", "Timeline"]
