@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """CED model configuration."""
 
-from typing import Any, ClassVar, Literal
+import math
+from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
@@ -92,6 +93,8 @@ class CedConfig(PreTrainedConfig):
     Raises:
         `huggingface_hub.errors.StrictDataclassError`: when a field has the wrong type or a value that no CED model can
         have; the message names the field, what was expected, and its value.
+        `ValueError`: when `name` is no published size although no `embed_dim` is given, or when the number of classes
+        and `id2label` are not possible or contradict each other.
 
     Example:
 
@@ -161,7 +164,8 @@ class CedConfig(PreTrainedConfig):
                     " `embed_dim`, `depth` and `num_heads`."
                 )
             self.embed_dim = CED_SIZES[size]["embed_dim"]
-            self.num_heads = self.num_heads or CED_SIZES[size]["num_heads"]
+            if self.num_heads is None:
+                self.num_heads = CED_SIZES[size]["num_heads"]
         elif self.num_heads is None:
             self.num_heads = max(1, self.embed_dim // 64)
 
@@ -169,8 +173,12 @@ class CedConfig(PreTrainedConfig):
         """Gives 527 classes without (whole) names the names of AudioSet; returns the number of classes."""
         # `num_labels` comes from the caller, `outputdim` from the stored file that it overrides.
         count = num_labels if num_labels is not None else outputdim
-        if self.id2label is not None:
-            names = {int(index): name for index, name in self.id2label.items()}
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise ValueError(f"`num_labels={count!r}`: a classifier has a whole number of classes, at least one.")
+        if not self.id2label:
+            self.id2label = None
+        else:
+            names = check_label_table(self.id2label)
             if count is None or count == len(names):
                 if is_cut_audioset_table(names):
                     self._set_audioset_labels()
@@ -183,8 +191,6 @@ class CedConfig(PreTrainedConfig):
                 )
             self.id2label = self.label2id = None
         count = len(AUDIOSET_LABELS) if count is None else count
-        if count < 1:
-            raise ValueError(f"`num_labels={count}`: a classifier has at least one class.")
         if count == len(AUDIOSET_LABELS):
             self._set_audioset_labels()
         return count
@@ -222,14 +228,47 @@ class CedConfig(PreTrainedConfig):
         for field in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"`{field}` must be in [0, 1), got {getattr(self, field)}.")
-        if self.mlp_ratio <= 0:
+        if not 0 < self.mlp_ratio < math.inf:
             raise ValueError(f"`mlp_ratio` must be positive, got {self.mlp_ratio}.")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
+        """
+        A configuration from a stored dictionary; `kwargs` override its fields.
+
+        transformers sets most overrides on the finished configuration. Here they take part in its construction, so that
+        they are validated, and the fields that depend on them are filled in, as everywhere else.
+        """
+        config_dict = dict(config_dict)
+        if "outputdim" in kwargs:
+            kwargs.setdefault("num_labels", kwargs.pop("outputdim"))
+        if "id2label" in kwargs:
+            for field in ("label2id", "outputdim"):
+                config_dict.pop(field, None)
+        # A dtype may be "auto", which transformers resolves itself.
+        fields = (set(cls.__dataclass_fields__) | set(cls.attribute_map)) - {"dtype"}
+        config_dict |= {field: kwargs.pop(field) for field in fields & kwargs.keys()}
+        return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as a dictionary, with `outputdim` as the `config.json` of the Hub has it."""
         output = super().to_dict()
         output["outputdim"] = self.num_labels
         return output
+
+
+def check_label_table(id2label: Any) -> dict[int, str]:
+    """The table of class names by index, as integers; raises a ValueError if it does not name the classes from 0 on."""
+    try:
+        names = {int(index): name for index, name in id2label.items()}
+    except (AttributeError, TypeError, ValueError):
+        names = {}
+    if names.keys() != set(range(len(id2label))):
+        raise ValueError(
+            f"`id2label` must be a table that names the classes 0 to {len(id2label) - 1}, such as"
+            f" {{0: 'Speech', 1: 'Laughter'}}; got {str(id2label)[:80]}."
+        )
+    return names
 
 
 def is_cut_audioset_table(names: dict[int, str]) -> bool:

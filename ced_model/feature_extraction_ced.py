@@ -79,7 +79,24 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             Whether frames are centred on multiples of `hop_size`, with reflection at both ends of the clip.
 
     Raises:
-        `ValueError`: when `padding_side` is not `"right"`, since CED's time positions count from the first frame.
+        `ValueError`: when `padding_side` is not `"right"`, since CED's time positions count from the first frame, or
+            when a parameter of the front end is not possible.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from ced_model import CedFeatureExtractor
+
+    >>> feature_extractor = CedFeatureExtractor()
+    >>> clips = [np.zeros(16000), np.zeros(8000)]  # one second and half a second
+    >>> inputs = feature_extractor(clips, sampling_rate=16000)
+    >>> inputs.input_values.shape
+    torch.Size([2, 64, 101])
+
+    >>> inputs.attention_mask.sum(dim=-1)
+    tensor([101,  51])
+    ```
     """
 
     model_input_names = ["input_values", "attention_mask"]
@@ -116,6 +133,17 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
         self.win_size = win_size
         self.hop_size = hop_size
         self.center = center
+        self._check_parameters()
+
+    def _check_parameters(self) -> None:
+        for field in ("feature_size", "sampling_rate", "n_fft", "win_size", "hop_size"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"`{field}` must be at least 1, got {getattr(self, field)}.")
+        if self.win_size > self.n_fft:
+            raise ValueError(f"`win_size` ({self.win_size} samples) does not fit into `n_fft` ({self.n_fft} samples).")
+        f_max = self.sampling_rate / 2 if self.f_max is None else self.f_max
+        if not 0 <= self.f_min < f_max:
+            raise ValueError(f"`f_min` ({self.f_min} Hz) must be below `f_max` ({f_max} Hz) and not negative.")
 
     def num_frames(self, num_samples: int) -> int:
         """Number of mel frames of a clip of `num_samples` samples, before any padding."""
@@ -124,7 +152,9 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
     @property
     def min_samples(self) -> int:
         """Samples that give one patch of 16 frames (2,400 in the published models); shorter clips are zero-padded."""
-        return (MIN_FRAMES - 1) * self.hop_size + (0 if self.center else self.n_fft)
+        samples = (MIN_FRAMES - 1) * self.hop_size
+        # Half a window is reflected at both ends, for which a clip must be longer than that.
+        return max(samples, self.n_fft // 2 + 1) if self.center else samples + self.n_fft
 
     def log_mel(self, waveform: torch.Tensor) -> torch.Tensor:
         """
@@ -212,8 +242,9 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"Unknown argument(s) for {type(self).__name__}: {', '.join(sorted(kwargs))}.")
         if truncation and max_length is None:
             raise ValueError("`truncation=True` needs a `max_length` in samples.")
-        if max_length is not None and max_length < 1:
-            raise ValueError(f"`max_length` must be at least 1 sample, got {max_length}.")
+        for name, value in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
+            if value is not None and (not isinstance(value, (int, np.integer)) or value < 1):
+                raise ValueError(f"`{name}` must be a whole number, at least 1, got {value!r}.")
         if padding is None:
             padding = "longest" if max_length is None else "max_length"
         strategy = self._get_padding_strategies(padding=padding, max_length=max_length)
@@ -225,7 +256,10 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
                 waveform = waveform[:max_length]
             if len(waveform) < self.min_samples:
                 waveform = torch.nn.functional.pad(waveform, (0, self.min_samples - len(waveform)))
-            features.append(self.log_mel(waveform))
+            feature = self.log_mel(waveform)
+            if not torch.isfinite(feature.amax()):
+                raise ValueError(f"Clip {index} has samples too large for 32-bit floats; scale it to [-1, 1].")
+            features.append(feature)
 
         lengths = [feature.shape[-1] for feature in features]
         targets = self._target_frames(lengths, strategy, max_length, pad_to_multiple_of)
@@ -314,7 +348,7 @@ def _to_waveform(clip: Any, index: int, device: str | torch.device | None) -> to
             array = np.asarray(clip)
             # torch reads neither another machine's byte order nor negative strides, and warns of read-only memory.
             clip = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C", ndmin=1))
-        except (TypeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"Clip {index} is not a waveform of numbers: {error}") from None
     clip = clip.detach().to(device) if device is not None else clip.detach()
     if clip.ndim == 2 and len(clip) == 1:  # what file loaders return for mono files
@@ -350,8 +384,11 @@ def _to_batch_feature(data: dict[str, list[torch.Tensor]], return_tensors: str |
             f"Clips of different lengths ({min(frames)} to {max(frames)} frames) do not fit into one tensor without"
             " padding. Use `padding=True`, or `return_tensors=None` for a list."
         )
+    tensor_type = TensorType(return_tensors)
+    if tensor_type not in (TensorType.PYTORCH, TensorType.NUMPY):
+        raise ValueError(f'`return_tensors={return_tensors!r}` is not supported. Use "pt", "np" or `None`.')
     batch = {key: torch.stack(tensors) for key, tensors in data.items()}
-    if TensorType(return_tensors) == TensorType.NUMPY:
+    if tensor_type == TensorType.NUMPY:
         return BatchFeature({key: tensor.cpu().numpy() for key, tensor in batch.items()})
     return BatchFeature(batch)
 
