@@ -239,7 +239,8 @@ class AudioTagger:
             feature_extractor = CedFeatureExtractor()
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(network.to(device)  # type: ignore[arg-type], feature_extractor, num_threads=num_threads, batch_size=batch_size)
+        network.to(device)  # type: ignore[arg-type]
+        return cls(network, feature_extractor, num_threads=num_threads, batch_size=batch_size)
 
     @property
     def sampling_rate(self) -> int:
