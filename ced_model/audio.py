@@ -1,0 +1,486 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Audio files, bytes and arrays → blocks of mono float32 at the model's sampling rate, in bounded memory.
+
+libsndfile decodes (wav, flac, ogg, opus, mp3, aiff, …); what it cannot open goes to PyAV, if the extra `[av]` is
+installed (m4a, mp4, webm, …). A file that is not whole is never passed over in silence: where the decoder fails midway,
+the audio before that point is delivered, and then an `AudioError` says how many seconds it was; where a file just ends
+before the length that its header promises, the audio that is there is delivered and a one-line warning is logged.
+"""
+
+import io
+import logging
+import os
+import re
+import shutil
+import stat
+import tempfile
+import unicodedata
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import chain, groupby
+from operator import itemgetter
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+
+logger = logging.getLogger(__name__)
+
+AudioInput = str | os.PathLike | bytes | BinaryIO | np.ndarray | dict[str, Any] | Any  # Any: tensors, duck-typed
+Chunk = tuple[np.ndarray, float]  # mono float32 samples and their sampling rate in Hz
+
+AUDIO_EXTENSIONS = frozenset(
+    # libsndfile
+    ".wav .wave .bwf .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .voc .sph .nist .wve "
+    ".xi .avr .paf .pvf .sf .ircam .8svx .iff "
+    # PyAV
+    ".m4a .m4b .mp4 .m4v .mov .aac .adts .webm .weba .mka .mkv .wma .wmv .asf .avi .flv .amr .3gp .3g2 .ac3 .eac3 .dts "
+    ".ts .m2ts .mts .mpg .mpeg .vob .ogv .ape .wv .tta .mpc .tak .ra .rm".split()
+)
+
+SAMPLING_RATE = 16000
+MIN_SAMPLING_RATE = 1
+MAX_SAMPLING_RATE = 10_000_000  # far above any recorder; a header that says more is damaged, and soxr slows down there
+
+CHUNK_S = 1.0  # decoded at a time, whatever the block size, so that the samples do not depend on it
+CHUNK_SAMPLES = 2**20  # and at most so many over all channels: 4 MB
+CUT_TOLERANCE_S = 0.1  # shorter than the header's promise by less than this: encoder padding, not lost audio
+UNKNOWN_FRAMES = 2**62  # libsndfile's length of a stream that does not state its own is 2**63 - 1
+UNREAD_TOLERANCE = 8192  # bytes after the last MP3 or Ogg frame that may be tags
+MAX_ARRAY_CHANNELS = 32
+
+INSTALL_AV = 'pip install "ced_model[av]"'
+
+
+class AudioError(ValueError):
+    """An input that cannot be read as audio. The message is one line and begins with the input's name."""
+
+
+def read_blocks(
+    source: AudioInput,
+    *,
+    sampling_rate: int = SAMPLING_RATE,
+    block_s: float = 30.0,
+    array_sampling_rate: int | None = None,
+) -> Iterator[np.ndarray]:
+    """Read any audio as consecutive blocks, in memory that does not grow with its length.
+
+    The blocks joined are the same samples whatever `block_s`, and as many as `soxr.resample` makes of the whole.
+
+    Args:
+        source: One of
+            - a path (`str` or `os.PathLike`; URLs are never fetched);
+            - the content of a file as `bytes`, or a binary file object: read from its start, or from where it
+              stands if it cannot seek (then through a temporary file);
+            - a 1-D array or tensor of shape `(samples,)` or `(1, samples)`, floating point in [-1, 1] or 8, 16 or 32
+              bit integer PCM, which is divided by its type's range (uint8 is centred on 128);
+            - `{"array" or "raw": array, "sampling_rate": Hz}`, where the array may also be `(channels, samples)`, as
+              torchaudio and torchcodec return it, with at most 32 channels and more samples than channels.
+          Channels are averaged. Of a video file the first audio stream is read.
+        sampling_rate: Hz of the blocks.
+        block_s: Seconds per block; the last one is shorter.
+        array_sampling_rate: Hz of a bare array; `sampling_rate` if not given, that is 16 kHz by default.
+
+    Yields:
+        float32 arrays of shape `(samples,)`, finite, never empty.
+
+    Raises:
+        AudioError: at the first block if the input cannot be opened or holds no audio; after the blocks before it
+            if the input is damaged midway or has samples that are NaN or infinite.
+    """
+    name = describe(source)
+    if not block_s > 0:
+        raise ValueError(f"`block_s` must be above 0 seconds, got {block_s}.")
+    block_samples = max(1, round(block_s * sampling_rate))
+    if _is_array(source):
+        samples, rate = _samples_and_rate(source, array_sampling_rate or sampling_rate, name)
+        yield from _blocks(_array_chunks(samples, rate, name), sampling_rate, block_samples, name)
+    else:
+        with _opened(source, name) as file:
+            yield from _blocks(_decoded(file, name), sampling_rate, block_samples, name)
+
+
+def read_audio(
+    source: AudioInput, *, sampling_rate: int = SAMPLING_RATE, array_sampling_rate: int | None = None
+) -> np.ndarray:
+    """The whole of `source` as one float32 array of shape `(samples,)`; inputs and errors as for `read_blocks`."""
+    return np.concatenate(
+        list(read_blocks(source, sampling_rate=sampling_rate, array_sampling_rate=array_sampling_rate))
+    )
+
+
+def duration_s(source: Any, *, array_sampling_rate: int | None = None) -> float | None:
+    """Seconds of audio as the header has it, nothing decoded; None if it does not say or the input cannot be read."""
+    name = describe(source)
+    try:
+        if _is_array(source):
+            samples, rate = _samples_and_rate(source, array_sampling_rate or SAMPLING_RATE, name)
+            return samples.shape[1] / rate
+        if hasattr(source, "read") and not _can_seek(source):  # reading would consume it
+            return None
+        with _opened(source, name) as file:
+            try:
+                with _open_soundfile(file) as sound:
+                    return sound.frames / sound.samplerate if sound.frames < UNKNOWN_FRAMES else None
+            except soundfile.SoundFileError:
+                with _av_container(file, name, "") as container:
+                    return _av_duration_s(container)
+    except (ValueError, OSError):  # AudioError, and what a broken file object raises
+        return None
+
+
+def describe(source: Any) -> str:
+    """A short printable name of an input, on one line: control characters and bytes that are no text are escaped."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return "<bytes>"
+    if _is_array(source):
+        return "<array>"
+    if hasattr(source, "read"):
+        source = getattr(source, "name", None)
+        if not isinstance(source, str | bytes | os.PathLike):
+            return "<file>"
+    if isinstance(source, str | bytes | os.PathLike):
+        return "".join(map(_printable, os.fsdecode(source)))
+    return f"<{type(source).__name__}>"
+
+
+def _is_array(source: Any) -> bool:
+    return isinstance(source, dict) or hasattr(source, "shape")
+
+
+def _printable(character: str) -> str:
+    if character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    if "\udc80" <= character <= "\udcff":  # surrogateescape: a byte that is no UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+# Opening
+
+
+@contextmanager
+def _opened(source: Any, name: str) -> Iterator[BinaryIO]:
+    """`source` as a file with a descriptor: decoders in C read that without calling back into Python, where they would
+    swallow exceptions and KeyboardInterrupt."""
+    with ExitStack() as stack:
+        try:
+            file = _acquire(source, stack, name)
+            empty = not file.seek(0, os.SEEK_END)
+            file.seek(0)
+        except AudioError:
+            raise
+        except Exception as error:  # OSError mostly, but a file object may raise anything
+            raise AudioError(f"{name}: cannot be opened: {_one_line(error)}") from error
+        if empty:
+            raise AudioError(f"{name}: holds no audio: the file is empty")
+        yield file
+
+
+def _acquire(source: Any, stack: ExitStack, name: str) -> BinaryIO:
+    if isinstance(source, str | os.PathLike):
+        return stack.enter_context(open(_regular_file(os.fspath(source), name), "rb", buffering=0))
+    if isinstance(source, bytes | bytearray | memoryview):
+        source = io.BytesIO(source)
+    if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
+        raise AudioError(f"{name}: not audio: expected a path, bytes, a file opened in binary mode, or an array")
+    if _can_seek(source):
+        stack.callback(source.seek, source.tell())
+        source.seek(0)
+        raw = getattr(source, "raw", source)
+        if isinstance(raw, io.FileIO):
+            return raw
+    copy = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+    shutil.copyfileobj(source, copy, 2**20)
+    return copy
+
+
+def _can_seek(file: Any) -> bool:
+    return hasattr(file, "seekable") and file.seekable()
+
+
+def _regular_file(path: str | bytes, name: str) -> str | bytes:
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", os.fsdecode(path)):
+        raise AudioError(f"{name}: URLs are not fetched: download it first and pass the file")
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise AudioError(f"{name}: a directory, not an audio file")
+    if not stat.S_ISREG(mode):  # opening a FIFO would wait for a writer
+        raise AudioError(f"{name}: a pipe, socket or device, not a regular file")
+    return path
+
+
+def _open_soundfile(file: BinaryIO) -> soundfile.SoundFile:
+    # on Windows a descriptor of Python's C runtime means nothing to libsndfile's
+    return soundfile.SoundFile(file.fileno() if os.name == "posix" else file, closefd=False)
+
+
+def _one_line(error: BaseException) -> str:
+    reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    if reason.startswith("File does not exist"):  # what libsndfile says of an open file in which it finds no MPEG frame
+        reason = "no audio frame found"
+    return " ".join(reason.split()).rstrip(".") or type(error).__name__
+
+
+# Decoding: a file or an array → chunks, each mono float32 with its sampling rate
+
+
+def _decoded(file: BinaryIO, name: str) -> Iterator[Chunk]:
+    try:
+        sound = _open_soundfile(file)
+    except soundfile.SoundFileError as error:
+        yield from _av_chunks(file, name, _one_line(error))
+        return
+    with sound:
+        frames = yield from _soundfile_chunks(sound, name)
+        unread = _unread_bytes(sound.format, file)
+        _warn_if_cut(name, frames / sound.samplerate, _promised_frames(sound, file, frames) / sound.samplerate)
+    if unread:
+        seconds = f"{frames / sound.samplerate:.1f} s"
+        try:
+            yield from _rest(_av_chunks(file, name, f"which stops after {seconds}"), frames)
+        except AudioError as error:
+            logger.warning("%s: only the first %s were read, not the last %d bytes: %s", name, seconds, unread, error)
+
+
+def _soundfile_chunks(sound: soundfile.SoundFile, name: str) -> Generator[Chunk, None, int]:
+    """Returns the number of frames read."""
+    rate = _checked_rate(sound.samplerate, name)
+    size = _chunk_frames(rate, sound.channels)
+    # soundfile seeks to where it is after every read of a seekable file, which alters the samples of MP3
+    sound.seekable = lambda: False
+    frames = 0
+    while True:
+        try:
+            pcm = sound.read(size, dtype="float32", always_2d=True)
+        except soundfile.SoundFileError as error:
+            raise _damaged(name, frames / rate, error) from error
+        if not len(pcm):
+            return frames
+        frames += len(pcm)
+        yield _mono(pcm.T), rate
+
+
+def _promised_frames(sound: soundfile.SoundFile, file: BinaryIO, frames: int) -> float:
+    """The length that the header promises; `frames`, those read, where it promises nothing."""
+    if sound.format == "OGG" and _ogg_ends_within_page(file):
+        return np.inf
+    if sound.frames >= UNKNOWN_FRAMES or (sound.format == "MP3" and not _mp3_states_length(file)):
+        return frames
+    # wav, aiff, au, w64 and rf64: libsndfile lowers `frames` to what is there, and notes what the header says
+    sizes = re.findall(r": (\d+) \(should be (\d+)\)", sound.extra_info)
+    promised, actual = map(int, sizes[-1]) if sizes else (0, 0)
+    streamed = 0x7FFF0000 <= promised <= 0xFFFFFFFF or promised >= 2**62  # placeholders of writers to a pipe
+    if promised > actual + 16 and not streamed:
+        return frames * promised / max(actual, 1)
+    return sound.frames
+
+
+def _mp3_states_length(file: BinaryIO) -> bool:
+    """Whether the first MPEG frame, after an ID3v2 tag, is a Xing, Info or VBRI header."""
+    file.seek(0)
+    tag = file.read(10)
+    file.seek(10 + int("".join(f"{byte & 0x7F:07b}" for byte in tag[6:]), 2) if tag[:3] == b"ID3" else 0)
+    return re.search(rb"Xing|Info|VBRI", file.read(4096)) is not None
+
+
+def _ogg_ends_within_page(file: BinaryIO) -> bool:
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))  # a page holds at most 65,307 bytes
+    tail = file.read(2**16)
+    page = tail[max(tail.rfind(b"OggS"), 0) :]
+    return len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+def _unread_bytes(format: str, file: BinaryIO) -> int:
+    """Bytes, other than tags, where libsndfile stopped: it reads an MP3 or Ogg file to the length that it expects, of
+    files joined end to end the first only, of MP3 without a length header as many frames as the first one's bit rate
+    suggests."""
+    position = file.tell()
+    unread = file.seek(0, os.SEEK_END) - position
+    if format not in ("MP3", "OGG") or unread <= UNREAD_TOLERANCE:
+        return 0
+    file.seek(-UNREAD_TOLERANCE, os.SEEK_END)
+    return 0 if b"APETAGEX" in file.read(UNREAD_TOLERANCE) else unread
+
+
+def _av_chunks(file: BinaryIO, name: str, reason: str) -> Iterator[Chunk]:
+    """The first audio stream by PyAV. `reason` says why it is not left to libsndfile."""
+    with _av_container(file, name, reason) as container:
+        seconds = 0.0
+        try:
+            for frame in container.decode(container.streams.audio[0]):
+                pcm = frame.to_ndarray()
+                if not frame.format.is_planar:
+                    pcm = pcm.reshape(-1, frame.layout.nb_channels).T
+                rate = _checked_rate(frame.sample_rate, name)
+                seconds += pcm.shape[1] / rate
+                yield _mono(_to_float(pcm, name)), rate
+        except AudioError:
+            raise
+        except Exception as error:  # by FFmpeg's error code PyAV raises nearly any built-in type
+            raise _damaged(name, seconds, error) from error
+        _warn_if_cut(name, seconds, _av_duration_s(container) or seconds)
+
+
+@contextmanager
+def _av_container(file: BinaryIO, name: str, reason: str) -> Iterator[Any]:
+    try:
+        import av
+    except ImportError as error:
+        raise AudioError(
+            f"{name}: libsndfile cannot read it ({reason}); for m4a, mp4, webm and more: {INSTALL_AV}"
+        ) from error
+    file.seek(0)
+    try:
+        # without the whitelist a playlist in place of audio makes FFmpeg fetch what it lists
+        container = av.open(file, metadata_errors="replace", options={"protocol_whitelist": "none"})
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise AudioError(
+            f"{name}: neither libsndfile ({reason}) nor FFmpeg ({_one_line(error)}) can read it"
+        ) from error
+    with container:
+        if not container.streams.audio:
+            raise AudioError(f"{name}: holds no audio: the file has no audio stream")
+        yield container
+
+
+def _av_duration_s(container: Any) -> float | None:
+    stream = container.streams.audio[0]
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    # a picture may last longer than the sound
+    return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
+
+
+def _array_chunks(samples: np.ndarray, rate: float, name: str) -> Iterator[Chunk]:
+    size = _chunk_frames(rate, len(samples))
+    for start in range(0, samples.shape[1], size):
+        yield _mono(_to_float(samples[:, start : start + size], name)), rate
+
+
+def _samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tuple[np.ndarray, float]:
+    """An array, tensor or dict as `(channels, samples)` of its own type, and its sampling rate in Hz."""
+    samples, rate, max_channels = source, array_sampling_rate, 1
+    if isinstance(source, dict):
+        samples, max_channels = source.get("array", source.get("raw")), MAX_ARRAY_CHANNELS
+        rate = source.get("sampling_rate", np.nan)
+        if samples is None or "sampling_rate" not in source:
+            raise AudioError(
+                f'{name}: a dict needs "array" (or "raw") and "sampling_rate", got {sorted(map(str, source))}'
+            )
+    if hasattr(samples, "detach"):
+        samples = samples.detach().cpu()
+    try:
+        samples, rate = np.asarray(samples), float(rate)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AudioError(f"{name}: not an array with a sampling rate: {_one_line(error)}") from error
+    shape = samples.shape
+    samples = samples[np.newaxis] if samples.ndim == 1 else samples
+    if samples.ndim != 2 or len(samples) > max(1, min(max_channels, samples.shape[1])):
+        raise AudioError(
+            f"{name}: an array of shape {shape}: expected (samples,), or (channels, samples) in a dict "
+            f'{{"array": …, "sampling_rate": …}} with at most {MAX_ARRAY_CHANNELS} channels'
+        )
+    return samples, _checked_rate(rate, name)
+
+
+def _to_float(pcm: np.ndarray, name: str) -> np.ndarray:
+    if pcm.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # infinity is reported with its position
+            return pcm.astype(np.float32, copy=False)
+    if pcm.dtype == np.uint8:
+        return (pcm.astype(np.float32) - 128) / 128
+    if pcm.dtype.kind == "i" and pcm.itemsize <= 4:
+        return pcm.astype(np.float32) / 2 ** (8 * pcm.itemsize - 1)
+    raise AudioError(f"{name}: samples of type {pcm.dtype}: expected floating point, int8, int16, int32 or uint8")
+
+
+def _mono(pcm: np.ndarray) -> np.ndarray:
+    """The mean of `(channels, samples)` float32; of one channel the samples themselves."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return pcm[0] if len(pcm) == 1 else sum(pcm) / len(pcm)
+
+
+def _chunk_frames(rate: float, channels: int) -> int:
+    return max(1, min(int(rate * CHUNK_S), CHUNK_SAMPLES // max(1, channels)))
+
+
+def _checked_rate(rate: float, name: str) -> float:
+    if not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
+        raise AudioError(f"{name}: sampling rate {rate:g} Hz: expected {MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} Hz")
+    return rate
+
+
+def _damaged(name: str, seconds: float, error: BaseException) -> AudioError:
+    problem = f"damaged or truncated after {seconds:.1f} s" if seconds else "cannot be decoded"
+    return AudioError(f"{name}: {problem} ({_one_line(error)})")
+
+
+def _warn_if_cut(name: str, seconds: float, promised_s: float) -> None:
+    if promised_s > seconds + CUT_TOLERANCE_S:
+        promise = f"the header promises about {promised_s:.1f} s" if promised_s < np.inf else "it ends in mid-page"
+        logger.warning("%s: truncated, only %.1f s are there (%s)", name, seconds, promise)
+
+
+# Chunks → blocks
+
+
+def _blocks(chunks: Iterator[Chunk], sampling_rate: int, block_samples: int, name: str) -> Iterator[np.ndarray]:
+    block, filled, delivered = np.empty(block_samples, np.float32), 0, False
+    try:
+        for samples in _resampled(_finite(chunks, name), sampling_rate, name):
+            while len(samples):
+                part = samples[: block_samples - filled]
+                block[filled : filled + len(part)] = part
+                samples, filled = samples[len(part) :], filled + len(part)
+                if filled == block_samples:
+                    yield block
+                    block, filled, delivered = np.empty(block_samples, np.float32), 0, True
+    except AudioError:
+        if filled:  # the audio before the damage is not lost
+            yield block[:filled]
+        raise
+    if filled:
+        yield block[:filled]
+    elif not delivered:
+        raise AudioError(f"{name}: holds no audio: it is shorter than one sample at {sampling_rate} Hz")
+
+
+def _finite(chunks: Iterator[Chunk], name: str) -> Iterator[Chunk]:
+    seconds = 0.0
+    for samples, rate in chunks:
+        finite = np.isfinite(samples)
+        if not finite.all():
+            seconds += float(np.argmin(finite)) / rate
+            raise AudioError(f"{name}: a sample is NaN or infinite (the first one at {seconds:.3f} s)")
+        seconds += len(samples) / rate
+        yield samples, rate
+
+
+def _resampled(chunks: Iterator[Chunk], sampling_rate: int, name: str) -> Iterator[np.ndarray]:
+    for rate, group in groupby(chunks, key=itemgetter(1)):  # the rate may change between joined files
+        if rate == sampling_rate:
+            yield from (samples for samples, _ in group)
+            continue
+        try:
+            stream = soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
+            for samples in chain((samples for samples, _ in group), [None]):
+                last = samples is None
+                resampled = stream.resample_chunk(np.empty(0, np.float32) if last else samples, last=last)
+                if not np.isfinite(resampled).all():
+                    raise AudioError(f"{name}: samples too large to resample")
+                yield resampled
+        except AudioError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            raise AudioError(f"{name}: cannot be resampled from {rate:g} Hz: {_one_line(error)}") from error
+
+
+def _rest(chunks: Iterator[Chunk], frames: int) -> Iterator[Chunk]:
+    """`chunks` without their first `frames` samples."""
+    for samples, rate in chunks:
+        if len(samples) > frames:
+            yield samples[frames:], rate
+        frames = max(0, frames - len(samples))
