@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Converts an original CED checkpoint, or a CED repository of the Hugging Face Hub, into a model folder."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("source", metavar="SOURCE", nargs="?", help="a .pt file, a model folder or a Hub id")
+    parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="the model folder to write")
+    parser.add_argument("--download", choices=["tiny", "mini", "small", "base"], help="fetch SOURCE from Zenodo")
+    parser.add_argument(
+        "--push-to-hub", dest="push_to", metavar="REPO", help="upload the folder to this Hub repository afterwards"
+    )
+    parser.add_argument("--num-heads", metavar="N", type=int, help="attention heads, where the source does not tell")
+    parser.add_argument("--overwrite", action="store_true", help="replace a model folder at OUTPUT_DIR")
+    arguments = parser.parse_intermixed_args(argv)
+    if (arguments.source is None) == (arguments.download is None):
+        parser.error("give either SOURCE OUTPUT_DIR, or --download SIZE OUTPUT_DIR")
+    if arguments.num_heads is not None and arguments.num_heads < 1:
+        parser.error("--num-heads must be at least 1")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
+    from ced_model import conversion  # takes seconds, which --help and wrong usage need not wait for
+
+    try:
+        conversion.run(**vars(arguments))
+    except conversion.ConversionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
