@@ -1,0 +1,50 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Errors of the user's doing end in one line on stderr and an exit code, never in a stack trace."""
+
+import errno
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import NoReturn, ParamSpec
+
+import typer
+
+WRONG_USAGE = 2
+FAILED = 1
+INTERRUPTED = 130
+
+P = ParamSpec("P")
+
+
+class CliError(Exception):
+    """Ends the command with its message, one line, on stderr: by default as wrong usage."""
+
+    def __init__(self, message: str, exit_code: int = WRONG_USAGE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Decorates a command: `CliError`, `OSError` and Ctrl-C become one line and an exit code."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except CliError as error:
+            fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            fail("interrupted", INTERRUPTED)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # `ced … | head`: typer ends the command quietly
+                raise
+            place = f"{error.filename!r}: " if error.filename else ""
+            fail(place + (error.strerror or str(error)), FAILED)
+
+    return run
+
+
+def fail(message: str, exit_code: int) -> NoReturn:
+    print("ced: " + " ".join(message.split()), file=sys.stderr)
+    raise typer.Exit(exit_code)

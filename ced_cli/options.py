@@ -1,0 +1,25 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands share. Nothing heavy is imported here: `ced --help` must answer at once."""
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="DIR_OR_ID", help="A model folder, or the id of a Hub repository."),
+]
+TopK = Annotated[int | None, typer.Option("--top-k", "-k", metavar="N", min=1, help="Tags to show at most.")]
+Threshold = Annotated[float | None, typer.Option(metavar="SCORE", help="Leave out tags with a lower score.")]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--labels", "-l", metavar="CLASS", help="Consider this class only. May be given several times."),
+]
+Window = Annotated[float | None, typer.Option(metavar="SECONDS", help="Length of the windows.")]
+Hop = Annotated[float | None, typer.Option(metavar="SECONDS", help="Distance between the starts of the windows.")]
+Device = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; by default a GPU if there is one.")
+]
+Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="CPU threads; by default one per core.")]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Windows that are computed together at most.")]
