@@ -95,8 +95,6 @@ class CedConfig(PreTrainedConfig):
         have; the message names the field, what was expected, and its value.
         `ValueError`: when `name` is no published size although no `embed_dim` is given, or when the number of classes
         and `id2label` are not possible or contradict each other.
-        `ValueError`: when `name` is no published size although no `embed_dim` is given, or when the number of classes
-        and `id2label` are not possible or contradict each other.
 
     Example:
 

@@ -486,6 +486,24 @@ class CedModel(CedPreTrainedModel):
         Raises:
             `ValueError`: if `input_values` are of another layout, or shorter than one patch (16 frames), or if
                 the `attention_mask` has another shape or leaves a clip less than one patch.
+
+        Example:
+
+        ```python
+        >>> import ced_model
+        >>> import torch
+        >>> from transformers import AutoFeatureExtractor, AutoModel
+
+        >>> feature_extractor = AutoFeatureExtractor.from_pretrained("mispeech/ced-tiny")
+        >>> model = AutoModel.from_pretrained("mispeech/ced-tiny")
+
+        >>> waveform = torch.zeros(16000)  # one second of silence: put mono audio at 16 kHz here
+        >>> inputs = feature_extractor(waveform, sampling_rate=16000)
+        >>> with torch.no_grad():
+        ...     outputs = model(**inputs)
+        >>> outputs.last_hidden_state.shape, outputs.pooler_output.shape
+        (torch.Size([1, 24, 192]), torch.Size([1, 192]))
+        ```
         """
         self._check_inputs(input_values, attention_mask)
         num_bands, _ = self.config.num_patches
@@ -709,6 +727,26 @@ class CedForAudioClassification(CedPreTrainedModel):
 
         Raises:
             `ValueError`: if the inputs are not as described, or if the labels' shape does not fit the problem type.
+
+        Example:
+
+        ```python
+        >>> import ced_model
+        >>> import torch
+        >>> from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+
+        >>> feature_extractor = AutoFeatureExtractor.from_pretrained("mispeech/ced-tiny")
+        >>> model = AutoModelForAudioClassification.from_pretrained("mispeech/ced-tiny")
+
+        >>> waveform = torch.zeros(16000)  # one second of silence: put mono audio at 16 kHz here
+        >>> inputs = feature_extractor(waveform, sampling_rate=16000)
+        >>> with torch.no_grad():
+        ...     scores = model(**inputs).logits.sigmoid()[0]
+        >>> scores.shape
+        torch.Size([527])
+
+        >>> top_tags = [model.config.id2label[index] for index in scores.topk(5).indices.tolist()]
+        ```
         """
         if labels is not None:
             labels = self._prepare_labels(labels)
