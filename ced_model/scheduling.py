@@ -7,8 +7,9 @@ windows allows; batches hold windows of one size, so that nothing is ever padded
 """
 
 import threading
+import traceback
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
@@ -53,7 +54,8 @@ def cut_windows(
     Cuts a waveform into windows that cover it without padding.
 
     The last window keeps its own length. If that would be less than `min_samples`, it is joined to the window before
-    it; where both together are longer than `max_samples`, the boundary between them moves to their middle instead.
+    it; where both together are longer than `max_samples`, the boundary between them moves to their middle instead (and
+    where even the halves would be less than `min_samples`, they overlap).
 
     Args:
         blocks: consecutive pieces of the waveform, float32 of shape `(samples,)`, of any length. Nothing is read
@@ -77,16 +79,14 @@ def cut_windows(
     end = start + len(buffer)
     while covered < end:
         left = end - start
-        tail_is_short = left - hop < min_samples
-        size = window
-        if left <= window or (tail_is_short and left <= max_samples):
-            size = left
-        elif tail_is_short:
-            size = left // 2
+        size, step = window, hop
+        if left <= window or (left - hop < min_samples and left <= max_samples):
+            size = step = left
+        elif left - hop < min_samples:
+            size = max(left // 2, min_samples)
+            step = min(size, left - min_samples)
         yield Window(position, start, buffer[:size].copy())
         covered = start + size
-        # Only a whole window may overlap the next one; a moved boundary is where the next one starts.
-        step = hop if size == window else size
         position, start, buffer = position + 1, start + step, buffer[step:]
 
 
@@ -99,7 +99,7 @@ def score_windows(
     batch_size: int,
     num_workers: int,
     start_worker: Callable[[], None] = lambda: None,
-) -> Iterator[WindowScores | InputEnd]:
+) -> Generator[WindowScores | InputEnd, None, None]:
     """
     Scores all windows of all inputs.
 
@@ -132,6 +132,17 @@ def score_windows(
         run.stop()
         for thread in workers:
             thread.join()
+
+
+def without_variables(error: Exception) -> Exception:
+    """An error that was just caught, with its traceback, but without the audio in the variables of its functions."""
+    # The first frame is the caller's own, which still runs.
+    error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+    return error
 
 
 class _Run:
@@ -182,25 +193,24 @@ class _Run:
                 windows += 1
                 self.messages.put((input_index, window))
         except Exception as caught:
-            error = caught
+            error = without_variables(caught)
         self.messages.put(InputEnd(input_index, windows, error))
 
     def work(self, start_worker: Callable[[], None]) -> None:
         """A worker thread."""
-        start_worker()
-        while (batch := self.batches.get()) is not None:
-            try:
-                scores = self.compute([window.waveform for _, window in batch])
-            except BaseException as error:
-                self.messages.put(error)
-                return
-            self.messages.put(
-                [
-                    WindowScores(input_index, window.position, window.start, len(window.waveform), row)
-                    for (input_index, window), row in zip(batch, scores, strict=True)
-                ]
-            )
-            self.room.release(len(batch))
+        try:
+            start_worker()
+            while (batch := self.batches.get()) is not None:
+                rows = self.compute([window.waveform for _, window in batch])
+                self.messages.put(
+                    [
+                        WindowScores(input_index, window.position, window.start, len(window.waveform), row)
+                        for (input_index, window), row in zip(batch, rows, strict=True)
+                    ]
+                )
+                self.room.release(len(batch))
+        except BaseException as error:
+            self.messages.put(error)
 
     def results(self) -> Iterator[WindowScores | InputEnd]:
         groups: OrderedDict[int, deque[tuple[int, Window]]] = OrderedDict()

@@ -3,7 +3,10 @@
 """AudioTagger: files, folders, hours of recording and live audio → tags, timelines and events."""
 
 import difflib
+import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import soxr
 import torch
 from transformers.utils import logging
 
@@ -18,7 +22,7 @@ from .audio import AudioError, AudioInput, describe, read_blocks
 from .configuration_ced import CedConfig
 from .feature_extraction_ced import CedFeatureExtractor
 from .modeling_ced import CedForAudioClassification
-from .scheduling import InputEnd, Window, WindowScores, cut_windows, score_windows
+from .scheduling import InputEnd, Window, WindowScores, cut_windows, score_windows, without_variables
 
 logger = logging.get_logger(__name__)
 
@@ -26,6 +30,9 @@ CLIP_WINDOW_S = 10.0  # long clips are tagged in windows of the length that the 
 TIMELINE_WINDOW_S = 2.0
 TIMELINE_HOP_S = 1.0
 TOP_K = 5
+
+ROUNDING_S = 1e-6  # times are sums of whole samples in floating point; one sample is far longer
+MAX_WAITING = 10_000  # inputs and windows whose results are held back by a slow input before them: 20 MB of scores
 
 
 class Tag(NamedTuple):
@@ -105,7 +112,7 @@ class Timeline:
             scores = self.scores[:, index]
             for first, last in _runs(scores >= limit, segments, merge_gap_s):
                 onset_s, offset_s = float(segments[first, 0]), float(segments[last, 1])
-                if offset_s - onset_s >= min_duration_s:
+                if offset_s - onset_s >= min_duration_s - ROUNDING_S:
                     peak = float(scores[first : last + 1].max())
                     events.append(Event(onset_s, offset_s, self.labels[index], peak))
         return sorted(events, key=lambda event: (event.onset_s, event.offset_s, event.label))
@@ -116,7 +123,7 @@ def _runs(active: np.ndarray, segments: np.ndarray, merge_gap_s: float) -> list[
     edges = np.flatnonzero(np.diff(np.concatenate([[False], active, [False]]).astype(np.int8)))
     runs: list[list[int]] = []
     for first, after in edges.reshape(-1, 2).tolist():
-        if runs and segments[first, 0] - segments[runs[-1][1], 1] <= merge_gap_s:
+        if runs and segments[first, 0] - segments[runs[-1][1], 1] <= merge_gap_s + ROUNDING_S:
             runs[-1][1] = after - 1
         else:
             runs.append([first, after - 1])
@@ -177,7 +184,7 @@ class AudioTagger:
 
     Args:
         model: a classification model; it is set to evaluation mode.
-        feature_extractor: the front end that goes with it.
+        feature_extractor: the front end that goes with it, by default the one that the model's configuration describes.
         num_threads: CPU threads to use, by default as many as PyTorch uses.
         batch_size: windows that are computed together at most.
     """
@@ -195,7 +202,7 @@ class AudioTagger:
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
         self.model = model.eval()
-        self.feature_extractor = feature_extractor or CedFeatureExtractor()
+        self.feature_extractor = feature_extractor or _front_end(model.config)
         self.num_threads = num_threads or torch.get_num_threads()
         self.batch_size = batch_size
         config: CedConfig = model.config
@@ -225,20 +232,21 @@ class AudioTagger:
             kwargs: passed on to `CedForAudioClassification.from_pretrained`, such as `revision` or `token`.
 
         Raises:
-            ValueError: if the repository holds another kind of model.
+            ValueError: if the repository holds another kind of model, or if there is no such device.
             OSError: if there is no such folder or repository, or it cannot be reached.
         """
         config = CedConfig.get_config_dict(str(model), **kwargs)[0]
         if config.get("model_type") != CedConfig.model_type:
             raise ValueError(f"{str(model)!r} is a {config.get('model_type')!r} model, not CED.")
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        _check_device(device)
         network = CedForAudioClassification.from_pretrained(model, dtype=dtype or torch.float32, **kwargs)
         try:
             feature_extractor = CedFeatureExtractor.from_pretrained(model, **kwargs)
         except OSError:
-            logger.info(f"{model} has no preprocessor_config.json: using the front end of the published models.")
-            feature_extractor = CedFeatureExtractor()
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            logger.info(f"{model} has no preprocessor_config.json: using the front end that config.json describes.")
+            feature_extractor = None
         network.to(device)  # type: ignore[arg-type]
         return cls(network, feature_extractor, num_threads=num_threads, batch_size=batch_size)
 
@@ -462,7 +470,7 @@ class AudioTagger:
             chunks: consecutive pieces of the audio, of any length: waveforms of shape `(samples,)`, floats or integer
                 PCM, or dictionaries with such an `array` and optionally its `sampling_rate` and `start`, the index
                 of its first sample in the stream.
-            sampling_rate: of the chunks in Hz, by default the model's.
+            sampling_rate: of the chunks in Hz, by default that of the first chunk, or else the model's.
             window_s, hop_s: as for [`AudioTagger.timeline`].
             top_k, threshold, labels: as for [`AudioTagger.__call__`].
 
@@ -476,10 +484,8 @@ class AudioTagger:
         """
         window, hop = self._window_samples(window_s, window_s / 2 if hop_s is None else hop_s)
         select = self._selection(top_k, threshold, labels)
-        rate = sampling_rate or self.sampling_rate
-        windows = self._cut(_stream_blocks(chunks, rate, self.sampling_rate), window, hop)
-        for cut in windows:
-            scores = self._scores([cut.waveform])[0]
+        for cut in self._cut(_stream_blocks(chunks, sampling_rate, self.sampling_rate), window, hop):
+            scores = self._compute_alone(cut, self._scores).scores
             end = cut.start + len(cut.waveform)
             yield StreamUpdate(cut.start / self.sampling_rate, end / self.sampling_rate, select(scores), scores)
 
@@ -490,6 +496,8 @@ class AudioTagger:
         return first + self.target_length * extractor.hop_size - 1
 
     def _window_samples(self, window_s: float, hop_s: float) -> tuple[int, int]:
+        if not math.isfinite(window_s) or not math.isfinite(hop_s):
+            raise ValueError(f"`window_s={window_s}` and `hop_s={hop_s}` must be lengths in seconds.")
         window, hop = round(window_s * self.sampling_rate), round(hop_s * self.sampling_rate)
         if not self.feature_extractor.min_samples <= window <= self._max_samples:
             raise ValueError(
@@ -577,11 +585,11 @@ class AudioTagger:
         beginning = list(islice(inputs, 2))
         if len(beginning) == 1:
             # A single window is not worth starting threads for.
-            remaining = read(beginning[0])
             try:
+                remaining = read(beginning[0])
                 head = list(islice(remaining, 2))
             except Exception as error:
-                yield beginning[0], [], InputEnd(0, 0, error)
+                yield beginning[0], [], InputEnd(0, 0, without_variables(error))
                 return
             if len(head) == 1:
                 yield beginning[0], [self._compute_alone(head[0], compute)], InputEnd(0, 1, None)
@@ -589,49 +597,60 @@ class AudioTagger:
             read = partial(lambda windows, _: windows, chain(head, remaining))
 
         sources: dict[int, Any] = {}
+        has_room, is_over = threading.Event(), threading.Event()
+        has_room.set()
 
         def remember() -> Iterator[Any]:
             for index, source in enumerate(chain(beginning, inputs)):
                 sources[index] = source
                 yield source
+                has_room.wait()
+                if is_over.is_set():
+                    return
 
         on_cpu = self.model.device.type == "cpu"
-        threads_before = torch.get_num_threads()
         waiting: dict[int, _Input] = {}
-        next_index = 0
+        next_index = num_waiting = 0
+        messages = score_windows(
+            remember(),
+            read,
+            compute,
+            self._patches,
+            batch_size=self.batch_size,
+            # On a CPU, a batch per core keeps all of them busier than all cores sharing a batch.
+            num_workers=self.num_threads if on_cpu else 1,
+            start_worker=partial(_use_threads, 1) if on_cpu else lambda: None,
+        )
         try:
-            for message in score_windows(
-                remember(),
-                read,
-                compute,
-                self._patches,
-                batch_size=self.batch_size,
-                # On a CPU, a batch per core keeps all of them busier than all cores sharing a batch.
-                num_workers=self.num_threads if on_cpu else 1,
-                start_worker=partial(torch.set_num_threads, 1) if on_cpu else lambda: None,
-            ):
+            for message in messages:
                 state = waiting.setdefault(message.input_index, _Input())
                 if isinstance(message, InputEnd):
                     state.end = message
                 else:
                     state.windows.append(message)
+                num_waiting += 1
                 while (ready := waiting.get(next_index)) is not None and ready.is_complete:
                     assert ready.end is not None
                     del waiting[next_index]
+                    num_waiting -= 1 + len(ready.windows)
                     ready.windows.sort(key=lambda window: window.position)
                     yield sources.pop(next_index), ready.windows, ready.end
                     next_index += 1
+                # Inputs that were begun are read to their end, so that the one which all wait for is never held up.
+                (has_room.set if num_waiting < MAX_WAITING else has_room.clear)()
         finally:
-            torch.set_num_threads(threads_before)
+            is_over.set()
+            has_room.set()
+            messages.close()
 
     def _compute_alone(self, window: Window, compute: Callable[[list[np.ndarray]], np.ndarray]) -> WindowScores:
         """Scores of a single window, computed by all threads together."""
         threads_before = torch.get_num_threads()
         try:
-            torch.set_num_threads(self.num_threads)
+            _use_threads(self.num_threads)
             scores = compute([window.waveform])[0]
         finally:
-            torch.set_num_threads(threads_before)
+            _use_threads(threads_before)
         return WindowScores(0, window.position, window.start, len(window.waveform), scores)
 
     def _duration_s(self, windows: list[WindowScores]) -> float:
@@ -648,7 +667,7 @@ class AudioTagger:
         if isinstance(labels, str):
             raise ValueError(f"`labels` must be a list of class names, got {labels!r}.")
         indices = range(len(self.labels)) if labels is None else [find_label(self.labels, name) for name in labels]
-        candidates = np.array(sorted(set(indices)))
+        candidates = np.array(sorted(set(indices)), dtype=int)
 
         def select(scores: np.ndarray) -> list[Tag]:
             order = candidates[np.argsort(-scores[candidates], kind="stable")]
@@ -656,6 +675,44 @@ class AudioTagger:
             return [tag for tag in tags[:top_k] if threshold is None or tag.score >= threshold]
 
         return select
+
+
+def _front_end(config: CedConfig) -> CedFeatureExtractor:
+    return CedFeatureExtractor(
+        feature_size=config.n_mels,
+        f_min=config.f_min,
+        f_max=config.f_max,
+        n_fft=config.n_fft,
+        win_size=config.win_size,
+        hop_size=config.hop_size,
+        center=config.center,
+    )
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.zeros(1, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # by build and by device
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"`device={str(device)!r}` cannot be used; leave it out, or use 'cpu'. ({reason})") from None
+
+
+_THREADS_LOCK = threading.Lock()
+
+
+def _use_threads(number: int) -> None:
+    """
+    How many CPU threads PyTorch uses for what this thread computes.
+
+    `torch.set_num_threads` also sets what threads yet to come start with, which here stays as it was, so that others
+    who use PyTorch in the same process notice nothing.
+    """
+    if torch.get_num_threads() == number:  # asking also keeps a new thread from setting its number later on
+        return
+    with _THREADS_LOCK, ThreadPoolExecutor(1) as new_thread:
+        default = new_thread.submit(torch.get_num_threads).result()
+        torch.set_num_threads(number)
+        new_thread.submit(torch.set_num_threads, default).result()
 
 
 def _as_list(inputs: Any) -> list[Any]:
@@ -689,18 +746,24 @@ def _reduce(windows: list[WindowScores], average: str) -> np.ndarray:
     return (weights @ scores / weights.sum()).astype(np.float32)
 
 
-def _stream_blocks(chunks: Iterable[Any], rate: int, model_rate: int) -> Iterator[np.ndarray]:
+def _stream_blocks(chunks: Iterable[Any], rate: int | None, model_rate: int) -> Iterator[np.ndarray]:
     """Mono float32 blocks at the model's rate from the chunks of a stream."""
-    import soxr
-
-    resampler = None if rate == model_rate else soxr.ResampleStream(rate, model_rate, 1, dtype="float32")
+    chunks = iter(chunks)
+    first = next(chunks, None)
+    if first is None:
+        return
+    if rate is None:
+        rate = first.get("sampling_rate", model_rate) if isinstance(first, dict) else model_rate
+    resampler = None
     position = 0
-    for chunk in chunks:
+    for chunk in chain([first], chunks):
         samples = _stream_chunk(chunk, rate, position)
         position += len(samples)
-        block = samples if resampler is None else resampler.resample_chunk(samples)
-        if len(block):
-            yield block
+        if rate != model_rate:
+            resampler = resampler or soxr.ResampleStream(rate, model_rate, 1, dtype="float32")
+            samples = resampler.resample_chunk(samples)
+        if len(samples):
+            yield samples
     if resampler is not None and len(block := resampler.resample_chunk(np.zeros(0, np.float32), last=True)):
         yield block
 
@@ -717,8 +780,13 @@ def _stream_chunk(chunk: Any, rate: int, position: int) -> np.ndarray:
                 f"The stream has a gap: the next sample is {position}, but the chunk starts at {chunk['start']};"
                 " start a new stream."
             )
-        chunk = chunk["array"]
-    if not np.size(chunk):
+        chunk = chunk.get("array")
+    if not hasattr(chunk, "shape"):
+        raise AudioError(
+            f"The stream has a chunk of type {type(chunk).__name__}: expected a waveform (an array or a tensor of shape"
+            ' `(samples,)`), or {"array": waveform}.'
+        )
+    if 0 in chunk.shape:
         return np.zeros(0, np.float32)
     # No resampling: the whole stream goes through one resampler.
     return np.concatenate(list(read_blocks(chunk, sampling_rate=rate, array_sampling_rate=rate)))
