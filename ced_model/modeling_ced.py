@@ -82,6 +82,13 @@ def join_chunks(rows: torch.Tensor, chunks: CedChunks, num_bands: int) -> torch.
     return torch.cat([tokens[:, :-1].flatten(1, 2), tokens[:, -1, :special], last.flatten(1, 2)], dim=1)
 
 
+def join_queries(weights: torch.Tensor, chunks: CedChunks, num_bands: int) -> torch.Tensor:
+    """[`join_chunks`] for the queries of attention weights `(batch_size * chunks, num_heads, queries, keys)`."""
+    if chunks.number == 1:
+        return weights  # the tensor itself, so that its gradient can be retained
+    return join_chunks(weights.transpose(1, 2), chunks, num_bands).transpose(1, 2)
+
+
 def unjoin_chunks(tokens: torch.Tensor, chunks: CedChunks, num_bands: int) -> torch.Tensor:
     """The inverse of [`join_chunks`], with zeros for what padded the last chunk."""
     if chunks.number == 1:
@@ -121,9 +128,10 @@ def get_patch_mask(
         positions = torch.arange(frames.shape[-1], device=frames.device)
         lengths = (frames * (positions + 1)).amax(dim=-1, keepdim=True)
         frames = frames | ((lengths > config.target_length) & (positions >= lengths))
-        chunk_mask = starts < lengths
-    frames = frames.unflatten(1, (chunks.number, chunks.frames))[:, :, : size * chunks.patches]
-    patch_mask = frames.unflatten(2, (chunks.patches, size)).all(dim=-1)
+        chunk_mask = (starts < lengths) | (starts == 0)
+    frames = frames.unflatten(1, (chunks.number, chunks.frames))
+    # Pooling drops a remainder of frames as the convolution does; a slice would fix the length of an exported model.
+    patch_mask = nn.functional.max_pool2d((~frames).float(), (1, size)) == 0
     if chunks.number == 1 or not config.pad_last:
         chunk_mask = patch_mask.any(dim=-1) | (starts == 0)
     return patch_mask | ~chunk_mask.unsqueeze(-1), chunk_mask
@@ -164,7 +172,8 @@ def average_probabilities(logits: torch.Tensor, mask: torch.Tensor | None, probl
 
 def masked_log_mean_exp(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     if mask is None:
-        return values.logsumexp(dim=1) - math.log(values.shape[1])
+        # Not `math.log`: it would fix the length of a compiled or exported model.
+        return values.logsumexp(dim=1) - values.new_ones(values.shape[1]).sum().log()
     values = values.masked_fill(~mask.unsqueeze(-1), -math.inf)
     return values.logsumexp(dim=1) - mask.sum(dim=1, keepdim=True).to(values.dtype).log()
 
@@ -509,6 +518,7 @@ class CedModel(CedPreTrainedModel):
         num_bands, _ = self.config.num_patches
         chunks = get_chunks(self.config, input_values.shape[-1])
         patch_mask, chunk_mask = self._get_masks(input_values, attention_mask, chunks)
+        kwargs["return_dict"] = True  # inside, whatever the configuration says
         outputs = self._encode_chunks(input_values, attention_mask, chunks, patch_mask, **kwargs)
 
         pooled = pool_tokens(outputs.last_hidden_state, patch_mask, self.config)
@@ -519,10 +529,7 @@ class CedModel(CedPreTrainedModel):
             last_hidden_state=join_chunks(outputs.last_hidden_state, chunks, num_bands),
             pooler_output=pooled,
             hidden_states=map_states(outputs.hidden_states, lambda rows: join_chunks(rows, chunks, num_bands)),
-            attentions=map_states(
-                outputs.attentions,
-                lambda rows: join_chunks(rows.transpose(1, 2), chunks, num_bands).transpose(1, 2),
-            ),
+            attentions=map_states(outputs.attentions, lambda rows: join_queries(rows, chunks, num_bands)),
         )
 
     def get_token_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -597,8 +604,12 @@ class CedModel(CedPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encodes every chunk of every clip as a row of its own: `(batch_size * chunks, tokens, hidden_size)`."""
-        frame_mask = attention_mask.bool() if attention_mask is not None else None
-        values = masked_batch_norm(self.init_bn, input_values.to(self.init_bn.weight.dtype), frame_mask)
+        values, frame_mask = input_values.to(self.init_bn.weight.dtype), None
+        if attention_mask is not None:
+            frame_mask = attention_mask.bool()
+            # NaN or infinity in the padding would reach statistics and gradients, since 0 · NaN is NaN.
+            values = values.masked_fill(~frame_mask.unsqueeze(1), 0.0)
+        values = masked_batch_norm(self.init_bn, values, frame_mask)
         if frame_mask is not None:
             values = values.masked_fill(~frame_mask.unsqueeze(1), 0.0)
         hidden_states = self._embed(split_chunks(values, chunks))
@@ -749,7 +760,8 @@ class CedForAudioClassification(CedPreTrainedModel):
         ```
         """
         if labels is not None:
-            labels = self._prepare_labels(labels)
+            labels = self._prepare_labels(labels, input_values.shape[0])
+        kwargs["return_dict"] = True  # inside, whatever the configuration says
         outputs: BaseModelOutputWithPooling = self.encoder(input_values, attention_mask=attention_mask, **kwargs)
         logits = self._classify(outputs, input_values, attention_mask)
 
@@ -760,10 +772,11 @@ class CedForAudioClassification(CedPreTrainedModel):
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
-    def _prepare_labels(self, labels: torch.Tensor) -> torch.Tensor:
+    def _prepare_labels(self, labels: torch.Tensor, batch_size: int) -> torch.Tensor:
         """Labels in the type that the loss takes; raises a ValueError where their shape does not fit."""
         is_integer = not labels.is_floating_point()
-        if self.config.problem_type == "multi_label_classification" and is_integer and labels.ndim == 1:
+        is_multi_label = self.config.problem_type == "multi_label_classification" and self.num_labels > 1
+        if is_multi_label and is_integer and labels.ndim == 1:
             logger.warning_once(
                 "The labels are class indices: setting `config.problem_type` to 'single_label_classification' (softmax"
                 " and cross-entropy). Pass `problem_type` to `from_pretrained` to choose it yourself."
@@ -771,11 +784,12 @@ class CedForAudioClassification(CedPreTrainedModel):
             self.config.problem_type = "single_label_classification"
         problem_type = self.config.problem_type
         if problem_type == "single_label_classification":
-            expected = "(batch_size,) with class indices"
-            fits = labels.ndim == 1 and is_integer
+            expected = f"({batch_size},) with class indices"
+            fits = labels.shape == (batch_size,) and is_integer
         else:
-            expected = f"(batch_size, {self.num_labels})"
-            fits = labels.shape[1:] == (self.num_labels,) or (labels.ndim == 1 and self.num_labels == 1)
+            expected = f"({batch_size}, {self.num_labels})"
+            fits = labels.shape == (batch_size, self.num_labels)
+            fits = fits or (labels.shape == (batch_size,) and self.num_labels == 1)
         if not fits:
             raise ValueError(
                 f"`labels` of shape {tuple(labels.shape)} and type {labels.dtype} do not fit"
@@ -783,7 +797,7 @@ class CedForAudioClassification(CedPreTrainedModel):
             )
         if problem_type == "single_label_classification":
             return labels.long()
-        return labels.to(self.dtype).reshape(labels.shape[0], self.num_labels)
+        return labels.to(self.dtype).reshape(batch_size, self.num_labels)
 
     def _classify(
         self, outputs: BaseModelOutputWithPooling, input_values: torch.Tensor, attention_mask: torch.Tensor | None
@@ -816,7 +830,7 @@ class CedForAudioClassification(CedPreTrainedModel):
         if config.eval_avg == "mean":
             logits = average_probabilities(logits, chunk_mask, config.problem_type)
         elif config.problem_type == "single_label_classification":
-            return masked_max(logits.log_softmax(dim=-1), chunk_mask)
+            logits = masked_max(logits.log_softmax(dim=-1), chunk_mask)
         else:
             logits = masked_max(logits, chunk_mask)
         return logits.clamp(-MAX_LOGIT, MAX_LOGIT)
