@@ -3,6 +3,7 @@
 """PyTorch CED model."""
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -670,6 +671,14 @@ class CedForAudioClassification(CedPreTrainedModel):
 
         # Initialize weights and apply final processing
         self.post_init()
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Saves the model as [`~PreTrainedModel.save_pretrained`] does; as custom code it loads by `AutoModel` too."""
+        if self.is_remote_code():
+            # transformers names this class alone, though the copied code has the encoder's class too.
+            auto_map = getattr(self.config, "auto_map", None) or {}
+            self.config.auto_map = {**auto_map, "AutoModel": f"{__name__.split('.')[-1]}.{CedModel.__name__}"}
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def freeze_encoder(self) -> None:
         """
