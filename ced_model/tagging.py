@@ -74,10 +74,9 @@ class Timeline:
         """
         The stretch of the recording that each window stands for, in seconds, of shape `(windows, 2)`.
 
-        Overlapping windows meet half-way between their centres, so that the segments cover the recording once.
+        Overlapping windows share their overlap in halves, so that the segments cover the recording once.
         """
-        centres = (self.start_s + self.end_s) / 2
-        borders = np.concatenate([self.start_s[:1], (centres[1:] + centres[:-1]) / 2, self.end_s[-1:]])
+        borders = np.concatenate([self.start_s[:1], (self.start_s[1:] + self.end_s[:-1]) / 2, self.end_s[-1:]])
         return np.stack([borders[:-1], borders[1:]], axis=1)
 
     def events(
