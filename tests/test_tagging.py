@@ -1,0 +1,875 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""AudioTagger: what its tags, timelines, events, streams and embeddings are, and that nothing else changes them."""
+
+import io
+import json
+import math
+import shutil
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from ced_model import (
+    AudioError,
+    AudioTagger,
+    CedConfig,
+    CedFeatureExtractor,
+    CedForAudioClassification,
+    Tag,
+    Timeline,
+    tagging,
+)
+from ced_model.audio import read_audio
+
+RATE = 16000
+RESOURCES = Path(__file__).parent.parent / "resources"
+MICRO = Path(__file__).parent / "golden" / "micro_hub"
+PATIENCE_S = 60.0  # after which a test that waits for another thread fails; nothing is asserted about time
+
+# name → recording, seconds of it, sampling rate, channels: all formats, many lengths, from 0.1 s to 25 s
+CLIPS: dict[str, tuple[str, float, int, int]] = {
+    "tabla.wav": ("loop_tabla", 10.67, 44100, 2),
+    "tabla_start.flac": ("loop_tabla", 3.21, 48000, 1),
+    "tabla_8k.wav": ("loop_tabla", 10.1, 8000, 1),
+    "tabla_long.mp3": ("loop_tabla", 25.3, 44100, 2),
+    "guitar.ogg": ("guit_e_slide", 4.3, 22050, 1),
+    "guitar.mp3": ("guit_e_slide", 4.3, 32000, 1),
+    "guitar_long.flac": ("guit_e_slide", 20.05, 16000, 1),
+    "bell.mp3": ("perc_bell", 6.7, 48000, 2),
+    "bell_96k.flac": ("perc_bell", 2.0, 96000, 2),
+    "crow.wav": ("misc_crow", 0.48, 11025, 1),
+    "burp.ogg": ("misc_burp", 0.79, 48000, 2),
+    "snap.flac": ("perc_snap", 0.3, 44100, 2),
+    "snap_short.wav": ("perc_snap", 0.1, 16000, 1),
+}
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Real recordings in several formats, lengths, rates and numbers of channels."""
+    folder = tmp_path_factory.mktemp("clips")
+    for name, (recording, seconds, rate, channels) in CLIPS.items():
+        samples, own_rate = soundfile.read(RESOURCES / f"{recording}.flac", dtype="float32", always_2d=True)
+        samples = soxr.resample(samples, own_rate, rate)
+        samples = np.tile(samples, (math.ceil(seconds * rate / len(samples)), 2))[: int(seconds * rate), :channels]
+        soundfile.write(folder / name, np.clip(samples, -1, 1), rate)
+    return [folder / name for name in CLIPS]
+
+
+@pytest.fixture(scope="module")
+def tagger() -> AudioTagger:
+    return AudioTagger.from_pretrained(MICRO, device="cpu")
+
+
+def noise(seconds: float, seed: int = 0, rate: int = RATE) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(round(seconds * rate)) * 0.1).astype(np.float32)
+
+
+def probabilities(tagger: AudioTagger, waveform: np.ndarray) -> np.ndarray:
+    """By the feature extractor and the model alone, for up to 10.12 s."""
+    inputs = tagger.feature_extractor(waveform, sampling_rate=RATE)
+    assert inputs.input_values.shape[-1] <= tagger.target_length
+    with torch.no_grad():
+        return tagger.model(**inputs).logits.sigmoid()[0].numpy()
+
+
+def pieces(samples: int, window: int, hop: int) -> list[tuple[int, int]]:
+    """Windows of a recording: the last one as long as it is, joined with one before it or halved if below 0.15 s."""
+    found = []
+    for start in range(0, samples, hop):
+        left = samples - start
+        if left > window and left - hop >= 2400:
+            found.append((start, start + window))
+        elif left <= window or left <= 161_919:
+            return found + [(start, samples)]
+        else:
+            return found + [(start, start + left // 2), (start + left // 2, samples)]
+        if start + window == samples:
+            return found
+    return found
+
+
+def clip_scores(tagger: AudioTagger, waveform: np.ndarray, average: str = "mean") -> np.ndarray:
+    if len(waveform) <= 161_919:
+        return probabilities(tagger, waveform)
+    bounds = pieces(len(waveform), 160_000, 160_000)
+    scores = np.stack([probabilities(tagger, waveform[start:end]) for start, end in bounds])
+    if average == "max":
+        return scores.max(axis=0)
+    return np.average(scores, axis=0, weights=[end - start for start, end in bounds])
+
+
+def all_scores(tagger: AudioTagger, tags: list[Tag]) -> np.ndarray:
+    """The scores of all classes in their order, from as many tags."""
+    assert len(tags) == len(tagger.labels)
+    return np.array([tag.score for tag in sorted(tags, key=lambda tag: tag.index)])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up, "waited in vain"
+        time.sleep(0.005)
+
+
+def our_threads() -> set[int | None]:
+    return {thread.ident for thread in threading.enumerate() if thread.name.startswith("ced-")}
+
+
+# Clips
+
+
+@pytest.mark.parametrize("average", ["mean", "max"])
+@pytest.mark.parametrize(
+    "samples", [1, 2400, 16000, 161_919, 161_920, 162_399, 162_400, 170_000, 320_000, 322_399, 322_400, 400_001]
+)
+def test_clip_scores_are_those_of_a_plain_loop_over_windows(tagger, samples, average):
+    waveform = noise(samples / RATE) * np.linspace(0.1, 1, samples, dtype=np.float32)
+    scores = all_scores(tagger, tagger(waveform, top_k=13, average=average))
+    np.testing.assert_allclose(scores, clip_scores(tagger, waveform, average), atol=1e-5, rtol=0)
+
+
+def test_windows_of_clips_can_be_chosen(tagger):
+    waveform = noise(7.3)
+    bounds = pieces(len(waveform), 48_000, 32_000)
+    assert bounds == [(0, 48_000), (32_000, 80_000), (64_000, 112_000), (96_000, 116_800)]
+    scores = np.stack([probabilities(tagger, waveform[start:end]) for start, end in bounds])
+    expected = np.average(scores, axis=0, weights=[end - start for start, end in bounds])
+    found = all_scores(tagger, tagger(waveform, top_k=13, window_s=3, hop_s=2))
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+
+
+def test_many_inputs_of_any_length_and_format_equal_one_by_one(tagger, clips):
+    together = tagger([str(clip) for clip in clips], top_k=13)
+    for clip, tags in zip(clips, together, strict=True):
+        found = all_scores(tagger, tags)
+        np.testing.assert_allclose(found, all_scores(tagger, tagger(clip, top_k=13)), atol=1e-5, rtol=0)
+        np.testing.assert_allclose(found, clip_scores(tagger, read_audio(clip)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("batch_size", "num_threads"), [(1, 1), (3, 2), (32, 4)])
+def test_scores_do_not_depend_on_batch_size_or_threads(tagger, clips, batch_size, num_threads):
+    other = AudioTagger(tagger.model, tagger.feature_extractor, batch_size=batch_size, num_threads=num_threads)
+    for expected, tags in zip(tagger(clips, top_k=13), other(clips, top_k=13), strict=True):
+        np.testing.assert_allclose(all_scores(tagger, tags), all_scores(tagger, expected), atol=1e-5, rtol=0)
+
+
+def test_every_kind_of_input_gives_the_same_tags(tagger, clips):
+    path = clips[list(CLIPS).index("guitar_long.flac")]
+    waveform, rate = soundfile.read(path, dtype="float32")
+    assert rate == RATE
+    inputs: list[Any] = [path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), waveform]
+    inputs += [torch.from_numpy(waveform), {"array": waveform, "sampling_rate": RATE}]
+    results = tagger(inputs, top_k=13)
+    for tags in results:
+        np.testing.assert_allclose(all_scores(tagger, tags), all_scores(tagger, results[0]), atol=1e-5, rtol=0)
+
+
+def test_bare_waveforms_are_resampled_from_the_given_rate(tagger):
+    waveform = noise(3, rate=44100)
+    found = tagger(waveform, top_k=13, sampling_rate=44100)
+    expected = probabilities(tagger, soxr.resample(waveform, 44100, RATE))
+    np.testing.assert_allclose(all_scores(tagger, found), expected, atol=1e-5, rtol=0)
+
+
+def test_a_list_gives_a_list_and_one_input_its_tags(tagger):
+    assert tagger([]) == []
+    assert len(tagger([noise(1)])) == 1
+    assert len(tagger((noise(1), noise(2)))) == 2
+    assert tagger(noise(1)) == tagger([noise(1)])[0]
+
+
+def test_tags_are_chosen_by_rank_threshold_and_class(tagger):
+    waveform = noise(1)
+    everything = tagger(waveform, top_k=13)
+    assert [tag.score for tag in everything] == sorted((tag.score for tag in everything), reverse=True)
+    assert all(tagger.labels[tag.index] == tag.label for tag in everything)
+    assert tagger(waveform) == everything[:5]
+    limit = everything[6].score
+    assert tagger(waveform, threshold=limit) == everything[:7]
+    assert tagger(waveform, threshold=limit, top_k=2) == everything[:2]
+    assert tagger(waveform, threshold=1.1) == []
+    chosen = [tag for tag in everything if tag.label in ("class 3", "class 11")]
+    assert tagger(waveform, labels=["class 11", "CLASS 3", "class 3"]) == chosen
+    assert tagger(waveform, labels=["class 3", "class 11"], top_k=1) == chosen[:1]
+    assert tagger(waveform, labels=[]) == []
+
+
+def test_unknown_classes_are_refused_with_those_that_may_be_meant(tagger):
+    config = CedConfig(embed_dim=16, num_heads=1, depth=1)
+    audioset = AudioTagger(CedForAudioClassification(config))
+    with pytest.raises(ValueError, match="no class 'Snorring'. Did you mean 'Snoring'"):
+        audioset(noise(1), labels=["Snorring"])
+    with pytest.raises(ValueError, match="no class 'rooster'. Did you mean .*'Chicken, rooster'"):
+        audioset.events(noise(1), {"rooster": 0.5})
+    with pytest.raises(ValueError, match="no class 'xqzv'.$"):
+        next(audioset.tag([noise(1)], labels=["xqzv"]))
+    with pytest.raises(ValueError, match="must be a list of class names"):
+        audioset(noise(1), labels="Dog")
+    with pytest.raises(ValueError, match="no class 'class 99'"):
+        tagger.timeline(noise(3)).events({"class 99": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window_s": 0.1}, "0.15 to 10.12 seconds"),
+        ({"window_s": 10.2}, "0.15 to 10.12 seconds"),
+        ({"window_s": 2, "hop_s": 2.1}, "at most `window_s=2`"),
+        ({"window_s": 2, "hop_s": 0}, "above 0"),
+        ({"window_s": 2, "hop_s": -1}, "above 0"),
+        ({"window_s": math.nan}, "lengths in seconds"),
+        ({"window_s": 2, "hop_s": math.inf}, "lengths in seconds"),
+        ({"average": "median"}, "'mean' or 'max'"),
+        ({"top_k": 0}, "at least 1"),
+    ],
+)
+def test_impossible_options_are_refused_before_any_work(tagger, options, message):
+    def untouched() -> Iterator[Any]:
+        raise AssertionError("an input was taken")
+        yield
+
+    with pytest.raises(ValueError, match=message):
+        next(tagger.tag(untouched(), **options))
+
+
+def test_probabilities_follow_the_problem_type(tagger):
+    waveform = noise(2)
+    logits = tagger.model(tagger.feature_extractor(waveform, sampling_rate=RATE).input_values).logits[0].detach()
+    expected = {
+        "multi_label_classification": logits.sigmoid(),
+        "single_label_classification": logits.softmax(dim=-1),
+        "regression": logits,
+    }
+    for problem_type, scores in expected.items():
+        model = CedForAudioClassification.from_pretrained(MICRO, problem_type=problem_type)
+        found = AudioTagger(model)(waveform, top_k=13)
+        np.testing.assert_allclose(all_scores(tagger, found), scores.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "logit", "dm", "token"])
+@pytest.mark.parametrize("target_length", [16, 20, 31, 102])
+def test_models_with_short_inputs_see_all_of_a_clip(pooling, target_length):
+    torch.manual_seed(0)
+    config = CedConfig(embed_dim=16, num_heads=1, depth=1, num_labels=4, target_length=target_length, pooling=pooling)
+    model = CedForAudioClassification(config)
+    seen: list[int] = []
+    model.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[-1]))
+    short = AudioTagger(model)
+    assert short.max_window_s == pytest.approx(target_length / 100, abs=1e-4)
+    timeline = short.timeline(noise(1.234), window_s=short.max_window_s, hop_s=short.max_window_s)
+    assert timeline.start_s[0] == 0 and timeline.end_s[-1] == 1.234
+    assert (timeline.start_s[1:] <= timeline.end_s[:-1]).all()
+    assert (timeline.end_s - timeline.start_s).min() > 0.15 - 1e-9
+    assert len(short(noise(1.234), top_k=4)) == 4
+    assert set(frames % 16 for frames in seen) == {0} and max(seen) <= target_length
+
+
+def test_silence_and_single_samples_are_tagged(tagger):
+    for waveform in (np.zeros(32_000), np.zeros(1), np.ones(100), np.zeros(300_000)):
+        scores = all_scores(tagger, tagger(waveform.astype(np.float32), top_k=13))
+        assert np.isfinite(scores).all()
+
+
+# Many inputs
+
+
+class Slow(io.BytesIO):
+    """A file that can only be read once `go` is set."""
+
+    def __init__(self, content: bytes, go: threading.Event) -> None:
+        super().__init__(content)
+        self.go = go
+
+    def read(self, *args: Any) -> bytes:
+        assert self.go.wait(PATIENCE_S), "nothing else went on"
+        return super().read(*args)
+
+    def seek(self, *args: Any) -> int:
+        assert self.go.wait(PATIENCE_S), "nothing else went on"
+        return super().seek(*args)
+
+
+def test_results_come_in_order_though_the_first_input_waits_for_the_last(tagger, clips):
+    go = threading.Event()
+    expected = tagger(clips)
+
+    def inputs() -> Iterator[Any]:
+        yield Slow(clips[0].read_bytes(), go)
+        yield from clips[1:]
+        yield clips[0].parent / "missing.wav"
+        yield from clips
+        go.set()
+
+    results = list(tagger.tag(inputs()))
+    errors = [index for index, result in enumerate(results) if result.error is not None]
+    assert errors == [len(clips)]
+    assert "No such file" in str(results[len(clips)].error)
+    found = [result.tags for result in results if result.error is None]
+    for tags, others in zip(found, expected * 2, strict=True):
+        np.testing.assert_allclose([tag.score for tag in tags], [tag.score for tag in others], atol=1e-5)
+    assert [result.source for result in results[1 : len(clips)]] == clips[1:]
+
+
+def test_broken_inputs_give_results_with_their_reason_and_the_others_go_on(tagger, clips, tmp_path):
+    text = tmp_path / "text.wav"
+    text.write_text("not audio")
+    empty = tmp_path / "empty.wav"
+    empty.touch()
+    cut = tmp_path / "cut.flac"
+    content = (RESOURCES / "loop_tabla.flac").read_bytes()
+    cut.write_bytes(content[: len(content) // 2])
+    nan = np.full(16000, np.nan, np.float32)
+    inputs: list[Any] = [text, clips[0], empty, tmp_path, nan, clips[1], cut, np.zeros(0, np.float32), 7, clips[2]]
+    results = list(tagger.tag(inputs))
+    assert [result.error is None for result in results] == [source in clips for source in map(_path, inputs)]
+    for result in results:
+        if result.error is not None:
+            assert isinstance(result.error, AudioError) and result.tags == []
+            assert "\n" not in str(result.error) and str(result.error).startswith(result.name)
+        else:
+            assert len(result.tags) == 5
+
+
+def _path(source: Any) -> Path | None:
+    return source if isinstance(source, Path) else None
+
+
+@pytest.mark.parametrize("source", [b"", "missing.wav", np.full(400_000, np.nan), None])
+def test_a_single_broken_input_gives_a_result_too(tagger, source):
+    for method in (tagger.tag, tagger.timelines):
+        results = list(method([source]))
+        assert len(results) == 1
+        assert isinstance(results[0].error, AudioError)
+        assert results[0].timeline is None and results[0].tags == []
+    for call in (tagger, tagger.timeline, tagger.events, tagger.embed):
+        with pytest.raises(AudioError):
+            call(source)
+
+
+def test_errors_do_not_keep_audio_in_memory(tagger):
+    broken = np.zeros(480_000, np.float32)
+    broken[-1] = np.nan
+    list(tagger.tag([broken] * 2))
+    tracemalloc.start()
+    errors = [result.error for result in tagger.tag([broken] * 10)]
+    errors += [next(tagger.tag([broken])).error for _ in range(10)]
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert all(isinstance(error, AudioError) for error in errors)
+    assert kept < 1_000_000  # a block of audio has 1.9 MB
+
+
+def test_results_behind_a_slow_input_are_bounded(tagger, monkeypatch):
+    monkeypatch.setattr(tagging, "MAX_WAITING", 20)
+    go = threading.Event()
+    taken = 0
+
+    def inputs() -> Iterator[Any]:
+        nonlocal taken
+        yield Slow((RESOURCES / "misc_crow.flac").read_bytes(), go)
+        for _ in range(500):
+            taken += 1
+            yield noise(0.2)
+
+    results: list[Any] = []
+    caller = threading.Thread(target=lambda: results.extend(tagger.tag(inputs())))
+    caller.start()
+    previous = -1
+    while taken != previous or taken < 10:  # until the readers stand still
+        previous = taken
+        time.sleep(0.1)
+    assert taken < 200
+    go.set()
+    caller.join(PATIENCE_S)
+    assert len(results) == 501 and all(result.error is None for result in results)
+
+
+def test_a_generator_that_is_left_midway_ends_its_threads(tagger):
+    before, threads = our_threads(), torch.get_num_threads()
+    endless = (noise(3, seed=index) for index in range(10**9))
+    for count, result in enumerate(tagger.tag(endless)):
+        assert result.error is None
+        if count == 5:
+            break
+    wait_until(lambda: our_threads() == before)
+    assert torch.get_num_threads() == threads
+
+
+def test_other_threads_keep_their_number_of_cpu_threads(tagger):
+    """`torch.set_num_threads` of one thread is what all threads that start later get."""
+
+    def in_a_new_thread() -> int:
+        numbers: list[int] = []
+        thread = threading.Thread(target=lambda: numbers.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        return numbers[0]
+
+    before = torch.get_num_threads(), in_a_new_thread()
+    workers: list[int] = []
+    other = AudioTagger(tagger.model, num_threads=3)
+    hook = other.model.register_forward_hook(lambda *_: workers.append(torch.get_num_threads()))
+    try:
+        for _ in other.tag([noise(1)] * 20):
+            assert (torch.get_num_threads(), in_a_new_thread()) == before
+        assert set(workers) == {1}
+        workers.clear()
+        other(noise(1))  # a single window is computed by all
+        list(other.stream([noise(1)]))
+        assert workers == [3, 3]
+    finally:
+        hook.remove()
+    assert (torch.get_num_threads(), in_a_new_thread()) == before
+
+
+def test_what_the_model_raises_reaches_the_caller():
+    class Broken(CedForAudioClassification):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            raise RuntimeError("out of memory")
+
+    broken = AudioTagger(Broken(CedConfig(embed_dim=16, num_heads=1, depth=1)))
+    before = our_threads()
+    for inputs in ([noise(1)], [noise(1)] * 50, [noise(30)]):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            list(broken.tag(inputs))
+    wait_until(lambda: our_threads() == before)
+
+
+@pytest.mark.parametrize("good", [0, 1, 2, 20])
+def test_what_the_callers_iterator_raises_reaches_the_caller(tagger, good):
+    def inputs() -> Iterator[Any]:
+        yield from [noise(0.5)] * good
+        raise LookupError("the list is gone")
+
+    with pytest.raises(LookupError, match="the list is gone"):
+        list(tagger.tag(inputs()))
+
+
+def test_several_taggers_in_several_threads(tagger, clips):
+    expected = [all_scores(tagger, tags) for tags in tagger(clips, top_k=13)]
+    failures: list[str] = []
+
+    def work(own: AudioTagger) -> None:
+        for _ in range(2):
+            for tags, scores in zip(own(clips, top_k=13), expected, strict=True):
+                if not np.allclose(all_scores(own, tags), scores, atol=1e-5):
+                    failures.append("other scores")
+        failures.append("")
+
+    taggers = [tagger, tagger, AudioTagger.from_pretrained(MICRO, num_threads=1, batch_size=3)]
+    callers = [threading.Thread(target=work, args=(own,)) for own in taggers]
+    threads = torch.get_num_threads()
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(PATIENCE_S)
+    assert failures == ["", "", ""]  # each came to its end
+    assert torch.get_num_threads() == threads
+    wait_until(lambda: not our_threads())
+
+
+def test_results_name_their_source_and_its_length(tagger, clips):
+    results = list(tagger.tag(clips))
+    for result, clip, (_, seconds, rate, _) in zip(results, clips, CLIPS.values(), strict=True):
+        assert result.name == str(clip) and result.source is clip
+        # MP3 adds silence at both ends.
+        assert result.duration_s == pytest.approx(
+            int(seconds * rate) / rate, abs=0.1 if clip.suffix == ".mp3" else 1e-3
+        )
+    assert [result.name for result in tagger.tag([noise(1), b"RIFF"])] == ["<array>", "<bytes>"]
+
+
+# Timelines
+
+
+@pytest.mark.parametrize(
+    ("window_s", "hop_s", "seconds"),
+    [(2.0, 1.0, 11.37), (2.0, None, 2.0), (2.0, 2.0, 4.1), (1.5, 1.4, 6.05), (10.0, 10.0, 10.14), (3.0, 0.5, 0.05)],
+)
+def test_a_timeline_has_the_scores_of_its_windows(tagger, window_s, hop_s, seconds):
+    waveform = noise(seconds)
+    timeline = tagger.timeline(waveform, window_s=window_s, hop_s=hop_s)
+    window, hop = round(window_s * RATE), round((hop_s or window_s / 2) * RATE)
+    bounds = pieces(len(waveform), window, hop)
+    np.testing.assert_allclose(timeline.start_s, [start / RATE for start, _ in bounds])
+    np.testing.assert_allclose(timeline.end_s, [end / RATE for _, end in bounds])
+    expected = [probabilities(tagger, waveform[start:end]) for start, end in bounds]
+    np.testing.assert_allclose(timeline.scores, expected, atol=1e-5, rtol=0)
+    assert timeline.scores.dtype == np.float32 and timeline.labels == tagger.labels
+    assert timeline.duration_s == seconds
+
+
+def test_timelines_of_many_files_equal_those_of_each(tagger, clips):
+    results = list(tagger.timelines([*clips, "missing.wav"], window_s=1.0, hop_s=0.5))
+    assert results[-1].error is not None and results[-1].timeline is None
+    for clip, result in zip(clips, results, strict=False):
+        timeline = result.timeline
+        assert timeline is not None
+        alone = tagger.timeline(clip, window_s=1.0, hop_s=0.5)
+        np.testing.assert_allclose(timeline.scores, alone.scores, atol=1e-5, rtol=0)
+        np.testing.assert_array_equal(timeline.start_s, alone.start_s)
+        np.testing.assert_array_equal(timeline.end_s, alone.end_s)
+
+
+@given(st.floats(0.01, 30), st.floats(0.15, 10), st.floats(0.05, 1))
+def test_segments_cover_the_recording_once(seconds, window_s, hop_share):
+    bounds = np.array(pieces(max(1, round(seconds * RATE)), round(window_s * RATE), round(window_s * hop_share * RATE)))
+    start_s, end_s = bounds.T / RATE
+    segments = Timeline(np.zeros((len(bounds), 1), np.float32), start_s, end_s, ["a"]).segments()
+    assert segments[0, 0] == 0 and segments[-1, 1] == end_s[-1]
+    np.testing.assert_array_equal(segments[1:, 0], segments[:-1, 1])
+    assert (segments[:, 1] > segments[:, 0]).all()
+    assert (segments[:, 0] >= start_s).all() and (segments[:, 1] <= end_s).all()
+
+
+# Events
+
+
+class BandModel(CedForAudioClassification):
+    """Hears three bands: the score of each is 0.5 where its tone fills half of the window."""
+
+    BANDS = {"low": slice(6, 10), "middle": slice(26, 30), "high": slice(44, 47)}  # mel bins
+
+    def __init__(self) -> None:
+        super().__init__(
+            CedConfig(embed_dim=16, num_heads=1, depth=1, id2label=dict(enumerate(self.BANDS)), num_labels=3)
+        )
+
+    def forward(self, input_values: torch.Tensor, **kwargs: Any) -> SequenceClassifierOutput:  # type: ignore[override]
+        loud = [(input_values[:, band].amax(dim=1) > -5).float().mean(dim=-1) for band in self.BANDS.values()]
+        return SequenceClassifierOutput(logits=(torch.stack(loud, dim=-1) - 0.5) * 8)
+
+
+def mel_tone(name: str, seconds: float) -> np.ndarray:
+    """A tone in the middle of one of the bands of `BandModel`."""
+    band = BandModel.BANDS[name]
+    mel = (band.start + band.stop + 1) / 2 / 65 * 2595 * math.log10(1 + 8000 / 700)
+    frequency = 700 * (10 ** (mel / 2595) - 1)
+    return (0.3 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
+
+
+SCENE = [  # onset, offset, band
+    (2.0, 5.0, "low"),
+    (4.0, 6.5, "high"),
+    (9.0, 10.5, "middle"),
+    (11.5, 14.0, "middle"),
+    (15.0, 15.8, "low"),
+    (17.2, 20.0, "high"),
+]
+
+
+@pytest.fixture(scope="module")
+def band_tagger() -> AudioTagger:
+    return AudioTagger(BandModel())
+
+
+@pytest.fixture(scope="module")
+def scene() -> np.ndarray:
+    """20 s of soft noise with tones at known times."""
+    waveform = noise(20) * 0.01
+    for onset, offset, band in SCENE:
+        waveform[round(onset * RATE) : round(offset * RATE)] += mel_tone(band, offset - onset)
+    return waveform
+
+
+def as_tuples(events: list[Any]) -> list[tuple[float, float, str]]:
+    return [(event.onset_s, event.offset_s, event.label) for event in events]
+
+
+@pytest.mark.parametrize(("window_s", "hop_s"), [(1.0, 0.5), (0.5, 0.25), (0.5, 0.1), (0.2, 0.2)])
+def test_events_are_where_the_sounds_are(band_tagger, scene, window_s, hop_s):
+    events = band_tagger.events(scene, 0.5, window_s=window_s, hop_s=hop_s)
+    assert [event.label for event in events] == [label for _, _, label in SCENE]
+    for event, (onset, offset, _) in zip(events, SCENE, strict=True):
+        # To half a hop, and a few frames of 10 ms in which the tone is only partly heard.
+        assert event.onset_s == pytest.approx(onset, abs=hop_s / 2 + 0.04)
+        assert event.offset_s == pytest.approx(offset, abs=hop_s / 2 + 0.04)
+        assert event.peak > 0.9
+    assert events[-1].offset_s == 20.0
+
+
+def test_events_near_each_other_are_merged_and_short_ones_left_out(band_tagger, scene):
+    options = {"window_s": 0.5, "hop_s": 0.1}
+    single = band_tagger.events(scene, 0.5, **options)
+    merged = band_tagger.events(scene, 0.5, merge_gap_s=1.2, **options)
+    middle = [event for event in single if event.label == "middle"]
+    assert len(middle) == 2
+    expected = [event for event in single if event.label != "middle"]
+    assert [event for event in merged if event.label != "middle"] == expected
+    (joined,) = [event for event in merged if event.label == "middle"]
+    assert (joined.onset_s, joined.offset_s) == (middle[0].onset_s, middle[1].offset_s)
+    assert joined.peak == max(event.peak for event in middle)
+    assert len(band_tagger.events(scene, 0.5, merge_gap_s=0.8, **options)) == 6
+
+    long = band_tagger.events(scene, 0.5, min_duration_s=1.2, **options)
+    assert long == [event for event in single if event.onset_s < 14.5 or event.onset_s > 16]
+    # After merging, not before it.
+    both = band_tagger.events(scene, 0.5, min_duration_s=4, merge_gap_s=1.2, **options)
+    assert as_tuples(both) == [(joined.onset_s, joined.offset_s, "middle")]
+
+
+def test_thresholds_by_class_leave_the_others_out(band_tagger, scene):
+    everything = band_tagger.events(scene, 0.5, window_s=0.5)
+    assert band_tagger.events(scene, {"Low": 0.5}, window_s=0.5) == [e for e in everything if e.label == "low"]
+    some = band_tagger.events(scene, {"low": 0.99, "high": 0.5}, window_s=0.5)
+    assert some == [event for event in everything if event.label == "high"]
+    assert band_tagger.events(scene, {}, window_s=0.5) == []
+    assert band_tagger.timeline(scene, window_s=0.5).events(0.5) == everything
+
+
+def test_lengths_that_are_equal_but_for_rounding_count_as_equal():
+    start_s = np.arange(40) * 0.1
+    scores = np.zeros((40, 1), np.float32)
+    scores[[3, 4, 5, 9, 10, 14, 18, 19, 20]] = 1
+    timeline = Timeline(scores, start_s, start_s + 0.1, ["a"])
+    assert len(timeline.events(merge_gap_s=0.3)) == 1
+    assert len(timeline.events(merge_gap_s=0.299)) == 4
+    assert len(timeline.events(min_duration_s=0.3)) == 2
+    assert len(timeline.events(min_duration_s=0.1)) == 4
+    assert len(timeline.events(min_duration_s=0.301)) == 0
+
+
+# Streams
+
+
+def cut_at(waveform: np.ndarray, sizes: list[int]) -> Iterator[np.ndarray]:
+    position = index = 0
+    while position < len(waveform):
+        size = sizes[index % len(sizes)]
+        yield waveform[position : position + size]
+        position, index = position + size, index + 1
+
+
+def assert_stream_equals_timeline(tagger: AudioTagger, chunks: Any, waveform: np.ndarray, rate: int, **options: Any):
+    updates = list(tagger.stream(chunks, sampling_rate=rate, **options))
+    timeline = tagger.timeline(waveform, sampling_rate=rate, **options)
+    np.testing.assert_allclose([update.start_s for update in updates], timeline.start_s, atol=1e-9)
+    np.testing.assert_allclose([update.end_s for update in updates], timeline.end_s, atol=1e-9)
+    np.testing.assert_allclose([update.scores for update in updates], timeline.scores, atol=1e-4, rtol=0)
+    return updates
+
+
+@settings(max_examples=25)
+@given(
+    st.sampled_from([8000, 16000, 44100, 48000]),
+    st.floats(0.001, 4),
+    st.lists(st.integers(1, 30_000).filter(lambda size: size > 50), min_size=1, max_size=4),
+    st.sampled_from([(0.5, 0.25), (0.5, 0.5), (1.0, 0.3), (2.0, 1.0), (0.15, 0.15), (0.4, 0.35)]),
+    st.sampled_from([np.int16, np.float32]),
+)
+def test_a_stream_equals_the_timeline_whatever_its_chunks(tagger, rate, seconds, sizes, layout, dtype):
+    waveform = noise(seconds + 1 / rate, rate=rate)
+    if dtype is np.int16:
+        waveform = (waveform * 2**15).astype(np.int16)
+    chunks = cut_at(waveform, sizes)
+    assert_stream_equals_timeline(tagger, chunks, waveform, rate, window_s=layout[0], hop_s=layout[1])
+
+
+def test_chunks_may_be_single_samples_empty_tensors_or_dictionaries(tagger):
+    waveform = noise(0.6)
+    singles = [waveform[index : index + 1] for index in range(len(waveform))]
+    assert_stream_equals_timeline(tagger, singles, waveform, RATE, window_s=0.3)
+    chunks = [waveform[:0], torch.from_numpy(waveform[:5000]), torch.zeros(0), waveform[5000:, np.newaxis].T, []][:-1]
+    assert_stream_equals_timeline(tagger, chunks, waveform, RATE, window_s=0.3)
+    marked = [
+        {"array": waveform[:700], "start": 0, "sampling_rate": RATE},
+        {"array": waveform[700:700], "start": 700},
+        {"array": waveform[700:], "start": 700},
+    ]
+    assert_stream_equals_timeline(tagger, marked, waveform, RATE, window_s=0.3)
+
+
+def test_a_stream_takes_the_rate_of_its_first_chunk(tagger):
+    waveform = noise(2, rate=44100)
+    updates = list(tagger.stream([{"array": waveform, "sampling_rate": 44100}], window_s=1.0))
+    expected = tagger.timeline(waveform, window_s=1.0, sampling_rate=44100)
+    np.testing.assert_allclose([update.scores for update in updates], expected.scores, atol=1e-4, rtol=0)
+
+
+def test_short_and_empty_streams(tagger):
+    assert list(tagger.stream([])) == []
+    assert list(tagger.stream([np.zeros(0, np.float32)] * 3, sampling_rate=48000)) == []
+    for samples in (1, 100, 2399, 2400, 20_000):
+        (update,) = assert_stream_equals_timeline(tagger, [noise(samples / RATE)], noise(samples / RATE), RATE)
+        assert (update.start_s, update.end_s) == (0, samples / RATE)
+
+
+def test_updates_carry_the_chosen_tags(tagger):
+    for update in tagger.stream([noise(3)], labels=["class 5", "class 6"], threshold=0.0):
+        assert {tag.index for tag in update.tags} == {5, 6}
+        assert all(tag.score == update.scores[tag.index] for tag in update.tags)
+        assert update.scores.shape == (13,)
+
+
+def test_a_gap_or_another_rate_is_an_error_after_what_was_there(tagger):
+    first = {"array": noise(1), "start": 0, "sampling_rate": RATE}
+    for second, message in [
+        ({"array": noise(1), "start": 16_100}, "gap: the next sample is 16000, but the chunk starts at 16100"),
+        ({"array": noise(1), "start": 0}, "gap"),
+        ({"array": noise(1), "sampling_rate": 48000}, "changed its sampling rate from 16000 to 48000 Hz"),
+    ]:
+        updates = tagger.stream([first, second], window_s=1.0)
+        assert next(updates).end_s == 1.0
+        with pytest.raises(ValueError, match=message):
+            next(updates)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "message"),
+    [
+        (np.zeros((100, 2), np.float32), "shape"),
+        (np.full(100, np.nan, np.float32), "NaN"),
+        (np.zeros(100, np.complex64), "complex64"),
+        (b"\0" * 100, "chunk of type bytes"),
+        ("clip.wav", "chunk of type str"),
+        ([0.0, 0.1], "chunk of type list"),
+        (None, "chunk of type NoneType"),
+        ({"samples": np.zeros(100)}, "chunk of type NoneType"),
+    ],
+)
+def test_chunks_that_are_no_audio_are_refused(tagger, chunk, message):
+    with pytest.raises(AudioError, match=message):
+        list(tagger.stream([noise(0.1), chunk]))
+
+
+@pytest.mark.parametrize(
+    ("rate", "window_s", "hop_s", "delay_s"),
+    [
+        (16000, 2.0, 0.5, 0.0),
+        (16000, 1.0, 0.9, 0.05),  # an overlap of 0.1 s, and a tail must have 0.15 s
+        (16000, 1.0, 1.0, 0.15),
+        (48000, 1.0, 0.25, 0.06),  # the delay of the resampler
+        (44100, 1.0, 0.25, 0.06),
+        (8000, 1.0, 0.25, 0.15),
+    ],
+)
+def test_an_update_comes_as_soon_as_its_audio_is_there(band_tagger, rate, window_s, hop_s, delay_s):
+    waveform = noise(8, rate=rate)
+    chunk = rate // 100
+    sent = 0
+
+    def chunks() -> Iterator[np.ndarray]:
+        nonlocal sent
+        for start in range(0, len(waveform), chunk):
+            sent = start + chunk
+            yield waveform[start:sent]
+
+    count = 0
+    for update in band_tagger.stream(chunks(), sampling_rate=rate, window_s=window_s, hop_s=hop_s):
+        count += 1
+        late_s = sent / rate - update.end_s
+        assert late_s < delay_s + 0.01 + 1e-6
+        assert late_s > delay_s - 0.01 - 1e-6 or rate != RATE or sent == len(waveform)
+    assert count >= (8 - window_s) / hop_s
+
+
+def test_a_long_stream_takes_no_more_memory_than_a_short_one(band_tagger):
+    def peak(seconds: int) -> int:
+        tracemalloc.start()
+        chunks = (np.full(24_000, index % 7, np.float32) for index in range(2 * seconds))
+        count = sum(1 for _ in band_tagger.stream(chunks, sampling_rate=48000, window_s=5.0, hop_s=2.5))
+        assert count == seconds / 2.5 - 1
+        try:
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(10)
+    assert peak(200) < peak(20) + 500_000  # 180 s at 16 kHz are 11.5 MB
+
+
+# Embeddings
+
+
+def test_embeddings_are_the_pooled_output_of_the_encoder(tagger, clips):
+    def pooled(waveform: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            inputs = tagger.feature_extractor(waveform, sampling_rate=RATE)
+            return tagger.model.encoder(**inputs).pooler_output[0].numpy()
+
+    clips = clips[::3]
+    embeddings = tagger.embed(clips)
+    assert embeddings.shape == (len(clips), 48) and embeddings.dtype == np.float32
+    for clip, embedding in zip(clips, embeddings, strict=True):
+        waveform = read_audio(clip)
+        bounds = [(0, len(waveform))] if len(waveform) <= 161_919 else pieces(len(waveform), 160_000, 160_000)
+        expected = np.average(
+            [pooled(waveform[start:end]) for start, end in bounds],
+            axis=0,
+            weights=[end - start for start, end in bounds],
+        )
+        np.testing.assert_allclose(embedding, expected, atol=1e-4, rtol=0)
+        np.testing.assert_allclose(tagger.embed(clip), embedding, atol=1e-4, rtol=0)
+    assert tagger.embed([]).shape == (0, 48)
+    assert tagger.embed([noise(1)]).shape == (1, 48)
+    with pytest.raises(AudioError):
+        tagger.embed([noise(1), b""])
+
+
+# Loading
+
+
+def test_another_kind_of_model_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "audio-spectrogram-transformer"}')
+    with pytest.raises(ValueError, match="'audio-spectrogram-transformer' model, not CED"):
+        AudioTagger.from_pretrained(tmp_path)
+    with pytest.raises(OSError):
+        AudioTagger.from_pretrained(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("device", ["cuda:63", "gpu", "mps:9"])
+def test_a_device_that_is_not_there_is_one_line(device):
+    with pytest.raises(ValueError, match=f"device='{device}'` cannot be used") as caught:
+        AudioTagger.from_pretrained(MICRO, device=device)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_gpu_the_cpu_is_used_and_half_precision_works(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    tagger = AudioTagger.from_pretrained(str(MICRO))
+    assert tagger.model.device.type == "cpu" and tagger.model.dtype == torch.float32
+    half = AudioTagger.from_pretrained(MICRO, device=torch.device("cpu"), dtype="bfloat16")
+    assert half.model.dtype == torch.bfloat16
+    waveforms = [noise(1), noise(12)]
+    for tags, others in zip(tagger(waveforms, top_k=13), half(waveforms, top_k=13), strict=True):
+        np.testing.assert_allclose(all_scores(half, others), all_scores(tagger, tags), atol=0.05)
+
+
+def test_without_a_preprocessor_config_the_front_end_is_that_of_the_configuration(tmp_path):
+    shutil.copytree(MICRO, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"f_max": 6000, "hop_size": 200}))
+    stored = AudioTagger.from_pretrained(tmp_path)
+    assert stored.feature_extractor.hop_size == 160
+    (tmp_path / "preprocessor_config.json").unlink()
+    described = AudioTagger.from_pretrained(tmp_path)
+    assert (described.feature_extractor.hop_size, described.feature_extractor.f_max) == (200, 6000)
+    assert AudioTagger(described.model).feature_extractor.hop_size == 200
+    own = AudioTagger(described.model, CedFeatureExtractor(f_max=7000))
+    assert own.feature_extractor.f_max == 7000
+
+
+def test_the_tagger_switches_dropout_off():
+    model = CedForAudioClassification.from_pretrained(MICRO, drop_rate=0.5).train()
+    tagger = AudioTagger(model)
+    assert tagger(noise(1)) == tagger(noise(1))
+
+
+@pytest.mark.parametrize("options", [{"num_threads": 0}, {"batch_size": 0}])
+def test_impossible_numbers_are_refused(tagger, options):
+    with pytest.raises(ValueError, match="at least 1"):
+        AudioTagger(tagger.model, **options)
