@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from . import options
-from .errors import one_line_errors
+from .errors import CliError, one_line_errors
+from .formats import Average, Format
 
 app = typer.Typer(
     help="Tags sounds with CED models.",
@@ -22,6 +23,116 @@ app = typer.Typer(
 @app.callback()
 def ced() -> None:
     pass
+
+
+@app.command()
+@one_line_errors
+def tag(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PATHS", help="Files, folders, patterns, or - for standard input."),
+    ] = None,
+    list_file: Annotated[
+        str | None,
+        typer.Option("--from", metavar="FILE", help="A list of paths, one a line or separated by NUL; - for stdin."),
+    ] = None,
+    model: options.Model = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            "--top-k", "-k", metavar="N", min=1, help="Tags at most; by default 5, or all with --threshold or --labels."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(metavar="SCORE", help="Leave out tags with a lower score; with --events, by default 0.5."),
+    ] = None,
+    labels: options.Labels = None,
+    window: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Length of the windows of long clips; by default 10, with --events 2."),
+    ] = None,
+    hop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", help="Distance between windows; by default no overlap, with --events half a window."
+        ),
+    ] = None,
+    average: Annotated[
+        Average | None, typer.Option(help="What a clip has of its windows' scores; by default the mean.")
+    ] = None,
+    events: Annotated[bool, typer.Option("--events", help="Find when each class sounds.")] = False,
+    min_duration: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="With --events: leave out shorter ones.")
+    ] = None,
+    merge_gap: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="With --events: join those of a class no further apart.")
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option("--format", "-f", help="By default a table, with --output what the name of the file says."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write here, at the end; until then to FILE.journal."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the results that --output has, tag the rest and what failed.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard the results that --output has.")] = False,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    batch_size: options.BatchSize = 8,
+) -> None:
+    """Tag audio: files, folders (searched recursively; hidden entries are left out), patterns or standard input.
+
+    Each input is tagged once, in the given order; one that cannot be read does not stop the others. Exit code: 0, 1
+    if inputs failed (each is named on stderr and in the output), 2 for wrong usage.
+
+    In json, jsonl, csv and parquet, bytes of a file name that are not UTF-8 are written as \\xNN (and a backslash
+    before xNN as \\x5c): put the byte in place of each to have the name back.
+    """
+    from .tag import TagOptions, tag
+
+    if as_json and format not in (None, Format.JSON):
+        raise CliError(f"--json contradicts --format {format}")
+    tag(
+        paths or [],
+        list_file,
+        TagOptions(
+            model=model,
+            top_k=top_k,
+            threshold=threshold,
+            labels=tuple(labels) if labels else None,
+            window=window,
+            hop=hop,
+            average=average,
+            events=events,
+            min_duration=min_duration,
+            merge_gap=merge_gap,
+            format=Format.JSON if as_json else format,
+            output=output,
+            resume=resume,
+            overwrite=overwrite,
+            device=device,
+            threads=threads,
+            batch_size=batch_size,
+        ),
+    )
+
+
+@app.command()
+@one_line_errors
+def labels(
+    query: Annotated[
+        list[str] | None, typer.Argument(metavar="QUERY", help="Part of a name, an index or a machine id.")
+    ] = None,
+) -> None:
+    """Search the 527 classes of AudioSet: index, machine id and name."""
+    from .labels import show_labels
+
+    show_labels(" ".join(query or []))
 
 
 @app.command()

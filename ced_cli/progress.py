@@ -1,0 +1,91 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How far a run is, on stderr if that is a terminal."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from .formats import clock
+
+REFRESH_S = 0.1
+
+
+class RunProgress:
+    """A context in which inputs are counted: files, hours of audio, × real time and the time that is left."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = self.failed = 0
+        self.audio_s = 0.0
+        self._start = self._refreshed = time.monotonic()
+        self._bar: Any = None  # rich.progress.Progress
+
+    def __enter__(self) -> "RunProgress":
+        if sys.stderr.isatty() and self.total > 1:
+            self._bar = _make_bar()
+            self._bar.add_task("", total=self.total, audio="", speed="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def count(self, duration_s: float, failed: bool) -> None:
+        """One more input is ready."""
+        self.done += 1
+        self.failed += failed
+        self.audio_s += duration_s
+        now = time.monotonic()
+        if self._bar is not None and now - self._refreshed >= REFRESH_S:
+            self._refreshed = now
+            self._bar.update(0, completed=self.done, audio=_length(self.audio_s), speed=self._speed())
+            self._bar.refresh()
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """While something else is written to the terminal."""
+        if self._bar is None:
+            yield
+            return
+        self._bar.live.stop()
+        try:
+            yield
+        finally:
+            self._bar.live.start()
+
+    def summary(self) -> str:
+        parts = [f"{self.done} of {self.total} inputs", f"{_length(self.audio_s)} of audio", self._speed()]
+        return ", ".join([*parts, *([f"{self.failed} failed"] if self.failed else [])])
+
+    def _speed(self) -> str:
+        return f"{self.audio_s / max(time.monotonic() - self._start, 1e-9):.3g} × real time"
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else clock(seconds)
+
+
+def _make_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[audio]}"),
+        TextColumn("{task.fields[speed]}"),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        auto_refresh=False,
+        transient=True,
+        redirect_stdout=False,
+    )

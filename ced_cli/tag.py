@@ -1,0 +1,314 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`ced tag`: inputs → records → standard output, or a file that an interrupted run can go on with."""
+
+import errno
+import json
+import math
+import os
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from .errors import FAILED, INTERRUPTED, CliError
+from .formats import Format, Record, check_available, write_records
+from .inputs import STANDARD_INPUT, Input, find_inputs
+from .journal import Journal
+from .model import check_labels, choose_model, load_tagger
+from .progress import RunProgress
+
+if TYPE_CHECKING:
+    from ced_model import AudioTagger, TagResult
+
+EVENT_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class TagOptions:
+    """The options of `ced tag`, named as on the command line; None where they were not given."""
+
+    model: str | None = None
+    top_k: int | None = None
+    threshold: float | None = None
+    labels: tuple[str, ...] | None = None
+    window: float | None = None
+    hop: float | None = None
+    average: str | None = None
+    events: bool = False
+    min_duration: float | None = None
+    merge_gap: float | None = None
+    format: Format | None = None
+    output: str | None = None
+    resume: bool = False
+    overwrite: bool = False
+    device: str | None = None
+    threads: int | None = None
+    batch_size: int = 8
+
+
+def tag(paths: list[str], list_file: str | None, options: TagOptions) -> None:
+    """
+    Tags what `find_inputs` makes of `paths` and `list_file`, and writes what was found.
+
+    Raises:
+        CliError: for wrong usage, and where it cannot go on.
+        typer.Exit: at the end, if inputs failed.
+    """
+    format = check_options(options)
+    inputs = find_inputs(paths, list_file)
+    if options.output is None:
+        progress = _tag_to_stdout(inputs, options, format)
+    else:
+        progress = _tag_to_file(inputs, options, format, options.output)
+    if progress.total > 1:
+        print(progress.summary(), file=sys.stderr)
+    if progress.failed:
+        raise typer.Exit(FAILED)
+
+
+def check_options(options: TagOptions) -> Format:
+    """Raises `CliError` for what can be seen to be wrong without the model; returns the format."""
+    for name in ("threshold", "window", "hop", "min_duration", "merge_gap"):
+        _check_number(name, getattr(options, name))
+    if options.window and options.hop and options.hop > options.window:
+        raise CliError(f"--hop {options.hop:g} is longer than --window {options.window:g}: audio would be left out")
+    for name in ("min_duration", "merge_gap") if not options.events else ("top_k", "average"):
+        if getattr(options, name) is not None:
+            raise CliError(f"{_flag(name)} {'has no meaning with' if options.events else 'needs'} --events")
+    if options.resume and options.overwrite:
+        raise CliError("--resume keeps results, --overwrite discards them: choose one")
+    if options.output is None and (options.resume or options.overwrite):
+        raise CliError(f"--{'resume' if options.resume else 'overwrite'} needs --output FILE")
+    format = _choose_format(options)
+    check_available(format)
+    model = choose_model(options.model)
+    check_labels(model, options.labels or ())
+    return format
+
+
+def _check_number(name: str, value: float | None) -> None:
+    if value is None:
+        return
+    if name == "threshold":
+        is_valid, wanted = 0 <= value <= 1, "a score from 0 to 1"
+    elif name in ("window", "hop"):
+        is_valid, wanted = 0 < value < math.inf, "seconds above 0"
+    else:
+        is_valid, wanted = 0 <= value < math.inf, "seconds from 0"
+    if not is_valid:
+        raise CliError(f"{_flag(name)} {value:g}: expected {wanted}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _choose_format(options: TagOptions) -> Format:
+    format = options.format
+    if options.output is None:
+        if format is Format.PARQUET:
+            raise CliError("--format parquet needs --output FILE")
+        return format or Format.TABLE
+    if format is None:
+        suffix = os.path.splitext(options.output)[1].lower().removeprefix(".")
+        try:
+            format = Format({"txt": "table"}.get(suffix, suffix))
+        except ValueError as error:
+            raise CliError(f"--output {options.output}: add --format {'|'.join(Format)}") from error
+    if options.resume and format is Format.TABLE:
+        raise CliError("--resume needs --format json, jsonl, csv or parquet")
+    return format
+
+
+# Tagging
+
+
+def make_records(tagger: "AudioTagger", inputs: list[Input], options: TagOptions) -> Iterator[Record]:
+    """Records of inputs in their order, as they become ready."""
+    readable = [item for item in inputs if item.error is None]
+    results = _results(tagger, (item.source for item in readable), options)
+    for item in inputs:
+        if item.error is not None:
+            yield {"file": item.name, "error": item.error}
+        else:
+            yield _record(item.name, next(results), options)
+
+
+def _results(tagger: "AudioTagger", sources: Iterable[Any], options: TagOptions) -> Iterator["TagResult"]:
+    labels = None if options.labels is None else list(options.labels)
+    if not options.events:
+        return tagger.tag(
+            sources,
+            top_k=options.top_k,
+            threshold=options.threshold,
+            labels=labels,
+            window_s=options.window,
+            hop_s=options.hop,
+            average=options.average or "mean",
+        )
+    from ced_model.tagging import TIMELINE_WINDOW_S
+
+    window_s = TIMELINE_WINDOW_S if options.window is None else options.window
+    return tagger.timelines(sources, window_s=window_s, hop_s=options.hop)
+
+
+def _record(name: str, result: "TagResult", options: TagOptions) -> Record:
+    if result.error is not None:
+        return {"file": name, "error": _reason(result)}
+    record: Record = {"file": name, "duration_s": result.duration_s}
+    if result.timeline is not None:
+        events = result.timeline.events(_thresholds(options), options.min_duration or 0.0, options.merge_gap or 0.0)
+        record["events"] = [
+            {
+                "onset_s": round(event.onset_s, 6),
+                "offset_s": round(event.offset_s, 6),
+                "label": event.label,
+                "peak": _score(event.peak),
+            }
+            for event in events
+        ]
+    else:
+        record["tags"] = [{"label": tag.label, "score": _score(tag.score), "index": tag.index} for tag in result.tags]
+    return record
+
+
+def _thresholds(options: TagOptions) -> float | dict[str, float]:
+    threshold = EVENT_THRESHOLD if options.threshold is None else options.threshold
+    return threshold if options.labels is None else dict.fromkeys(options.labels, threshold)
+
+
+def _score(score: float) -> float:
+    return float(f"{score:.7g}")  # a float32 has no more digits
+
+
+def _reason(result: "TagResult") -> str:
+    """Why an input failed, in one line without its name."""
+    text = " ".join(str(result.error).split()).removeprefix(f"{result.name}: ")
+    return text.encode(errors="backslashreplace").decode() or type(result.error).__name__
+
+
+def _load(options: TagOptions) -> "AudioTagger":
+    """Loads the model and checks what only it can tell."""
+    tagger = load_tagger(
+        choose_model(options.model), device=options.device, num_threads=options.threads, batch_size=options.batch_size
+    )
+    from ced_model.tagging import find_label
+
+    try:
+        for label in options.labels or ():
+            find_label(tagger.labels, label)
+        list(_results(tagger, [], options))
+    except ValueError as error:
+        message = str(error).replace("`window_s=", "`--window ").replace("`hop_s=", "`--hop ").replace("`", "")
+        raise CliError(message) from error
+    return tagger
+
+
+def _watched(records: Iterator[Record], progress: RunProgress, say_errors: bool = True) -> Iterator[Record]:
+    """The records, counted, and failed ones named on stderr."""
+    for record in records:
+        error = record.get("error")
+        progress.count(record.get("duration_s", 0.0), error is not None)
+        if error is not None and say_errors:
+            with progress.hidden():
+                _print_error(record["file"], error)
+        if sys.stdout.isatty():
+            with progress.hidden():
+                yield record
+        else:
+            yield record
+
+
+def _print_error(name: str, error: str) -> None:
+    from ced_model.audio import describe
+
+    print(f"{describe(name)}: {error}", file=sys.stderr)
+
+
+# To standard output
+
+
+def _tag_to_stdout(inputs: list[Input], options: TagOptions, format: Format) -> RunProgress:
+    tagger = _load(options)
+    with RunProgress(len(inputs)) as progress:
+        try:
+            same_terminal = format is Format.TABLE and sys.stdout.isatty() and sys.stderr.isatty()
+            records = _watched(make_records(tagger, inputs, options), progress, say_errors=not same_terminal)
+            write_records(records, sys.stdout.buffer, format, options.events)
+        except KeyboardInterrupt as error:
+            raise CliError(f"interrupted after {progress.done} of {len(inputs)} inputs", INTERRUPTED) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            _abandon_stdout()
+            raise CliError(f"standard output: {error.strerror or error}", FAILED) from error
+    return progress
+
+
+def _abandon_stdout() -> None:
+    """What is still buffered can go nowhere; without this, Python fails again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# To a file
+
+
+def _tag_to_file(inputs: list[Input], options: TagOptions, format: Format, output: str) -> RunProgress:
+    if options.resume and any(item.name == STANDARD_INPUT for item in inputs):
+        raise CliError("--resume cannot know whether standard input is the same")
+    journal = Journal(output, _lasting_options(options, format))
+    try:
+        if options.resume:
+            journal.load()
+        elif not options.overwrite:
+            journal.refuse_existing()
+        waiting = [item for item in inputs if item.name not in journal]
+        progress = RunProgress(len(waiting))
+        tagger = _load(options) if waiting else None
+        if len(waiting) < len(inputs):
+            _print_kept(len(inputs) - len(waiting), journal)
+        if tagger is not None:
+            journal.begin(weights_of(tagger))
+            _journal_records(journal, progress, make_records(tagger, waiting, options))
+        if not journal.is_finished:
+            journal.finish(item.name for item in inputs)
+    finally:
+        journal.close()
+    return progress
+
+
+def _print_kept(count: int, journal: Journal) -> None:
+    note = ""
+    if journal.is_finished:
+        note = ", made with whatever model and options there were: a finished output does not tell"
+    print(f"{count} results of {journal.output} are kept{note}", file=sys.stderr)
+
+
+def _journal_records(journal: Journal, progress: RunProgress, records: Iterator[Record]) -> None:
+    with progress:
+        try:
+            for record in _watched(records, progress):
+                journal.append(record)
+        except KeyboardInterrupt as error:
+            raise CliError(f"interrupted; {journal.advice}", INTERRUPTED) from error
+
+
+def _lasting_options(options: TagOptions, format: Format) -> dict[str, Any]:
+    """What all results in one output must have in common, by the names of the options."""
+    names = ("top_k", "threshold", "labels", "window", "hop", "average", "events", "min_duration", "merge_gap")
+    return {"format": format} | {name.replace("_", "-"): getattr(options, name) for name in names}
+
+
+def weights_of(tagger: "AudioTagger") -> str:
+    """A checksum of all that makes a model's results: weights, configuration and front end."""
+    checksum = 0
+    for config in (tagger.model.config.to_dict(), tagger.feature_extractor.to_dict()):
+        settings = {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
+        checksum = zlib.crc32(json.dumps(settings, sort_keys=True, default=str).encode(), checksum)
+    for name, tensor in sorted(tagger.model.state_dict().items()):
+        checksum = zlib.crc32(tensor.cpu().contiguous().reshape(-1).numpy(), zlib.crc32(name.encode(), checksum))
+    return f"{checksum:08x}"
