@@ -1,0 +1,795 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The model against its definition, written here in the plainest form, over many lengths, batches and settings."""
+
+import copy
+import math
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.fx.experimental._config as symbolic_shapes_config
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import nn
+from torch._dynamo.utils import counters
+from torch.export import Dim
+from torch.nn.attention.flex_attention import flex_attention
+from transformers import AutoModel, Trainer, TrainingArguments
+from transformers.integrations.flex_attention import WrappedFlexAttention
+
+from ced_model import CedConfig, CedForAudioClassification, CedModel
+from ced_model.modeling_ced import get_chunks, join_chunks, unjoin_chunks
+
+POOLINGS = ("mean", "logit", "dm", "token")
+PROBLEM_TYPES = ("multi_label_classification", "single_label_classification", "regression")
+TOLERANCE = 1e-5
+
+
+def make_config(**fields: Any) -> CedConfig:
+    small = {"embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0, "target_length": 64, "num_labels": 5}
+    return CedConfig(**{**small, **fields})
+
+
+def make_model(model_class: Any = CedForAudioClassification, attn_implementation: str = "sdpa", **fields: Any) -> Any:
+    """A small model whose outputs depend on everything: random weights, positions and running statistics."""
+    torch.manual_seed(0)
+    model = model_class._from_config(make_config(**fields), attn_implementation=attn_implementation)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+def make_clips(lengths: list[int] | tuple[int, ...], n_mels: int = 64) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(sum(lengths))
+    return [torch.randn(n_mels, length, generator=generator) for length in lengths]
+
+
+def pad(clips: list[torch.Tensor], filling: float = 0.0, extra: int = 0) -> dict[str, torch.Tensor]:
+    frames = max(clip.shape[1] for clip in clips) + extra
+    values = torch.full((len(clips), clips[0].shape[0], frames), filling)
+    mask = torch.zeros(len(clips), frames, dtype=torch.long)
+    for index, clip in enumerate(clips):
+        values[index, :, : clip.shape[1]] = clip
+        mask[index, : clip.shape[1]] = 1
+    return {"input_values": values, "attention_mask": mask}
+
+
+def difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    assert actual.shape == expected.shape
+    return (actual.double() - expected.double()).abs().max().item()
+
+
+# ---------------------------------------------------------------------------------------------- the definition
+
+
+class Expected(NamedTuple):
+    tokens: torch.Tensor
+    pooled: torch.Tensor
+    hidden_states: list[torch.Tensor]  # per layer, chunks joined
+    attentions: list[list[torch.Tensor]]  # per layer, per chunk: (heads, tokens, tokens)
+    logits: torch.Tensor
+
+
+def plain_pieces(encoder: CedModel, clip: torch.Tensor) -> list[torch.Tensor]:
+    config, size = encoder.config, encoder.config.patch_size
+    values, frames = encoder.init_bn(clip[None, :, None])[:, :, 0], clip.shape[1]
+    if frames <= config.target_length:
+        return [values]
+    step = config.target_length if config.pad_last else config.target_length // size * size
+    pieces = [values[:, :, start : start + step] for start in range(0, frames, step)]
+    if config.pad_last:
+        pieces[-1] = nn.functional.pad(pieces[-1], (0, step - pieces[-1].shape[-1]))
+    return [piece for piece in pieces if piece.shape[-1] >= size]
+
+
+def plain_attention(attention: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    heads = attention.num_attention_heads
+    qkv = attention.qkv(x).reshape(len(x), 3, heads, -1)
+    weights, outputs = [], []
+    for head in range(heads):
+        query, key, value = qkv[:, 0, head], qkv[:, 1, head], qkv[:, 2, head]
+        weights.append((query @ key.T / math.sqrt(query.shape[-1])).softmax(dim=-1))
+        outputs.append(weights[-1] @ value)
+    return attention.proj(torch.cat(outputs, dim=-1)), torch.stack(weights)
+
+
+def plain_encode(encoder: CedModel, piece: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+    patches = encoder.patch_embed.proj(piece[:, None])[0]
+    bands, positions = patches.shape[1:]
+    tokens = [
+        patches[:, f, t] + encoder.time_pos_embed[0, :, 0, t] + encoder.freq_pos_embed[0, :, f, 0]
+        for f in range(bands)
+        for t in range(positions)
+    ]
+    if encoder.cls_token is not None:
+        tokens.insert(0, encoder.cls_token[0, 0] + encoder.token_pos_embed[0])
+    x = torch.stack(tokens)
+    states, attentions = [x], []
+    for block in encoder.blocks:
+        attended, weights = plain_attention(block.attn, block.norm1(x))
+        x = x + attended
+        x = x + block.mlp.fc2(nn.functional.gelu(block.mlp.fc1(block.norm2(x))))
+        states.append(x)
+        attentions.append(weights)
+    return encoder.norm(x), states, attentions
+
+
+def plain_head(model: CedForAudioClassification, tokens: torch.Tensor) -> torch.Tensor:
+    """What is averaged over the chunks: probabilities, or the raw outputs of `logit` pooling and regression."""
+    config, head = model.config, model.outputlayer
+    activation = {
+        "multi_label_classification": torch.sigmoid,
+        "single_label_classification": lambda logits: logits.softmax(dim=-1),
+        "regression": lambda logits: logits,
+    }[config.problem_type]
+    if config.pooling == "dm":
+        bands = config.n_mels // config.patch_size
+        columns = tokens.reshape(bands, -1, tokens.shape[-1]).mean(dim=0)
+        return torch.stack([activation(head(column)) for column in columns]).mean(dim=0)
+    raw = head(tokens[0] if config.pooling == "token" else tokens.mean(dim=0))
+    return raw if config.pooling == "logit" else activation(raw)
+
+
+def plain_logits(model: CedForAudioClassification, chunks: list[torch.Tensor]) -> torch.Tensor:
+    config = model.config
+    outputs = torch.stack([plain_head(model, tokens) for tokens in chunks])
+    clip = outputs.mean(dim=0) if config.eval_avg == "mean" else outputs.amax(dim=0)
+    if config.pooling == "logit" or config.problem_type == "regression":
+        return clip
+    clip = clip.clamp(1e-7, 1 - 1e-7)
+    return clip.logit() if config.problem_type == "multi_label_classification" else clip.log()
+
+
+def plain_forward(model: CedForAudioClassification, clip: torch.Tensor) -> Expected:
+    chunks = [plain_encode(model.encoder, piece) for piece in plain_pieces(model.encoder, clip)]
+    tokens = [chunk[0] for chunk in chunks]
+    vectors = torch.stack([part[0] if model.config.pooling == "token" else part.mean(dim=0) for part in tokens])
+    layers = range(model.config.depth)
+    return Expected(
+        torch.cat(tokens),
+        vectors.mean(dim=0) if model.config.eval_avg == "mean" else vectors.amax(dim=0),
+        [torch.cat([chunk[1][layer] for chunk in chunks]) for layer in range(model.config.depth + 1)],
+        [[chunk[2][layer] for chunk in chunks] for layer in layers],
+        plain_logits(model, tokens),
+    )
+
+
+def as_class_scores(model: CedForAudioClassification, logits: torch.Tensor) -> torch.Tensor:
+    """Softmax ignores an offset of all logits: short single-label clips return raw logits, long ones log p."""
+    return logits.log_softmax(dim=-1) if model.config.problem_type == "single_label_classification" else logits
+
+
+def joined_attention(chunks: list[torch.Tensor], per_chunk: int, special: int, bands: int) -> torch.Tensor:
+    """Attentions of the chunks in the layout of a batch whose chunks have `per_chunk` tokens."""
+    width = (per_chunk - special) // bands
+    rows = []
+    for weights in chunks:
+        positions = (weights.shape[-1] - special) // bands
+        keys = list(range(special)) + [special + f * width + t for f in range(bands) for t in range(positions)]
+        row = torch.zeros(*weights.shape[:2], per_chunk)
+        row[:, :, keys] = weights
+        rows.append(row)
+    return torch.cat(rows, dim=1)
+
+
+def check_batch(model: Any, clips: list[torch.Tensor], filling: float = 0.0, extra: int = 0) -> None:
+    """Every output of a padded batch equals the definition, clip by clip."""
+    batch = pad(clips, filling, extra)
+    is_eager = model.config._attn_implementation == "eager"
+    with torch.no_grad():
+        outputs = model(**batch, output_hidden_states=True, output_attentions=is_eager)
+        encoded = model.encoder(**batch)
+        token_mask = model.encoder.get_token_mask(batch["attention_mask"])
+        assert token_mask.shape == encoded.last_hidden_state.shape[:2]
+        for index, clip in enumerate(clips):
+            expected, mask = plain_forward(model, clip), token_mask[index]
+            assert difference(encoded.last_hidden_state[index, mask], expected.tokens) < TOLERANCE
+            assert difference(encoded.pooler_output[index], expected.pooled) < TOLERANCE
+            actual_logits, expected_logits = (
+                as_class_scores(model, x) for x in (outputs.logits[index], expected.logits)
+            )
+            assert difference(actual_logits, expected_logits) < TOLERANCE
+            assert len(outputs.hidden_states) == model.config.depth + 1
+            for actual, state in zip(outputs.hidden_states, expected.hidden_states, strict=True):
+                assert difference(actual[index, mask], state) < TOLERANCE
+            if is_eager:
+                special, bands = int(model.config.pooling == "token"), model.config.num_patches[0]
+                for actual, chunks in zip(outputs.attentions, expected.attentions, strict=True):
+                    joined = joined_attention(chunks, actual.shape[-1], special, bands)
+                    assert difference(actual[index][:, mask], joined) < TOLERANCE
+
+
+# ---------------------------------------------------------------------------------------------- batches and chunks
+
+
+@pytest.fixture
+def uncompiled_flex(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flex attention by its own plain form: compiling its kernel takes a minute and is PyTorch's matter."""
+    monkeypatch.setattr(WrappedFlexAttention, "_is_flex_compiled", True)
+    monkeypatch.setattr(WrappedFlexAttention, "training", False, raising=False)
+    monkeypatch.setattr(WrappedFlexAttention, "_compiled_flex_attention", staticmethod(flex_attention))
+
+
+@pytest.mark.parametrize("fields", list(product(POOLINGS, ("mean", "max"), (True, False), PROBLEM_TYPES)))
+def test_mixed_lengths_equal_the_definition(fields: tuple[str, str, bool, str]) -> None:
+    settings = dict(zip(("pooling", "eval_avg", "pad_last", "problem_type"), fields, strict=True))
+    for target_length in (64, 73):  # a multiple of a patch, and not
+        model = make_model(attn_implementation="eager", target_length=target_length, **settings)
+        check_batch(model, make_clips((16, 33, target_length, target_length + 1)))
+        check_batch(model, make_clips((16, target_length, 2 * target_length, 2 * target_length + 20, 170)))
+        check_batch(model, make_clips((40, 16)))
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@settings(max_examples=25)
+@given(data=st.data())
+def test_any_padded_batch_equals_its_clips_one_by_one(pooling: str, data: st.DataObject) -> None:
+    patch_size, n_mels = data.draw(st.sampled_from([(16, 64), (16, 32), (16, 16), (8, 24)]))
+    model = make_model(
+        attn_implementation=data.draw(st.sampled_from(["sdpa", "eager"])),
+        pooling=pooling,
+        eval_avg=data.draw(st.sampled_from(["mean", "max"])),
+        pad_last=data.draw(st.booleans()),
+        problem_type=data.draw(st.sampled_from(PROBLEM_TYPES)),
+        target_length=data.draw(st.integers(patch_size, 100)),
+        patch_size=patch_size,
+        patch_stride=patch_size,
+        n_mels=n_mels,
+    )
+    lengths = data.draw(st.lists(st.integers(patch_size, 230), min_size=1, max_size=4))
+    filling = data.draw(st.sampled_from([0.0, 100.0, -1e30, 3e38, math.inf, math.nan]))
+    check_batch(model, make_clips(lengths, n_mels), filling, extra=data.draw(st.integers(0, 70)))
+
+
+@pytest.mark.parametrize("pooling", ("mean", "token", "dm"))
+def test_flex_attention_equals_the_definition(pooling: str, uncompiled_flex: None) -> None:
+    model = make_model(attn_implementation="flex_attention", pooling=pooling, pad_last=pooling == "mean", depth=1)
+    check_batch(model, make_clips((16, 40, 64)))
+    check_batch(model, make_clips((16, 64, 150)))
+
+
+@pytest.mark.parametrize("pad_last", (True, False))
+@pytest.mark.parametrize("frames", (1008, 1011, 1012, 1013, 1023, 1024, 2016, 2024, 2025, 2032))
+def test_lengths_around_the_published_target_length(frames: int, pad_last: bool) -> None:
+    model = make_model(target_length=1012, depth=1, pad_last=pad_last)
+    check_batch(model, make_clips((frames, 500)))
+    (clip,) = make_clips((frames,))
+    with torch.no_grad():
+        assert difference(model(clip[None]).logits[0], plain_forward(model, clip).logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("pad_last", (True, False))
+def test_an_exact_multiple_of_the_target_length_keeps_its_last_chunk(pad_last: bool) -> None:
+    model = make_model(target_length=64, pad_last=pad_last)
+    (clip,) = make_clips((192,))
+    with torch.no_grad():
+        whole, parts = model(clip[None]).logits, model(clip.unflatten(1, (3, 64)).transpose(0, 1)).logits
+    assert difference(whole[0], parts.sigmoid().mean(dim=0).logit()) < TOLERANCE
+
+
+def test_a_loud_neighbour_changes_nothing() -> None:
+    quiet, loud = make_clips((40, 150))
+    model = make_model()
+    with torch.no_grad():
+        beside_quiet = model(**pad([quiet, loud])).logits[0]
+        beside_loud = model(**pad([quiet, loud * 1e4])).logits[0]
+    assert difference(beside_loud, beside_quiet) < TOLERANCE
+
+
+def test_without_a_mask_all_frames_count() -> None:
+    model, batch = make_model(), pad(make_clips((40, 64)))
+    with torch.no_grad():
+        unmasked = model(batch["input_values"]).logits
+        all_valid = model(batch["input_values"], attention_mask=torch.ones(2, 64)).logits
+        masked = model(**batch).logits
+    assert difference(unmasked, all_valid) < TOLERANCE
+    assert difference(unmasked[0], masked[0]) > 1e-3
+
+
+@given(
+    frames=st.integers(16, 400),
+    target_length=st.integers(16, 130),
+    pad_last=st.booleans(),
+    special=st.integers(0, 1),
+)
+@example(frames=1023, target_length=1012, pad_last=False, special=1)
+def test_unjoined_chunks_are_the_joined_ones(frames: int, target_length: int, pad_last: bool, special: int) -> None:
+    chunks = get_chunks(make_config(target_length=target_length, pad_last=pad_last), frames)
+    rows = torch.randn(2 * chunks.number, special + 4 * chunks.patches, 3)
+    missing = chunks.patches - chunks.last_patches
+    assert missing >= 0
+    last = rows.unflatten(0, (2, chunks.number))[:, -1, special:].unflatten(1, (4, chunks.patches))
+    last[:, :, chunks.last_patches :] = 0
+    joined = join_chunks(rows, chunks, 4)
+    assert joined.shape[1] == chunks.number * rows.shape[1] - 4 * missing
+    assert torch.equal(unjoin_chunks(joined, chunks, 4), rows)
+
+
+def test_long_clips_of_certain_answers_give_finite_logits() -> None:
+    for pooling, problem_type in product(("mean", "dm", "token"), PROBLEM_TYPES[:2]):
+        model = make_model(pooling=pooling, problem_type=problem_type)
+        with torch.no_grad():
+            model.outputlayer[1].bias.copy_(torch.tensor([1e4, -1e4, 0, 50, -50]))
+            logits = model(torch.randn(1, 64, 150)).logits
+        assert logits.isfinite().all()
+        assert logits.abs().max() <= math.log((1 - 1e-7) / 1e-7) + 1e-4
+
+
+# ---------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    "shape, mask_shape, message",
+    [
+        ((2, 40, 64), None, "64, frames"),
+        ((64, 40), None, "64, frames"),
+        ((2, 1, 64, 40), None, "64, frames"),
+        ((2, 64, 15), None, "15 frames, but one patch takes 16"),
+        ((2, 64, 40), (2, 39), r"attention_mask.*\(2, 40\)"),
+        ((2, 64, 40), (1, 40), r"attention_mask.*\(2, 40\)"),
+        ((2, 64, 40), (40,), r"attention_mask.*\(2, 40\)"),
+    ],
+)
+def test_inputs_of_another_shape_are_refused(shape: tuple, mask_shape: tuple | None, message: str) -> None:
+    mask = None if mask_shape is None else torch.ones(mask_shape)
+    for model_class in (CedModel, CedForAudioClassification):
+        with pytest.raises(ValueError, match=message):
+            make_model(model_class)(torch.zeros(shape), attention_mask=mask)
+
+
+@pytest.mark.parametrize("pad_last", (True, False))
+@pytest.mark.parametrize("frames", (40, 64, 65, 150))
+@pytest.mark.parametrize("valid", (0, 15))
+def test_a_clip_of_padding_alone_is_refused_by_its_number(frames: int, valid: int, pad_last: bool) -> None:
+    mask = torch.ones(3, frames)
+    mask[1, valid:] = 0
+    with pytest.raises(ValueError, match="clip 1 without a whole patch"):
+        make_model(pad_last=pad_last)(torch.zeros(3, 64, frames), attention_mask=mask)
+
+
+@pytest.mark.parametrize(
+    "fields, labels",
+    [
+        ({}, torch.rand(2, 4)),
+        ({}, torch.rand(3, 5)),
+        ({}, torch.rand(2)),
+        ({}, torch.rand(2, 5, 1)),
+        ({}, torch.tensor([1, 2, 3])),
+        ({"problem_type": "single_label_classification"}, torch.rand(2)),
+        ({"problem_type": "single_label_classification"}, torch.tensor([1])),
+        ({"problem_type": "single_label_classification"}, torch.tensor([[1], [2]])),
+        ({"problem_type": "regression"}, torch.rand(1, 5)),  # it would broadcast
+        ({"problem_type": "regression"}, torch.rand(2)),
+        ({"problem_type": "regression", "num_labels": 1}, torch.rand(1)),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(fields: dict[str, Any], labels: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        make_model(**fields)(torch.randn(2, 64, 40), labels=labels)
+
+
+# ---------------------------------------------------------------------------------------------- labels and losses
+
+
+@pytest.mark.parametrize("frames", (40, 150))
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_losses_are_the_plain_formulas(pooling: str, frames: int) -> None:
+    soft, values = torch.rand(2, 5), torch.randn(2, 64, frames)
+    hot = (soft > 0.5).long()
+    indices = torch.tensor([4, 0])
+    cases = [
+        ("multi_label_classification", soft, lambda p: -(soft * p.log() + (1 - soft) * (1 - p).log()).mean()),
+        ("multi_label_classification", hot, lambda p: -(hot * p.log() + (1 - hot) * (1 - p).log()).mean()),
+        ("multi_label_classification", hot.bool(), lambda p: -(hot * p.log() + (1 - hot) * (1 - p).log()).mean()),
+        ("single_label_classification", indices, lambda p: -p[[0, 1], indices].log().mean()),
+        ("single_label_classification", indices.int(), lambda p: -p[[0, 1], indices].log().mean()),
+        ("regression", soft, lambda outputs: (outputs - soft).square().mean()),
+    ]
+    for problem_type, labels, formula in cases:
+        model = make_model(pooling=pooling, problem_type=problem_type)
+        outputs = model(values, labels=labels)
+        scores = outputs.logits
+        if problem_type != "regression":
+            scores = scores.sigmoid() if problem_type.startswith("multi") else scores.softmax(dim=-1)
+        assert difference(outputs.loss, formula(scores)) < TOLERANCE
+
+
+def test_class_indices_make_a_default_model_single_label() -> None:
+    model, values, labels = make_model(), torch.randn(2, 64, 40), torch.tensor([1, 3])
+    outputs = model(values, labels=labels)
+    assert model.config.problem_type == "single_label_classification"
+    assert difference(outputs.loss, nn.functional.cross_entropy(outputs.logits, labels)) < TOLERANCE
+
+
+def test_one_class_is_a_binary_question_with_integers_of_one_dimension_too() -> None:
+    model, labels = make_model(num_labels=1), torch.tensor([0, 1])
+    outputs = model(torch.randn(2, 64, 40), labels=labels)
+    expected = nn.functional.binary_cross_entropy_with_logits(outputs.logits[:, 0], labels.float())
+    assert difference(outputs.loss, expected) < TOLERANCE
+    assert model.config.problem_type == "multi_label_classification"
+
+
+@pytest.mark.parametrize("shape", ((2,), (2, 1)))
+def test_regression_of_one_number(shape: tuple[int, ...]) -> None:
+    model, labels = make_model(num_labels=1, problem_type="regression"), torch.rand(shape)
+    outputs = model(torch.randn(2, 64, 40), labels=labels)
+    assert difference(outputs.loss, (outputs.logits.flatten() - labels.flatten()).square().mean()) < TOLERANCE
+
+
+def test_another_number_of_classes_by_from_pretrained(golden: Path) -> None:
+    stored = load_file(golden / "micro_hub" / "model.safetensors")
+    model = CedForAudioClassification.from_pretrained(golden / "micro_hub", num_labels=10, ignore_mismatched_sizes=True)
+    assert model(torch.randn(2, 64, 40), labels=torch.rand(2, 10)).logits.shape == (2, 10)
+    assert torch.equal(model.encoder.time_pos_embed, stored["encoder.time_pos_embed"])
+    head = model.outputlayer[1]
+    assert head.weight.abs().max() > 0 and head.weight.std() < 0.03 and not head.bias.any()
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("filling", (0.0, 1e30, math.nan))
+def test_batch_norm_takes_its_statistics_from_valid_frames(filling: float) -> None:
+    clips = make_clips((16, 23, 40, 150))
+    model = make_model().train()
+    norm = copy.deepcopy(model.encoder.init_bn)
+    for step in range(1, 3):
+        model(**pad(clips, filling))
+        normalised = norm(torch.cat(clips, dim=1)[None, :, None])
+        actual = model.encoder.init_bn
+        assert actual.num_batches_tracked == norm.num_batches_tracked == step
+        assert difference(actual.running_mean, norm.running_mean) < TOLERANCE
+        assert difference(actual.running_var, norm.running_var) < TOLERANCE
+    captured = []
+    model.encoder.patch_embed.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+    model(**pad(clips[:3], filling))
+    normalised = norm(torch.cat(clips[:3], dim=1)[None, :, None])[0, :, 0]
+    rows = torch.cat([row[:, : clip.shape[1]] for row, clip in zip(captured[0], clips[:3], strict=True)], dim=1)
+    assert difference(rows, normalised) < TOLERANCE
+    assert not captured[0][0, :, 16:].any()
+
+
+@pytest.mark.parametrize("masked", (True, False))
+def test_a_frozen_encoder_leaves_its_statistics_alone(masked: bool) -> None:
+    model = make_model()
+    model.freeze_encoder()
+    before = copy.deepcopy(model.encoder.state_dict())
+    batch = pad(make_clips((30, 40)))
+    if not masked:
+        del batch["attention_mask"]
+    expected = model(**batch).logits
+    model.train()
+    outputs = model(**batch, labels=torch.rand(2, 5))
+    assert difference(outputs.logits, expected) < TOLERANCE
+    outputs.loss.backward()
+    assert all(torch.equal(value, before[name]) for name, value in model.encoder.state_dict().items())
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == {
+        f"outputlayer.{index}.{name}" for index in (0, 1) for name in ("weight", "bias")
+    }
+
+
+def test_unfreeze_last_makes_the_last_blocks_trainable() -> None:
+    for k in range(4):
+        model = make_model(depth=3)
+        model.freeze_encoder()
+        model.unfreeze_last(k)
+        trainable = {name.removeprefix("encoder.") for name, p in model.named_parameters() if p.requires_grad}
+        prefixes = [f"blocks.{index}." for index in range(3 - k, 3)] + ["norm."] * (k > 0) + ["outputlayer."]
+        assert trainable == {
+            name.removeprefix("encoder.")
+            for name, _ in model.named_parameters()
+            if name.removeprefix("encoder.").startswith(tuple(prefixes))
+        }
+    for k in (-1, 4):
+        with pytest.raises(ValueError, match="3 blocks"):
+            model.unfreeze_last(k)
+
+
+@pytest.mark.parametrize("filling", (0.0, math.nan, math.inf))
+@pytest.mark.parametrize("train", (True, False))
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_every_weight_of_a_long_padded_batch_gets_a_finite_gradient(pooling: str, train: bool, filling: float) -> None:
+    for eval_avg, pad_last in product(("mean", "max"), (True, False)):
+        model = make_model(pooling=pooling, eval_avg=eval_avg, pad_last=pad_last).train(train)
+        model(**pad(make_clips((30, 64, 150)), filling), labels=torch.rand(3, 5)).loss.backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+            assert parameter.grad.any(), name
+
+
+def test_gradients_of_a_padded_batch_are_those_of_its_clips() -> None:
+    model, clips, labels = make_model(pad_last=False), make_clips((30, 64, 150)), torch.rand(3, 5)
+    model(**pad(clips), labels=labels).loss.backward()
+    batched = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    for clip, label in zip(clips, labels, strict=True):
+        (model(clip[None], labels=label[None]).loss / 3).backward()
+    for name, parameter in model.named_parameters():
+        assert difference(batched[name], parameter.grad) < TOLERANCE, name
+
+
+def test_the_gradient_of_dm_does_not_vanish_for_certain_answers() -> None:
+    model = make_model(pooling="dm")
+    with torch.no_grad():
+        model.outputlayer[1].bias.fill_(60.0)  # a sigmoid of 1 to the last bit
+    model(torch.randn(2, 64, 40), labels=torch.zeros(2, 5)).loss.backward()
+    assert (model.outputlayer[1].bias.grad - 0.2).abs().max() < 1e-4
+
+
+def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+    batch, labels = pad(make_clips((30, 64, 150))), torch.rand(3, 5)
+    gradients = []
+    for checkpointing in (False, True):
+        model = make_model().train()
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        model(**batch, labels=labels).loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(difference(a, b) < 1e-6 for a, b in zip(*gradients, strict=True))
+
+
+def test_dropout_and_stochastic_depth_are_of_training_alone() -> None:
+    rates = {"drop_rate": 0.3, "attn_drop_rate": 0.3, "drop_path_rate": 0.5}
+    values = torch.randn(2, 64, 40)
+    for name, rate in rates.items():
+        model = make_model(**{name: rate})
+        assert torch.equal(model(values).logits, make_model()(values).logits)
+        model.freeze_encoder()
+        model.train()
+        assert not torch.equal(model(values).logits, model(values).logits)
+    model = make_model(depth=4, **rates)
+    assert [block.drop_path.drop_prob for block in model.encoder.blocks] == pytest.approx([0, 1 / 6, 1 / 3, 0.5])
+    block = model.encoder.blocks[0]
+    dropouts = (model.encoder.pos_drop, block.attn.proj_drop, block.mlp.drop)
+    assert [dropout.p for dropout in dropouts] == [0.3] * 3
+    assert block.attn.attention_dropout == 0.3
+
+
+def test_stochastic_depth_drops_whole_samples_and_keeps_the_expectation() -> None:
+    torch.manual_seed(0)
+    drop_path = make_model(drop_path_rate=0.25).encoder.blocks[-1].drop_path
+    ones = torch.ones(20000, 3, 2)
+    assert torch.equal(drop_path.eval()(ones), ones)
+    dropped = drop_path.train()(ones)
+    assert torch.equal(dropped, dropped[:, :1, :1].expand_as(dropped))
+    assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    assert dropped.mean().item() == pytest.approx(1, abs=0.02)
+
+
+class Clips(torch.utils.data.Dataset):
+    def __init__(self) -> None:
+        self.clips = make_clips((16, 30, 64, 70, 150, 40))
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"clip": self.clips[index], "labels": torch.linspace(0, 1, 5)}
+
+
+def test_trainer_trains_on_clips_of_different_lengths_with_soft_labels(tmp_path: Path) -> None:
+    model = make_model()
+    before = copy.deepcopy(model.state_dict())
+    arguments = TrainingArguments(
+        str(tmp_path),
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        max_steps=2,
+        remove_unused_columns=False,
+        report_to=[],
+        use_cpu=True,
+        save_strategy="no",
+        logging_steps=1,
+    )
+    trainer = Trainer(
+        model,
+        arguments,
+        train_dataset=Clips(),
+        eval_dataset=Clips(),
+        data_collator=lambda rows: {
+            **pad([row["clip"] for row in rows], math.nan),
+            "labels": torch.stack([row["labels"] for row in rows]),
+        },
+    )
+    result = trainer.train()
+    assert math.isfinite(result.training_loss)
+    # A mean over clips, not a sum over the accumulated batches.
+    assert result.training_loss < 3
+    assert math.isfinite(trainer.evaluate()["eval_loss"])
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == set(before)
+
+
+# ---------------------------------------------------------------------------------------------- compile and export
+
+
+@pytest.fixture
+def fresh_compiler() -> Any:
+    torch.compiler.reset()
+    counters.clear()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize(
+    "fields, train",
+    [
+        ({}, False),
+        ({"pad_last": False}, False),
+        ({"pooling": "dm"}, False),
+        ({"pooling": "token", "eval_avg": "max"}, False),
+        ({}, True),
+        ({"pooling": "dm", "pad_last": False}, True),
+    ],
+)
+# Not among the long ones: clips whose last chunk happens to be whole, which without `pad_last` are another graph.
+@pytest.mark.parametrize("lengths", ((40, 50, 33, 60, 39), (170, 185, 235, 360)), ids=("short", "long"))
+def test_compiled_once_for_all_lengths(
+    lengths: tuple[int, ...], train: bool, fields: dict[str, Any], fresh_compiler: None
+) -> None:
+    model = make_model(depth=1, **fields).train(train)
+    reference = copy.deepcopy(model)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager" if train else "eager")
+    for length in lengths:
+        batch = pad(make_clips((length, length // 2, 20)))
+        if train:
+            batch["labels"] = torch.rand(3, 5)
+        actual, expected = compiled(**batch), reference(**batch)
+        assert difference(actual.logits, expected.logits) < TOLERANCE
+        if train:
+            actual.loss.backward()
+            expected.loss.backward()
+            assert difference(model.encoder.init_bn.running_var, reference.encoder.init_bn.running_var) < TOLERANCE
+            assert difference(model.encoder.init_bn.weight.grad, reference.encoder.init_bn.weight.grad) < TOLERANCE
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_a_compiled_model_takes_every_length_in_a_few_graphs(fresh_compiler: None) -> None:
+    model = make_model(depth=1)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    for length in (40, 16, 17, 32, 48, 63, 64, 65, 100, 128, 129, 192, 193, 450):
+        batch = pad(make_clips((length, max(16, length // 2))))
+        assert difference(compiled(**batch).logits, model(**batch).logits) < TOLERANCE
+    # Besides short and long ones: a single patch, and exactly as many as there are positions.
+    assert counters["stats"]["unique_graphs"] <= 5
+
+
+@pytest.mark.parametrize("masked", (False, True), ids=("unmasked", "masked"))
+@pytest.mark.parametrize(
+    "model_class, pooling",
+    [(CedForAudioClassification, "mean"), (CedForAudioClassification, "dm"), (CedModel, "token")],
+)
+def test_an_exported_model_takes_every_batch_and_length(model_class: Any, pooling: str, masked: bool) -> None:
+    model = make_model(model_class, pooling=pooling, target_length=512, depth=1)
+    batch, time = Dim("batch", min=1, max=64), Dim("time", min=16, max=512)
+    inputs = pad(make_clips((90, 60, 30)))
+    shapes = {"input_values": {0: batch, 2: time}, "attention_mask": {0: batch, 1: time}}
+    if not masked:
+        del inputs["attention_mask"], shapes["attention_mask"]
+    # Otherwise PyTorch takes it that there is never one patch alone, as it would broadcast.
+    with symbolic_shapes_config.patch(backed_size_oblivious=True):
+        program = torch.export.export(model, (), kwargs=inputs, dynamic_shapes=shapes).module()
+    for lengths in ((16,), (16, 16), (17, 16), (31,), (32, 20, 16), (500, 16), (512,), (512, 511)):
+        inputs = pad(make_clips(lengths))
+        if not masked:
+            del inputs["attention_mask"]
+        with torch.no_grad():
+            actual, expected = program(**inputs), model(**inputs)
+        assert set(actual) == set(expected)
+        assert all(difference(actual[key], expected[key]) < TOLERANCE for key in expected)
+
+
+# ---------------------------------------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_half_precision_stays_near_single_precision(pooling: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    model = make_model(pooling=pooling)
+    model.save_pretrained(tmp_path)
+    half = CedForAudioClassification.from_pretrained(tmp_path, dtype=dtype).eval()
+    assert half.encoder.init_bn.weight.dtype == half.encoder.init_bn.running_var.dtype == torch.float32
+    assert {p.dtype for name, p in half.named_parameters() if "init_bn" not in name} == {dtype}
+    labels = torch.rand(3, 5)
+    for lengths in ((16, 40, 64), (30, 64, 150)):
+        batch = pad(make_clips(lengths), math.nan)
+        expected = model(**batch).logits
+        with torch.autocast("cpu", dtype=dtype):
+            mixed = model(**batch, labels=labels)
+        for outputs in (mixed, half(**batch, labels=labels)):
+            assert (outputs.logits.float() - expected).abs().max() < (0.1 if dtype == torch.bfloat16 else 0.02)
+            outputs.loss.backward()
+        for parameter in (*model.parameters(), *half.parameters()):
+            assert parameter.grad is None or parameter.grad.isfinite().all()
+
+
+# ---------------------------------------------------------------------------------------------- outputs and files
+
+
+@pytest.mark.parametrize("frames", (40, 150))
+def test_outputs_as_a_tuple_and_as_asked_for(frames: int) -> None:
+    values = torch.randn(2, 64, frames)
+    model = make_model(attn_implementation="eager")
+    plain = model(values)
+    assert plain.hidden_states is None and plain.attentions is None and plain.loss is None
+    full = model(values, output_hidden_states=True, output_attentions=True, return_dict=False)
+    assert isinstance(full, tuple) and [len(part) for part in full] == [2, 3, 2]
+    assert torch.equal(full[0], plain.logits)
+    encoded = model.encoder(values, return_dict=False)
+    assert isinstance(encoded, tuple) and len(encoded) == 2
+    for name in ("return_dict", "output_hidden_states"):
+        setattr(model.config, name, name != "return_dict")
+    assert [len(part) for part in model(values)] == [2, 3]
+    assert len(model.encoder(values)) == 3
+    assert model(values, return_dict=True).hidden_states[0].shape == encoded[0].shape
+
+
+def test_initialisation_is_the_papers() -> None:
+    torch.manual_seed(0)
+    model = CedForAudioClassification(make_config(embed_dim=192, num_heads=3, num_labels=527, pooling="token"))
+    encoder = model.encoder
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.05)
+            assert module.weight.mean().abs() < 1e-3 and not module.bias.any()
+        elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
+            assert (module.weight == 1).all() and not module.bias.any()
+    assert encoder.freq_pos_embed.std().item() == pytest.approx(0.02, rel=0.1)
+    assert encoder.time_pos_embed.std().item() == pytest.approx(0.02, rel=0.1)
+    assert encoder.token_pos_embed.std().item() == pytest.approx(0.02, rel=0.2)
+    assert encoder.cls_token.std().item() == pytest.approx(1e-6, rel=0.2)
+    bound = 1 / 16  # PyTorch's own for 256 inputs
+    assert encoder.patch_embed.proj.weight.abs().max().item() == pytest.approx(bound, rel=0.01)
+    assert not encoder.init_bn.running_mean.any() and (encoder.init_bn.running_var == 1).all()
+    assert {(norm.norm1.eps, norm.norm2.eps) for norm in encoder.blocks} == {(1e-6, 1e-6)}
+    assert (encoder.norm.eps, model.outputlayer[0].eps, encoder.init_bn.eps) == (1e-6, 1e-5, 1e-5)
+    assert encoder.init_bn.momentum == 0.01
+
+
+@pytest.mark.parametrize("name, millions", [("tiny", 5.5), ("mini", 9.6), ("small", 22), ("base", 86)])
+def test_the_published_sizes_have_the_published_parameters(name: str, millions: float) -> None:
+    with torch.device("meta"):
+        model = CedForAudioClassification(CedConfig(name=f"ced-{name}"))
+    count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert count == pytest.approx(millions, abs=0.1 if millions < 10 else 0.6)
+
+
+@pytest.mark.parametrize("pooling", ("mean", "token"))
+def test_tensors_have_the_names_of_the_hub(pooling: str, golden: Path) -> None:
+    names = set(load_file(golden / "micro_hub" / "model.safetensors"))
+    if pooling == "token":
+        names |= {"encoder.cls_token", "encoder.token_pos_embed"}
+    model = make_model(pooling=pooling, embed_dim=48, depth=3, num_heads=3)
+    assert set(model.state_dict()) == names
+
+
+def test_the_encoder_of_a_classification_checkpoint_loads_alone(golden: Path, tmp_path: Path) -> None:
+    stored = load_file(golden / "micro_hub" / "model.safetensors")
+    encoder = AutoModel.from_pretrained(golden / "micro_hub")
+    assert isinstance(encoder, CedModel)
+    state = encoder.state_dict()
+    assert {f"encoder.{name}" for name in state} == {name for name in stored if name.startswith("encoder.")}
+    assert all(torch.equal(value, stored[f"encoder.{name}"]) for name, value in state.items())
+    encoder.save_pretrained(tmp_path)
+    classifier, info = CedForAudioClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == {f"outputlayer.{i}.{kind}" for i in (0, 1) for kind in ("weight", "bias")}
+    assert all(torch.equal(value, state[name]) for name, value in classifier.encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_saved_model_is_the_same_when_loaded(pooling: str, tmp_path: Path) -> None:
+    model, values = make_model(pooling=pooling, pad_last=False, eval_avg="max"), torch.randn(2, 64, 150)
+    model.save_pretrained(tmp_path)
+    loaded, info = CedForAudioClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert not loaded.training
+    assert torch.equal(loaded(values).logits, model(values).logits)
