@@ -519,8 +519,8 @@ class CedModel(CedPreTrainedModel):
         num_bands, _ = self.config.num_patches
         chunks = get_chunks(self.config, input_values.shape[-1])
         patch_mask, chunk_mask = self._get_masks(input_values, attention_mask, chunks)
-        kwargs["return_dict"] = True  # inside, whatever the configuration says
-        outputs = self._encode_chunks(input_values, attention_mask, chunks, patch_mask, **kwargs)
+        # A tuple, if the configuration asks for one, is made of the result alone.
+        outputs = self._encode_chunks(input_values, attention_mask, chunks, patch_mask, return_dict=True, **kwargs)
 
         pooled = pool_tokens(outputs.last_hidden_state, patch_mask, self.config)
         if chunks.number > 1:
@@ -770,8 +770,9 @@ class CedForAudioClassification(CedPreTrainedModel):
         """
         if labels is not None:
             labels = self._prepare_labels(labels, input_values.shape[0])
-        kwargs["return_dict"] = True  # inside, whatever the configuration says
-        outputs: BaseModelOutputWithPooling = self.encoder(input_values, attention_mask=attention_mask, **kwargs)
+        outputs: BaseModelOutputWithPooling = self.encoder(
+            input_values, attention_mask=attention_mask, return_dict=True, **kwargs
+        )
         logits = self._classify(outputs, input_values, attention_mask)
 
         loss = None
