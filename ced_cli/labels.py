@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from .errors import FAILED, CliError
 from .light import load_module
 
+MIN_SIMILARITY = 0.6
+MAX_SIMILAR = 10
+
 Row = tuple[int, str, str]  # index, machine id, name
 
 
@@ -23,13 +26,17 @@ def show_labels(query: str) -> None:
 
 
 def find_rows(rows: Sequence[Row], query: str) -> list[Row]:
-    """Rows whose name contains `query`, or whose index or machine id it is; else those with a similar name."""
+    """Rows whose name contains `query`, or whose index or machine id it is; else those with the most similar names."""
     wanted = " ".join(query.lower().split())
     found = [row for row in rows if wanted in row[2].lower() or wanted in (str(row[0]), row[1])]
-    return found or [row for row in rows if _is_similar(row[2].lower(), wanted)]
+    if found:
+        return found
+    similarities = [_similarity(row[2].lower(), wanted) for row in rows]
+    order = sorted(range(len(rows)), key=lambda index: -similarities[index])
+    return [rows[index] for index in order[:MAX_SIMILAR] if similarities[index] >= MIN_SIMILARITY]
 
 
-def _is_similar(name: str, wanted: str) -> bool:
-    """Whether the name, a part of it between commas or a word of it is nearly the same."""
-    candidates = [name, *map(str.strip, name.split(",")), *name.replace(",", " ").split()]
-    return bool(difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.75))
+def _similarity(name: str, wanted: str) -> float:
+    """From 0 to 1, of the whole name, a part of it between commas or a word of it."""
+    candidates = {name, *map(str.strip, name.split(",")), *name.replace(",", " ").split()}
+    return max(difflib.SequenceMatcher(None, candidate, wanted).ratio() for candidate in candidates)

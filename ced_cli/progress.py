@@ -43,10 +43,11 @@ class RunProgress:
         self.done += 1
         self.failed += failed
         self.audio_s += duration_s
-        now = time.monotonic()
-        if self._bar is not None and now - self._refreshed >= REFRESH_S:
-            self._refreshed = now
-            self._bar.update(0, completed=self.done, audio=_length(self.audio_s), speed=self._speed())
+        if self._bar is None:
+            return
+        self._bar.update(0, completed=self.done, audio=_length(self.audio_s), speed=self._speed())
+        if time.monotonic() - self._refreshed >= REFRESH_S:
+            self._refreshed = time.monotonic()
             self._bar.refresh()
 
     @contextmanager

@@ -4,10 +4,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+import torch
 from hypothesis import HealthCheck, settings
 
-from ced_model import CedFeatureExtractor, CedForAudioClassification
+from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification
 
 # Examples differ in cost by far (the first one compiles or fills caches), and no test asserts a time.
 settings.register_profile("ced", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -35,3 +38,31 @@ def micro_model(golden: Path) -> CedForAudioClassification:
 @pytest.fixture(scope="session")
 def feature_extractor(golden: Path) -> CedFeatureExtractor:
     return CedFeatureExtractor.from_pretrained(golden / "micro_hub")
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small classifier of AudioSet's 527 classes with random weights."""
+    folder = tmp_path_factory.mktemp("random_model")
+    torch.manual_seed(0)
+    CedForAudioClassification(CedConfig(embed_dim=48, depth=2, num_heads=3)).save_pretrained(folder)
+    CedFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half a second of noise as a wav file."""
+    path = tmp_path_factory.mktemp("clip") / "clip.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(scale=0.1, size=8000), 16000)
+    return path
+
+
+@pytest.fixture(scope="session")
+def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """25.3 s of noise that grows louder and fainter, as a stereo flac file at 22.05 kHz."""
+    path = tmp_path_factory.mktemp("clip") / "long.flac"
+    time = np.arange(int(25.3 * 22050)) / 22050
+    noise = np.random.default_rng(1).normal(scale=0.05, size=(len(time), 2))
+    soundfile.write(path, noise * (1 + np.sin(2 * time))[:, None], 22050)
+    return path

@@ -1,0 +1,49 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the `ced` command as a process of its own, forked from one that has imported torch already."""
+
+import multiprocessing
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["ced_model", "ced_cli.app", "ced_cli.tag", "rich.progress"])
+
+
+Stream = str | Path | int  # a path or a file descriptor
+
+
+def start(
+    arguments: Sequence[str | Path],
+    *,
+    stdin: Stream = os.devnull,
+    stdout: Stream = os.devnull,
+    stderr: Stream = os.devnull,
+    max_file_size: int | None = None,
+) -> BaseProcess:
+    """Starts `ced ARGUMENTS…` with standard streams that are files or terminals; `exitcode` is there after `join`."""
+    # A Connection is what multiprocessing knows to hand a descriptor to a child with.
+    streams = [Connection(os.dup(s)) if isinstance(s, int) else str(s) for s in (stdin, stdout, stderr)]
+    process = _context.Process(target=_run, args=([*map(str, arguments)], streams, max_file_size))
+    process.start()
+    return process
+
+
+def _run(arguments: list[str], streams: list[str | Connection], max_file_size: int | None) -> None:
+    for number, stream in enumerate(streams):
+        flags = os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY
+        os.dup2(os.open(stream, flags, 0o644) if isinstance(stream, str) else stream.fileno(), number)
+    # The server's own objects remember whether their files were terminals or could seek.
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, closefd=False)
+    if max_file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_size, max_file_size))
+    from ced_cli import main
+
+    sys.argv = ["ced", *arguments]
+    main()
