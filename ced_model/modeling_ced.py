@@ -287,8 +287,7 @@ class CedAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        attn_output = attn_output.reshape(hidden_states.shape).contiguous()
-        return self.proj_drop(self.proj(attn_output)), attn_weights
+        return self.proj_drop(self.proj(attn_output.flatten(2))), attn_weights
 
 
 class CedMLP(nn.Module):
@@ -628,7 +627,9 @@ class CedModel(CedPreTrainedModel):
     def _embed(self, values: torch.Tensor) -> torch.Tensor:
         """Patches plus positions, as tokens `(rows, tokens, hidden_size)` in frequency-major order."""
         patches = self.patch_embed(values)
-        patches = patches + self.time_pos_embed[..., : patches.shape[-1]] + self.freq_pos_embed
+        # A slice would keep exported models from the full length, where it takes the whole table.
+        positions = torch.arange(patches.shape[-1], device=patches.device)
+        patches = patches + self.time_pos_embed.index_select(-1, positions) + self.freq_pos_embed
         hidden_states = patches.flatten(2).transpose(1, 2)
         if self.cls_token is not None and self.token_pos_embed is not None:
             cls_token = (self.cls_token + self.token_pos_embed).expand(hidden_states.shape[0], -1, -1)

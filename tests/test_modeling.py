@@ -793,3 +793,21 @@ def test_a_saved_model_is_the_same_when_loaded(pooling: str, tmp_path: Path) -> 
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert not loaded.training
     assert torch.equal(loaded(values).logits, model(values).logits)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_plain_export_takes_any_batch_and_two_patches_to_target_length(masked: bool) -> None:
+    torch.manual_seed(0)
+    model = CedForAudioClassification(CedConfig(embed_dim=48, depth=2, num_heads=3, num_labels=5)).eval()
+    auto = Dim.AUTO
+    example = {"input_values": torch.randn(3, 64, 200)}
+    dynamic_shapes = {"input_values": {0: auto, 2: auto}}
+    if masked:
+        example["attention_mask"] = torch.ones(3, 200, dtype=torch.long)
+        dynamic_shapes["attention_mask"] = {0: auto, 1: auto}
+    program = torch.export.export(model, (), example, dynamic_shapes=dynamic_shapes).module()
+    for batch_size, frames in [(1, 32), (2, 33), (5, 500), (2, 1008), (1, 1012)]:
+        inputs = {"input_values": torch.randn(batch_size, 64, frames)}
+        if masked:
+            inputs["attention_mask"] = (torch.arange(frames) < frames - 7).expand(batch_size, -1).long()
+        torch.testing.assert_close(program(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=0)
