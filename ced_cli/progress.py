@@ -25,6 +25,7 @@ class RunProgress:
         self._bar: Any = None  # rich.progress.Progress
 
     def __enter__(self) -> "RunProgress":
+        self._start = time.monotonic()
         if sys.stderr.isatty() and self.total > 1:
             self._bar = _make_bar()
             self._bar.add_task("", total=self.total, audio="", speed="")
@@ -60,7 +61,7 @@ class RunProgress:
         try:
             yield
         finally:
-            self._bar.live.start()
+            self._bar.live.start(refresh=True)
 
     def summary(self) -> str:
         parts = [f"{self.done} of {self.total} inputs", f"{_length(self.audio_s)} of audio", self._speed()]
