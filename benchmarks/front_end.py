@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log-mel of one clip: `CedFeatureExtractor` beside torchaudio objects that are rebuilt at every call.
 
-    python benchmarks/front_end.py [--seconds 10] [--runs 200]
+    python benchmarks/front_end.py [--seconds 10] [--rounds 30]
 
-The two take turns within one process; the medians and the median of the pairwise ratios are printed.
+The two take turns, 20 calls each, within one process; the medians over all rounds and the median of the ratios of the
+rounds are printed.
 """
 
 import argparse
@@ -25,30 +26,33 @@ def rebuilt_torchaudio(waveform: torch.Tensor) -> torch.Tensor:
     return torchaudio.transforms.AmplitudeToDB(top_db=120)(mel(waveform))
 
 
-def time_ms(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return 1000 * (time.perf_counter() - start)
+def median_ms(function: Callable[[], object], calls: int = 20) -> float:
+    times = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        function()
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=30)
     arguments = parser.parse_args()
 
     feature_extractor = CedFeatureExtractor()
     waveform = 0.1 * torch.randn(round(16000 * arguments.seconds), generator=torch.Generator().manual_seed(0))
     pairs = []
-    for _ in range(arguments.runs + 10):
-        ours = time_ms(lambda: feature_extractor(waveform, sampling_rate=16000))
-        rebuilt = time_ms(lambda: rebuilt_torchaudio(waveform))
+    for _ in range(arguments.rounds + 1):
+        ours = median_ms(lambda: feature_extractor(waveform, sampling_rate=16000))
+        rebuilt = median_ms(lambda: rebuilt_torchaudio(waveform))
         pairs.append((ours, rebuilt))
-    pairs = pairs[10:]  # warm-up
+    pairs = pairs[1:]  # the first one warms up
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"CedFeatureExtractor    {statistics.median(ours for ours, _ in pairs):7.2f} ms")
     print(f"torchaudio, rebuilt    {statistics.median(rebuilt for _, rebuilt in pairs):7.2f} ms")
-    print(f"ratio, pair by pair    {statistics.median(ours / rebuilt for ours, rebuilt in pairs):7.2f}")
+    print(f"ratio, round by round  {statistics.median(ours / rebuilt for ours, rebuilt in pairs):7.2f}")
 
 
 if __name__ == "__main__":
