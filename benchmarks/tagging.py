@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +53,10 @@ def make_files(folder: Path, count: int) -> None:
         soundfile.write(folder / f"{number:05d}.{rng.choice(FORMATS)}", samples, rate)
 
 
-def with_tagger(model_dir: str, files: list[Path]) -> Callable[[], Scores]:
+def with_tagger(model_dir: str, files: list[Path], dtype: str = "float32") -> Callable[[], Scores]:
     from ced_model import AudioTagger
 
-    tagger = AudioTagger.from_pretrained(model_dir)
+    tagger = AudioTagger.from_pretrained(model_dir, dtype=dtype)
 
     def run() -> Scores:
         results = tagger.tag(files, top_k=len(tagger.labels))
@@ -111,7 +112,12 @@ def with_padded_batches(model_dir: str, files: list[Path]) -> Callable[[], Score
     return run
 
 
-CONTENDERS = {"AudioTagger": with_tagger, "pipeline loop": with_pipeline, "padded batches": with_padded_batches}
+CONTENDERS = {
+    "AudioTagger": with_tagger,
+    "AudioTagger, bfloat16": partial(with_tagger, dtype="bfloat16"),
+    "pipeline loop": with_pipeline,
+    "padded batches": with_padded_batches,
+}
 
 
 def scores_of(tags: dict[str, float]) -> np.ndarray:

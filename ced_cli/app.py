@@ -83,7 +83,7 @@ def tag(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard the results that --output has.")] = False,
     device: options.Device = None,
     threads: options.Threads = None,
-    batch_size: options.BatchSize = 8,
+    batch_size: options.BatchSize = None,
 ) -> None:
     """Tag audio: files, folders (searched recursively; hidden entries are left out), patterns or standard input.
 

@@ -61,7 +61,7 @@ def check_labels(model: str, labels: Iterable[str]) -> None:
 
 
 def load_tagger(
-    model: str, *, device: str | None = None, num_threads: int | None = None, batch_size: int = 8
+    model: str, *, device: str | None = None, num_threads: int | None = None, batch_size: int | None = None
 ) -> "AudioTagger":
     """Loads a model that `choose_model` returned, and says on stderr which one it is."""
     from ced_model import AudioTagger

@@ -12,13 +12,16 @@ from typing import Any
 from .formats import clock
 
 REFRESH_S = 0.1
+LONG_S = 120  # a single recording from this length on has a bar
 
 
 class RunProgress:
-    """A context in which inputs are counted: files, hours of audio, × real time and the time that is left."""
+    """A context in which audio and inputs are counted: files, hours of audio, × real time and the time that is left."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, length_s: float | None = None) -> None:
+        """`total` inputs; `length_s` is the length of a single one in seconds, if it is known beforehand."""
         self.total = total
+        self.length_s = length_s
         self.done = self.failed = 0
         self.audio_s = 0.0
         self._start = self._refreshed = time.monotonic()
@@ -26,9 +29,9 @@ class RunProgress:
 
     def __enter__(self) -> "RunProgress":
         self._start = time.monotonic()
-        if sys.stderr.isatty() and self.total > 1:
+        if sys.stderr.isatty() and (self.total > 1 or (self.length_s or 0) >= LONG_S):
             self._bar = _make_bar()
-            self._bar.add_task("", total=self.total, audio="", speed="")
+            self._bar.add_task("", total=self.length_s or self.total, files="", audio="", speed="")
             self._bar.start()
         return self
 
@@ -39,17 +42,25 @@ class RunProgress:
             self._bar.stop()
             self._bar = None
 
-    def count(self, duration_s: float, failed: bool) -> None:
+    def add_audio(self, seconds: float) -> None:
+        """So much more audio is scored."""
+        self.audio_s += seconds
+        self._show()
+
+    def count(self, failed: bool) -> None:
         """One more input is ready."""
         self.done += 1
         self.failed += failed
-        self.audio_s += duration_s
-        if self._bar is None:
+        self._show()
+
+    def _show(self) -> None:
+        if self._bar is None or time.monotonic() - self._refreshed < REFRESH_S:
             return
-        self._bar.update(0, completed=self.done, audio=_length(self.audio_s), speed=self._speed())
-        if time.monotonic() - self._refreshed >= REFRESH_S:
-            self._refreshed = time.monotonic()
-            self._bar.refresh()
+        self._refreshed = time.monotonic()
+        completed = self.audio_s if self.length_s else self.done
+        files = f"{self.done}/{self.total}"
+        self._bar.update(0, completed=completed, files=files, audio=_length(self.audio_s), speed=self._speed())
+        self._bar.refresh()
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
@@ -77,11 +88,11 @@ def _length(seconds: float) -> str:
 
 def _make_bar() -> Any:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
         BarColumn(bar_width=None),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[files]}"),
         TextColumn("{task.fields[audio]}"),
         TextColumn("{task.fields[speed]}"),
         TextColumn("ETA"),

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from .errors import FAILED, INTERRUPTED, CliError
 from .formats import Format, Record, check_available, write_records
 from .inputs import STANDARD_INPUT, Input, find_inputs
 from .journal import Journal
+from .light import load_module
 from .model import check_labels, choose_model, load_tagger
 from .progress import RunProgress
 
@@ -47,7 +48,7 @@ class TagOptions:
     overwrite: bool = False
     device: str | None = None
     threads: int | None = None
-    batch_size: int = 8
+    batch_size: int | None = None
 
 
 def tag(paths: list[str], list_file: str | None, options: TagOptions) -> None:
@@ -127,10 +128,15 @@ def _choose_format(options: TagOptions) -> Format:
 # Tagging
 
 
-def make_records(tagger: "AudioTagger", inputs: list[Input], options: TagOptions) -> Iterator[Record]:
-    """Records of inputs in their order, as they become ready."""
+def make_records(
+    tagger: "AudioTagger",
+    inputs: list[Input],
+    options: TagOptions,
+    on_audio: Callable[[float], object] | None = None,
+) -> Iterator[Record]:
+    """Records of inputs in their order, as they become ready; `on_audio` is told the seconds that were scored."""
     readable = [item for item in inputs if item.error is None]
-    results = _results(tagger, (item.source for item in readable), options)
+    results = _results(tagger, (item.source for item in readable), options, on_audio)
     for item in inputs:
         if item.error is not None:
             yield {"file": item.name, "error": item.error}
@@ -138,7 +144,12 @@ def make_records(tagger: "AudioTagger", inputs: list[Input], options: TagOptions
             yield _record(item.name, next(results), options)
 
 
-def _results(tagger: "AudioTagger", sources: Iterable[Any], options: TagOptions) -> Iterator["TagResult"]:
+def _results(
+    tagger: "AudioTagger",
+    sources: Iterable[Any],
+    options: TagOptions,
+    on_audio: Callable[[float], object] | None = None,
+) -> Iterator["TagResult"]:
     labels = None if options.labels is None else list(options.labels)
     if not options.events:
         return tagger.tag(
@@ -149,11 +160,12 @@ def _results(tagger: "AudioTagger", sources: Iterable[Any], options: TagOptions)
             window_s=options.window,
             hop_s=options.hop,
             average=options.average or "mean",
+            on_audio=on_audio,
         )
     from ced_model.tagging import TIMELINE_WINDOW_S
 
     window_s = TIMELINE_WINDOW_S if options.window is None else options.window
-    return tagger.timelines(sources, window_s=window_s, hop_s=options.hop)
+    return tagger.timelines(sources, window_s=window_s, hop_s=options.hop, on_audio=on_audio)
 
 
 def _record(name: str, result: "TagResult", options: TagOptions) -> Record:
@@ -208,11 +220,18 @@ def _load(options: TagOptions) -> "AudioTagger":
     return tagger
 
 
+def _progress(inputs: list[Input]) -> RunProgress:
+    length_s = None
+    if len(inputs) == 1 and inputs[0].error is None and sys.stderr.isatty():
+        length_s = load_module("audio").duration_s(inputs[0].source)
+    return RunProgress(len(inputs), length_s)
+
+
 def _watched(records: Iterator[Record], progress: RunProgress, say_errors: bool = True) -> Iterator[Record]:
     """The records, counted, and failed ones named on stderr."""
     for record in records:
         error = record.get("error")
-        progress.count(record.get("duration_s", 0.0), error is not None)
+        progress.count(failed=error is not None)
         if error is not None and say_errors:
             with progress.hidden():
                 _print_error(record["file"], error)
@@ -234,10 +253,12 @@ def _print_error(name: str, error: str) -> None:
 
 def _tag_to_stdout(inputs: list[Input], options: TagOptions, format: Format) -> RunProgress:
     tagger = _load(options)
-    with RunProgress(len(inputs)) as progress:
+    with _progress(inputs) as progress:
         try:
             same_terminal = format is Format.TABLE and sys.stdout.isatty() and sys.stderr.isatty()
-            records = _watched(make_records(tagger, inputs, options), progress, say_errors=not same_terminal)
+            records = _watched(
+                make_records(tagger, inputs, options, progress.add_audio), progress, say_errors=not same_terminal
+            )
             write_records(records, sys.stdout.buffer, format, options.events)
         except KeyboardInterrupt as error:
             raise CliError(f"interrupted after {progress.done} of {len(inputs)} inputs", INTERRUPTED) from error
@@ -267,13 +288,14 @@ def _tag_to_file(inputs: list[Input], options: TagOptions, format: Format, outpu
         elif not options.overwrite:
             journal.refuse_existing()
         waiting = [item for item in inputs if item.name not in journal]
-        progress = RunProgress(len(waiting))
+        progress = _progress(waiting)
         tagger = _load(options) if waiting else None
         if len(waiting) < len(inputs):
             _print_kept(len(inputs) - len(waiting), journal)
         if tagger is not None:
             journal.begin(weights_of(tagger))
-            _journal_records(journal, progress, make_records(tagger, waiting, options))
+            records = make_records(tagger, waiting, options, progress.add_audio)
+            _journal_records(journal, progress, records)
         if not journal.is_finished:
             journal.finish(item.name for item in inputs)
     finally:

@@ -19,7 +19,7 @@ logger = logging.get_logger(__name__)
 MIN_FRAMES = 16
 AMIN = 1e-10  # power below which decibels are not computed: -100 dB
 TOP_DB = 120.0  # dynamic range kept below each clip's own maximum, in dB
-# A third of 10 s at a time: small enough for the cache and for memory that is used again instead of being asked for anew.
+# A third of 10 s at a time: small enough for the cache, and for memory that is used again rather than asked for anew.
 BLOCK_FRAMES = 334
 
 # Scale and offset of the PCM formats that audio files use.

@@ -166,6 +166,13 @@ class _Input:
     def __init__(self) -> None:
         self.windows: list[WindowScores] = []
         self.end: InputEnd | None = None
+        self.scored_to = 0
+
+    def add_audio(self, window: WindowScores) -> int:
+        """Samples that `window` adds behind all windows before it; what is overtaken counts as scored."""
+        before = self.scored_to
+        self.scored_to = max(before, window.start + window.samples)
+        return self.scored_to - before
 
     @property
     def is_complete(self) -> bool:
@@ -185,7 +192,8 @@ class AudioTagger:
         model: a classification model; it is set to evaluation mode.
         feature_extractor: the front end that goes with it, by default the one that the model's configuration describes.
         num_threads: CPU threads to use, by default as many as PyTorch uses.
-        batch_size: windows that are computed together at most.
+        batch_size: windows that are computed together at most, by default 4 on a CPU, where more of them no longer fit
+            into the cache, and 32 elsewhere.
     """
 
     def __init__(
@@ -194,16 +202,16 @@ class AudioTagger:
         feature_extractor: CedFeatureExtractor | None = None,
         *,
         num_threads: int | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
     ) -> None:
         if num_threads is not None and num_threads < 1:
             raise ValueError(f"`num_threads` must be at least 1, got {num_threads}.")
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
         self.model = model.eval()
         self.feature_extractor = feature_extractor or _front_end(model.config)
         self.num_threads = num_threads or torch.get_num_threads()
-        self.batch_size = batch_size
+        self.batch_size = batch_size or (4 if model.device.type == "cpu" else 32)
         config: CedConfig = model.config
         self.labels: list[str] = [config.id2label[index] for index in range(model.num_labels)]  # type: ignore[index]
         self.patch_size = config.patch_size
@@ -217,7 +225,7 @@ class AudioTagger:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         num_threads: int | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         **kwargs: Any,
     ) -> "AudioTagger":
         """
@@ -231,7 +239,7 @@ class AudioTagger:
             kwargs: passed on to `CedForAudioClassification.from_pretrained`, such as `revision` or `token`.
 
         Raises:
-            ValueError: if the repository holds another kind of model, or if there is no such device.
+            ValueError: if the repository holds another kind of model or lacks weights, or if there is no such device.
             OSError: if there is no such folder or repository, or it cannot be reached.
         """
         config = CedConfig.get_config_dict(str(model), **kwargs)[0]
@@ -240,13 +248,22 @@ class AudioTagger:
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         _check_device(device)
-        network = CedForAudioClassification.from_pretrained(model, dtype=dtype or torch.float32, **kwargs)
+        loaded: Any = CedForAudioClassification.from_pretrained(
+            model, dtype=dtype or torch.float32, output_loading_info=True, **kwargs
+        )
+        network, loading = loaded
+        if loading["missing_keys"]:
+            missing = sorted(loading["missing_keys"])
+            raise ValueError(
+                f"{str(model)!r} is not a whole classification model: it lacks {len(missing)} tensors, such as"
+                f" {', '.join(missing[:3])}."
+            )
         try:
             feature_extractor = CedFeatureExtractor.from_pretrained(model, **kwargs)
         except OSError:
             logger.info(f"{model} has no preprocessor_config.json: using the front end that config.json describes.")
             feature_extractor = None
-        network.to(device)  # type: ignore[arg-type]
+        network.to(device)
         return cls(network, feature_extractor, num_threads=num_threads, batch_size=batch_size)
 
     @property
@@ -325,18 +342,20 @@ class AudioTagger:
         hop_s: float | None = None,
         average: str = "mean",
         sampling_rate: int | None = None,
+        on_audio: Callable[[float], object] | None = None,
     ) -> Iterator[TagResult]:
         """
         Tags many inputs, one [`TagResult`] each, in their order, as they become ready.
 
-        The arguments are those of [`AudioTagger.__call__`]. An input that cannot be read gives a result with its
-        `error`, and the others go on. Inputs are taken from the iterable a few ahead of the results.
+        The arguments are those of [`AudioTagger.__call__`], and `on_audio`, which is called with the seconds of audio
+        whenever some more were scored. An input that cannot be read gives a result with its `error`, and the others go
+        on. Inputs are taken from the iterable a few ahead of the results, in other threads.
         """
         if average not in ("mean", "max"):
             raise ValueError(f"`average` must be 'mean' or 'max', got {average!r}.")
         select = self._selection(top_k, threshold, labels)
         read = self._clip_reader(window_s, hop_s, sampling_rate)
-        for source, windows, end in self._run(inputs, read, self._scores):
+        for source, windows, end in self._run(inputs, read, self._scores, on_audio):
             tags = [] if end.error is not None else select(_reduce(windows, average))
             yield TagResult(source, describe(source), self._duration_s(windows), tags, error=end.error)
 
@@ -378,11 +397,16 @@ class AudioTagger:
         window_s: float = TIMELINE_WINDOW_S,
         hop_s: float | None = None,
         sampling_rate: int | None = None,
+        on_audio: Callable[[float], object] | None = None,
     ) -> Iterator[TagResult]:
-        """[`AudioTagger.timeline`] of many inputs: results in their order, with a `timeline` or an `error`."""
+        """
+        [`AudioTagger.timeline`] of many inputs: results in their order, with a `timeline` or an `error`.
+
+        `on_audio` is called with the seconds of audio whenever some more were scored.
+        """
         window, hop = self._window_samples(window_s, window_s / 2 if hop_s is None else hop_s)
         read = partial(self._windows, window=window, hop=hop, fits_whole=False, sampling_rate=sampling_rate)
-        for source, windows, end in self._run(inputs, read, self._scores):
+        for source, windows, end in self._run(inputs, read, self._scores, on_audio):
             duration_s = self._duration_s(windows)
             timeline = None
             if end.error is None:
@@ -578,6 +602,7 @@ class AudioTagger:
         inputs: Iterable[Any],
         read: Callable[[Any], Iterator[Window]],
         compute: Callable[[list[np.ndarray]], np.ndarray],
+        on_audio: Callable[[float], object] | None = None,
     ) -> Iterator[tuple[Any, list[WindowScores], InputEnd]]:
         """Each input with its windows' scores and its end, in the order of the inputs."""
         inputs = iter(inputs)
@@ -591,7 +616,10 @@ class AudioTagger:
                 yield beginning[0], [], InputEnd(0, 0, without_variables(error))
                 return
             if len(head) == 1:
-                yield beginning[0], [self._compute_alone(head[0], compute)], InputEnd(0, 1, None)
+                scores = self._compute_alone(head[0], compute)
+                if on_audio is not None:
+                    on_audio(scores.samples / self.sampling_rate)
+                yield beginning[0], [scores], InputEnd(0, 1, None)
                 return
             read = partial(lambda windows, _: windows, chain(head, remaining))
 
@@ -627,6 +655,8 @@ class AudioTagger:
                     state.end = message
                 else:
                     state.windows.append(message)
+                    if on_audio is not None and (samples := state.add_audio(message)):
+                        on_audio(samples / self.sampling_rate)
                 num_waiting += 1
                 while (ready := waiting.get(next_index)) is not None and ready.is_complete:
                     assert ready.end is not None

@@ -873,3 +873,21 @@ def test_the_tagger_switches_dropout_off():
 def test_impossible_numbers_are_refused(tagger, options):
     with pytest.raises(ValueError, match="at least 1"):
         AudioTagger(tagger.model, **options)
+
+
+@pytest.mark.parametrize("job", ["tag", "timelines"])
+def test_on_audio_is_told_each_second_once(tagger, clips, job):
+    told: list[float] = []
+    results = list(getattr(tagger, job)(clips, on_audio=told.append))
+    assert all(seconds > 0 for seconds in told) and len(told) > len(clips) / 2
+    assert sum(told) == pytest.approx(sum(result.duration_s for result in results))
+
+    alone: list[float] = []
+    [result] = getattr(tagger, job)([RESOURCES / "misc_crow.flac"], on_audio=alone.append)
+    assert alone == [result.duration_s]
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
+    CedForAudioClassification.from_pretrained(MICRO).encoder.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"not a whole classification model: it lacks 4 tensors, such as outputlayer"):
+        AudioTagger.from_pretrained(tmp_path)
