@@ -208,7 +208,7 @@ def _load(options: TagOptions) -> "AudioTagger":
     tagger = load_tagger(
         choose_model(options.model), device=options.device, num_threads=options.threads, batch_size=options.batch_size
     )
-    from ced_model.tagging import find_label
+    from ced_model.findings import find_label
 
     try:
         for label in options.labels or ():

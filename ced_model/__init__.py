@@ -8,8 +8,9 @@ from .audio import AudioError
 from .audioset import AUDIOSET_LABELS
 from .configuration_ced import CedConfig
 from .feature_extraction_ced import CedFeatureExtractor
+from .findings import Event, StreamUpdate, Tag, TagResult, Timeline
 from .modeling_ced import CedForAudioClassification, CedModel, CedPreTrainedModel
-from .tagging import AudioTagger, Event, StreamUpdate, Tag, TagResult, Timeline
+from .tagging import AudioTagger
 
 __version__ = "0.1.0"
 

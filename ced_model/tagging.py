@@ -2,16 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """AudioTagger: files, folders, hours of recording and live audio → tags, timelines and events."""
 
-import difflib
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import soxr
@@ -21,6 +19,7 @@ from transformers.utils import logging
 from .audio import AudioError, AudioInput, describe, read_blocks
 from .configuration_ced import CedConfig
 from .feature_extraction_ced import CedFeatureExtractor
+from .findings import Event, StreamUpdate, Tag, TagResult, Timeline, find_label
 from .modeling_ced import CedForAudioClassification
 from .scheduling import InputEnd, Window, WindowScores, cut_windows, score_windows, without_variables
 
@@ -28,136 +27,9 @@ logger = logging.get_logger(__name__)
 
 CLIP_WINDOW_S = 10.0  # long clips are tagged in windows of the length that the published models were trained on
 TIMELINE_WINDOW_S = 2.0
-TIMELINE_HOP_S = 1.0
 TOP_K = 5
 
-ROUNDING_S = 1e-6  # times are sums of whole samples in floating point; one sample is far longer
 MAX_WAITING = 10_000  # inputs and windows whose results are held back by a slow input before them: 20 MB of scores
-
-
-class Tag(NamedTuple):
-    """A class of the model and its score: a probability in [0, 1] (the raw output of a regression model)."""
-
-    label: str
-    score: float
-    index: int  # type: ignore[assignment]  # tuple.index is not missed
-
-
-class Event(NamedTuple):
-    """A stretch of audio in which a class sounds, in seconds from the start, and its highest score there."""
-
-    onset_s: float
-    offset_s: float
-    label: str
-    peak: float
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """
-    Scores of the windows of one recording.
-
-    Attributes:
-        scores: float32 of shape `(windows, classes)`.
-        start_s, end_s: the bounds of the windows in seconds, float64 of shape `(windows,)`.
-        labels: the names of the classes.
-        duration_s: length of the recording in seconds.
-    """
-
-    scores: np.ndarray
-    start_s: np.ndarray
-    end_s: np.ndarray
-    labels: Sequence[str] = field(repr=False)
-    duration_s: float = 0.0
-
-    def segments(self) -> np.ndarray:
-        """
-        The stretch of the recording that each window stands for, in seconds, of shape `(windows, 2)`.
-
-        Overlapping windows share their overlap in halves, so that the segments cover the recording once.
-        """
-        borders = np.concatenate([self.start_s[:1], (self.start_s[1:] + self.end_s[:-1]) / 2, self.end_s[-1:]])
-        return np.stack([borders[:-1], borders[1:]], axis=1)
-
-    def events(
-        self,
-        thresholds: float | Mapping[str, float] = 0.5,
-        min_duration_s: float = 0.0,
-        merge_gap_s: float = 0.0,
-    ) -> list[Event]:
-        """
-        The stretches in which a class reaches its threshold.
-
-        Args:
-            thresholds: score from which a class counts as present: one for all classes, or by class name, where
-                classes without a threshold are left out.
-            min_duration_s: shorter events are left out, after merging.
-            merge_gap_s: events of the same class no further apart than this become one.
-
-        Returns:
-            Events ordered by onset, then by offset and label. Their bounds are those of `segments`, so they are exact
-            to about half a hop.
-
-        Raises:
-            ValueError: for a class that the model does not have.
-        """
-        if isinstance(thresholds, Mapping):
-            limits = {find_label(self.labels, name): limit for name, limit in thresholds.items()}
-        else:
-            limits = dict.fromkeys(range(len(self.labels)), thresholds)
-        segments = self.segments()
-        events = []
-        for index, limit in limits.items():
-            scores = self.scores[:, index]
-            for first, last in _runs(scores >= limit, segments, merge_gap_s):
-                onset_s, offset_s = float(segments[first, 0]), float(segments[last, 1])
-                if offset_s - onset_s >= min_duration_s - ROUNDING_S:
-                    peak = float(scores[first : last + 1].max())
-                    events.append(Event(onset_s, offset_s, self.labels[index], peak))
-        return sorted(events, key=lambda event: (event.onset_s, event.offset_s, event.label))
-
-
-def _runs(active: np.ndarray, segments: np.ndarray, merge_gap_s: float) -> list[list[int]]:
-    """First and last position of the runs of True in `active`, joined where the gap between them is short enough."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], active, [False]]).astype(np.int8)))
-    runs: list[list[int]] = []
-    for first, after in edges.reshape(-1, 2).tolist():
-        if runs and segments[first, 0] - segments[runs[-1][1], 1] <= merge_gap_s + ROUNDING_S:
-            runs[-1][1] = after - 1
-        else:
-            runs.append([first, after - 1])
-    return runs
-
-
-@dataclass(frozen=True)
-class TagResult:
-    """
-    What was found in one of several inputs.
-
-    Attributes:
-        source: the input as it was given.
-        name: its printable name.
-        duration_s: seconds of audio that were read.
-        tags: its tags, the highest score first; empty where `error` is set.
-        timeline: the scores of its windows, if they were asked for.
-        error: why the input could not be read (to its end), or None.
-    """
-
-    source: Any = field(repr=False)
-    name: str
-    duration_s: float
-    tags: list[Tag] = field(default_factory=list)
-    timeline: Timeline | None = None
-    error: Exception | None = None
-
-
-class StreamUpdate(NamedTuple):
-    """Scores of one window of a stream: its bounds in seconds, its tags, and all scores as float32 `(classes,)`."""
-
-    start_s: float
-    end_s: float
-    tags: list[Tag]
-    scores: np.ndarray
 
 
 class _Input:
@@ -746,22 +618,6 @@ def _use_threads(number: int) -> None:
 
 def _as_list(inputs: Any) -> list[Any]:
     return list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-
-
-def find_label(labels: Sequence[str], name: str) -> int:
-    """
-    The index of the class `name`, upper or lower case.
-
-    Raises:
-        ValueError: if there is no such class; it names similar ones.
-    """
-    lowered = [label.lower() for label in labels]
-    if name.lower() in lowered:
-        return lowered.index(name.lower())
-    close = [labels[lowered.index(match)] for match in difflib.get_close_matches(name.lower(), lowered, n=3)]
-    close += [label for label in labels if name.lower() in label.lower() and label not in close][:3]
-    hint = f" Did you mean {', '.join(repr(label) for label in close)}?" if close else ""
-    raise ValueError(f"The model has no class {name!r}.{hint}")
 
 
 def _reduce(windows: list[WindowScores], average: str) -> np.ndarray:
