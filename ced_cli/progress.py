@@ -31,7 +31,7 @@ class RunProgress:
         self._start = time.monotonic()
         if sys.stderr.isatty() and (self.total > 1 or (self.length_s or 0) >= LONG_S):
             self._bar = _make_bar()
-            self._bar.add_task("", total=self.length_s or self.total, files="", audio="", speed="")
+            self._bar.add_task("", total=self.length_s or self.total, files=f"0/{self.total}", audio="", speed="")
             self._bar.start()
         return self
 
