@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from . import options
-from .errors import CliError, one_line_errors
+from .errors import FAILED, CliError, one_line_errors
 from .formats import Average, Format
 
 app = typer.Typer(
-    help="Tags sounds with CED models.",
+    help="Tags sounds with CED models.\n\nExample: ced tag sounds/ --model mispeech/ced-mini --output tags.csv",
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -20,8 +21,25 @@ app = typer.Typer(
 )
 
 
+@one_line_errors
+def show_version(is_wanted: bool) -> None:
+    if not is_wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        print(f"ced {version('ced_model')}")
+    except PackageNotFoundError as error:
+        raise CliError("only an installed ced_model has a version: pip install it", FAILED) from error
+    raise typer.Exit()
+
+
 @app.callback()
-def ced() -> None:
+def ced(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     pass
 
 
@@ -30,19 +48,14 @@ def ced() -> None:
 def tag(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PATHS", help="Files, folders, patterns, or - for standard input."),
+        typer.Argument(metavar="PATHS", hidden=True),  # the help has it in the text: Typer would show its type
     ] = None,
     list_file: Annotated[
         str | None,
         typer.Option("--from", metavar="FILE", help="A list of paths, one a line or separated by NUL; - for stdin."),
     ] = None,
     model: options.Model = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option(
-            "--top-k", "-k", metavar="N", min=1, help="Tags at most; by default 5, or all with --threshold or --labels."
-        ),
-    ] = None,
+    top_k: options.TopK = None,
     threshold: Annotated[
         float | None,
         typer.Option(metavar="SCORE", help="Leave out tags with a lower score; with --events, by default 0.5."),
@@ -59,7 +72,8 @@ def tag(
         ),
     ] = None,
     average: Annotated[
-        Average | None, typer.Option(help="What a clip has of its windows' scores; by default the mean.")
+        Average | None,
+        typer.Option(metavar="mean|max", help="What a clip has of its windows' scores; by default the mean."),
     ] = None,
     events: Annotated[bool, typer.Option("--events", help="Find when each class sounds.")] = False,
     min_duration: Annotated[
@@ -70,7 +84,12 @@ def tag(
     ] = None,
     format: Annotated[
         Format | None,
-        typer.Option("--format", "-f", help="By default a table, with --output what the name of the file says."),
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help=f"{', '.join(Format)}; by default a table, with --output what the name of the file says.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
     output: Annotated[
@@ -85,7 +104,10 @@ def tag(
     threads: options.Threads = None,
     batch_size: options.BatchSize = None,
 ) -> None:
-    """Tag audio: files, folders (searched recursively; hidden entries are left out), patterns or standard input.
+    """Tag audio files, folders or standard input.
+
+    PATHS are files, folders (searched recursively; hidden entries are left out), patterns such as "**/*.wav", or -
+    for standard input.
 
     Each input is tagged once, in the given order; one that cannot be read does not stop the others. Exit code: 0, 1
     if inputs failed (each is named on stderr and in the output), 2 for wrong usage.
@@ -126,10 +148,15 @@ def tag(
 @one_line_errors
 def labels(
     query: Annotated[
-        list[str] | None, typer.Argument(metavar="QUERY", help="Part of a name, an index or a machine id.")
+        list[str] | None,
+        typer.Argument(metavar="QUERY", hidden=True),
     ] = None,
 ) -> None:
-    """Search the 527 classes of AudioSet: index, machine id and name."""
+    """Search the 527 classes of AudioSet.
+
+    QUERY is part of a name, an index or a machine id; without it, all classes are shown. Each line has an index, a
+    machine id and a name.
+    """
     from .labels import show_labels
 
     show_labels(" ".join(query or []))
@@ -138,16 +165,21 @@ def labels(
 @app.command()
 @one_line_errors
 def plot(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An audio file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", hidden=True)],
     model: options.Model = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="The PNG; by default FILE with .png.")
     ] = None,
     window: options.Window = None,
     hop: options.Hop = None,
-    top_k: options.TopK = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", "-k", metavar="N", min=1, help="Classes to draw; by default 10.")
+    ] = None,
 ) -> None:
-    """Draw the log-mel spectrogram and the tags over time of an audio file as a PNG."""
+    """Draw an audio file and its tags over time.
+
+    The PNG shows the log-mel spectrogram of FILE, and the scores of the classes with the highest peaks below it.
+    """
     from .plot import plot_file
 
     plot_file(file, model=model, output=output, window_s=window, hop_s=hop, top_k=top_k)

@@ -118,11 +118,11 @@ def _write_json(records: Iterable[Record], stream: BinaryIO, events: bool) -> No
     separator = b"[\n"
     try:
         for record in records:
-            stream.write(separator + json_line(record).removesuffix(b"\n"))
+            stream.write(separator + json_line(record))
             stream.flush()
-            separator = b",\n"
+            separator = b","  # before the next record: on a terminal, errors come between whole lines
     finally:  # an interrupted run leaves a whole array, too
-        stream.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
+        stream.write(b"[]\n" if separator == b"[\n" else b"]\n")
         stream.flush()
 
 

@@ -28,7 +28,7 @@ class Input:
         name: what the output calls it, with `escape_name` applied.
         source: what `AudioTagger` reads.
         error: why there is nothing to read, or None.
-    is_empty: whether it is a folder or pattern in which there is nothing to tag.
+        is_empty: whether it is a folder or pattern in which there is nothing to tag.
     """
 
     name: str

@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which model a command runs."""
 
+import difflib
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .errors import FAILED, CliError
 from .labels import find_rows
@@ -43,21 +44,67 @@ def choose_model(model: str | None) -> str:
 
 def check_labels(model: str, labels: Iterable[str]) -> None:
     """Raises `CliError` for a class that a local model cannot have, without the cost of loading the model."""
-    try:
-        with open(os.path.join(model, "config.json"), encoding="utf-8") as file:
-            config = json.load(file)
-        names = list(config.get("id2label", {}).values())
-    except (OSError, ValueError, AttributeError):  # not local or damaged: loading it will tell
+    config = _local_settings(model, "config.json")
+    table = config.get("id2label", {})
+    if not config or not isinstance(table, dict):  # not local or damaged: loading it will tell
         return
+    names = [str(name) for name in table.values()]
     audioset = load_module("audioset").AUDIOSET_LABELS
     if len(names) in (0, len(audioset)):  # its own names may be cut, and are then replaced
         names += audioset
-    known = {str(name).lower() for name in names}
+    if config.get("outputdim") == len(table or audioset):
+        check_known(list(dict.fromkeys(names)), labels)
+
+
+def check_known(names: Sequence[str], labels: Iterable[str]) -> None:
+    """Raises `CliError` for a label that is not one of a model's `names`."""
+    known = {name.lower() for name in names}
     for label in labels:
-        if label.lower() not in known and config.get("outputdim") == len(config.get("id2label", audioset)):
-            similar = [name for _, _, name in find_rows([(-1, "", str(name)) for name in dict.fromkeys(names)], label)]
-            hint = f": did you mean {', '.join(map(repr, similar[:5]))}?" if similar else ""
-            raise CliError(f"--labels: the model has no class {label!r}{hint}")
+        if label.lower() in known:
+            continue
+        if _joins_known(label.lower(), known):
+            raise CliError(f"--labels: the model has no class {label!r}: repeat --labels for each class")
+        similar = [name for _, _, name in find_rows([(-1, "", name) for name in names], label)]
+        close = difflib.get_close_matches(label.lower(), known)
+        similar = list(dict.fromkeys([*similar, *(name for name in names if name.lower() in close)]))
+        hint = f": did you mean {', '.join(map(repr, similar[:5]))}?" if similar else "; `ced labels` shows AudioSet's"
+        raise CliError(f"--labels: the model has no class {label!r}{hint}")
+
+
+def _joins_known(text: str, known: Collection[str]) -> bool:
+    """Whether `text` is known names with commas between them; names have commas, too."""
+    return text in known or any(
+        text[:position].strip() in known and _joins_known(text[position + 1 :].strip(), known)
+        for position, character in enumerate(text)
+        if character == ","
+    )
+
+
+def check_window(model: str, window_s: float | None) -> None:
+    """Raises `CliError` for windows that are too long for a local model, without the cost of loading the model."""
+    config = _local_settings(model, "config.json")
+    if window_s is None or not config:
+        return
+    config |= _local_settings(model, "preprocessor_config.json")
+    try:
+        first = 0 if config.get("center", True) else config.get("n_fft", 512)
+        samples = first + config.get("target_length", 1012) * config.get("hop_size", 160) - 1
+        rate = config.get("sampling_rate", 16000)
+        is_too_long, max_window_s = round(window_s * rate) > samples, samples / rate
+    except (TypeError, ArithmeticError):  # damaged: loading it will tell
+        return
+    if is_too_long:
+        raise CliError(f"--window {window_s:g}: this model looks at windows of up to {max_window_s:g} seconds")
+
+
+def _local_settings(model: str, file_name: str) -> dict[str, Any]:
+    """What a JSON file of a model folder says; nothing if there is no such file, or something else in it."""
+    try:
+        with open(os.path.join(model, file_name), encoding="utf-8") as file:
+            settings = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def load_tagger(
@@ -72,7 +119,10 @@ def load_tagger(
     try:
         tagger = AudioTagger.from_pretrained(model, device=device, num_threads=num_threads, batch_size=batch_size)
     except Exception as error:  # safetensors, json, torch and the Hub's client all have their own
-        raise CliError(f"{model} cannot be loaded: {error}", FAILED) from error
+        reason = str(error).strip()
+        if isinstance(error, OSError) and not os.path.isdir(model):  # no such repository, or no way to it
+            reason = reason.rstrip(".") + "; or give a local folder (convert_checkpoint.py makes one of a checkpoint)"
+        raise CliError(f"{model} cannot be loaded: {reason}", FAILED) from error
     print(f"model: {model} on {tagger.model.device}", file=sys.stderr)
     return tagger
 

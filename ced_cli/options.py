@@ -10,14 +10,21 @@ Model = Annotated[
     str | None,
     typer.Option("--model", "-m", metavar="DIR_OR_ID", help="A model folder, or the id of a Hub repository."),
 ]
-TopK = Annotated[int | None, typer.Option("--top-k", "-k", metavar="N", min=1, help="Tags to show at most.")]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        "--top-k", "-k", metavar="N", min=1, help="Tags at most; by default 5, or all with --threshold or --labels."
+    ),
+]
 Threshold = Annotated[float | None, typer.Option(metavar="SCORE", help="Leave out tags with a lower score.")]
 Labels = Annotated[
     list[str] | None,
     typer.Option("--labels", "-l", metavar="CLASS", help="Consider this class only. May be given several times."),
 ]
-Window = Annotated[float | None, typer.Option(metavar="SECONDS", help="Length of the windows.")]
-Hop = Annotated[float | None, typer.Option(metavar="SECONDS", help="Distance between the starts of the windows.")]
+Window = Annotated[float | None, typer.Option(metavar="SECONDS", help="Length of the windows; by default 2.")]
+Hop = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Distance between windows; by default half a window.")
+]
 Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; by default a GPU if there is one.")
 ]

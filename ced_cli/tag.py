@@ -6,6 +6,8 @@ import errno
 import json
 import math
 import os
+import re
+import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +21,7 @@ from .formats import Format, Record, check_available, write_records
 from .inputs import STANDARD_INPUT, Input, find_inputs
 from .journal import Journal
 from .light import load_module
-from .model import check_labels, choose_model, load_tagger
+from .model import check_known, check_labels, check_window, choose_model, load_tagger
 from .progress import RunProgress
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ def check_options(options: TagOptions) -> Format:
     check_available(format)
     model = choose_model(options.model)
     check_labels(model, options.labels or ())
+    check_window(model, options.window)
     return format
 
 
@@ -200,7 +203,17 @@ def _score(score: float) -> float:
 def _reason(result: "TagResult") -> str:
     """Why an input failed, in one line without its name."""
     text = " ".join(str(result.error).split()).removeprefix(f"{result.name}: ")
+    if _is_pipe(result.source):
+        text += "; send it to `ced tag -`"
     return text.encode(errors="backslashreplace").decode() or type(result.error).__name__
+
+
+def _is_pipe(source: Any) -> bool:
+    """Whether it is the path of a FIFO, such as the shell's process substitution gives."""
+    try:
+        return isinstance(source, str) and stat.S_ISFIFO(os.stat(source).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def _load(options: TagOptions) -> "AudioTagger":
@@ -208,15 +221,12 @@ def _load(options: TagOptions) -> "AudioTagger":
     tagger = load_tagger(
         choose_model(options.model), device=options.device, num_threads=options.threads, batch_size=options.batch_size
     )
-    from ced_model.findings import find_label
-
+    check_known(tagger.labels, options.labels or ())
     try:
-        for label in options.labels or ():
-            find_label(tagger.labels, label)
         list(_results(tagger, [], options))
     except ValueError as error:
-        message = str(error).replace("`window_s=", "`--window ").replace("`hop_s=", "`--hop ").replace("`", "")
-        raise CliError(message) from error
+        message = re.sub(r"`(window|hop)_s=([^`]*)`", lambda part: f"--{part[1]} {float(part[2]):g}", str(error))
+        raise CliError(message.replace("`", "")) from error
     return tagger
 
 

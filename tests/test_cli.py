@@ -3,13 +3,15 @@
 """What `ced tag` and `ced labels` promise. Resuming is in test_cli_resume.py."""
 
 import csv
+import importlib.metadata
+import io
 import json
 import os
 import pty
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,17 @@ from typer.testing import CliRunner
 
 from ced_cli.app import app
 from ced_cli.errors import CliError
-from ced_cli.formats import Format, clock, json_line, read_records, write_records
+from ced_cli.formats import Format, Record, clock, json_line, read_records, write_records
 from ced_cli.inputs import escape_name, find_inputs
-from ced_model import AUDIOSET_LABELS, AudioTagger
+from ced_cli.model import check_known, check_window
+from ced_cli.tag import TagOptions, _load, make_records
+from ced_model import (
+    AUDIOSET_LABELS,
+    AudioTagger,
+    CedConfig,
+    CedFeatureExtractor,
+    CedForAudioClassification,
+)
 
 Run = Callable[..., Any]
 REPOSITORY = Path(__file__).parent.parent
@@ -73,7 +83,9 @@ def one_line(text: str) -> str:
     ("arguments", "code"),
     [
         (["--help"], 0),
+        (["-h"], 0),
         (["tag", "--help"], 0),
+        (["tag", "a.wav", "--model", "MODEL", "--window", "20"], 2),
         (["tag", "a.wav"], 2),
         (["tag", "a.wav", "--modle", "x"], 2),
         (["tag", "a.wav", "--model", "/no/such/folder"], 2),
@@ -102,6 +114,29 @@ finally:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", [[], ["tag"], ["labels"], ["plot"], ["listen"]])
+def test_help_is_whole_and_without_python_types(ced: Run, command: list[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = ced(*command, "-h").stdout
+    assert shown == ced(*command, "--help").stdout
+    assert not re.search(r"[<>]\w|\w<|\w\.\.\.$", shown, re.MULTILINE), shown
+    assert ("Example: ced tag" in shown) == (not command)
+    if command in (["plot"], ["listen"]):
+        for option in ("window", "hop", "top-k"):
+            assert re.search(rf"--{option} [^-]*by default", shown)
+
+
+def test_the_version_is_that_of_the_installed_package(ced: Run, monkeypatch: Any) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", {"ced_model": "1.2.3"}.__getitem__)
+    assert ced("--version").stdout == "ced 1.2.3\n"
+
+    def not_installed(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", not_installed)
+    assert "only an installed ced_model has a version" in one_line(ced("--version", code=1).stderr)
+
+
 def test_without_a_model_the_choices_are_listed(ced: Run) -> None:
     message = one_line(ced("tag", "a.wav", code=2).stderr)
     for size, mean_average_precision in (("tiny", "48.1"), ("mini", "49.0"), ("small", "49.6"), ("base", "50.0")):
@@ -118,16 +153,18 @@ def test_without_a_model_the_choices_are_listed(ced: Run) -> None:
         (["--hop", "-1"], "--hop -1"),
         (["--window", "inf"], "--window inf"),
         (["--window", "1", "--hop", "2"], "longer than --window 1"),
-        (["--window", "60"], "0.15 to 10.12 seconds"),
+        (["--window", "60"], "--window 60: this model looks at windows of up to 10.1199 seconds"),
         (["--window", "0.1"], "0.15 to 10.12 seconds"),
-        (["--events", "--window", "60"], "0.15 to 10.12 seconds"),
-        (["--hop", "11"], "--hop 11"),
+        (["--events", "--window", "60"], "--window 60: this model looks at windows of up to 10.1199 seconds"),
+        (["--hop", "11"], "--hop 11 must be above 0 and at most --window 10,"),
         (["--average", "median"], "median"),
         (["--events", "--top-k", "3"], "--top-k has no meaning with --events"),
         (["--events", "--average", "max"], "--average has no meaning with --events"),
         (["--merge-gap", "1"], "--merge-gap needs --events"),
         (["--events", "--min-duration", "-1"], "--min-duration -1"),
         (["--labels", "Dgo"], "no class 'Dgo': did you mean 'Dog'"),
+        (["--labels", "Dog,cat"], "no class 'Dog,cat': repeat --labels for each class"),
+        (["--labels", "Zqx"], "no class 'Zqx'; `ced labels` shows"),
         (["--events", "--labels", "Laugh"], "'Laughter', 'Baby laughter'"),
         (["--json", "--format", "csv"], "--json contradicts --format csv"),
         (["--format", "xml"], "xml"),
@@ -152,6 +189,38 @@ def test_wrong_usage_is_one_line_and_writes_nothing(
     result = ced("tag", clip, "--model", random_model, *arguments, code=2)
     assert expected in result.stderr.splitlines()[-1]
     assert result.stdout == "" and os.listdir(tmp_path) == []
+
+
+def test_labels_of_a_model_are_told_from_lists_of_them() -> None:
+    names = ["Dog", "Male speech, man speaking", "kazoo"]
+    check_known(names, ["dog", "male speech, man speaking"])
+    with pytest.raises(CliError, match="repeat --labels for each class"):
+        check_known(names, ["Dog", "Dog, Male speech, man speaking,kazoo"])
+    with pytest.raises(CliError, match="'Dog, man speaking': did you mean") as error:
+        check_known(names, ["Dog, man speaking"])
+    assert "repeat" not in str(error.value)
+    with pytest.raises(CliError, match="did you mean 'kazoo'"):
+        check_known(names, ["Kasooo"])
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_windows_that_are_too_long_are_refused_before_the_model_is_loaded(tmp_path: Path, center: bool) -> None:
+    sizes: dict[str, Any] = {"hop_size": 200, "center": center}
+    config = CedConfig(embed_dim=48, depth=1, num_heads=3, target_length=112, **sizes)
+    network, front_end = CedForAudioClassification(config), CedFeatureExtractor(**sizes)
+    max_window_s = AudioTagger(network, front_end).max_window_s
+    config.save_pretrained(tmp_path)
+    network.save_pretrained(tmp_path / "whole")
+    for folder in (tmp_path, tmp_path / "whole"):
+        check_window(str(folder), max_window_s)
+        with pytest.raises(CliError, match=f"of up to {max_window_s:g} seconds"):
+            check_window(str(folder), max_window_s + 1 / 16000)
+    with pytest.raises(CliError, match=r"^--window 20: this model looks at windows of 0\.\d+ to 1\.\d+ seconds\.$"):
+        _load(TagOptions(model=str(tmp_path / "whole"), window=20.0))
+
+    for content in ("[]", '{"target_length": "long"}', '{"sampling_rate": 0}', "{"):
+        (tmp_path / "config.json").write_text(content)
+        check_window(str(tmp_path), 60.0)
 
 
 def test_unusable_models_are_one_line(ced: Run, random_model: Path, clip: Path, tmp_path: Path) -> None:
@@ -180,9 +249,9 @@ def test_an_unreachable_hub_is_one_line(clip: Path, tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 1 and done.stdout == ""
-    assert "mispeech/ced-tiny cannot be loaded: We couldn't connect to 'https://huggingface.co'" in one_line(
-        done.stderr
-    )
+    message = one_line(done.stderr)
+    assert "mispeech/ced-tiny cannot be loaded: We couldn't connect to 'https://huggingface.co'" in message
+    assert message.endswith("; or give a local folder (convert_checkpoint.py makes one of a checkpoint)")
 
 
 def test_nothing_to_tag_is_wrong_usage(ced: Run, random_model: Path, tmp_path: Path) -> None:
@@ -321,11 +390,27 @@ def test_failed_inputs_are_named_and_the_others_go_on(ced: Run, random_model: Pa
     errors = {name: record["error"] for name, record in records.items() if "error" in record}
     assert errors.keys() == {"bad.wav", "fifo.wav", "vanished.wav", "https://example.com/a.wav?x=1"}
     assert errors["vanished.wav"] == "cannot be opened: No such file or directory"
-    assert errors["fifo.wav"].startswith("a pipe")
+    assert errors["fifo.wav"].startswith("a pipe") and errors["fifo.wav"].endswith("; send it to `ced tag -`")
     for name, error in errors.items():
         assert set(records[name]) == {"file", "error"}
         assert re.search(f"^.*{re.escape(name)}: {re.escape(error)}$", result.stderr, re.MULTILINE)
     assert result.stderr.endswith(", 4 failed\n")
+
+
+def test_a_file_that_vanishes_between_listing_and_reading_does_not_stop_the_others(
+    random_model: Path, folder: Path
+) -> None:
+    inputs = find_inputs([str(folder)])
+    (folder / "dir.wav" / "3.wav").unlink()
+    records = list(make_records(AudioTagger.from_pretrained(random_model), inputs, TagOptions(top_k=2)))
+    assert [os.path.relpath(record["file"], folder) for record in records] == [
+        "1.WAV",
+        "bad.wav",
+        "dir.wav/3.wav",
+        "sub/2.wav",
+    ]
+    assert records[2]["error"] == "cannot be opened: No such file or directory"
+    assert [len(record.get("tags", [])) for record in records] == [2, 0, 0, 2]
 
 
 def test_a_thousand_files_with_three_broken_ones(ced: Run, random_model: Path, tmp_path: Path) -> None:
@@ -459,6 +544,24 @@ def test_parquet_names_its_extra(ced: Run, random_model: Path, clip: Path, tmp_p
     assert 'pip install "ced_model[parquet]"' in one_line(result.stderr)
 
 
+@pytest.mark.parametrize("format", ["table", "json", "jsonl", "csv"])
+def test_what_is_written_ends_with_a_whole_line_while_the_next_record_is_awaited(format: str) -> None:
+    stream = io.BytesIO()
+    records = [{"file": name, "error": "no audio"} for name in "abc"]
+    seen = []
+
+    def awaited() -> Iterator[Record]:
+        for record in records:
+            seen.append(stream.getvalue())
+            yield record
+        seen.append(stream.getvalue())
+
+    write_records(awaited(), stream, Format(format), events=False)
+    assert all(text.endswith(b"\n") for text in seen[1:]) and len(set(seen)) == 4
+    if format == "json":
+        assert json.loads(stream.getvalue()) == records
+
+
 @pytest.mark.parametrize("format", ["json", "jsonl", "csv", "parquet"])
 def test_files_of_other_programs_are_not_read_as_results(format: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
@@ -538,6 +641,10 @@ def test_progress_goes_to_a_terminal_only(random_model: Path, folder: Path, tmp_
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
     assert code == 1 and "ETA" in plain
     assert plain.count("bad.wav") == 1 and re.search(r"sub/2\.wav  0\.5 s\r\n  0\.\d{3}  ━", plain)
+
+    code, shown = run_in_terminal(arguments, None)
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
+    assert code == 1 and re.search(r"\}\r\n[^{}]*bad\.wav: neither", plain)
 
 
 # ced labels
