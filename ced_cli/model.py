@@ -67,7 +67,12 @@ def check_known(names: Sequence[str], labels: Iterable[str]) -> None:
         similar = [name for _, _, name in find_rows([(-1, "", name) for name in names], label)]
         close = difflib.get_close_matches(label.lower(), known)
         similar = list(dict.fromkeys([*similar, *(name for name in names if name.lower() in close)]))
-        hint = f": did you mean {', '.join(map(repr, similar[:5]))}?" if similar else "; `ced labels` shows AudioSet's"
+        if similar:
+            hint = f": did you mean {', '.join(map(repr, similar[:5]))}?"
+        elif set(load_module("audioset").AUDIOSET_LABELS) <= set(names):
+            hint = "; `ced labels` shows all"
+        else:
+            hint = f"; it has {', '.join(map(repr, names[:5]))}{', …' if len(names) > 5 else ''}"
         raise CliError(f"--labels: the model has no class {label!r}{hint}")
 
 

@@ -164,7 +164,7 @@ def test_without_a_model_the_choices_are_listed(ced: Run) -> None:
         (["--events", "--min-duration", "-1"], "--min-duration -1"),
         (["--labels", "Dgo"], "no class 'Dgo': did you mean 'Dog'"),
         (["--labels", "Dog,cat"], "no class 'Dog,cat': repeat --labels for each class"),
-        (["--labels", "Zqx"], "no class 'Zqx'; `ced labels` shows"),
+        (["--labels", "Zqx"], "no class 'Zqx'; `ced labels` shows all"),
         (["--events", "--labels", "Laugh"], "'Laughter', 'Baby laughter'"),
         (["--json", "--format", "csv"], "--json contradicts --format csv"),
         (["--format", "xml"], "xml"),
@@ -201,6 +201,8 @@ def test_labels_of_a_model_are_told_from_lists_of_them() -> None:
     assert "repeat" not in str(error.value)
     with pytest.raises(CliError, match="did you mean 'kazoo'"):
         check_known(names, ["Kasooo"])
+    with pytest.raises(CliError, match="; it has 'Dog', 'Male speech, man speaking', 'kazoo'$"):
+        check_known(names, ["Xyz"])
 
 
 @pytest.mark.parametrize("center", [True, False])
