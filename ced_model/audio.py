@@ -95,7 +95,9 @@ def read_blocks(
         raise ValueError(f"`block_s` must be above 0 seconds, got {block_s}.")
     block_samples = max(1, round(block_s * sampling_rate))
     if _is_array(source):
-        samples, rate = _samples_and_rate(source, array_sampling_rate or sampling_rate, name)
+        samples, rate = _samples_and_rate(
+            source, sampling_rate if array_sampling_rate is None else array_sampling_rate, name
+        )
         yield from _blocks(_array_chunks(samples, rate, name), sampling_rate, block_samples, name)
     else:
         with _opened(source, name) as file:
@@ -116,7 +118,9 @@ def duration_s(source: Any, *, array_sampling_rate: int | None = None) -> float 
     name = describe(source)
     try:
         if _is_array(source):
-            samples, rate = _samples_and_rate(source, array_sampling_rate or SAMPLING_RATE, name)
+            samples, rate = _samples_and_rate(
+                source, SAMPLING_RATE if array_sampling_rate is None else array_sampling_rate, name
+            )
             return samples.shape[1] / rate
         if hasattr(source, "read") and not _can_seek(source):  # reading would consume it
             return None
@@ -372,6 +376,8 @@ def _samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tup
             )
     if hasattr(samples, "detach"):
         samples = samples.detach().cpu()
+        if str(samples.dtype) == "torch.bfloat16":  # which NumPy does not have
+            samples = samples.float()
     try:
         samples, rate = np.asarray(samples), float(rate)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -171,7 +171,7 @@ class CedConfig(PreTrainedConfig):
 
     def _fill_in_labels(self, outputdim: int | None, num_labels: int | None) -> int:
         """Gives 527 classes without (whole) names the names of AudioSet; returns the number of classes."""
-        # `num_labels` comes from the caller, `outputdim` from the stored file that it overrides.
+        # `num_labels` comes from the caller, `outputdim` from a stored file.
         count = num_labels if num_labels is not None else outputdim
         if count is not None and (not isinstance(count, int) or count < 1):
             raise ValueError(f"`num_labels={count!r}`: a classifier has a whole number of classes, at least one.")
@@ -185,11 +185,8 @@ class CedConfig(PreTrainedConfig):
                 elif self.label2id is None:
                     self.label2id = {name: index for index, name in names.items()}
                 return len(names)
-            if num_labels is None:
-                raise ValueError(
-                    f"`outputdim={outputdim}` but `id2label` names {len(names)} classes; give as many names as classes."
-                )
-            self.id2label = self.label2id = None
+            field = "outputdim" if num_labels is None else "num_labels"
+            raise ValueError(f"`{field}={count}` but `id2label` names {len(names)} classes; give a name for each.")
         count = len(AUDIOSET_LABELS) if count is None else count
         if count == len(AUDIOSET_LABELS):
             self._set_audioset_labels()
@@ -228,6 +225,10 @@ class CedConfig(PreTrainedConfig):
         for field in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"`{field}` must be in [0, 1), got {getattr(self, field)}.")
+        if self.win_size > self.n_fft:
+            raise ValueError(f"`win_size` ({self.win_size} samples) does not fit into `n_fft` ({self.n_fft} samples).")
+        if self.f_min < 0 or (self.f_max is not None and self.f_min >= self.f_max):
+            raise ValueError(f"`f_min` ({self.f_min} Hz) must be below `f_max` ({self.f_max} Hz) and not negative.")
         if not 0 < self.mlp_ratio < math.inf:
             raise ValueError(f"`mlp_ratio` must be positive, got {self.mlp_ratio}.")
 
@@ -244,6 +245,9 @@ class CedConfig(PreTrainedConfig):
             kwargs.setdefault("num_labels", kwargs.pop("outputdim"))
         if "id2label" in kwargs:
             for field in ("label2id", "outputdim"):
+                config_dict.pop(field, None)
+        elif kwargs.get("num_labels") is not None and len(config_dict.get("id2label") or {}) != kwargs["num_labels"]:
+            for field in ("id2label", "label2id", "outputdim"):
                 config_dict.pop(field, None)
         # A dtype may be "auto", which transformers resolves itself.
         fields = (set(cls.__dataclass_fields__) | set(cls.attribute_map)) - {"dtype"}

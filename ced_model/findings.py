@@ -3,6 +3,7 @@
 """What a tagger finds: tags, events and timelines."""
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -76,8 +77,9 @@ class Timeline:
             to about half a hop.
 
         Raises:
-            ValueError: for a class that the model does not have.
+            ValueError: for a class that the model does not have, or a threshold or length that is not a number.
         """
+        check_event_options(self.labels, thresholds, min_duration_s, merge_gap_s)
         if isinstance(thresholds, Mapping):
             limits = {find_label(self.labels, name): limit for name, limit in thresholds.items()}
         else:
@@ -144,6 +146,8 @@ def find_label(labels: Sequence[str], name: str) -> int:
     Raises:
         ValueError: if there is no such class; it names similar ones.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"A class is chosen by its name, got {name!r}.")
     lowered = [label.lower() for label in labels]
     if name.lower() in lowered:
         return lowered.index(name.lower())
@@ -151,3 +155,22 @@ def find_label(labels: Sequence[str], name: str) -> int:
     close += [label for label in labels if name.lower() in label.lower() and label not in close][:3]
     hint = f" Did you mean {', '.join(repr(label) for label in close)}?" if close else ""
     raise ValueError(f"The model has no class {name!r}.{hint}")
+
+
+def check_number(name: str, value: Any, minimum: float = -math.inf) -> None:
+    """Raises a ValueError if `value` is no number from `minimum` on."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not value >= minimum:
+        wanted = "a number" if minimum == -math.inf else f"a number from {minimum:g}"
+        raise ValueError(f"`{name}={value!r}`: expected {wanted}.")
+
+
+def check_event_options(labels: Sequence[str], thresholds: Any, min_duration_s: Any, merge_gap_s: Any) -> None:
+    """Raises a ValueError if events cannot be found with these options of [`Timeline.events`]."""
+    if isinstance(thresholds, Mapping):
+        for name, limit in thresholds.items():
+            find_label(labels, name)
+            check_number(f"thresholds[{name!r}]", limit)
+    else:
+        check_number("thresholds", thresholds)
+    check_number("min_duration_s", min_duration_s, 0)
+    check_number("merge_gap_s", merge_gap_s, 0)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,16 @@ from transformers.utils import logging
 from .audio import AudioError, AudioInput, describe, read_blocks
 from .configuration_ced import CedConfig
 from .feature_extraction_ced import CedFeatureExtractor
-from .findings import Event, StreamUpdate, Tag, TagResult, Timeline, find_label
+from .findings import (
+    Event,
+    StreamUpdate,
+    Tag,
+    TagResult,
+    Timeline,
+    check_event_options,
+    check_number,
+    find_label,
+)
 from .modeling_ced import CedForAudioClassification
 from .scheduling import InputEnd, Window, WindowScores, cut_windows, score_windows, without_variables
 
@@ -33,22 +43,57 @@ MAX_WAITING = 10_000  # inputs and windows whose results are held back by a slow
 
 
 class _Input:
-    """The windows of one input as they come in."""
+    """
+    The windows of one input as they come in, in any order.
+
+    Their bounds in samples, `(windows, 2)`, and their scores, `(windows, classes)`, grow in place, so that those of a
+    long recording are never in memory twice.
+    """
 
     def __init__(self) -> None:
-        self.windows: list[WindowScores] = []
-        self.end: InputEnd | None = None
+        self.spans = np.zeros((0, 2), np.int64)
+        self.scores = np.zeros((0, 0), np.float32)
+        self.windows = 0
         self.scored_to = 0
+        self.end: InputEnd | None = None
 
-    def add_audio(self, window: WindowScores) -> int:
-        """Samples that `window` adds behind all windows before it; what is overtaken counts as scored."""
-        before = self.scored_to
-        self.scored_to = max(before, window.start + window.samples)
+    def add(self, window: WindowScores) -> int:
+        """Returns the samples that `window` adds behind all windows before it; what is overtaken counts as scored."""
+        if window.position >= len(self.spans):
+            self._resize(max(window.position + 1, len(self.spans) * 5 // 4), len(window.scores))
+        end = window.start + window.samples
+        self.spans[window.position] = window.start, end
+        self.scores[window.position] = window.scores
+        self.windows += 1
+        before, self.scored_to = self.scored_to, max(self.scored_to, end)
         return self.scored_to - before
+
+    def _resize(self, windows: int, classes: int) -> None:
+        self.spans.resize((windows, 2), refcheck=False)
+        self.scores.resize((windows, classes), refcheck=False)
 
     @property
     def is_complete(self) -> bool:
-        return self.end is not None and len(self.windows) == self.end.windows
+        return self.end is not None and self.windows == self.end.windows
+
+    def finish(self, end: InputEnd) -> "_Input":
+        """Drops the room for more windows."""
+        self.end = end
+        self._resize(self.windows, self.scores.shape[1])
+        return self
+
+    @property
+    def error(self) -> Exception | None:
+        return None if self.end is None else self.end.error
+
+    def average(self, how: str) -> np.ndarray:
+        """Scores of the clip from those of its windows: the mean weighted by their length, or the maximum."""
+        if len(self.scores) == 1:
+            return self.scores[0]
+        if how == "max":
+            return self.scores.max(axis=0)
+        weights = (self.spans[:, 1] - self.spans[:, 0]).astype(np.float64)
+        return (weights @ self.scores / weights.sum()).astype(np.float32)
 
 
 class AudioTagger:
@@ -76,6 +121,8 @@ class AudioTagger:
         num_threads: int | None = None,
         batch_size: int | None = None,
     ) -> None:
+        if getattr(getattr(model, "config", None), "model_type", None) != CedConfig.model_type:
+            raise ValueError(f"`model` must be a CED classification model, got {type(model).__name__}.")
         if num_threads is not None and num_threads < 1:
             raise ValueError(f"`num_threads` must be at least 1, got {num_threads}.")
         if batch_size is not None and batch_size < 1:
@@ -114,6 +161,10 @@ class AudioTagger:
             ValueError: if the repository holds another kind of model or lacks weights, or if there is no such device.
             OSError: if there is no such folder or repository, or it cannot be reached.
         """
+        if isinstance(model, Path) or str(model).startswith((".", "/", "~")):
+            model = Path(model).expanduser()
+            if not model.is_dir():
+                raise OSError(f"There is no folder {str(model)!r}.")
         config = CedConfig.get_config_dict(str(model), **kwargs)[0]
         if config.get("model_type") != CedConfig.model_type:
             raise ValueError(f"{str(model)!r} is a {config.get('model_type')!r} model, not CED.")
@@ -227,9 +278,9 @@ class AudioTagger:
             raise ValueError(f"`average` must be 'mean' or 'max', got {average!r}.")
         select = self._selection(top_k, threshold, labels)
         read = self._clip_reader(window_s, hop_s, sampling_rate)
-        for source, windows, end in self._run(inputs, read, self._scores, on_audio):
-            tags = [] if end.error is not None else select(_reduce(windows, average))
-            yield TagResult(source, describe(source), self._duration_s(windows), tags, error=end.error)
+        for source, state in self._run(inputs, read, self._scores, on_audio):
+            tags = [] if state.error is not None else select(state.average(average))
+            yield TagResult(source, describe(source), state.scored_to / self.sampling_rate, tags, error=state.error)
 
     def timeline(
         self,
@@ -278,15 +329,13 @@ class AudioTagger:
         """
         window, hop = self._window_samples(window_s, window_s / 2 if hop_s is None else hop_s)
         read = partial(self._windows, window=window, hop=hop, fits_whole=False, sampling_rate=sampling_rate)
-        for source, windows, end in self._run(inputs, read, self._scores, on_audio):
-            duration_s = self._duration_s(windows)
+        for source, state in self._run(inputs, read, self._scores, on_audio):
+            duration_s = state.scored_to / self.sampling_rate
             timeline = None
-            if end.error is None:
-                start_s = np.array([window.start for window in windows]) / self.sampling_rate
-                end_s = np.array([window.start + window.samples for window in windows]) / self.sampling_rate
-                scores = np.stack([window.scores for window in windows])
-                timeline = Timeline(scores, start_s, end_s, self.labels, duration_s)
-            yield TagResult(source, describe(source), duration_s, timeline=timeline, error=end.error)
+            if state.error is None:
+                start_s, end_s = state.spans.T / self.sampling_rate
+                timeline = Timeline(state.scores, start_s, end_s, self.labels, duration_s)
+            yield TagResult(source, describe(source), duration_s, timeline=timeline, error=state.error)
 
     def events(
         self,
@@ -313,9 +362,7 @@ class AudioTagger:
             AudioError: if the recording cannot be read.
             ValueError: for a class that the model does not have, or windows that it cannot look at.
         """
-        if isinstance(thresholds, Mapping):
-            for name in thresholds:  # before the work, not after it
-                find_label(self.labels, name)
+        check_event_options(self.labels, thresholds, min_duration_s, merge_gap_s)  # before the work, not after it
         timeline = self.timeline(source, window_s=window_s, hop_s=hop_s, sampling_rate=sampling_rate)
         return timeline.events(thresholds, min_duration_s, merge_gap_s)
 
@@ -339,10 +386,10 @@ class AudioTagger:
         is_list = isinstance(inputs, (list, tuple))
         read = self._clip_reader(window_s, None, sampling_rate)
         embeddings = []
-        for _, windows, end in self._run(_as_list(inputs), read, self._embeddings):
-            if end.error is not None:
-                raise end.error
-            embeddings.append(_reduce(windows, "mean"))
+        for _, state in self._run(_as_list(inputs), read, self._embeddings):
+            if state.error is not None:
+                raise state.error
+            embeddings.append(state.average("mean"))
         if not is_list:
             return embeddings[0]
         return np.stack(embeddings) if embeddings else np.zeros((0, self.model.config.hidden_size), np.float32)
@@ -391,8 +438,10 @@ class AudioTagger:
         return first + self.target_length * extractor.hop_size - 1
 
     def _window_samples(self, window_s: float, hop_s: float) -> tuple[int, int]:
-        if not math.isfinite(window_s) or not math.isfinite(hop_s):
-            raise ValueError(f"`window_s={window_s}` and `hop_s={hop_s}` must be lengths in seconds.")
+        for name, value in (("window_s", window_s), ("hop_s", hop_s)):
+            check_number(name, value)
+            if not math.isfinite(value):
+                raise ValueError(f"`{name}={value}`: expected a length in seconds.")
         window, hop = round(window_s * self.sampling_rate), round(hop_s * self.sampling_rate)
         if not self.feature_extractor.min_samples <= window <= self._max_samples:
             raise ValueError(
@@ -421,11 +470,7 @@ class AudioTagger:
         self, source: Any, *, window: int, hop: int, fits_whole: bool, sampling_rate: int | None
     ) -> Iterator[Window]:
         """Windows of one input; with `fits_whole`, what the model can look at in one piece stays in one."""
-        blocks = iter(
-            read_blocks(
-                source, sampling_rate=self.sampling_rate, array_sampling_rate=sampling_rate or self.sampling_rate
-            )
-        )
+        blocks = iter(read_blocks(source, sampling_rate=self.sampling_rate, array_sampling_rate=sampling_rate))
         if not fits_whole:
             return self._cut(blocks, window, hop)
         beginning: list[np.ndarray] = []
@@ -475,8 +520,13 @@ class AudioTagger:
         read: Callable[[Any], Iterator[Window]],
         compute: Callable[[list[np.ndarray]], np.ndarray],
         on_audio: Callable[[float], object] | None = None,
-    ) -> Iterator[tuple[Any, list[WindowScores], InputEnd]]:
-        """Each input with its windows' scores and its end, in the order of the inputs."""
+    ) -> Iterator[tuple[Any, _Input]]:
+        """Each input with its windows' scores or its error, in the order of the inputs."""
+        if isinstance(inputs, (str, bytes, PathLike, dict)) or hasattr(inputs, "dtype"):
+            raise ValueError(
+                f"`inputs` must be a list of inputs, got a single {type(inputs).__name__}: put it into a list, or use"
+                " `tagger(…)` or `tagger.timeline(…)`."
+            )
         inputs = iter(inputs)
         beginning = list(islice(inputs, 2))
         if len(beginning) == 1:
@@ -485,13 +535,14 @@ class AudioTagger:
                 remaining = read(beginning[0])
                 head = list(islice(remaining, 2))
             except Exception as error:
-                yield beginning[0], [], InputEnd(0, 0, without_variables(error))
+                yield beginning[0], _Input().finish(InputEnd(0, 0, without_variables(error)))
                 return
             if len(head) == 1:
-                scores = self._compute_alone(head[0], compute)
+                state = _Input()
+                samples = state.add(self._compute_alone(head[0], compute))
                 if on_audio is not None:
-                    on_audio(scores.samples / self.sampling_rate)
-                yield beginning[0], [scores], InputEnd(0, 1, None)
+                    on_audio(samples / self.sampling_rate)
+                yield beginning[0], state.finish(InputEnd(0, 1, None))
                 return
             read = partial(lambda windows, _: windows, chain(head, remaining))
 
@@ -526,16 +577,15 @@ class AudioTagger:
                 if isinstance(message, InputEnd):
                     state.end = message
                 else:
-                    state.windows.append(message)
-                    if on_audio is not None and (samples := state.add_audio(message)):
+                    samples = state.add(message)
+                    if on_audio is not None and samples:
                         on_audio(samples / self.sampling_rate)
                 num_waiting += 1
                 while (ready := waiting.get(next_index)) is not None and ready.is_complete:
                     assert ready.end is not None
                     del waiting[next_index]
-                    num_waiting -= 1 + len(ready.windows)
-                    ready.windows.sort(key=lambda window: window.position)
-                    yield sources.pop(next_index), ready.windows, ready.end
+                    num_waiting -= 1 + ready.windows
+                    yield sources.pop(next_index), ready.finish(ready.end)
                     next_index += 1
                 # Inputs that were begun are read to their end, so that the one which all wait for is never held up.
                 (has_room.set if num_waiting < MAX_WAITING else has_room.clear)()
@@ -554,17 +604,16 @@ class AudioTagger:
             _use_threads(threads_before)
         return WindowScores(0, window.position, window.start, len(window.waveform), scores)
 
-    def _duration_s(self, windows: list[WindowScores]) -> float:
-        return max((window.start + window.samples for window in windows), default=0) / self.sampling_rate
-
     def _selection(
         self, top_k: int | None, threshold: float | None, labels: Sequence[str] | None
     ) -> Callable[[np.ndarray], list[Tag]]:
         """How scores of shape `(classes,)` become tags."""
         if top_k is None and threshold is None and labels is None:
             top_k = TOP_K
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"`top_k` must be at least 1, got {top_k}.")
+        if top_k is not None and (not isinstance(top_k, (int, np.integer)) or top_k < 1):
+            raise ValueError(f"`top_k` must be a whole number from 1, got {top_k!r}.")
+        if threshold is not None:
+            check_number("threshold", threshold)
         if isinstance(labels, str):
             raise ValueError(f"`labels` must be a list of class names, got {labels!r}.")
         indices = range(len(self.labels)) if labels is None else [find_label(self.labels, name) for name in labels]
@@ -620,17 +669,6 @@ def _as_list(inputs: Any) -> list[Any]:
     return list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
 
 
-def _reduce(windows: list[WindowScores], average: str) -> np.ndarray:
-    """Scores of a clip from those of its windows."""
-    if len(windows) == 1:
-        return windows[0].scores
-    scores = np.stack([window.scores for window in windows])
-    if average == "max":
-        return scores.max(axis=0)
-    weights = np.array([window.samples for window in windows], np.float64)
-    return (weights @ scores / weights.sum()).astype(np.float32)
-
-
 def _stream_blocks(chunks: Iterable[Any], rate: int | None, model_rate: int) -> Iterator[np.ndarray]:
     """Mono float32 blocks at the model's rate from the chunks of a stream."""
     chunks = iter(chunks)
@@ -670,6 +708,13 @@ def _stream_chunk(chunk: Any, rate: int, position: int) -> np.ndarray:
         raise AudioError(
             f"The stream has a chunk of type {type(chunk).__name__}: expected a waveform (an array or a tensor of shape"
             ' `(samples,)`), or {"array": waveform}.'
+        )
+    if len(chunk.shape) == 2 and chunk.shape[1] == 1:  # as sound cards deliver one channel
+        chunk = chunk[:, 0]
+    if len(chunk.shape) != 1 and tuple(chunk.shape[:-1]) != (1,):
+        raise AudioError(
+            f"The stream has a chunk of shape {tuple(chunk.shape)}: expected mono, (samples,). Average the channels,"
+            " for example with `chunk.mean(axis=1)`, and give a list of chunks rather than one array."
         )
     if 0 in chunk.shape:
         return np.zeros(0, np.float32)

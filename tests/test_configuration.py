@@ -345,3 +345,17 @@ print("done")
         text=True,
     )
     assert process.stdout.splitlines()[-1:] == ["done"], process.stderr
+
+
+def test_names_and_number_of_classes_that_contradict_each_other_are_refused(golden: Path) -> None:
+    with pytest.raises(ValueError, match=r"`num_labels=3` but `id2label` names 2 classes"):
+        CedConfig(num_labels=3, id2label={0: "a", 1: "b"})
+    with pytest.raises(ValueError, match=r"`num_labels=2` but `id2label` names 3 classes"):
+        CedConfig.from_pretrained(golden / "micro_hub", num_labels=2, id2label={0: "a", 1: "b", 2: "c"})
+    assert CedConfig.from_pretrained(golden / "micro_hub", num_labels=2).id2label == {0: "LABEL_0", 1: "LABEL_1"}
+
+
+@pytest.mark.parametrize("fields", [{"f_min": 9000}, {"win_size": 1024}])
+def test_an_impossible_front_end_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(StrictDataclassError, match=next(iter(fields))):
+        CedConfig(**fields)

@@ -231,10 +231,10 @@ def test_unknown_classes_are_refused_with_those_that_may_be_meant(tagger):
         ({"window_s": 2, "hop_s": 2.1}, "at most `window_s=2`"),
         ({"window_s": 2, "hop_s": 0}, "above 0"),
         ({"window_s": 2, "hop_s": -1}, "above 0"),
-        ({"window_s": math.nan}, "lengths in seconds"),
-        ({"window_s": 2, "hop_s": math.inf}, "lengths in seconds"),
+        ({"window_s": math.nan}, "expected a number"),
+        ({"window_s": 2, "hop_s": math.inf}, "expected a length in seconds"),
         ({"average": "median"}, "'mean' or 'max'"),
-        ({"top_k": 0}, "at least 1"),
+        ({"top_k": 0}, "a whole number from 1"),
     ],
 )
 def test_impossible_options_are_refused_before_any_work(tagger, options, message):
@@ -891,3 +891,86 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
     CedForAudioClassification.from_pretrained(MICRO).encoder.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"not a whole classification model: it lacks 4 tensors, such as outputlayer"):
         AudioTagger.from_pretrained(tmp_path)
+
+
+def test_a_single_input_in_place_of_a_list_is_refused(tagger):
+    for single in (
+        "night.flac",
+        b"RIFF",
+        Path("night.flac"),
+        np.zeros(RATE),
+        torch.zeros(RATE),
+        {"array": np.zeros(9)},
+    ):
+        with pytest.raises(ValueError, match=r"`inputs` must be a list of inputs, got a single"):
+            next(tagger.tag(single))
+        with pytest.raises(ValueError, match=r"put it into a list"):
+            next(tagger.timelines(single))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": math.nan}, r"`threshold=nan`: expected a number\."),
+        ({"threshold": "0.3"}, r"`threshold='0.3'`: expected a number\."),
+        ({"labels": [1]}, r"A class is chosen by its name, got 1\."),
+        ({"top_k": 2.5}, r"`top_k` must be a whole number from 1, got 2.5\."),
+        ({"window_s": "2"}, r"`window_s='2'`: expected a number\."),
+        ({"sampling_rate": 0}, r"0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_in_one_line(tagger, options, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        tagger(np.zeros(RATE, np.float32), **options)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"thresholds": ["class 1"]},
+        {"thresholds": {"class 1": math.nan}},
+        {"min_duration_s": -1},
+        {"merge_gap_s": math.nan},
+    ],
+)
+def test_event_options_are_refused_before_any_work(tagger, options):
+    with pytest.raises(ValueError, match=r"expected a number"):
+        tagger.events("there is no such file.wav", **options)
+
+
+def test_streams_take_blocks_of_sound_cards_and_say_what_else_is_wrong(tagger):
+    column = noise(3)[:, np.newaxis]
+    [*updates] = tagger.stream([column[:20000], column[20000:]])
+    np.testing.assert_allclose(np.stack([u.scores for u in updates]), tagger.timeline(column[:, 0]).scores, atol=1e-5)
+    with pytest.raises(AudioError, match=r"chunk of shape \(100, 2\): expected mono.*chunk.mean\(axis=1\)"):
+        next(tagger.stream([np.zeros((100, 2), np.float32)]))
+    with pytest.raises(AudioError, match=r"chunk of shape \(\).*a list of chunks rather than one array"):
+        next(tagger.stream(noise(3)))
+
+
+def test_half_precision_waveforms_are_taken(tagger):
+    waveform = torch.from_numpy(noise(1)).to(torch.bfloat16)
+    assert tagger(waveform) == tagger(waveform.float())
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    for path in (tmp_path / "none", "./there is none"):
+        with pytest.raises(OSError, match="There is no folder"):
+            AudioTagger.from_pretrained(path)
+
+
+def test_only_ced_models_become_taggers():
+    with pytest.raises(ValueError, match="must be a CED classification model, got Linear"):
+        AudioTagger(torch.nn.Linear(2, 2))
+
+
+def test_a_timeline_holds_its_scores_once(tagger, monkeypatch):
+    windows, classes = 20_000, 500
+    monkeypatch.setattr(tagger, "_scores", lambda waveforms: np.zeros((len(waveforms), classes), np.float32))
+    samples = np.zeros(round(0.01 * RATE) * windows, np.float32)
+    tracemalloc.start()
+    timeline = tagger.timeline(samples, window_s=0.16, hop_s=0.01)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(timeline.scores) > 0.99 * windows and peak < 1.6 * timeline.scores.nbytes
