@@ -1,0 +1,378 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The store: what the teachers said of each chunk in each epoch, 84 bytes before compression.
+
+A folder:
+
+    manifest.json       who taught what, and how: see `Store`
+    chunks.parquet      where each chunk is in the audio: path, start, num_samples, crc32
+    shards/*.parquet    chunk, epoch, seed, values, indices: a shard holds one epoch of a range of chunks
+
+A shard comes into being whole or not at all, so that a run that was killed goes on with the shards that are missing.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from .augmentation import Augmentation
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FORMAT = "ced distillation store"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+CHUNKS = "chunks.parquet"
+SHARDS = "shards"
+DEFAULT_SHARD_CHUNKS = 1024  # 60 to 80 kB
+MAX_CLASSES = 2**15  # an index is an int16
+
+CHUNKS_SCHEMA = pa.schema(
+    [("path", pa.string()), ("start", pa.int64()), ("num_samples", pa.int32()), ("crc32", pa.uint32())]
+)
+
+
+class Chunk(NamedTuple):
+    """
+    A piece of an audio file.
+
+    Attributes:
+        path: The file, relative to the audio's root, with `/`.
+        start: First sample, at 16 kHz.
+        num_samples: Length in samples, at 16 kHz.
+        crc32: Checksum of the samples as little-endian float32, by which a changed file is noticed.
+    """
+
+    path: str
+    start: int
+    num_samples: int
+    crc32: int
+
+
+class Shard(NamedTuple):
+    """An epoch of the chunks `[start, stop)`: the unit of work."""
+
+    epoch: int
+    start: int
+    stop: int
+
+    @property
+    def file_name(self) -> str:
+        """Sorted by name, shards are in the order of epochs and chunks."""
+        return f"epoch-{self.epoch:06d}-chunk-{self.start:010d}.parquet"
+
+
+class ShardRows(NamedTuple):
+    """
+    The rows of a shard.
+
+    Attributes:
+        seeds: int32 of shape `(chunks,)`.
+        values: The highest probabilities, falling; float16 of shape `(chunks, k)`.
+        indices: Their classes, int16 of shape `(chunks, k)`.
+    """
+
+    seeds: np.ndarray
+    values: np.ndarray
+    indices: np.ndarray
+
+
+@dataclass(frozen=True)
+class Store:
+    """
+    A store on disk, as `open_store` found it.
+
+    Attributes:
+        path: Its folder.
+        manifest: What `manifest.json` says: the `teachers` and how masks were applied to each, `labels`,
+            `augmentation`, CED's `front_end`, the store's `seed`, `top_k`, `num_epochs`, `num_chunks`, `shard_chunks`,
+            the `audio` with what was skipped, and `versions`.
+        chunks: The table of chunks, whose columns are the fields of `Chunk`; the row is the chunk's number.
+        missing: The shards that are still to be made; none of a finished store.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    chunks: pa.Table
+    missing: tuple[Shard, ...]
+
+    @property
+    def labels(self) -> list[str]:
+        return self.manifest["labels"]
+
+    @cached_property
+    def augmentation(self) -> Augmentation:
+        return Augmentation.from_dict(self.manifest["augmentation"])
+
+    @property
+    def seed(self) -> int:
+        return self.manifest["seed"]
+
+    @property
+    def num_epochs(self) -> int:
+        return self.manifest["num_epochs"]
+
+    @property
+    def num_chunks(self) -> int:
+        return self.manifest["num_chunks"]
+
+    @property
+    def audio_root(self) -> Path:
+        """The folder that the chunks' paths are relative to, where the audio was when it was taught."""
+        return Path(self.manifest["audio"]["root"])
+
+    def chunk(self, index: int) -> Chunk:
+        """A chunk by its number, from 0."""
+        return Chunk(*(self.chunks[name][index].as_py() for name in Chunk._fields))
+
+    def shards(self) -> list[Shard]:
+        """All shards of the finished store, in their order."""
+        return list(plan_shards(self.num_epochs, self.num_chunks, self.manifest["shard_chunks"]))
+
+    def dataset(self, **kwargs: Any) -> "Dataset":
+        """
+        What the teachers said, as a `datasets.Dataset` that is mapped into memory.
+
+        Args:
+            kwargs: Passed on to `Dataset.from_parquet`, for example `keep_in_memory=True`.
+
+        Returns:
+            The columns `chunk` (int32), `epoch` (int32), `seed` (int32), `values` (k × float16, falling) and `indices`
+            (k × int16), in the order of epochs and, in an epoch, of chunks.
+        """
+        from datasets import Dataset
+
+        files = [str(self.path / SHARDS / shard.file_name) for shard in self.shards() if shard not in set(self.missing)]
+        return Dataset.from_parquet(files, **kwargs)
+
+
+def open_store(path: str | os.PathLike, *, allow_unfinished: bool = False) -> Store:
+    """
+    A store with every shard checked.
+
+    Args:
+        allow_unfinished: Whether a store that is not complete may be opened; `Store.missing` has what it lacks.
+
+    Raises:
+        ValueError: if there is no store, if it is of another format, if a shard is corrupt (named), or if it is
+            unfinished (how many shards are there, and how to go on).
+    """
+    path = Path(path)
+    manifest, chunks = read_manifest(path), read_chunks(path)
+    if len(chunks) != manifest["num_chunks"]:
+        raise ValueError(f"{path / CHUNKS}: corrupt: {len(chunks)} chunks, the manifest has {manifest['num_chunks']}.")
+    missing = []
+    total = 0
+    for shard in plan_shards(manifest["num_epochs"], manifest["num_chunks"], manifest["shard_chunks"]):
+        total += 1
+        if not (path / SHARDS / shard.file_name).is_file():
+            missing.append(shard)
+            continue
+        problem = find_damage(path, shard, top_k_of(manifest))
+        if problem is not None:
+            raise ValueError(
+                f"{path / SHARDS / shard.file_name}: corrupt shard: {problem}. Run the `ced distill teach` that made"
+                " the store again: it makes this shard anew."
+            )
+    if missing and not allow_unfinished:
+        raise ValueError(
+            f"{path}: unfinished: {total - len(missing)} of {total} shards are there. Run the `ced distill teach` that"
+            " began it again: it makes the rest."
+        )
+    return Store(path, manifest, chunks, tuple(missing))
+
+
+def restore_probabilities(
+    values: torch.Tensor | np.ndarray,
+    indices: torch.Tensor | np.ndarray,
+    num_labels: int,
+    leftover: Literal["zero", "even"] = "zero",
+) -> torch.Tensor:
+    """
+    Stored values as probabilities of all classes.
+
+    Args:
+        values: The highest probabilities, of shape `(batch, k)`.
+        indices: Their classes, of shape `(batch, k)`.
+        leftover: What the other classes get: `"zero"`, or `"even"`: each its part of what the stored ones lack to a sum
+            of 1, for teachers whose probabilities sum to 1.
+
+    Returns:
+        float32 of shape `(batch, num_labels)`, on the device of `values`.
+
+    Raises:
+        ValueError: if `leftover` is neither, if shapes differ, or if an index is no class.
+    """
+    values = torch.as_tensor(values).float()
+    indices = torch.as_tensor(indices, device=values.device).long()
+    if values.ndim != 2 or values.shape != indices.shape:
+        raise ValueError(
+            f"`values` and `indices` must both be of shape (batch, k), got {tuple(values.shape)} and"
+            f" {tuple(indices.shape)}."
+        )
+    if leftover not in ("zero", "even"):
+        raise ValueError(f'`leftover` must be "zero" or "even", got {leftover!r}.')
+    if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < num_labels:
+        raise ValueError(f"`indices` go from {indices.min()} to {indices.max()}, but there are {num_labels} classes.")
+    batch, k = values.shape
+    dense = values.new_zeros(batch, num_labels)
+    if leftover == "even" and num_labels > k:
+        dense += (1 - values.sum(dim=1, keepdim=True)).clamp(min=0) / (num_labels - k)
+    return dense.scatter_(1, indices, values)
+
+
+def top_probabilities(probabilities: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    What is stored of `(batch, classes)` probabilities: the highest `k`, falling; of equal ones the first class.
+
+    Returns:
+        float16 values and int16 indices, both of shape `(batch, k)`.
+    """
+    indices = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(probabilities, indices, axis=1).astype(np.float16), indices.astype(np.int16)
+
+
+# The parts of a store
+
+
+def plan_shards(num_epochs: int, num_chunks: int, shard_chunks: int) -> Iterator[Shard]:
+    for epoch in range(num_epochs):
+        for start in range(0, num_chunks, shard_chunks):
+            yield Shard(epoch, start, min(start + shard_chunks, num_chunks))
+
+
+def top_k_of(manifest: Mapping[str, Any]) -> int:
+    """Values in a row: `top_k`, or all classes if there are fewer."""
+    return min(manifest["top_k"], len(manifest["labels"]))
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Raises ValueError if the folder `path` has no manifest of a store that this version can read."""
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"{path}: no store: there is no {MANIFEST}. `ced distill teach` makes a store.") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: corrupt: {error}.") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ValueError(f"{file}: not the manifest of a distillation store.")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: a store of format version {manifest.get('format_version')}; this version of ced_model reads"
+            f" {FORMAT_VERSION}."
+        )
+    counts = ("num_epochs", "num_chunks", "shard_chunks", "top_k")
+    lists = [isinstance(manifest.get(name), list) for name in ("labels", "teachers")]
+    if not all(lists) or not all(isinstance(manifest.get(name), int) and manifest[name] > 0 for name in counts):
+        raise ValueError(f"{file}: corrupt: it lacks entries, or they are not what they should be.")
+    return manifest
+
+
+def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    text = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}, indent=2, ensure_ascii=False)
+    write_file(path / MANIFEST, (text + "\n").encode())
+
+
+def read_chunks(path: Path) -> pa.Table:
+    """The table of chunks; raises ValueError if it is damaged."""
+    file = path / CHUNKS
+    try:
+        table = pq.read_table(file, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{file}: corrupt: {_one_line(error)}.") from error
+    if not table.schema.equals(CHUNKS_SCHEMA):
+        raise ValueError(f"{file}: corrupt: it has the columns {table.schema.names}.")
+    return table
+
+
+def write_chunks(path: Path, chunks: Iterable[Chunk]) -> None:
+    columns = list(zip(*chunks, strict=True))
+    write_file(path / CHUNKS, _parquet_bytes(pa.table(columns, schema=CHUNKS_SCHEMA)))
+
+
+def write_shard(path: Path, shard: Shard, rows: ShardRows) -> None:
+    """Writes a shard of the store `path`, whole or not at all."""
+    table = pa.table(
+        {
+            "chunk": pa.array(np.arange(shard.start, shard.stop), pa.int32()),
+            "epoch": pa.array(np.full(shard.stop - shard.start, shard.epoch), pa.int32()),
+            "seed": pa.array(rows.seeds, pa.int32()),
+            "values": pa.FixedSizeListArray.from_arrays(pa.array(rows.values.ravel()), rows.values.shape[1]),
+            "indices": pa.FixedSizeListArray.from_arrays(pa.array(rows.indices.ravel()), rows.indices.shape[1]),
+        },
+        schema=shard_schema(rows.values.shape[1]),
+    )
+    # The high bytes of float16 and int16 next to each other compress far better: 60 bytes a row for 72.
+    encodings = {
+        "chunk": "DELTA_BINARY_PACKED",
+        "values.list.element": "BYTE_STREAM_SPLIT",
+        "indices.list.element": "BYTE_STREAM_SPLIT",
+    }
+    write_file(path / SHARDS / shard.file_name, _parquet_bytes(table, column_encoding=encodings, use_dictionary=False))
+
+
+def shard_schema(k: int) -> pa.Schema:
+    return pa.schema(
+        [
+            ("chunk", pa.int32()),
+            ("epoch", pa.int32()),
+            ("seed", pa.int32()),
+            ("values", pa.list_(pa.float16(), k)),
+            ("indices", pa.list_(pa.int16(), k)),
+        ]
+    )
+
+
+def find_damage(path: Path, shard: Shard, k: int) -> str | None:
+    """What is wrong with a shard's file, read as a whole with its checksums; None if nothing is."""
+    try:
+        table = pq.read_table(path / SHARDS / shard.file_name, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        return _one_line(error)
+    if not table.schema.equals(shard_schema(k)):
+        return f"its columns are {', '.join(f'{field.name} {field.type}' for field in table.schema)}"
+    if not np.array_equal(table["chunk"].to_numpy(), np.arange(shard.start, shard.stop)):
+        return f"it does not hold the chunks {shard.start} to {shard.stop - 1}"
+    if not (table["epoch"].to_numpy() == shard.epoch).all():
+        return f"it is not of epoch {shard.epoch}"
+    return None
+
+
+def write_file(file: Path, content: bytes) -> None:
+    """Writes a file that appears at once and whole; where that fails (a full disk), nothing is left behind."""
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".tmp")
+    try:
+        with open(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, file)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _parquet_bytes(table: pa.Table, **options: Any) -> bytes:
+    # Through memory: what Arrow raises when a disk is full names neither the file nor always the reason.
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True, **options)
+    return sink.getvalue().to_pybytes()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
