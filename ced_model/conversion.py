@@ -144,7 +144,7 @@ def convert_checkpoint(
             folder.mkdir()
             save_model_folder(model, feature_extractor, folder, card)
             _verify(folder, model, feature_extractor, checkpoint)
-            _move_into_place(folder, target, Path(scratch) / "replaced")
+            move_into_place(folder, target, Path(scratch) / "replaced")
     except (OSError, SafetensorError) as error:
         raise ConversionError(f"{target} could not be written: {_one_line(error)}") from error
     if checkpoint.dropped:
@@ -633,7 +633,7 @@ def _without_progress_bar() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _move_into_place(folder: Path, target: Path, replaced: Path) -> None:
+def move_into_place(folder: Path, target: Path, replaced: Path) -> None:
     """Renames `folder` to `target`; what is there goes to `replaced`, and back if the move fails."""
     if target.exists():
         os.replace(target, replaced)
