@@ -1,0 +1,268 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Labelled clips → batches for transformers' `Trainer`.
+
+Clips are decoded in the workers of the `DataLoader`, cut at random if they are long, mixed and masked if asked for, and
+padded as log-mels with an attention mask. What is random about a clip is decided by a generator of its own, made of the
+seed, the epoch and the clip's index: neither the order, nor batches, nor the number of workers or processes matter.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from .audio import AudioError, describe, duration_s, read_blocks
+from .distillation.augmentation import Augmentation, mask_log_mel, sample_seed
+from .feature_extraction_ced import CedFeatureExtractor
+from .labelled import SINGLE_LABEL, LabelledClips, Skipped
+
+logger = logging.getLogger(__name__)
+
+BLOCK_S = 10.0  # decoded at a time
+CHECK_THREADS = 8
+# Widths of the masks; of a clip shorter than 10 s the time mask is narrower in proportion (paper, section 2).
+MASKS = Augmentation(chunk_s=10.0, max_shift=0.0, max_time_mask=192, max_freq_mask=24)
+
+
+def check_clips(clips: LabelledClips, sampling_rate: int) -> tuple[LabelledClips, list[int]]:
+    """
+    Leaves out what cannot be read as audio.
+
+    Of each file the header and the first second are read; a file that is damaged further on is used up to there.
+
+    Returns:
+        The readable clips, with the others in `skipped`, and the lengths of the former in samples at `sampling_rate`.
+
+    Raises:
+        ValueError: if no clip can be read.
+    """
+
+    def measure(path: str) -> int | Skipped:
+        try:
+            return _count_samples(path, sampling_rate)
+        except (AudioError, OSError) as error:
+            reason = " ".join(str(error).split()).removeprefix(f"{describe(path)}: ")
+            return Skipped(path, reason)
+
+    with ThreadPoolExecutor(CHECK_THREADS) as pool:
+        found = list(pool.map(measure, clips.paths))
+    skipped = [item for item in found if isinstance(item, Skipped)]
+    lengths = [item for item in found if isinstance(item, int)]
+    if not lengths:
+        raise ValueError(f"None of the {len(found)} clips can be read, such as {skipped[0].path}: {skipped[0].reason}")
+    readable = clips.select(index for index, item in enumerate(found) if isinstance(item, int))
+    return replace(readable, skipped=[*clips.skipped, *skipped]), lengths
+
+
+def _count_samples(path: str, sampling_rate: int) -> int:
+    with closing(read_blocks(path, sampling_rate=sampling_rate, block_s=1.0)) as blocks:  # type: ignore[type-var]
+        beginning = len(next(blocks))
+        seconds = duration_s(path)
+        if seconds is not None:
+            return max(beginning, round(seconds * sampling_rate))
+        for block in blocks:
+            beginning += len(block)
+    return beginning
+
+
+def hold_out(targets: np.ndarray, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """
+    Sets clips aside for validation, in proportion in each class.
+
+    A clip of several classes counts for the rarest of them. Of each class that has two clips or more at least one is
+    held out and at least one is not; a single clip stays with training.
+
+    Args:
+        targets: of shape `(clips, classes)`, from 0 to 1.
+        share: of the clips to hold out, above 0 and below 1.
+
+    Returns:
+        The indices of the training clips and those of the validation clips, each in ascending order.
+    """
+    present = targets >= 0.5
+    rarity = np.where(present, present.sum(axis=0), np.inf)
+    strata = np.where(present.any(axis=1), rarity.argmin(axis=1), -1)
+    generator = np.random.default_rng(seed)
+    held_out: list[int] = []
+    for stratum in np.unique(strata):
+        indices = generator.permutation(np.flatnonzero(strata == stratum))
+        most = len(indices) - 1
+        held_out += indices[: min(max(round(share * len(indices)), 1), most)].tolist()
+    return sorted(set(range(len(targets))) - set(held_out)), sorted(held_out)
+
+
+class ClipDataset(Dataset):
+    """
+    Clips as items `{"waveform": float32 (samples,), "labels": tensor, "seed": int or None}` for a [`ClipCollator`].
+
+    Args:
+        clips: what to decode.
+        lengths: of the clips in samples, as [`check_clips`] finds them.
+        sampling_rate: Hz of the waveforms.
+        max_samples: Longer clips are cut to so many samples.
+        seed: For training: clips are cut at random, differently in each epoch. Without it they are cut behind their
+            first `max_samples`, and nothing is mixed or masked.
+        mixup: The parameter α of mixup (https://arxiv.org/abs/1710.09412): each clip is mixed with another one, and
+            so are their labels, in proportions drawn from Beta(α, α). 0 for none.
+    """
+
+    def __init__(
+        self,
+        clips: LabelledClips,
+        lengths: Sequence[int],
+        sampling_rate: int,
+        max_samples: int,
+        *,
+        seed: int | None = None,
+        mixup: float = 0.0,
+    ) -> None:
+        self.clips = clips
+        self.sampling_rate = sampling_rate
+        self.max_samples = max_samples
+        self.seed = seed
+        self.mixup = mixup
+        self._clip_lengths = list(lengths)
+        # In shared memory, since workers that outlive an epoch hold copies of the data set.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def lengths(self) -> list[int]:
+        """Samples of each item."""
+        return [min(length, self.max_samples) for length in self._clip_lengths]
+
+    @property
+    def epoch(self) -> int:
+        """Training: the epoch, which takes part in all that is random. Set it at the beginning of each."""
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if self.seed is None:
+            return {"waveform": self._read(index, 0), "labels": self._labels(index), "seed": None}
+        seed = sample_seed(self.seed, index, self.epoch)
+        generator = np.random.default_rng(seed)
+        waveform = self._read(index, self._random_start(index, generator))
+        if not self.mixup:
+            return {"waveform": waveform, "labels": self._labels(index), "seed": seed}
+        other = int(generator.integers(len(self)))
+        start = self._random_start(other, generator)
+        weight = float(generator.beta(self.mixup, self.mixup))
+        mixed = mix(waveform, self._read(other, start), weight)
+        targets = weight * self.clips.targets[index] + (1 - weight) * self.clips.targets[other]
+        return {"waveform": mixed, "labels": torch.from_numpy(targets.astype(np.float32)), "seed": seed}
+
+    def _random_start(self, index: int, generator: np.random.Generator) -> int:
+        return int(generator.integers(max(0, self._clip_lengths[index] - self.max_samples) + 1))
+
+    def _labels(self, index: int) -> torch.Tensor:
+        targets = self.clips.targets[index]
+        if self.clips.problem_type == SINGLE_LABEL:
+            return torch.tensor(int(targets.argmax()))
+        return torch.from_numpy(targets)
+
+    def _read(self, index: int, start: int) -> np.ndarray:
+        path = self.clips.paths[index]
+        waveform = _read_part(path, start, start + self.max_samples, self.sampling_rate)
+        if not len(waveform):  # damaged before there, or shorter than its header says
+            waveform = _read_part(path, 0, self.max_samples, self.sampling_rate)
+        if not len(waveform):
+            raise AudioError(f"{describe(path)}: could be read at first, but not any more")
+        return waveform
+
+
+def mix(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:
+    """`weight` of the first waveform and the rest of the second, which is cut or padded to the first one's length."""
+    mixed = np.float32(weight) * first
+    common = min(len(first), len(second))
+    mixed[:common] += np.float32(1 - weight) * second[:common]
+    return mixed
+
+
+def _read_part(path: str, start: int, stop: int, sampling_rate: int) -> np.ndarray:
+    """Samples `[start, stop)` of a file, or as many of them as there are before its end or damage."""
+    parts = [np.empty(0, np.float32)]
+    position = 0
+    try:
+        with closing(read_blocks(path, sampling_rate=sampling_rate, block_s=BLOCK_S)) as blocks:  # type: ignore[type-var]
+            for block in blocks:
+                parts.append(block[max(0, start - position) : stop - position])
+                position += len(block)
+                if position >= stop:
+                    break
+    except (AudioError, OSError) as error:
+        _warn_once(str(error))
+    return np.concatenate(parts)
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(message: str) -> None:
+    """A damaged clip comes up in every epoch."""
+    if message not in _warned:
+        _warned.add(message)
+        logger.warning("%s; the audio before that is used", message)
+
+
+class ClipCollator:
+    """
+    Items of a [`ClipDataset`] → `input_values`, `labels` and, if clips were padded, an `attention_mask`.
+
+    Args:
+        feature_extractor: computes the log-mels and pads them.
+        masks: Whether to mask a part in time and one in frequency of each training clip (SpecAugment).
+    """
+
+    def __init__(self, feature_extractor: CedFeatureExtractor, *, masks: bool = False) -> None:
+        self.feature_extractor = feature_extractor
+        self.masks = masks
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        waveforms = [item["waveform"] for item in items]
+        batch = dict(self.feature_extractor(waveforms, sampling_rate=self.feature_extractor.sampling_rate))
+        if self.masks:
+            self._mask(batch["input_values"], items)
+        batch["labels"] = torch.stack([item["labels"] for item in items])
+        return batch
+
+    def _mask(self, input_values: torch.Tensor, items: list[dict[str, Any]]) -> None:
+        extractor = self.feature_extractor
+        for values, item in zip(input_values, items, strict=True):
+            if item["seed"] is not None:
+                frames = extractor.num_frames(max(len(item["waveform"]), extractor.min_samples))
+                values[:, :frames] = mask_log_mel(values[:, :frames], item["seed"], MASKS)
+
+
+class LengthGroupedOrder(Sampler[int]):
+    """
+    The indices of a [`ClipDataset`] in the random order of its epoch, clips of similar length together.
+
+    That of transformers draws from the global generator, which an interrupted epoch does not bring back.
+    """
+
+    def __init__(self, dataset: ClipDataset, batch_size: int) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        # Index -1 is no clip's.
+        seed = sample_seed(self.dataset.seed or 0, -1, self.dataset.epoch)
+        generator = torch.Generator().manual_seed(seed)
+        return iter(get_length_grouped_indices(self.dataset.lengths, self.batch_size, generator=generator))
