@@ -121,6 +121,14 @@ class _Rows:
     notes: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
+    def select(self, indices: list[int]) -> "_Rows":
+        return replace(
+            self,
+            paths=[self.paths[index] for index in indices],
+            cells=None if self.cells is None else [self.cells[index] for index in indices],
+            values=None if self.values is None else self.values[indices],
+        )
+
 
 @dataclass(frozen=True)
 class _Reading:
@@ -188,11 +196,17 @@ def read_labelled(
         raise ValueError(f"`problem_type={problem_type!r}` must be {SINGLE_LABEL!r} or {MULTI_LABEL!r}.")
     data = _existing(data)
     reading = _Reading(None if audio_root is None else _existing(audio_root), path_column, label_column)
-    rows = _read_folder(data, split, reading) if os.path.isdir(data) else _read_clip_table(data, split, reading)
+    rows = _folder_rows(data, split, reading) if os.path.isdir(data) else _table_rows(data, split, reading)
     targets, labels, is_explicit = _make_targets(rows, separator, classes, model_classes)
     problem_type = problem_type or _detect_problem_type(targets, is_explicit)
     clips = LabelledClips(rows.paths, targets, labels, problem_type, rows.skipped, rows.notes)
-    clips = _without_missing(_without_duplicates(_checked_targets(clips, rows.name)), rows.name)
+    clips = _without_missing(_without_duplicates(_checked_targets(clips, rows.name)))
+    if not len(clips):
+        path, reason = clips.skipped[0]
+        raise ValueError(
+            f"{rows.name}: none of its {_count(len(clips.skipped), 'clip')} can be used, such as {describe(path)}:"
+            f" {reason}."
+        )
     return clips
 
 
@@ -243,20 +257,18 @@ def _unknown_labels(unknown: Sequence[str], classes: Sequence[str]) -> str:
     names = {_folded(name): name for name in classes}
     hints = []
     for label in unknown[:SHOWN]:
-        close = [names[match] for match in difflib.get_close_matches(_folded(label), names, n=2)]
+        close = [names[match] for match in difflib.get_close_matches(_folded(label), names, n=2, cutoff=0.7)]
         hints.append(repr(label) + (f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""))
     more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
-    are = "is not one" if len(unknown) == 1 else "are not"
-    return f"{', '.join(hints)}{more} {are} of the {len(classes)} classes, which begin with {_shown(classes)}."
+    are = "is" if len(unknown) == 1 else "are"
+    return f"{', '.join(hints)}{more} {are} not among the {_count(len(classes), 'class', 'es')}: {_shown(classes)}."
 
 
 def _parse_cell(cell: Any, separator: str, vocabulary: _Vocabulary | None) -> list[str]:
     """The names in a cell of the label column."""
-    if cell is None or cell != cell:
-        return []
     if isinstance(cell, (list, tuple, np.ndarray)):
-        return [str(name).strip() for name in cell if name is not None]
-    text = str(cell).strip()
+        return [text for name in cell if (text := _text(name))]
+    text = _text(cell)
     if not text or (vocabulary is not None and vocabulary.find(text) is not None):
         return [text] if text else []
     parts = [part.strip() for part in text.split(separator)] if separator else [text]
@@ -290,37 +302,38 @@ def _make_targets(
 ) -> tuple[np.ndarray, list[str], bool]:
     """Targets, the names of their classes, and whether clips without a class are meant to have none."""
     wanted = classes if classes is not None else model_classes
-    vocabulary = None if wanted is None else _Vocabulary(wanted)
-    names, values, is_explicit = _named_values(rows, separator, vocabulary)
-    found = [None if vocabulary is None else vocabulary.find(name) for name in names]
-    if vocabulary is None or (None in found and classes is None):
-        if vocabulary is not None:
-            names, values, is_explicit = _named_values(rows, separator, None)
-        plain = [NAME_OF_MID.get(name, name) for name in names]
-        labels = sorted(set(plain))
-        columns = [labels.index(name) for name in plain]
-    elif None in found:
-        unknown = [name for name, index in zip(names, found, strict=True) if index is None]
-        raise ValueError(f"{rows.name}: {_unknown_labels(unknown, vocabulary.classes)}")
-    else:
-        indices = [index for index in found if index is not None]
-        kept = range(len(vocabulary.classes)) if classes is not None else sorted(set(indices))
-        labels = [vocabulary.classes[index] for index in kept]
-        place = {index: position for position, index in enumerate(kept)}
-        columns = [place[index] for index in indices]
-    return _gather(values, columns, len(labels), rows), labels, is_explicit
+    if wanted is not None:
+        vocabulary = _Vocabulary(wanted)
+        names, entries, is_explicit = _named_values(rows, separator, vocabulary)
+        indices = [index for name in names if (index := vocabulary.find(name)) is not None]
+        if len(indices) == len(names):
+            kept = list(range(len(wanted))) if classes is not None else sorted(set(indices))
+            place = {index: position for position, index in enumerate(kept)}
+            targets = _gather(entries, [place[index] for index in indices], (len(rows.paths), len(kept)))
+            return targets, [wanted[index] for index in kept], is_explicit
+        if classes is not None:
+            unknown = [name for name in names if vocabulary.find(name) is None]
+            raise ValueError(f"{rows.name}: {_unknown_labels(unknown, classes)}")
+    names, entries, is_explicit = _named_values(rows, separator, None)
+    plain = [NAME_OF_MID.get(name, name) for name in names]
+    labels = sorted(set(plain))
+    place_of = {label: position for position, label in enumerate(labels)}
+    targets = _gather(entries, [place_of[name] for name in plain], (len(rows.paths), len(labels)))
+    return targets, labels, is_explicit
 
 
-Entries = tuple[np.ndarray, np.ndarray, np.ndarray]  # row, column and value of what is not 0
+Entries = tuple[np.ndarray, np.ndarray, np.ndarray]  # row, name and value of what is not 0
 
 
 def _named_values(rows: _Rows, separator: str, vocabulary: _Vocabulary | None) -> tuple[list[str], Entries, bool]:
     """The names as the data have them, in the order in which they come, and the entries of their targets."""
     if rows.values is not None:
+        if not rows.values.any():
+            raise ValueError(f"{rows.name}: no clip has any of its {_count(len(rows.columns), 'class', 'es')}.")
         row, column = np.nonzero(rows.values)
         return rows.columns, (row, column, rows.values[row, column]), True
     names: dict[str, int] = {}
-    row_of, column_of = [], []
+    row_of, name_of = [], []
     parsed: dict[str, list[str]] = {}
     assert rows.cells is not None
     for index, cell in enumerate(rows.cells):
@@ -330,26 +343,29 @@ def _named_values(rows: _Rows, separator: str, vocabulary: _Vocabulary | None) -
             found = parsed[cell] = _parse_cell(cell, separator, vocabulary)
         for name in found:
             row_of.append(index)
-            column_of.append(names.setdefault(name, len(names)))
+            name_of.append(names.setdefault(name, len(names)))
     if not names:
         raise ValueError(f"{rows.name}: no clip has a label.")
     is_explicit = any(isinstance(cell, (list, tuple, np.ndarray)) for cell in rows.cells)
-    entries = np.array(row_of, int), np.array(column_of, int), np.ones(len(row_of), np.float32)
+    entries = np.array(row_of, int), np.array(name_of, int), np.ones(len(row_of), np.float32)
     return list(names), entries, is_explicit
 
 
-def _gather(entries: Entries, columns: list[int], num_classes: int, rows: _Rows) -> np.ndarray:
-    row, column, value = entries
-    targets = np.zeros((len(rows.paths), num_classes), np.float32)
-    np.maximum.at(targets, (row, np.array(columns, int)[column]), value)
+def _gather(entries: Entries, columns: list[int], shape: tuple[int, int]) -> np.ndarray:
+    """Targets of this shape, of which `columns` has the class of each name."""
+    row, name, value = entries
+    targets = np.zeros(shape, np.float32)
+    np.maximum.at(targets, (row, np.array(columns, int)[name]), value)
     return targets
 
 
 def _detect_problem_type(targets: np.ndarray, is_explicit: bool) -> str:
     counts = (targets > 0).sum(axis=1)
-    is_hard = bool(((targets == 0) | (targets == 1)).all())
-    has_one_each = bool((counts == 1).all()) if is_explicit else bool((counts <= 1).all())
-    return SINGLE_LABEL if is_hard and has_one_each and targets.shape[1] > 1 else MULTI_LABEL
+    if ((targets != 0) & (targets != 1)).any():
+        return MULTI_LABEL
+    if is_explicit:
+        return SINGLE_LABEL if (counts == 1).all() and targets.shape[1] > 1 else MULTI_LABEL
+    return SINGLE_LABEL if (counts <= 1).all() else MULTI_LABEL
 
 
 def _checked_targets(clips: LabelledClips, name: str) -> LabelledClips:
@@ -366,7 +382,7 @@ def _checked_targets(clips: LabelledClips, name: str) -> LabelledClips:
         )
     if clips.has_soft_targets:
         raise ValueError(f"{name}: single-label data have targets of 0 and 1 only, but these are soft.")
-    return _leave_out(clips, {int(index): "has no label" for index in np.flatnonzero(counts == 0)})
+    return _leave_out(clips, {int(index): "it has no label" for index in np.flatnonzero(counts == 0)})
 
 
 def _without_duplicates(clips: LabelledClips) -> LabelledClips:
@@ -377,35 +393,27 @@ def _without_duplicates(clips: LabelledClips) -> LabelledClips:
     repeated = [indices for indices in places.values() if len(indices) > 1]
     if not repeated:
         return clips
-    contradictory: dict[int, str] = {}
-    doubles: list[int] = []
-    for indices in repeated:
-        if (clips.targets[indices] != clips.targets[indices[0]]).any():
-            contradictory[indices[0]] = f"is listed {len(indices)} times, with different labels"
-            doubles += indices[1:]
-        else:
-            doubles += indices[1:]
-    example = describe(clips.paths[repeated[0][0]])
-    note = f"{_count(len(repeated), 'file')} listed more than once, such as {example}: each counts once"
-    kept = set(range(len(clips))) - set(doubles)
-    order = sorted(kept)
-    renumbered = {order.index(index): reason for index, reason in contradictory.items()}
-    return _leave_out(replace(clips.select(order), notes=[*clips.notes, note]), renumbered)
+    dropped = {index for indices in repeated for index in indices[1:]}
+    order = [index for index in range(len(clips)) if index not in dropped]
+    contradictory = {indices[0] for indices in repeated if np.ptp(clips.targets[indices], axis=0).any()}
+    doubles = [indices[0] for indices in repeated if indices[0] not in contradictory]
+    notes = list(clips.notes)
+    if doubles:
+        example = describe(clips.paths[doubles[0]])
+        notes.append(f"{_count(len(doubles), 'file')} listed more than once, such as {example}: each counts once")
+    reason = "listed more than once, with different labels"
+    reasons = {place: reason for place, index in enumerate(order) if index in contradictory}
+    return _leave_out(replace(clips.select(order), notes=notes), reasons)
 
 
-def _without_missing(clips: LabelledClips, name: str) -> LabelledClips:
+def _without_missing(clips: LabelledClips) -> LabelledClips:
     reasons: dict[int, str] = {}
     for index, path in enumerate(clips.paths):
         if "://" in path:
             reasons[index] = "URLs are not fetched: download it first"
         elif not os.path.exists(path):
             reasons[index] = "there is no such file"
-    left = _leave_out(clips, reasons)
-    if not len(left):
-        first = left.skipped[0] if left.skipped else None
-        example = f", such as {describe(first.path)}: {first.reason}" if first else ""
-        raise ValueError(f"{name}: none of its {_count(len(left.skipped), 'clip')} can be used{example}.")
-    return left
+    return _leave_out(clips, reasons)
 
 
 def _leave_out(clips: LabelledClips, reasons: Mapping[int, str]) -> LabelledClips:
@@ -419,30 +427,30 @@ def _leave_out(clips: LabelledClips, reasons: Mapping[int, str]) -> LabelledClip
 # Folders
 
 
-def _read_folder(data: str, split: str | None, reading: _Reading) -> _Rows:
-    every = _walk_all(data)
-    splits = {} if split == ALL else _folder_files(data)
-    files = every if split == ALL else splits[_choose_split(data, list(splits), split)]
+def _folder_rows(data: str, split: str | None, reading: _Reading) -> _Rows:
+    every = _walk(data)
+    splits = {ALL: every} if split == ALL else _folder_files(data)
+    files = splits[_choose_split(data, list(splits), split)]
     metadata = [path for path in files if os.path.basename(path) in METADATA_FILES]
-    is_above = not metadata and split != ALL
-    if is_above:  # datasets does not find one beside the folders of the splits
-        metadata = [path for name in METADATA_FILES if os.path.isfile(path := os.path.join(data, name))]
-    if metadata:
-        tables = [_table_rows(path, _read_table(path), reading) for path in metadata]
-        rows = _joined(describe(data), tables)
-        if is_above:
-            rows = _only_paths(rows, {os.path.abspath(path) for path in files})
+    # Above the folders of the splits, where datasets does not look, one may list the clips of all splits.
+    above = [path for name in METADATA_FILES if os.path.isfile(path := os.path.join(data, name))]
+    if metadata or above:
+        elsewhere = {path for name in splits for path in splits[name]}.difference(files)
+        rows = _without_paths(_metadata_rows(data, metadata or above, reading), elsewhere)
+        rows.notes += _left_out(files, rows.paths, "not listed in the metadata")
     else:
-        audio = [path for path in files if _is_audio(path)]
-        rows = _class_folders(data, audio)
-    in_splits = {os.path.abspath(path) for paths in splits.values() for path in paths}
-    lost = [path for path in every if _is_audio(path) and os.path.abspath(path) not in in_splits]
-    if lost and split != ALL and not metadata:
-        rows.notes.append(
-            f"{_count(len(lost), 'audio file')} of {describe(data)} in none of its splits ({', '.join(splits)}), such"
-            f" as {describe(lost[0])}; split {ALL!r} reads them all"
-        )
+        rows = _class_folders(data, files, every, reading)
+    inside = [path for name in splits for path in splits[name]]
+    names = ", ".join(map(repr, splits))
+    rows.notes += _left_out(every, inside, f"in none of the splits {names} (all are in split {ALL!r})")
     return rows
+
+
+def _left_out(paths: Iterable[str], read: Iterable[str], where: str) -> list[str]:
+    """A note on the audio files among `paths` that are not `read`, if there are any."""
+    known = set(map(os.path.abspath, read))
+    left = [path for path in paths if _is_audio(path) and os.path.abspath(path) not in known]
+    return [f"{_count(len(left), 'audio file')} {where}, such as {describe(left[0])}"] if left else []
 
 
 def _folder_files(data: str) -> dict[str, list[str]]:
@@ -453,17 +461,23 @@ def _folder_files(data: str) -> dict[str, list[str]]:
             builder = datasets.load_dataset_builder("audiofolder", data_dir=escape(data), cache_dir=cache)
         except FileNotFoundError as error:  # datasets.EmptyDatasetError
             raise ValueError(f"{describe(data)}: there are no files in this folder.") from error
-    root = os.path.abspath(data)
+    root = os.path.realpath(data)
     return {
         str(name): sorted(os.path.join(data, os.path.relpath(path, root)) for path in paths)
         for name, paths in builder.config.data_files.items()
     }
 
 
-def _walk_all(data: str) -> list[str]:
-    """All files of a folder; hidden ones are left out, as datasets does."""
-    found = []
-    for parent, folders, files in os.walk(data, followlinks=True):
+def _walk(folder: str) -> list[str]:
+    """All files in a folder; hidden ones are left out, as datasets does. Links to folders are followed, none twice."""
+    found: list[str] = []
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         found += [os.path.join(parent, name) for name in sorted(files) if not name.startswith(".")]
     return found
@@ -473,45 +487,44 @@ def _is_audio(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in AUDIO_EXTENSIONS
 
 
-def _class_folders(data: str, paths: list[str]) -> _Rows:
+def _class_folders(data: str, files: list[str], every: list[str], reading: _Reading) -> _Rows:
     """Clips whose class is the name of their folder."""
     name = describe(data)
+    if reading != _Reading():
+        raise ValueError(f"{name}: `audio_root`, `path_column` and `label_column` are for tables, not for folders.")
+    paths = [path for path in files if _is_audio(path)]
+    tables = [path for path in every if os.path.splitext(path)[1].lower() in TABLE_FORMATS]
+    hint = f"; or give the table of labels: is it {describe(tables[0])}?" if tables else "."
     if not paths:
-        raise ValueError(f"{name}: there are no audio files in this folder.")
+        raise ValueError(f"{name}: there are no audio files here{hint}")
     by_depth: dict[int, str] = {}
     for path in paths:
         by_depth.setdefault(os.path.relpath(path, data).count(os.sep), path)
     if 0 in by_depth:
         raise ValueError(
             f"{name}: {describe(by_depth[0])} is in no folder of a class, and there is no metadata.csv; make a folder"
-            " for each class, or give a table (CSV, TSV, JSON lines, Parquet) of files and labels."
+            f" for each class{hint}"
         )
     if len(by_depth) > 1:
         shallow, deep = by_depth[min(by_depth)], by_depth[max(by_depth)]
         raise ValueError(
             f"{name}: the folders of the classes must all be equally deep, but there are {describe(shallow)} and"
-            f" {describe(deep)}."
+            f" {describe(deep)}{hint}"
         )
-    return _Rows(name, paths, [os.path.basename(os.path.dirname(path)) for path in paths])
+    classes = [os.path.basename(os.path.dirname(path)) for path in paths]
+    if len(set(classes)) == 1 and tables:
+        raise ValueError(f"{name}: all clips are in one folder, {classes[0]!r}; make a folder for each class{hint}")
+    return _Rows(name, paths, classes)
 
 
-def _only_paths(rows: _Rows, wanted: set[str]) -> _Rows:
-    kept = [index for index, path in enumerate(rows.paths) if os.path.abspath(path) in wanted]
-    return replace(
-        rows,
-        paths=[rows.paths[index] for index in kept],
-        cells=None if rows.cells is None else [rows.cells[index] for index in kept],
-        values=None if rows.values is None else rows.values[kept],
-    )
-
-
-def _joined(name: str, tables: list[_Rows]) -> _Rows:
-    """The rows of several tables with the same columns."""
+def _metadata_rows(data: str, paths: list[str], reading: _Reading) -> _Rows:
+    """The rows of one or several metadata files."""
+    tables = [_rows_of(path, _read_table(path), reading) for path in paths]
     if len({tuple(table.columns) for table in tables}) > 1:
-        raise ValueError(f"{name}: {_shown([table.name for table in tables])} have different columns.")
+        raise ValueError(f"{describe(data)}: {_shown([table.name for table in tables])} have different columns.")
     first = tables[0]
     return _Rows(
-        name if len(tables) > 1 else first.name,
+        describe(data) if len(tables) > 1 else first.name,
         [path for table in tables for path in table.paths],
         None if first.cells is None else [cell for table in tables for cell in table.cells or []],
         first.columns,
@@ -523,21 +536,27 @@ def _joined(name: str, tables: list[_Rows]) -> _Rows:
     )
 
 
+def _without_paths(rows: _Rows, unwanted: Iterable[str]) -> _Rows:
+    left_out = set(map(os.path.abspath, unwanted))
+    return rows.select([index for index, path in enumerate(rows.paths) if os.path.abspath(path) not in left_out])
+
+
 # Tables
 
 
 Table = dict[str, list[Any]]  # the values of each column
 
 
-def _read_clip_table(data: str, split: str | None, reading: _Reading) -> _Rows:
+def _table_rows(data: str, split: str | None, reading: _Reading) -> _Rows:
     table = _read_table(data)
-    if split != ALL and (names := _splits_of(table)):
+    names = _splits_of(table)
+    if names and split != ALL:
         chosen = _choose_split(data, names, split)
         kept = [index for index, name in enumerate(table[SPLIT_COLUMN]) if _text(name) == chosen]
         table = {column: [values[index] for index in kept] for column, values in table.items()}
     elif split not in (None, ALL):
-        raise ValueError(f"{describe(data)}: there is no column 'split', so no split {split!r}.")
-    return _table_rows(data, table, reading)
+        raise ValueError(f"{describe(data)}: there is no column {SPLIT_COLUMN!r}, and so no split {split!r}.")
+    return _rows_of(data, table, reading)
 
 
 def _read_table(path: str) -> Table:
@@ -597,41 +616,47 @@ def _decoded(feature: Any, values: list[Any], datasets: Any) -> list[Any]:
     return values
 
 
-def _table_rows(path: str, table: Table, reading: _Reading) -> _Rows:
+def _rows_of(path: str, table: Table, reading: _Reading) -> _Rows:
     """The clips of a table."""
     name = describe(path)
-    path_column = _choose_column(table, reading.path_column, PATH_COLUMNS)
+    path_column = _choose_column(name, table, reading.path_column, PATH_COLUMNS)
     if path_column is None:
         raise ValueError(f"{name}: no column of paths ({', '.join(PATH_COLUMNS[:4])}, …); it has {_shown(table, 8)}.")
     root = reading.audio_root or os.path.dirname(path)
     rows = _Rows(name, [_full_path(value, root, name) for value in table[path_column]])
-    label_column = _choose_column(table, reading.label_column, LABEL_COLUMNS)
+    label_column = _choose_column(name, table, reading.label_column, LABEL_COLUMNS)
     if label_column is not None:
         rows.cells = table[label_column]
-        return rows
-    others = {column: values for column, values in table.items() if column not in (path_column, SPLIT_COLUMN)}
+    else:
+        others = {column: values for column, values in table.items() if column not in (path_column, SPLIT_COLUMN)}
+        rows.columns, rows.values, rows.notes = _class_columns(name, table, others)
+    nameless = [index for index, value in enumerate(rows.paths) if not value]
+    rows.skipped = [Skipped(f"{name}, row {index + 1}", "it has no path") for index in nameless]
+    return rows.select([index for index, value in enumerate(rows.paths) if value]) if nameless else rows
+
+
+def _class_columns(name: str, table: Table, others: Table) -> tuple[list[str], np.ndarray, list[str]]:
+    """The names of classes that have a column, their values, and a note on the columns that are none of a class."""
     numbers = {column: _unit_values(values) for column, values in others.items()}
     found = {column: values for column, values in numbers.items() if values is not None}
     if not found:
         raise ValueError(
-            f"{name}: no column of labels ({', '.join(LABEL_COLUMNS[:4])}, …) and none of a class with values from 0 to"
-            f" 1; it has {_shown(table, 8)}."
+            f"{name}: no column of labels ({', '.join(LABEL_COLUMNS[:4])}, …), and none for a class with values from 0"
+            f" to 1; it has {_shown(table, 8)}."
         )
-    if ignored := [column for column in others if column not in found]:
-        rows.notes.append(f"{name}: not columns of classes, since not all values are from 0 to 1: {_shown(ignored, 8)}")
-    rows.columns = list(found)
-    rows.values = np.stack(list(found.values()), axis=1)
-    return rows
+    ignored = [column for column in others if column not in found]
+    notes = [f"{name}: no columns of classes, for not all values are from 0 to 1: {_shown(ignored, 8)}"]
+    return list(found), np.stack(list(found.values()), axis=1), notes if ignored else []
 
 
-def _choose_column(table: Table, wanted: str | None, usual: Sequence[str]) -> str | None:
+def _choose_column(name: str, table: Table, wanted: str | None, usual: Sequence[str]) -> str | None:
     """The column `wanted`, or else the first of the usual ones."""
     if wanted is not None:
         if wanted not in table:
-            raise ValueError(f"There is no column {wanted!r}; there are {_shown(table, 8)}.")
+            raise ValueError(f"{name}: there is no column {wanted!r}; it has {_shown(table, 8)}.")
         return wanted
     lowered = {column.lower(): column for column in reversed(table)}
-    return next((lowered[name] for name in usual if name in lowered), None)
+    return next((lowered[column] for column in usual if column in lowered), None)
 
 
 def _full_path(value: Any, root: str, name: str) -> str:
@@ -640,7 +665,7 @@ def _full_path(value: Any, root: str, name: str) -> str:
             raise ValueError(f"{name}: the table holds the audio itself; write it to files and give their paths.")
         value = value.get("path")
     text = _text(value)
-    return text if "://" in text else os.path.join(root, text)
+    return text if not text or "://" in text else os.path.join(root, text)
 
 
 def _text(value: Any) -> str:
@@ -689,8 +714,8 @@ def _import_datasets() -> Any:
     return datasets
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{'' if number == 1 else plural}"
 
 
 def _shown(names: Iterable[str], most: int = SHOWN) -> str:

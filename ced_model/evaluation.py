@@ -1,0 +1,377 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How well a model tags labelled clips: mean average precision, AUC, d-prime, top-1 and calibration."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .audio import describe
+from .labelled import (
+    INSTALL_TRAIN,
+    MULTI_LABEL,
+    SINGLE_LABEL,
+    LabelledClips,
+    Skipped,
+    match_labels,
+    read_labelled,
+)
+from .modeling_ced import CedForAudioClassification
+from .tagging import AudioTagger
+
+CALIBRATION_BINS = 15
+SOFT_THRESHOLD = 0.5  # from which a soft target counts as present
+
+
+class ClassMetrics(NamedTuple):
+    """
+    One class over all clips; NaN where a figure is not defined.
+
+    Attributes:
+        label: name of the class.
+        positives: clips in which it sounds.
+        average_precision: area under the precision-recall curve as scikit-learn's `average_precision_score` has it;
+            NaN without positives.
+        auc: area under the ROC curve; NaN without positives, or without negatives.
+        d_prime: `sqrt(2) · z(auc)`, where z is the inverse of the normal distribution; infinite for an AUC of 0 or 1.
+        best_f1: the highest F1 that any threshold reaches on these clips; NaN without positives.
+        best_threshold: the score from which the class then counts as present; the highest one of several.
+    """
+
+    label: str
+    positives: int
+    average_precision: float
+    auc: float
+    d_prime: float
+    best_f1: float
+    best_threshold: float
+
+
+@dataclass(frozen=True)
+class ClassificationMetrics:
+    """
+    How well scores fit targets; NaN where a figure is not defined.
+
+    Attributes:
+        mean_average_precision: mean over the classes that have positives (macro mAP).
+        mean_auc: mean over the classes that have positives and negatives.
+        d_prime: of `mean_auc`, as the AudioSet papers have it.
+        top_1: share of the clips with a class whose best-scored class (the first of equal ones) is among theirs.
+        calibration_error: expected calibration error (ECE) with 15 bins of equal width: the mean over bins, weighted
+            by what is in them, of |mean of the scores − share that is true|. Single-label: over clips, of the
+            best-scored class. Multi-label: over all pairs of clip and class.
+        brier: Brier score, the mean squared difference between score and target: single-label summed over the
+            classes of a clip (0 to 2), multi-label over all pairs of clip and class (0 to 1).
+        problem_type: `"single_label_classification"` or `"multi_label_classification"`.
+        num_clips: number of clips.
+        per_class: a [`ClassMetrics`] for each class, in their order.
+    """
+
+    mean_average_precision: float
+    mean_auc: float
+    d_prime: float
+    top_1: float
+    calibration_error: float
+    brier: float
+    problem_type: str
+    num_clips: int
+    per_class: list[ClassMetrics] = field(repr=False)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, with those that no clip has."""
+        return len(self.per_class)
+
+    @property
+    def num_classes_present(self) -> int:
+        """Number of classes that have positives."""
+        return sum(item.positives > 0 for item in self.per_class)
+
+    def summary(self) -> dict[str, float]:
+        """The figures by short names, for a log or a `Trainer`'s `compute_metrics`."""
+        return {
+            "mAP": self.mean_average_precision,
+            "mAUC": self.mean_auc,
+            "d_prime": self.d_prime,
+            "top_1": self.top_1,
+            "ECE": self.calibration_error,
+            "Brier": self.brier,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """
+    Scores of a model for labelled clips, and how well they fit.
+
+    Attributes:
+        metrics: of the clips that could be read.
+        clips: those clips, with targets of 0 and 1.
+        scores: probabilities, float32 of shape `(clips, classes)`.
+        failed: clips that could not be read, with the reason.
+        notes: what else to know, one line each.
+    """
+
+    metrics: ClassificationMetrics
+    clips: LabelledClips = field(repr=False)
+    scores: np.ndarray = field(repr=False)
+    failed: list[Skipped] = field(repr=False)
+    notes: list[str] = field(repr=False)
+
+
+def classification_metrics(
+    targets: np.ndarray,
+    scores: np.ndarray,
+    *,
+    labels: Sequence[str] | None = None,
+    problem_type: str = MULTI_LABEL,
+) -> ClassificationMetrics:
+    """
+    Compares scores with targets.
+
+    Args:
+        targets: 0 or 1, of shape `(clips, classes)`.
+        scores: probabilities, of shape `(clips, classes)`.
+        labels: names of the classes, by default their indices.
+        problem_type: `"single_label_classification"`, where each clip has one class, or
+            `"multi_label_classification"`. It decides what calibration means.
+
+    Returns:
+        The [`ClassificationMetrics`].
+
+    Raises:
+        ValueError: for shapes that differ, no clips, no positives, targets that are neither 0 nor 1, or scores that are
+            no probabilities.
+        ImportError: if the extra `[train]` is not installed.
+    """
+    targets, scores = np.asarray(targets), np.asarray(scores)
+    _check_arrays(targets, scores, problem_type)
+    names = list(map(str, range(targets.shape[1]))) if labels is None else list(labels)
+    if len(names) != targets.shape[1]:
+        raise ValueError(f"There are {len(names)} `labels`, but {targets.shape[1]} classes.")
+    hits = targets.astype(bool)
+    per_class = [_class_metrics(name, hits[:, index], scores[:, index]) for index, name in enumerate(names)]
+    mean_auc = _mean([item.auc for item in per_class])
+    return ClassificationMetrics(
+        mean_average_precision=_mean([item.average_precision for item in per_class]),
+        mean_auc=mean_auc,
+        d_prime=d_prime(mean_auc),
+        top_1=_top_1(hits, scores),
+        calibration_error=_calibration_error(hits, scores, problem_type),
+        brier=_brier(hits, scores, problem_type),
+        problem_type=problem_type,
+        num_clips=len(hits),
+        per_class=per_class,
+    )
+
+
+def evaluate(
+    model: AudioTagger | CedForAudioClassification | str | os.PathLike,
+    data: LabelledClips | str | os.PathLike,
+    *,
+    on_audio: Callable[[float], object] | None = None,
+    on_clip: Callable[[str, Exception | None], object] | None = None,
+    **options: Any,
+) -> Evaluation:
+    """
+    Tags labelled clips and compares the scores with the labels.
+
+    Clips are tagged by [`AudioTagger`], so they may have any format and length, and no clip's scores depend on another
+    clip. Scores are sigmoids, or with a model whose `problem_type` is `"single_label_classification"` softmaxes over
+    all of its classes. If the clips have but some of the model's classes, the others are left out of account.
+
+    Args:
+        model: a tagger, a model, or the folder or Hub id of one.
+        data: clips, or a folder or table for [`read_labelled`].
+        on_audio: called with the seconds of audio whenever some more were scored.
+        on_clip: called with the path and the error, if any, of each clip that is ready, in their order.
+        options: for [`read_labelled`], such as `split`.
+
+    Returns:
+        The [`Evaluation`]. Clips that cannot be read are in its `failed`, after those that [`read_labelled`] skipped.
+        Soft targets count as present from 0.5 on; its `notes` say so.
+
+    Raises:
+        ValueError: if the model lacks classes, no clip can be read, there is but one class to choose from, or the model
+            gives no probabilities.
+        ImportError: if the extra `[train]` is not installed.
+    """
+    _import_metrics()  # before the work, not after it
+    tagger = _as_tagger(model)
+    if tagger.model.config.problem_type == "regression":
+        raise ValueError("A regression model gives no probabilities of classes: it cannot be evaluated.")
+    if not isinstance(data, LabelledClips):
+        data = read_labelled(data, model_classes=tagger.labels, **options)
+    columns = _columns(data, tagger.labels)
+    clips, notes = _with_hard_targets(data)
+    scores, failed = _score(tagger, clips, columns, on_audio, on_clip)
+    unread = {item.path for item in failed}
+    kept = [index for index, path in enumerate(clips.paths) if path not in unread]
+    if not kept:
+        raise ValueError(
+            f"None of {len(clips)} clips can be read, such as {describe(failed[0].path)}: {failed[0].reason}"
+        )
+    clips, scores = clips.select(kept), scores[kept]
+    metrics = classification_metrics(clips.targets, scores, labels=clips.labels, problem_type=clips.problem_type)
+    return Evaluation(metrics, clips, scores, [*data.skipped, *failed], notes)
+
+
+def d_prime(auc: float) -> float:
+    """
+    `sqrt(2) · z(auc)`: how many standard deviations lie between the scores of positives and of negatives, if both are
+    normally distributed. Infinite for an AUC of 0 or 1.
+    """
+    from scipy.special import ndtri  # comes with scikit-learn
+
+    return math.sqrt(2) * float(ndtri(auc))
+
+
+# Figures
+
+
+def _class_metrics(label: str, hits: np.ndarray, scores: np.ndarray) -> ClassMetrics:
+    """Of one class: `hits` and `scores` are of shape `(clips,)`."""
+    metrics = _import_metrics()
+    positives = int(hits.sum())
+    if not positives:
+        return ClassMetrics(label, 0, *[math.nan] * 5)
+    auc = float(metrics.roc_auc_score(hits, scores)) if positives < len(hits) else math.nan
+    precision, recall, thresholds = metrics.precision_recall_curve(hits, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
+    best = len(f1) - 1 - int(np.argmax(f1[::-1]))  # the last point, without a threshold, has a recall and F1 of 0
+    average_precision = float(metrics.average_precision_score(hits, scores))
+    return ClassMetrics(
+        label, positives, average_precision, auc, d_prime(auc), float(f1[best]), float(thresholds[best])
+    )
+
+
+def _mean(values: list[float]) -> float:
+    defined = [value for value in values if not math.isnan(value)]
+    return math.fsum(defined) / len(defined) if defined else math.nan
+
+
+def _top_1(hits: np.ndarray, scores: np.ndarray) -> float:
+    labelled = hits.any(axis=1)
+    return float(hits[np.arange(len(hits)), scores.argmax(axis=1)][labelled].mean())
+
+
+def _calibration_error(hits: np.ndarray, scores: np.ndarray, problem_type: str) -> float:
+    if problem_type == SINGLE_LABEL:
+        best = scores.argmax(axis=1)[:, None]
+        hits, scores = np.take_along_axis(hits, best, axis=1), np.take_along_axis(scores, best, axis=1)
+    confidence = scores.reshape(-1).astype(np.float64)
+    # Bins are open at their lower bound, but for the first one.
+    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    surplus = np.bincount(bins, weights=confidence - hits.reshape(-1), minlength=CALIBRATION_BINS)
+    return float(np.abs(surplus).sum() / len(confidence))
+
+
+def _brier(hits: np.ndarray, scores: np.ndarray, problem_type: str) -> float:
+    squares = (scores.astype(np.float64) - hits) ** 2
+    return float(squares.sum(axis=1).mean() if problem_type == SINGLE_LABEL else squares.mean())
+
+
+def _check_arrays(targets: np.ndarray, scores: np.ndarray, problem_type: str) -> None:
+    if targets.ndim != 2 or targets.shape != scores.shape:
+        raise ValueError(
+            f"`targets` and `scores` must both be of shape (clips, classes), got {targets.shape} and {scores.shape}."
+        )
+    if problem_type not in (SINGLE_LABEL, MULTI_LABEL):
+        raise ValueError(f"`problem_type={problem_type!r}` must be {SINGLE_LABEL!r} or {MULTI_LABEL!r}.")
+    if not targets.size:
+        raise ValueError(f"There is nothing to compare: {len(targets)} clips and {targets.shape[1]} classes.")
+    if not ((targets == 0) | (targets == 1)).all():
+        raise ValueError("`targets` must be 0 or 1; say from where on soft ones count as present: `targets >= 0.5`.")
+    if not np.isfinite(scores).all():
+        clip, column = np.argwhere(~np.isfinite(scores))[0]
+        raise ValueError(
+            f"`scores` must be probabilities; that of clip {clip}, class {column} is {scores[clip, column]}."
+        )
+    if scores.min() < 0 or scores.max() > 1:
+        raise ValueError(
+            f"`scores` must be probabilities from 0 to 1, got {scores.min():.3g} to {scores.max():.3g}; of logits take"
+            " the sigmoid or softmax."
+        )
+    if not targets.any():
+        raise ValueError("No clip has any of the classes: there is nothing to find.")
+    if problem_type == SINGLE_LABEL and (targets.sum(axis=1) != 1).any():
+        raise ValueError("In single-label data, each clip must have exactly one class.")
+
+
+# Scores
+
+
+def _as_tagger(model: Any) -> AudioTagger:
+    if isinstance(model, AudioTagger):
+        return model
+    return AudioTagger.from_pretrained(os.fspath(model)) if isinstance(model, str | os.PathLike) else AudioTagger(model)
+
+
+def _columns(clips: LabelledClips, classes: Sequence[str]) -> list[int]:
+    """The model's class of each of the clips' classes."""
+    columns = match_labels(clips.labels, classes)
+    if len(set(columns)) < len(columns):
+        double = next(column for column in columns if columns.count(column) > 1)
+        names = [label for label, column in zip(clips.labels, columns, strict=True) if column == double]
+        raise ValueError(f"{' and '.join(map(repr, names))} are the same class of the model, {classes[double]!r}.")
+    if clips.problem_type == SINGLE_LABEL and len(columns) < 2:
+        raise ValueError(f"All clips are {clips.labels[0]!r}: with one class only, there is nothing to choose between.")
+    return columns
+
+
+def _with_hard_targets(clips: LabelledClips) -> tuple[LabelledClips, list[str]]:
+    if not clips.has_soft_targets:
+        return clips, list(clips.notes)
+    targets = (clips.targets >= SOFT_THRESHOLD).astype(np.float32)
+    note = f"soft targets: from {SOFT_THRESHOLD} on, a class counts as present"
+    return replace(clips, targets=targets), [*clips.notes, note]
+
+
+def _score(
+    tagger: AudioTagger,
+    clips: LabelledClips,
+    columns: list[int],
+    on_audio: Callable[[float], object] | None,
+    on_clip: Callable[[str, Exception | None], object] | None,
+) -> tuple[np.ndarray, list[Skipped]]:
+    """Scores of shape `(clips, len(columns))`, 0 for clips that cannot be read, and those clips."""
+    scores = np.zeros((len(clips), len(columns)), np.float32)
+    every = np.empty(len(tagger.labels), np.float32)
+    failed = []
+    for index, result in enumerate(tagger.tag(clips.paths, top_k=len(tagger.labels), on_audio=on_audio)):
+        if result.error is None:
+            every[[tag.index for tag in result.tags]] = [tag.score for tag in result.tags]
+            scores[index] = every[columns]
+            if not np.isfinite(every).all():
+                raise ValueError(f"The model's scores for {result.name} are not all numbers: its weights are damaged.")
+        else:
+            failed.append(Skipped(clips.paths[index], _reason(result.error, result.name)))
+        if on_clip is not None:
+            on_clip(clips.paths[index], result.error)
+    return scores, failed
+
+
+def _reason(error: Exception, name: str) -> str:
+    return " ".join(str(error).split()).removeprefix(f"{name}: ") or type(error).__name__
+
+
+def _import_metrics() -> Any:
+    try:
+        from sklearn import metrics
+    except ImportError as error:
+        raise ImportError(f"Evaluation needs scikit-learn: {INSTALL_TRAIN}") from error
+    return metrics
+
+
+__all__ = [
+    "ClassMetrics",
+    "ClassificationMetrics",
+    "Evaluation",
+    "classification_metrics",
+    "d_prime",
+    "evaluate",
+]
