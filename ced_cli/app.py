@@ -146,6 +146,65 @@ def tag(
 
 @app.command()
 @one_line_errors
+def evaluate(
+    data: Annotated[str, typer.Argument(metavar="DATA", hidden=True)],
+    model: options.Model = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which clips: test, train, … or all; of several by default those to test."),
+    ] = None,
+    audio_root: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where a table's paths start; by default beside the table.")
+    ] = None,
+    path_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A table's column of paths; by default file_name, path, …")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A table's column of classes; by default label, labels, …")
+    ] = None,
+    separator: Annotated[str, typer.Option(metavar="TEXT", help="What is between classes in a text.")] = ";",
+    per_class: Annotated[
+        str | None, typer.Option(metavar="FILE.csv", help="Write the figures of each class here.")
+    ] = None,
+    predictions: Annotated[
+        str | None, typer.Option(metavar="FILE.npz", help="Write files, labels, targets and scores here, as arrays.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    batch_size: options.BatchSize = None,
+) -> None:
+    """Compare a model's tags with labels.
+
+    DATA is a folder with a folder of clips for each class, a folder with a metadata.csv, or a table (CSV, TSV, JSON
+    lines, Parquet) with a column of paths and either one of classes, several with ; between them, or a column for each
+    class with values from 0 to 1. Classes are those of the model, by name or by AudioSet's machine id.
+
+    Exit code: 0, 1 if clips were missing or could not be read (each is named on stderr), 2 for wrong usage.
+    """
+    from .evaluate import EvaluateOptions, evaluate_data
+
+    evaluate_data(
+        data,
+        EvaluateOptions(
+            model=model,
+            split=split,
+            audio_root=audio_root,
+            path_column=path_column,
+            label_column=label_column,
+            separator=separator,
+            per_class=per_class,
+            predictions=predictions,
+            as_json=as_json,
+            device=device,
+            threads=threads,
+            batch_size=batch_size,
+        ),
+    )
+
+
+@app.command()
+@one_line_errors
 def labels(
     query: Annotated[
         list[str] | None,

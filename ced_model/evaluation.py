@@ -174,7 +174,7 @@ def evaluate(
     data: LabelledClips | str | os.PathLike,
     *,
     on_audio: Callable[[float], object] | None = None,
-    on_clip: Callable[[str, Exception | None], object] | None = None,
+    on_clip: Callable[[str, str | None], object] | None = None,
     **options: Any,
 ) -> Evaluation:
     """
@@ -188,7 +188,7 @@ def evaluate(
         model: a tagger, a model, or the folder or Hub id of one.
         data: clips, or a folder or table for [`read_labelled`].
         on_audio: called with the seconds of audio whenever some more were scored.
-        on_clip: called with the path and the error, if any, of each clip that is ready, in their order.
+        on_clip: called with the path of each clip that is ready, in their order, and why it cannot be read, or None.
         options: for [`read_labelled`], such as `split`.
 
     Returns:
@@ -313,7 +313,10 @@ def _as_tagger(model: Any) -> AudioTagger:
 
 def _columns(clips: LabelledClips, classes: Sequence[str]) -> list[int]:
     """The model's class of each of the clips' classes."""
-    columns = match_labels(clips.labels, classes)
+    try:
+        columns = match_labels(clips.labels, classes)
+    except ValueError as error:
+        raise ValueError(f"The clips have labels that the model does not know: {error}") from error
     if len(set(columns)) < len(columns):
         double = next(column for column in columns if columns.count(column) > 1)
         names = [label for label, column in zip(clips.labels, columns, strict=True) if column == double]
@@ -336,22 +339,23 @@ def _score(
     clips: LabelledClips,
     columns: list[int],
     on_audio: Callable[[float], object] | None,
-    on_clip: Callable[[str, Exception | None], object] | None,
+    on_clip: Callable[[str, str | None], object] | None,
 ) -> tuple[np.ndarray, list[Skipped]]:
     """Scores of shape `(clips, len(columns))`, 0 for clips that cannot be read, and those clips."""
     scores = np.zeros((len(clips), len(columns)), np.float32)
     every = np.empty(len(tagger.labels), np.float32)
     failed = []
     for index, result in enumerate(tagger.tag(clips.paths, top_k=len(tagger.labels), on_audio=on_audio)):
-        if result.error is None:
+        reason = None if result.error is None else _reason(result.error, result.name)
+        if reason is None:
             every[[tag.index for tag in result.tags]] = [tag.score for tag in result.tags]
-            scores[index] = every[columns]
             if not np.isfinite(every).all():
-                raise ValueError(f"The model's scores for {result.name} are not all numbers: its weights are damaged.")
+                raise ValueError(f"{result.name}: the model gives scores that are no numbers: its weights are damaged.")
+            scores[index] = every[columns]
         else:
-            failed.append(Skipped(clips.paths[index], _reason(result.error, result.name)))
+            failed.append(Skipped(clips.paths[index], reason))
         if on_clip is not None:
-            on_clip(clips.paths[index], result.error)
+            on_clip(clips.paths[index], reason)
     return scores, failed
 
 

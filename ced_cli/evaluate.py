@@ -1,0 +1,286 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`ced evaluate`: how well a model tags labelled clips."""
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import typer
+
+from .errors import FAILED, CliError
+from .inputs import escape_name
+from .light import load_module
+from .model import choose_model, load_tagger
+from .progress import RunProgress
+
+if TYPE_CHECKING:
+    from ced_model import AudioTagger
+    from ced_model.evaluation import ClassMetrics, Evaluation
+    from ced_model.labelled import LabelledClips
+
+INSTALL_TRAIN = 'pip install "ced_model[train]"'
+LIBRARIES = {"datasets": "datasets", "sklearn": "scikit-learn"}
+PREFERRED_SPLITS = ("test", "eval", "evaluation", "validation", "valid", "val", "dev")
+MOST_CLASSES = 20  # that are all shown
+BEST_AND_WORST = 5  # of more classes
+
+CLASS_COLUMNS = ("label", "mid", "positives", "AP", "AUC", "d_prime", "best_F1", "best_threshold")
+CLASS_HEAD = f"{'positives':>9} {'AP':>6} {'AUC':>6} {'d′':>6}  class"
+FIGURES = {
+    "mAP": "mean average precision of the classes present",
+    "mAUC": "mean area under the ROC curve",
+    "d_prime": "of mAUC",
+    "top_1": "share of clips whose best-scored class is right",
+    "ECE": "expected calibration error; 0 is best",
+    "Brier": "mean squared error of the scores; 0 is best",
+}
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """The options of `ced evaluate`, named as on the command line; None where they were not given."""
+
+    model: str | None = None
+    split: str | None = None
+    audio_root: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    separator: str = ";"
+    per_class: str | None = None
+    predictions: str | None = None
+    as_json: bool = False
+    device: str | None = None
+    threads: int | None = None
+    batch_size: int | None = None
+
+
+def evaluate_data(data: str, options: EvaluateOptions) -> None:
+    """
+    Evaluates a model on a folder or table of labelled clips and prints the figures.
+
+    Raises:
+        CliError: for wrong usage, and where it cannot go on.
+        typer.Exit: at the end, if clips were skipped or failed.
+    """
+    model = _checked_usage(data, options)
+    split = _choose_split(data, options.split)
+    tagger = load_tagger(model, device=options.device, num_threads=options.threads, batch_size=options.batch_size)
+    clips = _read(data, split, options, tagger.labels)
+    _print_notes(clips.notes)
+    for path, reason in clips.skipped:
+        _print_failure(path, reason)
+    evaluation = _evaluate(tagger, clips)
+    _print_notes(evaluation.notes[len(clips.notes) :])
+    if options.per_class is not None:
+        _write(options.per_class, lambda file: _write_per_class(evaluation, file))
+    if options.predictions is not None:
+        _write(options.predictions, lambda file: _write_predictions(evaluation, file))
+    if options.as_json:
+        report = {"data": data, "split": split, "model": model} | _report(evaluation)
+        print(json.dumps(report, indent=1))
+    else:
+        print("\n".join(_table(evaluation)))
+    if evaluation.failed:
+        raise typer.Exit(FAILED)
+
+
+def _checked_usage(data: str, options: EvaluateOptions) -> str:
+    """The model to load. Raises `CliError` for what can be seen to be wrong without it."""
+    model = choose_model(options.model)
+    if "://" in data:
+        raise CliError(f"{data}: labelled clips are read from local files only; download them first")
+    if not os.path.exists(os.path.expanduser(data)):
+        raise CliError(f"{data!r}: there is no such file or folder")
+    outputs = [("--per-class", options.per_class, ".csv"), ("--predictions", options.predictions, ".npz")]
+    for flag, path, extension in outputs:
+        if path is None:
+            continue
+        if not path.lower().endswith(extension):
+            raise CliError(f"{flag} {path}: give a name that ends in {extension}")
+        if os.path.isdir(path):
+            raise CliError(f"{flag} {path}: a folder; give a file name")
+        if not os.path.isdir(os.path.dirname(path) or "."):
+            raise CliError(f"{flag} {path}: there is no folder {os.path.dirname(path)!r}")
+        if os.path.exists(path) and os.path.samefile(path, os.path.expanduser(data)):
+            raise CliError(f"{flag} {path}: these are the labels, they would be lost; give another name")
+    missing = [package for module, package in LIBRARIES.items() if find_spec(module) is None]
+    if missing:
+        raise CliError(f"evaluating needs {' and '.join(missing)}: {INSTALL_TRAIN}", FAILED)
+    return model
+
+
+def _choose_split(data: str, split: str | None) -> str | None:
+    """The split to evaluate: that for testing if there are several, and stderr tells which."""
+    from ced_model.labelled import find_splits
+
+    with _one_line_failures():
+        names = find_splits(data)
+    if split is not None or len(names) < 2:
+        return split
+    chosen = next((name for name in PREFERRED_SPLITS if name in names), None)
+    if chosen is None:
+        raise CliError(f"choose with --split: {', '.join(names)}, or all")
+    print(f"split: {chosen} (of {', '.join(names)})", file=sys.stderr)
+    return chosen
+
+
+def _read(data: str, split: str | None, options: EvaluateOptions, classes: list[str]) -> "LabelledClips":
+    from ced_model.labelled import read_labelled
+
+    with _one_line_failures():
+        return read_labelled(
+            data,
+            split=split,
+            audio_root=options.audio_root,
+            path_column=options.path_column,
+            label_column=options.label_column,
+            separator=options.separator,
+            model_classes=classes,
+        )
+
+
+def _evaluate(tagger: "AudioTagger", clips: "LabelledClips") -> "Evaluation":
+    from ced_model.evaluation import evaluate
+
+    progress = RunProgress(len(clips))
+
+    def count(path: str, reason: str | None) -> None:
+        progress.count(failed=reason is not None)
+        if reason is not None:
+            with progress.hidden():
+                _print_failure(path, reason)
+
+    with _one_line_failures(), progress:
+        evaluation = evaluate(tagger, clips, on_audio=progress.add_audio, on_clip=count)
+    print(progress.summary(), file=sys.stderr)
+    return evaluation
+
+
+@contextmanager
+def _one_line_failures() -> Iterator[None]:
+    """What the library finds wrong fails the command, with options named as on the command line."""
+    try:
+        yield
+    except ValueError as error:
+        message = re.sub(r"`(\w+)`", lambda match: "--" + match[1].replace("_", "-"), str(error))
+        raise CliError(message.rstrip("."), FAILED) from error
+
+
+def _print_notes(notes: list[str]) -> None:
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _print_failure(path: str, reason: str) -> None:
+    from ced_model.audio import describe
+
+    print(f"{describe(path)}: {reason}", file=sys.stderr)
+
+
+# Output
+
+
+def _table(evaluation: "Evaluation") -> list[str]:
+    """Lines for the eye, 80 columns wide: the figures, and the classes."""
+    from ced_model.labelled import SINGLE_LABEL
+
+    metrics = evaluation.metrics
+    kind = "single-label" if metrics.problem_type == SINGLE_LABEL else "multi-label"
+    failed = f" ({len(evaluation.failed)} more failed)" if evaluation.failed else ""
+    classes = f"{metrics.num_classes_present} of {metrics.num_classes} classes present"
+    lines = [f"{metrics.num_clips} clips{failed}, {kind}; {classes}", ""]
+    for name, value in metrics.summary().items():
+        lines.append(f"{name:8} {_shown(value):>6}  {FIGURES[name]}")
+    present = sorted((item for item in metrics.per_class if item.positives), key=lambda item: -item.average_precision)
+    if len(present) <= MOST_CLASSES:
+        return [*lines, "", CLASS_HEAD, *map(_class_line, present)]
+    best, worst = present[:BEST_AND_WORST], present[-BEST_AND_WORST:]
+    return [*lines, "", CLASS_HEAD, *map(_class_line, best), f"{'…':>9}", *map(_class_line, worst)]
+
+
+def _class_line(item: "ClassMetrics") -> str:
+    figures = [item.average_precision, item.auc, item.d_prime]
+    return f"{item.positives:9} " + " ".join(f"{_shown(value):>6}" for value in figures) + f"  {item.label}"
+
+
+def _shown(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _report(evaluation: "Evaluation") -> dict[str, Any]:
+    """What `--json` tells; null for what is not defined or not finite."""
+    metrics = evaluation.metrics
+    return {
+        "problem_type": metrics.problem_type,
+        "num_clips": metrics.num_clips,
+        "num_classes": metrics.num_classes,
+        "num_classes_present": metrics.num_classes_present,
+        **{name: _finite(value) for name, value in metrics.summary().items()},
+        "notes": evaluation.notes,
+        "failed": [{"file": escape_name(path), "error": reason} for path, reason in evaluation.failed],
+        "per_class": [
+            {name: _finite(value) if isinstance(value, float) else value for name, value in _class_row(item).items()}
+            for item in metrics.per_class
+        ],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _class_row(item: "ClassMetrics") -> dict[str, Any]:
+    values = (item.positives, item.average_precision, item.auc, item.d_prime, item.best_f1, item.best_threshold)
+    return dict(zip(CLASS_COLUMNS, (item.label, _mid_of(item.label), *values), strict=True))
+
+
+def _mid_of(label: str) -> str:
+    """AudioSet's machine id of a class with this name, if it has one of this name."""
+    return next((mid for mid, name in load_module("audioset").AUDIOSET_CLASSES if name == label), "")
+
+
+def _write(path: str, write: Callable[[BinaryIO], None]) -> None:
+    """Writes a file as a whole: what `path` holds is replaced once the new content is complete."""
+    folder, name = os.path.split(path)
+    part = os.path.join(folder, f".{name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            write(file)
+        os.replace(part, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(part)
+        raise
+
+
+def _write_per_class(evaluation: "Evaluation", file: BinaryIO) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    writer = csv.DictWriter(text, CLASS_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for item in evaluation.metrics.per_class:
+        row = _class_row(item)
+        writer.writerow({name: "" if value != value else value for name, value in row.items()})
+    text.detach()
+
+
+def _write_predictions(evaluation: "Evaluation", file: BinaryIO) -> None:
+    import numpy as np
+
+    clips = evaluation.clips
+    np.savez_compressed(
+        file,
+        files=np.array([escape_name(path) for path in clips.paths]),
+        labels=np.array(clips.labels),
+        targets=clips.targets,
+        scores=evaluation.scores,
+    )
