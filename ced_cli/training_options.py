@@ -1,0 +1,66 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`--set NAME=VALUE`: any field of transformers' `TrainingArguments` on the command line."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from .errors import CliError
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Any field of transformers' TrainingArguments. May be given several times."
+    ),
+]
+
+
+def split_settings(settings: Iterable[str] | None) -> dict[str, str]:
+    """Names and values as they were written. Costs nothing: what can be seen to be wrong is wrong usage at once."""
+    values: dict[str, str] = {}
+    for setting in settings or ():
+        name, separator, value = setting.partition("=")
+        if not separator or not name.replace("-", "_").isidentifier():
+            raise CliError(f"--set {setting}: expected NAME=VALUE, such as bf16=true")
+        name = name.replace("-", "_")
+        if values.setdefault(name, value) != value:
+            raise CliError(f"--set {name} is given twice, as {values[name]} and {value}")
+    return values
+
+
+def parse_settings(settings: Iterable[str] | None) -> dict[str, Any]:
+    """
+    The values of `--set` in the types of the fields of `TrainingArguments`, by their names.
+
+    Raises:
+        CliError: for a field that there is not, or a value that is none of its type.
+    """
+    values = split_settings(settings)
+    if not values:
+        return {}
+    from transformers import HfArgumentParser, TrainingArguments
+
+    known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
+    for name in values:
+        if name not in known:
+            close = difflib.get_close_matches(name, known)
+            hint = f": did you mean {' or '.join(close)}?" if close else ""
+            raise CliError(f"--set {name}={values[name]}: TrainingArguments has no such field{hint}")
+    parser = HfArgumentParser(TrainingArguments)  # type: ignore[arg-type]
+    parsed = {}
+    for name, value in values.items():
+        parser.error = _refuse(name, value)  # type: ignore[method-assign]  # it would end the process
+        parsed[name] = getattr(parser.parse_args([f"--{name}={value}"]), name)
+    return parsed
+
+
+def _refuse(name: str, value: str) -> Any:
+    def error(message: str) -> NoReturn:
+        raise CliError(f"--set {name}={value}: {re.sub(r'^argument [^:]*: ', '', message)}")
+
+    return error
