@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import options
+from . import distill, options
 from .errors import FAILED, CliError, one_line_errors
 from .formats import Average, Format
 
@@ -32,6 +32,9 @@ def show_version(is_wanted: bool) -> None:
     except PackageNotFoundError as error:
         raise CliError("only an installed ced_model has a version: pip install it", FAILED) from error
     raise typer.Exit()
+
+
+app.add_typer(distill.app, name="distill")
 
 
 @app.callback()
@@ -153,16 +156,10 @@ def evaluate(
         str | None,
         typer.Option(metavar="NAME", help="Which clips: test, train, … or all; of several by default those to test."),
     ] = None,
-    audio_root: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where a table's paths start; by default beside the table.")
-    ] = None,
-    path_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A table's column of paths; by default file_name, path, …")
-    ] = None,
-    label_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A table's column of classes; by default label, labels, …")
-    ] = None,
-    separator: Annotated[str, typer.Option(metavar="TEXT", help="What is between classes in a text.")] = ";",
+    audio_root: options.AudioRoot = None,
+    path_column: options.PathColumn = None,
+    label_column: options.LabelColumn = None,
+    separator: options.Separator = ";",
     per_class: Annotated[
         str | None, typer.Option(metavar="FILE.csv", help="Write the figures of each class here.")
     ] = None,

@@ -30,3 +30,13 @@ Device = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="CPU threads; by default one per core.")]
 BatchSize = Annotated[int | None, typer.Option(metavar="N", min=1, help="Windows that are computed together at most.")]
+AudioRoot = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Where a table's paths start; by default beside the table.")
+]
+PathColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="A table's column of paths; by default file_name, path, …")
+]
+LabelColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="A table's column of classes; by default label, labels, …")
+]
+Separator = Annotated[str, typer.Option(metavar="TEXT", help="What is between classes in a text.")]
