@@ -60,7 +60,7 @@ def find_inputs(paths: Iterable[str], list_file: str | None = None) -> list[Inpu
     for path in paths:
         for item in [_standard_input()] if path == STANDARD_INPUT else _expand(path):
             found.setdefault(_key(item), item)
-    for path in [] if list_file is None else _read_list(list_file):
+    for path in [] if list_file is None else read_list(list_file):
         for item in _expand_path(path):
             found.setdefault(_key(item), item)
     if all(item.is_empty for item in found.values()):
@@ -143,7 +143,8 @@ def _unlisted(problem: OSError) -> Input:
     return replace(_file(os.fsdecode(problem.filename)), error=f"cannot be listed: {problem.strerror}")
 
 
-def _read_list(list_file: str) -> list[str]:
+def read_list(list_file: str) -> list[str]:
+    """The paths in a file, one a line or separated by NUL; `-` is standard input."""
     try:
         if list_file == STANDARD_INPUT:
             content = sys.stdin.buffer.read()

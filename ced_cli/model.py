@@ -118,7 +118,7 @@ def load_tagger(
     """Loads a model that `choose_model` returned, and says on stderr which one it is."""
     from ced_model import AudioTagger
 
-    _quieten()
+    quieten()
     if device is not None:
         _check_device(device)
     try:
@@ -132,7 +132,7 @@ def load_tagger(
     return tagger
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Only warnings may come before the line that names the model; downloads show their progress on a terminal."""
     from huggingface_hub.utils import disable_progress_bars
     from transformers.utils import logging as transformers_logging
