@@ -89,7 +89,7 @@ def evaluate_data(data: str, options: EvaluateOptions) -> None:
         report = {"data": data, "split": split, "model": model} | _report(evaluation)
         print(json.dumps(report, indent=1))
     else:
-        print("\n".join(_table(evaluation)))
+        print("\n".join(table_lines(evaluation)))
     if evaluation.failed:
         raise typer.Exit(FAILED)
 
@@ -190,7 +190,7 @@ def _print_failure(path: str, reason: str) -> None:
 # Output
 
 
-def _table(evaluation: "Evaluation") -> list[str]:
+def table_lines(evaluation: "Evaluation") -> list[str]:
     """Lines for the eye, 80 columns wide: the figures, and the classes."""
     from ced_model.labelled import SINGLE_LABEL
 
