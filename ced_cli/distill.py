@@ -8,6 +8,7 @@ import typer
 
 from . import options
 from .errors import one_line_errors
+from .training_options import Settings
 
 app = typer.Typer(
     help="Make a model of your own from other models, without labels.\n\n"
@@ -100,5 +101,112 @@ def teach(
             device=device,
             batch_size=batch_size,
             workers=workers,
+        ),
+    )
+
+
+@app.command()
+@one_line_errors
+def train(
+    store: Annotated[str, typer.Argument(metavar="STORE", hidden=True)],
+    student: Annotated[
+        str | None,
+        typer.Option(
+            "--student",
+            "-s",
+            metavar="STUDENT",
+            help="tiny, mini, small, base, a config.json, a model folder or Hub id.",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Write the model here, at the end; until then DIR.training."
+        ),
+    ] = None,
+    audio: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where the audio is now; by default where it was taught.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", "-e", metavar="N", min=1, help="By default as many as the store has.")
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="End after N optimiser steps, in place of --epochs.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Chunks per step and process; by default 32.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(metavar="RATE", help="Highest; by default 0.001.")] = None,
+    mixup: Annotated[
+        float | None, typer.Option(metavar="ALPHA", help="Mix inputs and their targets; by default not.")
+    ] = None,
+    leftover: Annotated[
+        str | None,
+        typer.Option(metavar="zero|even", help="Targets of classes that are not stored; by default zero."),
+    ] = None,
+    no_consistency: Annotated[
+        bool, typer.Option("--no-consistency", help="Alter inputs otherwise than the teachers heard them.")
+    ] = False,
+    held_out: Annotated[
+        float | None,
+        typer.Option(metavar="PART", help="Part of the chunks, in whole files, to choose by; by default 0.05."),
+    ] = None,
+    average: Annotated[
+        int | None, typer.Option(metavar="K", min=1, help="Best checkpoints to average; by default 4.")
+    ] = None,
+    save_steps: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Evaluate and save every N steps; by default each epoch.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Processes that prepare inputs; by default half of the CPUs."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Of all that is random; by default 0.")] = None,
+    report_to: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where figures go besides, such as tensorboard.")
+    ] = None,
+    settings: Settings = None,
+    allow_unfinished: Annotated[
+        bool, typer.Option("--allow-unfinished", help="Train on a store that is not complete yet.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the model in DIR, and a run that is not resumed.")
+    ] = False,
+) -> None:
+    """Train a student on what teachers said.
+
+    STORE is what `ced distill teach` made. The student hears exactly what the teachers heard, and learns what they said
+    of it. A size begins with random weights, a model with its own; a head that does not fit the store is replaced.
+
+    On several GPUs or machines: accelerate launch -m ced_cli distill train …
+
+    Example: ced distill train store --student tiny --output my-tagger
+    """
+    from .train import TrainOptions, train_student
+
+    train_student(
+        store,
+        TrainOptions(
+            student=student,
+            output=output,
+            audio=audio,
+            epochs=epochs,
+            max_steps=max_steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            mixup=mixup,
+            leftover=leftover,
+            no_consistency=no_consistency,
+            held_out=held_out,
+            average=average,
+            save_steps=save_steps,
+            workers=workers,
+            seed=seed,
+            report_to=report_to,
+            settings=tuple(settings or ()),
+            allow_unfinished=allow_unfinished,
+            resume=resume,
+            overwrite=overwrite,
         ),
     )

@@ -3,10 +3,11 @@
 """Training a student on a store, with transformers' `Trainer` (paper, sections 2 and 3)."""
 
 import json
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -20,7 +21,16 @@ from huggingface_hub import ModelCard
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    EvalPrediction,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from ..audio import SAMPLING_RATE, AudioError
 from ..configuration_ced import CedConfig
@@ -39,6 +49,8 @@ from .checkpoints import (
 from .inputs import DistillationDataset, EpochSampler, collate, set_input_statistics, split_by_file
 from .store import Store, open_store, write_file
 from .student import load_student
+
+logger = logging.getLogger(__name__)
 
 TRAINING_SUFFIX = ".training"  # of the folder beside the output, for checkpoints and logs
 RUN_FILE = "run.json"
@@ -59,7 +71,6 @@ class Distillation:
         steps: Optimiser steps.
         averaged: The steps whose checkpoints were averaged, the best first.
         metrics: Of the averaged weights on the held-out files, see `measure_agreement`; empty if there are none.
-        notes: What was changed, assumed or left out, each one line.
     """
 
     folder: Path
@@ -67,7 +78,6 @@ class Distillation:
     steps: int
     averaged: tuple[int, ...]
     metrics: dict[str, float]
-    notes: tuple[str, ...]
 
 
 def distill(
@@ -81,6 +91,7 @@ def distill(
     overwrite: bool = False,
     allow_unfinished: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
+    say: Callable[[str], object] = logger.info,
 ) -> Distillation:
     """
     Trains a student on what teachers said, and writes it as a model folder.
@@ -106,7 +117,10 @@ def distill(
         allow_unfinished (`bool`, *optional*, defaults to `False`):
             Whether to train on a store that is not complete, with what it has.
         callbacks (`Sequence[TrainerCallback]`, *optional*):
-            Further callbacks for the `Trainer`.
+            Further callbacks of the `Trainer`; a [`~transformers.ProgressCallback`] takes the place of its own.
+        say (`Callable[[str], object]`, *optional*):
+            Called with lines that tell what is trained on what, and what was changed or left out for it; by default
+            they are logged.
 
     Returns:
         [`Distillation`]: what was written.
@@ -123,7 +137,9 @@ def distill(
     if training.process_index == 0:
         check_audio(plan.store, plan.audio_root)
         check_output_dir(target, overwrite or (resume and folder.is_dir()))
-        prepare_folder(folder, describe_run(student, plan, training), resume, overwrite)
+        last = prepare_folder(folder, describe_run(student, plan, training), resume, overwrite)
+        for line in describe_plan(plan, last):
+            say(line)
     trainer: Any = make_trainer(plan, training, callbacks)
     averaged = train(trainer, plan)
     weights = average_checkpoints([checkpoint_path(folder, step) for step in averaged])
@@ -133,7 +149,6 @@ def distill(
         steps=trainer.state.global_step,
         averaged=averaged,
         metrics=evaluate(trainer, weights) if plan.holds_out else {},
-        notes=(*plan.student.notes, *describe_store(plan)),
     )
     if trainer.is_world_process_zero():
         model = CedForAudioClassification(CedConfig.from_dict(config)).eval()
@@ -182,9 +197,18 @@ def check_audio(store: Store, root: Path) -> None:
         )
 
 
-def describe_store(plan: Plan) -> list[str]:
-    """Notes on what the student will not learn from, or only slowly; each one line."""
-    store, notes = plan.store, []
+def describe_plan(plan: Plan, last_step: int | None) -> list[str]:
+    """What is trained on what, from which step on if it is not the first, and what is odd about it; each one line."""
+    store, (training, held_out) = plan.store, plan.split
+    parameters = plan.student.model.num_parameters()
+    notes = [
+        f"student: {parameters / 1e6:.3g} M parameters, {len(store.labels)} classes; began as"
+        f" {plan.student.description}",
+        f"store: {len(training):,} chunks in {store.num_epochs} variants to train on, {len(held_out):,} held out",
+        *plan.student.notes,
+    ]
+    if last_step is not None:
+        notes.append(f"going on from step {last_step:,}")
     if store.missing:
         untaught = store.num_chunks - len(plan.split.training) - len(plan.split.held_out)
         lack = f", and {untaught} of {store.num_chunks} chunks are in none" if untaught else ""
@@ -223,9 +247,12 @@ def describe_run(
     }
 
 
-def prepare_folder(folder: Path, run: dict[str, Any], resume: bool, overwrite: bool) -> None:
+def prepare_folder(folder: Path, run: dict[str, Any], resume: bool, overwrite: bool) -> int | None:
     """
     Makes the folder of checkpoints and logs, or leaves what is whole in it for a run that goes on.
+
+    Returns:
+        The step of the checkpoint to go on from, if there is one.
 
     Raises:
         ValueError: if it holds another run, or something else.
@@ -237,8 +264,7 @@ def prepare_folder(folder: Path, run: dict[str, Any], resume: bool, overwrite: b
             raise ValueError(f"{folder} is in the way: it has no readable {RUN_FILE} of a training.") from error
         if resume:
             _check_same_run(folder, earlier, json.loads(json.dumps(run)))
-            remove_incomplete(folder)
-            return
+            return remove_incomplete(folder)
         if not overwrite:
             raise ValueError(
                 f"{folder} holds the checkpoints of an earlier run: go on with --resume, or discard them with"
@@ -247,6 +273,7 @@ def prepare_folder(folder: Path, run: dict[str, Any], resume: bool, overwrite: b
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     write_file(folder / RUN_FILE, json.dumps(run, indent=2, ensure_ascii=False).encode())
+    return None
 
 
 def _check_same_run(folder: Path, earlier: dict[str, Any], run: dict[str, Any]) -> None:
@@ -332,7 +359,9 @@ def make_trainer(plan: Plan, training: TrainingArguments, callbacks: Sequence[Tr
         plan.store, plan.split.training, extractor, consistent=arguments.consistent, mixup=arguments.mixup, **shared
     )
     sampler = EpochSampler(len(dataset), arguments.seed)
-    return DistillationTrainer(
+    shown = [callback for callback in callbacks if isinstance(callback, ProgressCallback)]
+    others = [callback for callback in callbacks if callback not in shown]
+    trainer = DistillationTrainer(
         sampler=sampler,
         model=plan.student.model,
         args=training,
@@ -340,8 +369,13 @@ def make_trainer(plan: Plan, training: TrainingArguments, callbacks: Sequence[Tr
         train_dataset=dataset,
         eval_dataset=held_out if plan.holds_out else None,
         compute_metrics=compute_metrics,
-        callbacks=[EpochStart(sampler), StopAtNan(), KeepBest(plan.folder, arguments.average), *callbacks],
+        callbacks=[EpochStart(sampler), StopAtNan(), KeepBest(plan.folder, arguments.average), *others],
     )
+    if shown:
+        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(shown[0])
+    return trainer
 
 
 def train(trainer: Trainer, plan: Plan) -> tuple[int, ...]:
