@@ -20,9 +20,11 @@ A table's labels (and a metadata file's) are
 """
 
 import difflib
+import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from glob import escape
 from typing import Any, NamedTuple
@@ -48,6 +50,7 @@ TABLE_FORMATS = {
     ".parquet": "parquet",
 }
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+MISSING = "there is no such file"
 SHOWN = 3  # examples in a message
 BATCH_ROWS = 10_000
 
@@ -203,10 +206,8 @@ def read_labelled(
     clips = _without_missing(_without_duplicates(_checked_targets(clips, rows.name)))
     if not len(clips):
         path, reason = clips.skipped[0]
-        raise ValueError(
-            f"{rows.name}: none of its {_count(len(clips.skipped), 'clip')} can be used, such as {describe(path)}:"
-            f" {reason}."
-        )
+        hint = "; `audio_root` says where the paths of a table start" if reason == MISSING else ""
+        raise ValueError(f"{rows.name}: no clip is left, for example because of {describe(path)}: {reason}{hint}.")
     return clips
 
 
@@ -412,7 +413,7 @@ def _without_missing(clips: LabelledClips) -> LabelledClips:
         if "://" in path:
             reasons[index] = "URLs are not fetched: download it first"
         elif not os.path.exists(path):
-            reasons[index] = "there is no such file"
+            reasons[index] = MISSING
     return _leave_out(clips, reasons)
 
 
@@ -442,7 +443,7 @@ def _folder_rows(data: str, split: str | None, reading: _Reading) -> _Rows:
         rows = _class_folders(data, files, every, reading)
     inside = [path for name in splits for path in splits[name]]
     names = ", ".join(map(repr, splits))
-    rows.notes += _left_out(every, inside, f"in none of the splits {names} (all are in split {ALL!r})")
+    rows.notes += _left_out(every, inside, f"in none of the splits {names}; {ALL!r} has them")
     return rows
 
 
@@ -450,7 +451,7 @@ def _left_out(paths: Iterable[str], read: Iterable[str], where: str) -> list[str
     """A note on the audio files among `paths` that are not `read`, if there are any."""
     known = set(map(os.path.abspath, read))
     left = [path for path in paths if _is_audio(path) and os.path.abspath(path) not in known]
-    return [f"{_count(len(left), 'audio file')} {where}, such as {describe(left[0])}"] if left else []
+    return [f"{_count(len(left), 'audio file')}, such as {describe(left[0])}, {where}"] if left else []
 
 
 def _folder_files(data: str) -> dict[str, list[str]]:
@@ -596,19 +597,32 @@ def _read_csv(datasets: Any, path: str) -> Table:
 
 def _read_with_datasets(datasets: Any, path: str) -> Table:
     format = TABLE_FORMATS[os.path.splitext(path)[1].lower()]
-    with tempfile.TemporaryDirectory() as cache:
+    columns: Table = {}
+    with tempfile.TemporaryDirectory() as cache, _silent(datasets):
         data = datasets.load_dataset(format, data_files=escape(path), split="train", streaming=True, cache_dir=cache)
         features = data.features or {}
-        columns: Table = {}
         for batch in data.with_format("arrow").iter(BATCH_ROWS):
             for name in batch.column_names:
                 columns.setdefault(name, []).extend(batch.column(name).to_pylist())
     return {name: _decoded(features.get(name), values, datasets) for name, values in columns.items()}
 
 
+@contextmanager
+def _silent(datasets: Any) -> Iterator[None]:
+    """datasets logs the errors that it raises."""
+    verbosity = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+
+
 def _decoded(feature: Any, values: list[Any], datasets: Any) -> list[Any]:
-    """Values with the names that a column of class labels has for its numbers."""
+    """Values with the names that a column of class labels has for its numbers, and of mixed types."""
     inner = getattr(feature, "feature", None)
+    if type(feature).__name__ == "Json":  # what datasets makes of JSON columns whose types differ
+        return [None if value is None else json.loads(value) for value in values]
     if isinstance(feature, datasets.ClassLabel):
         return [None if value is None else feature.names[value] for value in values]
     if isinstance(inner, datasets.ClassLabel):
