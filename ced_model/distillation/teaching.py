@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch.utils.data import DataLoader, Dataset
 
 import ced_model
@@ -121,8 +122,9 @@ def teach(
     augmentation = augmentation or Augmentation()
     _check_counts(epochs=epochs, top_k=top_k, batch_size=batch_size, shard_chunks=shard_chunks)
     sample_seed(seed, 0, 0)
-    state = PartialState(cpu=device == "cpu", timeout=WAIT)
-    target = _usable(device) if device else state.device
+    target = None if device is None else _usable(device)
+    state = _join_processes(target)
+    target = target or state.device
     if state.is_main_process:
         _check_output(output)
         files = find_audio(audio)
@@ -170,6 +172,18 @@ def _usable(device: str) -> torch.device:
         return torch.zeros(1, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"`device={device!r}`: {str(error).splitlines()[0]}") from error
+
+
+def _join_processes(device: torch.device | None) -> PartialState:
+    """What `accelerate launch` or `torchrun` started, if they did."""
+    on_cpu = device is not None and device.type == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
+    # By default processes on a machine without a GPU would not know of each other, and all do all of the work.
+    state = PartialState(cpu=on_cpu or not torch.accelerator.is_available(), timeout=WAIT)
+    if state.num_processes != int(os.environ.get("WORLD_SIZE", state.num_processes)):
+        raise ValueError(
+            f"{os.environ['WORLD_SIZE']} processes were launched, but accelerate cannot join them here: run one process."
+        )
+    return state
 
 
 def _check_output(output: Path) -> None:
