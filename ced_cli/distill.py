@@ -43,25 +43,39 @@ def teach(
         str | None, typer.Option("--output", "-o", metavar="STORE", help="The folder of the store.")
     ] = None,
     top_k: Annotated[
-        int, typer.Option("--top-k", "-k", metavar="N", min=1, help="Classes to store; by default the best 20.")
+        int,
+        typer.Option(
+            "--top-k", "-k", metavar="N", min=1, help="Classes to store; by default the best 20.", show_default=False
+        ),
     ] = 20,
     chunk: Annotated[
         float, typer.Option(metavar="SECONDS", help="Length that audio is cut into; by default 10.", show_default=False)
     ] = 10.0,
     max_shift: Annotated[
         float,
-        typer.Option(metavar="PART", help="Circular shift in time at most, as a part of a chunk; by default 0.5."),
+        typer.Option(
+            metavar="PART",
+            help="Circular shift in time at most, as a part of a chunk; by default 0.5.",
+            show_default=False,
+        ),
     ] = 0.5,
     max_time_mask: Annotated[
-        int, typer.Option(metavar="FRAMES", help="Frames of 10 ms that are masked at most; by default 192.")
+        int,
+        typer.Option(
+            metavar="FRAMES", help="Frames of 10 ms that are masked at most; by default 192.", show_default=False
+        ),
     ] = 192,
     max_freq_mask: Annotated[
-        int, typer.Option(metavar="BINS", help="Mel bins of 64 that are masked at most; by default 24.")
+        int,
+        typer.Option(metavar="BINS", help="Mel bins of 64 that are masked at most; by default 24.", show_default=False),
     ] = 24,
-    seed: Annotated[int, typer.Option(metavar="N", help="Decides all shifts and masks; by default 0.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Decides all shifts and masks; by default 0.", show_default=False)
+    ] = 0,
     device: options.Device = None,
     batch_size: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Chunks that are computed together; by default 16.")
+        int,
+        typer.Option(metavar="N", min=1, help="Chunks that are computed together; by default 16.", show_default=False),
     ] = 16,
     workers: Annotated[
         int | None,

@@ -157,7 +157,7 @@ def augmented_log_mel(
     shifted = shift_waveform(waveform, seed, augmentation)
     with one_thread():
         features = feature_extractor(shifted, sampling_rate=SAMPLING_RATE, device="cpu")
-    return mask_log_mel(features["input_values"][0], seed, augmentation)
+        return mask_log_mel(features["input_values"][0], seed, augmentation)
 
 
 @contextmanager

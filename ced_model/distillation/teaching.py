@@ -181,7 +181,7 @@ def _join_processes(device: torch.device | None) -> PartialState:
     state = PartialState(cpu=on_cpu or not torch.accelerator.is_available(), timeout=WAIT)
     if state.num_processes != int(os.environ.get("WORLD_SIZE", state.num_processes)):
         raise ValueError(
-            f"{os.environ['WORLD_SIZE']} processes were launched, but accelerate cannot join them here: run one process."
+            f"{os.environ['WORLD_SIZE']} processes were launched, but accelerate cannot join them: run one process."
         )
     return state
 
