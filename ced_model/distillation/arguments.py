@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
-from .inputs import Split
+from .inputs import Split, StoredRows
 from .store import Store
 from .student import Student
 
@@ -161,7 +161,8 @@ class Plan:
     What is trained on what, and how.
 
     Attributes:
-        store: What the teachers said.
+        store: The chunks.
+        rows: What the teachers said of them.
         audio_root: The folder that the chunks' paths are relative to.
         student: The model as it begins.
         split: Which chunks are trained on, and which are held out.
@@ -170,6 +171,7 @@ class Plan:
     """
 
     store: Store
+    rows: StoredRows
     audio_root: Path
     student: Student
     split: Split

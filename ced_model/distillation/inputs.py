@@ -9,8 +9,7 @@ the number of workers or processes matter.
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from ..feature_extraction_ced import AMIN, CedFeatureExtractor
 from .augmentation import augmented_log_mel, one_thread, sample_seed
 from .chunks import ChunkReader
 from .front_ends import collate_log_mels
-from .store import Store, restore_probabilities
+from .store import Store, read_shard, restore_probabilities, top_k_of
 
 MIXUP = 1  # tells the generator of mixup from others of the same seed, epoch and chunk
 
@@ -33,7 +32,7 @@ class Split(NamedTuple):
     held_out: np.ndarray
 
 
-def split_by_file(store: Store, share: float) -> Split:
+def split_by_file(store: Store, rows: "StoredRows", share: float) -> Split:
     """
     Holds whole files out, with about `share` of the chunks that have been taught.
 
@@ -45,7 +44,7 @@ def split_by_file(store: Store, share: float) -> Split:
     """
     if not 0 <= share < 1:
         raise ValueError(f"`held_out` is the part of the chunks to hold out: 0 to below 1, got {share}.")
-    taught = np.flatnonzero(StoredRows(store).is_taught)
+    taught = np.flatnonzero(rows.is_taught)
     paths = store.chunks["path"].combine_chunks().dictionary_encode()
     file_of = paths.indices.to_numpy()[taught]
     counts = np.bincount(file_of, minlength=len(paths.dictionary))
@@ -70,26 +69,35 @@ def _hash(path: str) -> bytes:
 
 
 class StoredRows:
-    """The rows of a store by chunk and epoch, also of an unfinished one."""
+    """
+    What the teachers said, by chunk and epoch, in memory: 84 bytes a row. The store may be unfinished.
+
+    Attributes:
+        seeds: int32 of shape `(rows,)`.
+        values: float16 of shape `(rows, k)`.
+        indices: int16 of shape `(rows, k)`.
+        is_taught: Whether a chunk has a row in any epoch; bool of shape `(chunks,)`.
+    """
 
     def __init__(self, store: Store) -> None:
-        self.store = store
         self._shard_chunks: int = store.manifest["shard_chunks"]
-        shards = store.shards()
-        missing = set(store.missing)
+        shards, missing = store.shards(), set(store.missing)
+        rows = sum(shard.stop - shard.start for shard in shards if shard not in missing)
+        k = top_k_of(store.manifest)
+        self.seeds = np.empty(rows, np.int32)
+        self.values, self.indices = np.empty((rows, k), np.float16), np.empty((rows, k), np.int16)
         per_epoch = len(shards) // store.num_epochs
         self._offsets = np.full((store.num_epochs, per_epoch), -1)  # of the first row of each shard
-        rows = 0
+        start = 0
         for number, shard in enumerate(shards):
             if shard not in missing:
-                self._offsets[divmod(number, per_epoch)] = rows
-                rows += shard.stop - shard.start
-
-    @property
-    def is_taught(self) -> np.ndarray:
-        """Whether a chunk has a row in any epoch; bool of shape `(chunks,)`."""
+                stop = start + shard.stop - shard.start
+                read = read_shard(store.path, shard)
+                self.seeds[start:stop], self.values[start:stop], self.indices[start:stop] = read
+                self._offsets[divmod(number, per_epoch)] = start
+                start = stop
         has_rows = np.any(self._offsets >= 0, axis=0, keepdims=True)[0]
-        return has_rows[np.arange(self.store.num_chunks) // self._shard_chunks]
+        self.is_taught = has_rows[np.arange(store.num_chunks) // self._shard_chunks]
 
     def position(self, chunk: int, epoch: int) -> int:
         """
@@ -102,14 +110,6 @@ class StoredRows:
             offsets = offsets[offsets >= 0]
         return int(offsets[epoch % len(offsets)]) + place
 
-    @cached_property
-    def _table(self) -> Any:
-        return self.store.dataset().with_format("numpy", columns=["chunk", "seed", "values", "indices"])
-
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        """The row: `chunk`, `seed`, and `values` and `indices` of shape `(k,)`."""
-        return self._table[position]
-
 
 class DistillationDataset(Dataset):
     """
@@ -118,7 +118,8 @@ class DistillationDataset(Dataset):
     A key is `(epoch, number)`, or a number alone for the first epoch.
 
     Args:
-        store: What the teachers said.
+        store: Where the chunks are, and how they were altered.
+        rows: What the teachers said.
         chunks: Numbers of the chunks in the store that take part.
         feature_extractor: Of the student; it makes the same log-mels as the store's front end.
         audio_root: The folder that the chunks' paths are relative to; by default the one that the store names.
@@ -131,6 +132,7 @@ class DistillationDataset(Dataset):
     def __init__(
         self,
         store: Store,
+        rows: StoredRows,
         chunks: np.ndarray,
         feature_extractor: CedFeatureExtractor,
         *,
@@ -141,6 +143,7 @@ class DistillationDataset(Dataset):
         seed: int = 0,
     ) -> None:
         self.store = store
+        self.rows = rows
         self.chunks = chunks
         self.feature_extractor = feature_extractor
         self.reader = ChunkReader(audio_root or store.audio_root, store.augmentation.chunk_samples)
@@ -148,7 +151,6 @@ class DistillationDataset(Dataset):
         self.leftover = leftover
         self.mixup = mixup
         self.seed = seed
-        self.rows = StoredRows(store)
 
     def __len__(self) -> int:
         return len(self.chunks)
@@ -169,11 +171,11 @@ class DistillationDataset(Dataset):
 
     def _example(self, chunk: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The log-mel of a chunk as the teachers had it in an epoch, and the probabilities of all classes."""
-        row = self.rows[self.rows.position(chunk, epoch)]
-        seed = int(row["seed"]) if self.consistent else sample_seed(-1 - self.seed, chunk, epoch)
+        row = self.rows.position(chunk, epoch)
+        seed = int(self.rows.seeds[row]) if self.consistent else sample_seed(-1 - self.seed, chunk, epoch)
         waveform = self.reader.read(self.store.chunk(chunk))
         log_mel = augmented_log_mel(waveform, seed, self.store.augmentation, self.feature_extractor)
-        values, indices = row["values"][None], row["indices"][None]
+        values, indices = self.rows.values[row, None], self.rows.indices[row, None]
         return log_mel, restore_probabilities(values, indices, len(self.store.labels), self.leftover)[0]
 
 

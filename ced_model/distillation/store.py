@@ -324,6 +324,17 @@ def write_shard(path: Path, shard: Shard, rows: ShardRows) -> None:
     write_file(path / SHARDS / shard.file_name, _parquet_bytes(table, column_encoding=encodings, use_dictionary=False))
 
 
+def read_shard(path: Path, shard: Shard) -> ShardRows:
+    """The rows of a shard of the store `path` that `open_store` has checked."""
+    table = pq.read_table(path / SHARDS / shard.file_name)
+    values, indices = (table[name].combine_chunks() for name in ("values", "indices"))
+    return ShardRows(
+        seeds=table["seed"].to_numpy(),
+        values=values.flatten().to_numpy().reshape(len(table), -1),
+        indices=indices.flatten().to_numpy().reshape(len(table), -1),
+    )
+
+
 def shard_schema(k: int) -> pa.Schema:
     return pa.schema(
         [

@@ -46,7 +46,7 @@ from .checkpoints import (
     find_checkpoints,
     remove_incomplete,
 )
-from .inputs import DistillationDataset, EpochSampler, collate, set_input_statistics, split_by_file
+from .inputs import DistillationDataset, EpochSampler, StoredRows, collate, set_input_statistics, split_by_file
 from .store import Store, open_store, write_file
 from .student import load_student
 
@@ -171,11 +171,13 @@ def make_plan(
 ) -> Plan:
     """Opens the store and loads the student; raises a ValueError if they do not fit. See [`distill`]."""
     opened = open_store(store, allow_unfinished=allow_unfinished)
-    split = split_by_file(opened, arguments.held_out)
+    rows = StoredRows(opened)
+    split = split_by_file(opened, rows, arguments.held_out)
     if not len(split.training):
         raise ValueError(f"{store}: nothing to train on yet: no shard is there.")
     return Plan(
         store=opened,
+        rows=rows,
         audio_root=opened.audio_root if audio is None else Path(audio),
         student=load_student(student, opened, arguments.seed),
         split=split,
@@ -354,9 +356,15 @@ def make_trainer(plan: Plan, training: TrainingArguments, callbacks: Sequence[Tr
     arguments, extractor = plan.arguments, plan.student.feature_extractor
     shared: dict[str, Any] = {"audio_root": plan.audio_root, "leftover": arguments.leftover, "seed": arguments.seed}
     # What is held out is heard as the teachers heard it in the first epoch, whatever the student trains on.
-    held_out = DistillationDataset(plan.store, plan.split.held_out, extractor, **shared)
+    held_out = DistillationDataset(plan.store, plan.rows, plan.split.held_out, extractor, **shared)
     dataset = DistillationDataset(
-        plan.store, plan.split.training, extractor, consistent=arguments.consistent, mixup=arguments.mixup, **shared
+        plan.store,
+        plan.rows,
+        plan.split.training,
+        extractor,
+        consistent=arguments.consistent,
+        mixup=arguments.mixup,
+        **shared,
     )
     sampler = EpochSampler(len(dataset), arguments.seed)
     shown = [callback for callback in callbacks if isinstance(callback, ProgressCallback)]
