@@ -234,6 +234,7 @@ class _Vocabulary:
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = list(classes)
+        self.most_pieces = 1 + max((name.count(",") for name in self.classes), default=0)
         self._exact = {name: index for index, name in enumerate(self.classes)}
         self._folded: dict[str, int | None] = {}
         for index, name in enumerate(self.classes):
@@ -286,13 +287,13 @@ def _split_commas(text: str, vocabulary: _Vocabulary | None) -> list[str]:
 
 def _known_sequence(pieces: list[str], vocabulary: _Vocabulary) -> list[str] | None:
     """Known names, the first ones as long as can be, that make up `pieces`, which were separated by commas."""
-    for length in range(len(pieces), 0, -1):
-        name = ", ".join(pieces[:length])
-        if vocabulary.find(name) is not None:
-            rest = _known_sequence(pieces[length:], vocabulary) if length < len(pieces) else []
-            if rest is not None:
-                return [name, *rest]
-    return None
+    rests: list[list[str] | None] = [None] * len(pieces) + [[]]  # the names from each piece on
+    for start in reversed(range(len(pieces))):
+        for end in range(start + 1, min(start + vocabulary.most_pieces, len(pieces)) + 1):
+            name, rest = ", ".join(pieces[start:end]), rests[end]
+            if rest is not None and vocabulary.find(name) is not None:
+                rests[start] = [name, *rest]  # a longer one, if there is any, comes later
+    return rests[0]
 
 
 # Targets
@@ -577,8 +578,8 @@ def _read_table(path: str) -> Table:
     try:
         table = read(datasets, path)
     except Exception as error:  # of pandas, pyarrow and datasets
-        reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
-        raise ValueError(f"{describe(path)}: cannot be read as {format}: {reason}") from error
+        reason = " ".join(str(error.__cause__ or error).split()).rstrip(".") or type(error).__name__
+        raise ValueError(f"{describe(path)}: cannot be read as {format}: {reason}.") from error
     if not table or not next(iter(table.values())):
         raise ValueError(f"{describe(path)}: the table has no rows.")
     return table
