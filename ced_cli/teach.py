@@ -110,7 +110,7 @@ def _one_line(output: str) -> Iterator[None]:
     except ValueError as error:
         raise CliError(_with_options(str(error)), FAILED) from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise CliError(f"{output}: {error.strerror}: make room, then {again}", FAILED) from error
 
@@ -118,11 +118,13 @@ def _one_line(output: str) -> Iterator[None]:
 def _with_options(message: str) -> str:
     """A message of the library with the command line's names."""
     names = {"chunk_s": "chunk", "num_workers": "workers"} | {field.name: field.name for field in fields(TeachOptions)}
-    return re.sub(
-        r"`(\w+)(=[^`]*)?`",
-        lambda part: f"--{names[part[1]].replace('_', '-')}{part[2] or ''}" if part[1] in names else part[0],
-        message,
-    )
+
+    def option(part: re.Match[str]) -> str:
+        if part[1] not in names:
+            return part[0]
+        return f"--{names[part[1]].replace('_', '-')}" + (f" {part[2]}" if part[2] else "")
+
+    return re.sub(r"`(\w+)(?:='?([^`]*?)'?)?`", option, message)
 
 
 class _Progress:

@@ -60,7 +60,8 @@ class Augmentation:
             raise ValueError(f"`chunk_s` must be at least 0.15 seconds (one patch), got {self.chunk_s!r}.")
         if self.max_time_mask > self.chunk_s * FRAMES_PER_SECOND:
             raise ValueError(
-                f"`max_time_mask` ({self.max_time_mask} frames of 10 ms) is longer than `chunk_s` ({self.chunk_s:g} s)."
+                f"`max_time_mask` ({self.max_time_mask} frames of 10 ms) is longer than `chunk_s` ({self.chunk_s:g} s);"
+                " choose a shorter mask."
             )
 
     @property

@@ -199,7 +199,10 @@ def _load_model(source: str, name: str, device: str | torch.device) -> ModelTeac
         )
         extractor = AutoFeatureExtractor.from_pretrained(source)
     except Exception as error:  # safetensors, json, torch and the Hub's client all have their own
-        raise ValueError(f"The teacher {name} cannot be loaded: {_one_line(error)}") from error
+        reason = _one_line(error)
+        if isinstance(error, OSError) and not os.path.isdir(source):  # no such repository, or no way to it
+            reason = reason.rstrip(".") + "; or give a local folder, or a callable as path/to/file.py:attribute"
+        raise ValueError(f"The teacher {name} cannot be loaded: {reason}") from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ValueError(

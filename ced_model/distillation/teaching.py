@@ -228,7 +228,9 @@ def _continue_store(output: Path, wanted: dict[str, Any], files: AudioFiles) -> 
     manifest, chunks = read_manifest(output), read_chunks(output)
     problem = _difference(manifest, wanted) or _file_difference(manifest, chunks["path"].unique().to_pylist(), files)
     if problem is not None:
-        raise ValueError(f"{output}: a store that was begun otherwise: {problem}. Give another --output, or the same.")
+        raise ValueError(
+            f"{output}: this store was begun otherwise: {problem}. Continue as it was begun, or choose another."
+        )
     for left in (output / SHARDS).glob(".*.tmp"):  # by a process that was killed
         with suppress(OSError):
             left.unlink()
@@ -247,14 +249,14 @@ def _difference(manifest: Mapping[str, Any], wanted: Mapping[str, Any]) -> str |
         if manifest[name] != wanted[name]:
             return f"its `{name}` is {manifest[name]}, not {wanted[name]}"
     if manifest["num_epochs"] > wanted["num_epochs"]:
-        return f"it has {manifest['num_epochs']} epochs, more than {wanted['num_epochs']}"
+        return f"it has {manifest['num_epochs']} epochs, not {wanted['num_epochs']}; there may only be more"
     labels = describe_label_difference(manifest["labels"], wanted["labels"], "the store", "the teachers")
     return labels or _teacher_difference(manifest["teachers"], wanted["teachers"])
 
 
 def _teacher_difference(stored: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> str | None:
     if len(stored) != len(wanted):
-        return f"it has {len(stored)} teachers ({', '.join(teacher['name'] for teacher in stored)}), not {len(wanted)}"
+        return f"its teachers are {_names(stored)}, not {_names(wanted)}"
     for old, new in zip(stored, wanted, strict=True):
         for key in new.keys() | old.keys():
             if key != "name" and old.get(key) != new.get(key):  # a teacher may move, but not change
@@ -263,17 +265,22 @@ def _teacher_difference(stored: list[dict[str, Any]], wanted: list[dict[str, Any
     return None
 
 
+def _names(teachers: list[dict[str, Any]]) -> str:
+    return " and ".join(teacher["name"] for teacher in teachers)
+
+
 def _file_difference(manifest: Mapping[str, Any], cut: list[str], files: AudioFiles) -> str | None:
     known = {*cut, *(entry["path"] for entry in manifest["audio"]["skipped"])}
     found = {*files.paths, *files.skipped}
     gone, new = sorted(known - found), sorted(found - known)
-    parts = [f"{len(gone)} of its audio files are gone ({_some(gone)})"] if gone else []
-    parts += [f"{len(new)} audio files are new ({_some(new)})"] if new else []
-    return " and ".join(parts) or None
+    parts = [f"audio files are gone: {_some(gone)}"] if gone else []
+    parts += [f"audio files are new: {_some(new)}"] if new else []
+    return "; ".join(parts) or None
 
 
 def _some(paths: list[str]) -> str:
-    return ", ".join(paths[:MAX_NAMED]) + (", …" if len(paths) > MAX_NAMED else "")
+    more = len(paths) - MAX_NAMED
+    return ", ".join(paths[:MAX_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _versions() -> dict[str, str]:
