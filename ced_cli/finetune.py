@@ -2,17 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ced finetune`: labelled clips → a model folder."""
 
+import logging
 import os
 import re
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from .errors import FAILED, INTERRUPTED, CliError
+from .errors import FAILED, INTERRUPTED, WRONG_USAGE, CliError
 from .evaluate import table_lines
 from .model import choose_model, quieten
 from .training_options import parse_settings, split_settings
@@ -20,7 +21,7 @@ from .training_options import parse_settings, split_settings
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-    from ced_model.finetuning import Finetuned
+    from ced_model.finetuning import Finetuned, FinetuningOptions
 
 INSTALL_TRAIN = 'pip install "ced_model[train]"'
 INSTALL_LORA = 'pip install "ced_model[lora]"'
@@ -70,13 +71,12 @@ def finetune_model(data: str, options: FinetuneOptions) -> None:
         CliError: for wrong usage, and where it cannot go on.
     """
     model, output = _checked_usage(data, options)
-    with _one_line_failures(output):
-        from ced_model.finetuning import FinetuningOptions, finetune
+    from ced_model.finetuning import finetune
 
-        given = {name: getattr(options, name) for name in FinetuningOptions.__dataclass_fields__ if name != "crop_s"}
-        values = {name: value for name, value in (given | {"crop_s": options.crop}).items() if value is not None}
-        finetuning_options = FinetuningOptions(**values)
-        quieten()
+    with _one_line_failures(WRONG_USAGE):
+        finetuning_options = _finetuning_options(options)
+    _quieten()
+    with _one_line_failures(FAILED):
         done = finetune(
             data,
             output,
@@ -121,6 +121,15 @@ def _checked_usage(data: str, options: FinetuneOptions) -> tuple[str, str]:
     return model, os.path.expanduser(options.output)
 
 
+def _finetuning_options(options: FinetuneOptions) -> "FinetuningOptions":
+    from ced_model.finetuning import FinetuningOptions
+
+    given = {
+        field.name: getattr(options, OPTION_NAMES.get(field.name, field.name)) for field in fields(FinetuningOptions)
+    }
+    return FinetuningOptions(**{name: value for name, value in given.items() if value is not None})
+
+
 def _reading(options: FinetuneOptions) -> dict[str, Any]:
     reading: dict[str, Any] = {
         "split": options.split,
@@ -135,12 +144,18 @@ def _reading(options: FinetuneOptions) -> dict[str, Any]:
 
 
 @contextmanager
-def _one_line_failures(output: str) -> Iterator[None]:
+def _one_line_failures(exit_code: int) -> Iterator[None]:
     """What goes wrong fails the command with one line, with options named as on the command line."""
     try:
         yield
     except (ValueError, ImportError) as error:
-        raise CliError(_with_option_names(str(error)).rstrip("."), FAILED) from error
+        raise CliError(_with_option_names(str(error)).rstrip("."), exit_code) from error
+    except OSError as error:
+        if error.errno is not None or not str(error):
+            raise
+        # The Hub's client: no such repository, or no way to it.
+        advice = "; or give a local folder to --model (convert_checkpoint.py makes one of a checkpoint)"
+        raise CliError(str(error).rstrip(".") + advice, FAILED) from error
     except RuntimeError as error:  # torch's, such as that memory is full
         message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CliError(f"training failed: {message}", FAILED) from error
@@ -156,6 +171,14 @@ def _with_option_names(message: str) -> str:
 
     message = re.sub(r"`(\w+)(?:=([^`]*))?`", option, message)
     return re.sub(r"\b(resume|overwrite) it\b", r"--\1", message)
+
+
+def _quieten() -> None:
+    """Leaves out what says nothing about the run."""
+    quieten()
+    # Checkpoints that are written within a second cannot be ordered by time, and are ordered by number.
+    trainer_utils = logging.getLogger("transformers.trainer_utils")
+    trainer_utils.addFilter(lambda record: "mtime may not be reliable" not in record.getMessage())
 
 
 def _say(line: str) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     EarlyStoppingCallback,
@@ -116,15 +119,17 @@ class FinetuningOptions:
         for name in ("epochs", "learning_rate", "encoder_learning_rate", "crop_s", "batch_size"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"`{name}={value}` must be above 0.")
-        for name in ("patience", "mixup", "seed"):
+                raise ValueError(f"`{name}={value:g}` must be a number above 0.")
+        for name in ("patience", "mixup"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"`{name}={getattr(self, name)}` must not be negative.")
+                raise ValueError(f"`{name}={getattr(self, name):g}` must be a number from 0 on.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"`seed={self.seed}` must be a whole number from 0 to 2³² - 1.")
         if self.class_weights not in ("none", "balanced"):
             raise ValueError(f"`class_weights={self.class_weights!r}` must be 'none' or 'balanced'.")
         if not 0 <= self.validation_share < 1:
             raise ValueError(
-                f"`validation_share={self.validation_share}` must be a part of the clips, from 0 to below 1."
+                f"`validation_share={self.validation_share:g}` must be a part of the clips, from 0 to below 1."
             )
 
     @property
@@ -271,8 +276,13 @@ def load_classifier(model: str | os.PathLike) -> tuple[CedForAudioClassification
     config = CedConfig.get_config_dict(str(model))[0]
     if config.get("model_type") != CedConfig.model_type:
         raise ValueError(f"{str(model)!r} is a {config.get('model_type')!r} model, not CED.")
-    with _quiet():
-        loaded: Any = CedForAudioClassification.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
+    try:
+        with _quiet():
+            loaded: Any = CedForAudioClassification.from_pretrained(
+                model, dtype=torch.float32, output_loading_info=True
+            )
+    except (SafetensorError, StrictDataclassError, RuntimeError) as error:
+        raise ValueError(f"{str(model)!r} cannot be loaded: {' '.join(str(error).split())}") from error
     network, loading = loaded
     missing = sorted(name for name in loading["missing_keys"] if not name.startswith("outputlayer."))
     if missing:
@@ -342,7 +352,8 @@ def _add_lora(model: CedForAudioClassification, rank: int, blocks: Iterable[int]
         target_modules=rf"encoder\.blocks\.({numbers})\.(attn\.(qkv|proj)|mlp\.fc[12])",
         modules_to_save=["outputlayer"],
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of names that transformers has changed
         torch.manual_seed(seed)
         return peft.get_peft_model(model, config)
 
@@ -364,8 +375,8 @@ def _crop_samples(tagger: AudioTagger, crop_s: float | None) -> int:
         return round(tagger.max_window_s * tagger.sampling_rate)
     if not tagger.min_window_s <= crop_s <= tagger.max_window_s:
         raise ValueError(
-            f"`crop_s={crop_s}`: this model looks at {tagger.min_window_s:.3g} to {tagger.max_window_s:.4g} seconds at"
-            " once."
+            f"`crop_s={crop_s:g}`: this model looks at {tagger.min_window_s:.3g} to {tagger.max_window_s:.4g} seconds"
+            " at once."
         )
     return round(crop_s * tagger.sampling_rate)
 
@@ -809,7 +820,7 @@ def _prepare_run(checkpoints: Path, run: dict[str, Any], resume: bool, overwrite
             )
         return _last_checkpoint(checkpoints)
     if run_file.is_file():
-        if not overwrite:
+        if not overwrite and _last_checkpoint(checkpoints) is not None:
             raise ValueError(f"{checkpoints} holds the checkpoints of a run: resume it, or overwrite it.")
         shutil.rmtree(checkpoints)
     checkpoints.mkdir(parents=True, exist_ok=True)
