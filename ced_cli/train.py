@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Names of the library, where they are not those of the options with a - for each _.
 OPTION_NAMES = {"consistent": "no-consistency", "training": "set"}
+SHARES = {"top1": "top-1", "mAP": "mAP"}
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def _make_progress() -> "TrainerCallback":
                 return
             batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
             rate = (state.global_step - self.first_step) * batch / max(time.monotonic() - self.begun, 1e-9)
-            line = f"{_progress_line(state, self.loss, metrics)}, {rate:.3g} chunks/s"
+            line = "  ".join([*_figures(state, self.loss, metrics), f"{rate:.3g} chunks/s"])
             if self.training_bar is not None:
                 self.training_bar.write(line, file=sys.stderr)
             else:
@@ -182,16 +183,14 @@ def _make_progress() -> "TrainerCallback":
     return Lines()
 
 
-def _progress_line(state: Any, loss: float | None, metrics: dict[str, float]) -> str:
-    parts = [f"epoch {state.epoch:.3g} of {state.num_train_epochs:g}"]
-    if loss is not None:
-        parts.append(f"loss {loss:.4f}")
-    if metrics:
-        parts.append(f"held out {metrics['eval_bce']:.4f} (prior {metrics['eval_prior_bce']:.4f})")
-        parts.append(f"top-1 {metrics['eval_top1']:.2f}")
-    if "eval_mAP" in metrics:
-        parts.append(f"mAP {metrics['eval_mAP']:.2f}")
-    return ", ".join(parts)
+def _figures(state: Any, loss: float | None, metrics: dict[str, float]) -> list[str]:
+    figures = {"loss": loss, "held out": metrics.get("eval_bce")}
+    shares = {name: metrics.get(f"eval_{key}") for key, name in SHARES.items()}
+    return [
+        f"epoch {state.epoch:.3g} of {state.num_train_epochs:g}",
+        *(f"{name} {value:.4f}" for name, value in figures.items() if value is not None),
+        *(f"{name} {value:.2f}" for name, value in shares.items() if value is not None),
+    ]
 
 
 def _report(done: "Distillation", output: str) -> Iterator[str]:
@@ -199,11 +198,9 @@ def _report(done: "Distillation", output: str) -> Iterator[str]:
     steps = ", ".join(map(str, sorted(done.averaged)))
     yield f"wrote {output}: {done.parameters / 1e6:.3g} M parameters, mean of the weights of steps {steps}"
     if done.metrics:
-        figures = [
-            f"loss {done.metrics['bce']:.4f} (best constant answer {done.metrics['prior_bce']:.4f})",
-            f"top-1 {done.metrics['top1']:.3f}",
-        ]
-        if "mAP" in done.metrics:
-            figures.append(f"mAP {done.metrics['mAP']:.3f}")
-        yield f"agreement with the teachers on held-out files: {', '.join(figures)}"
+        bce, prior = done.metrics["bce"], done.metrics["prior_bce"]
+        yield f"on held-out files: loss {bce:.4f}; the best constant answer has {prior:.4f}"
+        yield "agreement with the teachers there: " + ", ".join(
+            f"{name} {done.metrics[key]:.3f}" for key, name in SHARES.items() if key in done.metrics
+        )
     yield f"tag with it: ced tag FILES --model {shlex.quote(output)}"

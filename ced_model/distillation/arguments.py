@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
 from .inputs import Split, StoredRows
@@ -202,6 +203,9 @@ def make_training_arguments(plan: Plan) -> TrainingArguments:
         "report_to": arguments.report_to,
         "eval_strategy": strategy if plan.holds_out else "no",
         "save_strategy": strategy,
+        # By default processes on a machine without a GPU would not know of each other.
+        "use_cpu": parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available(),
+        "ddp_find_unused_parameters": False,
         "dataloader_num_workers": workers,
         "dataloader_persistent_workers": workers > 0,
         "dataloader_pin_memory": torch.cuda.is_available(),
@@ -217,9 +221,12 @@ def make_training_arguments(plan: Plan) -> TrainingArguments:
     interval = arguments.save_steps or _steps_per_epoch(fields, len(plan.split.training))
     fields.setdefault("logging_steps", min(LOG_STEPS, interval))  # each evaluation comes with a training loss
     try:
-        return TrainingArguments(**fields)
+        training = TrainingArguments(**fields)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise ValueError(f"transformers cannot train like this: {' '.join(str(error).split())}") from error
+    if training.world_size != (launched := int(os.environ.get("WORLD_SIZE", "1"))):
+        raise ValueError(f"{launched} processes were launched, but accelerate cannot join them here: run one process.")
+    return training
 
 
 def is_default_schedule(training: TrainingArguments) -> bool:
