@@ -264,8 +264,8 @@ def _calibration_error(hits: np.ndarray, scores: np.ndarray, problem_type: str) 
         best = scores.argmax(axis=1)[:, None]
         hits, scores = np.take_along_axis(hits, best, axis=1), np.take_along_axis(scores, best, axis=1)
     confidence = scores.reshape(-1).astype(np.float64)
-    # Bins are open at their lower bound, but for the first one.
-    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    inner_edges = np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]
+    bins = np.searchsorted(inner_edges, confidence)  # what lies on an edge belongs below it, as in scikit-learn's curve
     surplus = np.bincount(bins, weights=confidence - hits.reshape(-1), minlength=CALIBRATION_BINS)
     return float(np.abs(surplus).sum() / len(confidence))
 

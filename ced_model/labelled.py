@@ -233,11 +233,10 @@ class _Vocabulary:
     """Finds classes by name."""
 
     def __init__(self, classes: Sequence[str]) -> None:
-        self.classes = list(classes)
-        self.most_pieces = 1 + max((name.count(",") for name in self.classes), default=0)
-        self._exact = {name: index for index, name in enumerate(self.classes)}
+        self.most_pieces = 1 + max((name.count(",") for name in classes), default=0)
+        self._exact = {name: index for index, name in enumerate(classes)}
         self._folded: dict[str, int | None] = {}
-        for index, name in enumerate(self.classes):
+        for index, name in enumerate(classes):
             folded = _folded(name)
             self._folded[folded] = None if folded in self._folded else index  # None: ambiguous
 
