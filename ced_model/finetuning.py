@@ -709,9 +709,9 @@ def _selection(metrics: ClassificationMetrics) -> float:
     classes. Of few clips both are coarse, so that of equal epochs the one with the better Brier score counts as better.
     """
     if metrics.problem_type == SINGLE_LABEL:
-        # Less than one more right answer would add.
-        return metrics.top_1 + (1 - metrics.brier / 2) / (metrics.num_clips + 1)
-    return metrics.mean_average_precision + 1e-6 * (1 - metrics.brier)
+        # As if the Brier score were that of one more clip: no more than a right answer counts.
+        return (metrics.top_1 * metrics.num_clips + 1 - metrics.brier / 2) / (metrics.num_clips + 1)
+    return (metrics.mean_average_precision + 1e-6 * (1 - metrics.brier)) / (1 + 1e-6)
 
 
 def _make_arguments(
