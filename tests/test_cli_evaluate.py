@@ -1,0 +1,309 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What `ced evaluate` promises."""
+
+import csv
+import json
+import math
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_process import start
+from sklearn import metrics
+from typer.testing import CliRunner
+
+from ced_cli.app import app
+from ced_cli.evaluate import table_lines
+from ced_model import AudioTagger
+from ced_model.audioset import AUDIOSET_CLASSES
+from ced_model.evaluation import Evaluation, classification_metrics, evaluate
+from ced_model.labelled import LabelledClips, read_labelled
+
+Run = Callable[..., Any]
+REPOSITORY = Path(__file__).parent.parent
+HEAVY = ("torch", "transformers", "numpy", "sklearn", "scipy", "datasets", "pandas", "pyarrow", "soundfile", "rich")
+
+SOUNDS = {"misc_crow": "Crow;Bird", "perc_bell": "Bell", "loop_tabla": "Tabla;Drum", "misc_burp": "/m/03q5_w"}
+LABELS = ["Burping, eructation", "Bird", "Crow", "Drum", "Tabla", "Bell"]  # in the order of AudioSet
+
+
+@pytest.fixture
+def ced(random_model: Path) -> Run:
+    """Runs `ced evaluate ARGUMENTS… --model` in this process: `ced(*arguments, code=expected exit code)`."""
+
+    def run(*arguments: Any, code: int = 0, model: Any = random_model) -> Any:
+        options = [] if model is None else ["--model", str(model)]
+        result = CliRunner().invoke(app, ["evaluate", *map(str, arguments), *options])
+        assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+        assert result.exit_code == code, result.stderr
+        return result
+
+    return run
+
+
+@pytest.fixture
+def table(resources: Path, tmp_path: Path) -> Path:
+    rows = [f"{resources / name}.flac,{label}\n" for name, label in SOUNDS.items()]
+    (tmp_path / "sounds.csv").write_text("path,labels\n" + "".join(rows))
+    return tmp_path / "sounds.csv"
+
+
+@pytest.fixture
+def folder(resources: Path, tmp_path: Path) -> Path:
+    """Two classes in each of the splits train, validation and test."""
+    for split in ("train", "validation", "test"):
+        for name, label in (("misc_crow", "Crow"), ("perc_snap", "Bell")):
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            shutil.copy(resources / f"{name}.flac", tmp_path / "data" / split / label)
+    return tmp_path / "data"
+
+
+def last_line(text: str) -> str:
+    """The last line, which begins with the command's name."""
+    line = text.splitlines()[-1]
+    assert line.startswith("ced: ") and "Traceback" not in text, text
+    return line
+
+
+# Figures
+
+
+def test_the_table_fits_the_eye_and_agrees_with_json(ced: Run, table: Path) -> None:
+    shown = ced(table)
+    report = json.loads(ced(table, "--json").stdout)
+    lines = shown.stdout.splitlines()
+    assert lines[0] == "4 clips, multi-label; 6 of 6 classes present"
+    assert max(map(len, lines)) <= 80
+    figures = {line.split()[0]: line.split()[1] for line in lines[2:8]}
+    assert figures == {name: f"{report[name]:.3f}" for name in ("mAP", "mAUC", "d_prime", "top_1", "ECE", "Brier")}
+    classes = [line.split(None, 4) for line in lines[10:]]
+    assert {item[4] for item in classes} == set(LABELS)
+    assert [float(item[1]) for item in classes] == sorted((float(item[1]) for item in classes), reverse=True)
+    assert shown.stderr.startswith("model: ") and "4 of 4 inputs" in shown.stderr
+
+
+def test_json_has_the_figures_of_scikit_learn(ced: Run, table: Path, tmp_path: Path, random_model: Path) -> None:
+    report = json.loads(ced(table, "--json", "--predictions", tmp_path / "p.npz").stdout)
+    with np.load(tmp_path / "p.npz") as file:
+        files, labels, targets, scores = (file[name] for name in ("files", "labels", "targets", "scores"))
+    assert [Path(path).stem for path in files] == list(SOUNDS) and labels.tolist() == LABELS
+    assert targets.dtype == scores.dtype == np.float32 and targets.sum() == 6
+    tagger = AudioTagger.from_pretrained(random_model)
+    for path, row in zip(files, scores, strict=True):
+        tags = {tag.label: tag.score for tag in tagger(str(path), labels=LABELS)}
+        assert row == pytest.approx([tags[label] for label in LABELS], abs=1e-6)
+    assert report["mAP"] == pytest.approx(metrics.average_precision_score(targets, scores), abs=1e-9)
+    assert report["mAUC"] == pytest.approx(metrics.roc_auc_score(targets, scores), abs=1e-9)
+    assert report["Brier"] == pytest.approx(((scores.astype(float) - targets) ** 2).mean(), abs=1e-9)
+    assert report["num_clips"] == 4 and report["num_classes"] == 6 and report["failed"] == []
+    assert report["problem_type"] == "multi_label_classification"
+    assert [item["label"] for item in report["per_class"]] == LABELS
+
+
+def test_the_table_of_classes_is_csv(ced: Run, table: Path, tmp_path: Path) -> None:
+    report = json.loads(ced(table, "--json", "--per-class", tmp_path / "classes.csv").stdout)
+    with open(tmp_path / "classes.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    mids = {name: mid for mid, name in AUDIOSET_CLASSES}
+    assert [(row["label"], row["mid"]) for row in rows] == [(label, mids[label]) for label in LABELS]
+    columns = ["label", "mid", "positives", "AP", "AUC", "d_prime", "best_F1", "best_threshold"]
+    for row, item in zip(rows, report["per_class"], strict=True):
+        assert list(row) == columns == list(item)
+        assert int(row["positives"]) == item["positives"] == 1
+        for name in columns[3:]:
+            value = float(row[name])
+            assert item[name] == (value if math.isfinite(value) else None)
+
+
+def test_undefined_figures_are_empty_or_null(ced: Run, table: Path, tmp_path: Path, resources: Path) -> None:
+    table.write_text(f"path,Crow,Bell,Dog\n{resources}/misc_crow.flac,1,1,0\n")
+    report = json.loads(ced(table, "--json", "--per-class", tmp_path / "classes.csv").stdout)
+    assert report["mAP"] == 1 and report["mAUC"] is report["d_prime"] is None
+    assert report["num_classes_present"] == 2 and report["num_classes"] == 3
+    rows = (tmp_path / "classes.csv").read_text().splitlines()
+    assert "Dog,/m/0bt9lr,0,,,,," in rows and any(re.match(r"Crow,/m/04s8yn,1,1.0,,,1.0,0\.\d+$", row) for row in rows)
+    assert "mAUC          –" in ced(table).stdout
+
+
+def test_of_many_classes_the_best_and_the_worst_are_shown() -> None:
+    random = np.random.default_rng(0)
+    labels = [name for _, name in AUDIOSET_CLASSES]
+    targets = (random.random((40, len(labels))) < 0.2).astype(np.float32)
+    scores = random.random((40, len(labels)), dtype=np.float32)
+    found = classification_metrics(targets, scores, labels=labels)
+    clips = LabelledClips([str(index) for index in range(40)], targets, labels)
+    lines = table_lines(Evaluation(found, clips, scores, [], []))
+    assert len(lines) == 21 and max(map(len, lines)) <= 80
+    order = sorted((item for item in found.per_class if item.positives), key=lambda item: -item.average_precision)
+    assert [line[32:] for line in lines[-11:-6]] == [item.label for item in order[:5]]
+    assert [line[32:] for line in lines[-5:]] == [item.label for item in order[-5:]]
+
+
+# Splits
+
+
+def test_the_test_split_is_evaluated_unless_told_otherwise(ced: Run, folder: Path) -> None:
+    shown = ced(folder)
+    assert "split: test (of train, validation, test)\n" in shown.stderr
+    assert shown.stdout.startswith("2 clips, single-label; 2 of 2 classes present\n")
+    assert json.loads(ced(folder, "--json").stdout)["split"] == "test"
+    assert ced(folder, "--split", "all").stdout.startswith("6 clips")
+    assert "split:" not in ced(folder, "--split", "train").stderr
+    shutil.rmtree(folder / "test")
+    assert "split: validation (of train, validation)\n" in ced(folder).stderr
+    assert "no split 'test'; there are 'train', 'validation'" in last_line(
+        ced(folder, "--split", "test", code=1).stderr
+    )
+
+
+def test_without_a_split_to_test_there_is_a_choice(ced: Run, table: Path, resources: Path) -> None:
+    rows = [f"{resources}/misc_crow.flac,Crow,fold1\n", f"{resources}/perc_bell.flac,Bell,fold2\n"]
+    table.write_text("path,label,split\n" + "".join(rows))
+    assert "choose with --split: fold1, fold2, or all" in last_line(ced(table, code=2).stderr)
+    assert ced(table, "--split", "all").stdout.startswith("2 clips, single-label")
+
+
+def test_options_of_tables(ced: Run, resources: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text('where,what\nmisc_crow.flac,"Crow|Bird"\nperc_bell.flac,bell\n')
+    options = ("--audio-root", resources, "--path-column", "where", "--label-column", "what", "--separator", "|")
+    assert ced(path, *options).stdout.startswith("2 clips, multi-label; 3 of 3 classes present")
+
+
+# What goes wrong
+
+
+def test_clips_that_fail_are_named_and_the_exit_code_is_1(ced: Run, table: Path) -> None:
+    (table.parent / "bad.wav").write_text("not audio")
+    with table.open("a") as file:
+        file.write("bad.wav,Crow\nmissing.wav,Bell\n")
+    shown = ced(table, code=1)
+    assert shown.stdout.startswith("4 clips (2 more failed), multi-label")
+    lines = shown.stderr.splitlines()
+    assert f"{table.parent}/missing.wav: there is no such file" in lines
+    assert sum("bad.wav: " in line and "can read it" in line for line in lines) == 1
+    assert lines[-1].endswith("1 failed")
+    report = json.loads(ced(table, "--json", code=1).stdout)
+    assert [Path(item["file"]).name for item in report["failed"]] == ["missing.wav", "bad.wav"]
+    assert all(item["error"] for item in report["failed"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,labels\na.wav,Crwo\n", r"'Crwo' \(did you mean 'Crow'\?\) is not among the 527 classes"),
+        ("a,b\n1,2\n", "no column of paths"),
+        ("path,labels\nnix.wav,Crow\n", "there is no such file; --audio-root says where"),
+        ("", "cannot be read as csv"),
+    ],
+)
+def test_labels_that_do_not_do_fail_in_one_line(ced: Run, tmp_path: Path, clip: Path, text: str, message: str) -> None:
+    shutil.copy(clip, tmp_path / "a.wav")
+    (tmp_path / "x.csv").write_text(text)
+    shown = ced(tmp_path / "x.csv", code=1)
+    assert re.search(message, last_line(shown.stderr)) and shown.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nix.csv", "--model", "MODEL"], "'nix.csv': there is no such file or folder"),
+        (["hf://datasets/x", "--model", "MODEL"], "local files only"),
+        (["DATA"], "choose a model with --model"),
+        (["DATA", "--model", "/no/such/folder"], "there is no such folder"),
+        (["DATA", "--model", "MODEL", "--per-class", "x.txt"], "--per-class x.txt: give a name that ends in .csv"),
+        (["DATA", "--model", "MODEL", "--per-class", "nix/x.csv"], "there is no folder 'nix'"),
+        (["DATA", "--model", "MODEL", "--predictions", "x.csv"], "give a name that ends in .npz"),
+        (["DATA", "--model", "MODEL", "--per-class", "DATA"], "these are the labels, they would be lost"),
+        (["DATA", "--model", "MODEL", "--batch-size", "0"], "greater than or equal to 1"),
+        (["--model", "MODEL"], "Missing argument"),
+    ],
+)
+def test_wrong_usage_costs_nothing(table: Path, random_model: Path, arguments: list[str], message: str) -> None:
+    places = {"MODEL": str(random_model), "DATA": str(table)}
+    done = run_light(["evaluate", *(places.get(argument, argument) for argument in arguments)], table.parent)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout == "\nimported:\n"
+    assert table.read_text().startswith("path,labels")
+
+
+def test_help_is_whole_and_costs_nothing(tmp_path: Path) -> None:
+    done = run_light(["evaluate", "--help"], tmp_path)
+    assert done.returncode == 0 and done.stdout.endswith("\nimported:\n")
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80 and "Typer" not in done.stdout and "Optional" not in done.stdout
+    for option in ("--split", "--per-class", "--predictions", "--audio-root", "--json", "--device", "--threads"):
+        assert any(line.strip().startswith(option) for line in lines), option
+
+
+def run_light(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the command; the last line of its output has those of the libraries `HEAVY` that it imported."""
+    script = f"""
+import sys
+import ced_cli
+sys.argv = ["ced", *{arguments!r}]
+try:
+    ced_cli.main()
+finally:
+    print("\\nimported:", *({{name.split(".")[0] for name in sys.modules}} & set({HEAVY!r})))
+"""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "80"}
+    return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, cwd=folder)
+
+
+def test_without_the_extra_one_line_tells_what_to_install(
+    ced: Run, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ced_cli.evaluate.find_spec", lambda name: None)
+    line = last_line(ced(table, code=1).stderr)
+    assert line == 'ced: evaluating needs datasets and scikit-learn: pip install "ced_model[train]"'
+
+
+def test_a_file_that_cannot_be_written_keeps_what_it_had(
+    ced: Run, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "classes.csv"
+    path.write_text("before")
+    with monkeypatch.context() as patch:
+        patch.setattr("csv.DictWriter.writerow", fail)
+        assert "No space left on device" in last_line(ced(table, "--per-class", path, code=1).stderr)
+    assert path.read_text() == "before" and sorted(tmp_path.iterdir()) == [path, table]
+    ced(table, "--per-class", path)
+    assert path.read_text().startswith("label,mid,") and sorted(tmp_path.iterdir()) == [path, table]
+
+
+# The real command
+
+
+def test_a_run_in_a_terminal(table: Path, random_model: Path, tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    output = tmp_path / "out.txt"
+    process = start(["evaluate", table, "--model", random_model], stdout=output, stderr=slave)
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            part = os.read(master, 2**16)
+        except OSError:  # EIO, where the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    process.join()
+    os.close(master)
+    assert process.exitcode == 0
+    assert f"model: {random_model} on cpu".encode() in shown and b"4 of 4 inputs" in shown
+    expected = evaluate(AudioTagger.from_pretrained(random_model), read_labelled(table)).metrics
+    assert f"mAP      {expected.mean_average_precision:6.3f}" in output.read_text(encoding="utf-8")
