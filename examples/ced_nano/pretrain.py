@@ -1,0 +1,188 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Teaches a new student what each 0.96 s of a scene is: the teacher's classes, and the embedding they come from.
+
+Windows start short and grow up to the whole scene, so that every time position is trained. A window's tokens are pooled
+over each of the teacher's patches in it, so a scene of 10 s is 19 examples, not one.
+"""
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import yamnet
+from ced_model import CedConfig, CedForAudioClassification
+from ced_model.audioset import AUDIOSET_LABELS
+from scenes import Shards
+
+TIME_PATCH = 16  # frames
+PATCH_POSITIONS = yamnet.PATCH_FRAMES // TIME_PATCH  # 6 positions of the student lie in a patch of the teacher's
+HOP_POSITIONS = yamnet.PATCH_HOP // TIME_PATCH
+WINDOWS = (1, 3, 9, 19)  # patches: 0.96, 1.92, 4.8 and 9.6 s
+WINDOW_SHARES = ((1.0, 0.0, 0.0, 0.0), (0.3, 0.25, 0.25, 0.2))  # of the tokens: at first, and from half way on
+
+
+@dataclass(kw_only=True)
+class PretrainArguments:
+    """How long and how. `examples` counts windows of 0.96 s by their tokens, whatever the windows' real lengths."""
+
+    examples: int = 4_000_000
+    batch_examples: int = 256
+    learning_rate: float = 1e-3
+    optimizer: str = "muon"  # for the blocks' matrices; adamw for the rest, or for all
+    weight_decay: float = 0.05
+    warmup_steps: int = 500
+    decay_share: float = 0.25  # of the steps, at the end, down to a twentieth
+    ema_decay: float = 0.999
+    embedding_weight: float = 1.0
+    class_weight: float = 0.3
+    seed: int = 0
+
+
+class Pretraining(nn.Module):
+    """The student and, for pretraining alone, a layer that predicts the teacher's embedding."""
+
+    def __init__(self, config: CedConfig):
+        super().__init__()
+        self.student = CedForAudioClassification(config)
+        self.embedding = nn.Linear(config.hidden_size, yamnet.EMBEDDING_SIZE)
+
+    def forward(self, log_mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(batch, 64, frames) → logits and embeddings of each patch (batch, patches, ·), logits of the window."""
+        tokens = self.student.encoder(log_mel).last_hidden_state
+        tokens = tokens.unflatten(1, (-1, log_mel.shape[-1] // TIME_PATCH)).mean(1)
+        patches = F.avg_pool1d(tokens.transpose(1, 2), PATCH_POSITIONS, HOP_POSITIONS).transpose(1, 2)
+        head = self.student.outputlayer
+        return head(patches), self.embedding(head[0](patches)), head(tokens.mean(1))
+
+
+def normalizer(shards: Shards) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of the roots of the teacher's embeddings; the root keeps a few large ones from ruling."""
+    sample = np.sqrt(np.concatenate([shards.arrays[name][2][::4] for name in shards.names[:8]]).astype(np.float32))
+    flat = torch.from_numpy(sample.reshape(-1, sample.shape[-1]))
+    return flat.mean(0), flat.std(0) + 0.05
+
+
+def make_batch(shards: Shards, patches: int, count: int, rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
+    """Log-mels (count, 64, frames), probabilities (count, patches, 527), roots of embeddings (count, patches, 1024)."""
+    parts = []
+    for _ in range(count):
+        scene = int(rng.integers(len(shards)))
+        first = int(rng.integers(WINDOWS[-1] - patches + 1))
+        parts.append(shards.crop(scene, first, patches))
+    log_mel, logits, embeddings = (
+        torch.from_numpy(np.stack(part).astype(np.float32)) for part in zip(*parts, strict=True)
+    )
+    probabilities = torch.zeros(count, patches, len(AUDIOSET_LABELS))
+    probabilities[..., torch.from_numpy(yamnet.teacher().class_indices)] = logits.sigmoid()
+    return log_mel, probabilities, embeddings.sqrt()
+
+
+def loss_of(
+    model: Pretraining,
+    batch: tuple[torch.Tensor, ...],
+    norm: tuple[torch.Tensor, torch.Tensor],
+    arguments: PretrainArguments,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    log_mel, probabilities, embeddings = batch
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, predicted, window_logits = model(log_mel)
+    classes = F.binary_cross_entropy_with_logits(logits.float(), probabilities, reduction="none").sum(-1).mean()
+    window = F.binary_cross_entropy_with_logits(window_logits.float(), probabilities.mean(1), reduction="none")
+    error = F.mse_loss(predicted.float(), (embeddings - norm[0]) / norm[1])
+    loss = arguments.class_weight * (classes + window.sum(-1).mean()) + arguments.embedding_weight * error
+    return loss, {"classes": float(classes), "window": float(window.sum(-1).mean()), "embedding": float(error)}
+
+
+def make_optimizers(model: Pretraining, arguments: PretrainArguments) -> list[torch.optim.Optimizer]:
+    matrices = [p for n, p in model.named_parameters() if ".blocks." in n and p.ndim == 2]
+    if arguments.optimizer == "adamw":
+        matrices = []
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": arguments.weight_decay},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, arguments.learning_rate, betas=(0.9, 0.98))]
+    if matrices:
+        optimizers.append(
+            torch.optim.Muon(
+                matrices, arguments.learning_rate, weight_decay=arguments.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    return optimizers
+
+
+def learning_rate_at(step: int, steps: int, arguments: PretrainArguments) -> float:
+    decay_steps = max(1, round(arguments.decay_share * steps))
+    remaining = max(0.0, min(1.0, (steps - step) / decay_steps))
+    return arguments.learning_rate * min(1.0, (step + 1) / arguments.warmup_steps) * max(0.05, remaining)
+
+
+def window_at(step: int, steps: int, rng: np.random.Generator) -> int:
+    progress = min(1.0, 2 * step / steps)
+    start, end = (np.array(shares) for shares in WINDOW_SHARES)
+    return int(rng.choice(WINDOWS, p=start + progress * (end - start)))
+
+
+def pretrain(config: CedConfig, shards: Shards, folder: Path, arguments: PretrainArguments) -> Pretraining:
+    """Trains, or goes on from folder/last.pt; the result is the average of the weights (exponential)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(arguments.seed)
+    model = Pretraining(config)
+    averaged = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(arguments.ema_decay), use_buffers=True
+    )
+    optimizers = make_optimizers(model, arguments)
+    norm = normalizer(shards)
+    step, steps = 0, arguments.examples // arguments.batch_examples
+    if (folder / "last.pt").exists():
+        saved = torch.load(folder / "last.pt", weights_only=True)
+        model.load_state_dict(saved["model"])
+        averaged.load_state_dict(saved["averaged"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        step = saved["step"]
+    model.train()
+    started, recent = time.monotonic(), []
+    while step < steps:
+        rng = np.random.default_rng((arguments.seed, step))
+        patches = window_at(step, steps, rng)
+        count = max(1, round(arguments.batch_examples * PATCH_POSITIONS / (HOP_POSITIONS * (patches + 1))))
+        loss, parts = loss_of(model, make_batch(shards, patches, count, rng), norm, arguments)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate_at(step, steps, arguments)
+            optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        averaged.update_parameters(model)
+        step += 1
+        recent.append(parts)
+        if step % 50 == 0 or step == steps:
+            means = {name: round(float(np.mean([part[name] for part in recent])), 4) for name in parts}
+            row = {"step": step, "examples": step * arguments.batch_examples, "scenes": len(shards), **means}
+            row["minutes"] = round((time.monotonic() - started) / 60, 2)
+            with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            recent = []
+        if step % 200 == 0 or step == steps:
+            shards.refresh()
+            state = {"model": model.state_dict(), "averaged": averaged.state_dict(), "step": step}
+            state |= {
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "arguments": asdict(arguments),
+            }
+            torch.save(state, folder / "last.part")
+            os.replace(folder / "last.part", folder / "last.pt")
+    return averaged.module

@@ -1,0 +1,138 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the student pretrains on: log-mels of scenes, and the teacher's logits and embeddings every 0.48 s."""
+
+import functools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+import yamnet
+from ced_model import CedFeatureExtractor
+from mixing import SCENE_S, SCENE_SAMPLES, Mixer, make_rooms
+from sources import SAMPLING_RATE, Bank
+
+SHARD_SCENES = 256
+SEEDS = {"train": 1, "heldout": 2}
+LISTENED_S = 10.0  # of a recording, to tell what it is
+BALANCE = 0.6  # 0: recordings are drawn equally often; 1: what the teacher hears in them is
+
+
+def listen(folder: Path) -> None:
+    """Writes bank/heard.npz: the teacher's probabilities (recordings, 527), mean and maximum over each recording."""
+    if (folder / "heard.npz").exists():
+        return
+    with ProcessPoolExecutor() as pool:
+        count = len(Bank(folder).rows)
+        scores = list(pool.map(_listen_to, [folder] * count, range(count), chunksize=64))
+    means, peaks = zip(*scores, strict=True)
+    np.savez(folder / "heard.part.npz", mean=np.array(means), peak=np.array(peaks))
+    os.replace(folder / "heard.part.npz", folder / "heard.npz")
+
+
+_open_bank = functools.cache(Bank)
+
+
+def _listen_to(folder: Path, index: int) -> tuple[np.ndarray, np.ndarray]:
+    scores = yamnet.teacher().scores(_open_bank(folder).waveform(index)[: int(LISTENED_S * SAMPLING_RATE)])
+    return scores.mean(0).astype(np.float16), scores.max(0).astype(np.float16)
+
+
+def recordings_of(bank: Bank, split: str) -> np.ndarray:
+    return np.array([i for i, row in enumerate(bank.rows) if row["split"] == split])
+
+
+def make_mixer(work: Path, split: str) -> Mixer:
+    """Recordings that the teacher names alike share their odds, so that a thousand voices do not hide one rooster."""
+    bank = Bank(work / "bank")
+    indices = recordings_of(bank, split)
+    names = np.load(work / "bank" / "heard.npz")["mean"][indices].argmax(1)
+    groups = [bank.rows[i]["group"] for i in indices]
+    name_counts, group_counts = Counter(names.tolist()), Counter(groups)
+    weights = [
+        name_counts[name] ** -BALANCE * group_counts[group] ** -0.5
+        for name, group in zip(names.tolist(), groups, strict=True)
+    ]
+    return Mixer(bank, indices, np.array(weights), make_rooms(work / "rooms.npz"), seed=SEEDS[split])
+
+
+def write_shards(work: Path, split: str, count: int, *, processes: int) -> None:
+    """Writes `count` shards of 256 scenes; those that are there are kept."""
+    folder = work / "shards" / split
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [number for number in range(count) if not (folder / f"{number:04d}.json").exists()]
+    make_rooms(work / "rooms.npz")
+    with ProcessPoolExecutor(processes, initializer=_start, initargs=(work, split)) as pool:
+        for number in pool.map(_write_shard, missing):
+            print(f"{split} shard {number}: {(number + 1) * SHARD_SCENES * SCENE_S / 3600:.1f} h", flush=True)
+
+
+def _start(work: Path, split: str) -> None:
+    global _work, _split, _mixer, _extractor
+    _work, _split, _mixer, _extractor = work, split, make_mixer(work, split), CedFeatureExtractor()
+
+
+def _write_shard(number: int) -> int:
+    log_mels, logits, embeddings = [], [], []
+    for index in range(number * SHARD_SCENES, (number + 1) * SHARD_SCENES):
+        scene = _mixer.scene(index)
+        log_mels.append(np.asarray(_extractor.log_mel(scene), np.float16))
+        taught = yamnet.teacher().run(yamnet.patches_of(scene))
+        logits.append(taught[0].astype(np.float16))
+        embeddings.append(taught[1].astype(np.float16))
+    stem = _work / "shards" / _split / f"{number:04d}"
+    for name, arrays in (("mel", log_mels), ("logits", logits), ("embeddings", embeddings)):
+        np.save(f"{stem}.{name}.npy", np.stack(arrays))
+    stem.with_suffix(".json").write_text(json.dumps({"scenes": SHARD_SCENES}))  # last: the shard is whole
+    return number
+
+
+class Shards:
+    """The shards of a split that are whole by now; more may come while training goes on."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.arrays = folder, {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        for path in sorted(self.folder.glob("*.json")):
+            if path.stem not in self.arrays:
+                names = [str(path.with_suffix(f".{name}.npy")) for name in ("mel", "logits", "embeddings")]
+                self.arrays[path.stem] = [np.load(name, mmap_mode="r") for name in names]
+        self.names = sorted(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.names) * SHARD_SCENES
+
+    def crop(self, scene: int, first_patch: int, patches: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Log-mel (64, 48·(patches + 1)), logits (patches, 521), embeddings (patches, 1024) of a part of a scene."""
+        mel, logits, embeddings = self.arrays[self.names[scene // SHARD_SCENES]]
+        frames = slice(first_patch * yamnet.PATCH_HOP, (first_patch + patches + 1) * yamnet.PATCH_HOP)
+        patch = slice(first_patch, first_patch + patches)
+        number = scene % SHARD_SCENES
+        return mel[number, :, frames], logits[number, patch], embeddings[number, patch]
+
+
+def write_audio(work: Path, split: str, hours: float, folder: Path) -> None:
+    """Writes scenes as FLAC files, a minute each: the audio for distillation."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mixer = make_mixer(work, split)
+    for minute in range(round(hours * 60)):
+        path = folder / f"{minute:05d}.flac"
+        if not path.exists():
+            scenes = [mixer.scene(index) for index in range(6 * minute, 6 * minute + 6)]
+            soundfile.write(path.with_suffix(".part"), np.concatenate(scenes), SAMPLING_RATE, format="FLAC")
+            os.replace(path.with_suffix(".part"), path)
+
+
+def heldout_recordings(work: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """(source, waveform of up to 10 s) of each recording that no scene for training holds."""
+    bank = Bank(work / "bank")
+    for index in recordings_of(bank, "heldout"):
+        yield bank.rows[index]["source"], bank.waveform(index)[:SCENE_SAMPLES]
