@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,16 +25,23 @@ def start(
     stdout: Stream = os.devnull,
     stderr: Stream = os.devnull,
     max_file_size: int | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> BaseProcess:
     """Starts `ced ARGUMENTS…` with standard streams that are files or terminals; `exitcode` is there after `join`."""
     # A Connection is what multiprocessing knows to hand a descriptor to a child with.
     streams = [Connection(os.dup(s)) if isinstance(s, int) else str(s) for s in (stdin, stdout, stderr)]
-    process = _context.Process(target=_run, args=([*map(str, arguments)], streams, max_file_size))
+    process = _context.Process(target=_run, args=([*map(str, arguments)], streams, max_file_size, environment or {}))
     process.start()
     return process
 
 
-def _run(arguments: list[str], streams: list[str | Connection], max_file_size: int | None) -> None:
+def _run(
+    arguments: list[str],
+    streams: list[str | Connection],
+    max_file_size: int | None,
+    environment: Mapping[str, str],
+) -> None:
+    os.environ.update(environment)
     for number, stream in enumerate(streams):
         flags = os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY
         os.dup2(os.open(stream, flags, 0o644) if isinstance(stream, str) else stream.fileno(), number)
