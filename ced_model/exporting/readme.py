@@ -1,0 +1,180 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The README.md of an export: what it is, ten lines that run it, and how far it is from torch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .formats import SUPPORT, Format
+from .to_sherpa_onnx import SherpaComparison
+from .verification import Check
+
+RUNTIMES = {
+    Format.ONNX: "ONNX Runtime",
+    Format.OPENVINO: "OpenVINO",
+    Format.TORCH: "PyTorch",
+    Format.EXECUTORCH: "ExecuTorch",
+    Format.SHERPA_ONNX: "sherpa-onnx",
+}
+PACKAGES = {
+    Format.ONNX: "numpy onnxruntime",
+    Format.OPENVINO: "numpy openvino",
+    Format.TORCH: "numpy torch",
+    Format.EXECUTORCH: "numpy executorch",
+    Format.SHERPA_ONNX: "numpy sherpa-onnx",
+}
+
+CODE = {
+    Format.ONNX: """\
+import csv
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+labels = [row["display_name"] for row in csv.DictReader(open("labels.csv", encoding="utf-8"))]
+{values}
+{outputs} = session.run(None, {{"{name}": {name}}})
+for index in np.argsort(-probabilities[0])[:5]:
+    print(f"{{probabilities[0, index]:.3f}} {{labels[index]}}")
+""",
+    Format.OPENVINO: """\
+import csv
+import numpy as np
+import openvino
+
+model = openvino.Core().compile_model("model.xml", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
+labels = [row["display_name"] for row in csv.DictReader(open("labels.csv", encoding="utf-8"))]
+{values}
+{outputs} = model([{name}]).values()
+for index in np.argsort(-probabilities[0])[:5]:
+    print(f"{{probabilities[0, index]:.3f}} {{labels[index]}}")
+""",
+    Format.TORCH: """\
+import csv
+import numpy as np
+import torch
+
+model = torch.export.load("model.pt2").module()
+labels = [row["display_name"] for row in csv.DictReader(open("labels.csv", encoding="utf-8"))]
+{values}
+probabilities = model({name}=torch.from_numpy({name}))["probabilities"]
+for index in probabilities[0].argsort(descending=True)[:5]:
+    print(f"{{probabilities[0, index]:.3f}} {{labels[index]}}")
+""",
+    Format.EXECUTORCH: """\
+import csv
+import numpy as np
+import torch
+from executorch.runtime import Runtime
+
+program = Runtime.get().load_program("model.pte")
+labels = [row["display_name"] for row in csv.DictReader(open("labels.csv", encoding="utf-8"))]
+{values}
+{outputs} = program.load_method("forward").execute([torch.from_numpy({name})])
+for index in probabilities[0].argsort(descending=True)[:5]:
+    print(f"{{probabilities[0, index]:.3f}} {{labels[index]}}")
+""",
+    Format.SHERPA_ONNX: """\
+import numpy as np
+import sherpa_onnx
+
+model = sherpa_onnx.AudioTaggingModelConfig(ced="model.onnx")
+tagger = sherpa_onnx.AudioTagging(sherpa_onnx.AudioTaggingConfig(model=model, labels="labels.csv", top_k=5))
+stream = tagger.create_stream()
+waveform = np.zeros({rate}, np.float32)  # one second of silence: put mono audio at {rate} Hz here
+stream.accept_waveform({rate}, waveform)
+for event in tagger.compute(stream):
+    print(f"{{event.prob:.3f}} {{event.name}}")
+""",
+}
+VALUES = {
+    "waveform": (
+        "waveform = np.zeros((1, {rate}), np.float32)  # one second of silence: put mono audio at {rate} Hz here"
+    ),
+    "mel": "input_values = np.zeros((1, {n_mels}, 101), np.float32)  # put log-mel spectrograms in dB here",
+}
+
+
+def write_readme(metadata: Mapping[str, Any], checks: Sequence[Check], comparison: SherpaComparison | None) -> str:
+    """The text of the README.md."""
+    format = Format(metadata["format"])
+    weights = {"none": "", "fp16": ", weights stored in half precision", "int8": ", in 8-bit integers"}
+    parts = [
+        f"# {metadata['model']} for {RUNTIMES[format]}",
+        f"An audio tagger of {len(metadata['labels'])} classes{weights[metadata['quantization']]}, exported by"
+        f" [ced_model](https://pypi.org/project/ced-model/) {metadata['versions'].get('ced_model', '')}".rstrip()
+        + ".",
+        f"To run it: `pip install {PACKAGES[format]}`, and in this folder",
+        f"```python\n{_code(format, metadata)}```",
+        _describe(format, metadata),
+        "## Verified",
+        _verified(metadata, checks),
+    ]
+    if comparison is not None:
+        parts.append(_compared(comparison))
+    return "\n\n".join(parts) + "\n"
+
+
+def _code(format: Format, metadata: Mapping[str, Any]) -> str:
+    rate, n_mels = metadata["sampling_rate"], metadata["front_end"]["n_mels"]
+    return CODE[format].format(
+        values=VALUES[metadata["input"]].format(rate=rate, n_mels=n_mels),
+        outputs=", ".join(metadata["outputs"]) if len(metadata["outputs"]) > 1 else "(probabilities,)",
+        name="waveform" if metadata["input"] == "waveform" else "input_values",
+        rate=rate,
+    )
+
+
+def _describe(format: Format, metadata: Mapping[str, Any]) -> str:
+    rate = metadata["sampling_rate"]
+    shortest, longest = metadata["min_samples"] / rate, metadata["max_samples"] / rate
+    lines = [f"- `{SUPPORT[format].file}` is the model; `metadata.json` has what this page says, for programs."]
+    if metadata["input"] == "waveform":
+        lines.append(
+            f"- Input: `waveform`, float32 of shape (batch, samples), mono at {rate} Hz in [-1, 1]. The front end is"
+            f" part of the model. Clips have {metadata['min_samples']:,} to {metadata['max_samples']:,} samples"
+            f" ({shortest:.2f} to {longest:.2f} s), those of a batch the same number: pad shorter ones with zeros, cut"
+            " longer ones into windows."
+        )
+    else:
+        lines.append(
+            f"- Input: `input_values`, float32 of shape (batch, {metadata['front_end']['n_mels']}, frames), log-mel"
+            f" spectrograms in dB, of {metadata['min_frames']} to {metadata['max_frames']} frames (clips of"
+            f" {shortest:.2f} to {longest:.2f} s at {rate} Hz)."
+        )
+    meaning = {"sigmoid": "one by one", "softmax": "that sum to 1", "none": "raw values, of a regression"}
+    lines.append(
+        f"- Output: `probabilities` of shape (batch, {len(metadata['labels'])}), {meaning[metadata['activation']]}, in"
+        " the order of `labels.csv`"
+        + (
+            f"; `embeddings` of shape (batch, {metadata['embedding_size']})."
+            if "embeddings" in metadata["outputs"]
+            else "."
+        )
+    )
+    if format is Format.OPENVINO:
+        lines.append(
+            "- Without `INFERENCE_PRECISION_HINT`, some processors compute in bfloat16: faster, and off by some 0.01."
+        )
+    return "\n".join(lines)
+
+
+def _verified(metadata: Mapping[str, Any], checks: Sequence[Check]) -> str:
+    rows = ["| clips | largest difference in probability | in embeddings |", "| --- | --- | --- |"]
+    for check in checks:
+        embeddings = "" if check.embeddings is None else f"{check.embeddings:.1e}"
+        rows.append(f"| {check.batch_size} of {check.seconds:.2f} s | {check.probabilities:.1e} | {embeddings} |")
+    versions = ", ".join(f"{name} {version}" for name, version in metadata["versions"].items())
+    return (
+        "Differences from torch in float32, of the embeddings as parts of their largest value:\n\n"
+        + "\n".join(rows)
+        + f"\n\nMade with {versions}."
+    )
+
+
+def _compared(comparison: SherpaComparison) -> str:
+    return (
+        f"sherpa-onnx computes the features in its own way. On {comparison.recordings} recordings its probabilities"
+        f" differ by {comparison.mean_probability:.1e} on average and {comparison.probability:.1e} at most;"
+        f" {comparison.top_1} of them have the same best class."
+    )

@@ -1,0 +1,67 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""OpenVINO, for Intel's and other processors."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+from transformers.exporters import NNCFOpenVINOQuantizer, NNCFQuantizationConfig, OpenVINOConfig, OpenVINOExporter
+
+from .graph import TaggingGraph
+from .tracing import GraphInput, calibration_inputs, quiet, trace
+
+RT_INFO = "ced"  # the section of the file's `rt_info` that has the metadata
+
+
+def write_openvino(
+    graph: TaggingGraph,
+    graph_input: GraphInput,
+    path: Path,
+    metadata: Mapping[str, Any],
+    calibration: Sequence[np.ndarray] | None,
+) -> None:
+    """Writes the `.xml` and the `.bin` beside it, with `metadata` as `rt_info`; int8 if there is `calibration`."""
+    config = OpenVINOConfig(stateful=False)
+    if calibration is not None:
+        config.quantizer = BlockQuantizer(calibration_dataset=calibration_inputs(graph_input, calibration))
+    program = trace(OpenVINOExporter, config, graph, graph_input)
+    # The converter leaves ranks and sizes open that are known.
+    program.reshape([-1, *graph_input.shape[:-1], -1])
+    for key, value in metadata.items():
+        program.set_rt_info(value if isinstance(value, str) else json.dumps(value), [RT_INFO, key])
+    with quiet():
+        openvino.save_model(program, str(path), compress_to_fp16=False)
+
+
+class BlockQuantizer(NNCFOpenVINOQuantizer):
+    """Quantizes the transformer blocks. The mel product, the patches and the head stay float."""
+
+    def quantize(self, model: openvino.Model, sample_inputs: dict[str, Any], export_format: Any) -> openvino.Model:
+        import nncf
+
+        operators = model.get_ordered_ops()
+        patches = next(operator for operator in operators if operator.get_type_name() == "Convolution")
+        head = [operator for operator in operators if operator.get_type_name() == "MatMul"][-1]
+        kept = [operator.get_friendly_name() for operator in [*_upstream(patches), patches, head]]
+        self.config = NNCFQuantizationConfig(
+            subset_size=len(self.calibration_dataset),  # type: ignore[arg-type]
+            ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
+        )
+        return super().quantize(model, sample_inputs, export_format)
+
+
+def _upstream(operator: openvino.Node) -> list[openvino.Node]:
+    """All operators that the inputs of `operator` come from."""
+    found: dict[str, openvino.Node] = {}
+    waiting = [operator]
+    while waiting:
+        for source in waiting.pop().input_values():
+            node = source.get_node()
+            if node.get_friendly_name() not in found:
+                found[node.get_friendly_name()] = node
+                waiting.append(node)
+    return list(found.values())

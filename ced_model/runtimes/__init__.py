@@ -1,0 +1,49 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Running exports: one small module for each runtime, behind one call."""
+
+import json
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+MODULES = {"onnx": "onnx", "sherpa-onnx": "onnx", "openvino": "openvino", "torch": "torch", "executorch": "executorch"}
+
+
+class LoadedExport(NamedTuple):
+    """An export, ready to run."""
+
+    metadata: Mapping[str, Any]  # as in its metadata.json
+    run: Run
+    """
+    Runs a batch: waveforms of shape `(batch_size, samples)` or mel spectrograms of shape `(batch_size, n_mels,
+    frames)`, as `metadata["input"]` says, float32 and C-contiguous; returns the outputs by their names, float32.
+    """
+
+
+def load_export(folder: str | Path, *, num_threads: int | None = None) -> LoadedExport:
+    """
+    Opens what [`exporting.export_model`] wrote, with the runtime that its format is for.
+
+    Args:
+        folder (`str` or `Path`):
+            The folder of the export.
+        num_threads (`int`, *optional*):
+            CPU threads, by default what the runtime chooses. PyTorch and ExecuTorch share theirs with the process.
+
+    Raises:
+        `OSError`: if a file is missing or cannot be read.
+        `ImportError`: if the runtime is not installed; it names the extra.
+    """
+    from ..exporting.formats import check_installed, choose
+
+    metadata = json.loads(Path(folder, "metadata.json").read_text(encoding="utf-8"))
+    choice = choose(metadata["format"], metadata["input"])
+    check_installed(choice)
+    runtime: Any = import_module(f".{MODULES[choice.format]}", __name__)
+    return LoadedExport(metadata, runtime.open_program(Path(folder, choice.file), metadata, num_threads))

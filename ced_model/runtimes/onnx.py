@@ -1,0 +1,26 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX Runtime."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from . import Run
+
+
+def open_program(path: Path, metadata: Mapping[str, Any], num_threads: int | None) -> Run:
+    """Opens a `.onnx` file on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads or 0
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(values: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(metadata["outputs"], session.run(None, {name: values}), strict=True))
+
+    return run
