@@ -614,12 +614,13 @@ class CedModel(CedPreTrainedModel):
             values = values.masked_fill(~frame_mask.unsqueeze(1), 0.0)
         hidden_states = self._embed(split_chunks(values, chunks))
 
-        token_mask = None
+        block_mask = None  # of attention to all tokens; exported models would compute one nevertheless
         if patch_mask is not None:
-            token_mask = self._get_row_mask(patch_mask, patch_mask.new_ones(patch_mask.shape[0]))
-        block_mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=token_mask
-        )
+            block_mask = create_bidirectional_mask(
+                config=self.config,
+                inputs_embeds=hidden_states,
+                attention_mask=self._get_row_mask(patch_mask, patch_mask.new_ones(patch_mask.shape[0])),
+            )
         for block in self.blocks:
             hidden_states = block(hidden_states, block_mask, **kwargs)
         return BaseModelOutputWithPooling(last_hidden_state=self.norm(hidden_states))
