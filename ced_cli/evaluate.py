@@ -35,7 +35,7 @@ MOST_CLASSES = 20  # that are all shown
 BEST_AND_WORST = 5  # of more classes
 
 CLASS_COLUMNS = ("label", "mid", "positives", "AP", "AUC", "d_prime", "best_F1", "best_threshold")
-CLASS_HEAD = f"{'positives':>9} {'AP':>6} {'AUC':>6} {'d′':>6}  class"
+CLASS_HEAD = "positives     AP    AUC     d'  class"
 FIGURES = {
     "mAP": "mean average precision of the classes present",
     "mAUC": "mean area under the ROC curve",
@@ -86,10 +86,11 @@ def evaluate_data(data: str, options: EvaluateOptions) -> None:
     if options.predictions is not None:
         _write(options.predictions, lambda file: _write_predictions(evaluation, file))
     if options.as_json:
-        report = {"data": data, "split": split, "model": model} | _report(evaluation)
+        report = {"data": escape_name(data), "split": split, "model": model} | _report(evaluation)
         print(json.dumps(report, indent=1))
     else:
-        print("\n".join(table_lines(evaluation)))
+        encoding = sys.stdout.encoding or "utf-8"
+        print("\n".join(table_lines(evaluation)).encode(encoding, "replace").decode(encoding))
     if evaluation.failed:
         raise typer.Exit(FAILED)
 
