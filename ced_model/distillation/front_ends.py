@@ -195,7 +195,10 @@ def mask_spectrogram(features: torch.Tensor, region: MaskRegion, grid: MelGrid, 
     masked = features.clone(memory_format=torch.contiguous_format)
     frames = masked[0].T if grid.mels_first else masked[0].view(-1, num_mels)  # a view of shape (frames, mels)
     times = grid.first_s + grid.frame_s * np.arange(len(frames))
-    mean = float(np.mean(frames[torch.from_numpy(times < duration_s)].numpy(), dtype=np.float64))
+    is_whole = (
+        times + grid.first_s < duration_s + 1e-5
+    )  # to the end of its window, or where windows are padded its middle
+    mean = float(np.mean(frames[torch.from_numpy(is_whole)].numpy(), dtype=np.float64))
     frames[torch.from_numpy((region.start_s <= times) & (times < region.stop_s))] = mean
     frames[:, torch.from_numpy((region.low_hz <= grid.mel_hz) & (grid.mel_hz < region.high_hz))] = mean
     return masked

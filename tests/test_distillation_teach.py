@@ -1,0 +1,919 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Teaching: what teachers said is stored, whoever they are, however often the work is stopped, by however many."""
+
+import importlib.util
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from cli_process import start
+from torch.utils.data import DataLoader
+from transformers import (
+    ASTConfig,
+    ASTFeatureExtractor,
+    ASTForAudioClassification,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForSequenceClassification,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForAudioClassification,
+)
+from typer.testing import CliRunner
+
+from ced_cli.app import app
+from ced_model import AudioError, CedConfig, CedFeatureExtractor, CedForAudioClassification
+from ced_model.audio import read_audio
+from ced_model.distillation.augmentation import (
+    Augmentation,
+    augmented_log_mel,
+    mask_bounds,
+    sample_seed,
+    shift_waveform,
+)
+from ced_model.distillation.chunks import ChunkReader, cut_file, cut_files, find_audio, is_seekable
+from ced_model.distillation.front_ends import mask_region, mel_grid
+from ced_model.distillation.store import SHARDS, Chunk, Shard, Store, open_store, restore_probabilities
+from ced_model.distillation.teachers import load_teacher, load_teachers
+from ced_model.distillation.teaching import TeachingInputs, overhead, plan_batches, teach
+
+REPOSITORY = Path(__file__).parent.parent
+LABELS = {index: f"class {index}" for index in range(13)}
+SHORT = Augmentation(chunk_s=1.0, max_time_mask=19)
+
+# A callable that notes what it is given, and answers with what can be told from it.
+CALLABLE = '''
+import time
+import numpy as np
+
+class Loudness:
+    """Probabilities that tell the waveform's first samples and loudness."""
+
+    labels = [f"class {index}" for index in range(13)]
+
+    def __call__(self, waveforms):
+        assert waveforms.dtype == np.float32 and waveforms.ndim == 2
+        return np.abs(np.concatenate([waveforms[:, :12], waveforms.std(axis=1, keepdims=True)], axis=1))
+
+class Slow(Loudness):
+    def __call__(self, waveforms):
+        time.sleep(0.1)
+        return super().__call__(waveforms)
+
+class Masked(Loudness):
+    def __call__(self, waveforms, masks):
+        assert len(masks) == len(waveforms)
+        known = [[m.start_s, m.stop_s, m.low_hz / 8000, m.high_hz / 8000] + [0.5] * 9 for m in masks]
+        return np.array(known)
+
+loudness = Loudness()
+
+class Logits(Loudness):
+    def __call__(self, waveforms):
+        return np.full((len(waveforms), 13), -3.0)
+
+class NotANumber(Loudness):
+    def __call__(self, waveforms):
+        return np.full((len(waveforms), 13), np.nan)
+
+class Integers(Loudness):
+    def __call__(self, waveforms):
+        return np.ones((len(waveforms), 13), int)
+
+class Transposed(Loudness):
+    def __call__(self, waveforms):
+        return np.ones((13, len(waveforms)))
+
+class Failing(Loudness):
+    def __init__(self):
+        raise RuntimeError("no weights")
+
+class Renamed(Loudness):
+    labels = ["another", *Loudness.labels[1:]]
+
+class Fewer(Loudness):
+    labels = Loudness.labels[:12]
+
+class Twice(Loudness):
+    labels = ["class 0", *Loudness.labels[:12]]
+
+class NoLabels(Loudness):
+    labels = None
+
+number = 5
+'''
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of all kinds, that can be sought in and not, of one to three chunks of 1 s, and some that are no audio."""
+    folder = tmp_path_factory.mktemp("audio")
+    (folder / "sub").mkdir()
+    generator = np.random.default_rng(0)
+    for name, rate, seconds, channels in (
+        ("a.wav", 16000, 3.0, 1),
+        ("b.flac", 44100, 2.7, 2),
+        ("c.ogg", 22050, 3.2, 1),
+        ("d.mp3", 48000, 2.1, 1),
+        ("sub/e.wav", 11025, 0.4, 1),
+        ("sub/ü.wav", 8000, 1.0, 1),
+    ):
+        soundfile.write(folder / name, generator.normal(scale=0.1, size=(int(rate * seconds), channels)), rate)
+    (folder / "bad.wav").write_text("not audio")
+    (folder / "empty.flac").touch()
+    soundfile.write(folder / "tiny.wav", np.zeros(100), 16000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small CED of 13 classes; with these weights its probabilities are all over the range."""
+    return save_ced(tmp_path_factory.mktemp("teachers") / "ced", seed=0)
+
+
+@pytest.fixture(scope="module")
+def functions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of Python callables."""
+    file = tmp_path_factory.mktemp("functions") / "functions.py"
+    file.write_text(CALLABLE)
+    return file
+
+
+@pytest.fixture(scope="module")
+def taught(audio: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Three epochs of the files in shards of five chunks."""
+    path = tmp_path_factory.mktemp("stores") / "taught"
+    return teach(audio, [str(teacher)], path, epochs=3, augmentation=SHORT, batch_size=4, shard_chunks=5)
+
+
+def save_ced(folder: Path, seed: int, **config: Any) -> Path:
+    torch.manual_seed(seed)
+    model = CedForAudioClassification(CedConfig(embed_dim=24, depth=1, num_heads=3, id2label=LABELS, **config))
+    torch.nn.init.normal_(model.outputlayer[1].weight, std=1.0)
+    model.save_pretrained(folder)
+    CedFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def rows(store: Store | Path) -> dict[str, list[Any]]:
+    """All that a store holds, shard by shard, whether it is finished or not."""
+    path = store.path if isinstance(store, Store) else store
+    return {file.name: pq.read_table(file).to_pylist() for file in sorted((path / SHARDS).glob("[!.]*"))}
+
+
+def restored(store: Store) -> Iterator[tuple[int, Chunk, np.ndarray]]:
+    """Seed, chunk and probabilities of all rows."""
+    for row in store.dataset(keep_in_memory=True):
+        values = restore_probabilities(np.array([row["values"]]), np.array([row["indices"]]), len(store.labels))
+        yield row["seed"], store.chunk(row["chunk"]), values[0].numpy()
+
+
+def read(store: Store, chunk: Chunk) -> np.ndarray:
+    return ChunkReader(store.audio_root, store.augmentation.chunk_samples).read(chunk)
+
+
+# Chunks
+
+
+def test_a_last_piece_of_half_a_chunk_is_kept_and_a_shorter_one_is_left_out(audio: Path) -> None:
+    def pieces(path: str) -> list[tuple[int, int]]:
+        return [(chunk.start, chunk.num_samples) for chunk in cut_file(audio, path, 16000)]
+
+    assert pieces("a.wav") == [(0, 16000), (16000, 16000), (32000, 16000)]
+    assert pieces("b.flac") == [(0, 16000), (16000, 16000), (32000, 11200)]
+    assert pieces("c.ogg") == [(0, 16000), (16000, 16000), (32000, 16000)]
+    assert pieces("d.mp3") == [(0, 16000), (16000, 16000)]
+    assert pieces("sub/e.wav") == [(0, 6400)]  # short, but all there is
+
+
+@pytest.mark.parametrize(("samples", "kept"), [(23999, 1), (24000, 2), (32000, 2), (39999, 2), (40000, 3)])
+def test_half_a_chunk_is_exact(tmp_path: Path, samples: int, kept: int) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(samples), 16000)
+    assert len(cut_file(tmp_path, "a.wav", 16000)) == kept
+
+
+@pytest.mark.parametrize("name", ["a.wav", "b.flac", "c.ogg", "d.mp3", "sub/ü.wav"])
+def test_chunks_are_the_samples_of_the_file(audio: Path, name: str) -> None:
+    whole = read_audio(audio / name)
+    for chunk in cut_file(audio, name, 16000):
+        waveform = ChunkReader(audio, 16000).read(chunk)
+        assert waveform.dtype == np.float32
+        # where it is read from the middle, the resampling filter rounds otherwise
+        tolerance = 2e-7 if is_seekable(audio / name) else 0
+        assert np.abs(waveform - whole[chunk.start : chunk.start + chunk.num_samples]).max() <= tolerance
+
+
+@pytest.mark.parametrize("rate", [1000, 8000, 11025, 16000, 22050, 32000, 44100, 44101, 48000, 96000])
+def test_a_long_file_is_read_from_the_middle_as_if_it_were_whole(tmp_path: Path, rate: int) -> None:
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(scale=0.1, size=int(rate * 3.7)), rate)
+    assert is_seekable(tmp_path / "a.wav")
+    whole = read_audio(tmp_path / "a.wav")
+    chunks = cut_file(tmp_path, "a.wav", 12345)
+    for chunk in chunks:
+        part = ChunkReader(tmp_path, 12345).read(chunk)
+        assert np.abs(part - whole[chunk.start : chunk.start + chunk.num_samples]).max() < 5e-7
+    rest = len(whole) % 12345
+    assert sum(chunk.num_samples for chunk in chunks) == len(whole) - (rest if 2 * rest < 12345 else 0)
+
+
+def test_chunks_are_the_same_in_any_order(audio: Path) -> None:
+    chunks = cut_files(find_audio(audio), 16000).chunks
+    in_order = ChunkReader(audio, 16000)
+    waveforms = {chunk: in_order.read(chunk) for chunk in chunks}
+    shuffled = random.Random(0).sample(chunks * 2, 2 * len(chunks))
+    reader = ChunkReader(audio, 16000)
+    for chunk in shuffled:
+        assert np.array_equal(reader.read(chunk), waveforms[chunk])
+
+
+def test_changed_audio_is_named(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(scale=0.1, size=40_000), 16000)
+    _, second, third = cut_file(tmp_path, "a.wav", 16000)
+    samples, _ = soundfile.read(tmp_path / "a.wav", dtype="int16")
+    samples[20_000] ^= 1
+    soundfile.write(tmp_path / "a.wav", samples, 16000)
+    reader = ChunkReader(tmp_path, 16000)
+    assert len(reader.read(third)) == 8000  # which has not changed
+    with pytest.raises(AudioError, match=r"a\.wav: not the audio that was cut into chunks \(at 1 s\)"):
+        reader.read(second)
+    soundfile.write(tmp_path / "a.wav", samples[:30_000], 16000)
+    with pytest.raises(AudioError, match=r"a\.wav: not the audio that was cut into chunks \(at 2 s\)"):
+        reader.read(third)
+    (tmp_path / "a.wav").unlink()
+    with pytest.raises(AudioError, match=r"a\.wav: cannot be opened: No such file"):
+        reader.read(third)
+
+
+def test_audio_is_found_in_folders_and_lists(audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a.wav", "b.flac", "bad.wav", "c.ogg", "d.mp3", "empty.flac", "tiny.wav", "sub/e.wav", "sub/ü.wav"]
+    assert find_audio(audio).paths == names and find_audio(audio).root == audio
+    found = find_audio([audio / "sub", audio / "a.wav", str(audio / "sub" / "e.wav"), audio / "nowhere.wav"])
+    assert (found.root, found.paths) == (audio, ["sub/e.wav", "sub/ü.wav", "a.wav", "nowhere.wav"])
+    monkeypatch.chdir(audio)
+    assert find_audio("a.wav").paths == ["a.wav"]
+    for name in (".hidden.wav", "notes.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="No audio files in "):
+        find_audio(tmp_path)
+    with pytest.raises(ValueError, match="No audio files in an empty list"):
+        find_audio([])
+    with pytest.raises(ValueError, match="nix: no such file or folder"):
+        find_audio("nix")
+
+
+def test_names_that_are_no_utf8_are_skipped(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    os.rename(tmp_path / "a.wav", os.fsencode(tmp_path) + b"/\xff.wav")
+    files = find_audio(tmp_path)
+    assert files.paths == [] and files.skipped == {"\\xff.wav": "its name is not UTF-8; rename it"}
+    with pytest.raises(ValueError, match="None of 1 audio files can be used; the first, "):
+        cut_files(files, 16000)
+
+
+# What is stored
+
+
+def test_what_is_stored_is_what_the_model_says_of_the_augmented_chunk(taught: Store, teacher: Path) -> None:
+    model = CedForAudioClassification.from_pretrained(teacher).eval()
+    extractor = CedFeatureExtractor.from_pretrained(teacher)
+    spread = []
+    for number, (seed, chunk, probabilities) in enumerate(restored(taught)):
+        assert seed == sample_seed(0, number % taught.num_chunks, number // taught.num_chunks)
+        log_mel = augmented_log_mel(read(taught, chunk), seed, SHORT, extractor)
+        with torch.inference_mode():
+            expected = model(log_mel[None]).logits.sigmoid()[0].numpy()
+        assert probabilities == pytest.approx(expected, abs=6e-4)
+        spread.append(np.ptp(probabilities))
+    assert len(spread) == 3 * 13 and min(spread) > 0.2
+
+
+def test_the_manifest_tells_how_it_was_made(taught: Store, audio: Path, teacher: Path) -> None:
+    manifest = taught.manifest
+    (entry,) = manifest["teachers"]
+    assert entry["name"] == str(teacher) and entry["model_type"] == "ced" and entry["activation"] == "sigmoid"
+    assert entry["masks"] == "on the log-mel" and entry["front_end"]["hop_size"] == 160
+    assert manifest["labels"] == list(LABELS.values()) and manifest["augmentation"] == SHORT.to_dict()
+    assert manifest["front_end"]["feature_size"] == 64 and manifest["front_end"]["f_max"] == 8000
+    assert (manifest["seed"], manifest["top_k"], manifest["num_epochs"], manifest["num_chunks"]) == (0, 20, 3, 13)
+    assert set(manifest["versions"]) >= {"ced_model", "torch", "transformers", "numpy"}
+    heard = manifest["audio"]
+    assert heard["root"] == str(audio) and heard["num_files"] == 6
+    assert heard["hours"] == pytest.approx(sum(taught.chunks["num_samples"].to_pylist()) / 16000 / 3600, abs=1e-6)
+    assert heard["bytes"] == sum((audio / path).stat().st_size for path in set(taught.chunks["path"].to_pylist()))
+    assert heard["num_skipped"] == 3
+    reasons = {entry["path"]: entry["reason"] for entry in heard["skipped"]}
+    assert reasons.keys() == {"bad.wav", "empty.flac", "tiny.wav"}
+    assert reasons["empty.flac"] == "holds no audio: the file is empty"
+    assert reasons["tiny.wav"] == "shorter than 0.15 s, one patch of the model"
+
+
+def test_the_overhead_is_what_is_on_disk(taught: Store) -> None:
+    num_bytes, share = overhead(taught)
+    assert num_bytes == sum(file.stat().st_size for file in taught.path.rglob("*") if file.is_file())
+    assert share == num_bytes / taught.manifest["audio"]["bytes"]
+
+
+def test_an_ensemble_is_the_mean_of_its_teachers(audio: Path, teacher: Path, tmp_path: Path) -> None:
+    other = save_ced(tmp_path / "other", seed=1)
+    arguments: dict[str, Any] = {"epochs": 1, "augmentation": SHORT}
+    one, two, both = (
+        np.array([row[2] for row in restored(teach(audio / "a.wav", [str(name) for name in names], path, **arguments))])
+        for names, path in (
+            ([teacher], tmp_path / "1"),
+            ([other], tmp_path / "2"),
+            ([teacher, other], tmp_path / "3"),
+        )
+    )
+    assert np.abs(one - two).max() > 0.1
+    assert both == pytest.approx((one + two) / 2, abs=1e-3)
+
+
+def test_a_teacher_of_one_class_per_clip_gets_a_softmax(audio: Path, tmp_path: Path) -> None:
+    name = str(save_ced(tmp_path / "single", seed=0, problem_type="single_label_classification"))
+    store = teach(audio / "a.wav", [name], tmp_path / "store", epochs=1, augmentation=SHORT)
+    assert store.manifest["teachers"][0]["activation"] == "softmax"
+    for _, _, probabilities in restored(store):
+        assert probabilities.sum() == pytest.approx(1, abs=2e-3)
+
+
+def test_only_the_best_classes_are_stored(taught: Store, audio: Path, teacher: Path, tmp_path: Path) -> None:
+    store = teach(audio, [str(teacher)], tmp_path / "s", epochs=1, augmentation=SHORT, top_k=3)
+    assert [len(row["values"]) for row in store.dataset(keep_in_memory=True)] == [3] * 13
+    for (_, _, few), (_, _, many) in zip(restored(store), restored(taught), strict=False):
+        best = np.sort(many)[-3:]
+        assert np.sort(few)[-3:] == pytest.approx(best, abs=1e-3) and np.count_nonzero(few) == 3
+
+
+# The same whoever does it
+
+
+def test_the_teachers_get_the_students_input_to_the_bit_from_any_worker_in_any_batch(
+    taught: Store, teacher: Path
+) -> None:
+    ensemble = load_teachers([str(teacher)])
+    num_samples = taught.chunks["num_samples"].to_numpy()
+    expected = [
+        augmented_log_mel(read(taught, taught.chunk(chunk)), sample_seed(0, chunk, 1), SHORT, CedFeatureExtractor())
+        for chunk in range(13)
+    ]
+    for workers, batch_size, equal_lengths in ((0, 1, False), (0, 5, True), (2, 3, False), (2, 13, False)):
+        batches = plan_batches(Shard(1, 0, 13), num_samples, batch_size, equal_lengths)
+        random.Random(workers).shuffle(batches)
+        inputs = TeachingInputs(taught, ensemble)
+        loader = DataLoader(inputs, sampler=batches, batch_size=None, num_workers=workers, collate_fn=lambda x: x)  # type: ignore[arg-type]
+        seen = set()
+        for batch, given in loader:
+            for chunk, log_mel in zip(batch.chunks, given.features[0]["input_values"], strict=True):
+                frames = expected[chunk].shape[1]
+                assert torch.equal(log_mel[:, :frames], expected[chunk])
+                seen.add(chunk)
+        assert seen == set(range(13))
+
+
+def test_batches_and_workers_do_not_matter(taught: Store, audio: Path, teacher: Path, tmp_path: Path) -> None:
+    store = teach(
+        audio,
+        [str(teacher)],
+        tmp_path / "s",
+        epochs=3,
+        augmentation=SHORT,
+        batch_size=1,
+        num_workers=2,
+        shard_chunks=13,
+    )
+    assert store.chunks.equals(taught.chunks)
+    for (seed, chunk, values), (other_seed, other_chunk, other_values) in zip(
+        restored(store), restored(taught), strict=True
+    ):
+        assert (seed, chunk) == (other_seed, other_chunk)
+        assert values == pytest.approx(other_values, abs=1e-3)  # sums in another order, then half precision
+
+
+def test_global_random_states_are_left_alone(audio: Path, teacher: Path, tmp_path: Path) -> None:
+    def states() -> tuple[Any, ...]:
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore
+
+    before = states()
+    teach(audio / "a.wav", [str(teacher)], tmp_path / "0", epochs=1, augmentation=SHORT)
+    teach(audio / "a.wav", [str(teacher)], tmp_path / "2", epochs=1, augmentation=SHORT, num_workers=2)
+    assert states() == before
+
+
+# Other front ends
+
+
+def save_ast(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = ASTConfig(
+        hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12, max_length=128,
+        num_mel_bins=128, id2label=LABELS, problem_type="multi_label_classification",
+    )  # fmt: skip
+    ASTForAudioClassification(config).save_pretrained(folder)
+    ASTFeatureExtractor(max_length=128, do_normalize=False).save_pretrained(folder)
+    return folder
+
+
+def save_whisper(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        d_model=16, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16, decoder_layers=1,
+        decoder_attention_heads=2, decoder_ffn_dim=16, num_mel_bins=80, max_source_positions=1500, id2label=LABELS,
+    )  # fmt: skip
+    WhisperForAudioClassification(config).save_pretrained(folder)
+    WhisperFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def save_wav2vec2(folder: Path, sampling_rate: int = 16000) -> Path:
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=(8, 8),
+        conv_stride=(20, 16), conv_kernel=(20, 16), num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
+        classifier_proj_size=8, id2label=LABELS,
+    )  # fmt: skip
+    Wav2Vec2ForSequenceClassification(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(sampling_rate=sampling_rate).save_pretrained(folder)
+    return folder
+
+
+def test_a_mask_region_is_where_the_mask_of_the_log_mel_is() -> None:
+    for seed in range(50):
+        bounds, region = mask_bounds(seed, Augmentation(), 1001, 64), mask_region(seed, Augmentation(), 160_000)
+        grid = mel_grid(CedFeatureExtractor())
+        assert grid is not None
+        times = grid.first_s + grid.frame_s * np.arange(1001)
+        frames = np.flatnonzero((region.start_s <= times) & (times < region.stop_s))
+        mels = np.flatnonzero((region.low_hz <= grid.mel_hz) & (grid.mel_hz < region.high_hz))
+        assert frames.tolist() == list(range(bounds.time_start, bounds.time_stop))
+        assert mels.tolist() == list(range(bounds.freq_start, bounds.freq_stop))
+
+
+@pytest.mark.parametrize(("save", "mels_first"), [(save_ast, False), (save_whisper, True)], ids=["AST", "Whisper"])
+def test_another_spectrogram_is_masked_where_the_sound_is(
+    tmp_path: Path, save: Callable[[Path], Path], mels_first: bool
+) -> None:
+    front_end = load_teacher(str(save(tmp_path / "teacher"))).front_end
+    assert front_end is not None and front_end.masks.startswith("by their bounds in seconds and hertz")
+    time = np.arange(16000) / 16000
+    for seed in range(20):
+        region = mask_region(seed, SHORT, 16000)
+        if region.stop_s - region.start_s < 0.06 or region.high_hz - region.low_hz < 300:
+            continue
+        # A click in the middle of the masked time and a tone in the middle of the masked band are not to be seen.
+        clicks = np.zeros(16000, np.float32)
+        clicks[round((region.start_s + region.stop_s) / 2 * 16000)] = 1
+        tone = np.sin(2 * np.pi * (region.low_hz * region.high_hz) ** 0.5 * time).astype(np.float32)
+        unmasked = Augmentation(chunk_s=1.0, max_shift=0.0, max_time_mask=0, max_freq_mask=0)
+        for waveform in (clicks, tone):
+            # without the shift, which would move the sound
+            masked = front_end(waveform, seed, Augmentation(chunk_s=1.0, max_shift=0.0, max_time_mask=19))
+            plain = front_end(waveform, seed, unmasked)
+            (name,) = plain.keys() - {"attention_mask"}
+            before, after = plain[name][0], masked[name][0]
+            valid = before[:, :101] if mels_first else before[:98]
+            loudest = np.unravel_index(int(before.argmax()), before.shape)
+            assert after[loudest] == pytest.approx(valid.mean().item(), abs=1e-3)
+            assert before[loudest] > valid.mean() + 0.1
+            assert not torch.equal(before, after) and (before == after).float().mean() > 0.4
+        return
+    pytest.fail("no seed masks enough")
+
+
+@pytest.mark.parametrize(
+    ("save", "masks"),
+    [
+        (save_ast, "by their bounds in seconds and hertz, on the model's own spectrogram"),
+        (save_whisper, "by their bounds in seconds and hertz, on the model's own spectrogram"),
+        (save_wav2vec2, "none: shifted only"),
+    ],
+    ids=["AST", "Whisper", "wav2vec2"],
+)
+def test_any_audio_classifier_of_transformers_teaches(
+    audio: Path, teacher: Path, tmp_path: Path, save: Callable[[Path], Path], masks: str
+) -> None:
+    names = [str(save(tmp_path / "teacher")), str(teacher)]
+    store = teach([audio / "b.flac", audio / "sub"], names, tmp_path / "store", epochs=1, augmentation=SHORT)
+    assert [entry["masks"] for entry in store.manifest["teachers"]] == [masks, "on the log-mel"]
+    model, front_end = load_teacher(names[0]), load_teacher(names[0]).front_end
+    ced = load_teacher(names[1])
+    assert front_end is not None and ced.front_end is not None
+    for seed, chunk, probabilities in restored(store):
+        waveform = read(store, chunk)
+        expected = [
+            one.probabilities(None, one.front_end.collate([one.front_end(waveform, seed, SHORT)]))  # type: ignore
+            for one in (model, ced)
+        ]
+        assert probabilities == pytest.approx(np.mean(expected, axis=0)[0], abs=1e-3)
+
+
+def test_a_model_of_another_sampling_rate_hears_the_same(audio: Path, tmp_path: Path) -> None:
+    name = str(save_wav2vec2(tmp_path / "teacher", sampling_rate=8000))
+    front_end = load_teacher(name).front_end
+    assert front_end is not None
+    assert front_end(np.zeros(16000, np.float32), 0, SHORT)["input_values"].shape == (1, 8000)
+    assert len(teach(audio, [name], tmp_path / "store", epochs=1, augmentation=SHORT).missing) == 0
+
+
+def test_a_ced_with_another_log_mel_is_masked_by_time_and_frequency(tmp_path: Path) -> None:
+    save_ced(tmp_path / "ced", seed=0)
+    CedFeatureExtractor(f_max=7000).save_pretrained(tmp_path / "ced")
+    front_end = load_teacher(str(tmp_path / "ced")).front_end
+    assert front_end is not None and front_end.masks.startswith("by their bounds")
+
+
+# Callables
+
+
+def test_a_callable_is_given_the_shifted_waveform(audio: Path, functions: Path, tmp_path: Path) -> None:
+    for number, attribute in enumerate(("Loudness", "loudness")):  # a class is made an object
+        store = teach(audio, [f"{functions}:{attribute}"], tmp_path / str(number), epochs=2, augmentation=SHORT)
+        assert store.manifest["teachers"][0]["masks"] == "none: shifted only"
+        for seed, chunk, probabilities in restored(store):
+            shifted = shift_waveform(read(store, chunk), seed, SHORT)
+            expected = np.abs(np.append(shifted[:12], shifted.std()))
+            assert probabilities == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+def test_a_callable_that_takes_masks_is_given_them(
+    audio: Path, functions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(functions.parent)
+    store = teach(audio, ["functions:Masked"], tmp_path / "store", epochs=2, augmentation=SHORT)
+    assert store.manifest["teachers"][0]["masks"] == "given to the callable in seconds and hertz"
+    for seed, chunk, probabilities in restored(store):
+        start_s, stop_s, low_hz, high_hz = mask_region(seed, SHORT, chunk.num_samples)
+        assert probabilities[:4] == pytest.approx([start_s, stop_s, low_hz / 8000, high_hz / 8000], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "message"),
+    [
+        ("Logits", r"returned values from -3 to -3, which are no probabilities: apply a sigmoid or a softmax"),
+        ("NotANumber", "returned values from nan to nan, which are no probabilities"),
+        ("Integers", "returned values of type int64, not floating point"),
+        ("Transposed", r"returned the shape \(13, 1\), not \(1, 13\)"),
+        ("Failing", "cannot be loaded: RuntimeError: no weights"),
+        ("Twice", "has more than one class 'class 0'"),
+        ("NoLabels", "must have `labels`, a list of the names of its classes, got None"),
+        ("nothing", "cannot be loaded: AttributeError: .* has no attribute 'nothing'"),
+        ("number", "is a int, not a callable"),
+    ],
+)
+def test_a_callable_that_is_no_teacher_is_refused(
+    audio: Path, functions: Path, tmp_path: Path, attribute: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        teach(audio / "a.wav", [f"{functions}:{attribute}"], tmp_path / "s", epochs=1, augmentation=SHORT, batch_size=1)
+    assert str(caught.value).startswith(f"The teacher {functions}:{attribute} ")
+
+
+# Bad teachers
+
+
+def test_teachers_with_other_labels_are_refused_with_the_difference(teacher: Path, functions: Path) -> None:
+    with pytest.raises(ValueError, match=f"class 0 is 'class 0' in {teacher}, but 'another' in {functions}:Renamed"):
+        load_teachers([str(teacher), f"{functions}:Renamed"])
+    with pytest.raises(ValueError, match=f"{teacher} has 13 classes, {functions}:Fewer has 12"):
+        load_teachers([str(teacher), f"{functions}:Fewer"])
+
+
+def test_what_is_no_trained_classifier_is_refused(teacher: Path, tmp_path: Path) -> None:
+    model = CedForAudioClassification.from_pretrained(teacher)
+    model.encoder.save_pretrained(tmp_path / "encoder")
+    CedFeatureExtractor().save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ValueError, match=r"has no weights for 4 of its tensors.*not a trained audio classifier"):
+        load_teacher(str(tmp_path / "encoder"))
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="The teacher .*model cannot be loaded: "):
+        load_teacher(str(tmp_path / "model"))  # without a feature extractor
+    with pytest.raises(ValueError, match="The teacher nix.py:f cannot be loaded: FileNotFoundError: there is no file"):
+        load_teacher("nix.py:f")
+    with pytest.raises(ValueError, match="The teacher nix:f cannot be loaded: ModuleNotFoundError: No module named"):
+        load_teacher("nix:f")
+    with pytest.raises(ValueError, match="No teacher: give at least one"):
+        load_teachers([])
+
+
+# Going on
+
+
+def test_more_epochs_are_added_to_what_is_there(taught: Store, audio: Path, teacher: Path, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"augmentation": SHORT, "batch_size": 4, "shard_chunks": 5}
+    first = teach(audio, [str(teacher)], tmp_path / "store", epochs=1, **arguments)
+    times = {file: file.stat().st_mtime_ns for file in (first.path / SHARDS).iterdir()}
+    store = teach(audio, [str(teacher)], tmp_path / "store", epochs=3, **arguments)
+    assert rows(store) == rows(taught)
+    assert {file: file.stat().st_mtime_ns for file in times} == times
+    assert store.manifest["num_epochs"] == 3
+
+
+def test_a_corrupt_shard_is_named_and_made_anew(audio: Path, teacher: Path, taught: Store, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"epochs": 3, "augmentation": SHORT, "batch_size": 4, "shard_chunks": 5}
+    store = teach(audio, [str(teacher)], tmp_path / "store", **arguments)
+    bad = store.path / SHARDS / store.shards()[4].file_name
+    bad.write_bytes(bad.read_bytes()[:-50])
+    with pytest.raises(ValueError, match=f"{bad.name}: corrupt shard"):
+        open_store(store.path)
+    named = []
+    progress = Watcher(lambda file, problem: named.append(file))
+    assert rows(teach(audio, [str(teacher)], tmp_path / "store", **arguments, progress=progress)) == rows(taught)
+    assert named == [bad] and progress.planned_inputs == (39, 34) and progress.taught_inputs == 5
+
+
+class Watcher:
+    """Notes how far teaching is."""
+
+    def __init__(self, on_damaged: Callable[[Path, str], object]) -> None:
+        self.on_damaged = on_damaged
+        self.planned_inputs = (0, 0)
+        self.taught_inputs = 0
+
+    def found(self, num_files: int) -> None:
+        pass
+
+    def cut(self, path: str, reason: str | None) -> None:
+        pass
+
+    def planned(self, num_inputs: int, num_done: int) -> None:
+        self.planned_inputs = num_inputs, num_done
+
+    def damaged(self, file: Path, problem: str) -> None:
+        self.on_damaged(file, problem)
+
+    def taught(self, num_inputs: int, audio_s: float) -> None:
+        self.taught_inputs += num_inputs
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1}, "its `seed` is 0, not 1"),
+        ({"top_k": 5}, "its `top_k` is 20, not 5"),
+        ({"epochs": 2}, "it has 3 epochs, not 2; there may only be more"),
+        ({"augmentation": Augmentation(chunk_s=2.0, max_time_mask=19)}, r"its `chunk_s` is 1.0, not 2.0"),
+        ({"augmentation": Augmentation(chunk_s=1.0, max_time_mask=20)}, r"its `max_time_mask` is 19, not 20"),
+        ({"teachers": ["CED", "CED"]}, "its teachers are .*ced, not .*ced and .*ced"),
+        ({"teachers": ["FUNCTIONS:Loudness"]}, "its teacher is .*ced, not .*functions.py:Loudness"),
+        ({"teachers": ["FUNCTIONS:Renamed"]}, "class 0 is 'class 0' in the store, but 'another' in the teachers"),
+        ({"audio": ["a.wav", "sub"]}, "audio files are gone: b.flac, bad.wav, c.ogg and 3 more"),
+    ],
+)
+def test_a_store_that_was_begun_otherwise_is_refused_with_the_difference(
+    taught: Store, audio: Path, teacher: Path, functions: Path, changes: dict[str, Any], message: str
+) -> None:
+    arguments: dict[str, Any] = {"audio": audio, "teachers": ["CED"], "epochs": 3, "augmentation": SHORT} | changes
+    arguments["teachers"] = [
+        name.replace("CED", str(teacher)).replace("FUNCTIONS", str(functions)) for name in arguments["teachers"]
+    ]
+    if isinstance(arguments["audio"], list):
+        arguments["audio"] = [audio / name for name in arguments["audio"]]
+    before = {file: file.read_bytes() for file in taught.path.rglob("*") if file.is_file()}
+    with pytest.raises(ValueError, match=message) as caught:
+        teach(output=taught.path, **arguments)
+    assert str(caught.value).startswith(f"{taught.path}: this store was begun otherwise: ")
+    assert {file: file.read_bytes() for file in taught.path.rglob("*") if file.is_file()} == before
+
+
+def test_changed_audio_and_changed_teachers_are_named(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(tmp_path / "audio" / name, np.random.default_rng(0).normal(size=16000) / 10, 16000)
+    name = str(save_ced(tmp_path / "teacher", seed=0))
+    arguments: dict[str, Any] = {"augmentation": SHORT}
+    teach(tmp_path / "audio", [name], tmp_path / "store", epochs=1, **arguments)
+    # Both may move, if they stay what they are.
+    os.rename(tmp_path / "audio", tmp_path / "moved")
+    os.rename(name, tmp_path / "elsewhere")
+    store = teach(tmp_path / "moved", [str(tmp_path / "elsewhere")], tmp_path / "store", epochs=2, **arguments)
+    assert store.audio_root == tmp_path / "moved"
+    soundfile.write(tmp_path / "moved" / "b.wav", np.random.default_rng(1).normal(size=16000) / 10, 16000)
+    for workers in (0, 1):
+        with pytest.raises(AudioError, match=r"moved/b\.wav: not the audio that was cut into chunks \(at 0 s\)"):
+            teach(
+                tmp_path / "moved", [str(tmp_path / "elsewhere")], tmp_path / "store", epochs=3, num_workers=workers,
+                **arguments,
+            )  # fmt: skip
+    save_ced(tmp_path / "elsewhere", seed=1)
+    with pytest.raises(ValueError, match=r"its teacher is .*, which has changed since \(checksum\)|, not .*elsewhere"):
+        teach(tmp_path / "moved", [str(tmp_path / "elsewhere")], tmp_path / "store", epochs=3, **arguments)
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(audio: Path, teacher: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").touch()
+    with pytest.raises(ValueError, match="a folder with something else in it"):
+        teach(audio, [str(teacher)], tmp_path, epochs=1)
+    with pytest.raises(ValueError, match="a file; a store is a folder"):
+        teach(audio, [str(teacher)], tmp_path / "precious.txt", epochs=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+@pytest.mark.parametrize("name", ["epochs", "top_k", "batch_size", "shard_chunks"])
+@pytest.mark.parametrize("value", [0, 1.5, True])
+def test_counts_are_whole_and_at_least_one(audio: Path, teacher: Path, tmp_path: Path, name: str, value: Any) -> None:
+    arguments: dict[str, Any] = {"epochs": 1, name: value}
+    with pytest.raises(ValueError, match=f"`{name}` must be a whole number, at least 1, got {value}"):
+        teach(audio, [str(teacher)], tmp_path / "s", **arguments)
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty clips of a second."""
+    folder = tmp_path_factory.mktemp("many")
+    generator = np.random.default_rng(0)
+    for number in range(40):
+        soundfile.write(folder / f"{number:02d}.wav", generator.normal(scale=0.1, size=16000), 16000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(many: Path, functions: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    path = tmp_path_factory.mktemp("undisturbed") / "store"
+    return rows(teach(many, [f"{functions}:Loudness"], path, epochs=12))
+
+
+def run(*arguments: Any, code: int = 0) -> str:
+    """What `ced distill teach ARGUMENTS…` writes to stderr, in this process."""
+    result = CliRunner().invoke(app, ["distill", "teach", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    assert result.exit_code == code, result.stderr
+    return result.stderr
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return str(probe.getsockname()[1])
+
+
+def start_teaching(arguments: list[Any], errors: Path, processes: int = 1) -> list[BaseProcess]:
+    """The command in one process, or in several that know of each other as `accelerate launch` tells them."""
+    common = {
+        "WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": free_port(),
+        "OMP_NUM_THREADS": "1",
+    }
+    started = []
+    for rank in range(processes):
+        environment = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+        stderr = errors.with_name(f"{errors.name}{rank}")
+        started.append(start(["distill", "teach", *arguments], stderr=stderr, environment=environment))
+    return started
+
+
+def kill_in_the_middle(processes: list[BaseProcess], store: Path, shards: int) -> None:
+    """SIGKILL to all as soon as there are so many shards."""
+    deadline = time.monotonic() + 60
+    while len(list((store / SHARDS).glob("*.parquet"))) < shards:
+        assert time.monotonic() < deadline and all(process.is_alive() for process in processes)
+        time.sleep(0.01)
+    for process in processes:
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+    for process in processes:
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_was_killed_goes_on_without_loss_or_doubles(
+    many: Path, functions: Path, undisturbed: dict[str, list[Any]], tmp_path: Path, processes: int
+) -> None:
+    # The slow teacher says what the other one does, and the store knows it by its file.
+    arguments = [many, "--teacher", f"{functions}:Slow", "--epochs", 12, "--output", tmp_path / "store"]
+    kill_in_the_middle(start_teaching(arguments, tmp_path / "stderr", processes), tmp_path / "store", 3)
+    (tmp_path / "store" / SHARDS / ".half-written.tmp").touch()
+    done = rows(tmp_path / "store")
+    assert 3 <= len(done) < 12
+    with pytest.raises(ValueError, match=rf"unfinished: {len(done)} of 12 shards are there"):
+        open_store(tmp_path / "store")
+    started = start_teaching(arguments, tmp_path / "again", processes)
+    for process in started:
+        process.join()
+    said = (tmp_path / "again0").read_text()
+    assert [process.exitcode for process in started] == [0] * processes, said
+    assert rows(tmp_path / "store") == undisturbed
+    assert len(list((tmp_path / "store" / SHARDS).iterdir())) == 12
+    if processes == 1:
+        assert f"{40 * len(done)} of 480 inputs are there already" in said
+    assert "12 epochs of 40 chunks" in said
+
+
+def test_accelerate_launch_divides_the_work(
+    many: Path, functions: Path, undisturbed: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+        *(
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "--main_process_port",
+            free_port(),
+        ),
+        *("-m", "ced_cli", "distill", "teach", many, "--teacher", f"{functions}:Loudness", "--epochs", "12"),
+        *("--output", tmp_path / "store"),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path / "store") == undisturbed
+    assert done.stderr.count("12 epochs of 40 chunks") == 1  # the other process is silent
+
+
+def test_a_full_disk_is_one_line_and_the_store_can_be_continued(
+    many: Path, functions: Path, undisturbed: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    arguments = [many, "--teacher", f"{functions}:Loudness", "--epochs", 12, "--output", tmp_path / "store"]
+    # The table of chunks and the manifest fit, a shard does not.
+    process = start(["distill", "teach", *arguments], stderr=tmp_path / "stderr", max_file_size=3000)
+    process.join()
+    last = (tmp_path / "stderr").read_text().splitlines()[-1]
+    assert process.exitcode == 1
+    assert last == (
+        f"ced: {tmp_path / 'store'}: File too large: make room, then the same command goes on with {tmp_path / 'store'}"
+    )
+    assert list((tmp_path / "store" / SHARDS).iterdir()) == []
+    run(*arguments)
+    assert rows(tmp_path / "store") == undisturbed
+
+
+def test_the_command_says_what_it_did_and_what_it_skipped(audio: Path, teacher: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    said = run(audio, "-t", teacher, "-e", 2, "-o", store, "--chunk", 1, "--max-time-mask", 19).splitlines()
+    assert said[0] == "9 files to cut into chunks"
+    assert said[2:4] == [
+        "empty.flac: holds no audio: the file is empty: skipped",
+        "tiny.wav: shorter than 0.15 s, one patch of the model: skipped",
+    ]
+    assert said[4].startswith(f"{store}: 2 epochs of 13 chunks, 0.0033") and said[4].endswith(
+        "6 files, 3 files skipped"
+    )
+    assert "bytes for each chunk and epoch: " in said[5] and "% of the audio's " in said[5]
+    assert json.loads((store / "manifest.json").read_text())["augmentation"] == SHORT.to_dict()
+
+
+def test_a_list_of_files_is_taught(audio: Path, teacher: Path, tmp_path: Path) -> None:
+    (tmp_path / "list").write_text(f"{audio / 'a.wav'}\n{audio / 'sub'}\n{audio / 'nix.wav'}\n")
+    said = run("--from", tmp_path / "list", "-t", teacher, "-e", 1, "-o", tmp_path / "store")
+    assert "nix.wav: cannot be opened: No such file or directory: skipped" in said
+    assert open_store(tmp_path / "store").chunks["path"].to_pylist() == ["a.wav", "sub/e.wav", "sub/ü.wav"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "missing AUDIO: folders and files, or --from FILE"),
+        (["AUDIO"], 2, "missing --teacher: a model folder, a Hub id, or a callable as path/to/file.py:attribute"),
+        (["AUDIO", "-t", "CED"], 2, "missing --epochs: the paper has 120 for twenty thousand clips"),
+        (["AUDIO", "-t", "CED", "-e", "1"], 2, "missing --output: the folder of the store"),
+        (["nix", "-t", "CED", "-e", "1", "-o", "STORE"], 2, "nix: no such file or folder"),
+        (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--max-shift", "3"], 2, "--max-shift is the part of a chunk"),
+        (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--chunk", "1"], 2, "--max-time-mask (192 frames of"),
+        (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--device", "gpu9"], 1, "--device gpu9: "),
+        (["AUDIO", "-t", "nix.py:f", "-e", "1", "-o", "STORE"], 1, "The teacher nix.py:f cannot be loaded: "),
+        (["AUDIO/bad.wav", "-t", "CED", "-e", "1", "-o", "STORE"], 1, "None of 1 audio files can be used; the first"),
+        (["AUDIO", "-t", "CED", "-e", "1", "-o", "AUDIO"], 1, "a folder with something else in it"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_one_line(
+    audio: Path, teacher: Path, tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    names = {"AUDIO": audio, "CED": teacher, "STORE": tmp_path / "store"}
+    for name, path in names.items():
+        arguments = [argument.replace(name, str(path)) for argument in arguments]
+    last = run(*arguments, code=code).splitlines()[-1]
+    assert last.startswith("ced: ") and message in last
+    assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+def test_without_the_extra_one_line_says_what_to_install(
+    audio: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("ced_model.distillation")]:
+        monkeypatch.delitem(sys.modules, name)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "datasets" else find_spec(name))
+    said = run(audio, "-t", teacher, "-e", 1, "-o", tmp_path / "store", code=1)
+    assert said == 'ced: distillation needs accelerate and datasets: pip install "ced_model[train]"\n'
