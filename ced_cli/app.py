@@ -267,6 +267,7 @@ def finetune(
     device: Annotated[
         str | None, typer.Option(metavar="DEVICE", help="cpu, cuda or mps; by default a GPU if there is one.")
     ] = None,
+    threads: options.Threads = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the model in DIR, and a run that is not resumed.")
@@ -308,6 +309,7 @@ def finetune(
             seed=seed,
             settings=tuple(settings or ()),
             device=device,
+            threads=threads,
             resume=resume,
             overwrite=overwrite,
         ),

@@ -59,6 +59,7 @@ class FinetuneOptions:
     seed: int | None = None
     settings: tuple[str, ...] = ()
     device: str | None = None
+    threads: int | None = None
     resume: bool = False
     overwrite: bool = False
 
@@ -76,6 +77,10 @@ def finetune_model(data: str, options: FinetuneOptions) -> None:
     with _one_line_failures(WRONG_USAGE):
         finetuning_options = _finetuning_options(options)
     _quieten()
+    if options.threads is not None:
+        import torch
+
+        torch.set_num_threads(options.threads)
     with _one_line_failures(FAILED):
         done = finetune(
             data,

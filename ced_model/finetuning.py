@@ -62,7 +62,7 @@ SELECTION = "selection"  # the figure by which Trainer chooses the best epoch
 RUN_FILE = "finetuning.json"
 HELD_OUT_FILE = "held_out.jsonl"
 STATE_FILE = "trainer_state.json"  # what Trainer writes last into a checkpoint
-WORKERS = 4
+MAX_WORKERS = 8
 
 DataSource = str | os.PathLike | LabelledClips
 
@@ -721,8 +721,8 @@ def _make_arguments(
     overrides: Mapping[str, Any],
 ) -> TrainingArguments:
     if "output_dir" in overrides:
-        raise ValueError("`training_arguments` has `output_dir`, which is made of that of the model.")
-    workers = overrides.get("dataloader_num_workers", min(WORKERS, _num_cpus()))
+        raise ValueError("`training_arguments` has output_dir, which is made of the name of the model: leave it out.")
+    workers = overrides.get("dataloader_num_workers", _default_workers())
     values: dict[str, Any] = {
         "num_train_epochs": options.epochs,
         "per_device_train_batch_size": options.batch_size,
@@ -756,8 +756,11 @@ def _make_arguments(
         raise ValueError(f"`training_arguments`: {error}") from error
 
 
-def _num_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _default_workers() -> int:
+    """Half of this process's CPUs: workers that take training's own slow it down by far more than they help."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(MAX_WORKERS, max(1, cpus // (2 * processes)))
 
 
 def _check_device(device: str | None) -> None:

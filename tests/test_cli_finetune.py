@@ -1,0 +1,315 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What `ced finetune` and `--set` promise. What fine-tuning does is in test_finetuning.py."""
+
+import os
+import pty
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from cli_process import start
+from typer.testing import CliRunner
+
+import ced_model.finetuning
+from ced_cli.app import app
+from ced_cli.errors import CliError
+from ced_cli.training_options import parse_settings
+from ced_model import AudioTagger
+
+Run = Callable[..., Any]
+REPOSITORY = Path(__file__).parent.parent
+HEAVY = ("torch", "transformers", "numpy", "sklearn", "scipy", "datasets", "pandas", "pyarrow", "soundfile", "rich")
+QUICK = ["--batch-size", "8", "--learning-rate", "0.004", "--device", "cpu", "--threads", "1"]
+NO_WORKERS = ["--set", "dataloader_num_workers=0"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Micro models are faster on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def ced() -> Run:
+    """Runs the command in this process: `ced(*arguments, code=expected exit code)`."""
+
+    def run(*arguments: Any, code: int = 0) -> Any:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+        assert result.exit_code == code, result.stderr
+        return result
+
+    return run
+
+
+@pytest.fixture
+def base(golden: Path) -> Path:
+    return golden / "micro_hub"
+
+
+@pytest.fixture(scope="session")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ten clips each of two classes."""
+    folder = tmp_path_factory.mktemp("sounds")
+    generator = np.random.default_rng(0)
+    for index in range(10):
+        samples = int(generator.integers(4000, 16000))
+        tone = 0.3 * np.sin(generator.uniform(0.1, 1.0) * np.arange(samples))
+        for name, sound in (("noise", generator.normal(scale=0.1, size=samples)), ("tone", tone)):
+            (folder / name).mkdir(exist_ok=True)
+            soundfile.write(folder / name / f"{index}.wav", sound, 16000)
+    return folder
+
+
+def last_line(text: str) -> str:
+    """The last line, which begins with the command's name."""
+    line = text.splitlines()[-1]
+    assert line.startswith("ced: ") and "Traceback" not in text, text
+    return line
+
+
+# A whole run
+
+
+def test_a_run_ends_with_figures_and_the_commands_to_go_on_with(
+    ced: Run, sounds: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = shutil.copytree(sounds, tmp_path / "data")
+    (data / "tone" / "broken.wav").write_text("not audio")
+    # As a user runs it: a process of its own, with workers that decode.
+    arguments = ["finetune", "data", "--model", base, "--output", "my model", "--epochs", "5", *QUICK]
+    process = start(arguments, stdout=tmp_path / "out", stderr=tmp_path / "err")
+    process.join()
+    shown, told = (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
+    assert process.exitcode == 0, told
+
+    assert re.search(r"^left out: data/tone/broken\.wav: \S", told, re.MULTILINE)
+    assert "18 clips of 2 classes, one per clip; 2 held out for validation\n" in told
+    assert "training all but the input statistics, 100,658 parameters, with a new head\n" in told
+    epochs = re.findall(r"^epoch (\d) of 5  loss \d\.\d{3}  validation loss \d\.\d{3}  top_1 (\S+)", told, re.MULTILINE)
+    assert [epoch for epoch, _ in epochs] == ["1", "2", "3", "4", "5"] and epochs[-1][1] == "1.000"
+    lines = [line for line in (shown + told).splitlines() if "broken.wav" not in line and "my model" not in line]
+    assert max(map(len, lines)) <= 80
+    assert "Warning" not in told and "mtime" not in told
+
+    assert re.search(r"^top_1 +1\.000 ", shown, re.MULTILINE)
+    evaluation, tagging = (line.partition(":")[2].strip() for line in shown.splitlines()[-2:])
+    assert tagging == "ced tag FILES --model 'my model'"
+    again = ced(*shlex.split(evaluation)[1:])
+    figures = r"^(?:mAP|top_1|ECE|Brier) +(\S+)"
+    assert re.findall(figures, again.stdout, re.MULTILINE) == re.findall(figures, shown, re.MULTILINE)
+    tagged = ced(*shlex.split(tagging.replace("FILES", "data/noise/1.wav"))[1:], "--json")
+    assert '"noise"' in tagged.stdout
+    assert sorted(path.name for path in tmp_path.iterdir() if "model" in path.name) == ["my model", "my model.training"]
+
+
+def test_all_options_reach_the_run(ced: Run, sounds: Path, base: Path, tmp_path: Path) -> None:
+    table = tmp_path / "clips.tsv"
+    rows = [f"{path.relative_to(sounds)}\t{path.parent.name}|x\n" for path in sorted(sounds.glob("*/*.wav"))]
+    table.write_text("audio_file\tkinds\n" + "".join(rows))
+    reading = ["--audio-root", sounds, "--path-column", "audio_file", "--label-column", "kinds", "--separator", "|"]
+    training = "--train last:2 --lora 3 --epochs 1 --patience 0 --encoder-learning-rate 0.002 --mixup 0.3 --masks"
+    others = "--class-weights balanced --crop 0.5 --seed 4 --validation-share 0.25 --set weight_decay=0.5"
+    output = tmp_path / "out"
+    result = ced(
+        "finetune",
+        table,
+        *reading,
+        "--model",
+        base,
+        "-o",
+        output,
+        *training.split(),
+        *others.split(),
+        *QUICK,
+        *NO_WORKERS,
+    )
+    assert "training the head and LoRA adapters of rank 3 in the last 2 blocks" in result.stderr
+    assert "16 clips of 3 classes, any number of them per clip; 4 held out" in result.stderr
+    card = (output / "README.md").read_text()
+    for fact in ("0.004 for the head and 0.002 for the rest", "in batches of 8, with seed 4", "mixup (α = 0.3)"):
+        assert fact in card
+    assert "balanced" in card and "masks" in card and (output / "adapter" / "adapter_config.json").is_file()
+    arguments = torch.load(next((tmp_path / "out.training").glob("*/training_args.bin")), weights_only=False)
+    assert arguments.weight_decay == 0.5 and arguments.learning_rate == 0.004 and arguments.seed == 4
+
+
+def test_clips_with_one_class_can_have_scores_of_their_own(ced: Run, sounds: Path, base: Path, tmp_path: Path) -> None:
+    ced(
+        "finetune", sounds, "--model", base, "-o", tmp_path / "out", "--multi-label", "--epochs", 1, *QUICK, *NO_WORKERS
+    )
+    model = AudioTagger.from_pretrained(tmp_path / "out").model
+    assert model.config.problem_type == "multi_label_classification"
+
+
+def test_without_validation_the_loss_is_shown(ced: Run, sounds: Path, base: Path, tmp_path: Path) -> None:
+    arguments = ["finetune", sounds, "--model", base, "-o", tmp_path / "out", "--validation-share", 0, "--epochs", 2]
+    result = ced(*arguments, *QUICK, *NO_WORKERS)
+    assert len(re.findall(r"^epoch [12] of 2  loss \d\.\d+$", result.stderr, re.MULTILINE)) == 2
+    assert "top_1" not in result.stdout and "evaluate it again" not in result.stdout
+    assert "ced tag FILES" in result.stdout
+
+
+def test_on_a_terminal_a_bar_shows_how_far_it_is(sounds: Path, base: Path, tmp_path: Path) -> None:
+    terminal, user = pty.openpty()
+    termios.tcsetwinsize(user, (24, 80))
+    arguments = ["finetune", sounds, "--model", base, "-o", tmp_path / "out", "--epochs", "2", *QUICK, *NO_WORKERS]
+    process = start(arguments, stderr=user)
+    os.close(user)
+    shown = b""
+    try:
+        while chunk := os.read(terminal, 2**16):
+            shown += chunk
+    except OSError:  # the terminal's other end is closed
+        pass
+    process.join()
+    os.close(terminal)
+    assert process.exitcode == 0, shown.decode()
+    assert b"6/6" in shown and b"epoch 2 of 2  loss" in shown
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(
+    ced: Run, sounds: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["finetune", sounds, "--model", base, "-o", tmp_path / "out", "--epochs", 2, *QUICK, *NO_WORKERS]
+    write_model = ced_model.finetuning._write_model
+
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ced_model.finetuning, "_write_model", interrupt)
+    assert "--resume goes on" in last_line(ced(*arguments, code=130).stderr)
+    monkeypatch.setattr(ced_model.finetuning, "_write_model", write_model)
+    refused = last_line(ced(*arguments, code=1).stderr)
+    assert "out.training holds the checkpoints of a run: --resume, or --overwrite" in refused
+    assert "going on from checkpoint-6" in ced(*arguments, "--resume").stderr
+    assert "out holds a model: --overwrite, or choose another output" in last_line(ced(*arguments, code=1).stderr)
+
+
+# Wrong usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["finetune", "--help"], 0),
+        (["finetune", "no-such-data", "--model", "MODEL", "-o", "x"], 2),
+        (["finetune", "DATA", "--model", "MODEL", "-o", "x", "--set", "bf16"], 2),
+    ],
+)
+def test_help_and_wrong_usage_import_nothing_heavy(arguments: list[str], code: int, base: Path, sounds: Path) -> None:
+    arguments = [{"MODEL": str(base), "DATA": str(sounds)}.get(argument, argument) for argument in arguments]
+    script = f"""
+import sys
+import ced_cli
+sys.argv = ["ced", *{arguments!r}]
+try:
+    ced_cli.main()
+finally:
+    print("\\nimported:", *({{name.split(".")[0] for name in sys.modules}} & set({HEAVY!r})))
+"""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert done.stdout.splitlines()[-1] == "imported:"
+    assert "Traceback" not in done.stderr
+
+
+def test_help_is_whole_and_fits(ced: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = ced("finetune", "-h").stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    assert not re.search(r"[<>]\w|\w<|\w\.\.\.$", shown.replace("[x>=1]", "").replace("[x>=0]", ""), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["--train", "tail"], 2, "--train tail: expected head, all, or last:K"),
+        (["--train", "last:0"], 2, "--train last:0"),
+        (["--train", "last:9"], 1, "--train last:9: the encoder has 3 blocks"),
+        (["--train", "head", "--lora", "4"], 2, "leave one out"),
+        (["--class-weights", "yes"], 2, "--class-weights yes: expected balanced or none"),
+        (["--epochs", "0"], 2, "--epochs 0 must be a number above 0"),
+        (["--learning-rate", "nan"], 2, "--learning-rate nan"),
+        (["--validation-share", "1.5"], 2, "--validation-share 1.5"),
+        (["--validation", "no-such"], 2, "--validation 'no-such': there is no such file"),
+        (["--validation", "DATA", "--validation-share", "0.2"], 2, "leave one out"),
+        (["--validation", "DATA"], 1, "20 of 20 validation clips are training clips, too"),
+        (["--crop", "20"], 1, "--crop 20: this model looks at 0.15 to 10.12 seconds at once"),
+        (["--device", "gpu"], 1, "--device gpu must be 'cpu', 'cuda' or 'mps'"),
+        (["--split", "dev"], 1, "there is no split 'dev'"),
+        (["--set", "bf16"], 2, "--set bf16: expected NAME=VALUE"),
+        (["--set", "bf=1"], 2, "--set bf=1: TrainingArguments has no such field: did you mean bf16?"),
+        (["--set", "output_dir=x"], 1, "--set has output_dir"),
+        (["--set", "warmup_steps=-1"], 1, "warmup_steps"),
+        (["--output", "DATA"], 1, "holds more than a model (noise, tone)"),
+        (["--model", "no-such-folder/"], 1, "no-such-folder"),
+    ],
+)
+def test_wrong_usage_gets_one_line(
+    ced: Run, arguments: list[str], code: int, expected: str, sounds: Path, base: Path, tmp_path: Path
+) -> None:
+    arguments = [argument.replace("DATA", str(sounds)) for argument in arguments]
+    output = [] if "--output" in arguments else ["--output", tmp_path / "out"]
+    model = [] if "--model" in arguments else ["--model", base]
+    result = ced("finetune", sounds, *model, *output, *arguments, code=code)
+    assert expected in last_line(result.stderr) and result.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_model_and_output_must_be_chosen(ced: Run, sounds: Path, base: Path) -> None:
+    assert "choose a model with --model" in last_line(ced("finetune", sounds, "-o", "x", code=2).stderr)
+    assert "choose with --output DIR" in last_line(ced("finetune", sounds, "--model", base, code=2).stderr)
+
+
+def test_missing_extras_are_named(
+    ced: Run, sounds: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["finetune", sounds, "--model", base, "-o", tmp_path / "out"]
+    monkeypatch.setattr("ced_cli.finetune.find_spec", lambda name: None if name == "sklearn" else object())
+    assert 'scikit-learn: pip install "ced_model[train]"' in last_line(ced(*arguments, code=1).stderr)
+    monkeypatch.setattr("ced_cli.finetune.find_spec", lambda name: None if name == "peft" else object())
+    assert 'pip install "ced_model[lora]"' in last_line(ced(*arguments, "--lora", 4, code=1).stderr)
+
+
+# --set
+
+
+def test_settings_have_the_types_of_training_arguments() -> None:
+    given = ["bf16=yes", "warmup-steps=0.2", "max_steps=30", "optim=adafactor", 'lr_scheduler_kwargs={"a": 1}']
+    expected = {"bf16": True, "warmup_steps": 0.2, "max_steps": 30, "optim": "adafactor"}
+    assert parse_settings(given) == expected | {"lr_scheduler_kwargs": '{"a": 1}'}
+    assert parse_settings(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["bf16=perhaps"], "--set bf16=perhaps: "),
+        (["max_steps=many"], "--set max_steps=many: invalid int value: 'many'"),
+        (["lr_scheduler_type=cosin"], "--set lr_scheduler_type=cosin: invalid choice: 'cosin' .*cosine"),
+        (["learning_rat=1"], "no such field: did you mean learning_rate"),
+        (["=1"], "expected NAME=VALUE"),
+        (["seed=1", "seed=2"], "--set seed is given twice, as 1 and 2"),
+    ],
+)
+def test_settings_that_are_none_are_refused_in_one_line(settings: list[str], message: str) -> None:
+    with pytest.raises(CliError, match=message) as caught:
+        parse_settings(settings)
+    assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
