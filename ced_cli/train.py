@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Names of the library, where they are not those of the options with a - for each _.
 OPTION_NAMES = {"consistent": "no-consistency", "training": "set"}
+SIZES = ("tiny", "mini", "small", "base")
 SHARES = {"top1": "top-1", "mAP": "mAP"}
 
 
@@ -66,12 +67,16 @@ def train_student(store: str, options: TrainOptions) -> None:
         given = {name: getattr(options, name, None) for name in DistillationArguments.__dataclass_fields__}
         values = {name: value for name, value in given.items() if value is not None}
         values |= {"consistent": not options.no_consistency, "training": parse_settings(options.settings)}
+        try:
+            arguments = DistillationArguments(**values)
+        except ValueError as error:
+            raise CliError(_with_option_names(str(error)).rstrip(".")) from error
         quieten()
         done = distill(
             os.path.expanduser(store),
             student,
             output,
-            DistillationArguments(**values),
+            arguments,
             audio=None if options.audio is None else os.path.expanduser(options.audio),
             resume=options.resume,
             overwrite=options.overwrite,
@@ -88,6 +93,11 @@ def _checked_usage(store: str, options: TrainOptions) -> tuple[str, str]:
     """Student and output. Raises `CliError` for what can be seen to be wrong without the cost of imports."""
     if options.student is None:
         raise CliError("choose with --student what to train: tiny, mini, small, base, a config.json, or a model")
+    path = os.path.expanduser(options.student)
+    if options.student not in SIZES and not os.path.exists(path) and options.student.count("/") != 1:
+        raise CliError(
+            f"--student {options.student}: it is none of {', '.join(SIZES)}, and there is no such file or folder"
+        )
     if options.output is None:
         raise CliError("choose with --output DIR where to write the model")
     if not os.path.isdir(os.path.expanduser(store)):

@@ -20,6 +20,10 @@ from .store import Store
 from .student import Student
 
 MIN_LR_RATE = 0.1  # the cosine ends at a tenth of the learning rate (paper, section 3)
+WARMUP = 0.05  # of all steps
+# Soft targets under an augmentation that is new in every epoch are hard to learn by heart, so it has only to bound the
+# weights: at a mean learning rate of 5e-4, 10,000 steps shrink a weight without gradient by 5 %.
+WEIGHT_DECAY = 0.01
 LOG_STEPS = 50
 MAX_WORKERS = 16
 
@@ -29,8 +33,6 @@ OWN_FIELDS = {
     "max_steps": "max_steps",
     "per_device_train_batch_size": "batch_size",
     "learning_rate": "learning_rate",
-    "weight_decay": "weight_decay",
-    "warmup_steps": "warmup",
     "seed": "seed",
     "data_seed": "seed",
     "report_to": "report_to",
@@ -68,12 +70,6 @@ class DistillationArguments:
             Chunks in a batch of one process.
         learning_rate (`float`, *optional*, defaults to 1e-3):
             The highest, after warm-up; a cosine takes it down to a tenth.
-        warmup (`float`, *optional*, defaults to 0.05):
-            Steps in which the learning rate grows from zero: a part of all steps if below 1, else their number.
-        weight_decay (`float`, *optional*, defaults to 0.01):
-            AdamW's, for matrices only: soft targets under an augmentation that is new in every epoch are hard to learn
-            by heart, so it has only to bound the weights (at a mean learning rate of 5e-4, 10,000 steps shrink what
-            gets no gradient by 5 %). Biases, norms and positions have none.
         mixup (`float`, *optional*, defaults to 0.0):
             The parameter α of mixup, where each input is mixed with another one in proportions drawn from Beta(α, α),
             and so are their targets; 0 for none.
@@ -98,7 +94,8 @@ class DistillationArguments:
         report_to (`str`, *optional*, defaults to `"none"`):
             Where metrics go besides: `"tensorboard"` or another integration of transformers.
         training (`dict[str, Any]`, *optional*):
-            Further fields of [`~transformers.TrainingArguments`], such as `bf16` or `gradient_accumulation_steps`.
+            Further fields of [`~transformers.TrainingArguments`], such as `bf16` or `gradient_accumulation_steps`. By
+            default `warmup_steps` are 5 % of all steps, and AdamW's `weight_decay` is 0.01, for matrices only.
 
     Raises:
         `ValueError`: if a value is not possible, or if `training` has a field that there is not or that is not free.
@@ -108,8 +105,6 @@ class DistillationArguments:
     max_steps: int | None = None
     batch_size: int = 32
     learning_rate: float = 1e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.01
     mixup: float = 0.0
     leftover: Literal["zero", "even"] = "zero"
     consistent: bool = True
@@ -124,8 +119,7 @@ class DistillationArguments:
     def __post_init__(self) -> None:
         for name in ("epochs", "max_steps", "batch_size", "average", "save_steps"):
             _check(name, getattr(self, name), lambda value: value is None or value >= 1, "at least 1")
-        for name in ("weight_decay", "mixup", "warmup"):
-            _check(name, getattr(self, name), lambda value: 0 <= value < math.inf, "at least 0")
+        _check("mixup", self.mixup, lambda value: 0 <= value < math.inf, "at least 0")
         _check("learning_rate", self.learning_rate, lambda value: 0 < value < math.inf, "above 0")
         _check("held_out", self.held_out, lambda value: 0 <= value < 1, "at least 0 and below 1")
         _check("workers", self.workers, lambda value: value is None or value >= 0, "at least 0")
@@ -147,13 +141,13 @@ def check_training_fields(names: Iterable[str]) -> None:
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     for name in names:
         if name in OWN_FIELDS:
-            raise ValueError(f"`{name}` is set by `{OWN_FIELDS[name]}`.")
+            raise ValueError(f"TrainingArguments.{name} is set by `{OWN_FIELDS[name]}`.")
         if name in FIXED_FIELDS:
-            raise ValueError(f"`{name}` cannot be set for distillation.")
+            raise ValueError(f"TrainingArguments.{name} cannot be set for distillation.")
         if name not in known:
             close = difflib.get_close_matches(name, known - FIXED_FIELDS - set(OWN_FIELDS))
-            hint = f"; did you mean {' or '.join(f'`{field}`' for field in close)}?" if close else "."
-            raise ValueError(f"TrainingArguments has no field `{name}`{hint}")
+            hint = f"; did you mean {' or '.join(close)}?" if close else "."
+            raise ValueError(f"TrainingArguments has no field {name}{hint}")
 
 
 @dataclass(frozen=True)
@@ -197,8 +191,8 @@ def make_training_arguments(plan: Plan) -> TrainingArguments:
         "per_device_eval_batch_size": arguments.batch_size,
         "learning_rate": arguments.learning_rate,
         "lr_scheduler_type": "cosine_with_min_lr",
-        "warmup_steps": arguments.warmup,
-        "weight_decay": arguments.weight_decay,
+        "warmup_steps": WARMUP,
+        "weight_decay": WEIGHT_DECAY,
         "seed": arguments.seed,
         "report_to": arguments.report_to,
         "eval_strategy": strategy if plan.holds_out else "no",

@@ -91,14 +91,15 @@ def _describe_training(plan: Plan, training: TrainingArguments, result: "Distill
     mixup = f", with mixup (α = {arguments.mixup:g})" if arguments.mixup else ""
     scheduler, optimiser = SchedulerType(training.lr_scheduler_type), OptimizerNames(training.optim)
     schedule = "cosine to a tenth" if is_default_schedule(training) else f"{scheduler.value} schedule"
+    warmup = training.get_warmup_steps(result.steps)
     chosen = "best on held-out files" if plan.holds_out else "at the end"
     steps = ", ".join(f"{step:,}" for step in sorted(result.averaged))
     return {
         "Began as": plan.student.description,
         "Loss": f"binary cross-entropy{mixup}",
         "Training": f"{result.steps:,} steps of {batch} chunks, out of {_counted(plan.split.training, plan.store)}",
-        "Optimiser": f"{optimiser.value}, learning rate {arguments.learning_rate:g}, warm-up"
-        f" {arguments.warmup:g}, {schedule}, weight decay {arguments.weight_decay:g}",
+        "Optimiser": f"{optimiser.value}, learning rate {training.learning_rate:g} after {warmup:,} steps of warm-up,"
+        f" {schedule}, weight decay {training.weight_decay:g}",
         "Weights": f"mean of the {len(result.averaged)} checkpoints {chosen} (steps {steps})",
     }
 

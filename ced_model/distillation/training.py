@@ -308,6 +308,12 @@ class DistillationTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return self.sampler
 
+    def get_train_dataloader(self) -> DataLoader:
+        return _with_own_generator(super().get_train_dataloader())
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        return _with_own_generator(super().get_eval_dataloader(eval_dataset))
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -324,6 +330,15 @@ class DistillationTrainer(Trainer):
             for name, parameter in model.named_parameters()
             if parameter.ndim >= 2 and "pos_embed" not in name and "cls_token" not in name
         ]
+
+
+def _with_own_generator(loader: Any) -> DataLoader:
+    """
+    Seeds of workers would be drawn from the global generator, and by how often depends on their number and on whether
+    the run was resumed. The global generator is left to dropout.
+    """
+    getattr(loader, "base_dataloader", loader).generator = torch.Generator()
+    return loader
 
 
 class EpochStart(TrainerCallback):
@@ -391,16 +406,29 @@ def train(trainer: Trainer, plan: Plan) -> tuple[int, ...]:
     trainer.accelerator.wait_for_everyone()  # the first process has prepared the folder
     last = max(find_checkpoints(plan.folder), default=None)
     with one_line_errors():
-        if last is None and not plan.student.has_weights:
-            _set_input_statistics(trainer)
-        trainer.train(resume_from_checkpoint=None if last is None else str(checkpoint_path(plan.folder, last)))
+        if last is None:
+            if not plan.student.has_weights:
+                _set_input_statistics(trainer)
+            trainer.train()
+        else:
+            _go_on(trainer, checkpoint_path(plan.folder, last))
     return choose_checkpoints(plan.folder, trainer.state.log_history, plan.arguments.average)
+
+
+def _go_on(trainer: Trainer, checkpoint: Path) -> None:
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    if state.global_step < state.max_steps:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    else:  # Trainer would make one more step
+        trainer.state = state
+        trainer.state.is_world_process_zero = trainer.is_world_process_zero()
 
 
 def _set_input_statistics(trainer: Any) -> None:
     keys = list(islice(trainer.sampler, STATISTICS_CHUNKS))
     workers = trainer.args.dataloader_num_workers
     batches = DataLoader(trainer.train_dataset, 32, sampler=keys, collate_fn=collate, num_workers=workers)
+    _with_own_generator(batches)
     set_input_statistics(trainer.model.encoder.init_bn, batches)
 
 
