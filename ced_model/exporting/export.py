@@ -100,9 +100,7 @@ def export_model(
         (folder / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
         (folder / LABELS_FILE).write_text(labels_csv(metadata), encoding="utf-8")
         calibration = None
-        if choice.quantization is Quantization.FP16:
-            store_in_half(graph)
-        elif choice.quantization is Quantization.INT8:
+        if choice.quantization is Quantization.INT8:
             calibration = _calibration_arrays(clips, feature_extractor, choice)
         inputs = graph_input(model.config, feature_extractor, choice)
         _write_program(choice, graph, inputs, folder / choice.file, metadata, calibration)
@@ -141,6 +139,9 @@ def _write_program(
     calibration: Sequence[np.ndarray] | None,
 ) -> None:
     """Each format's module imports packages that the others do not need."""
+    in_half = choice.quantization is Quantization.FP16
+    if in_half and choice.format is not Format.OPENVINO:  # its converter would undo this
+        store_in_half(graph)
     if choice.format in (Format.ONNX, Format.SHERPA_ONNX):
         from .to_onnx import write_onnx
 
@@ -148,7 +149,7 @@ def _write_program(
     elif choice.format is Format.OPENVINO:
         from .to_openvino import write_openvino
 
-        write_openvino(graph, graph_input, path, metadata, calibration)
+        write_openvino(graph, graph_input, path, metadata, calibration, in_half)
     elif choice.format is Format.TORCH:
         from .to_torch import write_torch
 

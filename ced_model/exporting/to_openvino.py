@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import openvino
+import openvino.opset15 as opset
 from transformers.exporters import NNCFOpenVINOQuantizer, NNCFQuantizationConfig, OpenVINOConfig, OpenVINOExporter
 
 from .graph import TaggingGraph
 from .tracing import GraphInput, calibration_inputs, quiet, trace
 
+MIN_HALF_SIZE = 1024  # elements of what is a matrix and not a bias
 RT_INFO = "ced"  # the section of the file's `rt_info` that has the metadata
 
 
@@ -23,12 +25,18 @@ def write_openvino(
     path: Path,
     metadata: Mapping[str, Any],
     calibration: Sequence[np.ndarray] | None,
+    in_half: bool,
 ) -> None:
-    """Writes the `.xml` and the `.bin` beside it, with `metadata` as `rt_info`; int8 if there is `calibration`."""
+    """
+    Writes the `.xml` and the `.bin` beside it, with `metadata` as `rt_info`; int8 if there is `calibration`, and
+    otherwise weights in half precision if `in_half`.
+    """
     config = OpenVINOConfig(stateful=False)
     if calibration is not None:
         config.quantizer = BlockQuantizer(calibration_dataset=calibration_inputs(graph_input, calibration))
     program = trace(OpenVINOExporter, config, graph, graph_input)
+    if in_half:
+        store_constants_in_half(program)
     # The converter leaves ranks and sizes open that are known.
     program.reshape([-1, *graph_input.shape[:-1], -1])
     for key, value in metadata.items():
@@ -44,14 +52,34 @@ class BlockQuantizer(NNCFOpenVINOQuantizer):
         import nncf
 
         operators = model.get_ordered_ops()
-        patches = next(operator for operator in operators if operator.get_type_name() == "Convolution")
         head = [operator for operator in operators if operator.get_type_name() == "MatMul"][-1]
-        kept = [operator.get_friendly_name() for operator in [*_upstream(patches), patches, head]]
+        kept = [operator.get_friendly_name() for operator in [*_up_to_patches(model), head]]
         self.config = NNCFQuantizationConfig(
             subset_size=len(self.calibration_dataset),  # type: ignore[arg-type]
             ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
         )
         return super().quantize(model, sample_inputs, export_format)
+
+
+def store_constants_in_half(model: openvino.Model) -> None:
+    """
+    Stores all matrices behind the front end in half precision, to be converted when the model is compiled.
+
+    OpenVINO's own compression would take the front end too, whose decibels would be off by far.
+    """
+    kept = {operator.get_friendly_name() for operator in _up_to_patches(model)}
+    for operator in model.get_ordered_ops():
+        if operator.get_type_name() != "Constant" or operator.get_friendly_name() in kept:
+            continue
+        if operator.get_element_type() == openvino.Type.f32 and operator.data.size >= MIN_HALF_SIZE:
+            half = opset.constant(operator.data.astype(np.float16))
+            operator.output(0).replace(opset.convert(half, "f32").output(0))
+
+
+def _up_to_patches(model: openvino.Model) -> list[openvino.Node]:
+    """The front end, the normalisation and the patch embedding, which is the only convolution."""
+    patches = next(operator for operator in model.get_ordered_ops() if operator.get_type_name() == "Convolution")
+    return [*_upstream(patches), patches]
 
 
 def _upstream(operator: openvino.Node) -> list[openvino.Node]:
