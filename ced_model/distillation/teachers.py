@@ -167,23 +167,31 @@ class Ensemble:
         return len(self.front_ends) - 1
 
 
-def load_teachers(names: Sequence[str], device: str | torch.device = "cpu") -> Ensemble:
+TeacherSource = str | os.PathLike | Callable[..., Any]
+
+
+def load_teachers(sources: Sequence[TeacherSource], device: str | torch.device = "cpu") -> Ensemble:
     """
     Loads an ensemble.
 
     Args:
-        names: Each a model folder, the id of a Hub repository, or a callable as `module:attribute` or
-            `path/to/file.py:attribute`.
+        sources: Each a model folder, the id of a Hub repository, a callable, or where there is one, as
+            `module:attribute` or `path/to/file.py:attribute`.
         device: Where transformers' models run; callables choose by themselves.
 
     Raises:
         ValueError: if one cannot be loaded, is no classifier, or has other labels than the first; the message names it.
     """
-    return Ensemble([load_teacher(name, device) for name in names])
+    if isinstance(sources, str | os.PathLike):
+        raise ValueError(f"Teachers are a list, got {os.fspath(sources)!r}.")
+    return Ensemble([load_teacher(source, device) for source in sources])
 
 
-def load_teacher(name: str, device: str | torch.device = "cpu") -> Teacher:
+def load_teacher(source: TeacherSource, device: str | torch.device = "cpu") -> Teacher:
     """Loads one teacher: see `load_teachers`."""
+    if not isinstance(source, str | os.PathLike):
+        return _wrap_callable(source)
+    name = os.fspath(source)
     if ":" in name and not os.path.exists(name):
         return _load_callable(name)
     return _load_model(os.path.expanduser(name), name, device)
@@ -244,6 +252,18 @@ def _load_callable(name: str) -> CallableTeacher:
     if not callable(function):
         raise ValueError(f"The teacher {name} is a {type(function).__name__}, not a callable.")
     return CallableTeacher(name, function, getattr(module, "__file__", None))
+
+
+def _wrap_callable(function: Any) -> CallableTeacher:
+    named = function if hasattr(function, "__qualname__") else type(function)
+    name = f"{named.__module__}:{named.__qualname__}"
+    if not callable(function) or inspect.isclass(function):
+        raise ValueError(f"The teacher {name} is neither a name nor an object that can be called with waveforms.")
+    try:
+        source = inspect.getsourcefile(named)
+    except TypeError:  # a built-in one, or one of an interactive session
+        source = None
+    return CallableTeacher(name, function, source if source and os.path.isfile(source) else None)
 
 
 def _load_file(place: str) -> ModuleType:

@@ -43,7 +43,7 @@ from .store import (
     write_manifest,
     write_shard,
 )
-from .teachers import Ensemble, TeacherInputs, describe_label_difference, load_teachers
+from .teachers import Ensemble, TeacherInputs, TeacherSource, describe_label_difference, load_teachers
 
 WAIT = timedelta(days=365)  # for the slowest process; the default of half an hour is soon over
 MAX_NAMED = 3  # files in a message
@@ -79,7 +79,7 @@ class Unwatched(TeachingProgress):
 
 def teach(
     audio: AudioSource,
-    teachers: Sequence[str],
+    teachers: Sequence[TeacherSource],
     output: str | os.PathLike,
     *,
     epochs: int,
