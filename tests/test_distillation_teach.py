@@ -27,6 +27,9 @@ from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
     ASTForAudioClassification,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2BertConfig,
+    Wav2Vec2BertForSequenceClassification,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForSequenceClassification,
@@ -47,7 +50,7 @@ from ced_model.distillation.augmentation import (
     shift_waveform,
 )
 from ced_model.distillation.chunks import ChunkReader, cut_file, cut_files, find_audio, is_seekable
-from ced_model.distillation.front_ends import mask_region, mel_grid
+from ced_model.distillation.front_ends import MaskRegion, mask_region, mask_spectrogram, mel_grid
 from ced_model.distillation.store import SHARDS, Chunk, Shard, Store, open_store, restore_probabilities
 from ced_model.distillation.teachers import load_teacher, load_teachers
 from ced_model.distillation.teaching import TeachingInputs, overhead, plan_batches, teach
@@ -439,6 +442,17 @@ def save_whisper(folder: Path) -> Path:
     return folder
 
 
+def save_wav2vec2_bert(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = Wav2Vec2BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        feature_projection_input_dim=160, classifier_proj_size=8, id2label=LABELS,
+    )  # fmt: skip
+    Wav2Vec2BertForSequenceClassification(config).save_pretrained(folder)
+    SeamlessM4TFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
 def save_wav2vec2(folder: Path, sampling_rate: int = 16000) -> Path:
     torch.manual_seed(0)
     config = Wav2Vec2Config(
@@ -494,14 +508,32 @@ def test_another_spectrogram_is_masked_where_the_sound_is(
     pytest.fail("no seed masks enough")
 
 
+def test_stacked_frames_are_masked_one_by_one() -> None:
+    grid = mel_grid(SeamlessM4TFeatureExtractor())
+    assert grid is not None
+    features = torch.randn(
+        1, 50, 160, generator=torch.Generator().manual_seed(0)
+    )  # 100 frames of 80 bins, 2 of padding
+    region = MaskRegion(start_s=0.2, stop_s=0.3, low_hz=1000, high_hz=2000)
+    masked = mask_spectrogram(features, region, grid, duration_s=1.0)
+    expected = features[0].reshape(100, 80).clone()
+    mean = expected[:98].mean()
+    times = [0.0125 + 0.01 * frame for frame in range(100)]
+    expected[[0.2 <= time < 0.3 for time in times]] = mean
+    expected[:, (1000 <= grid.mel_hz) & (grid.mel_hz < 2000)] = mean
+    assert torch.allclose(masked[0].reshape(100, 80), expected, atol=1e-6)
+    assert (masked != features).sum() == 10 * 80 + 90 * 15
+
+
 @pytest.mark.parametrize(
     ("save", "masks"),
     [
         (save_ast, "by their bounds in seconds and hertz, on the model's own spectrogram"),
         (save_whisper, "by their bounds in seconds and hertz, on the model's own spectrogram"),
+        (save_wav2vec2_bert, "by their bounds in seconds and hertz, on the model's own spectrogram"),
         (save_wav2vec2, "none: shifted only"),
     ],
-    ids=["AST", "Whisper", "wav2vec2"],
+    ids=["AST", "Whisper", "Wav2Vec2-BERT", "wav2vec2"],
 )
 def test_any_audio_classifier_of_transformers_teaches(
     audio: Path, teacher: Path, tmp_path: Path, save: Callable[[Path], Path], masks: str
@@ -547,6 +579,23 @@ def test_a_callable_is_given_the_shifted_waveform(audio: Path, functions: Path, 
             shifted = shift_waveform(read(store, chunk), seed, SHORT)
             expected = np.abs(np.append(shifted[:12], shifted.std()))
             assert probabilities == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+def test_in_python_a_callable_is_a_teacher_as_it_is(audio: Path, tmp_path: Path) -> None:
+    def halves(waveforms: np.ndarray) -> torch.Tensor:
+        return torch.full((len(waveforms), 2), 0.5)
+
+    with pytest.raises(ValueError, match="The teacher .*halves must have `labels`, a list of the names of its classes"):
+        load_teachers([halves])
+    halves.labels = ["left", "right"]  # type: ignore[attr-defined]
+    store = teach(audio / "a.wav", [halves], tmp_path / "store", epochs=1)
+    assert store.manifest["teachers"][0]["name"].endswith("<locals>.halves") and store.labels == ["left", "right"]
+    assert [row["values"] for row in store.dataset(keep_in_memory=True)] == [[0.5, 0.5]]
+    for wrong in (5, dict):
+        with pytest.raises(ValueError, match="is neither a name nor an object that can be called with waveforms"):
+            load_teachers([wrong])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="Teachers are a list, got 'a.py:f'"):
+        load_teachers("a.py:f")
 
 
 def test_a_callable_that_takes_masks_is_given_them(
