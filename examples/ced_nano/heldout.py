@@ -2,44 +2,95 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a student does on recordings whose sources it never heard."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit
 
 import yamnet
 from ced_model import CedFeatureExtractor, CedForAudioClassification
 from ced_model.audioset import AUDIOSET_LABELS
+from ced_model.evaluation import ClassificationMetrics, classification_metrics
 from named_sounds import NAMED_SOUNDS
-from scenes import heldout_recordings
-from sources import SAMPLING_RATE
+from scenes import Shards
+from sources import SAMPLING_RATE, Bank
 
-Scorer = Callable[[np.ndarray], np.ndarray]  # float32 samples at 16 kHz → probabilities (527,)
+CLIP_S = 10.0
+TAG = 0.5  # probability from which on a class is a tag of the teacher's
+
+Scorer = Callable[[np.ndarray], np.ndarray]  # log-mels (batch, 64, frames) → probabilities (batch, 527)
 
 
 def scorer_of(model: CedForAudioClassification) -> Scorer:
-    extractor = CedFeatureExtractor()
-
-    def score(waveform: np.ndarray) -> np.ndarray:
-        inputs = extractor(waveform, sampling_rate=SAMPLING_RATE, return_tensors="pt")
-        with torch.inference_mode():
-            return model(**inputs).logits[0].sigmoid().numpy()
+    @torch.inference_mode()
+    def score(log_mels: np.ndarray) -> np.ndarray:
+        return model.eval()(torch.from_numpy(np.asarray(log_mels, np.float32))).logits.sigmoid().numpy()
 
     return score
 
 
+def heldout_recordings(work: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """(source, waveform of up to 10 s) of each recording that no scene for training holds."""
+    bank = Bank(work / "bank")
+    for index, row in enumerate(bank.rows):
+        if row["split"] == "heldout":
+            yield row["source"], bank.waveform(index)[: int(CLIP_S * SAMPLING_RATE)]
+
+
+def agreement(work: Path, score: Scorer) -> dict[str, ClassificationMetrics]:
+    """Agreement with the teacher's tags: on held-out scenes, and on the held-out recordings by themselves."""
+    return {"scenes": _on_scenes(work, score), "recordings": _on_recordings(work, score)}
+
+
+def _on_scenes(work: Path, score: Scorer) -> ClassificationMetrics:
+    shards = Shards(work / "shards" / "heldout")
+    taught, scores = [], []
+    for name in shards.names:
+        log_mels, logits, _ = shards.arrays[name]
+        taught.append(_all_classes(expit(logits[:].astype(np.float32)).mean(1)))
+        scores += [score(log_mels[start : start + 32]) for start in range(0, len(log_mels), 32)]
+    return _metrics(np.concatenate(taught), np.concatenate(scores))
+
+
+def _on_recordings(work: Path, score: Scorer) -> ClassificationMetrics:
+    extractor, teacher = CedFeatureExtractor(), yamnet.teacher()
+    taught, scores = [], []
+    for _, waveform in heldout_recordings(work):
+        taught.append(teacher(waveform[None])[0])
+        scores.append(score(_log_mel(extractor, waveform))[0])
+    return _metrics(np.stack(taught), np.stack(scores))
+
+
+def _log_mel(extractor: CedFeatureExtractor, waveform: np.ndarray) -> np.ndarray:
+    return extractor(waveform, sampling_rate=SAMPLING_RATE, return_tensors="np")["input_values"]
+
+
+def _all_classes(probabilities: np.ndarray) -> np.ndarray:
+    scores = np.zeros((len(probabilities), len(AUDIOSET_LABELS)), np.float32)
+    scores[:, yamnet.teacher().class_indices] = probabilities
+    return scores
+
+
+def _metrics(taught: np.ndarray, scores: np.ndarray) -> ClassificationMetrics:
+    tags = taught >= TAG
+    has_tag = tags.any(1)
+    return classification_metrics(tags[has_tag].astype(np.float32), scores[has_tag], labels=AUDIOSET_LABELS)
+
+
 def name_sounds(work: Path, score: Scorer, *, top_k: int = 5) -> list[dict[str, Any]]:
     """A row for each recording of the twelve sounds: its place among the scores, the top 5, and the teacher's."""
-    rows = []
+    extractor, rows = CedFeatureExtractor(), []
     for source, waveform in heldout_recordings(work):
         for sound, (labels, patterns) in NAMED_SOUNDS.items():
             if not any(fnmatch(source, pattern) for pattern in patterns):
                 continue
             row: dict[str, Any] = {"sound": sound, "source": source}
-            for who, scores in (("student", score(waveform)), ("teacher", yamnet.teacher()(waveform[None])[0])):
+            by_student = score(_log_mel(extractor, waveform))[0]
+            for who, scores in (("student", by_student), ("teacher", yamnet.teacher()(waveform[None])[0])):
                 order = np.argsort(-scores, kind="stable")
                 ranks = [int(np.flatnonzero(order == AUDIOSET_LABELS.index(label))[0]) + 1 for label in labels]
                 row[who] = {"rank": min(ranks), "top": [(AUDIOSET_LABELS[i], float(scores[i])) for i in order[:top_k]]}
@@ -49,8 +100,5 @@ def name_sounds(work: Path, score: Scorer, *, top_k: int = 5) -> list[dict[str, 
 
 def named(rows: list[dict[str, Any]], *, who: str = "student", top_k: int = 5) -> dict[str, bool]:
     """Of each of the twelve sounds, whether most of its recordings have it in their top 5."""
-    return {
-        sound: 2 * sum(row[who]["rank"] <= top_k for row in rows if row["sound"] == sound)
-        > sum(row["sound"] == sound for row in rows)
-        for sound in NAMED_SOUNDS
-    }
+    places = {sound: [row[who]["rank"] for row in rows if row["sound"] == sound] for sound in NAMED_SOUNDS}
+    return {sound: 2 * sum(rank <= top_k for rank in ranks) > len(ranks) for sound, ranks in places.items()}

@@ -46,6 +46,8 @@ def main() -> None:
     parser.add_argument("--stage", choices=("collect", "mix", "pretrain"))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="of PretrainArguments")
+    parser.add_argument("--name", default="pretrain", help="folder of the pretraining in WORK")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     torch.set_num_threads(options.threads)
@@ -54,7 +56,9 @@ def main() -> None:
     if options.stage in (None, "mix"):
         mix(options.work, processes=options.processes)
     if options.stage in (None, "pretrain"):
-        start(options.work, PretrainArguments())
+        values = dict(item.split("=", 1) for item in options.set)
+        arguments = PretrainArguments(**{name: type(getattr(PretrainArguments, name))(v) for name, v in values.items()})
+        start(options.work, arguments, name=options.name)
 
 
 if __name__ == "__main__":

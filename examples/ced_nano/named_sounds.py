@@ -69,7 +69,7 @@ NAMED_SOUNDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "Conversation",
             "Narration, monologue",
         ),
-        ("fillets-ng-data/*",),
+        ("fillets-ng-data/*/warcraft/en/war-*.ogg", "fillets-ng-data/*/elk/en/deu-p-*.ogg"),
     ),
     "laughter": (
         ("Laughter", "Baby laughter", "Giggle", "Snicker", "Belly laugh", "Chuckle, chortle"),

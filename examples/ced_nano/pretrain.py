@@ -53,6 +53,8 @@ class Pretraining(nn.Module):
         super().__init__()
         self.student = CedForAudioClassification(config)
         self.embedding = nn.Linear(config.hidden_size, yamnet.EMBEDDING_SIZE)
+        self.register_buffer("embedding_mean", torch.zeros(yamnet.EMBEDDING_SIZE))
+        self.register_buffer("embedding_std", torch.ones(yamnet.EMBEDDING_SIZE))
 
     def forward(self, log_mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(batch, 64, frames) → logits and embeddings of each patch (batch, patches, ·), logits of the window."""
@@ -86,19 +88,16 @@ def make_batch(shards: Shards, patches: int, count: int, rng: np.random.Generato
 
 
 def loss_of(
-    model: Pretraining,
-    batch: tuple[torch.Tensor, ...],
-    norm: tuple[torch.Tensor, torch.Tensor],
-    arguments: PretrainArguments,
+    model: Pretraining, batch: tuple[torch.Tensor, ...], arguments: PretrainArguments
 ) -> tuple[torch.Tensor, dict[str, float]]:
     log_mel, probabilities, embeddings = batch
     with torch.autocast("cpu", torch.bfloat16):
         logits, predicted, window_logits = model(log_mel)
     classes = F.binary_cross_entropy_with_logits(logits.float(), probabilities, reduction="none").sum(-1).mean()
     window = F.binary_cross_entropy_with_logits(window_logits.float(), probabilities.mean(1), reduction="none")
-    error = F.mse_loss(predicted.float(), (embeddings - norm[0]) / norm[1])
+    error = F.mse_loss(predicted.float(), (embeddings - model.embedding_mean) / model.embedding_std)
     loss = arguments.class_weight * (classes + window.sum(-1).mean()) + arguments.embedding_weight * error
-    return loss, {"classes": float(classes), "window": float(window.sum(-1).mean()), "embedding": float(error)}
+    return loss, {"classes": classes.item(), "window": window.sum(-1).mean().item(), "embedding": error.item()}
 
 
 def make_optimizers(model: Pretraining, arguments: PretrainArguments) -> list[torch.optim.Optimizer]:
@@ -138,11 +137,14 @@ def pretrain(config: CedConfig, shards: Shards, folder: Path, arguments: Pretrai
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(arguments.seed)
     model = Pretraining(config)
+    model.embedding_mean, model.embedding_std = normalizer(shards)
+    model.student.outputlayer[1].bias.data = (
+        make_batch(shards, 1, 2000, np.random.default_rng(0))[1].mean((0, 1)).logit(eps=1e-5)
+    )  # starts from how common each class is
     averaged = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(arguments.ema_decay), use_buffers=True
     )
     optimizers = make_optimizers(model, arguments)
-    norm = normalizer(shards)
     step, steps = 0, arguments.examples // arguments.batch_examples
     if (folder / "last.pt").exists():
         saved = torch.load(folder / "last.pt", weights_only=True)
@@ -157,7 +159,7 @@ def pretrain(config: CedConfig, shards: Shards, folder: Path, arguments: Pretrai
         rng = np.random.default_rng((arguments.seed, step))
         patches = window_at(step, steps, rng)
         count = max(1, round(arguments.batch_examples * PATCH_POSITIONS / (HOP_POSITIONS * (patches + 1))))
-        loss, parts = loss_of(model, make_batch(shards, patches, count, rng), norm, arguments)
+        loss, parts = loss_of(model, make_batch(shards, patches, count, rng), arguments)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, steps, arguments)

@@ -6,16 +6,16 @@ import functools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 
 import yamnet
 from ced_model import CedFeatureExtractor
-from mixing import SCENE_S, SCENE_SAMPLES, Mixer, make_rooms
+from mixing import SCENE_S, Mixer, make_rooms
 from sources import SAMPLING_RATE, Bank
 
 SHARD_SCENES = 256
@@ -82,7 +82,7 @@ def _write_shard(number: int) -> int:
     log_mels, logits, embeddings = [], [], []
     for index in range(number * SHARD_SCENES, (number + 1) * SHARD_SCENES):
         scene = _mixer.scene(index)
-        log_mels.append(np.asarray(_extractor.log_mel(scene), np.float16))
+        log_mels.append(_extractor.log_mel(torch.from_numpy(scene)).half().numpy())
         taught = yamnet.teacher().run(yamnet.patches_of(scene))
         logits.append(taught[0].astype(np.float16))
         embeddings.append(taught[1].astype(np.float16))
@@ -129,10 +129,3 @@ def write_audio(work: Path, split: str, hours: float, folder: Path) -> None:
             scenes = [mixer.scene(index) for index in range(6 * minute, 6 * minute + 6)]
             soundfile.write(path.with_suffix(".part"), np.concatenate(scenes), SAMPLING_RATE, format="FLAC")
             os.replace(path.with_suffix(".part"), path)
-
-
-def heldout_recordings(work: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """(source, waveform of up to 10 s) of each recording that no scene for training holds."""
-    bank = Bank(work / "bank")
-    for index in recordings_of(bank, "heldout"):
-        yield bank.rows[index]["source"], bank.waveform(index)[:SCENE_SAMPLES]
