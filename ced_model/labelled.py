@@ -572,20 +572,23 @@ def _read_table(path: str) -> Table:
         raise ValueError(
             f"{describe(path)}: not a table of clips; give a folder, or a file that ends in {', '.join(TABLE_FORMATS)}."
         )
-    datasets = _import_datasets()
-    read: Callable[[Any, str], Table] = _read_csv if format == "csv" else _read_with_datasets
+    _import_datasets()
+    readers: dict[str, Callable[[str], Table]] = {"csv": _read_csv, "json": _read_json, "parquet": _read_parquet}
     try:
-        table = read(datasets, path)
+        table = readers[format](path)
     except Exception as error:  # of pandas, pyarrow and datasets
-        reason = " ".join(str(error.__cause__ or error).split()).rstrip(".") or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ValueError(f"{describe(path)}: cannot be read as {format}: {reason}.") from error
     if not table or not next(iter(table.values())):
         raise ValueError(f"{describe(path)}: the table has no rows.")
     return table
 
 
-def _read_csv(datasets: Any, path: str) -> Table:
-    # pandas, which datasets reads CSV with, directly: through datasets, a class "None" or "NA" would be no label.
+# CSV and JSON are not read through datasets: there a class "None" or "NA" would be no label, and where a large file of
+# JSON lines has a text in some rows and a list in others, texts would gain quotes.
+
+
+def _read_csv(path: str) -> Table:
     import pandas
 
     separator = "\t" if path.lower().endswith(".tsv") else ","
@@ -595,16 +598,37 @@ def _read_csv(datasets: Any, path: str) -> Table:
     return {str(name).strip(): frame[name].tolist() for name in frame.columns}
 
 
-def _read_with_datasets(datasets: Any, path: str) -> Table:
-    format = TABLE_FORMATS[os.path.splitext(path)[1].lower()]
+def _read_json(path: str) -> Table:
+    """Of a list of objects, or of one object a line."""
+    with open(path, encoding="utf-8-sig") as file:
+        if path.lower().endswith(".json"):
+            rows = json.load(file)
+        else:
+            rows = [_json_line(number, line) for number, line in enumerate(file, start=1) if line.strip()]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError('expected objects such as {"path": …, "label": …}, in a list or one a line')
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _json_line(number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number}: {error.msg}") from error
+
+
+def _read_parquet(path: str) -> Table:
+    datasets = _import_datasets()
     columns: Table = {}
     with tempfile.TemporaryDirectory() as cache, _silent(datasets):
-        data = datasets.load_dataset(format, data_files=escape(path), split="train", streaming=True, cache_dir=cache)
-        features = data.features or {}
+        data = datasets.load_dataset("parquet", data_files=escape(path), split="train", streaming=True, cache_dir=cache)
         for batch in data.with_format("arrow").iter(BATCH_ROWS):
+            features = datasets.Features.from_arrow_schema(batch.schema)
             for name in batch.column_names:
-                columns.setdefault(name, []).extend(batch.column(name).to_pylist())
-    return {name: _decoded(features.get(name), values, datasets) for name, values in columns.items()}
+                values = batch.column(name).to_pylist()
+                columns.setdefault(name, []).extend(_named(features[name], values, datasets))
+    return columns
 
 
 @contextmanager
@@ -618,11 +642,9 @@ def _silent(datasets: Any) -> Iterator[None]:
         datasets.logging.set_verbosity(verbosity)
 
 
-def _decoded(feature: Any, values: list[Any], datasets: Any) -> list[Any]:
-    """Values with the names that a column of class labels has for its numbers, and of mixed types."""
+def _named(feature: Any, values: list[Any], datasets: Any) -> list[Any]:
+    """Values with the names that a column of class labels has for its numbers."""
     inner = getattr(feature, "feature", None)
-    if type(feature).__name__ == "Json":  # what datasets makes of JSON columns whose types differ
-        return [None if value is None else json.loads(value) for value in values]
     if isinstance(feature, datasets.ClassLabel):
         return [None if value is None else feature.names[value] for value in values]
     if isinstance(inner, datasets.ClassLabel):

@@ -248,8 +248,9 @@ def test_lists_in_json_and_parquet(table: Table) -> None:
 
 
 def test_texts_and_lists_mixed_in_json(table: Table) -> None:
-    text = '{"path": "a.wav", "labels": ["Dog"]}\n{"path": "b.wav", "labels": "Cat"}\n'
-    assert labels_of(read_labelled(table(text, "clips.jsonl"))) == {"a.wav": {"Dog": 1}, "b.wav": {"Cat": 1}}
+    text = '{"path": "a.wav", "labels": ["Dog"]}\n\n{"path": "b.wav", "labels": "Cat;Dog"}\n{"path": "c.wav"}\n'
+    expected = {"a.wav": {"Dog": 1}, "b.wav": {"Cat": 1, "Dog": 1}, "c.wav": {}}
+    assert labels_of(read_labelled(table(text, "clips.jsonl"))) == expected
 
 
 def test_class_labels_of_datasets(table: Table) -> None:
@@ -371,8 +372,11 @@ def test_clips_that_cannot_be_used_are_listed_with_the_reason(table: Table, tmp_
         ("x.csv", "path,label\na.wav,Dog,Cat\n", "rows have more fields than the first line names"),
         ("x.csv", 'path,label\na.wav,"Dog\n', "cannot be read as csv"),
         ("x.csv", "path,label\nnix.wav,Dog\n", "no clip is left.*nix.wav: there is no such file; `audio_root` says"),
-        ("x.jsonl", '{"path": "a.wav", "label": \n', "cannot be read as json"),
+        ("x.jsonl", '\n{"path": "a.wav", "label": \n', "cannot be read as json: line 2: "),
         ("x.jsonl", '{"path": "a.wav", "labels": []}\n', "no clip has a label"),
+        ("x.jsonl", '["a.wav", "Dog"]\n', "expected objects such as"),
+        ("x.json", '{"a.wav": "Dog"}', "expected objects such as"),
+        ("x.json", "[]", "the table has no rows"),
         ("x.parquet", "text", "cannot be read as parquet"),
         ("x.txt", "a.wav", "not a table of clips; give a folder, or a file that ends in .csv, .tsv"),
     ],
