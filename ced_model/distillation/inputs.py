@@ -22,6 +22,7 @@ from .chunks import ChunkReader
 from .front_ends import collate_log_mels
 from .store import Store, read_shard, restore_probabilities, top_k_of
 
+GROUPED_BATCHES = 32  # whose chunks are sorted by length: the more, the less padding and chance there is
 MIXUP = 1  # tells the generator of mixup from others of the same seed, epoch and chunk
 
 
@@ -209,23 +210,41 @@ def collate(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 class EpochSampler(Sampler[tuple[int, int]]):
     """
-    The keys of a [`DistillationDataset`] in a random order that the seed and the epoch decide.
+    The keys of a [`DistillationDataset`] in a random order that the seed and the epoch decide, with chunks of about the
+    same length in a batch: what pads a batch costs as much as what is in it.
 
     The epoch travels with the key: workers that outlive an epoch hold copies of the data set.
+
+    Attributes:
+        lengths: Of the chunks, of shape `(chunks,)`.
+        batch_size: Of all processes together.
+        seed: Decides the order.
+        epoch: Set it at the beginning of each.
     """
 
-    def __init__(self, length: int, seed: int) -> None:
-        self.length = length
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.lengths)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch
-        for number in np.random.default_rng([self.seed, epoch]).permutation(self.length):
+        for number in self._order(np.random.default_rng([self.seed, epoch])):
             yield epoch, int(number)
+
+    def _order(self, generator: np.random.Generator) -> np.ndarray:
+        order = generator.permutation(len(self))
+        num_batches, rest = divmod(len(self), self.batch_size)
+        batches = order[: len(self) - rest].reshape(num_batches, self.batch_size)
+        for start in range(0, num_batches, GROUPED_BATCHES):
+            group = batches[start : start + GROUPED_BATCHES].ravel()
+            by_length = group[np.argsort(self.lengths[group], kind="stable")]
+            batches[start : start + GROUPED_BATCHES] = by_length.reshape(-1, self.batch_size)
+        return np.concatenate([generator.permutation(batches).ravel(), order[len(self) - rest :]])
 
 
 @torch.no_grad()

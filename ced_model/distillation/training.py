@@ -381,7 +381,8 @@ def make_trainer(plan: Plan, training: TrainingArguments, callbacks: Sequence[Tr
         mixup=arguments.mixup,
         **shared,
     )
-    sampler = EpochSampler(len(dataset), arguments.seed)
+    lengths = plan.store.chunks["num_samples"].to_numpy()[plan.split.training]
+    sampler = EpochSampler(lengths, training.train_batch_size * training.world_size, arguments.seed)
     shown = [callback for callback in callbacks if isinstance(callback, ProgressCallback)]
     others = [callback for callback in callbacks if callback not in shown]
     trainer = DistillationTrainer(
