@@ -33,6 +33,11 @@ def scorer_of(model: CedForAudioClassification) -> Scorer:
     return score
 
 
+def constant(probabilities: np.ndarray) -> Scorer:
+    """Says the same of every clip."""
+    return lambda log_mels: np.tile(probabilities, (len(log_mels), 1))
+
+
 def heldout_recordings(work: Path) -> Iterator[tuple[str, np.ndarray]]:
     """(source, waveform of up to 10 s) of each recording that no scene for training holds."""
     bank = Bank(work / "bank")
@@ -43,10 +48,10 @@ def heldout_recordings(work: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 def agreement(work: Path, score: Scorer) -> dict[str, ClassificationMetrics]:
     """Agreement with the teacher's tags: on held-out scenes, and on the held-out recordings by themselves."""
-    return {"scenes": _on_scenes(work, score), "recordings": _on_recordings(work, score)}
+    return {"scenes": on_scenes(work, score), "recordings": on_recordings(work, score)}
 
 
-def _on_scenes(work: Path, score: Scorer) -> ClassificationMetrics:
+def on_scenes(work: Path, score: Scorer) -> ClassificationMetrics:
     shards = Shards(work / "shards" / "heldout")
     taught, scores = [], []
     for name in shards.names:
@@ -56,7 +61,19 @@ def _on_scenes(work: Path, score: Scorer) -> ClassificationMetrics:
     return _metrics(np.concatenate(taught), np.concatenate(scores))
 
 
-def _on_recordings(work: Path, score: Scorer) -> ClassificationMetrics:
+def distillation_loss(work: Path, score: Scorer) -> float:
+    """Cross-entropy of a student with the teacher's mean probabilities on held-out scenes, mean over classes."""
+    shards, losses = Shards(work / "shards" / "heldout"), []
+    for name in shards.names:
+        log_mels, logits, _ = shards.arrays[name]
+        taught = _all_classes(expit(logits[:].astype(np.float32)).mean(1))
+        scores = np.concatenate([score(log_mels[start : start + 32]) for start in range(0, len(log_mels), 32)])
+        scores = np.clip(scores, 1e-7, 1 - 1e-7)
+        losses.append(-(taught * np.log(scores) + (1 - taught) * np.log(1 - scores)).mean())
+    return float(np.mean(losses))
+
+
+def on_recordings(work: Path, score: Scorer) -> ClassificationMetrics:
     extractor, teacher = CedFeatureExtractor(), yamnet.teacher()
     taught, scores = [], []
     for _, waveform in heldout_recordings(work):

@@ -9,56 +9,121 @@ Every stage goes on from where it was stopped. WORK needs about 40 GB.
 
 import argparse
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
 
+import report
 import scenes
 import sources
 from ced_model import CedConfig, CedFeatureExtractor
 from pretrain import PretrainArguments, pretrain
 
-TRAIN_SHARDS = 140  # 100 h
+TRAIN_SHARDS = 80  # 57 h
 HELDOUT_SHARDS = 4
+DISTILLED_HOURS = 40.0
+DISTILLED_EPOCHS = 4
+ABLATION_STEPS = 300
+ABLATION_SEEDS = (0, 1)
 STUDENT = CedConfig(embed_dim=192, depth=6, num_heads=3, name="ced-nano")
+TEACHER = f"{Path(__file__).with_name('yamnet.py')}:YamNet"
+NO_AUGMENTATION = ("--max-shift", "0", "--max-time-mask", "0", "--max-freq-mask", "0")
+
+STAGES = ("collect", "mix", "pretrain", "teach", "train", "ablate", "report")
 
 
 def collect(work: Path) -> None:
+    """Fetches and decodes the recordings, and has the teacher listen to them."""
     sources.fetch(work / "src")
     sources.build_bank(work / "src", work / "bank")
     scenes.listen(work / "bank")
 
 
-def mix(work: Path, *, processes: int) -> None:
+def mix(work: Path, processes: int) -> None:
+    """Scenes with what the teacher says of every 0.96 s of them."""
     scenes.write_shards(work, "heldout", HELDOUT_SHARDS, processes=processes)
     scenes.write_shards(work, "train", TRAIN_SHARDS, processes=processes)
 
 
-def start(work: Path, arguments: PretrainArguments, *, name: str = "pretrain") -> None:
-    model = pretrain(STUDENT, scenes.Shards(work / "shards" / "train"), work / name, arguments)
-    model.student.save_pretrained(work / name / "student")
-    CedFeatureExtractor().save_pretrained(work / name / "student")
+def start(work: Path, arguments: PretrainArguments) -> None:
+    """Pretrains the student on short windows."""
+    model = pretrain(STUDENT, scenes.Shards(work / "shards" / "train"), work / "pretrain", arguments)
+    model.student.save_pretrained(work / "pretrain" / "student")
+    CedFeatureExtractor().save_pretrained(work / "pretrain" / "student")
+
+
+def teach(work: Path, processes: int) -> None:
+    """The teacher hears whole scenes under seeded augmentation, and once without any for comparison."""
+    scenes.write_audio(work, "train", DISTILLED_HOURS, work / "audio", processes=processes)
+    launch = ["accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1"]
+    command = [*launch, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "ced_cli", "distill", "teach"]
+    _run(*command, work / "audio", "-t", TEACHER, "-e", DISTILLED_EPOCHS, "-o", work / "store")
+    _run(*command, work / "audio", "-t", TEACHER, "-e", 1, "-o", work / "store-plain", *NO_AUGMENTATION)
+
+
+def train(work: Path) -> None:
+    """Consistent ensemble distillation of the pretrained student."""
+    if not (work / "ced-nano").exists():
+        _train(work, "store", work / "ced-nano", "--epochs", DISTILLED_EPOCHS, "--save-steps", 500)
+
+
+def ablate(work: Path) -> None:
+    """The same budget with the teacher's augmentation, with another one, and with none."""
+    for seed in ABLATION_SEEDS:
+        budget = ("--max-steps", ABLATION_STEPS, "--save-steps", ABLATION_STEPS, "--average", 1, "--seed", seed)
+        for name, store, options in (
+            ("consistent", "store", ()),
+            ("inconsistent", "store", ("--no-consistency",)),
+            ("none", "store-plain", ()),
+        ):
+            if not (work / "ablation" / f"{name}-{seed}").exists():
+                _train(work, store, work / "ablation" / f"{name}-{seed}", *budget, *options)
+
+
+def _train(work: Path, store: str, output: Path, *options: object) -> None:
+    output.parent.mkdir(exist_ok=True)
+    student = work / "pretrain" / "student"
+    given = ("--learning-rate", 5e-4, "--workers", 1, "--set", "bf16=true", "--resume", *options)
+    _run("ced_cli", "distill", "train", work / store, "-s", student, "-o", output, *given)
+
+
+def _run(*command: object) -> None:
+    subprocess.run([sys.executable, "-m", *map(str, command)], check=True)
+
+
+def pretrain_arguments(settings: list[str]) -> PretrainArguments:
+    values = dict(setting.split("=", 1) for setting in settings)
+    return PretrainArguments(**{name: type(getattr(PretrainArguments, name))(v) for name, v in values.items()})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
-    parser.add_argument("--stage", choices=("collect", "mix", "pretrain"))
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="of PretrainArguments")
-    parser.add_argument("--name", default="pretrain", help="folder of the pretraining in WORK")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    torch.set_num_threads(options.threads)
-    if options.stage in (None, "collect"):
-        collect(options.work)
-    if options.stage in (None, "mix"):
-        mix(options.work, processes=options.processes)
-    if options.stage in (None, "pretrain"):
-        values = dict(item.split("=", 1) for item in options.set)
-        arguments = PretrainArguments(**{name: type(getattr(PretrainArguments, name))(v) for name, v in values.items()})
-        start(options.work, arguments, name=options.name)
+    torch.set_num_threads(options.processes)
+    work = options.work.absolute()
+    for stage in options.stages:
+        match stage:
+            case "collect":
+                collect(work)
+            case "mix":
+                mix(work, options.processes)
+            case "pretrain":
+                start(work, pretrain_arguments(options.set))
+            case "teach":
+                teach(work, options.processes)
+            case "train":
+                train(work)
+            case "ablate":
+                ablate(work)
+            case "report":
+                report.write(work)
 
 
 if __name__ == "__main__":

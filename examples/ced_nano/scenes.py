@@ -119,13 +119,22 @@ class Shards:
         return mel[number, :, frames], logits[number, patch], embeddings[number, patch]
 
 
-def write_audio(work: Path, split: str, hours: float, folder: Path) -> None:
+def write_audio(work: Path, split: str, hours: float, folder: Path, *, processes: int) -> None:
     """Writes scenes as FLAC files, a minute each: the audio for distillation."""
     folder.mkdir(parents=True, exist_ok=True)
-    mixer = make_mixer(work, split)
-    for minute in range(round(hours * 60)):
-        path = folder / f"{minute:05d}.flac"
-        if not path.exists():
-            scenes = [mixer.scene(index) for index in range(6 * minute, 6 * minute + 6)]
-            soundfile.write(path.with_suffix(".part"), np.concatenate(scenes), SAMPLING_RATE, format="FLAC")
-            os.replace(path.with_suffix(".part"), path)
+    missing = [minute for minute in range(round(hours * 60)) if not _audio_path(folder, minute).exists()]
+    with ProcessPoolExecutor(processes, initializer=_start, initargs=(work, split)) as pool:
+        for _ in pool.map(_write_minute, [folder] * len(missing), missing, chunksize=4):
+            pass
+
+
+def _audio_path(folder: Path, minute: int) -> Path:
+    return folder / f"{minute:05d}.flac"
+
+
+def _write_minute(folder: Path, minute: int) -> None:
+    count = round(60 / SCENE_S)
+    waveform = np.concatenate([_mixer.scene(index) for index in range(count * minute, count * (minute + 1))])
+    path = _audio_path(folder, minute)
+    soundfile.write(path.with_suffix(".part"), waveform, SAMPLING_RATE, format="FLAC")
+    os.replace(path.with_suffix(".part"), path)
