@@ -288,6 +288,20 @@ def test_names_that_are_no_utf8_are_skipped(tmp_path: Path) -> None:
         cut_files(files, 16000)
 
 
+def test_folders_that_cannot_be_listed_are_skipped(audio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def guarded(path: Any) -> Any:
+        if os.path.basename(path) == "sub":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    files = find_audio(audio)
+    assert len(files.paths) == 7
+    assert files.skipped == {"sub": "a folder that cannot be listed: Permission denied"}
+
+
 # What is stored
 
 

@@ -93,8 +93,11 @@ def find_audio(audio: AudioSource) -> AudioFiles:
     places = [os.path.abspath(os.fspath(source)) for source in sources]
     if len(places) == 1 and not os.path.exists(places[0]):
         raise ValueError(f"{describe(sources[0])}: no such file or folder.")
-    files = dict.fromkeys(file for place in places for file in (_walk(place) if os.path.isdir(place) else [place]))
-    if not files:
+    problems: list[OSError] = []
+    files = dict.fromkeys(
+        file for place in places for file in (_walk(place, problems) if os.path.isdir(place) else [place])
+    )
+    if not files and not problems:
         raise ValueError(f"No audio files in {', '.join(map(describe, sources)) or 'an empty list'}.")
     root = os.path.commonpath([place if os.path.isdir(place) else os.path.dirname(place) for place in places])
     found = AudioFiles(Path(root), [])
@@ -105,6 +108,9 @@ def find_audio(audio: AudioSource) -> AudioFiles:
             found.paths.append(path)
         except UnicodeEncodeError:
             found.skipped[describe(path)] = "its name is not UTF-8; rename it"
+    for problem in problems:
+        folder = describe(os.path.relpath(problem.filename, root))
+        found.skipped[folder] = f"a folder that cannot be listed: {problem.strerror}"
     return found
 
 
@@ -236,9 +242,10 @@ def is_seekable(file: str | os.PathLike) -> bool:
         return False
 
 
-def _walk(folder: str) -> Iterator[str]:
+def _walk(folder: str, problems: list[OSError]) -> Iterator[str]:
+    """Audio files in a folder; what goes wrong is added to `problems`."""
     seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=problems.append, followlinks=True):
         real = os.path.realpath(parent)
         if real in seen:
             folders.clear()
