@@ -147,7 +147,9 @@ class _Progress:
 
     def cut(self, path: str, reason: str | None) -> None:
         if reason is not None:
-            self._say(f"{path}: {reason}: skipped")
+            from ced_model.audio import describe
+
+            self._say(f"{describe(path)}: {reason}: skipped")
         if self._bar is not None:
             self._bar.count(failed=reason is not None)
 

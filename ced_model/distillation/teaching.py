@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import ced_model
 
-from ..audio import SAMPLING_RATE, AudioError
+from ..audio import SAMPLING_RATE, AudioError, describe
 from .augmentation import Augmentation, sample_seed, shift_waveform
 from .chunks import AudioFiles, AudioSource, ChunkReader, cut_files, find_audio
 from .front_ends import CED_FRONT_END, front_end_parameters, mask_region
@@ -280,7 +280,7 @@ def _file_difference(manifest: Mapping[str, Any], cut: list[str], files: AudioFi
 
 def _some(paths: list[str]) -> str:
     more = len(paths) - MAX_NAMED
-    return ", ".join(paths[:MAX_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+    return ", ".join(map(describe, paths[:MAX_NAMED])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _versions() -> dict[str, str]:
