@@ -31,6 +31,7 @@ from transformers import (
     ProgressCallback,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
@@ -61,6 +62,8 @@ ADAPTER_FOLDER = "adapter"
 SELECTION = "selection"  # the figure by which Trainer chooses the best epoch
 RUN_FILE = "finetuning.json"
 HELD_OUT_FILE = "held_out.jsonl"
+# The beginnings of training arguments that may differ when a run goes on.
+FREE_ARGUMENTS = ("dataloader_", "logging_", "log_", "report_to", "run_name", "disable_tqdm")
 STATE_FILE = "trainer_state.json"  # what Trainer writes last into a checkpoint
 MAX_WORKERS = 8
 
@@ -234,7 +237,8 @@ def finetune(
 
     checkpoint = None
     if arguments.should_save:
-        checkpoint = _prepare_run(checkpoints, _describe_run(str(model), clips, options), resume, overwrite)
+        run = _describe_run(str(model), clips, options, training_arguments or {})
+        checkpoint = _prepare_run(checkpoints, run, resume, overwrite)
         _write_held_out(checkpoints, clips)
         for line in _opening_lines(clips, keeps_head, trained, options, checkpoint):
             say(line)
@@ -242,7 +246,10 @@ def finetune(
     if resume and not arguments.should_save:
         checkpoint = _last_checkpoint(checkpoints)
     trainer = _make_trainer(trained, tagger, clips, crop, options, arguments, callbacks)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if checkpoint is not None and _has_ended(checkpoint):
+        trainer.finish_from(checkpoint)  # killed while the model was written
+    else:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     evaluation = None
     if arguments.should_save:
         evaluation = _write_model(trainer, tagger, clips, options, str(model), target)
@@ -608,6 +615,14 @@ class FinetuningTrainer(Trainer):
             loss = nn.functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
         return (loss, outputs) if return_outputs else loss
 
+    def finish_from(self, checkpoint: Path) -> None:
+        """Takes the state that training ended in, in place of training: a finished Trainer would go a step too far."""
+        self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        best = self.state.best_model_checkpoint
+        if not self.args.load_best_model_at_end or best is None or not os.path.isdir(best):
+            best = str(checkpoint)
+        self._load_from_checkpoint(best)
+
     def create_optimizer(self, model: Any = None) -> Any:
         if self.optimizer is None:
             optimizer = super().create_optimizer(model)
@@ -625,6 +640,13 @@ class FinetuningTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         names = super().get_decay_parameter_names(model)
         return [name for name in names if not re.search(r"pos_embed|cls_token|init_bn", name)]
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        loader: Any = super()._get_dataloader(*args, **kwargs)
+        # Seeds of workers would be drawn from the global generator, and how often depends on whether the run was
+        # resumed. That is left to dropout.
+        getattr(loader, "base_dataloader", loader).generator = torch.Generator()
+        return loader
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -781,17 +803,20 @@ def _check_device(device: str | None) -> None:
 # --- Checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def _describe_run(model: str, clips: _Clips, options: FinetuningOptions) -> dict[str, Any]:
-    """What must be the same when a run goes on."""
-    fixed = {name: value for name, value in asdict(options).items() if name not in ("epochs", "patience", "device")}
+def _describe_run(
+    model: str, clips: _Clips, options: FinetuningOptions, overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What must be the same when a run goes on, as JSON has it."""
     subsets = {"training clips": clips.training, "validation clips": clips.validation}
-    return {
+    run = {
         "model": model,
         "labels": clips.training.labels,
         "problem_type": clips.training.problem_type,
-        **fixed,
+        **{name: value for name, value in asdict(options).items() if name != "device"},
+        **{name: value for name, value in overrides.items() if not name.startswith(FREE_ARGUMENTS)},
         **{name: _digest(subset) for name, subset in subsets.items()},
     }
+    return json.loads(json.dumps(run, default=str))
 
 
 def _digest(clips: LabelledClips | None) -> str | None:
@@ -815,7 +840,7 @@ def _prepare_run(checkpoints: Path, run: dict[str, Any], resume: bool, overwrite
         raise ValueError(f"{checkpoints} holds something else than checkpoints: move it, or choose another output.")
     if run_file.is_file() and resume:
         stored = json.loads(run_file.read_text(encoding="utf-8"))
-        differing = sorted(name for name in run if stored.get(name) != run[name])
+        differing = sorted(name for name in {*run, *stored} if stored.get(name) != run.get(name))
         if differing:
             raise ValueError(
                 f"{checkpoints} cannot be resumed: its run was another one in {', '.join(differing)}; overwrite it"
@@ -852,6 +877,12 @@ def _last_checkpoint(checkpoints: Path) -> Path | None:
         except (OSError, ValueError):
             shutil.rmtree(path)
     return None
+
+
+def _has_ended(checkpoint: Path) -> bool:
+    """Whether nothing was left to train when it was written: all epochs were through, or the patience was."""
+    state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+    return bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
 
 
 def _write_text(path: Path, text: str) -> None:

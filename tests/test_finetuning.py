@@ -4,9 +4,11 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import runpy
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -55,7 +57,7 @@ IN_PROCESS = {"dataloader_num_workers": 0, "disable_tqdm": True, "report_to": "n
 FAST = FinetuningOptions(epochs=8, batch_size=8, learning_rate=4e-3, validation_share=0.2, device="cpu")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """Micro models are faster on one thread, and their sums do not depend on the machine."""
     threads = torch.get_num_threads()
@@ -95,8 +97,8 @@ def base(golden: Path) -> Path:
     return golden / "micro_hub"
 
 
-@pytest.fixture(scope="session")
-def finetuned(sounds: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Finetuned:
+@pytest.fixture(scope="module")
+def finetuned(one_thread: None, sounds: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Finetuned:
     output = tmp_path_factory.mktemp("finetuned") / "sound-kinds"
     return finetune(sounds, output, model=base, options=FAST, training_arguments=IN_PROCESS)
 
@@ -595,7 +597,7 @@ def bad_data(case: str, sounds: Path, tmp_path: Path) -> dict[str, Any]:
         ("too many blocks", "the encoder has 3 blocks"),
         ("no such data", "there is no such file or folder"),
         ("wrong model", "is a 'bert' model, not CED"),
-        ("output dir twice", "`training_arguments` has `output_dir`"),
+        ("output dir twice", "`training_arguments` has output_dir"),
         ("unknown argument", "learning_rat"),
         ("output holds clips", "holds more than a model"),
     ],
@@ -655,14 +657,22 @@ def test_training_that_diverges_says_so(sounds: Path, base: Path, tmp_path: Path
 
 
 class Interrupt(TrainerCallback):
-    """Ends a run after a number of steps, as a kill would, but for the process."""
+    """Ends a run after a number of steps: by Ctrl-C, or the whole process without any warning."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, kill: bool = False) -> None:
         self.step = step
+        self.kill = kill
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.step:
+            if self.kill:
+                os.kill(os.getpid(), signal.SIGKILL)
             raise KeyboardInterrupt
+
+
+def run_until_killed(data: Path, output: Path, kwargs: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    finetune(data, output, callbacks=[Interrupt(5, kill=True)], **kwargs)
 
 
 @pytest.mark.parametrize("lora", [None, 2])
@@ -676,17 +686,25 @@ def test_a_resumed_run_equals_an_undisturbed_one(lora: int | None, sounds: Path,
     kwargs: dict[str, Any] = {"model": model, "options": options, "training_arguments": arguments}
     whole = finetune(sounds, tmp_path / "whole", **kwargs)
 
-    with pytest.raises(KeyboardInterrupt):
-        finetune(sounds, tmp_path / "cut", callbacks=[Interrupt(5)], **kwargs)
+    if lora is None:
+        kwargs["training_arguments"] = arguments | {"dataloader_num_workers": 1}
+        context = multiprocessing.get_context("forkserver")
+        process = context.Process(target=run_until_killed, args=(sounds, tmp_path / "cut", kwargs))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            finetune(sounds, tmp_path / "cut", callbacks=[Interrupt(5)], **kwargs)
     assert not (tmp_path / "cut").exists()
-    # A kill within the writing of the next one.
+    # As a kill within the writing of the next one leaves it.
     shutil.copytree(tmp_path / "cut.training" / "checkpoint-4", tmp_path / "cut.training" / "checkpoint-6")
     (tmp_path / "cut.training" / "checkpoint-6" / "trainer_state.json").unlink()
 
     with pytest.raises(ValueError, match="holds the checkpoints of a run: resume it, or overwrite it"):
         finetune(sounds, tmp_path / "cut", **kwargs)
-    other = kwargs | {"options": replace(options, seed=7)}
-    with pytest.raises(ValueError, match="another one in seed, training clips, validation clips"):
+    other = kwargs | {"options": replace(options, seed=7), "training_arguments": arguments | {"save_steps": 4}}
+    with pytest.raises(ValueError, match="another one in save_steps, seed, training clips, validation clips"):
         finetune(sounds, tmp_path / "cut", resume=True, **other)
 
     said: list[str] = []
@@ -696,13 +714,21 @@ def test_a_resumed_run_equals_an_undisturbed_one(lora: int | None, sounds: Path,
     assert (resumed.best_epoch, resumed.epochs) == (whole.best_epoch, whole.epochs)
 
 
-def test_a_finished_run_can_be_resumed_and_gives_the_same(sounds: Path, base: Path, tmp_path: Path) -> None:
-    """As after a kill between the last checkpoint and the folder."""
-    kwargs: dict[str, Any] = {"model": base, "options": replace(FAST, epochs=2), "training_arguments": IN_PROCESS}
+@pytest.mark.parametrize("lora", [None, 2])
+def test_a_run_that_was_killed_while_it_wrote_the_model_writes_it(
+    lora: int | None, sounds: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It ends early, in the third epoch, since nothing is better than the first.
+    options = replace(FAST, epochs=20, patience=2, learning_rate=1e-9, lora=lora)
+    kwargs: dict[str, Any] = {"model": base, "options": options, "training_arguments": IN_PROCESS}
+    monkeypatch.setattr("ced_model.finetuning._selection", lambda metrics: 0.5)
     first = finetune(sounds, tmp_path / "out", **kwargs)
+    assert (first.epochs, first.best_epoch) == (3.0, 1.0)
     weights = weights_of(first.folder)
     shutil.rmtree(first.folder)
-    assert changed(weights, weights_of(finetune(sounds, tmp_path / "out", resume=True, **kwargs).folder)) == set()
+    again = finetune(sounds, tmp_path / "out", resume=True, **kwargs)
+    assert changed(weights, weights_of(again.folder)) == set()
+    assert (again.epochs, again.best_epoch, again.num_trained) == (3.0, 1.0, first.num_trained)
 
 
 def test_a_model_is_replaced_only_if_asked_for(sounds: Path, base: Path, tmp_path: Path) -> None:
