@@ -664,6 +664,7 @@ def test_students_that_do_not_fit_are_refused_with_the_difference(golden: Path, 
         ({"training": {"warmup_step": 1}}, "TrainingArguments has no field warmup_step; did you mean warmup_steps"),
         ({"training": {"learning_rate": 1}}, "TrainingArguments.learning_rate is set by `learning_rate`"),
         ({"training": {"num_train_epochs": 1}}, "TrainingArguments.num_train_epochs is set by `epochs`"),
+        ({"training": {"fsdp": "full_shard"}}, "TrainingArguments.fsdp cannot be set for distillation"),
         ({"training": {"push_to_hub": True}}, "TrainingArguments.push_to_hub cannot be set for distillation"),
     ],
 )
@@ -676,6 +677,12 @@ def test_a_field_that_transformers_refuses_is_one_line(lesson: Path, tmp_path: P
     with pytest.raises(ValueError, match="transformers cannot train like this: .*polynomic is not a valid") as caught:
         distill(lesson / "store", STUDENT, tmp_path / "student", quick(training={"lr_scheduler_type": "polynomic"}))
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_a_place_for_figures_that_there_is_not_is_refused(lesson: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="transformers cannot train like this: nowhere is not supported"):
+        distill(lesson / "store", STUDENT, tmp_path / "student", quick(report_to="nowhere"))
+    assert not list(tmp_path.iterdir())
 
 
 def refusals(lesson: Path) -> dict[str, tuple[Callable[[Path], object], dict[str, Any], str]]:
@@ -818,6 +825,21 @@ def test_wrong_usage_is_one_line(arguments: str, message: str, tmp_path: Path, m
     run = CliRunner().invoke(app, ["distill", "train", ".", *arguments.split()])
     assert run.exit_code == 2 and run.stderr.count("\n") == 1 and message in run.stderr and not run.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_a_run_that_can_go_on(lesson: Path, tmp_path: Path) -> None:
+    settings = {"model_type": "ced", "embed_dim": 24, "depth": 1, "num_heads": 2, "target_length": 112}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    arguments = ["distill", "train", lesson / "store", "-s", tmp_path / "config.json", "-o", tmp_path / "student"]
+    arguments += ["--max-steps", "2", "--batch-size", "8", "--workers", "0"]
+    for limit in (30_000, 100_000):  # bytes; the weights, or only the optimiser's state, are more
+        process = cli_process.start([*arguments, "--resume"], stderr=tmp_path / "stderr", max_file_size=limit)
+        process.join()
+        last = (tmp_path / "stderr").read_text().splitlines()[-1]
+        assert process.exitcode == 1 and last.startswith("ced: A checkpoint could not be written"), last
+        assert list(find_checkpoints(tmp_path / "student.training").values()) == [False]
+    assert CliRunner().invoke(app, [*map(str, arguments), "--resume"]).exit_code == 0
+    assert (tmp_path / "student" / "model.safetensors").exists()
 
 
 def test_what_goes_wrong_is_one_line(lesson: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from .inputs import Split, StoredRows
 from .store import Store
@@ -216,6 +217,8 @@ def make_training_arguments(plan: Plan) -> TrainingArguments:
     fields.setdefault("logging_steps", min(LOG_STEPS, interval))  # each evaluation comes with a training loss
     try:
         training = TrainingArguments(**fields)
+        for callback in get_reporting_integration_callbacks(training.report_to):
+            callback()  # it looks for its package
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise ValueError(f"transformers cannot train like this: {' '.join(str(error).split())}") from error
     if training.world_size != (launched := int(os.environ.get("WORLD_SIZE", "1"))):

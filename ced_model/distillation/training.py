@@ -32,6 +32,11 @@ from transformers import (
     TrainingArguments,
 )
 
+try:
+    from sklearn.metrics import average_precision_score
+except ImportError as missing:
+    raise ImportError('distillation needs scikit-learn: pip install "ced_model[train]"') from missing
+
 from ..audio import SAMPLING_RATE, AudioError
 from ..configuration_ced import CedConfig
 from ..conversion import check_output_dir, move_into_place, save_model_folder
@@ -56,6 +61,7 @@ TRAINING_SUFFIX = ".training"  # of the folder beside the output, for checkpoint
 RUN_FILE = "run.json"
 STATISTICS_CHUNKS = 256  # from which the input statistics of a student without weights are computed
 TAG_THRESHOLD = 0.5  # probability from which on a class is a tag of the teachers
+LOWER_THE_RATE = "lower the learning rate, or make the warm-up longer."
 LONG_FILE_S = 600
 SEEKABLE_EXTENSIONS = (".wav", ".wave", ".flac", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64")
 
@@ -238,7 +244,7 @@ def describe_run(
     for name in ("workers", "report_to"):  # these change no weights
         del arguments[name]
     return {
-        "student": str(student) if isinstance(student, str | os.PathLike) else plan.student.description,
+        "student": str(student) if isinstance(student, str | os.PathLike) else plan.student.model.config.to_diff_dict(),
         "processes": training.world_size,
         **arguments,
         **{name: value for name, value in further.items() if not name.startswith(("logging_", "dataloader_"))},
@@ -282,7 +288,8 @@ def _check_same_run(folder: Path, earlier: dict[str, Any], run: dict[str, Any]) 
     for name in {**earlier, **run}:
         then, now = earlier.get(name), run.get(name)
         if then != now:
-            difference = f"{then} then, {now} now" if name != "store" else "it was made anew since"
+            is_short = not isinstance(then, dict) and not isinstance(now, dict)
+            difference = f"{then} then, {now} now" if is_short else "it has changed since"
             raise ValueError(
                 f"{folder} was begun with another {name}: {difference}. Resume with the same, or discard it with"
                 " --overwrite."
@@ -360,10 +367,7 @@ class StopAtNan(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
     ) -> None:
         if not np.isfinite(logs.get("loss", 0.0)):
-            raise ValueError(
-                f"The loss is not finite any more at step {state.global_step}: lower the learning rate, or train longer"
-                " in warm-up."
-            )
+            raise ValueError(f"The loss is not finite any more at step {state.global_step}: {LOWER_THE_RATE}")
 
 
 def make_trainer(plan: Plan, training: TrainingArguments, callbacks: Sequence[TrainerCallback] = ()) -> Trainer:
@@ -459,8 +463,8 @@ def measure_agreement(logits: torch.Tensor, probabilities: torch.Tensor) -> dict
         the mean average precision over the classes that are a tag of the teachers (a probability of at least 0.5) in
         any clip, without it if there are none.
     """
-    from sklearn.metrics import average_precision_score
-
+    if not logits.isfinite().all():
+        raise ValueError(f"The student's answers are not finite any more: {LOWER_THE_RATE}")
     logits, probabilities = logits.double(), probabilities.double()
     loss = nn.functional.binary_cross_entropy_with_logits
     prior = probabilities.mean(dim=0, keepdim=True).logit(eps=1e-12).expand_as(probabilities)
@@ -484,7 +488,8 @@ def one_line_errors() -> Iterator[None]:
     except AudioError as error:  # from a worker it comes with the worker's whole stack
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ced_model.audio.AudioError: ")) from error
     except (SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+        from_torch_save = any(name in str(error) for name in ("PytorchStreamWriter", "inline_container"))
+        if isinstance(error, RuntimeError) and not from_torch_save:
             raise
         raise ValueError(
             "A checkpoint could not be written, perhaps because the disk is full: free some space and go on with"
