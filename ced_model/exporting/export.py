@@ -89,8 +89,9 @@ def export_model(
     check_installed(choice)
     destination = check_output(output, overwrite)
     rate = feature_extractor.sampling_rate
-    given = load_recordings(recordings, rate, max_samples(model.config, feature_extractor))
-    clips = given or synthetic_recordings(rate)
+    longest = max_samples(model.config, feature_extractor)
+    given = load_recordings(recordings, rate, longest)
+    clips = given or [clip[:longest] for clip in synthetic_recordings(rate)]
     with_embeddings = choice.format is not Format.SHERPA_ONNX
     graph = TaggingGraph(model, feature_extractor if choice.input is Input.WAVEFORM else None, with_embeddings)
     reference = TaggingGraph(model).model  # on the CPU, in float32

@@ -27,6 +27,12 @@ class LogMel(nn.Module):
         `ValueError`: if `n_fft` is odd.
     """
 
+    window: torch.Tensor
+    even_basis: torch.Tensor
+    odd_basis: torch.Tensor
+    even_filters: torch.Tensor
+    odd_filters: torch.Tensor
+
     def __init__(self, feature_extractor: CedFeatureExtractor) -> None:
         super().__init__()
         extractor, cpu = feature_extractor, torch.device("cpu")

@@ -9,7 +9,7 @@ from typing import Any
 from ..audioset import AUDIOSET_CLASSES
 from ..configuration_ced import CedConfig
 from ..feature_extraction_ced import CedFeatureExtractor
-from .formats import SUPPORT, Choice, Input
+from .formats import SUPPORT, Choice, Format, Input
 from .graph import ACTIVATIONS
 from .tracing import GraphInput
 
@@ -79,8 +79,10 @@ def machine_ids(labels: list[str]) -> list[str]:
 
 def versions(choice: Choice) -> dict[str, str]:
     """Versions of what made the export."""
-    found = {}
-    for package in ("ced_model", "transformers", "torch", *SUPPORT[choice.format].packages):
+    from .. import __version__
+
+    found = {"ced_model": __version__}
+    for package in ("transformers", "torch", *SUPPORT[choice.format].packages):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -89,9 +91,13 @@ def versions(choice: Choice) -> dict[str, str]:
 
 
 def labels_csv(metadata: Mapping[str, Any]) -> str:
-    """A table `index,mid,display_name` with the names in double quotes always, which sherpa-onnx's C++ insists on."""
+    """
+    A table `index,mid,display_name` with the names in double quotes always, which sherpa-onnx's C++ insists on. It
+    knows no double quotes in a name, which become single ones for it.
+    """
     rows = ["index,mid,display_name"]
+    quote = "'" if metadata["format"] == Format.SHERPA_ONNX else '""'
     for index, (mid, label) in enumerate(zip(metadata["mids"], metadata["labels"], strict=True)):
-        name = " ".join(label.split()).replace('"', '""')
+        name = " ".join(label.split()).replace('"', quote)
         rows.append(f'{index},{mid},"{name}"')
     return "\n".join(rows) + "\n"

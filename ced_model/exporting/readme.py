@@ -101,9 +101,8 @@ def write_readme(metadata: Mapping[str, Any], checks: Sequence[Check], compariso
     weights = {"none": "", "fp16": ", weights stored in half precision", "int8": ", in 8-bit integers"}
     parts = [
         f"# {metadata['model']} for {RUNTIMES[format]}",
-        f"An audio tagger of {len(metadata['labels'])} classes{weights[metadata['quantization']]}, exported by"
-        f" [ced_model](https://pypi.org/project/ced-model/) {metadata['versions'].get('ced_model', '')}".rstrip()
-        + ".",
+        f"An audio tagger of {len(metadata['labels'])} classes{weights[metadata['quantization']]}, exported by ced_model"
+        f" {metadata['versions']['ced_model']}.",
         f"To run it: `pip install {PACKAGES[format]}`, and in this folder",
         f"```python\n{_code(format, metadata)}```",
         _describe(format, metadata),

@@ -35,6 +35,7 @@ def write_onnx(
     program = trace(OnnxExporter, config, graph, graph_input)
     forget_origin(program)
     program.producer_name = "ced_model"
+    program.metadata_props.clear()  # a quantizer's
     program.metadata_props.update(
         {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     )
@@ -48,7 +49,7 @@ class BlockQuantizer(OnnxRuntimeQuantizer):
 
     def quantize(self, model: onnx_ir.Model, sample_inputs: dict[str, Any], export_format: Any) -> onnx_ir.Model:
         names = [
-            node.name
+            str(node.name)
             for node in model.graph
             if node.op_type == "MatMul"
             and BLOCKS in node.metadata_props.get(SCOPES, "")

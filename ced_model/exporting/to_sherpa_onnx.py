@@ -59,7 +59,7 @@ def compare_with_sherpa(
         VerificationError: if it does not take the model, or gives other classes or other names.
     """
     metadata = export.metadata
-    labels = [" ".join(label.split()) for label in metadata["labels"]]
+    labels = [" ".join(label.split()).replace('"', "'") for label in metadata["labels"]]
     clips = [clip for clip in recordings if len(clip) >= metadata["min_samples"]]
     differences, same = [], 0
     for clip, events in zip(clips, _run_sherpa(folder, clips, extractor.sampling_rate, len(labels)), strict=True):

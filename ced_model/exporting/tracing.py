@@ -63,8 +63,9 @@ def trace(
         config.prefer_deferred_runtime_asserts_over_guards = True
     config.dynamic_shapes = {graph_input.name: dimensions}
     # Otherwise a batch, or a number of patches, of one would count as another program.
-    with quiet(), symbolic_shapes.patch(backed_size_oblivious=True):
-        return exporter().export(graph, {graph_input.name: graph_input.sample()}, config).program
+    network: Any = graph  # exporters take any module, their types do not say so
+    with quiet(), symbolic_shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        return exporter().export(network, {graph_input.name: graph_input.sample()}, config).program
 
 
 def calibration_inputs(graph_input: GraphInput, arrays: Sequence[np.ndarray]) -> list[dict[str, torch.Tensor]]:
