@@ -243,9 +243,10 @@ def _report(done: "Finetuned", output: str) -> Iterator[str]:
     if done.evaluation is not None:
         yield from table_lines(done.evaluation)
         yield ""
-    model, held_out = shlex.quote(output), done.held_out
+    model = shlex.quote(output)
     stopped = f", stopped after {done.epochs:.4g}" if done.epochs > done.best_epoch else ""
     yield f"wrote {model}: {len(done.labels)} classes, weights of epoch {done.best_epoch:.4g}{stopped}"
-    if held_out is not None:
-        yield f"evaluate it again: ced evaluate {shlex.quote(os.path.relpath(held_out))} --model {model}"
+    if done.held_out is not None:
+        clips = os.path.join(os.path.dirname(os.path.normpath(output)), *done.held_out.parts[-2:])
+        yield f"evaluate it again: ced evaluate {shlex.quote(clips)} --model {model}"
     yield f"tag with it:       ced tag FILES --model {model}"
