@@ -71,7 +71,7 @@ def export(options: ExportOptions) -> None:
 
 def _check(options: ExportOptions) -> str:
     """Refuses what can be seen to be wrong before torch is imported; returns the output."""
-    formats: Any = load_module("exporting/formats")
+    formats: Any = load_module("runtimes/formats")
     if options.format is None:
         raise CliError(f"choose a format with --format: {', '.join(formats.Format)}")
     if not options.output:
@@ -81,7 +81,7 @@ def _check(options: ExportOptions) -> str:
     except ValueError as error:
         raise CliError(str(error)) from error
     try:
-        formats.check_installed(choice)
+        formats.check_export_packages(choice)
     except ImportError as error:
         raise CliError(str(error), FAILED) from error
     try:

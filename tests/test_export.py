@@ -24,13 +24,13 @@ from transformers.exporters import DynamoConfig, DynamoExporter
 from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification
 from ced_model.audioset import AUDIOSET_CLASSES
 from ced_model.exporting import ExportReport, VerificationError, export_model, verification
-from ced_model.exporting.formats import SUPPORT, Format, check_installed, choose
 from ced_model.exporting.graph import TaggingGraph
 from ced_model.exporting.metadata import graph_input, labels_csv
 from ced_model.exporting.output import check_output, new_folder
 from ced_model.exporting.to_executorch import MAX_BATCH, contiguous_attention
 from ced_model.exporting.tracing import trace
 from ced_model.runtimes import load_export
+from ced_model.runtimes.formats import SUPPORT, Format, check_export_packages, choose
 
 # What the tests export: format, input, quantization.
 EXPORTS = {
@@ -412,7 +412,7 @@ def test_what_is_not_supported_is_refused_with_what_is(arguments: tuple, message
 def test_a_missing_runtime_names_its_extra(
     arguments: tuple, missing: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ced_model.exporting.formats.find_spec", lambda name: None if name == missing else object())
+    monkeypatch.setattr("ced_model.runtimes.formats.find_spec", lambda name: None if name == missing else object())
     with pytest.raises(ImportError, match=re.escape(message)):
-        check_installed(choose(*arguments))
-    check_installed(choose("torch"))
+        check_export_packages(choose(*arguments))
+    check_export_packages(choose("torch"))

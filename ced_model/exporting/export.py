@@ -14,7 +14,7 @@ from ..audio import AudioInput
 from ..feature_extraction_ced import CedFeatureExtractor
 from ..modeling_ced import CedForAudioClassification
 from ..runtimes import load_export
-from .formats import Choice, Format, Input, Quantization, check_installed, choose
+from ..runtimes.formats import Choice, Format, Input, Quantization, check_export_packages, choose
 from .graph import TaggingGraph, store_in_half
 from .metadata import LABELS_FILE, build_metadata, graph_input, labels_csv, max_samples
 from .output import METADATA_FILE, check_output, new_folder
@@ -86,7 +86,7 @@ def export_model(
         `VerificationError`: if the export does not compute what the model does. Nothing is left behind.
     """
     choice = choose(format, input, quantize)
-    check_installed(choice)
+    check_export_packages(choice)
     destination = check_output(output, overwrite)
     rate = feature_extractor.sampling_rate
     longest = max_samples(model.config, feature_extractor)

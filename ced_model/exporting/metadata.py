@@ -9,7 +9,7 @@ from typing import Any
 from ..audioset import AUDIOSET_CLASSES
 from ..configuration_ced import CedConfig
 from ..feature_extraction_ced import CedFeatureExtractor
-from .formats import SUPPORT, Choice, Format, Input
+from ..runtimes.formats import SUPPORT, Choice, Format, Input
 from .graph import ACTIVATIONS
 from .tracing import GraphInput
 

@@ -5,7 +5,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .formats import SUPPORT, Format
+from ..runtimes.formats import SUPPORT, Format
 from .to_sherpa_onnx import SherpaComparison
 from .verification import Check
 
@@ -101,8 +101,8 @@ def write_readme(metadata: Mapping[str, Any], checks: Sequence[Check], compariso
     weights = {"none": "", "fp16": ", weights stored in half precision", "int8": ", in 8-bit integers"}
     parts = [
         f"# {metadata['model']} for {RUNTIMES[format]}",
-        f"An audio tagger of {len(metadata['labels'])} classes{weights[metadata['quantization']]}, exported by ced_model"
-        f" {metadata['versions']['ced_model']}.",
+        f"An audio tagger of {len(metadata['labels'])} classes{weights[metadata['quantization']]}, exported by"
+        f" ced_model {metadata['versions']['ced_model']}.",
         f"To run it: `pip install {PACKAGES[format]}`, and in this folder",
         f"```python\n{_code(format, metadata)}```",
         _describe(format, metadata),

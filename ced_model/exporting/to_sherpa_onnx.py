@@ -15,7 +15,7 @@ import torch
 
 from ..feature_extraction_ced import CedFeatureExtractor
 from ..runtimes import LoadedExport
-from .formats import SUPPORT, Format
+from ..runtimes.formats import SUPPORT, Format
 from .metadata import LABELS_FILE
 from .verification import VerificationError
 

@@ -10,9 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .formats import SUPPORT, Format, check_runtime
+
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
-MODULES = {"onnx": "onnx", "sherpa-onnx": "onnx", "openvino": "openvino", "torch": "torch", "executorch": "executorch"}
+MODULES = {
+    Format.ONNX: "onnx",
+    Format.OPENVINO: "openvino",
+    Format.TORCH: "torch",
+    Format.EXECUTORCH: "executorch",
+    Format.SHERPA_ONNX: "onnx",
+}
 
 
 class LoadedExport(NamedTuple):
@@ -40,10 +48,8 @@ def load_export(folder: str | Path, *, num_threads: int | None = None) -> Loaded
         `OSError`: if a file is missing or cannot be read.
         `ImportError`: if the runtime is not installed; it names the extra.
     """
-    from ..exporting.formats import check_installed, choose
-
     metadata = json.loads(Path(folder, "metadata.json").read_text(encoding="utf-8"))
-    choice = choose(metadata["format"], metadata["input"])
-    check_installed(choice)
-    runtime: Any = import_module(f".{MODULES[choice.format]}", __name__)
-    return LoadedExport(metadata, runtime.open_program(Path(folder, choice.file), metadata, num_threads))
+    format = Format(metadata["format"])
+    check_runtime(format)
+    runtime: Any = import_module(f".{MODULES[format]}", __name__)
+    return LoadedExport(metadata, runtime.open_program(Path(folder, SUPPORT[format].file), metadata, num_threads))

@@ -26,46 +26,34 @@ class Quantization(StrEnum):
 
 
 class Support(NamedTuple):
-    """What one format can do."""
+    """What one format can do, and the packages for it by the names that they are imported by."""
 
     file: str  # the program, in the folder of an export
     inputs: tuple[Input, ...]  # the first one is the default
     quantizations: tuple[Quantization, ...]
-    extra: str | None  # of `pip install "ced_model[…]"`, with the packages below
-    packages: tuple[str, ...]  # that exporting and running need, by the names that they are imported by
-    int8_packages: tuple[str, ...] = ()  # that `int8` needs besides
+    runtime: str  # the package that runs it
+    extra: str | None  # of `pip install "ced_model[…]"`
+    packages: tuple[str, ...]  # that exporting needs
+    int8_packages: tuple[str, ...] = ()  # that exporting with `int8` needs besides
 
+
+BOTH = (Input.WAVEFORM, Input.MEL)
+ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 SUPPORT: dict[Format, Support] = {
-    Format.ONNX: Support(
-        "model.onnx",
-        (Input.WAVEFORM, Input.MEL),
-        (Quantization.FP16, Quantization.INT8),
-        "onnx",
-        ("onnx", "onnxruntime", "onnxscript"),
-    ),
+    Format.ONNX: Support("model.onnx", BOTH, tuple(Quantization), "onnxruntime", "onnx", ONNX_PACKAGES),
     Format.OPENVINO: Support(
-        "model.xml",
-        (Input.WAVEFORM, Input.MEL),
-        (Quantization.FP16, Quantization.INT8),
-        "openvino",
-        ("openvino",),
-        ("nncf",),
+        "model.xml", BOTH, tuple(Quantization), "openvino", "openvino", ("openvino",), int8_packages=("nncf",)
     ),
-    Format.TORCH: Support("model.pt2", (Input.WAVEFORM, Input.MEL), (Quantization.FP16,), None, ()),
-    Format.EXECUTORCH: Support(
-        "model.pte",
-        (Input.WAVEFORM, Input.MEL),
-        (Quantization.FP16,),
-        "executorch",
-        ("executorch",),
-    ),
+    Format.TORCH: Support("model.pt2", BOTH, (Quantization.FP16,), "torch", None, ("torch",)),
+    Format.EXECUTORCH: Support("model.pte", BOTH, (Quantization.FP16,), "executorch", "executorch", ("executorch",)),
     Format.SHERPA_ONNX: Support(
         "model.onnx",
         (Input.MEL,),  # its C++ computes the features
-        (Quantization.FP16, Quantization.INT8),
+        tuple(Quantization),
+        "onnxruntime",  # runs the file as well, which says whether features or model differ
         "sherpa-onnx",
-        ("onnx", "onnxruntime", "onnxscript", "sherpa_onnx"),
+        (*ONNX_PACKAGES, "sherpa_onnx"),
     ),
 }
 
@@ -112,11 +100,21 @@ def _who_can(quantize: str) -> str:
     return f"{', '.join(able)} can" if able else "no format can"
 
 
-def check_installed(choice: Choice) -> None:
-    """Raises an `ImportError` that names the extra, if packages are missing that the choice needs."""
+def check_export_packages(choice: Choice) -> None:
+    """Raises an `ImportError` that names the extra, if packages are missing that exporting needs."""
     support = SUPPORT[choice.format]
-    needed = support.packages + (support.int8_packages if choice.quantization is Quantization.INT8 else ())
-    missing = [name.replace("_", "-") for name in needed if find_spec(name) is None]
+    _check_packages(choice.format, support.packages)
+    if choice.quantization is Quantization.INT8:
+        _check_packages(choice.format, support.int8_packages, " int8")
+
+
+def check_runtime(format: Format) -> None:
+    """The same for the package that runs a format."""
+    _check_packages(format, (SUPPORT[format].runtime,))
+
+
+def _check_packages(format: Format, packages: tuple[str, ...], purpose: str = "") -> None:
+    missing = [name.replace("_", "-") for name in packages if find_spec(name) is None]
     if missing:
-        what = f"{choice.format} {choice.quantization}" if set(missing) & set(support.int8_packages) else choice.format
-        raise ImportError(f'{what} needs {", ".join(missing)}: pip install "ced_model[{support.extra}]"')
+        install = f'pip install "ced_model[{SUPPORT[format].extra}]"'
+        raise ImportError(f"{format}{purpose} needs {', '.join(missing)}: {install}")
