@@ -124,7 +124,8 @@ def teach(
     sample_seed(seed, 0, 0)
     target = None if device is None else _usable(device)
     state = _join_processes(target)
-    target = target or state.device
+    if target is None or (target.type == state.device.type and target.index is None):
+        target = state.device  # of several GPUs its own
     if state.is_main_process:
         _check_output(output)
         files = find_audio(audio)
@@ -149,7 +150,7 @@ def teach(
     workers = num_workers if num_workers is not None else 0 if target.type == "cpu" else 4
     _teach_shards(store, own, ensemble, batch_size, workers, progress)
     state.wait_for_everyone()
-    return open_store(output)
+    return open_store(output) if state.is_main_process else store
 
 
 def overhead(store: Store) -> tuple[int, float]:
@@ -169,7 +170,8 @@ def _check_counts(**counts: int) -> None:
 
 def _usable(device: str) -> torch.device:
     try:
-        return torch.zeros(1, device=device).device
+        torch.zeros(1, device=device)
+        return torch.device(device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"`device={device!r}`: {str(error).splitlines()[0]}") from error
 
