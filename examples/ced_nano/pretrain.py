@@ -26,6 +26,7 @@ TIME_PATCH = 16  # frames
 PATCH_POSITIONS = yamnet.PATCH_FRAMES // TIME_PATCH  # 6 positions of the student lie in a patch of the teacher's
 HOP_POSITIONS = yamnet.PATCH_HOP // TIME_PATCH
 WINDOWS = (1, 3, 9, 19)  # patches: 0.96, 1.92, 4.8 and 9.6 s
+SAVE_STEPS = 200
 WINDOW_SHARES = ((1.0, 0.0, 0.0, 0.0), (0.3, 0.25, 0.25, 0.2))  # of the tokens: at first, and from half way on
 
 
@@ -70,6 +71,14 @@ def normalizer(shards: Shards) -> tuple[torch.Tensor, torch.Tensor]:
     sample = np.sqrt(np.concatenate([shards.arrays[name][2][::4] for name in shards.names[:8]]).astype(np.float32))
     flat = torch.from_numpy(sample.reshape(-1, sample.shape[-1]))
     return flat.mean(0), flat.std(0) + 0.05
+
+
+def set_input_and_output_statistics(model: Pretraining, shards: Shards) -> None:
+    """Training starts from how loud each mel bin and how common each class is, which it would have to find first."""
+    log_mel, probabilities, _ = make_batch(shards, 1, 2000, np.random.default_rng(0))
+    model.student.encoder.init_bn.running_mean.copy_(log_mel.mean((0, 2)))
+    model.student.encoder.init_bn.running_var.copy_(log_mel.var((0, 2)))
+    model.student.outputlayer[1].bias.data.copy_(probabilities.mean((0, 1)).logit(eps=1e-5))
 
 
 def make_batch(shards: Shards, patches: int, count: int, rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
@@ -138,9 +147,7 @@ def pretrain(config: CedConfig, shards: Shards, folder: Path, arguments: Pretrai
     torch.manual_seed(arguments.seed)
     model = Pretraining(config)
     model.embedding_mean, model.embedding_std = normalizer(shards)
-    model.student.outputlayer[1].bias.data = (
-        make_batch(shards, 1, 2000, np.random.default_rng(0))[1].mean((0, 1)).logit(eps=1e-5)
-    )  # starts from how common each class is
+    set_input_and_output_statistics(model, shards)
     averaged = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(arguments.ema_decay), use_buffers=True
     )
@@ -178,7 +185,7 @@ def pretrain(config: CedConfig, shards: Shards, folder: Path, arguments: Pretrai
             with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             recent = []
-        if step % 200 == 0 or step == steps:
+        if step % SAVE_STEPS == 0 or step == steps:
             shards.refresh()
             state = {"model": model.state_dict(), "averaged": averaged.state_dict(), "step": step}
             state |= {

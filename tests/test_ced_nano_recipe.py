@@ -1,0 +1,246 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of examples/ced_nano that decide what ced-nano learns from; making it takes hours and is not run here."""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from ced_model import CedConfig
+
+RECIPE = Path(__file__).parent.parent / "examples" / "ced_nano"
+sys.path.insert(0, str(RECIPE))
+
+import mixing  # noqa: E402
+import named_sounds  # noqa: E402
+import pretrain  # noqa: E402
+import scenes  # noqa: E402
+import sources  # noqa: E402
+import yamnet  # noqa: E402
+
+CLASS_INDICES = np.arange(527)[:521]
+
+
+def encoded(samples: np.ndarray, format: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, 16000, format=format)
+    return file.getvalue()
+
+
+def make_bank(folder: Path, recordings: dict[str, np.ndarray]) -> sources.Bank:
+    rows, start = [], 0
+    for source, waveform in recordings.items():
+        rows.append({"source": source, "start": start, "samples": len(waveform)})
+        start += len(waveform)
+    samples = np.concatenate(list(recordings.values()))
+    (folder / "audio.i16").write_bytes(np.round(samples * 32767).astype(np.int16).tobytes())
+    (folder / "recordings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return sources.Bank(folder)
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> sources.Bank:
+    rng = np.random.default_rng(0)
+    lengths = {"a/x/one.wav": 8000, "a/x/two.wav": 100_000, "b/y/three.ogg": 300_000}
+    recordings = {source: (0.5 * rng.uniform(-1, 1, length)).astype(np.float32) for source, length in lengths.items()}
+    return make_bank(tmp_path, recordings)
+
+
+@pytest.fixture
+def mixer(bank: sources.Bank) -> mixing.Mixer:
+    return mixing.Mixer(bank, [0, 1, 2], np.ones(3), [np.array([1, 0, 0.3], np.float32)], seed=1)
+
+
+def test_audio_files_are_found_whole_in_other_files() -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 20000).astype(np.float32)
+    files = [
+        (".ogg", encoded(noise, "OGG")),
+        (".wav", encoded(noise[:500], "WAV")),
+        (".ogg", encoded(noise[:90], "OGG")),
+    ]
+    blob = b"qres\x00\x01" + files[0][1] + b"OggX" + files[1][1] + b"name" + files[2][1] + b"end RIFF"
+    assert list(sources.carve(blob)) == files
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("p/usr/voices/bark1.ogg", "p/usr/voices/bark2.ogg"),
+        ("p/usr/birds/rooster_desc_fr.ogg", "p/usr/birds/rooster.ogg"),
+        ("p/usr/birds/rooster_desc_pt_BR.ogg", "p/usr/birds/rooster.ogg"),
+        ("general-midi/font/program007_0.flac", "general-midi/font/program007_3.flac"),
+    ],
+)
+def test_a_series_is_in_one_split(one: str, other: str) -> None:
+    assert sources.group_of(one) == sources.group_of(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("p/usr/birds/hen.ogg", "p/usr/birds/rooster.ogg"),
+        ("p/usr/a/1.ogg", "p/usr/a/2.ogg"),
+        ("general-midi/font/program007_0.flac", "general-midi/font/program008_0.flac"),
+    ],
+)
+def test_other_recordings_are_split_by_themselves(one: str, other: str) -> None:
+    assert sources.group_of(one) != sources.group_of(other)
+
+
+def test_recordings_of_the_twelve_sounds_are_held_out_with_their_series(tmp_path: Path) -> None:
+    tone = np.full(2000, 0.5, np.float32)
+    rooster = "tuxpaint-stamps-default/usr/share/tuxpaint/stamps/animals/birds/rooster.ogg"
+    names = [rooster, rooster.replace(".ogg", "_desc_de.ogg"), *(f"p/usr/sounds/{letter}.wav" for letter in "abcdefgh")]
+    bank = make_bank(tmp_path, {name: tone for name in names})
+    heldout = [bank.rows[i]["source"] for i in scenes.recordings_of(bank, "heldout")]
+    assert heldout[:2] == names[:2]
+    assert len(scenes.recordings_of(bank, "train")) + len(heldout) == len(names)
+    assert named_sounds.is_reserved("sonic-pi-samples/usr/share/misc_crow.flac")
+
+
+def test_the_twelve_sounds_are_classes_of_audioset() -> None:
+    from ced_model import AUDIOSET_LABELS
+
+    assert len(named_sounds.NAMED_SOUNDS) == 12
+    for labels, recordings in named_sounds.NAMED_SOUNDS.values():
+        assert recordings and set(labels) <= set(AUDIOSET_LABELS)
+
+
+def test_a_scene_is_the_same_whoever_makes_it(mixer: mixing.Mixer, bank: sources.Bank) -> None:
+    again = mixing.Mixer(bank, [0, 1, 2], np.ones(3), mixer.rooms, seed=1)
+    made = [mixer.scene(index) for index in (5, 0, 11)]
+    for index, scene in zip((0, 5, 11), (made[1], made[0], made[2]), strict=True):
+        assert np.array_equal(again.scene(index), scene)
+    assert not np.array_equal(made[0], made[1])
+
+
+def test_scenes_are_ten_seconds_of_audio(mixer: mixing.Mixer) -> None:
+    for index in range(40):  # every kind, noise and every codec among them
+        scene = mixer.scene(index)
+        assert scene.shape == (160_000,) and scene.dtype == np.float32
+        assert np.isfinite(scene).all() and 1e-4 < np.abs(scene).max() <= 1.1  # a codec may overshoot a little
+
+
+def test_scenes_have_only_the_recordings_of_their_split(bank: sources.Bank) -> None:
+    asked = set()
+    spy = SimpleNamespace(rows=bank.rows, waveform=lambda index: (asked.add(index), bank.waveform(index))[1])
+    mixer = mixing.Mixer(spy, [0, 2], np.ones(2), [np.ones(1, np.float32)], seed=2)
+    for index in range(30):
+        mixer.scene(index)
+    assert asked == {0, 2}
+
+
+def test_the_teachers_patches_are_0_96_s_every_0_48_s() -> None:
+    tone = np.sin(2 * np.pi * 1000 * np.arange(160_000) / 16000).astype(np.float32)
+    patches = yamnet.patches_of(tone)
+    assert patches.shape == (19, 96, 64)
+    edges = 700 * np.expm1(np.linspace(*(np.log1p(np.array([125, 7500]) / 700)), 66))
+    loudest = set(np.unique(patches.argmax(-1)))
+    assert loudest == {int(np.abs(edges[1:-1] - 1000).argmin())}  # the bin whose centre is nearest
+    assert yamnet.patches_of(tone[:100]).shape == (1, 96, 64)
+    assert np.array_equal(yamnet.patches_of(tone[7680:])[0], patches[1])
+
+
+@pytest.fixture
+def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> scenes.Shards:
+    """Two small shards in which a class is on when the log-mel is loud."""
+    monkeypatch.setattr(yamnet, "teacher", lambda: SimpleNamespace(class_indices=CLASS_INDICES))
+    monkeypatch.setattr(scenes, "SHARD_SCENES", 6)
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        loud = np.repeat(rng.random((6, 21)) < 0.5, 48, axis=1)[:, :1001]
+        mel = -60 + 40 * loud[:, None] + rng.normal(0, 1, (6, 64, 1001))
+        logits = np.full((6, 19, 521), -9.0)
+        starts = 48 * np.arange(19)
+        logits[..., 3] = np.where(loud[:, starts + 24] & loud[:, starts + 72], 4, -4)
+        embeddings = np.abs(logits[..., :1]) * rng.random(1024)
+        for name, array in (("mel", mel), ("logits", logits), ("embeddings", embeddings)):
+            np.save(tmp_path / f"{number:04d}.{name}.npy", array.astype(np.float16))
+        (tmp_path / f"{number:04d}.json").write_text("{}")
+    (tmp_path / "0002.mel.npy").write_bytes(b"")  # under way
+    return scenes.Shards(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # these models are too small to share
+    yield
+    torch.set_num_threads(threads)
+
+
+def small(**changes: int | str) -> tuple[CedConfig, pretrain.PretrainArguments]:
+    settings = {"examples": 96 * 20, "batch_examples": 96, "warmup_steps": 4, "decay_share": 0.5, "ema_decay": 0.5}
+    config = CedConfig(embed_dim=16, depth=1, num_heads=2)
+    return config, pretrain.PretrainArguments(**(settings | {"learning_rate": 1e-2} | changes))
+
+
+def test_a_crop_has_the_targets_of_its_patches(shards: scenes.Shards) -> None:
+    assert len(shards) == 12
+    mel, logits, embeddings = shards.crop(7, first_patch=4, patches=3)
+    assert mel.shape == (64, 192) and logits.shape == (3, 521) and embeddings.shape == (3, 1024)
+    scene_mel, scene_logits, _ = shards.arrays["0001"]
+    assert np.array_equal(mel, scene_mel[1, :, 192:384]) and np.array_equal(logits, scene_logits[1, 4:7])
+
+
+def test_predictions_belong_to_their_patches(shards: scenes.Shards) -> None:
+    torch.manual_seed(0)
+    model = pretrain.Pretraining(small()[0]).eval()
+    mel = torch.from_numpy(shards.crop(0, 0, 3)[0].astype(np.float32))[None]
+    logits, embeddings, window = model(mel)
+    assert logits.shape == (1, 3, 527) and embeddings.shape == (1, 3, 1024)
+    torch.testing.assert_close(window, model.student(mel).logits)
+    single = model(mel[..., :96])[0]
+    assert single.shape == (1, 1, 527)
+    torch.testing.assert_close(single[:, 0], model.student(mel[..., :96]).logits)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_pretraining_learns(shards: scenes.Shards, tmp_path: Path, optimizer: str) -> None:
+    config, arguments = small(optimizer=optimizer, examples=96 * 50)
+    pretrain.pretrain(config, shards, tmp_path / "run", arguments)
+    rows = [json.loads(line) for line in open(tmp_path / "run" / "log.jsonl")]
+    batch = pretrain.make_batch(shards, 1, 200, np.random.default_rng(9))
+    model = pretrain.pretrain(config, shards, tmp_path / "run", arguments).eval()  # done: loads the result
+    on = model(batch[0])[0][:, 0, 3].sigmoid().detach()
+    truth = batch[1][:, 0, 3] > 0.5
+    assert on[truth].mean() > 0.8 and on[~truth].mean() < 0.2
+    assert rows[-1]["step"] == 50
+
+
+def test_pretraining_goes_on_where_it_was_killed(
+    shards: scenes.Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "SAVE_STEPS", 8)
+    config, arguments = small()
+    whole = pretrain.pretrain(config, shards, tmp_path / "whole", arguments)
+
+    def killed(step: int, *rest: object) -> float:
+        if step == 13:
+            raise KeyboardInterrupt
+        return rate(step, *rest)
+
+    rate = pretrain.learning_rate_at
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pretrain, "learning_rate_at", killed)
+        pretrain.pretrain(config, shards, tmp_path / "parts", arguments)
+    resumed = pretrain.pretrain(config, shards, tmp_path / "parts", arguments)
+    for (name, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_windows_grow_and_the_rate_falls() -> None:
+    arguments = pretrain.PretrainArguments()
+    rng = np.random.default_rng(0)
+    assert {pretrain.window_at(0, 1000, rng) for _ in range(50)} == {1}
+    assert {pretrain.window_at(900, 1000, rng) for _ in range(200)} == set(pretrain.WINDOWS)
+    rates = [pretrain.learning_rate_at(step, 10000, arguments) for step in (0, 499, 5000, 7400, 9000, 10000)]
+    assert rates[0] < rates[1] == rates[2] == rates[3] == arguments.learning_rate > rates[4] > rates[5] > 0
