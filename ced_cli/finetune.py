@@ -151,6 +151,8 @@ def _reading(options: FinetuneOptions) -> dict[str, Any]:
 @contextmanager
 def _one_line_failures(exit_code: int) -> Iterator[None]:
     """What goes wrong fails the command with one line, with options named as on the command line."""
+    from safetensors import SafetensorError
+
     try:
         yield
     except (ValueError, ImportError) as error:
@@ -161,7 +163,7 @@ def _one_line_failures(exit_code: int) -> Iterator[None]:
         # The Hub's client: no such repository, or no way to it.
         advice = "; or give a local folder to --model (convert_checkpoint.py makes one of a checkpoint)"
         raise CliError(str(error).rstrip(".") + advice, FAILED) from error
-    except RuntimeError as error:  # torch's, such as that memory is full
+    except (RuntimeError, SafetensorError) as error:  # torch's, such as that memory is full, or the disk
         message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CliError(f"training failed: {message}", FAILED) from error
     except KeyboardInterrupt as error:

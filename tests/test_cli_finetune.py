@@ -20,7 +20,7 @@ import torch
 from cli_process import start
 from typer.testing import CliRunner
 
-import ced_model.finetuning
+import ced_model.finetuning.run
 from ced_cli.app import app
 from ced_cli.errors import CliError
 from ced_cli.finetune import FinetuneOptions, finetune_model
@@ -186,14 +186,14 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     ced: Run, sounds: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["finetune", sounds, "--model", base, "-o", tmp_path / "out", "--epochs", 2, *QUICK, *NO_WORKERS]
-    write_model = ced_model.finetuning._write_model
+    write_model = ced_model.finetuning.run._write_model
 
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ced_model.finetuning, "_write_model", interrupt)
+    monkeypatch.setattr(ced_model.finetuning.run, "_write_model", interrupt)
     assert "--resume goes on" in last_line(ced(*arguments, code=130).stderr)
-    monkeypatch.setattr(ced_model.finetuning, "_write_model", write_model)
+    monkeypatch.setattr(ced_model.finetuning.run, "_write_model", write_model)
     refused = last_line(ced(*arguments, code=1).stderr)
     assert "out.training holds the checkpoints of a run: --resume, or --overwrite" in refused
     assert "going on from checkpoint-6" in ced(*arguments, "--resume").stderr

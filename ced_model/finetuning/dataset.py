@@ -9,9 +9,7 @@ seed, the epoch and the clip's index: neither the order, nor batches, nor the nu
 
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,84 +17,16 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from .audio import AudioError, describe, duration_s, read_blocks
-from .distillation.augmentation import Augmentation, mask_log_mel, sample_seed
-from .feature_extraction_ced import CedFeatureExtractor
-from .labelled import SINGLE_LABEL, LabelledClips, Skipped
+from ..audio import AudioError, describe, read_blocks
+from ..distillation.augmentation import Augmentation, mask_log_mel, sample_seed
+from ..feature_extraction_ced import CedFeatureExtractor
+from ..labelled import SINGLE_LABEL, LabelledClips
 
 logger = logging.getLogger(__name__)
 
 BLOCK_S = 10.0  # decoded at a time
-CHECK_THREADS = 8
 # Widths of the masks; of a clip shorter than 10 s the time mask is narrower in proportion (paper, section 2).
 MASKS = Augmentation(chunk_s=10.0, max_shift=0.0, max_time_mask=192, max_freq_mask=24)
-
-
-def check_clips(clips: LabelledClips, sampling_rate: int) -> tuple[LabelledClips, list[int]]:
-    """
-    Leaves out what cannot be read as audio.
-
-    Of each file the header and the first second are read; a file that is damaged further on is used up to there.
-
-    Returns:
-        The readable clips, with the others in `skipped`, and the lengths of the former in samples at `sampling_rate`.
-
-    Raises:
-        ValueError: if no clip can be read.
-    """
-
-    def measure(path: str) -> int | Skipped:
-        try:
-            return _count_samples(path, sampling_rate)
-        except (AudioError, OSError) as error:
-            reason = " ".join(str(error).split()).removeprefix(f"{describe(path)}: ")
-            return Skipped(path, reason)
-
-    with ThreadPoolExecutor(CHECK_THREADS) as pool:
-        found = list(pool.map(measure, clips.paths))
-    skipped = [item for item in found if isinstance(item, Skipped)]
-    lengths = [item for item in found if isinstance(item, int)]
-    if not lengths:
-        raise ValueError(f"None of the {len(found)} clips can be read, such as {skipped[0].path}: {skipped[0].reason}")
-    readable = clips.select(index for index, item in enumerate(found) if isinstance(item, int))
-    return replace(readable, skipped=[*clips.skipped, *skipped]), lengths
-
-
-def _count_samples(path: str, sampling_rate: int) -> int:
-    with closing(read_blocks(path, sampling_rate=sampling_rate, block_s=1.0)) as blocks:  # type: ignore[type-var]
-        beginning = len(next(blocks))
-        seconds = duration_s(path)
-        if seconds is not None:
-            return max(beginning, round(seconds * sampling_rate))
-        for block in blocks:
-            beginning += len(block)
-    return beginning
-
-
-def hold_out(targets: np.ndarray, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """
-    Sets clips aside for validation, in proportion in each class.
-
-    A clip of several classes counts for the rarest of them. Of each class that has two clips or more at least one is
-    held out and at least one is not; a single clip stays with training.
-
-    Args:
-        targets: of shape `(clips, classes)`, from 0 to 1.
-        share: of the clips to hold out, above 0 and below 1.
-
-    Returns:
-        The indices of the training clips and those of the validation clips, each in ascending order.
-    """
-    present = targets >= 0.5
-    rarity = np.where(present, present.sum(axis=0), np.inf)
-    strata = np.where(present.any(axis=1), rarity.argmin(axis=1), -1)
-    generator = np.random.default_rng(seed)
-    held_out: list[int] = []
-    for stratum in np.unique(strata):
-        indices = generator.permutation(np.flatnonzero(strata == stratum))
-        most = len(indices) - 1
-        held_out += indices[: min(max(round(share * len(indices)), 1), most)].tolist()
-    return sorted(set(range(len(targets))) - set(held_out)), sorted(held_out)
 
 
 class ClipDataset(Dataset):

@@ -1,0 +1,231 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Labelled clips → a model folder."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+from transformers import TrainerCallback
+
+from ..audio import describe
+from ..conversion import MODEL_FILES, move_into_place, save_model_folder
+from ..evaluation import Evaluation, evaluate
+from ..labelled import SINGLE_LABEL, Skipped
+from ..tagging import AudioTagger
+from .arguments import FinetuningOptions, check_device, make_arguments
+from .card import best_epoch, make_card
+from .checkpoints import HELD_OUT_FILE, describe_run, has_ended, last_checkpoint, prepare_run, write_held_out
+from .clips import DataSource, FinetuningClips, read_clips
+from .model import choose_trained, count_trained, describe_trained, load_classifier, quiet, set_classes
+from .trainer import FinetuningTrainer, make_trainer
+
+logger = logging.getLogger(__name__)
+
+TRAINING_SUFFIX = ".training"  # of the folder beside the output that holds checkpoints and logs
+ADAPTER_FOLDER = "adapter"
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """
+    A model folder that was written.
+
+    Attributes:
+        folder: the model.
+        checkpoints: the folder of the run: checkpoints, logs for TensorBoard, and the list of the validation clips.
+        labels: the classes.
+        evaluation: of the validation clips, each tagged whole by [`AudioTagger`] with this model; None without any,
+            and in a distributed run but in the main process.
+        num_training_clips, num_validation_clips: that were used.
+        held_out: a table of the validation clips, if they were taken from the training data.
+        skipped: clips that were left out, with the reason.
+        epochs: that were trained until the end.
+        best_epoch: the one whose model this is.
+        num_trained: trained parameters.
+    """
+
+    folder: Path
+    checkpoints: Path
+    labels: list[str]
+    evaluation: Evaluation | None
+    num_training_clips: int
+    num_validation_clips: int
+    held_out: Path | None
+    skipped: list[Skipped]
+    epochs: float
+    best_epoch: float
+    num_trained: int
+
+
+def finetune(
+    data: DataSource,
+    output_dir: str | os.PathLike,
+    *,
+    model: str | os.PathLike,
+    validation: DataSource | None = None,
+    options: FinetuningOptions | None = None,
+    reading: Mapping[str, Any] | None = None,
+    training_arguments: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    say: Callable[[str], object] = logger.info,
+) -> Finetuned:
+    """
+    Fine-tunes a CED model on labelled clips and writes it as a model folder.
+
+    The head is replaced by a new one for the classes of the clips, unless these are the model's own. The model of the
+    best epoch by validation is kept: by mean average precision for multi-label clips, else by the share of right
+    answers, and of equal epochs by the Brier score. `output_dir` appears in one piece at the end. Checkpoints are in a
+    folder beside it, with `.training` behind its name, from which an interrupted run goes on.
+
+    Args:
+        data: clips, or a folder or table for [`read_labelled`]. Of its splits that of training is used, and that of
+            validation unless `validation` is given.
+        output_dir: the folder to write.
+        model: the folder or Hub id of a CED model.
+        validation: the same as `data`, for validation. Without it and without such a split, a share of the clips is
+            held out.
+        options: how to fine-tune.
+        reading: options of [`read_labelled`] for `data` and `validation`, such as `audio_root`; a `split` is that of
+            `data`.
+        training_arguments: fields of [`~transformers.TrainingArguments`] that override what `options` and this
+            function make of them.
+        resume: go on from the last checkpoint, if there is one.
+        overwrite: replace the model that is in `output_dir`, and discard checkpoints unless they are resumed.
+        callbacks: further callbacks of the `Trainer`; a [`~transformers.ProgressCallback`] takes the place of its own.
+        say: called with lines that tell what is left out, assumed and trained.
+
+    Returns:
+        The [`Finetuned`] model.
+
+    Raises:
+        ValueError: in one line, if the clips, the model, the options or the folders do not fit.
+        OSError: if there is no such model, or something cannot be written.
+        ImportError: if an extra is not installed.
+    """
+    options = options or FinetuningOptions()
+    target = Path(output_dir).absolute()
+    checkpoints = target.with_name(target.name + TRAINING_SUFFIX)
+    _check_output(target, overwrite)
+    check_device(options.device)
+    network, feature_extractor = load_classifier(model)
+    tagger = AudioTagger(network, feature_extractor)
+    crop = _crop_samples(tagger, options.crop_s)
+    clips = read_clips(data, validation, tagger, dict(reading or {}), options)
+    problem_type = clips.training.problem_type
+    keeps_head = set_classes(network, clips.training.labels, problem_type, options.seed)
+    trained = choose_trained(network, options)
+    has_validation = clips.validation is not None
+    arguments = make_arguments(options, checkpoints, has_validation, training_arguments or {})
+
+    checkpoint = None
+    if arguments.should_save:
+        run = describe_run(str(model), clips, options, training_arguments or {})
+        checkpoint = prepare_run(checkpoints, run, resume, overwrite)
+        write_held_out(checkpoints, clips)
+        for line in _opening_lines(clips, keeps_head, trained, options, checkpoint):
+            say(line)
+    arguments.distributed_state.wait_for_everyone()
+    if resume and not arguments.should_save:
+        checkpoint = last_checkpoint(checkpoints)
+    trainer = make_trainer(trained, tagger, clips, crop, options, arguments, callbacks)
+    if checkpoint is not None and has_ended(checkpoint):
+        trainer.finish_from(checkpoint)  # killed while the model was written
+    else:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    evaluation = None
+    if arguments.should_save:
+        evaluation = _write_model(trainer, tagger, clips, options, str(model), target)
+    arguments.distributed_state.wait_for_everyone()
+    return Finetuned(
+        folder=target,
+        checkpoints=checkpoints,
+        labels=clips.training.labels,
+        evaluation=evaluation,
+        num_training_clips=len(clips.training),
+        num_validation_clips=0 if clips.validation is None else len(clips.validation),
+        held_out=checkpoints / HELD_OUT_FILE if clips.is_held_out else None,
+        skipped=clips.skipped,
+        epochs=trainer.state.epoch or 0.0,
+        best_epoch=best_epoch(trainer),
+        num_trained=count_trained(trained),
+    )
+
+
+def _crop_samples(tagger: AudioTagger, crop_s: float | None) -> int:
+    if crop_s is None:
+        return round(tagger.max_window_s * tagger.sampling_rate)
+    if not tagger.min_window_s <= crop_s <= tagger.max_window_s:
+        raise ValueError(
+            f"`crop_s={crop_s:g}`: this model looks at {tagger.min_window_s:.3g} to {tagger.max_window_s:.4g} seconds"
+            " at once."
+        )
+    return round(crop_s * tagger.sampling_rate)
+
+
+def _opening_lines(
+    clips: FinetuningClips, keeps_head: bool, trained: nn.Module, options: FinetuningOptions, checkpoint: Path | None
+) -> Iterator[str]:
+    """What is to be known before training."""
+    for path, reason in clips.skipped:
+        yield f"left out: {describe(path)}: {reason}"
+    yield from (f"note: {note}" for note in clips.notes)
+    labels = clips.training.labels
+    for subset, verb in ((clips.training, "trained"), (clips.validation, "validated")):
+        absent: Any = [] if subset is None else np.flatnonzero((subset.targets < 0.5).all(axis=0))
+        if len(absent):
+            names = ", ".join(repr(labels[index]) for index in absent[:5]) + (", …" if len(absent) > 5 else "")
+            yield f"note: no clip of {names}: {'it is' if len(absent) == 1 else 'they are'} not {verb}"
+    kind = "one" if clips.training.problem_type == SINGLE_LABEL else "any number of them"
+    yield f"{len(clips.training)} clips of {len(labels)} classes, {kind} per clip" + (
+        "" if clips.validation is None else f"; {len(clips.validation)} {'held out ' * clips.is_held_out}for validation"
+    )
+    head = "the model's own head" if keeps_head else "a new head"
+    yield f"training {describe_trained(options)}, {count_trained(trained):,} parameters, with {head}"
+    if checkpoint is not None:
+        yield f"going on from {checkpoint.name}"
+
+
+def _check_output(target: Path, overwrite: bool) -> None:
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise ValueError(f"{target} is not a folder: choose another output.")
+    present = sorted(path.name for path in target.iterdir()) if target.exists() else []
+    foreign = [name for name in present if name not in {*MODEL_FILES, ADAPTER_FOLDER}]
+    if foreign:
+        raise ValueError(f"{target} holds more than a model ({', '.join(foreign[:5])}): choose another output.")
+    if present and not overwrite:
+        raise ValueError(f"{target} holds a model: overwrite it, or choose another output.")
+
+
+def _write_model(
+    trainer: FinetuningTrainer,
+    tagger: AudioTagger,
+    clips: FinetuningClips,
+    options: FinetuningOptions,
+    base_model: str,
+    target: Path,
+) -> Evaluation | None:
+    """Writes the folder in one piece, and returns how well its model tags the validation clips."""
+    network: Any = trainer.accelerator.unwrap_model(trainer.model)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch, quiet():
+        folder = Path(scratch) / target.name
+        folder.mkdir()
+        if options.lora is not None:
+            network.save_pretrained(folder / ADAPTER_FOLDER)
+            network = network.merge_and_unload()
+        evaluation = None
+        if clips.validation is not None:
+            evaluation = evaluate(AudioTagger(network, tagger.feature_extractor), clips.validation)
+        card = make_card(network, trainer, clips, options, base_model, target.name, evaluation)
+        save_model_folder(network, tagger.feature_extractor, folder, card)
+        move_into_place(folder, target, Path(scratch) / "replaced")
+    return evaluation
