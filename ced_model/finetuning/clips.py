@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..audio import AudioError, describe, duration_s, read_blocks
 from ..labelled import ALL, SINGLE_LABEL, LabelledClips, Skipped, find_splits, read_labelled
 from ..tagging import AudioTagger
