@@ -117,7 +117,7 @@ def test_an_export_gives_what_torch_gives_for_any_length_and_batch(
 @pytest.mark.parametrize("name", ["onnx", "openvino", "torch"])
 def test_a_clip_longer_than_target_length_is_an_error_and_not_a_wrong_answer(name: str, exported: Export) -> None:
     export = load_export(exported(name).folder)
-    with pytest.raises(Exception, match=r"(?i)index|indices|range|gather|guard|expected"):
+    with pytest.raises(Exception, match=r"(?i)indices|guard|incompatible"):
         export.run(clips(1024 * 160, 1))
 
 

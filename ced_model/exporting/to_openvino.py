@@ -37,8 +37,10 @@ def write_openvino(
     program = trace(OpenVINOExporter, config, graph, graph_input)
     if in_half:
         store_constants_in_half(program)
-    # The converter leaves ranks and sizes open that are known.
-    program.reshape([-1, *graph_input.shape[:-1], -1])
+    # The converter leaves open what is known; and a clip that is too long would be looked up beyond the time positions,
+    # which OpenVINO takes for zeros.
+    length = openvino.Dimension(graph_input.min_length, graph_input.max_length)
+    program.reshape(openvino.PartialShape([-1, *graph_input.shape[:-1], length]))
     for key, value in metadata.items():
         program.set_rt_info(value if isinstance(value, str) else json.dumps(value), [RT_INFO, key])
     with quiet():
