@@ -57,8 +57,7 @@ def start(work: Path, arguments: PretrainArguments) -> None:
 def teach(work: Path, processes: int) -> None:
     """The teacher hears whole scenes under seeded augmentation, and once without any for comparison."""
     scenes.write_audio(work, "train", DISTILLED_HOURS, work / "audio", processes=processes)
-    launch = ["accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1"]
-    command = [*launch, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "ced_cli", "distill", "teach"]
+    command = ("torch.distributed.run", "--nproc-per-node", processes, "-m", "ced_cli", "distill", "teach")
     _run(*command, work / "audio", "-t", TEACHER, "-e", DISTILLED_EPOCHS, "-o", work / "store")
     _run(*command, work / "audio", "-t", TEACHER, "-e", 1, "-o", work / "store-plain", *NO_AUGMENTATION)
 
