@@ -54,6 +54,7 @@ arguments = TrainingArguments(
     metric_for_best_model="accuracy",
     logging_strategy="epoch",
     dataloader_num_workers=2,  # clips are decoded beside the training
+    dataloader_persistent_workers=True,
     dataloader_pin_memory=torch.cuda.is_available(),
     remove_unused_columns=False,
 )

@@ -494,6 +494,14 @@ def test_unreadable_clips_are_left_out_and_damaged_ones_used_as_far_as_they_go(
     for _ in range(2):
         np.testing.assert_array_equal(dataset[0]["waveform"], samples[:32000])
     assert caplog.text.count("nan.wav") == 1
+
+    soundfile.write(tmp_path / "cut.wav", samples, 16000)
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "cut.wav").read_bytes()[:-20000])
+    cut = replace(readable, paths=[str(tmp_path / "cut.wav")])
+    for _ in range(2):
+        np.testing.assert_allclose(ClipDataset(cut, [48000], 16000, 48000)[0]["waveform"], samples[:38000], atol=1e-4)
+    assert caplog.text.count("cut.wav: truncated") == 1
+
     dataset = ClipDataset(readable, lengths, 16000, 8000, seed=0)
     for epoch in range(20):  # some of them cut where nothing is left
         dataset.epoch = epoch

@@ -9,7 +9,7 @@ seed, the epoch and the clip's index: neither the order, nor batches, nor the nu
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..distillation.augmentation import Augmentation, mask_log_mel, sample_seed
 from ..feature_extraction_ced import CedFeatureExtractor
 from ..labelled import SINGLE_LABEL, LabelledClips
 
-logger = logging.getLogger(__name__)
+audio_logger = logging.getLogger("ced_model.audio")
 
 BLOCK_S = 10.0  # decoded at a time
 # Widths of the masks; of a clip shorter than 10 s the time mask is narrower in proportion (paper, section 2).
@@ -126,26 +126,37 @@ def _read_part(path: str, start: int, stop: int, sampling_rate: int) -> np.ndarr
     """Samples `[start, stop)` of a file, or as many of them as there are before its end or damage."""
     parts = [np.empty(0, np.float32)]
     position = 0
-    try:
-        with closing(read_blocks(path, sampling_rate=sampling_rate, block_s=BLOCK_S)) as blocks:  # type: ignore[type-var]
-            for block in blocks:
-                parts.append(block[max(0, start - position) : stop - position])
-                position += len(block)
-                if position >= stop:
-                    break
-    except (AudioError, OSError) as error:
-        _warn_once(str(error))
+    with _each_warning_once():
+        try:
+            with closing(read_blocks(path, sampling_rate=sampling_rate, block_s=BLOCK_S)) as blocks:  # type: ignore[type-var]
+                for block in blocks:
+                    parts.append(block[max(0, start - position) : stop - position])
+                    position += len(block)
+                    if position >= stop:
+                        break
+        except (AudioError, OSError) as error:
+            audio_logger.warning("%s; the audio before that is used", error)
     return np.concatenate(parts)
 
 
+@contextmanager
+def _each_warning_once() -> Iterator[None]:
+    """A clip that is damaged or cut off comes up in every epoch."""
+    audio_logger.addFilter(_is_new)
+    try:
+        yield
+    finally:
+        audio_logger.removeFilter(_is_new)
+
+
+def _is_new(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    is_new = message not in _warned
+    _warned.add(message)
+    return is_new
+
+
 _warned: set[str] = set()
-
-
-def _warn_once(message: str) -> None:
-    """A damaged clip comes up in every epoch."""
-    if message not in _warned:
-        _warned.add(message)
-        logger.warning("%s; the audio before that is used", message)
 
 
 class ClipCollator:
