@@ -16,6 +16,8 @@ REPOSITORY = Path(__file__).parent.parent
 
 def run(arguments: list[str | Path], folder: Path) -> tuple[int | None, str, str]:
     """Exit code, standard output and standard error of `ced export ARGUMENTS…`."""
+    for name in ("stdout", "stderr"):
+        (folder / name).write_bytes(b"")
     process = start(["export", *arguments], stdout=folder / "stdout", stderr=folder / "stderr")
     process.join()
     return process.exitcode, (folder / "stdout").read_text(), (folder / "stderr").read_text()
@@ -84,7 +86,7 @@ def test_wrong_usage_is_one_line_and_writes_nothing(
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [(["--help"], 0), (["-f", "sherpa-onnx", "-o", "new", "--input", "waveform"], 2), (["-f", "torch", "-o", "."], 2)],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_help_and_wrong_usage_answer_without_torch(arguments: list[str], code: int, golden: Path) -> None:
     script = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; from ced_cli import main; main()"

@@ -45,7 +45,7 @@ SUPPORT: dict[Format, Support] = {
     Format.OPENVINO: Support(
         "model.xml", BOTH, tuple(Quantization), "openvino", "openvino", ("openvino",), int8_packages=("nncf",)
     ),
-    Format.TORCH: Support("model.pt2", BOTH, (Quantization.FP16,), "torch", None, ("torch",)),
+    Format.TORCH: Support("model.pt2", BOTH, (Quantization.FP16,), "torch", None, ()),
     Format.EXECUTORCH: Support("model.pte", BOTH, (Quantization.FP16,), "executorch", "executorch", ("executorch",)),
     Format.SHERPA_ONNX: Support(
         "model.onnx",
