@@ -60,6 +60,15 @@ STUDENT = CedConfig(embed_dim=24, depth=1, num_heads=2, target_length=112, drop_
 SAME = {"batch_size": 8, "max_steps": 9, "save_steps": 3, "held_out": 0.15, "average": 2, "mixup": 0.3}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On models as small as these, threads wait for each other longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def lesson(resources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `audio/`, a `teacher/` of 7 classes with random weights, and what it said of it: `store/`."""
@@ -283,6 +292,7 @@ def _die_while_saving(lesson: str, output: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         save(self, output_dir)
 
+    torch.set_num_threads(1)
     Trainer._save_rng_state = dying  # type: ignore[method-assign]
     distill(Path(lesson, "store"), STUDENT, output, DistillationArguments(workers=1, **SAME))
 
