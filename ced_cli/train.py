@@ -206,7 +206,7 @@ def _figures(state: Any, loss: float | None, metrics: dict[str, float]) -> list[
 def _report(done: "Distillation", output: str) -> Iterator[str]:
     """What the command ends with on stdout."""
     steps = ", ".join(map(str, sorted(done.averaged)))
-    yield f"wrote {output}: {done.parameters / 1e6:.3g} M parameters, mean of the weights of steps {steps}"
+    yield f"wrote {output}: {done.parameters:,} parameters, mean of the weights of steps {steps}"
     if done.metrics:
         bce, prior = done.metrics["bce"], done.metrics["prior_bce"]
         yield f"on held-out files: loss {bce:.4f}; the best constant answer has {prior:.4f}"

@@ -703,7 +703,11 @@ def refusals(lesson: Path) -> dict[str, tuple[Callable[[Path], object], dict[str
 
     return {
         "no store": (lambda store: (store / "manifest.json").unlink(), {}, "no store: there is no manifest.json"),
-        "unfinished": (lambda store: shard(store).unlink(), {}, "unfinished: .* shards are there. .*distill teach"),
+        "unfinished": (
+            lambda store: shard(store).unlink(),
+            {},
+            "unfinished: .* shards are there. .*distill teach.* --allow-unfinished",
+        ),
         "corrupt": (lambda store: os.truncate(shard(store), 300), {}, "epoch-000000-chunk-0000000016.parquet: corrupt"),
         "no audio": (lambda store: None, {"audio": lesson / "gone"}, "is not at .*gone: give the folder .* --audio"),
         "other audio": (

@@ -56,12 +56,14 @@ def make_card(
 
 def _describe(plan: Plan, training: TrainingArguments, result: "Distillation") -> str:
     store = plan.store
+    consistent = "the same augmented chunks (consistent"
+    whose = consistent if plan.arguments.consistent else "other augmentations of the same chunks (inconsistent"
     rows = {**_describe_store(plan), **_describe_training(plan, training, result)}
     return "\n".join(
         [
             f"{_duration(store.manifest['audio']['hours'])} of audio, cut into {store.num_chunks:,} chunks of"
-            f" {store.augmentation.chunk_s:g} s. No labels were used: the student learned what the teachers say of the"
-            " same augmented chunks (consistent ensemble distillation).",
+            f" {store.augmentation.chunk_s:g} s. No labels were used: the student learned what the teachers say of"
+            f" {whose} ensemble distillation).",
             "",
             "### How it was distilled",
             "",
@@ -91,15 +93,15 @@ def _describe_training(plan: Plan, training: TrainingArguments, result: "Distill
     mixup = f", with mixup (α = {arguments.mixup:g})" if arguments.mixup else ""
     scheduler, optimiser = SchedulerType(training.lr_scheduler_type), OptimizerNames(training.optim)
     schedule = "cosine to a tenth" if is_default_schedule(training) else f"{scheduler.value} schedule"
-    warmup = training.get_warmup_steps(result.steps)
+    warmup = training.get_warmup_steps(result.steps) / result.steps
     chosen = "best on held-out files" if plan.holds_out else "at the end"
     steps = ", ".join(f"{step:,}" for step in sorted(result.averaged))
     return {
         "Began as": plan.student.description,
         "Loss": f"binary cross-entropy{mixup}",
         "Training": f"{result.steps:,} steps of {batch} chunks, out of {_counted(plan.split.training, plan.store)}",
-        "Optimiser": f"{optimiser.value}, learning rate {training.learning_rate:g} after {warmup:,} steps of warm-up,"
-        f" {schedule}, weight decay {training.weight_decay:g}",
+        "Optimiser": f"{optimiser.value}, learning rate {training.learning_rate:g}, warm-up over {warmup:.0%} of the"
+        f" steps, {schedule}, weight decay {training.weight_decay:g}",
         "Weights": f"mean of the {len(result.averaged)} checkpoints {chosen} (steps {steps})",
     }
 

@@ -88,7 +88,7 @@ def load_student(
     if path.is_file() or (path.is_dir() and not any((path / file).is_file() for file in WEIGHT_FILES)):
         folder = path.parent if path.is_file() else path
         config = _read_config(path if path.is_file() else path / "config.json", store.labels)
-        return _from_config(config, store, seed, f"the configuration `{path.absolute().name}`", folder)
+        return _from_config(config, store, seed, f"`{path.absolute().name}`", folder)
     if not path.exists() and not _is_repo_id(name):
         raise ValueError(
             f"The student {name!r} is none of {', '.join(SIZES)}, and no config.json, model folder or Hub id either."

@@ -176,7 +176,13 @@ def make_plan(
     allow_unfinished: bool = False,
 ) -> Plan:
     """Opens the store and loads the student; raises a ValueError if they do not fit. See [`distill`]."""
-    opened = open_store(store, allow_unfinished=allow_unfinished)
+    opened = open_store(store, allow_unfinished=True)
+    if opened.missing and not allow_unfinished:
+        total = len(opened.shards())
+        raise ValueError(
+            f"{store}: unfinished: {total - len(opened.missing)} of {total} shards are there. Run the `ced distill"
+            " teach` that began it again, or train on what is there with --allow-unfinished."
+        )
     rows = StoredRows(opened)
     split = split_by_file(opened, rows, arguments.held_out)
     if not len(split.training):
@@ -210,8 +216,7 @@ def describe_plan(plan: Plan, last_step: int | None) -> list[str]:
     store, (training, held_out) = plan.store, plan.split
     parameters = plan.student.model.num_parameters()
     notes = [
-        f"student: {parameters / 1e6:.3g} M parameters, {len(store.labels)} classes; began as"
-        f" {plan.student.description}",
+        f"student: {plan.student.description}, {parameters:,} parameters, {len(store.labels)} classes",
         f"store: {len(training):,} chunks in {store.num_epochs} variants to train on, {len(held_out):,} held out",
         *plan.student.notes,
     ]
