@@ -803,10 +803,9 @@ def test_the_command_trains_and_says_how_it_goes(lesson: Path, tmp_path: Path) -
     arguments = ["distill", "train", lesson / "store", "-s", tmp_path / "config.json", "-o", tmp_path / "student"]
     arguments += ["--epochs", "2", "--batch-size", "8", "--workers", "1", "--mixup", "0.5", "--no-consistency"]
     arguments += ["--set", "gradient_accumulation_steps=2", "--set", "weight_decay=0.1"]
-    process = cli_process.start(arguments, stdout=tmp_path / "stdout", stderr=tmp_path / "stderr")
-    process.join()
-    out, err = (tmp_path / "stdout").read_text(), (tmp_path / "stderr").read_text()
-    assert process.exitcode == 0, err
+    run = CliRunner().invoke(app, [*map(str, arguments)])
+    out, err = run.stdout, run.stderr
+    assert run.exit_code == 0, err
     assert out.startswith(f"wrote {tmp_path / 'student'}: ") and "ced tag FILES --model" in out
     lines = [line for line in err.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 2 and lines[1].startswith("epoch 2 of 2  loss 0.") and max(map(len, lines)) <= 80
