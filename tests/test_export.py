@@ -390,7 +390,10 @@ def test_for_executorch_the_attention_is_that_of_torch_in_a_graph_of_bounded_siz
         (("tflite",), "unknown format 'tflite': choose one of onnx, openvino, torch, executorch, sherpa-onnx"),
         (("sherpa-onnx", "waveform"), "sherpa-onnx takes no input 'waveform', only mel"),
         (("onnx", "speech"), "onnx takes no input 'speech', only waveform or mel"),
-        (("torch", None, "int8"), "torch cannot be quantized to 'int8', only to fp16; onnx, openvino, sherpa-onnx can"),
+        (
+            ("torch", None, "int8"),
+            "torch cannot be quantized to 'int8', only to fp16; onnx, openvino, executorch, sherpa-onnx can",
+        ),
         (("onnx", None, "int4"), "onnx cannot be quantized to 'int4', only to fp16 or int8; no format can"),
     ],
 )
@@ -405,6 +408,7 @@ def test_what_is_not_supported_is_refused_with_what_is(arguments: tuple, message
         (("onnx",), "onnxruntime", 'onnx needs onnxruntime: pip install "ced_model[onnx]"'),
         (("openvino",), "openvino", 'openvino needs openvino: pip install "ced_model[openvino]"'),
         (("openvino", None, "int8"), "nncf", 'openvino int8 needs nncf: pip install "ced_model[openvino]"'),
+        (("executorch", None, "int8"), "torchao", 'executorch int8 needs torchao: pip install "ced_model[executorch]"'),
         (("executorch",), "executorch", 'executorch needs executorch: pip install "ced_model[executorch]"'),
         (("sherpa-onnx",), "sherpa_onnx", 'sherpa-onnx needs sherpa-onnx: pip install "ced_model[sherpa-onnx]"'),
     ],

@@ -158,4 +158,4 @@ def _write_program(
     else:
         from .to_executorch import write_executorch
 
-        write_executorch(graph, graph_input, path)
+        write_executorch(graph, graph_input, path, calibration)

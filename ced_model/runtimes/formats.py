@@ -46,7 +46,9 @@ SUPPORT: dict[Format, Support] = {
         "model.xml", BOTH, tuple(Quantization), "openvino", "openvino", ("openvino",), int8_packages=("nncf",)
     ),
     Format.TORCH: Support("model.pt2", BOTH, (Quantization.FP16,), "torch", None, ()),
-    Format.EXECUTORCH: Support("model.pte", BOTH, (Quantization.FP16,), "executorch", "executorch", ("executorch",)),
+    Format.EXECUTORCH: Support(
+        "model.pte", BOTH, tuple(Quantization), "executorch", "executorch", ("executorch",), int8_packages=("torchao",)
+    ),
     Format.SHERPA_ONNX: Support(
         "model.onnx",
         (Input.MEL,),  # its C++ computes the features
