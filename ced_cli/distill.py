@@ -175,6 +175,7 @@ def train(
         int | None,
         typer.Option(metavar="N", min=0, help="Processes that prepare inputs; by default half of the CPUs."),
     ] = None,
+    threads: options.Threads = None,
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Of all that is random; by default 0.")] = None,
     report_to: Annotated[
         str | None, typer.Option(metavar="NAME", help="Where figures go besides, such as tensorboard.")
@@ -216,6 +217,7 @@ def train(
             average=average,
             save_steps=save_steps,
             workers=workers,
+            threads=threads,
             seed=seed,
             report_to=report_to,
             settings=tuple(settings or ()),

@@ -45,6 +45,7 @@ class TrainOptions:
     average: int | None = None
     save_steps: int | None = None
     workers: int | None = None
+    threads: int | None = None
     seed: int | None = None
     report_to: str | None = None
     settings: tuple[str, ...] = ()
@@ -61,6 +62,10 @@ def train_student(store: str, options: TrainOptions) -> None:
         CliError: for wrong usage, and where it cannot go on.
     """
     student, output = _checked_usage(store, options)
+    if options.threads is not None:
+        import torch
+
+        torch.set_num_threads(options.threads)
     with _one_line_failures(output):
         from ced_model.distillation.training import DistillationArguments, distill
 
@@ -206,7 +211,8 @@ def _figures(state: Any, loss: float | None, metrics: dict[str, float]) -> list[
 def _report(done: "Distillation", output: str) -> Iterator[str]:
     """What the command ends with on stdout."""
     steps = ", ".join(map(str, sorted(done.averaged)))
-    yield f"wrote {output}: {done.parameters:,} parameters, mean of the weights of steps {steps}"
+    weights = f"the mean of steps {steps}" if len(done.averaged) > 1 else f"step {steps}"
+    yield f"wrote {output}: {done.parameters:,} parameters, weights of {weights}"
     if done.metrics:
         bce, prior = done.metrics["bce"], done.metrics["prior_bce"]
         yield f"on held-out files: loss {bce:.4f}; the best constant answer has {prior:.4f}"

@@ -102,7 +102,9 @@ def _describe_training(plan: Plan, training: TrainingArguments, result: "Distill
         "Training": f"{result.steps:,} steps of {batch} chunks, out of {_counted(plan.split.training, plan.store)}",
         "Optimiser": f"{optimiser.value}, learning rate {training.learning_rate:g}, warm-up over {warmup:.0%} of the"
         f" steps, {schedule}, weight decay {training.weight_decay:g}",
-        "Weights": f"mean of the {len(result.averaged)} checkpoints {chosen} (steps {steps})",
+        "Weights": f"mean of the {len(result.averaged)} checkpoints {chosen} (steps {steps})"
+        if len(result.averaged) > 1
+        else f"those of step {steps}",
     }
 
 
