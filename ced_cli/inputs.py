@@ -120,22 +120,11 @@ def _file(path: str) -> Input:
 
 
 def _walk(folder: str) -> Iterator[Input]:
-    """Audio files in a folder, in the order of their names. Links to folders are followed, none of them twice."""
-    extensions = load_module("audio").AUDIO_EXTENSIONS
     problems: list[OSError] = []
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, onerror=problems.append, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions:
-                yield _file(os.path.join(parent, name))
+    for path in load_module("audio").walk_audio(folder, problems):
         while problems:
             yield _unlisted(problems.pop(0))
+        yield _file(path)
     yield from map(_unlisted, problems)
 
 

@@ -135,6 +135,25 @@ def duration_s(source: Any, *, array_sampling_rate: int | None = None) -> float 
         return None
 
 
+def walk_audio(folder: str, problems: list[OSError]) -> Iterator[str]:
+    """
+    Paths of the audio files in a folder, in the order of their names; hidden entries are left out.
+
+    Links to folders are followed, none of them twice. Folders that cannot be listed are added to `problems`.
+    """
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, onerror=problems.append, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_EXTENSIONS:
+                yield os.path.join(parent, name)
+
+
 def describe(source: Any) -> str:
     """A short printable name of an input, on one line: control characters and bytes that are no text are escaped."""
     if isinstance(source, bytes | bytearray | memoryview):

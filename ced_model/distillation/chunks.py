@@ -25,7 +25,6 @@ import numpy as np
 import soundfile
 
 from ..audio import (
-    AUDIO_EXTENSIONS,
     MAX_ARRAY_CHANNELS,
     SAMPLING_RATE,
     UNKNOWN_FRAMES,
@@ -33,6 +32,7 @@ from ..audio import (
     describe,
     read_audio,
     read_blocks,
+    walk_audio,
 )
 from .store import Chunk
 
@@ -95,7 +95,7 @@ def find_audio(audio: AudioSource) -> AudioFiles:
         raise ValueError(f"{describe(sources[0])}: no such file or folder.")
     problems: list[OSError] = []
     files = dict.fromkeys(
-        file for place in places for file in (_walk(place, problems) if os.path.isdir(place) else [place])
+        file for place in places for file in (walk_audio(place, problems) if os.path.isdir(place) else [place])
     )
     if not files and not problems:
         raise ValueError(f"No audio files in {', '.join(map(describe, sources)) or 'an empty list'}.")
@@ -240,21 +240,6 @@ def is_seekable(file: str | os.PathLike) -> bool:
             )
     except (soundfile.SoundFileError, OSError):  # what is wrong with it, reading will tell
         return False
-
-
-def _walk(folder: str, problems: list[OSError]) -> Iterator[str]:
-    """Audio files in a folder; what goes wrong is added to `problems`."""
-    seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, onerror=problems.append, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_EXTENSIONS:
-                yield os.path.join(parent, name)
 
 
 def _try_cut(root: Path, path: str, chunk_samples: int) -> tuple[list[Chunk], int, str | None]:
