@@ -2,34 +2,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ced plot`: the log-mel spectrogram and the tags over time of a recording, as a PNG."""
 
-import math
 import os
 import warnings
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from .errors import FAILED, CliError
 from .model import choose_model, load_tagger
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ced_model import AudioTagger, CedFeatureExtractor, Timeline
+    from ced_model import AudioTagger
 
 INSTALL_PLOT = 'pip install "ced_model[plot]"'
 
 TOP_K = 10
-MAX_COLUMNS = 4096  # of pictures over time; an even number, of which the screen shows some 1,500
-BLOCK_FRAMES = 4096  # computed at a time
-RANGE_DB = 80  # below the loudest, shown by the colours of the spectrogram
-WIDTH_INCHES, DPI = 13, 130
-TIME_STEPS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30)  # then of minutes, and of hours
-FREQUENCIES_HZ = (100, 250, 500, 1000, 2000, 4000, 8000, 16000, 32000)
 
 
 def plot_file(
@@ -81,6 +70,7 @@ def _checked_output(file: Path, output: Path | None) -> Path:
 def _draw(tagger: "AudioTagger", file: Path, window_s: float | None, hop_s: float | None, top_k: int) -> "Figure":
     from ced_model import AudioError
     from ced_model.audio import describe, read_blocks
+    from ced_model.drawing import BLOCK_FRAMES, MAX_COLUMNS, make_figure, mel_picture
     from ced_model.tagging import TIMELINE_WINDOW_S
 
     extractor = tagger.feature_extractor
@@ -94,154 +84,6 @@ def _draw(tagger: "AudioTagger", file: Path, window_s: float | None, hop_s: floa
     except ValueError as error:
         raise CliError(str(error)) from error
     return make_figure(decibels, column_s, timeline, extractor, describe(file.name), top_k)
-
-
-def mel_picture(
-    blocks: Iterable[np.ndarray], extractor: "CedFeatureExtractor", max_columns: int
-) -> tuple[np.ndarray, float]:
-    """
-    The log-mel spectrogram of a recording of any length, in memory that does not grow with it.
-
-    Args:
-        blocks: the recording, each block but the last one a multiple of `hop_size` long.
-        extractor: the front end.
-        max_columns: columns at most, an even number. A column is the mean power of as many frames as needed, a power
-            of 2; the last one has what is left.
-
-    Returns:
-        Decibels, float64 of shape `(n_mels, columns)`, and the seconds that a column stands for.
-    """
-    import torch
-
-    sums = np.zeros((max_columns, extractor.feature_size))
-    counts = np.zeros(max_columns)
-    frames, frames_per_column = 0, 1
-    for block in blocks:
-        samples = torch.from_numpy(block)
-        if len(samples) < extractor.min_samples:
-            samples = torch.nn.functional.pad(samples, (0, extractor.min_samples - len(samples)))
-        number = max(1, len(block) // extractor.hop_size)  # the frame on the border belongs to the next block
-        power = 10 ** (extractor.log_mel(samples)[:, :number].double().numpy().T / 10)
-        while frames + number > max_columns * frames_per_column:
-            sums[: max_columns // 2], sums[max_columns // 2 :] = sums[::2] + sums[1::2], 0
-            counts[: max_columns // 2], counts[max_columns // 2 :] = counts[::2] + counts[1::2], 0
-            frames_per_column *= 2
-        columns = (frames + np.arange(number)) // frames_per_column
-        np.add.at(sums, columns, power)
-        np.add.at(counts, columns, 1)
-        frames += number
-    used = math.ceil(frames / frames_per_column)
-    decibels = 10 * np.log10(sums[:used] / counts[:used, np.newaxis]).T
-    return decibels, frames_per_column * extractor.hop_size / extractor.sampling_rate
-
-
-def tag_picture(timeline: "Timeline", classes: np.ndarray, max_columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Scores over time of some classes: `(classes, columns)`, and the borders of the columns in seconds.
-
-    Where the timeline has more windows than `max_columns`, a column is the highest score of several, so that what is
-    short can still be seen.
-    """
-    segments = timeline.segments()
-    windows_per_column = math.ceil(len(segments) / max_columns)
-    starts = np.arange(0, len(segments), windows_per_column)
-    scores = np.maximum.reduceat(timeline.scores[:, classes], starts, axis=0).T
-    return scores, np.append(segments[starts, 0], segments[-1, 1])
-
-
-def make_figure(
-    decibels: np.ndarray,
-    column_s: float,
-    timeline: "Timeline",
-    extractor: "CedFeatureExtractor",
-    title: str,
-    top_k: int,
-) -> "Figure":
-    """The spectrogram that `mel_picture` made above the classes with the highest peaks, on the same time axis."""
-    from matplotlib.figure import Figure
-
-    classes = np.argsort(-timeline.scores.max(axis=0), kind="stable")[:top_k]
-    rows_inches = max(1.0, 0.27 * len(classes))
-    figure = Figure(figsize=(WIDTH_INCHES, 3.9 + rows_inches), dpi=DPI, layout="constrained")
-    mel_axes, tag_axes = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, rows_inches])
-    figure.suptitle(_shortened(title, 110), fontsize=12, parse_math=False)
-
-    loudest = decibels.max()
-    mel_image = mel_axes.imshow(
-        decibels,
-        origin="lower",
-        aspect="auto",
-        interpolation="nearest" if decibels.shape[1] < WIDTH_INCHES * DPI else "antialiased",
-        extent=(0, decibels.shape[1] * column_s, 0, len(decibels)),
-        cmap="magma",
-        vmin=max(decibels.min(), loudest - RANGE_DB) - 1e-3,
-        vmax=loudest,
-    )
-    _label_frequencies(mel_axes, extractor)
-    figure.colorbar(mel_image, ax=mel_axes, label="power (dB)", pad=0.01, aspect=18)
-
-    scores, borders_s = tag_picture(timeline, classes, MAX_COLUMNS)
-    is_probability = 0 <= scores.min() and scores.max() <= 1
-    tag_image = tag_axes.pcolormesh(
-        borders_s,
-        np.arange(len(classes) + 1),
-        scores,
-        cmap="viridis",
-        vmin=0 if is_probability else None,
-        vmax=1 if is_probability else None,
-        rasterized=True,
-    )
-    _label_classes(tag_axes, [timeline.labels[index] for index in classes])
-    figure.colorbar(tag_image, ax=tag_axes, label="score", pad=0.01, aspect=18)
-    _label_times(tag_axes, timeline.duration_s)
-    return figure
-
-
-def _label_frequencies(axes: "Axes", extractor: "CedFeatureExtractor") -> None:
-    """Frequencies at their mel bins: bin `i` of `n` is centred on step `i + 1` of `n + 1` from `f_min` to `f_max`."""
-    f_max = extractor.sampling_rate / 2 if extractor.f_max is None else extractor.f_max
-    low, high = _mel(extractor.f_min), _mel(f_max)
-    shown = [hertz for hertz in FREQUENCIES_HZ if extractor.f_min <= hertz <= f_max]
-    steps = [(_mel(hertz) - low) / (high - low) * (extractor.feature_size + 1) - 0.5 for hertz in shown]
-    ticks = [(min(step, extractor.feature_size), hertz) for step, hertz in zip(steps, shown, strict=True) if step >= 0]
-    axes.set_yticks([step for step, _ in ticks], [f"{hz / 1000:g} k" if hz >= 1000 else str(hz) for _, hz in ticks])
-    axes.set_ylabel("frequency (Hz), mel scale")
-
-
-def _mel(hertz: float) -> float:
-    return 2595 * math.log10(1 + hertz / 700)  # the HTK scale, as in the front end
-
-
-def _label_classes(axes: "Axes", names: list[str]) -> None:
-    axes.set_yticks(np.arange(len(names)) + 0.5, [_shortened(name, 44) for name in names])
-    axes.tick_params(axis="y", length=0)
-    for label in axes.get_yticklabels():
-        label.set_parse_math(False)  # a $ is a $
-    axes.set_ylim(len(names), 0)  # the highest peak on top
-    axes.hlines(range(1, len(names)), *axes.get_xlim(), colors="white", linewidth=0.8)
-
-
-def _label_times(axes: "Axes", duration_s: float) -> None:
-    steps = [*TIME_STEPS_S, *(60 * step for step in TIME_STEPS_S[6:]), *(3600 * 2**power for power in range(30))]
-    step = next(step for step in steps if duration_s / step <= 12)
-    ticks = np.arange(math.floor(duration_s / step) + 1) * step
-    axes.set_xlim(0, duration_s)
-    axes.set_xticks(ticks, [time_label(tick, step) for tick in ticks])
-    axes.set_xlabel("time (s)" if duration_s < 60 else "time (min:s)" if duration_s < 3600 else "time (h:min:s)")
-
-
-def time_label(seconds: float, step: float) -> str:
-    """2.5, 1:05 or 1:00:05, with as many decimals as `step` has."""
-    decimals = max(0, -math.floor(math.log10(step)))
-    if seconds < 60:
-        return f"{seconds:.{decimals}f}"
-    whole = round(seconds)
-    hours, minutes = whole // 3600, whole // 60 % 60
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
-
-
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _save(figure: Any, path: Path) -> None:

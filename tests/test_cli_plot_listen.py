@@ -31,8 +31,8 @@ from ced_cli import listen as listen_module
 from ced_cli import plot as plot_module
 from ced_cli.app import app
 from ced_cli.listen import Microphone
-from ced_cli.plot import make_figure, mel_picture, tag_picture, time_label
 from ced_model import AudioTagger, CedFeatureExtractor, Timeline
+from ced_model.drawing import make_figure, mel_picture, tag_picture, time_label
 
 MODEL = Path(__file__).parent / "golden" / "micro_hub"
 TABLA = Path(__file__).parent.parent / "resources" / "loop_tabla.flac"
