@@ -9,7 +9,7 @@ import typer
 
 from . import distill, options
 from .errors import FAILED, CliError, one_line_errors
-from .formats import Average, Format
+from .formats import Average, Engine, Format
 from .training_options import Settings
 
 app = typer.Typer(
@@ -56,7 +56,9 @@ def tag(
     ] = None,
     list_file: Annotated[
         str | None,
-        typer.Option("--from", metavar="FILE", help="A list of paths, one a line or separated by NUL; - for stdin."),
+        typer.Option(
+            "--from", metavar="FILE", help="A list of paths, one a line or separated by NUL, or Parquet; - for stdin."
+        ),
     ] = None,
     model: options.Model = None,
     top_k: options.TopK = None,
@@ -107,11 +109,25 @@ def tag(
     device: options.Device = None,
     threads: options.Threads = None,
     batch_size: options.BatchSize = None,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(metavar="local|ray", help="Where to work: in this process, or on the nodes of a Ray cluster."),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Head of the cluster; by default RAY_ADDRESS, or else this machine."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="With --engine ray: by default as many as there is room for.")
+    ] = None,
+    shard_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="With --engine ray: inputs per file; by default 16 to 256.")
+    ] = None,
 ) -> None:
     """Tag audio files, folders or standard input.
 
     PATHS are files, folders (searched recursively; hidden entries are left out), patterns such as "**/*.wav", or -
-    for standard input.
+    for standard input. With --engine ray they and --output may also be URIs, such as s3://bucket/folder.
 
     Each input is tagged once, in the given order; one that cannot be read does not stop the others. Exit code: 0, 1
     if inputs failed (each is named on stderr and in the output), 2 for wrong usage.
@@ -144,6 +160,10 @@ def tag(
             device=device,
             threads=threads,
             batch_size=batch_size,
+            engine=engine,
+            ray_address=ray_address,
+            workers=workers,
+            shard_size=shard_size,
         ),
     )
 
@@ -384,6 +404,42 @@ def listen(
         input_device=input_device,
         list_devices=list_devices,
     )
+
+
+@app.command()
+@one_line_errors
+def demo(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="DIR_OR_ID",
+            help="Offer this model, too, and first: a model folder, or the id of a Hub repository. May be given several"
+            " times.",
+        ),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Listen here; by default for this machine only.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=65535, help="By default the first free one from 7860 on.")
+    ] = None,
+    max_megabytes: Annotated[
+        float | None, typer.Option(metavar="MB", help="Refuse larger files; by default 100.")
+    ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(metavar="MINUTES", help="Refuse longer recordings; by default 10.")
+    ] = None,
+) -> None:
+    """Tag sounds in the browser.
+
+    Serves a page to upload or record sounds and see what they are and when, and the same as an API. Nothing leaves the
+    machine, except to fetch a published model that is chosen. Ctrl-C ends it.
+    """
+    from .demo import serve_demo
+
+    serve_demo(models=model or [], host=host, port=port, max_megabytes=max_megabytes, max_minutes=max_minutes)
 
 
 @app.command()

@@ -20,20 +20,22 @@ BLOCK_FRAMES = 4096  # computed at a time
 RANGE_DB = 80  # below the loudest, shown by the colours of the spectrogram
 TIME_STEPS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30)  # then of minutes, and of hours
 FREQUENCIES_HZ = (100, 250, 500, 1000, 2000, 4000, 8000, 16000, 32000)
+FEW_FREQUENCIES_HZ = (250, 1000, 4000)
 
 
 class Layout(NamedTuple):
     """How large a picture is, and what has room in it."""
 
     width_inches: float
+    mel_inches: float  # height of the spectrogram
     dpi: int
     label_length: int  # of the names of classes, in characters
     max_times: int  # at which the time axis has labels
-    bars_beside: bool  # whether the colour bars stand beside the pictures, or only that of the scores below them
+    is_roomy: bool  # for the colour bars beside the pictures and all frequencies, or only the scores' bar below
 
 
-WIDE = Layout(13, 130, 44, 12, True)
-NARROW = Layout(4.4, 170, 20, 5, False)  # for a phone, held upright
+WIDE = Layout(13, 2.6, 130, 44, 12, True)
+NARROW = Layout(4.4, 1.6, 170, 20, 5, False)  # for a phone, held upright
 
 
 def mel_picture(
@@ -106,12 +108,13 @@ def make_figure(
     from matplotlib.figure import Figure
 
     classes = highest_classes(timeline, top_k)
-    mel_inches, rows_inches = 0.2 * layout.width_inches, max(1.0, 0.27 * len(classes))
-    if not layout.bars_beside:
-        rows_inches += 0.5  # for the bar below
-    height_inches = mel_inches + rows_inches + (1.3 if title else 0.9)
+    rows_inches = max(1.0, 0.27 * len(classes))
+    bar_below_inches = 0.0 if layout.is_roomy else 0.5
+    height_inches = layout.mel_inches + rows_inches + bar_below_inches + (1.3 if title else 0.9)
     figure = Figure(figsize=(layout.width_inches, height_inches), dpi=layout.dpi, layout="constrained")
-    mel_axes, tag_axes = figure.subplots(2, 1, sharex=True, height_ratios=[mel_inches, rows_inches])
+    mel_axes, tag_axes = figure.subplots(
+        2, 1, sharex=True, height_ratios=[layout.mel_inches, rows_inches + bar_below_inches]
+    )
     if title:
         figure.suptitle(_shortened(title, 110), fontsize=12, parse_math=False)
     _draw_mel(mel_axes, decibels, column_s, extractor, layout)
@@ -139,8 +142,8 @@ def _draw_mel(
         vmin=max(decibels.min(), loudest - RANGE_DB) - 1e-3,
         vmax=loudest,
     )
-    _label_frequencies(axes, extractor)
-    if layout.bars_beside:
+    _label_frequencies(axes, extractor, FREQUENCIES_HZ if layout.is_roomy else FEW_FREQUENCIES_HZ)
+    if layout.is_roomy:
         axes.figure.colorbar(image, ax=axes, label="power (dB)", pad=0.01, aspect=18)
 
 
@@ -157,21 +160,21 @@ def _draw_tags(axes: "Axes", timeline: "Timeline", classes: np.ndarray, layout: 
         rasterized=True,
     )
     _label_classes(axes, [timeline.labels[index] for index in classes], layout.label_length)
-    if layout.bars_beside:
+    if layout.is_roomy:
         axes.figure.colorbar(image, ax=axes, label="score", pad=0.01, aspect=18)
     else:
         axes.figure.colorbar(image, ax=axes, label="score", location="bottom", pad=0.02, aspect=30)
 
 
-def _label_frequencies(axes: "Axes", extractor: "CedFeatureExtractor") -> None:
+def _label_frequencies(axes: "Axes", extractor: "CedFeatureExtractor", frequencies_hz: tuple[int, ...]) -> None:
     """Frequencies at their mel bins: bin `i` of `n` is centred on step `i + 1` of `n + 1` from `f_min` to `f_max`."""
     f_max = extractor.sampling_rate / 2 if extractor.f_max is None else extractor.f_max
     low, high = _mel(extractor.f_min), _mel(f_max)
-    shown = [hertz for hertz in FREQUENCIES_HZ if extractor.f_min <= hertz <= f_max]
+    shown = [hertz for hertz in frequencies_hz if extractor.f_min <= hertz <= f_max]
     steps = [(_mel(hertz) - low) / (high - low) * (extractor.feature_size + 1) - 0.5 for hertz in shown]
     ticks = [(min(step, extractor.feature_size), hertz) for step, hertz in zip(steps, shown, strict=True) if step >= 0]
     axes.set_yticks([step for step, _ in ticks], [f"{hz / 1000:g} k" if hz >= 1000 else str(hz) for _, hz in ticks])
-    axes.set_ylabel("frequency (Hz), mel scale")
+    axes.set_ylabel("frequency (Hz), mel scale" if frequencies_hz == FREQUENCIES_HZ else "Hz")
 
 
 def _mel(hertz: float) -> float:

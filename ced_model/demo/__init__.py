@@ -1,0 +1,8 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The demo in the browser, and the same as an API. Needs the extra `[demo]`; `launch` and `start` serve it."""
+
+from .limits import Limits
+from .server import launch, start
+
+__all__ = ["Limits", "launch", "start"]

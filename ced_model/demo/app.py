@@ -1,0 +1,134 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The page of the demo and its endpoints for programs: what stands where, and what happens when."""
+
+from typing import Any
+
+import gradio
+
+from .answer import THRESHOLD, TOP_K
+from .event_table import PLAY_JS
+from .inputs import without_urls
+from .limits import Limits
+from .models import Models
+from .recordings import find_recordings
+from .service import Service
+
+TITLE = "What is this sound?"
+WINDOWS_S = (0.5, 10.0)
+WINDOW_S = 2.0
+KEPT_S = 3600  # what users uploaded, and what was made of it
+ANNOUNCED_JS = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
+ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # the others wait in the queue
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # of the page, not for programs
+
+
+def build_app(models: Models, limits: Limits) -> gradio.Blocks:
+    """
+    The app, to be launched.
+
+    Args:
+        models: those to choose from, the first one as the default.
+        limits: on size and duration.
+    """
+    service = Service(models, limits)
+    with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT_S // 4, KEPT_S)) as app:
+        gradio.Markdown(
+            f"# {TITLE}\nChoose a recording and see which sounds are in it, and when. Files of up to {limits}, audio or"
+            " video; they are deleted within two hours."
+        )
+        with gradio.Row():
+            with gradio.Column(scale=2, min_width=300):
+                file, microphone, examples = _add_sounds()
+                settings = _add_settings(service)
+                button = gradio.Button("Name the sounds", variant="primary")
+            with gradio.Column(scale=5, min_width=300):
+                outputs = _add_results()
+        _connect(service, file, microphone, examples, settings, button, outputs)
+        _add_endpoints(service, file, settings)
+    app.queue(max_size=None)
+    return app
+
+
+def _add_sounds() -> tuple[gradio.File, gradio.Audio, gradio.Dataset | None]:
+    with gradio.Tab("File"):
+        file = without_urls(gradio.File(label="A sound or video file", height=150))
+    with gradio.Tab("Microphone"):
+        microphone = without_urls(
+            gradio.Audio(sources=["microphone"], type="filepath", label="What you hear", editable=False, buttons=[])
+        )
+    recordings = find_recordings()
+    if not recordings:
+        return file, microphone, None
+    examples = gradio.Dataset(
+        label="Or one of these recordings",
+        components=[gradio.Textbox(visible=False)],
+        samples=[[str(path)] for path in recordings.values()],
+        sample_labels=list(recordings),
+        type="index",
+    )
+    return file, microphone, examples
+
+
+def _add_settings(service: Service) -> tuple[gradio.Dropdown, gradio.Slider, gradio.Slider]:
+    model = gradio.Dropdown(service.models.names, value=service.models.names[0], label="Model")
+    note = gradio.Markdown(service.describe(service.models.names[0]), elem_classes="ced-note")
+    window = gradio.Slider(*WINDOWS_S, WINDOW_S, step=0.5, label="Window of the timeline (seconds)")
+    threshold = gradio.Slider(0, 1, THRESHOLD, step=0.05, label="Threshold: how sure the model must be")
+    model.change(service.describe, model, note, queue=False, show_progress="hidden", **PRIVATE)
+    return model, window, threshold
+
+
+def _add_results() -> list[gradio.blocks.Block]:
+    status = gradio.HTML("<p>The answer will be here.</p>", js_on_load=ANNOUNCED_JS, elem_id="ced-status")
+    with gradio.Column(visible=False) as has_answer:
+        tags = gradio.Label(label="Sounds, with their probabilities", show_heading=False)
+        recording = gradio.Audio(
+            label="The recording, as the model hears it",
+            interactive=False,
+            buttons=[],
+            elem_id="ced-recording",
+            waveform_options=gradio.WaveformOptions(
+                show_recording_waveform=False
+            ),  # the browser's own, which is labelled
+        )
+        timeline = gradio.HTML(elem_id="ced-timeline")
+        events = gradio.HTML(js_on_load=PLAY_JS, elem_id="ced-events")
+    return [status, has_answer, tags, recording, timeline, events]
+
+
+def _connect(
+    service: Service,
+    file: gradio.File,
+    microphone: gradio.Audio,
+    examples: gradio.Dataset | None,
+    settings: tuple[gradio.Dropdown, gradio.Slider, gradio.Slider],
+    button: gradio.Button,
+    outputs: list[gradio.blocks.Block],
+) -> None:
+    """The sound that was chosen last, whatever way, is answered at once, and again when a setting changes."""
+    sound = gradio.State(time_to_live=KEPT_S)
+    model, window, threshold = settings
+    chosen = [
+        file.upload(lambda path: path, file, sound, queue=False, **PRIVATE),
+        microphone.stop_recording(lambda path: path, microphone, sound, queue=False, **PRIVATE),
+    ]
+    if examples is not None:
+        paths = [str(path) for path in find_recordings().values()]
+        chosen.append(examples.click(lambda index: paths[index], examples, sound, queue=False, **PRIVATE))
+    for event in chosen:
+        event.then(service.show, [sound, *settings], outputs, scroll_to_output=True, **ONE_AT_A_TIME, **PRIVATE)
+    changed = [button.click, model.input, window.release, threshold.release]
+    gradio.on(changed, service.show, [sound, *settings], outputs, **ONE_AT_A_TIME, **PRIVATE)
+
+
+def _add_endpoints(
+    service: Service, file: gradio.File, settings: tuple[gradio.Dropdown, gradio.Slider, gradio.Slider]
+) -> None:
+    top_k = gradio.Number(TOP_K, precision=0, minimum=1, visible=False)
+    output = gradio.JSON(visible=False)
+    model, window, threshold = settings
+    never = gradio.Button(visible=False)
+    never.click(service.find_tags, [file, model, top_k], output, api_name="tags", **ONE_AT_A_TIME)
+    never.click(service.find_events, [file, model, window, threshold], output, api_name="events", **ONE_AT_A_TIME)
+    never.click(service.list_models, None, output, api_name="models", **ONE_AT_A_TIME)

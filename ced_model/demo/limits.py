@@ -1,0 +1,93 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo takes: sounds up to a size and a duration, refused with one line before they cost anything."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..audio import AudioError, describe, duration_s, read_blocks
+
+SILENCE = 1e-4  # peak up to which a recording counts as silent: -80 dB, a few steps of 16 bits
+TOLERANCE_S = 0.1  # encoders pad
+BLOCK_S = 10.0  # decoded at a time; so much more than the limit at most
+
+
+class DemoError(Exception):
+    """What the user is told: one line that says what was wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    Attributes:
+        megabytes: size of a file in millions of bytes.
+        minutes: duration of a recording.
+    """
+
+    megabytes: float = 100
+    minutes: float = 10
+
+    @property
+    def bytes(self) -> int:
+        return round(self.megabytes * 1_000_000)
+
+    def __str__(self) -> str:
+        return f"{self.megabytes:g} MB and {self.minutes:g} minutes"
+
+
+def read_sound(path: str | Path, sampling_rate: int, limits: Limits) -> np.ndarray:
+    """
+    The whole of a recording as mono float32 of shape `(samples,)`.
+
+    Size and duration are checked before anything is decoded; where the header does not tell the duration, or a wrong
+    one, decoding stops at the limit.
+
+    Raises:
+        DemoError: if it is too large, too long, silent, or cannot be read.
+    """
+    name = os.path.basename(path)
+    if not os.path.isfile(path):
+        raise DemoError(f"{name} is no longer here. Please choose it again.")
+    _check_size(name, os.path.getsize(path), limits)
+    length_s = duration_s(path)
+    if length_s is not None:
+        _check_duration(name, length_s, limits)
+    waveform = _decode(path, name, sampling_rate, limits)
+    if np.abs(waveform).max() <= SILENCE:
+        raise DemoError(
+            f"{name} is silent: there is nothing to hear in it. Was the microphone off, or its track empty?"
+        )
+    return waveform
+
+
+def _check_size(name: str, size: int, limits: Limits) -> None:
+    if size > limits.bytes:
+        raise DemoError(
+            f"{name} is too large ({size / 1e6:.1f} MB). This demo takes files of up to {limits.megabytes:g} MB:"
+            " please cut it, or use the ced command."
+        )
+
+
+def _check_duration(name: str, length_s: float, limits: Limits) -> None:
+    if length_s > limits.minutes * 60 + TOLERANCE_S:
+        raise DemoError(
+            f"{name} is too long. This demo takes up to {limits.minutes:g} minutes: please cut it, or use the ced"
+            " command, which takes hours."
+        )
+
+
+def _decode(path: str | Path, name: str, sampling_rate: int, limits: Limits) -> np.ndarray:
+    blocks: list[np.ndarray] = []
+    samples = 0
+    try:
+        for block in read_blocks(path, sampling_rate=sampling_rate, block_s=BLOCK_S):
+            blocks.append(block)
+            samples += len(block)
+            _check_duration(name, samples / sampling_rate, limits)
+    except AudioError as error:
+        reason = str(error).removeprefix(f"{describe(path)}: ")
+        raise DemoError(f"{name} could not be read as sound: {reason}. Please try another file.") from error
+    return np.concatenate(blocks)

@@ -1,0 +1,76 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The timeline of a recording as HTML: the log-mel above the tags, wide and narrow, with the same in words."""
+
+import base64
+import io
+import warnings
+from collections.abc import Iterator
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..drawing import BLOCK_FRAMES, NARROW, WIDE, highest_classes, make_figure, mel_picture
+from ..feature_extraction_ced import CedFeatureExtractor
+from .answer import Answer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MIN_ROWS, MAX_ROWS = 3, 12
+MAX_COLUMNS = 2048
+PHONE_PIXELS = 640
+
+
+def draw_timeline(answer: Answer, extractor: CedFeatureExtractor, threshold: float) -> str:
+    """
+    A `<figure>` of the classes that reach the threshold (some more where few do, the 12 highest where many do).
+
+    The pictures are inside it, so that no file is left behind; a phone shows one that is drawn for its width.
+    """
+    rows = count_rows(answer, threshold)
+    decibels, column_s = mel_picture(_blocks(answer.waveform, extractor), extractor, MAX_COLUMNS)
+    wide, narrow = (
+        _png(make_figure(decibels, column_s, answer.timeline, extractor, "", rows, layout)) for layout in (WIDE, NARROW)
+    )
+    words = escape(describe_timeline(answer, rows))
+    return (
+        f'<figure class="ced-timeline"><picture><source media="(max-width: {PHONE_PIXELS}px)" srcset="{narrow}">'
+        f'<img src="{wide}" alt="{words}"></picture>'
+        "<figcaption>Above: the log-mel spectrogram, what the model sees. Below: how sure it is of each sound, from"
+        f" dark (0) to yellow (1), on the same time axis.</figcaption></figure><details><summary>The timeline in words"
+        f"</summary><p>{words}</p></details>"
+    )
+
+
+def count_rows(answer: Answer, threshold: float) -> int:
+    """How many classes to draw: those that are present."""
+    present = int((answer.timeline.scores.max(axis=0) >= threshold).sum())
+    return min(max(present, MIN_ROWS), MAX_ROWS, answer.timeline.scores.shape[1])
+
+
+def describe_timeline(answer: Answer, rows: int) -> str:
+    """What the picture shows, for those who do not see it: each class with its highest score and when that is."""
+    timeline = answer.timeline
+    segments = timeline.segments()
+    parts = []
+    for index in highest_classes(timeline, rows):
+        window = int(np.argmax(timeline.scores[:, index]))
+        start_s, end_s = segments[window]
+        parts.append(f"{timeline.labels[index]} {timeline.scores[window, index]:.2f} at {start_s:.1f} to {end_s:.1f} s")
+    return f"Highest scores over {answer.duration_s:.1f} seconds: {'; '.join(parts)}."
+
+
+def _blocks(waveform: np.ndarray, extractor: CedFeatureExtractor) -> Iterator[np.ndarray]:
+    size = BLOCK_FRAMES * extractor.hop_size
+    for start in range(0, len(waveform), size):
+        yield waveform[start : start + size]
+
+
+def _png(figure: "Figure") -> str:
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font lacks
+        figure.savefig(content, format="png")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

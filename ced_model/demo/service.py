@@ -1,0 +1,108 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the page and the endpoints for programs ask for: an answer, as JSON or as parts of the page."""
+
+import logging
+from html import escape
+from typing import Any, NamedTuple
+
+import gradio
+import numpy as np
+
+from .answer import THRESHOLD, TOP_K, Answer, Settings, listen
+from .event_table import draw_events
+from .limits import DemoError, Limits
+from .models import Models
+from .pictures import draw_timeline
+
+logger = logging.getLogger(__name__)
+
+UNEXPECTED = "Something went wrong here, and it is written to the log. The other recordings and models still work."
+
+
+class PageParts(NamedTuple):
+    """The outputs of the page, in their order."""
+
+    status: str
+    has_answer: Any  # an update of the visibility
+    tags: dict[str, float] | None
+    recording: tuple[int, np.ndarray] | None
+    timeline: str
+    events: str
+
+
+class Service:
+    """
+    Args:
+        models: those that are offered.
+        limits: on size and duration.
+    """
+
+    def __init__(self, models: Models, limits: Limits) -> None:
+        self.models = models
+        self.limits = limits
+
+    def _listen(self, sound: str | None, settings: Settings, top_k: int = TOP_K) -> Answer:
+        if sound is None:
+            raise DemoError("Please choose a file, record something, or press one of the recordings first.")
+        return listen(sound, self.models.load(settings.model), settings, self.limits, top_k)
+
+    def show(self, sound: str | None, model: str, window_s: float, threshold: float) -> PageParts:
+        """The parts of the page for a recording, or the line that says why there is no answer."""
+        settings = Settings(model, window_s, threshold)
+        try:
+            return self._parts(self._listen(sound, settings), settings)
+        except DemoError as error:
+            message = str(error)
+        except Exception:
+            logger.exception("no answer")
+            message = UNEXPECTED
+        status = f'<p class="ced-error" role="alert">{escape(message)}</p>'
+        return PageParts(status, gradio.update(visible=False), None, None, "", "")
+
+    def _parts(self, answer: Answer, settings: Settings) -> PageParts:
+        tagger = self.models.load(settings.model)
+        timeline = events = ""
+        if answer.is_long:
+            timeline = draw_timeline(answer, tagger.feature_extractor, settings.threshold)
+            events = draw_events(answer, settings.threshold)
+        samples = (np.clip(answer.waveform, -1, 1) * np.iinfo(np.int16).max).astype(np.int16)
+        return PageParts(
+            status=f"<p>{escape(answer.name)}, {answer.duration_s:.1f} s: heard by <b>{escape(settings.model)}</b></p>",
+            has_answer=gradio.update(visible=True),
+            tags={tag.label: min(max(tag.score, 0.0), 1.0) for tag in answer.tags},
+            recording=(tagger.sampling_rate, samples),
+            timeline=timeline,
+            events=events,
+        )
+
+    def describe(self, model: str) -> str:
+        """What a model is good for, for the page."""
+        try:
+            return self.models.describe(model)
+        except DemoError as error:
+            return str(error)
+
+    def find_tags(self, sound: str, model: str, top_k: int = TOP_K) -> dict[str, Any]:
+        """The tags of a recording, the highest score first."""
+        answer = self._listen_or_raise(sound, Settings(model), top_k)
+        tags = [{"label": tag.label, "score": round(tag.score, 6)} for tag in answer.tags]
+        return {"file": answer.name, "model": model, "duration_s": answer.duration_s, "tags": tags}
+
+    def find_events(
+        self, sound: str, model: str, window_s: float = 2.0, threshold: float = THRESHOLD
+    ) -> dict[str, Any]:
+        """When each class reaches the threshold, ordered by onset."""
+        answer = self._listen_or_raise(sound, Settings(model, window_s, threshold))
+        events = [event._asdict() for event in answer.events]
+        return {"file": answer.name, "model": model, "duration_s": answer.duration_s, "events": events}
+
+    def list_models(self) -> list[dict[str, str]]:
+        """The models to choose from, the default first, and what each is good for."""
+        return [{"model": name, "good_for": self.describe(name)} for name in self.models.names]
+
+    def _listen_or_raise(self, sound: str | None, settings: Settings, top_k: int = TOP_K) -> Answer:
+        try:
+            return self._listen(sound, settings, top_k)
+        except DemoError as error:
+            raise gradio.Error(str(error), print_exception=False) from error
