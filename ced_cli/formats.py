@@ -49,6 +49,11 @@ class Average(StrEnum):
     MAX = "max"
 
 
+class Engine(StrEnum):
+    LOCAL = "local"
+    RAY = "ray"
+
+
 def write_records(records: Iterable[Record], stream: BinaryIO, format: Format, events: bool) -> None:
     """
     Writes records as they come.
@@ -69,9 +74,9 @@ def write_records(records: Iterable[Record], stream: BinaryIO, format: Format, e
     writers[format](records, stream, events)
 
 
-def read_records(path: str, format: Format, events: bool) -> Iterator[Record]:
+def read_records(path: Any, format: Format, events: bool) -> Iterator[Record]:
     """
-    The records of a file that `write_records` made. A table cannot be read.
+    The records of a file that `write_records` made; of Parquet, an open one will do. A table cannot be read.
 
     Raises:
         CliError: if it holds something else.
@@ -226,7 +231,7 @@ def _write_parquet(records: Iterable[Record], stream: BinaryIO, events: bool) ->
             writer.write_table(pyarrow.Table.from_pylist(batch, schema))
 
 
-def _read_parquet(path: str, events: bool) -> Iterator[Record]:
+def _read_parquet(path: Any, events: bool) -> Iterator[Record]:
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:

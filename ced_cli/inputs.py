@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-from .errors import CliError
+from .errors import FAILED, CliError
 from .light import load_module
 
 STANDARD_INPUT = "-"
+PATH_COLUMNS = ("uri", "path", "file", "file_name", "filename", "filepath", "file_path", "url", "audio")
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,9 @@ def _unlisted(problem: OSError) -> Input:
 
 
 def read_list(list_file: str) -> list[str]:
-    """The paths in a file, one a line or separated by NUL; `-` is standard input."""
+    """The paths in a file, one a line or separated by NUL, or in a column of a Parquet file; `-` is standard input."""
+    if list_file.partition("?")[0].lower().endswith(".parquet"):
+        return _read_parquet_list(list_file)
     try:
         if list_file == STANDARD_INPUT:
             content = sys.stdin.buffer.read()
@@ -146,6 +149,32 @@ def read_list(list_file: str) -> list[str]:
     separated_by_nul = b"\0" in content
     lines = content.split(b"\0") if separated_by_nul else [line.removesuffix(b"\r") for line in content.split(b"\n")]
     return [os.fsdecode(line) for line in lines if line]
+
+
+def _read_parquet_list(list_file: str) -> list[str]:
+    """The paths in a Parquet file, which may be on any file system that PyArrow knows."""
+    try:
+        from pyarrow import ArrowInvalid, parquet
+
+        from ced_model.scale.storage import locate
+    except ImportError as error:
+        raise CliError('--from a Parquet file needs pyarrow: pip install "ced_model[parquet]"', FAILED) from error
+    try:
+        file_system, path = locate(list_file)
+        with file_system.open_input_file(path) as file, parquet.ParquetFile(file) as table:
+            schema = table.schema_arrow
+            texts = [field.name for field in schema if str(field.type) in ("string", "large_string")]
+            column = next((name for name in PATH_COLUMNS if name in texts), texts[0] if len(texts) == 1 else None)
+            if column is None:
+                raise CliError(
+                    f"--from {list_file}: no column of paths: name it {PATH_COLUMNS[0]} or {PATH_COLUMNS[1]}"
+                )
+            return [path for path in table.read([column])[column].to_pylist() if path]
+    except OSError as error:
+        raise CliError(f"--from {escape_name(list_file)}: {error.strerror or error}") from error
+    except ValueError as error:
+        reason = "no Parquet file" if isinstance(error, ArrowInvalid) and "://" not in list_file else str(error)
+        raise CliError(f"--from {escape_name(list_file)}: {reason}") from error
 
 
 def _standard_input() -> Input:

@@ -102,13 +102,7 @@ class Journal:
     def _check_header(self, header: dict[str, Any]) -> None:
         if header.get("ced_journal") != VERSION:
             raise CliError(f"{self.path} is not a journal of this version of ced: remove it or add --overwrite")
-        for name, now in self.options.items():
-            then = header["options"].get(name)
-            if then != now:
-                raise CliError(
-                    f"{self.path} was begun with another --{name}: {_shown(then)} then, {_shown(now)} now;"
-                    " resume with the same, or add --overwrite"
-                )
+        check_same_options(self.path, header["options"], self.options)
 
     def _note(self, record: Record, length: int) -> None:
         name = record["file"]
@@ -205,6 +199,16 @@ class Journal:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def check_same_options(path: str, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises `CliError` for the first option that is not what it was when the results of `path` were begun."""
+    for name, value in now.items():
+        if then.get(name) != value:
+            raise CliError(
+                f"{path} was begun with another --{name}: {_shown(then.get(name))} then, {_shown(value)} now;"
+                " resume with the same, or add --overwrite"
+            )
 
 
 def _open_locked(path: str) -> FileIO:

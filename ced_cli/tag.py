@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .errors import FAILED, INTERRUPTED, CliError
-from .formats import Format, Record, check_available, write_records
+from .formats import Engine, Format, Record, check_available, write_records
 from .inputs import STANDARD_INPUT, Input, find_inputs
 from .journal import Journal
 from .light import load_module
@@ -51,6 +51,10 @@ class TagOptions:
     device: str | None = None
     threads: int | None = None
     batch_size: int | None = None
+    engine: str | None = None
+    ray_address: str | None = None
+    workers: int | None = None
+    shard_size: int | None = None
 
 
 def tag(paths: list[str], list_file: str | None, options: TagOptions) -> None:
@@ -62,11 +66,14 @@ def tag(paths: list[str], list_file: str | None, options: TagOptions) -> None:
         typer.Exit: at the end, if inputs failed.
     """
     format = check_options(options)
-    inputs = find_inputs(paths, list_file)
-    if options.output is None:
-        progress = _tag_to_stdout(inputs, options, format)
+    if options.engine == Engine.RAY:
+        from .ray import tag_on_ray
+
+        progress = tag_on_ray(paths, list_file, options)
+    elif options.output is None:
+        progress = _tag_to_stdout(find_inputs(paths, list_file), options, format)
     else:
-        progress = _tag_to_file(inputs, options, format, options.output)
+        progress = _tag_to_file(find_inputs(paths, list_file), options, format, options.output)
     if progress.total > 1:
         print(progress.summary(), file=sys.stderr)
     if progress.failed:
@@ -86,6 +93,9 @@ def check_options(options: TagOptions) -> Format:
         raise CliError("--resume keeps results, --overwrite discards them: choose one")
     if options.output is None and (options.resume or options.overwrite):
         raise CliError(f"--{'resume' if options.resume else 'overwrite'} needs --output FILE")
+    for name in ("ray_address", "workers", "shard_size") if options.engine != Engine.RAY else ():
+        if getattr(options, name) is not None:
+            raise CliError(f"{_flag(name)} needs --engine ray")
     format = _choose_format(options)
     check_available(format)
     model = choose_model(options.model)
@@ -113,6 +123,10 @@ def _flag(name: str) -> str:
 
 def _choose_format(options: TagOptions) -> Format:
     format = options.format
+    if options.engine == Engine.RAY:
+        if options.output is None or format not in (None, Format.PARQUET):
+            raise CliError("--engine ray writes a folder of Parquet files: give --output DIR, and no other --format")
+        return Format.PARQUET
     if options.output is None:
         if format is Format.PARQUET:
             raise CliError("--format parquet needs --output FILE")
@@ -216,7 +230,7 @@ def _is_pipe(source: Any) -> bool:
         return False
 
 
-def _load(options: TagOptions) -> "AudioTagger":
+def load(options: TagOptions) -> "AudioTagger":
     """Loads the model and checks what only it can tell."""
     tagger = load_tagger(
         choose_model(options.model), device=options.device, num_threads=options.threads, batch_size=options.batch_size
@@ -244,7 +258,7 @@ def _watched(records: Iterator[Record], progress: RunProgress, say_errors: bool 
         progress.count(failed=error is not None)
         if error is not None and say_errors:
             with progress.hidden():
-                _print_error(record["file"], error)
+                print_error(record["file"], error)
         if sys.stdout.isatty():
             with progress.hidden():
                 yield record
@@ -252,7 +266,7 @@ def _watched(records: Iterator[Record], progress: RunProgress, say_errors: bool 
             yield record
 
 
-def _print_error(name: str, error: str) -> None:
+def print_error(name: str, error: str) -> None:
     from ced_model.audio import describe
 
     print(f"{describe(name)}: {error}", file=sys.stderr)
@@ -262,7 +276,7 @@ def _print_error(name: str, error: str) -> None:
 
 
 def _tag_to_stdout(inputs: list[Input], options: TagOptions, format: Format) -> RunProgress:
-    tagger = _load(options)
+    tagger = load(options)
     with _progress(inputs) as progress:
         try:
             same_terminal = format is Format.TABLE and sys.stdout.isatty() and sys.stderr.isatty()
@@ -291,7 +305,7 @@ def _abandon_stdout() -> None:
 def _tag_to_file(inputs: list[Input], options: TagOptions, format: Format, output: str) -> RunProgress:
     if options.resume and any(item.name == STANDARD_INPUT for item in inputs):
         raise CliError("--resume cannot know whether standard input is the same")
-    journal = Journal(output, _lasting_options(options, format))
+    journal = Journal(output, lasting_options(options, format))
     try:
         if options.resume:
             journal.load()
@@ -299,7 +313,7 @@ def _tag_to_file(inputs: list[Input], options: TagOptions, format: Format, outpu
             journal.refuse_existing()
         waiting = [item for item in inputs if item.name not in journal]
         progress = _progress(waiting)
-        tagger = _load(options) if waiting else None
+        tagger = load(options) if waiting else None
         if len(waiting) < len(inputs):
             _print_kept(len(inputs) - len(waiting), journal)
         if tagger is not None:
@@ -329,7 +343,7 @@ def _journal_records(journal: Journal, progress: RunProgress, records: Iterator[
             raise CliError(f"interrupted; {journal.advice}", INTERRUPTED) from error
 
 
-def _lasting_options(options: TagOptions, format: Format) -> dict[str, Any]:
+def lasting_options(options: TagOptions, format: Format) -> dict[str, Any]:
     """What all results in one output must have in common, by the names of the options."""
     names = ("top_k", "threshold", "labels", "window", "hop", "average", "events", "min_duration", "merge_gap")
     return {"format": format} | {name.replace("_", "-"): getattr(options, name) for name in names}

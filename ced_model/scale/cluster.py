@@ -1,0 +1,215 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Connecting to a Ray cluster, and what of it a job may use."""
+
+import contextlib
+import io
+import logging
+import os
+import socket
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .storage import one_line
+
+PACKAGES = ("ced_model", "torch", "transformers")  # what decides the scores
+THREADS = 4  # of a worker, by default: as many as read its files
+CONNECT_S = 10.0
+START_S = 120.0  # in which each node must have answered
+LOCAL_STORE_BYTES = 512 * 2**20  # of objects in memory, on a cluster of our own: a model and lists of paths
+
+
+class ClusterError(Exception):
+    """The cluster cannot be used. The message is one line."""
+
+
+class Pool(NamedTuple):
+    """Workers that are all alike."""
+
+    workers: int
+    cpus: int  # of each
+    gpus: int  # of each: 0 or 1
+
+
+@contextlib.contextmanager
+def connected(address: str | None = None, *, num_cpus: int | None = None) -> Iterator[None]:
+    """
+    A context in which Ray is connected, quietly, and without telling its makers of it.
+
+    Args:
+        address: `HOST:PORT` of a cluster's head; `local` begins one here, which ends with the context. By default what
+            the environment variable `RAY_ADDRESS` says, or a cluster that was begun on this machine, or else `local`.
+        num_cpus: of a cluster that is begun here, by default all.
+
+    Raises:
+        ClusterError: if it cannot be reached, or is not of the same versions.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default of later versions, else a warning
+    with _quiet():
+        import ray
+
+        address = address or os.environ.get("RAY_ADDRESS") or _running_here() or "local"
+        if address == "auto":
+            address = _running_here() or address
+        _check_address(address)
+        is_ours = address == "local"
+        local: dict[str, Any] = {"num_cpus": num_cpus, "object_store_memory": LOCAL_STORE_BYTES} if is_ours else {}
+        try:
+            ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL, **local)
+        except Exception as error:
+            raise ClusterError(f"{_shown(address)}: {_reason(error)}") from error
+        try:
+            check_versions()
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Ray itself waits long, and then says much."""
+    if address == "local":
+        return
+    if address == "auto":
+        raise ClusterError("auto: no Ray cluster runs on this machine; leave the address out to begin one")
+    host, _, port = address.rpartition(":")
+    if "://" in address:
+        raise ClusterError(
+            f"{address}: give HOST:PORT of the head, from a machine of the cluster (or `ray job submit`)"
+        )
+    if not host or not port.isdigit():
+        raise ClusterError(f"{address}: expected HOST:PORT of the cluster's head, such as 10.0.0.1:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"no Ray cluster answers at {address}: {one_line(error)}") from error
+
+
+def _running_here() -> str | None:
+    """The address of a cluster that was begun on this machine, as Ray notes it."""
+    with contextlib.suppress(OSError):
+        return Path(tempfile.gettempdir(), "ray", "ray_current_cluster").read_text().strip() or None
+    return None
+
+
+def _shown(address: str) -> str:
+    return "Ray on this machine" if address == "local" else f"Ray cluster {address}"
+
+
+def _reason(error: Exception) -> str:
+    text = one_line(error)
+    if "Version mismatch" in text:
+        text += "; install the same versions of Ray and Python here and there"
+    return text
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """
+    Ray writes past all its settings: from C++ to descriptor 2, and what its nodes report to `sys.stdout`.
+
+    Both go nowhere in this context, `sys.stderr` goes where it went.
+    """
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    with contextlib.ExitStack() as stack, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"ray\.|ced_model\.scale")
+        stack.enter_context(contextlib.redirect_stdout(_Nowhere()))
+        descriptor = os.dup(2)
+        stack.callback(os.close, descriptor)
+        with contextlib.suppress(OSError, AttributeError):
+            if sys.stderr.fileno() == 2:
+                same = open(
+                    os.dup(descriptor), "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace"
+                )
+                stack.enter_context(same)
+                stack.enter_context(contextlib.redirect_stderr(same))
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        stack.callback(os.dup2, descriptor, 2)
+        yield
+
+
+class _Nowhere(io.TextIOBase):
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+# Nodes
+
+
+def installed() -> dict[str, str]:
+    """Versions of what decides the scores."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "none"
+    return versions
+
+
+def check_versions() -> None:
+    """Raises `ClusterError` if a node does not have what this machine has."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ask = ray.remote(num_cpus=0)(installed)
+    asked = {}
+    for node in alive_nodes():
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        asked[node["NodeManagerAddress"]] = ask.options(scheduling_strategy=strategy).remote()
+    here = installed()
+    for host, answer in asked.items():
+        try:
+            there = ray.get(answer, timeout=START_S)
+        except Exception as error:
+            text = str(error)
+            if "No module named" in text:
+                missing = text.rpartition("No module named")[2].split()[0].strip("'\"")
+                raise ClusterError(f'node {host} lacks {missing}: pip install "ced_model[ray]" there') from error
+            raise ClusterError(f"node {host} does not answer: {text.strip().splitlines()[-1]}") from error
+        for name, wanted in here.items():
+            if there[name] != wanted:
+                raise ClusterError(
+                    f"node {host} has {name} {there[name]}, this machine {wanted}: install the same on all nodes"
+                )
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def choose_pool(device: str | None = None, threads: int | None = None, workers: int | None = None) -> Pool:
+    """
+    Workers that fill the cluster.
+
+    Args:
+        device: `cpu`, `cuda`, or anything else, which is left to the workers; by default GPUs if there are any.
+        threads: CPUs of a worker, by default 4, or what the smallest node has.
+        workers: how many, by default as many as there is room for now.
+
+    Raises:
+        ClusterError: if there is no room for any.
+    """
+    resources = [node["Resources"] for node in alive_nodes()]
+    gpus = [int(each.get("GPU", 0)) for each in resources]
+    cpus = [int(each.get("CPU", 0)) for each in resources]
+    on_gpu = device == "cuda" or (device is None and any(gpus))
+    useful = [count for count, gpu in zip(cpus, gpus, strict=True) if count and (gpu or not on_gpu)]
+    each = threads or min([THREADS, *useful])
+    if on_gpu:
+        room = sum(min(gpu, count // each) for count, gpu in zip(cpus, gpus, strict=True))
+    else:
+        room = sum(count // each for count in cpus)
+    if not room and workers is None:
+        wanted = f"{each} CPU{'s' * (each > 1)}" + (" and a GPU" if on_gpu else "")
+        raise ClusterError(f"no node of the cluster has {wanted}")
+    return Pool(workers or room, each, int(on_gpu))

@@ -1,0 +1,167 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Files and folders by path or URI (`s3://`, `gs://`, `hdfs://`, …), through the file systems of PyArrow."""
+
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
+from posixpath import basename, splitext
+from typing import Any
+
+from pyarrow import fs
+
+from ..audio import AUDIO_EXTENSIONS
+
+# An upload to these appears as a whole when it is closed; elsewhere a file is written beside its place and moved.
+OBJECT_STORES = {"s3", "gcs", "abfs"}
+
+
+def is_uri(path: str) -> bool:
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path) is not None
+
+
+def locate(path: str) -> tuple[fs.FileSystem, str]:
+    """
+    The file system of a path or URI, and the path in it.
+
+    What follows the bucket or host is taken as it is, as `aws s3` and Ray do: a space is a space, `%20` is not. A
+    query, such as `?region=eu-west-1` or `?endpoint_override=…`, tells PyArrow how to reach the store.
+
+    Raises:
+        ValueError: for a URI that PyArrow does not know.
+    """
+    if not is_uri(path):
+        return _file_system("file:///")[0], os.path.abspath(path)
+    scheme, rest = path.split("://", 1)
+    rest, _, query = rest.partition("?")
+    host, _, inner = rest.partition("/")
+    if ":" in host.rpartition("@")[0]:
+        raise ValueError(f"{scheme}://…@…: credentials do not belong into a URI; set the store's environment variables")
+    file_system, root = _file_system(f"{scheme}://{host}/" + (f"?{query}" if query else ""))
+    return file_system, f"{root.rstrip('/')}/{inner.lstrip('/')}".rstrip("/") or "/"
+
+
+@lru_cache(maxsize=64)  # clients are dear: one for each bucket, not for each file
+def _file_system(root: str) -> tuple[fs.FileSystem, str]:
+    try:
+        return fs.FileSystem.from_uri(root)
+    except (ValueError, ImportError) as error:
+        raise ValueError(f"{root}: {one_line(error)}") from error
+
+
+def join(folder: str, name: str) -> str:
+    """The path or URI of a file in a folder; a query stays at the end."""
+    if not is_uri(folder):
+        return os.path.join(folder, name)
+    path, mark, query = folder.partition("?")
+    return f"{path.rstrip('/')}/{name}{mark}{query}"
+
+
+def walk_uri(uri: str) -> Iterator[str]:
+    """
+    URIs of the audio files in a folder of a file system, in the order of their names; hidden entries are left out.
+
+    A URI of anything else is given back as it is.
+
+    Raises:
+        OSError: if the store cannot be reached or does not let us in.
+    """
+    file_system, path = locate(uri)
+    if file_system.get_file_info(path).type is not fs.FileType.Directory:
+        yield uri
+        return
+    for info in sorted(file_system.get_file_info(fs.FileSelector(path, recursive=True)), key=lambda info: info.path):
+        inner = info.path[len(path) :].lstrip("/")
+        is_hidden = any(part.startswith(".") for part in inner.split("/"))
+        if info.type is fs.FileType.File and not is_hidden and splitext(inner)[1].lower() in AUDIO_EXTENSIONS:
+            yield join(uri, inner)
+
+
+class RemoteFile:
+    """A file that is opened when it is read, so that one which is not there fails by itself and nothing else does."""
+
+    def __init__(self, uri: str) -> None:
+        self.name = uri.partition("?")[0]
+        self._uri = uri
+        self._stream: Any = None
+
+    def read(self, size: int = -1) -> bytes:
+        if self._stream is None:
+            file_system, path = locate(self._uri)
+            self._stream = file_system.open_input_stream(path, compression=None)
+        data = self._stream.read(None if size < 0 else size)
+        if not data:
+            self._stream.close()
+        return data
+
+
+class Folder:
+    """
+    A folder of results, in which a file is either whole or not there.
+
+    Methods raise `OSError` with the reason of the file system.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.uri = path
+        self.file_system, self.path = locate(path)
+
+    def list(self, inner: str = "") -> dict[str, int]:
+        """Names of the files in it or in a folder in it, with their sizes in bytes; empty if there is no folder."""
+        place = f"{self.path}/{inner}".rstrip("/")
+        infos = self.file_system.get_file_info(fs.FileSelector(place, allow_not_found=True))
+        return {basename(info.path): info.size for info in infos if info.type is fs.FileType.File}
+
+    def open(self, name: str) -> Any:
+        """A file of it as a `pyarrow.NativeFile` that can be sought in."""
+        return self.file_system.open_input_file(f"{self.path}/{name}")
+
+    def read(self, name: str) -> bytes:
+        with self.open(name) as file:
+            return file.read()
+
+    def remove(self, name: str) -> None:
+        self.file_system.delete_file(f"{self.path}/{name}")
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a file that appears in one step, in place of one of this name."""
+        target = f"{self.path}/{name}"
+        kind = self.file_system.type_name
+        if kind in OBJECT_STORES:
+            self._upload(target, content)
+            return
+        parent, _, last = target.rpartition("/")
+        part = f"{parent}/.{last}.{uuid.uuid4().hex}"
+        try:
+            self.file_system.create_dir(parent, recursive=True)
+            if kind == "local":
+                _write_through(part, content)
+                os.replace(part, target)
+            else:
+                self._upload(part, content)
+                self.file_system.move(part, target)
+        except OSError:
+            with suppress(OSError):
+                self.file_system.delete_file(part)
+            raise
+
+    def _upload(self, path: str, content: bytes) -> None:
+        stream = self.file_system.open_output_stream(path)
+        stream.write(content)  # where this fails the stream is not closed: closing is what makes an object appear
+        stream.close()
+
+
+def _write_through(path: str, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(reason.split()).rstrip(".")
