@@ -31,6 +31,8 @@ from .findings import (
     find_label,
 )
 from .modeling_ced import CedForAudioClassification
+from .runtimes.exported import ExportedModel
+from .runtimes.formats import TORCH, choose_for_tagger
 from .scheduling import InputEnd, Window, WindowScores, cut_windows, score_windows, without_variables
 
 logger = logging.get_logger(__name__)
@@ -111,6 +113,9 @@ class AudioTagger:
         num_threads: CPU threads to use, by default as many as PyTorch uses.
         batch_size: windows that are computed together at most, by default 4 on a CPU, where more of them no longer fit
             into the cache, and 32 elsewhere.
+        runtime: what computes the model: `"torch"`, or `"onnx"` or `"openvino"` on a CPU. The model is exported once,
+            with its weights as they are now, and the export is kept; see the page on other runtimes.
+        quantize: `"int8"` computes the transformer blocks in 8-bit integers; not with torch.
     """
 
     def __init__(
@@ -120,6 +125,8 @@ class AudioTagger:
         *,
         num_threads: int | None = None,
         batch_size: int | None = None,
+        runtime: str = TORCH,
+        quantize: str | None = None,
     ) -> None:
         if getattr(getattr(model, "config", None), "model_type", None) != CedConfig.model_type:
             raise ValueError(f"`model` must be a CED classification model, got {type(model).__name__}.")
@@ -127,6 +134,7 @@ class AudioTagger:
             raise ValueError(f"`num_threads` must be at least 1, got {num_threads}.")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        export = choose_for_tagger(runtime, quantize)
         self.model = model.eval()
         self.feature_extractor = feature_extractor or _front_end(model.config)
         self.num_threads = num_threads or torch.get_num_threads()
@@ -135,6 +143,10 @@ class AudioTagger:
         self.labels: list[str] = [config.id2label[index] for index in range(model.num_labels)]  # type: ignore[index]
         self.patch_size = config.patch_size
         self.target_length = config.target_length
+        self.runtime, self.quantize = runtime, quantize
+        self._exported: ExportedModel | None = None
+        if export is not None:
+            self._exported = ExportedModel(self.model, self.feature_extractor, export, self.num_threads)
 
     @classmethod
     def from_pretrained(
@@ -145,6 +157,8 @@ class AudioTagger:
         dtype: str | torch.dtype | None = None,
         num_threads: int | None = None,
         batch_size: int | None = None,
+        runtime: str = TORCH,
+        quantize: str | None = None,
         **kwargs: Any,
     ) -> "AudioTagger":
         """
@@ -154,13 +168,18 @@ class AudioTagger:
             model: a local folder, or the id of a repository such as `"mispeech/ced-mini"`.
             device: where to compute, by default a GPU if there is one, else the CPU.
             dtype: type of the weights, by default float32.
-            num_threads, batch_size: as for [`AudioTagger`].
+            num_threads, batch_size, runtime, quantize: as for [`AudioTagger`]. Other runtimes than torch compute on a
+                CPU, and in their own type: `device` and `dtype` are for torch.
             kwargs: passed on to `CedForAudioClassification.from_pretrained`, such as `revision` or `token`.
 
         Raises:
-            ValueError: if the repository holds another kind of model or lacks weights, or if there is no such device.
-            OSError: if there is no such folder or repository, or it cannot be reached.
+            ValueError: if the repository holds another kind of model or lacks weights, if there is no such device or
+                runtime, or if the options exclude each other.
+            OSError: if there is no such folder or repository, or it cannot be reached; if an export cannot be kept.
+            ImportError: if packages of the runtime are missing; it names the extra.
+            RuntimeError: if the model cannot be exported, or its export differs from it by too much.
         """
+        choose_for_tagger(runtime, quantize, device, dtype)  # before the work, not after it
         if isinstance(model, Path) or str(model).startswith((".", "/", "~")):
             model = Path(model).expanduser()
             if not model.is_dir():
@@ -169,7 +188,7 @@ class AudioTagger:
         if config.get("model_type") != CedConfig.model_type:
             raise ValueError(f"{str(model)!r} is a {config.get('model_type')!r} model, not CED.")
         if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = "cuda" if runtime == TORCH and torch.cuda.is_available() else "cpu"
         _check_device(device)
         loaded: Any = CedForAudioClassification.from_pretrained(
             model, dtype=dtype or torch.float32, output_loading_info=True, **kwargs
@@ -187,7 +206,14 @@ class AudioTagger:
             logger.info(f"{model} has no preprocessor_config.json: using the front end that config.json describes.")
             feature_extractor = None
         network.to(device)
-        return cls(network, feature_extractor, num_threads=num_threads, batch_size=batch_size)
+        return cls(
+            network,
+            feature_extractor,
+            num_threads=num_threads,
+            batch_size=batch_size,
+            runtime=runtime,
+            quantize=quantize,
+        )
 
     @property
     def sampling_rate(self) -> int:
@@ -501,7 +527,10 @@ class AudioTagger:
     @torch.inference_mode()
     def _scores(self, waveforms: list[np.ndarray]) -> np.ndarray:
         """Class scores of windows with the same number of patches: float32 of shape `(windows, classes)`."""
-        logits = self.model(self._log_mels(waveforms)).logits.float()
+        log_mels = self._log_mels(waveforms)
+        if self._exported is not None:
+            return self._exported.run(log_mels)["probabilities"]
+        logits = self.model(log_mels).logits.float()
         problem_type = self.model.config.problem_type
         if problem_type == "single_label_classification":
             logits = logits.softmax(dim=-1)
@@ -512,7 +541,10 @@ class AudioTagger:
     @torch.inference_mode()
     def _embeddings(self, waveforms: list[np.ndarray]) -> np.ndarray:
         """Pooled embeddings of windows with the same number of patches: float32 of shape `(windows, hidden_size)`."""
-        return self.model.encoder(self._log_mels(waveforms)).pooler_output.float().cpu().numpy()
+        log_mels = self._log_mels(waveforms)
+        if self._exported is not None:
+            return self._exported.run(log_mels)["embeddings"]
+        return self.model.encoder(log_mels).pooler_output.float().cpu().numpy()
 
     def _run(
         self,

@@ -3,13 +3,12 @@
 """What an export tells of itself: how to feed it, and what its outputs mean."""
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ..audioset import AUDIOSET_CLASSES
 from ..configuration_ced import CedConfig
 from ..feature_extraction_ced import CedFeatureExtractor
-from ..runtimes.formats import SUPPORT, Choice, Format, Input
+from ..runtimes.formats import Choice, Format, Input, versions
 from .graph import ACTIVATIONS
 from .tracing import GraphInput
 
@@ -75,19 +74,6 @@ def machine_ids(labels: list[str]) -> list[str]:
     """The machine ids of AudioSet's classes by their names, empty for other classes."""
     known = {name: mid for mid, name in AUDIOSET_CLASSES}
     return [known.get(label, "") for label in labels]
-
-
-def versions(choice: Choice) -> dict[str, str]:
-    """Versions of what made the export."""
-    from .. import __version__
-
-    found = {"ced_model": __version__}
-    for package in ("transformers", "torch", *SUPPORT[choice.format].packages):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def labels_csv(metadata: Mapping[str, Any]) -> str:

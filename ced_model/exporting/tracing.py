@@ -78,6 +78,8 @@ def quiet() -> Iterator[None]:
     """Keeps exporters from writing to standard output and to the log, where they tell of what is no concern here."""
     loggers = [logging.getLogger(name if name != "root" else None) for name in NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
+    root = logging.getLogger()
+    handlers = list(root.handlers)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -88,3 +90,5 @@ def quiet() -> Iterator[None]:
             finally:
                 for logger, level in zip(loggers, levels, strict=True):
                     logger.setLevel(level)
+                # `logging.info` gives the root logger a handler, which would write to the stream of here for ever.
+                root.handlers[:] = handlers

@@ -34,7 +34,7 @@ class LoadedExport(NamedTuple):
     """
 
 
-def load_export(folder: str | Path, *, num_threads: int | None = None) -> LoadedExport:
+def load_export(folder: str | Path, *, num_threads: int | None = None, num_streams: int = 1) -> LoadedExport:
     """
     Opens what [`exporting.export_model`] wrote, with the runtime that its format is for.
 
@@ -43,6 +43,9 @@ def load_export(folder: str | Path, *, num_threads: int | None = None) -> Loaded
             The folder of the export.
         num_threads (`int`, *optional*):
             CPU threads, by default what the runtime chooses. PyTorch and ExecuTorch share theirs with the process.
+        num_streams (`int`, *optional*, defaults to 1):
+            Calls of `run` that are computed at the same time, of ONNX Runtime and OpenVINO: with one, all threads
+            compute each call; with more, the calls of so many threads share them.
 
     Raises:
         `OSError`: if a file is missing or cannot be read.
@@ -52,4 +55,5 @@ def load_export(folder: str | Path, *, num_threads: int | None = None) -> Loaded
     format = Format(metadata["format"])
     check_runtime(format)
     runtime: Any = import_module(f".{MODULES[format]}", __name__)
-    return LoadedExport(metadata, runtime.open_program(Path(folder, SUPPORT[format].file), metadata, num_threads))
+    path = Path(folder, SUPPORT[format].file)
+    return LoadedExport(metadata, runtime.open_program(path, metadata, num_threads, num_streams))

@@ -13,7 +13,7 @@ from executorch.runtime import Runtime
 from . import Run
 
 
-def open_program(path: Path, metadata: Mapping[str, Any], num_threads: int | None) -> Run:
+def open_program(path: Path, metadata: Mapping[str, Any], num_threads: int | None, num_streams: int) -> Run:
     """Loads a `.pte` file; its thread pool is ExecuTorch's own."""
     program = Runtime.get().load_program(path)
     method = program.load_method("forward")

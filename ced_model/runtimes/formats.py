@@ -3,6 +3,7 @@
 """What can be exported to what. Imports nothing heavy: wrong usage is refused before any work starts."""
 
 from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -59,6 +60,10 @@ SUPPORT: dict[Format, Support] = {
     ),
 }
 
+TORCH = "torch"  # what taggers compute with by default: the model itself, not an export of it
+TAGGER_RUNTIMES = (TORCH, Format.ONNX.value, Format.OPENVINO.value)
+TAGGER_QUANTIZATIONS = (Quantization.INT8.value,)  # fp16 is no faster, and less exact
+
 
 class Choice(NamedTuple):
     """A supported combination."""
@@ -97,6 +102,36 @@ def choose(format: str, input: str | None = None, quantize: str | None = None) -
     )
 
 
+def choose_for_tagger(
+    runtime: str, quantize: str | None = None, device: object = None, dtype: object = None
+) -> Choice | None:
+    """
+    What an `AudioTagger` runs: an export, or None for torch itself. The arguments are those of its `from_pretrained`.
+
+    Raises:
+        ValueError: for an unknown runtime or quantization, and for a combination that there is not.
+        ImportError: if packages are missing; it names the extra.
+    """
+    if runtime not in TAGGER_RUNTIMES:
+        raise ValueError(f"unknown runtime {runtime!r}: choose one of {', '.join(TAGGER_RUNTIMES)}")
+    if quantize is not None and quantize not in TAGGER_QUANTIZATIONS:
+        raise ValueError(f"unknown quantization {quantize!r}: choose {' or '.join(TAGGER_QUANTIZATIONS)}, or none")
+    if runtime == TORCH:
+        if quantize is not None:
+            others = " or ".join(name for name in TAGGER_RUNTIMES if name != TORCH)
+            raise ValueError(f"the runtime torch has no {quantize}: choose the runtime {others} for it")
+        return None
+    if device is not None and str(device).partition(":")[0] != "cpu":
+        raise ValueError(f"the runtime {runtime} computes on the CPU, not on {str(device)!r}: leave the device out")
+    if dtype is not None:
+        raise ValueError(f"the runtime {runtime} has no dtype {dtype}: leave it out; int8 is a quantization")
+    # Spectrograms, since then all runtimes share one front end: see docs/runtimes.md.
+    choice = choose(runtime, Input.MEL, quantize)
+    check_runtime(choice.format)
+    check_export_packages(choice)
+    return choice
+
+
 def _who_can(quantize: str) -> str:
     able = [format.value for format, support in SUPPORT.items() if quantize in support.quantizations]
     return f"{', '.join(able)} can" if able else "no format can"
@@ -120,3 +155,18 @@ def _check_packages(format: Format, packages: tuple[str, ...], purpose: str = ""
     if missing:
         install = f'pip install "ced_model[{SUPPORT[format].extra}]"'
         raise ImportError(f"{format}{purpose} needs {', '.join(missing)}: {install}")
+
+
+def versions(choice: Choice) -> dict[str, str]:
+    """Versions of what makes an export."""
+    from .. import __version__  # here, since this file is also loaded without the package
+
+    support = SUPPORT[choice.format]
+    for_int8 = support.int8_packages if choice.quantization is Quantization.INT8 else ()
+    found = {"ced_model": __version__}
+    for package in ("transformers", "torch", *support.packages, *for_int8):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

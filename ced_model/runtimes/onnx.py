@@ -12,10 +12,11 @@ import onnxruntime
 from . import Run
 
 
-def open_program(path: Path, metadata: Mapping[str, Any], num_threads: int | None) -> Run:
+def open_program(path: Path, metadata: Mapping[str, Any], num_threads: int | None, num_streams: int) -> Run:
     """Opens a `.onnx` file on the CPU."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads or 0
+    # Calls run on the threads that they come from and on the session's own, of which all calls share one pool.
+    options.intra_op_num_threads = 0 if num_threads is None else max(1, num_threads // num_streams)
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name

@@ -15,9 +15,11 @@ from . import Run
 IN_SINGLE_PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
-def open_program(path: Path, metadata: Mapping[str, Any], num_threads: int | None) -> Run:
+def open_program(path: Path, metadata: Mapping[str, Any], num_threads: int | None, num_streams: int) -> Run:
     """Compiles a `.xml` file for the CPU."""
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **IN_SINGLE_PRECISION}
+    if num_streams > 1:
+        config |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": num_streams}
     if num_threads is not None:
         config["INFERENCE_NUM_THREADS"] = num_threads
     compiled = openvino.Core().compile_model(str(path), "CPU", config)

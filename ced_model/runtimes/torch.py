@@ -12,7 +12,7 @@ import torch
 from . import Run
 
 
-def open_program(path: Path, metadata: Mapping[str, Any], num_threads: int | None) -> Run:
+def open_program(path: Path, metadata: Mapping[str, Any], num_threads: int | None, num_streams: int) -> Run:
     """Loads a `.pt2` file on the CPU."""
     if num_threads is not None:
         torch.set_num_threads(num_threads)
