@@ -11,7 +11,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,21 +142,23 @@ class _Nowhere(io.TextIOBase):
 # Nodes
 
 
-def installed() -> dict[str, str]:
-    """Versions of what decides the scores."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "none"
-    return versions
-
-
 def check_versions() -> None:
     """Raises `ClusterError` if a node does not have what this machine has."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    packages = PACKAGES
+
+    def installed() -> dict[str, str]:  # in here, Ray sends the code: a node need not have it, nor import torch for it
+        from importlib.metadata import PackageNotFoundError, version
+
+        versions = {}
+        for name in packages:
+            try:
+                versions[name] = version(name)
+            except PackageNotFoundError:
+                versions[name] = "not installed"
+        return versions
 
     ask = ray.remote(num_cpus=0)(installed)
     asked = {}
@@ -169,15 +170,11 @@ def check_versions() -> None:
         try:
             there = ray.get(answer, timeout=START_S)
         except Exception as error:
-            text = str(error)
-            if "No module named" in text:
-                missing = text.rpartition("No module named")[2].split()[0].strip("'\"")
-                raise ClusterError(f'node {host} lacks {missing}: pip install "ced_model[ray]" there') from error
-            raise ClusterError(f"node {host} does not answer: {text.strip().splitlines()[-1]}") from error
+            raise ClusterError(f"node {host} does not answer: {str(error).strip().splitlines()[-1]}") from error
         for name, wanted in here.items():
             if there[name] != wanted:
                 raise ClusterError(
-                    f"node {host} has {name} {there[name]}, this machine {wanted}: install the same on all nodes"
+                    f"node {host}: {name} {there[name]}, on this machine {wanted}: install the same on all nodes"
                 )
 
 

@@ -143,9 +143,11 @@ class Folder:
             else:
                 self._upload(part, content)
                 self.file_system.move(part, target)
-        except OSError:
+        except OSError as error:
             with suppress(OSError):
                 self.file_system.delete_file(part)
+            if error.errno is not None:
+                error.filename = target  # writing does not tell it
             raise
 
     def _upload(self, path: str, content: bytes) -> None:
