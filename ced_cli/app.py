@@ -109,6 +109,8 @@ def tag(
     device: options.Device = None,
     threads: options.Threads = None,
     batch_size: options.BatchSize = None,
+    runtime: options.Runtime = None,
+    quantize: options.Quantize = None,
     engine: Annotated[
         Engine | None,
         typer.Option(metavar="local|ray", help="Where to work: in this process, or on the nodes of a Ray cluster."),
@@ -160,6 +162,8 @@ def tag(
             device=device,
             threads=threads,
             batch_size=batch_size,
+            runtime=runtime,
+            quantize=quantize,
             engine=engine,
             ray_address=ray_address,
             workers=workers,
@@ -191,6 +195,8 @@ def evaluate(
     device: options.Device = None,
     threads: options.Threads = None,
     batch_size: options.BatchSize = None,
+    runtime: options.Runtime = None,
+    quantize: options.Quantize = None,
 ) -> None:
     """Compare a model's tags with labels.
 
@@ -217,6 +223,8 @@ def evaluate(
             device=device,
             threads=threads,
             batch_size=batch_size,
+            runtime=runtime,
+            quantize=quantize,
         ),
     )
 
@@ -367,6 +375,8 @@ def plot(
     top_k: Annotated[
         int | None, typer.Option("--top-k", "-k", metavar="N", min=1, help="Classes to draw; by default 10.")
     ] = None,
+    runtime: options.Runtime = None,
+    quantize: options.Quantize = None,
 ) -> None:
     """Draw an audio file and its tags over time.
 
@@ -374,7 +384,16 @@ def plot(
     """
     from .plot import plot_file
 
-    plot_file(file, model=model, output=output, window_s=window, hop_s=hop, top_k=top_k)
+    plot_file(
+        file,
+        model=model,
+        output=output,
+        window_s=window,
+        hop_s=hop,
+        top_k=top_k,
+        runtime=runtime,
+        quantize=quantize,
+    )
 
 
 @app.command()
@@ -390,6 +409,8 @@ def listen(
         str | None, typer.Option(metavar="DEVICE", help="Index or name of the microphone; see --list-devices.")
     ] = None,
     list_devices: Annotated[bool, typer.Option("--list-devices", help="Show the microphones and exit.")] = False,
+    runtime: options.Runtime = None,
+    quantize: options.Quantize = None,
 ) -> None:
     """Tag what a microphone hears, as it comes in."""
     from .listen import listen
@@ -403,6 +424,8 @@ def listen(
         labels=labels,
         input_device=input_device,
         list_devices=list_devices,
+        runtime=runtime,
+        quantize=quantize,
     )
 
 

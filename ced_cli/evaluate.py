@@ -20,7 +20,7 @@ import typer
 from .errors import FAILED, CliError
 from .inputs import escape_name
 from .light import load_module
-from .model import choose_model, load_tagger
+from .model import check_runtime, choose_model, load_tagger
 from .progress import RunProgress
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class EvaluateOptions:
     device: str | None = None
     threads: int | None = None
     batch_size: int | None = None
+    runtime: str | None = None
+    quantize: str | None = None
 
 
 def evaluate_data(data: str, options: EvaluateOptions) -> None:
@@ -74,7 +76,14 @@ def evaluate_data(data: str, options: EvaluateOptions) -> None:
     """
     model = _checked_usage(data, options)
     split = _choose_split(data, options.split)
-    tagger = load_tagger(model, device=options.device, num_threads=options.threads, batch_size=options.batch_size)
+    tagger = load_tagger(
+        model,
+        device=options.device,
+        num_threads=options.threads,
+        batch_size=options.batch_size,
+        runtime=options.runtime,
+        quantize=options.quantize,
+    )
     clips = _read(data, split, options, tagger.labels)
     _print_notes(clips.notes)
     for path, reason in clips.skipped:
@@ -98,6 +107,7 @@ def evaluate_data(data: str, options: EvaluateOptions) -> None:
 def _checked_usage(data: str, options: EvaluateOptions) -> str:
     """The model to load. Raises `CliError` for what can be seen to be wrong without it."""
     model = choose_model(options.model)
+    check_runtime(options.runtime, options.quantize, options.device)
     if "://" in data:
         raise CliError(f"{data}: labelled clips are read from local files only; download them first")
     if not os.path.exists(os.path.expanduser(data)):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import FAILED, CliError
-from .model import check_labels, choose_model, load_tagger
+from .model import check_labels, check_runtime, choose_model, load_tagger
 
 INSTALL_MIC = 'pip install "ced_model[mic]"'
 
@@ -40,6 +40,8 @@ def listen(
     labels: list[str] | None = None,
     input_device: str | None = None,
     list_devices: bool = False,
+    runtime: str | None = None,
+    quantize: str | None = None,
 ) -> None:
     """
     Prints a line for each window of what a microphone hears, until Ctrl-C: the local time at its end, and its tags.
@@ -53,6 +55,7 @@ def listen(
         top_k, threshold, labels: which tags to print, as for `AudioTagger`.
         input_device: index or part of the name of the microphone, by default the system's choice.
         list_devices: only print the microphones.
+        runtime, quantize: what computes the model, as for `AudioTagger`.
 
     Raises:
         CliError: for wrong usage; if sounddevice, the PortAudio library or the microphone is missing or fails.
@@ -61,10 +64,11 @@ def listen(
     if list_devices:
         _print_devices(sounddevice)
         return
+    check_runtime(runtime, quantize)
     name = choose_model(model)
     check_labels(name, labels or ())
     device = _find_device(sounddevice, input_device)
-    tagger = load_tagger(name)
+    tagger = load_tagger(name, runtime=runtime, quantize=quantize)
     from ced_model import AudioError
 
     options: dict[str, Any] = {"hop_s": hop_s, "top_k": top_k, "threshold": threshold, "labels": labels}

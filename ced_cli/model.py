@@ -112,24 +112,50 @@ def _local_settings(model: str, file_name: str) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
+def check_runtime(runtime: str | None, quantize: str | None, device: str | None = None) -> None:
+    """Raises `CliError` for a runtime that is unknown or not installed, and for a combination that there is not."""
+    formats = load_module("runtimes/formats")
+    try:
+        formats.choose_for_tagger(runtime or formats.TORCH, quantize, device)
+    except ValueError as error:
+        raise CliError(str(error)) from error
+    except ImportError as error:
+        raise CliError(str(error), FAILED) from error
+
+
 def load_tagger(
-    model: str, *, device: str | None = None, num_threads: int | None = None, batch_size: int | None = None
+    model: str,
+    *,
+    device: str | None = None,
+    num_threads: int | None = None,
+    batch_size: int | None = None,
+    runtime: str | None = None,
+    quantize: str | None = None,
 ) -> "AudioTagger":
-    """Loads a model that `choose_model` returned, and says on stderr which one it is."""
+    """Loads a model that `choose_model` returned, and says on stderr which one it is and what runs it."""
+    check_runtime(runtime, quantize, device)
     from ced_model import AudioTagger
 
     quieten()
     if device is not None:
         _check_device(device)
+    is_exported = runtime not in (None, "torch")
+    sizes: dict[str, Any] = {"num_threads": num_threads, "batch_size": batch_size}
     try:
-        tagger = AudioTagger.from_pretrained(model, device=device, num_threads=num_threads, batch_size=batch_size)
+        tagger = AudioTagger.from_pretrained(model, device="cpu" if is_exported else device, **sizes)
     except Exception as error:  # safetensors, json, torch and the Hub's client all have their own
         reason = str(error).strip()
         if isinstance(error, OSError) and not os.path.isdir(model):  # no such repository, or no way to it
             reason = reason.rstrip(".") + "; or give a local folder (convert_checkpoint.py makes one of a checkpoint)"
         raise CliError(f"{model} cannot be loaded: {reason}", FAILED) from error
-    print(f"model: {model} on {tagger.model.device}", file=sys.stderr)
-    return tagger
+    runs = f", {runtime}{f' {quantize}' if quantize else ''}" if is_exported else ""
+    print(f"model: {model} on {tagger.model.device}{runs}", file=sys.stderr)
+    if not is_exported:
+        return tagger
+    try:  # now, so that what is said of an export comes behind the line that names the model
+        return AudioTagger(tagger.model, tagger.feature_extractor, runtime=str(runtime), quantize=quantize, **sizes)
+    except (OSError, RuntimeError) as error:
+        raise CliError(f"{model} cannot be run by {runtime}: {error}", FAILED) from error
 
 
 def quieten() -> None:

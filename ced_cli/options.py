@@ -30,6 +30,13 @@ Device = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="CPU threads; by default one per core.")]
 BatchSize = Annotated[int | None, typer.Option(metavar="N", min=1, help="Windows that are computed together at most.")]
+Runtime = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="torch, onnx or openvino; by default torch. Others export the model once."),
+]
+Quantize = Annotated[
+    str | None, typer.Option(metavar="int8", help="Compute in 8-bit integers, with --runtime onnx or openvino.")
+]
 AudioRoot = Annotated[
     str | None, typer.Option(metavar="DIR", help="Where a table's paths start; by default beside the table.")
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import FAILED, CliError
-from .model import choose_model, load_tagger
+from .model import check_runtime, choose_model, load_tagger
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +29,8 @@ def plot_file(
     window_s: float | None = None,
     hop_s: float | None = None,
     top_k: int | None = None,
+    runtime: str | None = None,
+    quantize: str | None = None,
 ) -> None:
     """
     Draws a recording of any length and prints the path of the PNG.
@@ -39,11 +41,13 @@ def plot_file(
         output: the PNG, by default `file` with `.png` appended. It is replaced once the new one is complete.
         window_s, hop_s: windows of the timeline in seconds, by default 2 s and half a window.
         top_k: number of classes, those with the highest peaks; 10 by default.
+        runtime, quantize: what computes the model, as for `AudioTagger`.
 
     Raises:
         CliError: for wrong usage, if matplotlib is missing, or if the file cannot be read.
     """
     path = _checked_output(file, output)
+    check_runtime(runtime, quantize)
     name = choose_model(model)
     try:
         import matplotlib.figure  # noqa: F401
@@ -51,7 +55,7 @@ def plot_file(
         raise CliError(f"drawing needs matplotlib: {INSTALL_PLOT}", FAILED) from error
     if not file.exists():
         raise CliError(f"{str(file)!r}: there is no such file", FAILED)
-    figure = _draw(load_tagger(name), file, window_s, hop_s, top_k or TOP_K)
+    figure = _draw(load_tagger(name, runtime=runtime, quantize=quantize), file, window_s, hop_s, top_k or TOP_K)
     _save(figure, path)
     print(path)
 

@@ -43,6 +43,8 @@ def tag_on_ray(paths: list[str], list_file: str | None, options: "TagOptions") -
     from .shards import ShardedOutput
     from .tag import lasting_options, load, weights_of
 
+    if options.runtime not in (None, "torch"):
+        options = replace(options, device="cpu")  # even where there are GPUs
     assert options.output is not None
     if STANDARD_INPUT in paths:
         raise CliError("--engine ray cannot read standard input: give files, folders or URIs")

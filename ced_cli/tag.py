@@ -21,7 +21,7 @@ from .formats import Engine, Format, Record, check_available, write_records
 from .inputs import STANDARD_INPUT, Input, find_inputs
 from .journal import Journal
 from .light import load_module
-from .model import check_known, check_labels, check_window, choose_model, load_tagger
+from .model import check_known, check_labels, check_runtime, check_window, choose_model, load_tagger
 from .progress import RunProgress
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class TagOptions:
     device: str | None = None
     threads: int | None = None
     batch_size: int | None = None
+    runtime: str | None = None
+    quantize: str | None = None
     engine: str | None = None
     ray_address: str | None = None
     workers: int | None = None
@@ -98,6 +100,7 @@ def check_options(options: TagOptions) -> Format:
             raise CliError(f"{_flag(name)} needs --engine ray")
     format = _choose_format(options)
     check_available(format)
+    check_runtime(options.runtime, options.quantize, options.device)
     model = choose_model(options.model)
     check_labels(model, options.labels or ())
     check_window(model, options.window)
@@ -233,7 +236,12 @@ def _is_pipe(source: Any) -> bool:
 def load(options: TagOptions) -> "AudioTagger":
     """Loads the model and checks what only it can tell."""
     tagger = load_tagger(
-        choose_model(options.model), device=options.device, num_threads=options.threads, batch_size=options.batch_size
+        choose_model(options.model),
+        device=options.device,
+        num_threads=options.threads,
+        batch_size=options.batch_size,
+        runtime=options.runtime,
+        quantize=options.quantize,
     )
     check_known(tagger.labels, options.labels or ())
     try:
@@ -346,7 +354,8 @@ def _journal_records(journal: Journal, progress: RunProgress, records: Iterator[
 def lasting_options(options: TagOptions, format: Format) -> dict[str, Any]:
     """What all results in one output must have in common, by the names of the options."""
     names = ("top_k", "threshold", "labels", "window", "hop", "average", "events", "min_duration", "merge_gap")
-    return {"format": format} | {name.replace("_", "-"): getattr(options, name) for name in names}
+    runtime = {"runtime": None if options.runtime == "torch" else options.runtime, "quantize": options.quantize}
+    return {"format": format} | {name.replace("_", "-"): getattr(options, name) for name in names} | runtime
 
 
 def weights_of(tagger: "AudioTagger") -> str:
