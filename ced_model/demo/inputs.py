@@ -1,7 +1,8 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Gradio fetches addresses that are sent to it in place of files; this would leave the machine and pass by the limits."""
+"""Gradio fetches addresses that are sent in place of files; this would leave the machine and pass by the limits."""
 
+from pathlib import Path
 from typing import TypeVar
 
 import gradio
@@ -15,7 +16,7 @@ def without_urls(component: Input) -> Input:
     """The component, which from now on refuses addresses. (Gradio writes a file beside the source of a subclass.)"""
     move = component.async_move_resource_to_block_cache
 
-    async def move_unless_url(url_or_file_path: str | None) -> str | None:
+    async def move_unless_url(url_or_file_path: str | Path | None) -> str | None:
         if url_or_file_path is not None and "://" in str(url_or_file_path):
             raise gradio.Error(NO_URLS, print_exception=False)
         return await move(url_or_file_path)

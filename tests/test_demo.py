@@ -1,0 +1,487 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The demo as programs use it: answers, refusals, queue and privacy; what its page is made of; `ced demo`."""
+
+import os
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+import urllib.request
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import gradio
+import numpy as np
+import pytest
+import yaml
+from cli_process import start as start_command
+from demo_files import COMPLAINTS, LIMITS, MICRO, RESOURCES, make_bad_files, serve
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from typer.testing import CliRunner
+
+from ced_cli import demo as demo_command
+from ced_cli.app import app as ced_app
+from ced_model import AudioTagger, Event, Timeline
+from ced_model.audio import AudioError
+from ced_model.demo import answer as answer_module
+from ced_model.demo import limits as limits_module
+from ced_model.demo import service as service_module
+from ced_model.demo.answer import Answer, Settings, listen
+from ced_model.demo.event_table import MAX_ROWS, draw_events, to_csv
+from ced_model.demo.limits import DemoError, Limits, read_sound
+from ced_model.demo.models import PUBLISHED, Models
+from ced_model.demo.pictures import count_rows, describe_timeline, draw_timeline
+from ced_model.demo.recordings import NAMES, find_recordings
+from ced_model.demo.service import Service
+
+ROOT = Path(__file__).parents[1]
+TABLA, CROW = RESOURCES / "loop_tabla.flac", RESOURCES / "misc_crow.flac"
+
+
+@pytest.fixture(scope="module")
+def tagger() -> AudioTagger:
+    return AudioTagger.from_pretrained(MICRO)
+
+
+@pytest.fixture(scope="module")
+def foreign_addresses() -> Iterator[list[Any]]:
+    """Where this process connects to, other than to itself."""
+    addresses: list[Any] = []
+    connect = socket.socket.connect
+
+    def watch(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            addresses.append(address)
+            raise OSError("the network was touched")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", watch)
+        yield addresses
+
+
+@pytest.fixture(scope="module")
+def url(foreign_addresses: list[Any]) -> Iterator[str]:
+    with serve() as app:
+        assert app.local_url is not None
+        yield app.local_url
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Client:
+    return Client(url, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def bad_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_bad_files(tmp_path_factory.mktemp("bad"))
+
+
+# For programs
+
+
+def test_the_api_gives_the_tags_of_the_tagger(client, tagger):
+    found = client.predict(handle_file(CROW), top_k=4, api_name="/tags")
+    assert (found["file"], found["model"]) == ("misc_crow.flac", "micro_hub")
+    assert found["duration_s"] == pytest.approx(0.48, abs=0.01)
+    expected = tagger(CROW, top_k=4)
+    assert [tag["label"] for tag in found["tags"]] == [tag.label for tag in expected]
+    assert [tag["score"] for tag in found["tags"]] == pytest.approx([tag.score for tag in expected], abs=1e-5)
+
+
+def test_the_api_gives_the_events_of_the_tagger(client, tagger):
+    found = client.predict(handle_file(TABLA), window_s=1.5, threshold=0.55, api_name="/events")
+    expected = tagger.events(TABLA, 0.55, window_s=1.5)
+    assert len(expected) > 3
+    assert [event["label"] for event in found["events"]] == [event.label for event in expected]
+    for key in ("onset_s", "offset_s", "peak"):
+        assert [event[key] for event in found["events"]] == pytest.approx([getattr(e, key) for e in expected], abs=1e-5)
+
+
+def test_the_api_lists_the_models_and_what_they_are_good_for(client):
+    models = client.predict(api_name="/models")
+    assert models[0]["model"] == "micro_hub" and "13 classes" in models[0]["good_for"]
+    assert {f"mispeech/ced-{size}" for size in ("tiny", "mini", "small", "base")} <= {row["model"] for row in models}
+    assert "50.0 mAP" in next(row["good_for"] for row in models if row["model"] == "mispeech/ced-base")
+
+
+def test_the_endpoints_are_those_and_no_others(client):
+    endpoints = client.view_api(return_format="dict", print_info=False)
+    assert set(endpoints["named_endpoints"]) == {"/tags", "/events", "/models"}
+    assert endpoints["unnamed_endpoints"] == {}
+
+
+def test_the_lines_of_the_readme_run(url, monkeypatch, capsys):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python3\n(.*?)^```", readme, flags=re.DOTALL | re.MULTILINE)
+    assert len(code.strip().splitlines()) <= 4 and "http://127.0.0.1:7860" in code
+    monkeypatch.chdir(ROOT)
+    exec(code.replace("http://127.0.0.1:7860", url), {})
+    assert "'label'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMPLAINTS)
+def test_a_program_reads_one_line_about_what_cannot_be_heard_and_can_go_on(client, bad_files, name):
+    with pytest.raises(AppError) as caught:
+        client.predict(handle_file(bad_files[name]), api_name="/tags")
+    message = str(caught.value)
+    assert COMPLAINTS[name] in message
+    assert "\n" not in message and "/" not in message.replace(" / ", ""), "paths of the server are not shown"
+    assert client.predict(handle_file(CROW), top_k=1, api_name="/tags")["tags"]
+
+
+def test_a_file_that_is_too_large_is_refused_while_it_comes_in(client, bad_files):
+    with pytest.raises(Exception, match="(?i)size|large|413"):
+        client.predict(handle_file(bad_files["large.wav"]), api_name="/tags")
+
+
+@pytest.mark.parametrize("field", ["path", "url"])
+def test_addresses_in_place_of_files_are_never_fetched(client, foreign_addresses, field):
+    address = "http://203.0.113.1/sound.wav"
+    file = {"path": address, "meta": {"_type": "gradio.FileData"}, "orig_name": "sound.wav"}
+    if field == "url":
+        file |= {"path": str(CROW), "url": address}
+    with pytest.raises(AppError):
+        client.predict(file, api_name="/tags")
+    assert foreign_addresses == []
+
+
+def test_files_that_were_not_uploaded_are_not_read(client):
+    file = {"path": str(MICRO / "config.json"), "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(AppError) as caught:
+        client.predict(file, api_name="/tags")
+    assert "could not be read" not in str(caught.value)
+
+
+def test_an_unknown_model_and_impossible_settings_are_refused(client):
+    with pytest.raises(AppError, match="no-such"):
+        client.predict(handle_file(CROW), model="no-such", api_name="/tags")
+    with pytest.raises(AppError):
+        client.predict(handle_file(CROW), window_s=100, api_name="/events")
+
+
+def test_several_users_at_once_are_queued_and_none_is_dropped(url, client, monkeypatch):
+    running, most = 0, 0
+    lock = threading.Lock()
+
+    def slow(*args: Any) -> Answer:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        try:
+            return listen(*args)
+        finally:
+            with lock:
+                running -= 1
+
+    monkeypatch.setattr(service_module, "listen", slow)
+    clients = [client, Client(url, verbose=False)]
+    paths = [CROW, RESOURCES / "perc_snap.flac", RESOURCES / "misc_burp.flac"] * 4
+    jobs = [
+        clients[number % 2].submit(handle_file(path), api_name=("/tags", "/events")[number % 3 == 0])
+        for number, path in enumerate(paths)
+    ]
+    assert [job.result()["file"] for job in jobs] == [path.name for path in paths]
+    assert most == 1
+
+
+def test_nothing_leaves_the_machine_and_the_page_names_nobody_elses_fonts_or_scripts(url, client, foreign_addresses):
+    page = urllib.request.urlopen(url).read().decode()
+    for address in re.findall(r'(?:src|href)="(https?://[^"]+)"', page):
+        assert address.startswith(url), address
+    assert "fonts.googleapis.com" not in page
+    client.predict(handle_file(CROW), api_name="/tags")
+    assert foreign_addresses == []
+
+
+# Limits
+
+
+def test_what_its_header_says_is_too_long_is_not_decoded(bad_files, monkeypatch):
+    monkeypatch.setattr(limits_module, "read_blocks", lambda *_, **__: pytest.fail("it was decoded"))
+    with pytest.raises(DemoError, match="too long"):
+        read_sound(bad_files["long.wav"], 16000, LIMITS)
+    with pytest.raises(DemoError, match=r"too large \(2\.4 MB\)"):
+        read_sound(bad_files["large.wav"], 16000, LIMITS)
+
+
+@pytest.mark.parametrize("header_s", [None, 1.0])
+def test_decoding_stops_at_the_limit_where_the_header_does_not_tell_or_lies(bad_files, monkeypatch, header_s):
+    decoded = 0
+
+    def count(*args: Any, **kwargs: Any) -> Iterator[np.ndarray]:
+        nonlocal decoded
+        for block in read_blocks(*args, **kwargs):
+            decoded += len(block)
+            yield block
+
+    read_blocks = limits_module.read_blocks
+    monkeypatch.setattr(limits_module, "duration_s", lambda _: header_s)
+    monkeypatch.setattr(limits_module, "read_blocks", count)
+    with pytest.raises(DemoError, match="too long"):
+        read_sound(bad_files["long.wav"], 16000, Limits(minutes=0.1))
+    assert decoded <= 16 * 16000
+
+
+def test_what_is_as_long_as_allowed_is_heard(tmp_path, bad_files):
+    waveform = read_sound(bad_files["long.wav"], 16000, Limits(minutes=31 / 60))
+    assert waveform.dtype == np.float32 and len(waveform) == 31 * 16000
+
+
+def test_a_file_that_has_gone_is_asked_for_again(tmp_path):
+    with pytest.raises(DemoError, match="gone.wav is no longer here"):
+        read_sound(tmp_path / "gone.wav", 16000, LIMITS)
+
+
+# Models
+
+
+def test_models_are_loaded_once_and_few_at_a_time(monkeypatch):
+    loaded: list[str] = []
+    monkeypatch.setattr(AudioTagger, "from_pretrained", lambda name: loaded.append(name) or object())
+    models = Models()
+    first = models.load("mispeech/ced-tiny")
+    assert models.load("mispeech/ced-tiny") is first and loaded == ["mispeech/ced-tiny"]
+    for name in PUBLISHED:
+        models.load(name)
+    models.load("mispeech/ced-tiny")
+    assert loaded.count("mispeech/ced-tiny") == 2
+
+
+def test_a_published_model_that_cannot_be_fetched_is_one_kind_line(monkeypatch):
+    def fail(_: str) -> AudioTagger:
+        raise OSError("We couldn't connect to the Hub\nand so on")
+
+    monkeypatch.setattr(AudioTagger, "from_pretrained", fail)
+    parts = Service(Models(), LIMITS).show(str(CROW), "mispeech/ced-base", 2, 0.5)
+    assert "mispeech/ced-base could not be fetched" in parts.status and "\n" not in parts.status
+    assert 'role="alert"' in parts.status
+
+
+def test_folders_of_the_same_name_are_told_apart(tmp_path):
+    for parent in ("a", "b"):
+        (tmp_path / parent / "model").mkdir(parents=True)
+    models = Models([str(tmp_path / "a" / "model"), str(tmp_path / "b" / "model"), "mispeech/ced-mini"])
+    assert models.names[:3] == ["model (1)", "model (2)", "mispeech/ced-mini"]
+    assert models.names.count("mispeech/ced-mini") == 1 and set(PUBLISHED) <= set(models.names)
+
+
+def test_the_bundled_model_comes_first_where_it_is_there(tmp_path, monkeypatch):
+    from ced_model.demo import models as models_module
+
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(models_module, "BUNDLED_FOLDER", tmp_path)
+    assert Models().names[0] == "ced-nano" and Models().is_local("ced-nano")
+    assert "no network" in Models().describe("ced-nano")
+    monkeypatch.setattr(models_module, "BUNDLED_FOLDER", tmp_path / "missing")
+    assert Models().names == list(PUBLISHED) and not Models().is_local("mispeech/ced-tiny")
+
+
+# Parts of the page
+
+
+def make_answer(labels: list[str], scores: list[list[float]], name: str = "a.wav", threshold: float = 0.5) -> Answer:
+    """An answer with windows of 2 s every second, and noise to draw."""
+    count = len(scores)
+    array = np.array(scores, np.float32)
+    timeline = Timeline(array, np.arange(count) * 1.0, np.arange(count) + 2.0, labels, count + 1.0)
+    waveform = np.random.default_rng(0).normal(scale=0.1, size=(count + 1) * 16000).astype(np.float32)
+    return Answer(name, waveform, count + 1.0, [], timeline, timeline.events(threshold), 2.0)
+
+
+def test_the_page_shows_tags_timeline_and_events_of_a_long_recording(tagger):
+    parts = Service(Models([str(MICRO)]), LIMITS).show(str(TABLA), "micro_hub", 2.0, 0.5)
+    assert "loop_tabla.flac, 10.7 s" in parts.status and "micro_hub" in parts.status
+    assert parts.has_answer["visible"] is True
+    expected = {tag.label: tag.score for tag in tagger(TABLA, top_k=8)}
+    assert parts.tags == pytest.approx(expected, abs=1e-5)
+    events = tagger.events(TABLA)
+    assert parts.events.count("<button") == len(events) > 3
+    assert parts.timeline.count("data:image/png;base64,") == 2
+    rate, samples = parts.recording
+    assert rate == 16000 and samples.dtype == np.int16 and len(samples) == pytest.approx(10.67 * rate, rel=0.01)
+
+
+def test_a_recording_no_longer_than_a_window_has_tags_only():
+    parts = Service(Models([str(MICRO)]), LIMITS).show(str(CROW), "micro_hub", 2.0, 0.5)
+    assert parts.tags and parts.recording is not None and parts.timeline == parts.events == ""
+
+
+@pytest.mark.parametrize("name", COMPLAINTS)
+def test_the_page_says_in_one_line_why_there_is_no_answer(bad_files, name):
+    parts = Service(Models([str(MICRO)]), LIMITS).show(str(bad_files[name]), "micro_hub", 2.0, 0.5)
+    assert COMPLAINTS[name] in unescape(parts.status) and "\n" not in parts.status
+    assert parts.has_answer["visible"] is False and parts.tags is None
+
+
+def test_windows_that_a_model_cannot_use_and_faults_of_the_demo_are_one_line(monkeypatch, caplog):
+    service = Service(Models([str(MICRO)]), LIMITS)
+    assert "0.15 to 10.12 seconds" in service.show(str(CROW), "micro_hub", 20.0, 0.5).status
+    assert "choose a file" in service.show(None, "micro_hub", 2.0, 0.5).status
+
+    def fail(*_: Any) -> Answer:
+        raise RuntimeError("a secret of the server")
+
+    monkeypatch.setattr(service_module, "listen", fail)
+    status = service.show(str(CROW), "micro_hub", 2.0, 0.5).status
+    assert "Something went wrong" in status and "secret" not in status and "secret" in caplog.text
+
+
+def test_the_picture_is_drawn_twice_and_told_in_words(tagger):
+    answer = make_answer(["Rain", "Dog <b>", "Bell", "Wind", "Car"], [[0.9, 0.1, 0, 0, 0], [0.1, 0.7, 0, 0, 0.01]])
+    assert count_rows(answer, 0.5) == 3 and count_rows(answer, 0.0) == 5
+    words = describe_timeline(answer, 2)
+    assert words == "Highest scores over 3.0 seconds: Rain 0.90 at 0.0 to 1.5 s; Dog <b> 0.70 at 1.5 to 3.0 s."
+    html = draw_timeline(answer, tagger.feature_extractor, 0.5)
+    assert "<b>" not in html and 'alt="Highest scores' in html and '<source media="(max-width: 640px)"' in html
+
+
+def test_many_present_classes_are_drawn_up_to_twelve():
+    answer = make_answer([str(number) for number in range(40)], [[0.8] * 40])
+    assert count_rows(answer, 0.5) == 12
+
+
+def test_events_play_are_escaped_and_download_as_csv():
+    answer = make_answer(['Dog, "<script>"', "Rain"], [[0.9, 0.2], [0.8, 0.6]], name='x"><y.wav')
+    html = draw_events(answer, 0.5)
+    assert "<script>" not in html and "<y" not in html
+    assert re.findall(r'data-onset="([\d.]+)" data-offset="([\d.]+)"', html) == [("0.000", "3.000"), ("1.500", "3.000")]
+    assert "Play Rain, 1.50 to 3.00 seconds" in html
+    assert to_csv(answer.events).splitlines() == [
+        "onset_s,offset_s,label,peak",
+        '0.000,3.000,"Dog, ""<script>""",0.9000',
+        "1.500,3.000,Rain,0.6000",
+    ]
+
+
+def test_no_events_and_very_many_are_said_so():
+    quiet = make_answer(["Rain"], [[0.1], [0.2]])
+    assert "No sound reaches the threshold of 0.5" in draw_events(quiet, 0.5)
+    events = [Event(float(second), second + 1.0, "Tick", 0.9) for second in range(MAX_ROWS + 7)]
+    many = Answer("a.wav", quiet.waveform, 207.0, [], quiet.timeline, events, 2.0)
+    html = draw_events(many, 0.5)
+    assert html.count("<button") == MAX_ROWS and "7 more are in the CSV" in html
+
+
+def test_the_recordings_are_found_in_a_checkout_and_travel_with_the_package():
+    assert find_recordings().keys() == set(NAMES.values())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    shared = project["tool"]["setuptools"]["data-files"]["share/ced_model/resources"]
+    assert {Path(file).name for pattern in shared for file in ROOT.glob(pattern)} >= set(NAMES)
+
+
+def test_what_the_tagger_refuses_is_passed_on(tagger, monkeypatch):
+    class Refusing:
+        sampling_rate = 16000
+
+        def tag(self, *_: Any, **__: Any) -> None:
+            raise AudioError("<array>: not today")
+
+    with pytest.raises(DemoError, match="These settings do not work: <array>: not today"):
+        listen(CROW, Refusing(), Settings("x"), LIMITS)  # type: ignore[arg-type]
+    assert answer_module.TOP_K == 8
+
+
+# The command
+
+
+def ced(*arguments: Any) -> Any:
+    return CliRunner().invoke(ced_app, ["demo", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-minutes", "0"], "--max-minutes 0: expected a number above 0"),
+        (["--max-megabytes", "nan"], "--max-megabytes nan"),
+        (["--max-minutes", "inf"], "--max-minutes inf"),
+        (["--model", "./missing"], "there is no such folder"),
+        (["--port", "0"], "--port"),
+        (["file.wav"], "unexpected extra argument"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, message):
+    result = ced(*arguments)
+    assert result.exit_code == 2 and message in result.stderr and result.stdout == ""
+
+
+def test_help_and_wrong_usage_need_neither_torch_nor_gradio():
+    code = (
+        "import sys; from ced_cli.app import app\n"
+        "for arguments in (['--help'], ['--max-minutes', '0']):\n"
+        "    try: app(['demo', *arguments], standalone_mode=False)\n"
+        "    except BaseException: pass\n"
+        "print(sorted({'torch', 'gradio', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--max-megabytes" in run.stdout and run.stdout.splitlines()[-1] == "[]", run.stderr
+
+
+def test_a_missing_gradio_names_the_extra(monkeypatch):
+    monkeypatch.setattr(demo_command, "find_spec", lambda name: None)
+    result = ced("--model", MICRO)
+    assert result.exit_code == 1 and 'pip install "ced_model[demo]"' in result.stderr
+
+
+def test_a_model_that_cannot_be_loaded_is_said_before_serving(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "ced"}')
+    result = ced("--model", tmp_path)
+    assert result.exit_code == 1 and result.stdout == ""
+    assert result.stderr.startswith(f"ced: {tmp_path.name} could not be loaded") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", ["203.0.113.1", "no such host"])
+def test_an_address_of_another_machine_is_refused_at_once(host):
+    result = ced("--model", MICRO, "--host", host)
+    assert result.exit_code == 1 and f"cannot listen at {host}" in result.stderr
+
+
+def test_the_command_serves_until_interrupted_and_a_taken_port_is_said_so(tmp_path):
+    out, err = tmp_path / "out", tmp_path / "err"
+    process = start_command(["demo", "--model", MICRO], stdout=out, stderr=err)
+    while not (served := re.search(r"http://127\.0\.0\.1:(\d+)/", out.read_text() if out.exists() else "")):
+        assert process.exitcode is None, err.read_text()
+        time.sleep(0.05)
+    assert "What is this sound?" in urllib.request.urlopen(served[0]).read().decode()
+    assert err.read_text() == "model: micro_hub\n"
+    taken = ced("--model", MICRO, "--port", served[1])
+    assert taken.exit_code == 1 and f"port {served[1]}: taken" in taken.stderr
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 0 and err.read_text() == "model: micro_hub\n"
+
+
+# The Space
+
+
+def test_the_space_is_complete(monkeypatch):
+    folder = ROOT / "examples" / "space"
+    _, front, _ = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    metadata = yaml.safe_load(front)
+    assert metadata["sdk"] == "gradio"
+    assert metadata["sdk_version"].split(".")[0] == gradio.__version__.split(".")[0]
+    launched: list[Any] = []
+    monkeypatch.setattr("ced_model.demo.launch", lambda *args, **kwargs: launched.append((args, kwargs)))
+    runpy.run_path(str(folder / metadata["app_file"]), run_name="__main__")
+    assert len(launched) == 1
+
+
+def test_the_space_asks_for_what_the_package_needs_outside_the_command():
+    def names(path: Path) -> set[str]:
+        lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        return {re.split(r"[<>=\[ ]", line)[0] for line in lines if line}
+
+    needed = names(ROOT / "requirements.txt") - {"rich", "typer", "torchaudio"}  # of the command and the tests
+    assert names(ROOT / "examples" / "space" / "requirements.txt") == needed | {"av", "matplotlib"}
