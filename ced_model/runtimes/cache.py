@@ -151,10 +151,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _advice() -> Iterator[None]:
-    """Adds to an error of the file system what to do about it."""
+    """Says of errors of the file system what to do about them."""
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter by the Hub's client, for a file in the way of a folder
         raise OSError(
             f"the export cannot be kept: {error}; name another folder for such files in the environment variable"
             " HF_ASSETS_CACHE"
