@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio
+import httpx
 import numpy as np
 import pytest
 import yaml
@@ -144,22 +145,25 @@ def test_a_file_that_is_too_large_is_refused_while_it_comes_in(client, bad_files
         client.predict(handle_file(bad_files["large.wav"]), api_name="/tags")
 
 
-@pytest.mark.parametrize("field", ["path", "url"])
-def test_addresses_in_place_of_files_are_never_fetched(client, foreign_addresses, field):
-    address = "http://203.0.113.1/sound.wav"
-    file = {"path": address, "meta": {"_type": "gradio.FileData"}, "orig_name": "sound.wav"}
-    if field == "url":
-        file |= {"path": str(CROW), "url": address}
-    with pytest.raises(AppError):
-        client.predict(file, api_name="/tags")
+def call_tags(server: str, **file: str) -> str:
+    """What the server answers to a program that does not upload: `error` or `complete`, and its data."""
+    content = file | {"meta": {"_type": "gradio.FileData"}}
+    event = httpx.post(f"{server}gradio_api/call/tags", json={"data": [content, "micro_hub", 3]}).json()["event_id"]
+    return httpx.get(f"{server}gradio_api/call/tags/{event}", timeout=600).text
+
+
+@pytest.mark.parametrize("address", ["http://203.0.113.1/sound.wav", "https://example.com/sound.wav"])
+def test_addresses_in_place_of_files_are_never_fetched(url, foreign_addresses, address):
+    answer = call_tags(url, path=address)
+    assert answer.startswith("event: error") and "Addresses are not fetched" in answer
+    answer = call_tags(url, path=str(CROW), url=address)
+    assert answer.startswith("event: error") and "label" not in answer
     assert foreign_addresses == []
 
 
-def test_files_that_were_not_uploaded_are_not_read(client):
-    file = {"path": str(MICRO / "config.json"), "meta": {"_type": "gradio.FileData"}}
-    with pytest.raises(AppError) as caught:
-        client.predict(file, api_name="/tags")
-    assert "could not be read" not in str(caught.value)
+def test_files_of_the_server_that_were_not_uploaded_are_not_read(url):
+    answer = call_tags(url, path=str(CROW))
+    assert answer.startswith("event: error") and "label" not in answer
 
 
 def test_an_unknown_model_and_impossible_settings_are_refused(client):
@@ -483,5 +487,10 @@ def test_the_space_asks_for_what_the_package_needs_outside_the_command():
         lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
         return {re.split(r"[<>=\[ ]", line)[0] for line in lines if line}
 
-    needed = names(ROOT / "requirements.txt") - {"rich", "typer", "torchaudio"}  # of the command and the tests
+    needed = names(ROOT / "requirements.txt") - {
+        "filelock",
+        "rich",
+        "typer",
+        "torchaudio",
+    }  # of the command and the pipeline
     assert names(ROOT / "examples" / "space" / "requirements.txt") == needed | {"av", "matplotlib"}

@@ -89,8 +89,8 @@ class Models:
     def _describe_local(self, name: str) -> str:
         tagger = self.load(name)
         listed = ", ".join(tagger.labels[:MAX_LISTED_LABELS])
-        more = ", …" if len(tagger.labels) > MAX_LISTED_LABELS else ""
-        return f"{name} is a model of your own, good for its {len(tagger.labels)} classes: {listed}{more}."
+        more = ", …" if len(tagger.labels) > MAX_LISTED_LABELS else "."
+        return f"{name} is a model of your own, good for its {len(tagger.labels)} classes: {listed}{more}"
 
 
 def _unused_name(source: str, others: list[str]) -> str:
