@@ -221,6 +221,7 @@ def workplace(checkpoints: Path, resources: Path, tmp_path: Path, monkeypatch: p
     shutil.copytree(resources, tmp_path / "resources")
     (tmp_path / "mispeech").symlink_to(checkpoints / "mispeech", target_is_directory=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.setattr(socket.socket, "connect", refuse)
     torch.manual_seed(0)
     return {"__name__": "__main__"}
