@@ -46,6 +46,8 @@ def tag_on_ray(paths: list[str], list_file: str | None, options: "TagOptions") -
     if options.runtime not in (None, "torch"):
         options = replace(options, device="cpu")  # even where there are GPUs
     assert options.output is not None
+    if options.device and options.device.startswith("cuda:"):
+        raise CliError(f"--device {options.device}: with --engine ray each worker has a GPU of its own: --device cuda")
     if STANDARD_INPUT in paths:
         raise CliError("--engine ray cannot read standard input: give files, folders or URIs")
     inputs = _find(paths, list_file)
@@ -114,8 +116,6 @@ def _storage_errors(path: str) -> Iterator[None]:
 def _cluster(options: "TagOptions") -> Iterator["Pool"]:
     from ced_model.scale.cluster import ClusterError, choose_pool, connected
 
-    if options.device and options.device.startswith("cuda:"):
-        raise CliError(f"--device {options.device}: with --engine ray each worker has a GPU of its own: --device cuda")
     try:
         with connected(options.ray_address):
             pool = choose_pool(options.device, options.threads, options.workers)

@@ -1,0 +1,70 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What `benchmarks/scale.py` measured, as the text of docs/scale.md: tables, then the arithmetic of a million hours."""
+
+from typing import Any
+
+HOURS = 1_000_000
+CLIP_S = 10
+CORES = 1000
+CODEC = "Opus, 48 kHz stereo"
+
+
+def describe(results: dict[str, Any]) -> str:
+    return "\n\n".join([costs(results), nodes(results), million_hours(results), f"Measured on {results['machine']}."])
+
+
+def costs(results: dict[str, Any]) -> str:
+    lines = ["Core seconds per hour of audio:", "", "| step | core s | MB |", "| --- | ---: | ---: |"]
+    lines += [
+        f"| decode {name} | {each['core_s']:.1f} | {each['mb']:.0f} |" for name, each in results["decoding"].items()
+    ]
+    lines.append(f"| front end | {results['front_end']:.1f} | |")
+    runtimes = list(max(results["models"].values(), key=len))
+    lines += ["", "| front end and model | " + " | ".join(runtimes) + " |", "| --- |" + " ---: |" * len(runtimes)]
+    for size, by_runtime in results["models"].items():
+        cells = [f"{by_runtime[runtime]:.0f}" if runtime in by_runtime else "" for runtime in runtimes]
+        lines.append(f"| ced-{size} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def nodes(results: dict[str, Any]) -> str:
+    speeds = results["speeds"]
+    lines = ["ced-tiny on files of 10 s, after the start:", "", "| | audio s / s |", "| --- | ---: |"]
+    lines += [f"| {name} | {speed:.0f} |" for name, speed in speeds.items()]
+    if "two nodes" in speeds:
+        share = speeds["two nodes"] / (2 * speeds["one node"])
+        ray = speeds["one node"] / speeds["one core, without Ray"]
+        lines += ["", f"Two nodes do {2 * share:.2f} times what one does: an efficiency of {share:.0%}."]
+        lines += [f"One node of Ray does {ray:.0%} of what a core does without Ray."]
+    return "\n".join(lines)
+
+
+def million_hours(results: dict[str, Any]) -> str:
+    decode, mb = results["decoding"][CODEC]["core_s"], results["decoding"][CODEC]["mb"]
+    lines = [f"A million hours, {CODEC.split(',')[0]} files, {CORES:,} cores, at the speed of the steps above:", ""]
+    lines += ["| | core s per hour | core hours | hours | audio in MB/s |", "| --- | --- | ---: | ---: | ---: |"]
+    for size, by_runtime in results["models"].items():
+        for runtime in {"torch": 0, min(by_runtime, key=by_runtime.__getitem__): 0}:
+            cost = decode + by_runtime[runtime]
+            core_hours = HOURS * cost / 3600
+            rate = HOURS * mb / (core_hours / CORES * 3600)
+            lines.append(
+                f"| ced-{size}, {runtime} | {decode:.1f} + {by_runtime[runtime]:.1f} = {cost:.1f} | {core_hours:,.0f} |"
+                f" {core_hours / CORES:.1f} | {rate:,.0f} |"
+            )
+    clips, plan, size = HOURS * 3600 // CLIP_S, results["plan"], results["bytes_per_input"]
+    lines += [
+        "",
+        "Core hours are 1,000,000 × core s / 3600; hours are these / 1,000; MB/s are 1,000,000 × MB / (hours × 3600).",
+        "",
+        f"- **Audio**: {mb:.0f} MB × 1,000,000 = {mb * HOURS / 1e6:,.0f} TB as {CODEC}.",
+        f"- **Tags**, five of each input: {size:.0f} bytes × 1,000,000 recordings of an hour ="
+        f" {size * HOURS / 1e9:,.2f} GB; × {clips:,} clips of 10 s = {size * clips / 1e9:,.0f} GB in"
+        f" {clips / 256:,.0f} files.",
+        f"- **The driver** has each input in memory and in the plan: {plan['memory']:.0f} bytes and"
+        f" {1e6 * plan['seconds']:.0f} µs × 1,000,000 = {plan['memory'] * HOURS / 1e9:.1f} GB and"
+        f" {plan['seconds'] * HOURS:.0f} s; × {clips:,} = {plan['memory'] * clips / 1e9:,.0f} GB and"
+        f" {plan['seconds'] * clips / 3600:,.1f} h.",
+    ]
+    return "\n".join(lines)
