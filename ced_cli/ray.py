@@ -264,6 +264,8 @@ class ShardTagger:
     def _load(self) -> "AudioTagger":
         import ray
 
+        from ced_model.scale.storage import Folder
+
         from .tag import load, weights_of
 
         example = self.task.example
@@ -271,7 +273,7 @@ class ShardTagger:
             raise CliError(f"{example} is not there: local paths must be the same on all nodes, or use URIs")
         with TemporaryDirectory(prefix="ced-model-") as folder:
             for name, content in ray.get(self.task.model_files).items():
-                Path(folder, name).write_bytes(content)
+                Folder(folder).write(name, content)  # which tells where there is no room
             tagger = load(replace(self.task.options, model=folder))
         if weights_of(tagger) != self.task.weights:
             raise CliError("the model became another one on its way to this node")

@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray_nodes import HEAD, NODE
 from typer.testing import CliRunner
 
 from ced_cli.app import app
 
-NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    cluster = Cluster(initialize_head=True, head_node_args=NODE)
+    cluster = Cluster(initialize_head=True, head_node_args=HEAD)
     yield cluster
     ray.shutdown()
     cluster.shutdown()

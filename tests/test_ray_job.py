@@ -14,17 +14,16 @@ import pyarrow
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray_nodes import HEAD, NODE
 
 from ced_model.scale.cluster import Pool, choose_pool
 from ced_model.scale.job import run_shards
-
-NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head with one CPU, connected."""
-    cluster = Cluster(initialize_head=True, head_node_args=NODE)
+    cluster = Cluster(initialize_head=True, head_node_args=HEAD)
     ray.init(cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
     yield cluster
     ray.shutdown()
@@ -67,7 +66,6 @@ def test_shards_of_a_killed_node_are_done_by_others(cluster: Cluster, tmp_path: 
     assert sorted(row["shard"] for row in rows) == list(range(16))
     assert all(row["sum"] == row["shard"] + 3 for row in rows)
     assert any(f"-{node.node_id}-" in note for note in os.listdir(tmp_path))
-    assert choose_pool() == Pool(workers=1, cpus=1, gpus=0)
 
 
 def test_a_shard_that_kills_its_workers_is_given_up_and_the_others_are_done(cluster: Cluster, tmp_path: Path) -> None:

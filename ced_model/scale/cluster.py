@@ -161,15 +161,18 @@ def check_versions() -> None:
         return versions
 
     ask = ray.remote(num_cpus=0)(installed)
-    asked = {}
+    asked = []
     for node in alive_nodes():
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[node["NodeManagerAddress"]] = ask.options(scheduling_strategy=strategy).remote()
+        asked.append((node, ask.options(scheduling_strategy=strategy).remote()))
     here = installed()
-    for host, answer in asked.items():
+    for node, answer in asked:
+        host = node["NodeManagerAddress"]
         try:
             there = ray.get(answer, timeout=START_S)
-        except Exception as error:
+        except ray.exceptions.RayError as error:
+            if node["NodeID"] not in {each["NodeID"] for each in alive_nodes()}:
+                continue  # it died, and Ray had not noticed yet
             raise ClusterError(f"node {host} does not answer: {str(error).strip().splitlines()[-1]}") from error
         for name, wanted in here.items():
             if there[name] != wanted:
