@@ -204,7 +204,7 @@ def choose_pool(device: str | None = None, threads: int | None = None, workers: 
     cpus = [int(each.get("CPU", 0)) for each in resources]
     on_gpu = device == "cuda" or (device is None and any(gpus))
     useful = [count for count, gpu in zip(cpus, gpus, strict=True) if count and (gpu or not on_gpu)]
-    each = threads or min([THREADS, *useful])
+    each = threads or min(THREADS, min(useful, default=1))
     if on_gpu:
         room = sum(min(gpu, count // each) for count, gpu in zip(cpus, gpus, strict=True))
     else:
