@@ -60,11 +60,11 @@ def listen(
     Raises:
         CliError: for wrong usage; if sounddevice, the PortAudio library or the microphone is missing or fails.
     """
+    check_runtime(runtime, quantize)
     sounddevice = _import_sounddevice()
     if list_devices:
         _print_devices(sounddevice)
         return
-    check_runtime(runtime, quantize)
     name = choose_model(model)
     check_labels(name, labels or ())
     device = _find_device(sounddevice, input_device)

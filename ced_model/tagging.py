@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soxr
 import torch
 from transformers.utils import logging
 
@@ -34,6 +33,7 @@ from .modeling_ced import CedForAudioClassification
 from .runtimes.exported import ExportedModel
 from .runtimes.formats import TORCH, choose_for_tagger
 from .scheduling import InputEnd, Window, WindowScores, cut_windows, score_windows, without_variables
+from .streaming import stream_blocks
 
 logger = logging.get_logger(__name__)
 
@@ -452,7 +452,7 @@ class AudioTagger:
         """
         window, hop = self._window_samples(window_s, window_s / 2 if hop_s is None else hop_s)
         select = self._selection(top_k, threshold, labels)
-        for cut in self._cut(_stream_blocks(chunks, sampling_rate, self.sampling_rate), window, hop):
+        for cut in self._cut(stream_blocks(chunks, sampling_rate, self.sampling_rate), window, hop):
             scores = self._compute_alone(cut, self._scores).scores
             end = cut.start + len(cut.waveform)
             yield StreamUpdate(cut.start / self.sampling_rate, end / self.sampling_rate, select(scores), scores)
@@ -699,59 +699,6 @@ def _use_threads(number: int) -> None:
 
 def _as_list(inputs: Any) -> list[Any]:
     return list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-
-
-def _stream_blocks(chunks: Iterable[Any], rate: int | None, model_rate: int) -> Iterator[np.ndarray]:
-    """Mono float32 blocks at the model's rate from the chunks of a stream."""
-    chunks = iter(chunks)
-    first = next(chunks, None)
-    if first is None:
-        return
-    if rate is None:
-        rate = first.get("sampling_rate", model_rate) if isinstance(first, dict) else model_rate
-    resampler = None
-    position = 0
-    for chunk in chain([first], chunks):
-        samples = _stream_chunk(chunk, rate, position)
-        position += len(samples)
-        if rate != model_rate:
-            resampler = resampler or soxr.ResampleStream(rate, model_rate, 1, dtype="float32")
-            samples = resampler.resample_chunk(samples)
-        if len(samples):
-            yield samples
-    if resampler is not None and len(block := resampler.resample_chunk(np.zeros(0, np.float32), last=True)):
-        yield block
-
-
-def _stream_chunk(chunk: Any, rate: int, position: int) -> np.ndarray:
-    """One chunk as mono float32; raises where it does not continue the stream."""
-    if isinstance(chunk, dict):
-        if chunk.get("sampling_rate", rate) != rate:
-            raise ValueError(
-                f"The stream changed its sampling rate from {rate} to {chunk['sampling_rate']} Hz; start a new stream."
-            )
-        if chunk.get("start", position) != position:
-            raise ValueError(
-                f"The stream has a gap: the next sample is {position}, but the chunk starts at {chunk['start']};"
-                " start a new stream."
-            )
-        chunk = chunk.get("array")
-    if not hasattr(chunk, "shape"):
-        raise AudioError(
-            f"The stream has a chunk of type {type(chunk).__name__}: expected a waveform (an array or a tensor of shape"
-            ' `(samples,)`), or {"array": waveform}.'
-        )
-    if len(chunk.shape) == 2 and chunk.shape[1] == 1:  # as sound cards deliver one channel
-        chunk = chunk[:, 0]
-    if len(chunk.shape) != 1 and tuple(chunk.shape[:-1]) != (1,):
-        raise AudioError(
-            f"The stream has a chunk of shape {tuple(chunk.shape)}: expected mono, (samples,). Average the channels,"
-            " for example with `chunk.mean(axis=1)`, and give a list of chunks rather than one array."
-        )
-    if 0 in chunk.shape:
-        return np.zeros(0, np.float32)
-    # No resampling: the whole stream goes through one resampler.
-    return np.concatenate(list(read_blocks(chunk, sampling_rate=rate, array_sampling_rate=rate)))
 
 
 __all__ = ["AudioError", "AudioTagger", "Event", "StreamUpdate", "Tag", "TagResult", "Timeline"]

@@ -275,7 +275,7 @@ def test_an_export_is_made_once_and_said_to_be(
     exporter: Exporter, make_tagger: MakeTagger, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = folder_of(make_tagger("onnx"))
-    assert caplog.messages == ["exporting the model to onnx, once: the export is kept for later runs ..."]
+    assert caplog.messages == ["exporting to onnx, once: the export is kept for later runs ..."]
     assert folder_of(make_tagger("onnx", num_threads=1, batch_size=2)) == folder
     assert exporter.calls == 1 == len(caplog.messages)
     assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, f"{folder.name}.lock"]
@@ -393,7 +393,7 @@ def test_processes_that_need_the_same_export_make_it_once_and_one_that_is_killed
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
     said = "".join(text for text, _ in found)
-    assert said.count("exporting the model to onnx, once") == 1
+    assert said.count("exporting to onnx, once") == 1
     assert said.count("another process exports the same model: waiting for it ...") <= 2
     noise = np.random.default_rng(0).normal(scale=0.1, size=RATE).astype(np.float32)
     for _, scores in found:

@@ -26,7 +26,8 @@ logger = logging.get_logger(__name__)
 
 LAYOUT = 1  # of what is kept; another number leaves everything that was kept before alone
 CONTENTS_FILE = "contents.json"  # name and size of each file; without it, or with another size, an export is not whole
-UNNAMED = ("_name_or_path", "transformers_version")  # settings that do not change what a model computes
+# Settings that say where a model comes from, not what it computes.
+ORIGIN = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
 
 _EXPORTING = threading.Lock()  # exporters redirect the standard streams of the whole process
 
@@ -66,7 +67,7 @@ def describe(choice: Choice) -> str:
 def _folder(model: CedForAudioClassification, extractor: CedFeatureExtractor, choice: Choice) -> Path:
     """Where the export of a model is or will be, by all that makes it what it is."""
     settings = [
-        {name: value for name, value in config.to_dict().items() if name not in UNNAMED}
+        {name: value for name, value in config.to_dict().items() if name not in ORIGIN}
         for config in (model.config, extractor)
     ]
     about = [LAYOUT, choice, versions(choice), f"{type(model).__module__}.{type(model).__qualname__}", *settings]
@@ -99,7 +100,7 @@ def _make(folder: Path, model: CedForAudioClassification, extractor: CedFeatureE
     """Exports a model beside `folder`, then gives it its place in one step. The caller holds the lock of `folder`."""
     from ..exporting import export_model
 
-    logger.warning(f"exporting the model to {describe(choice)}, once: the export is kept for later runs ...")
+    logger.warning(f"exporting to {describe(choice)}, once: the export is kept for later runs ...")
     for abandoned in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed: nobody else is here
         shutil.rmtree(abandoned, ignore_errors=True)
     with _advice(), _EXPORTING, TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as workplace:
