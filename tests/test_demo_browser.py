@@ -149,20 +149,20 @@ def test_an_event_plays_from_its_onset_to_its_offset(page, key):
         """() => {
         const audio = document.querySelector('#ced-recording audio');
         window.played = [];
-        for (const event of ['playing', 'pause', 'ended'])
+        for (const event of ['seeked', 'pause', 'ended'])
           audio.addEventListener(event, () => window.played.push([event, audio.currentTime]));
         }"""
     )
-    assert offset_s > onset_s > 0
+    assert 10.67 - 3 > offset_s > onset_s > 0
     if key == "click":
         late.click()
     else:
         late.press(key)
     expect(page.locator("#ced-events tr.ced-playing")).to_have_count(1)
-    page.wait_for_function("window.played.some(([event]) => event !== 'playing')")
+    page.wait_for_function("window.played.some(([event]) => event !== 'seeked')")
     played = dict(page.evaluate("window.played"))
-    assert played["playing"] == pytest.approx(onset_s, abs=0.3)
-    assert played.get("pause", played.get("ended")) == pytest.approx(offset_s, abs=0.4)
+    assert onset_s - 0.05 <= played["seeked"] < offset_s
+    assert offset_s - 0.05 <= played["pause"] < offset_s + 2  # far from the end, even on a busy machine
     expect(page.locator("#ced-events tr.ced-playing")).to_have_count(0)
 
 
