@@ -146,7 +146,8 @@ def test_two_processes_learn_as_one_does_and_go_on_when_one_was_killed(
     # The same batches; only what normalises the input is counted over half of each.
     alone, together = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(alone) == len(together) == 12 and alone[-3:].mean() < alone[:3].mean() - 0.02
-    assert together == pytest.approx(alone, rel=0.02)
+    whole = np.arange(12) % 3 < 2  # the last batch of an epoch is not, and two processes share it out otherwise
+    assert together[whole] == pytest.approx(alone[whole], rel=0.02)
     saved = tmp_path / "killed.training" / "checkpoint-8" / "trainer_state.json"
     kill_one_of_two(arguments("killed", 8), tmp_path / "said", saved.exists)
     assert not (tmp_path / "killed").exists()
