@@ -235,9 +235,7 @@ def test_a_missing_runtime_names_its_extra_before_work(
 
 def test_a_model_in_another_type_is_refused() -> None:
     model, extractor = make_model()
-    with pytest.raises(
-        ValueError, match=r"in float32, but the model is on cpu in bfloat16: give `model.cpu"
-    ):
+    with pytest.raises(ValueError, match=r"in float32, but the model is on cpu in bfloat16: give `model.cpu"):
         AudioTagger(model.bfloat16(), extractor, runtime="onnx")
 
 
