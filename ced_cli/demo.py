@@ -63,7 +63,8 @@ def _serve(names: list[str], limits: dict[str, float], host: str | None, port: i
         raise CliError(str(error), FAILED) from error
     except OSError as error:
         place = f"{host or 'this machine'}, port {port or '7860 to 7959'}"
-        raise CliError(f"cannot listen at {place}: taken, or not an address of this machine", FAILED) from error
+        reason = "taken, or not an address of this machine" if error.errno else str(error)
+        raise CliError(f"cannot listen at {place}: {reason}", FAILED) from error
     print(f"model: {default}", file=sys.stderr)
     print(f"The demo is at {app.local_url} (Ctrl-C ends it)", flush=True)
     with suppress(KeyboardInterrupt):  # the way to end it

@@ -493,4 +493,4 @@ def test_the_space_asks_for_what_the_package_needs_outside_the_command():
         "typer",
         "torchaudio",
     }  # of the command and the pipeline
-    assert names(ROOT / "examples" / "space" / "requirements.txt") == needed | {"av", "matplotlib"}
+    assert names(ROOT / "examples" / "space" / "requirements.txt") >= needed | {"av", "matplotlib"}

@@ -43,24 +43,30 @@ def start(
         The running app: `local_url` is where, `close()` ends it.
 
     Raises:
-        OSError: if the port is taken, or `host` is not an address of this machine.
+        OSError: if the port is taken, `host` is not an address of this machine, or the server does not answer there.
     """
     _check_address(host, port)
     limits = limits or Limits()
     app = build_app(models if isinstance(models, Models) else Models(models), limits)
-    app.launch(
-        server_name=host,
-        server_port=port,
-        max_file_size=limits.bytes,
-        prevent_thread_lock=True,
-        quiet=True,
-        share=False,
-        ssr_mode=False,
-        run_history=False,
-        footer_links=["api"],
-        theme=_make_theme(),
-        css_paths=CSS_PATH,
-    )
+    try:
+        app.launch(
+            server_name=host,
+            server_port=port,
+            max_file_size=limits.bytes,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            run_history=False,
+            footer_links=["api"],
+            theme=_make_theme(),
+            css_paths=CSS_PATH,
+        )
+    except ValueError as error:  # Gradio asks its own server for an answer before it returns
+        app.close(verbose=False)
+        raise OSError(
+            "the server does not answer at its own address: is the machine too busy, or a proxy set?"
+        ) from error
     return app
 
 
