@@ -236,7 +236,8 @@ def test_what_cannot_be_heard_is_said_in_one_line_and_the_settings_stay(page, si
 
 def test_a_file_that_is_too_large_is_refused_and_the_page_goes_on(page, size, files):
     upload(page, files["large.wav"])
-    expect(page.get_by_text("large").filter(has_text="2")).to_be_visible(timeout=TIMEOUT_MS)
+    complaint = "large.wav is too large. This demo takes files of up to 2 MB"
+    expect(page.get_by_role("alert").filter(has_text=complaint)).to_be_visible(timeout=TIMEOUT_MS)
     take(page, size, "large")
     page.get_by_role("button", name="crow").click()
     expect_answer(page, "misc_crow.flac")

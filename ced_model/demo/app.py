@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of the demo and its endpoints for programs: what stands where, and what happens when."""
 
+import json
 from typing import Any
 
 import gradio
@@ -9,7 +10,7 @@ import gradio
 from .answer import THRESHOLD, TOP_K
 from .event_table import PLAY_JS
 from .inputs import without_urls
-from .limits import Limits
+from .limits import Limits, too_large
 from .models import Models
 from .recordings import find_recordings
 from .service import Service
@@ -18,7 +19,27 @@ TITLE = "What is this sound?"
 WINDOWS_S = (0.5, 10.0)
 WINDOW_S = 2.0
 KEPT_S = 3600  # what users uploaded, and what was made of it
-ANNOUNCED_JS = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
+# The place of the status: what changes in it is read out, and a file that is too large does not leave the browser.
+# (The server refuses it, too, but there Gradio says no more than "Error".)
+STATUS_JS = """
+element.setAttribute('role', 'status');
+element.setAttribute('aria-live', 'polite');
+const refuse = (event) => {
+  const files = event.dataTransfer ? event.dataTransfer.files : event.target.files;
+  const large = Array.from(files || []).find((file) => file.size > MAX_BYTES);
+  if (!large) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  if (!event.dataTransfer) event.target.value = '';
+  const line = document.createElement('p');
+  line.className = 'ced-error';
+  line.setAttribute('role', 'alert');
+  line.textContent = large.name + ' ' + REASON;
+  props.value = line.outerHTML;
+};
+document.addEventListener('change', refuse, true);
+document.addEventListener('drop', refuse, true);
+"""
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # the others wait in the queue
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # of the page, not for programs
 
@@ -43,7 +64,7 @@ def build_app(models: Models, limits: Limits) -> gradio.Blocks:
                 settings = _add_settings(service)
                 button = gradio.Button("Name the sounds", variant="primary")
             with gradio.Column(scale=5, min_width=300):
-                outputs = _add_results()
+                outputs = _add_results(limits)
         _connect(service, file, microphone, examples, settings, button, outputs)
         _add_endpoints(service, file, settings)
     app.queue(max_size=None)
@@ -79,8 +100,9 @@ def _add_settings(service: Service) -> tuple[gradio.Dropdown, gradio.Slider, gra
     return model, window, threshold
 
 
-def _add_results() -> list[gradio.blocks.Block]:
-    status = gradio.HTML("<p>The answer will be here.</p>", js_on_load=ANNOUNCED_JS, elem_id="ced-status")
+def _add_results(limits: Limits) -> list[gradio.blocks.Block]:
+    script = STATUS_JS.replace("MAX_BYTES", str(limits.bytes)).replace("REASON", json.dumps(too_large(limits)))
+    status = gradio.HTML("<p>The answer will be here.</p>", js_on_load=script, elem_id="ced-status")
     with gradio.Column(visible=False) as has_answer:
         tags = gradio.Label(label="Sounds, with their probabilities", show_heading=False)
         recording = gradio.Audio(

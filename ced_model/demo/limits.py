@@ -65,10 +65,14 @@ def read_sound(path: str | Path, sampling_rate: int, limits: Limits) -> np.ndarr
 
 def _check_size(name: str, size: int, limits: Limits) -> None:
     if size > limits.bytes:
-        raise DemoError(
-            f"{name} is too large ({size / 1e6:.1f} MB). This demo takes files of up to {limits.megabytes:g} MB:"
-            " please cut it, or use the ced command."
-        )
+        raise DemoError(f"{name} {too_large(limits)}")
+
+
+def too_large(limits: Limits) -> str:
+    """What is said after the name of a file that is too large."""
+    return (
+        f"is too large. This demo takes files of up to {limits.megabytes:g} MB: please cut it, or use the ced command."
+    )
 
 
 def _check_duration(name: str, length_s: float, limits: Limits) -> None:
