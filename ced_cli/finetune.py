@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -17,10 +16,9 @@ from .errors import FAILED, INTERRUPTED, WRONG_USAGE, CliError
 from .evaluate import table_lines
 from .model import choose_model, quieten
 from .training_options import parse_settings, split_settings
+from .training_output import is_main_process, make_progress, say, with_option_names
 
 if TYPE_CHECKING:
-    from transformers import TrainerCallback
-
     from ced_model.finetuning import Finetuned, FinetuningOptions
 
 INSTALL_TRAIN = 'pip install "ced_model[train]"'
@@ -92,10 +90,10 @@ def finetune_model(data: str, options: FinetuneOptions) -> None:
             training_arguments=parse_settings(options.settings),
             resume=options.resume,
             overwrite=options.overwrite,
-            callbacks=[_make_progress()],
-            say=_say,
+            callbacks=[make_progress(_epoch_line)],
+            say=say,
         )
-    if int(os.environ.get("RANK", "0")) == 0:  # of the processes of `accelerate launch`
+    if is_main_process():
         print("\n".join(_report(done, output)))
 
 
@@ -171,13 +169,8 @@ def _one_line_failures(exit_code: int) -> Iterator[None]:
 
 
 def _with_option_names(message: str) -> str:
-    def option(match: re.Match[str]) -> str:
-        name, value = match[1], match[2]
-        flag = "--" + OPTION_NAMES.get(name, name).replace("_", "-")
-        return flag if value is None else f"{flag} {value.strip(chr(39))}"
-
-    message = re.sub(r"`(\w+)(?:=([^`]*))?`", option, message)
-    return re.sub(r"\b(resume|overwrite) it\b", r"--\1", message)
+    names = {name: name for name in re.findall(r"`(\w+)(?:=[^`]*)?`", message)} | OPTION_NAMES
+    return re.sub(r"\b(resume|overwrite) it\b", r"--\1", with_option_names(message, names))
 
 
 def _quieten() -> None:
@@ -188,53 +181,8 @@ def _quieten() -> None:
     trainer_utils.addFilter(lambda record: "mtime may not be reliable" not in record.getMessage())
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def _make_progress() -> "TrainerCallback":
-    """A line on stderr for each epoch, and a bar if that is a terminal."""
-    from transformers import ProgressCallback
-
-    class EpochLines(ProgressCallback):
-        loss: float | None = None
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if sys.stderr.isatty() and not args.disable_tqdm:
-                super().on_train_begin(args, state, control, **kwargs)
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if self.training_bar is not None:
-                super().on_step_end(args, state, control, **kwargs)
-
-        def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
-            """Validation is short beside training and has no bar of its own."""
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            self.loss = (logs or {}).get("loss", self.loss)
-            if "loss" in (logs or {}) and args.eval_strategy == "no":
-                self._write(state, {})
-
-        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-            self._write(state, metrics or {})
-
-        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if self.training_bar is not None:
-                super().on_train_end(args, state, control, **kwargs)
-
-        def _write(self, state: Any, metrics: dict[str, float]) -> None:
-            if state.is_world_process_zero:
-                line = _epoch_line(state.epoch, state.num_train_epochs, self.loss, metrics)
-                if self.training_bar is not None:
-                    self.training_bar.write(line, file=sys.stderr)
-                else:
-                    _say(line)
-
-    return EpochLines()
-
-
-def _epoch_line(epoch: float, epochs: float, loss: float | None, metrics: dict[str, float]) -> str:
-    parts = [f"epoch {epoch:.4g} of {epochs:g}"]
+def _epoch_line(state: Any, loss: float | None, metrics: dict[str, float], rate: float) -> str:
+    parts = [f"epoch {state.epoch:.4g} of {state.num_train_epochs:g}"]
     figures = {"loss": loss, "validation loss": metrics.get("eval_loss")}
     figures |= {name: metrics.get(f"eval_{name}") for name in ("top_1", "mAP")}
     return "  ".join(parts + [f"{name} {value:.3f}" for name, value in figures.items() if value is not None])

@@ -17,18 +17,15 @@ from .light import load_module
 if TYPE_CHECKING:
     from ced_model import AudioTagger
 
-PUBLISHED_MODELS = (
-    "mispeech/ced-tiny (5.5 M parameters, 48.1 mAP)",
-    "mispeech/ced-mini (9.6 M, 49.0)",
-    "mispeech/ced-small (22 M, 49.6)",
-    "mispeech/ced-base (86 M, 50.0)",
-)
-
 
 def choose_model(model: str | None) -> str:
-    """The folder or Hub id to load. Costs nothing: what can be seen to be wrong is wrong usage at once."""
+    """
+    The folder, Hub id or bundled model to load, by default the bundled one.
+
+    Costs nothing: what can be seen to be wrong is wrong usage at once.
+    """
     if model is None:
-        raise CliError(f"choose a model with --model: {', '.join(PUBLISHED_MODELS)}, or a local folder")
+        return load_module("bundled").DEFAULT_MODEL
     path = os.path.expanduser(model)
     if os.path.isfile(path):
         raise CliError(f"--model {model}: a file; give a model folder (convert_checkpoint.py makes one of a .pt file)")
@@ -104,8 +101,9 @@ def check_window(model: str, window_s: float | None) -> None:
 
 def _local_settings(model: str, file_name: str) -> dict[str, Any]:
     """What a JSON file of a model folder says; nothing if there is no such file, or something else in it."""
+    folder = load_module("bundled").resolve_model(model)
     try:
-        with open(os.path.join(model, file_name), encoding="utf-8") as file:
+        with open(os.path.join(folder, file_name), encoding="utf-8") as file:
             settings = json.load(file)
     except (OSError, ValueError):
         return {}
@@ -149,13 +147,19 @@ def load_tagger(
             reason = reason.rstrip(".") + "; or give a local folder (convert_checkpoint.py makes one of a checkpoint)"
         raise CliError(f"{model} cannot be loaded: {reason}", FAILED) from error
     runs = f", {runtime}{f' {quantize}' if quantize else ''}" if is_exported else ""
-    print(f"model: {model} on {tagger.model.device}{runs}", file=sys.stderr)
+    print(f"model: {model}{_note(model)} on {tagger.model.device}{runs}", file=sys.stderr)
     if not is_exported:
         return tagger
     try:  # now, so that what is said of an export comes behind the line that names the model
         return AudioTagger(tagger.model, tagger.feature_extractor, runtime=str(runtime), quantize=quantize, **sizes)
     except (OSError, RuntimeError) as error:
         raise CliError(f"{model} cannot be run by {runtime}: {error}", FAILED) from error
+
+
+def _note(model: str) -> str:
+    """That a model is the bundled one, and that there are better ones."""
+    is_bundled = load_module("bundled").resolve_model(model) != model
+    return " (small, bundled; --model mispeech/ced-mini knows more)" if is_bundled else ""
 
 
 def quieten() -> None:

@@ -8,7 +8,12 @@ import typer
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", metavar="DIR_OR_ID", help="A model folder, or the id of a Hub repository."),
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="DIR_OR_ID",
+        help="A model folder or the id of a Hub repository, such as mispeech/ced-base; by default ced-nano, bundled.",
+    ),
 ]
 TopK = Annotated[
     int | None,

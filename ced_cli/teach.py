@@ -4,7 +4,6 @@
 
 import errno
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,6 +15,7 @@ from .errors import FAILED, INTERRUPTED, CliError
 from .inputs import escape_name, read_list
 from .model import quieten
 from .progress import RunProgress
+from .training_output import with_option_names
 
 if TYPE_CHECKING:
     from ced_model.distillation.store import Store
@@ -116,15 +116,8 @@ def _one_line(output: str) -> Iterator[None]:
 
 
 def _with_options(message: str) -> str:
-    """A message of the library with the command line's names."""
     names = {"chunk_s": "chunk", "num_workers": "workers"} | {field.name: field.name for field in fields(TeachOptions)}
-
-    def option(part: re.Match[str]) -> str:
-        if part[1] not in names:
-            return part[0]
-        return f"--{names[part[1]].replace('_', '-')}" + (f" {part[2]}" if part[2] else "")
-
-    return re.sub(r"`(\w+)(?:='?([^`]*?)'?)?`", option, message)
+    return with_option_names(message, names)
 
 
 class _Progress:

@@ -3,22 +3,19 @@
 """`ced distill train`: a store → a student, as a model folder."""
 
 import os
-import re
 import shlex
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import FAILED, INTERRUPTED, CliError
+from .light import load_module
 from .model import quieten
 from .training_options import parse_settings, split_settings
+from .training_output import is_main_process, make_progress, say, with_option_names
 
 if TYPE_CHECKING:
-    from transformers import TrainerCallback
-
     from ced_model.distillation.training import Distillation
 
 # Names of the library, where they are not those of the options with a - for each _.
@@ -86,10 +83,10 @@ def train_student(store: str, options: TrainOptions) -> None:
             resume=options.resume,
             overwrite=options.overwrite,
             allow_unfinished=options.allow_unfinished,
-            callbacks=[_make_progress()],
-            say=_say,
+            callbacks=[make_progress(_line)],
+            say=say,
         )
-    if _is_main_process():
+    if is_main_process():
         print("\n".join(_report(done, output)))
     _leave_group()
 
@@ -99,7 +96,8 @@ def _checked_usage(store: str, options: TrainOptions) -> tuple[str, str]:
     if options.student is None:
         raise CliError("choose with --student what to train: tiny, mini, small, base, a config.json, or a model")
     path = os.path.expanduser(options.student)
-    if options.student not in SIZES and not os.path.exists(path) and options.student.count("/") != 1:
+    is_known = options.student in (*SIZES, load_module("bundled").DEFAULT_MODEL)
+    if not is_known and not os.path.exists(path) and options.student.count("/") != 1:
         raise CliError(
             f"--student {options.student}: it is none of {', '.join(SIZES)}, and there is no such file or folder"
         )
@@ -129,20 +127,7 @@ def _one_line_failures(output: str) -> Iterator[None]:
 
 
 def _with_option_names(message: str) -> str:
-    def option(match: re.Match[str]) -> str:
-        return "--" + OPTION_NAMES.get(match[1], match[1]).replace("_", "-")
-
-    names = "|".join([*TrainOptions.__dataclass_fields__, *OPTION_NAMES])
-    return re.sub(rf"`({names})`", option, message)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def _is_main_process() -> bool:
-    """Of the processes of `accelerate launch` or `torchrun`."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return with_option_names(message, {name: name for name in TrainOptions.__dataclass_fields__} | OPTION_NAMES)
 
 
 def _leave_group() -> None:
@@ -152,50 +137,10 @@ def _leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _make_progress() -> "TrainerCallback":
-    """A line on stderr for each evaluation, and a bar if that is a terminal."""
-    from transformers import ProgressCallback
-
-    class Lines(ProgressCallback):
-        loss: float | None = None
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.begun, self.first_step = time.monotonic(), state.global_step
-            if sys.stderr.isatty():
-                super().on_train_begin(args, state, control, **kwargs)
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if self.training_bar is not None:
-                super().on_step_end(args, state, control, **kwargs)
-
-        def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
-            """Held-out files are few, and have no bar of their own."""
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            self.loss = logs.get("loss", self.loss)
-            if "loss" in logs and args.eval_strategy == "no":
-                self._write(args, state, {})
-
-        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-            if "eval_bce" in metrics:  # not the averaged weights'
-                self._write(args, state, metrics)
-
-        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if self.training_bar is not None:
-                super().on_train_end(args, state, control, **kwargs)
-
-        def _write(self, args: Any, state: Any, metrics: dict[str, float]) -> None:
-            if not state.is_world_process_zero:
-                return
-            batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-            rate = (state.global_step - self.first_step) * batch / max(time.monotonic() - self.begun, 1e-9)
-            line = "  ".join([*_figures(state, self.loss, metrics), f"{rate:.3g} chunks/s"])
-            if self.training_bar is not None:
-                self.training_bar.write(line, file=sys.stderr)
-            else:
-                _say(line)
-
-    return Lines()
+def _line(state: Any, loss: float | None, metrics: dict[str, float], rate: float) -> str | None:
+    if metrics and "eval_bce" not in metrics:  # the averaged weights'
+        return None
+    return "  ".join([*_figures(state, loss, metrics), f"{rate:.3g} chunks/s"])
 
 
 def _figures(state: Any, loss: float | None, metrics: dict[str, float]) -> list[str]:

@@ -6,6 +6,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 
 from .audio import AudioError
 from .audioset import AUDIOSET_LABELS
+from .bundled import bundled_folder
 from .configuration_ced import CedConfig
 from .feature_extraction_ced import CedFeatureExtractor
 from .findings import Event, StreamUpdate, Tag, TagResult, Timeline
@@ -34,4 +35,5 @@ __all__ = [
     "TagResult",
     "Timeline",
     "__version__",
+    "bundled_folder",
 ]

@@ -17,6 +17,7 @@ import torch
 from transformers.utils import logging
 
 from .audio import AudioError, AudioInput, describe, read_blocks
+from .bundled import bundled_folder, resolve_model
 from .configuration_ced import CedConfig
 from .feature_extraction_ced import CedFeatureExtractor
 from .findings import (
@@ -108,7 +109,8 @@ class AudioTagger:
     the last chunk up with zeros and gives it the same weight as the others.
 
     Args:
-        model: a classification model; it is set to evaluation mode.
+        model: a classification model, by default ced-nano, which is a part of this package; it is set to evaluation
+            mode.
         feature_extractor: the front end that goes with it, by default the one that the model's configuration describes.
         num_threads: CPU threads to use, by default as many as PyTorch uses.
         batch_size: windows that are computed together at most, by default 4 on a CPU, where more of them no longer fit
@@ -120,7 +122,7 @@ class AudioTagger:
 
     def __init__(
         self,
-        model: CedForAudioClassification,
+        model: CedForAudioClassification | None = None,
         feature_extractor: CedFeatureExtractor | None = None,
         *,
         num_threads: int | None = None,
@@ -128,6 +130,10 @@ class AudioTagger:
         runtime: str = TORCH,
         quantize: str | None = None,
     ) -> None:
+        if model is None:
+            bundled: Any = CedForAudioClassification.from_pretrained(bundled_folder())
+            model = bundled.to(_default_device(runtime))
+            assert model is not None
         if getattr(getattr(model, "config", None), "model_type", None) != CedConfig.model_type:
             raise ValueError(f"`model` must be a CED classification model, got {type(model).__name__}.")
         if num_threads is not None and num_threads < 1:
@@ -165,7 +171,8 @@ class AudioTagger:
         Loads a tagger from a folder or a Hub repository.
 
         Args:
-            model: a local folder, or the id of a repository such as `"mispeech/ced-mini"`.
+            model: a local folder, the id of a repository such as `"mispeech/ced-mini"`, or `"ced-nano"`, the small
+                model that is a part of this package.
             device: where to compute, by default a GPU if there is one, else the CPU.
             dtype: type of the weights, by default float32.
             num_threads, batch_size, runtime, quantize: as for [`AudioTagger`]. Other runtimes than torch compute on a
@@ -180,7 +187,8 @@ class AudioTagger:
             RuntimeError: if the model cannot be exported, or its export differs from it by too much.
         """
         choose_for_tagger(runtime, quantize, device, dtype)  # before the work, not after it
-        if isinstance(model, Path) or str(model).startswith((".", "/", "~")):
+        model = resolve_model(model) if isinstance(model, str) else model
+        if isinstance(model, Path) or model.startswith((".", "/", "~")):
             model = Path(model).expanduser()
             if not model.is_dir():
                 raise OSError(f"There is no folder {str(model)!r}.")
@@ -188,7 +196,7 @@ class AudioTagger:
         if config.get("model_type") != CedConfig.model_type:
             raise ValueError(f"{str(model)!r} is a {config.get('model_type')!r} model, not CED.")
         if device is None:
-            device = "cuda" if runtime == TORCH and torch.cuda.is_available() else "cpu"
+            device = _default_device(runtime)
         _check_device(device)
         loaded: Any = CedForAudioClassification.from_pretrained(
             model, dtype=dtype or torch.float32, output_loading_info=True, **kwargs
@@ -669,6 +677,10 @@ def _front_end(config: CedConfig) -> CedFeatureExtractor:
         hop_size=config.hop_size,
         center=config.center,
     )
+
+
+def _default_device(runtime: str) -> str:
+    return "cuda" if runtime == TORCH and torch.cuda.is_available() else "cpu"
 
 
 def _check_device(device: str | torch.device) -> None:

@@ -4,6 +4,7 @@
 
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import soundfile
 import torch
 
-from ced_model import CedConfig
+from ced_model import CedConfig, CedForAudioClassification
 
 RECIPE = Path(__file__).parent.parent / "examples" / "ced_nano"
 sys.path.insert(0, str(RECIPE))
@@ -22,6 +23,8 @@ sys.path.insert(0, str(RECIPE))
 import mixing  # noqa: E402
 import named_sounds  # noqa: E402
 import pretrain  # noqa: E402
+import publish  # noqa: E402
+import report  # noqa: E402
 import scenes  # noqa: E402
 import sources  # noqa: E402
 import yamnet  # noqa: E402
@@ -244,3 +247,45 @@ def test_windows_grow_and_the_rate_falls() -> None:
     assert {pretrain.window_at(900, 1000, rng) for _ in range(200)} == set(pretrain.WINDOWS)
     rates = [pretrain.learning_rate_at(step, 10000, arguments) for step in (0, 499, 5000, 7400, 9000, 10000)]
     assert rates[0] < rates[1] == rates[2] == rates[3] == arguments.learning_rate > rates[4] > rates[5] > 0
+
+
+def test_the_packed_model_is_half_as_large_and_says_the_same(tmp_path: Path, random_model: Path) -> None:
+    publish.pack([random_model, random_model], tmp_path / "packed")
+    whole, packed = (
+        CedForAudioClassification.from_pretrained(path).eval() for path in (random_model, tmp_path / "packed")
+    )
+    assert packed.dtype == torch.float32
+    sizes = [(path / "model.safetensors").stat().st_size for path in (random_model, tmp_path / "packed")]
+    assert sizes[1] < 0.52 * sizes[0]
+    log_mel = torch.from_numpy(np.random.default_rng(0).normal(-30, 15, (2, 64, 200)).astype(np.float32))
+    with torch.inference_mode():
+        difference = (whole(log_mel).logits.sigmoid() - packed(log_mel).logits.sigmoid()).abs().max()
+    assert 0 < difference < 1e-3
+
+
+def test_tables_take_their_places_in_the_page_and_again() -> None:
+    page = "a\n\n<!-- one -->\n<!-- end -->\n\nb\n<!-- two -->\nold\n\n<!-- end -->\nc <!-- three -->\n"
+    filled = publish.fill(page, {"one": "| 1 |\n", "two": "| 2 |"})
+    assert filled == (
+        "a\n\n<!-- one -->\n\n| 1 |\n\n<!-- end -->\n\nb\n<!-- two -->\n\n| 2 |\n\n<!-- end -->\nc <!-- three -->\n"
+    )
+    assert publish.fill(filled, {"one": "| 1 |", "two": "| 2 |"}) == filled
+
+
+def test_every_place_of_the_page_has_a_table() -> None:
+    places = re.findall(r"^<!-- (\w+) -->$", publish.PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    named = set(places) - {"end"}
+    summary = {"mAP": 0.5, "mAUC": 0.9, "top_1": 0.7, "clips": 3, "classes": 2}
+    who = {"rank": 2, "top": [("Dog", 0.5)]}
+    figures = {
+        "sources": [{"package": "p", "recordings": 3, "hours": 0.5, "heldout": 1}],
+        "agreement": {"ced-nano": {"scenes": summary, "recordings": summary}},
+        "augmented": {"ced-nano": {"bce": 0.01, "prior_bce": 0.014, "top1": 0.5, "mAP": 0.7}},
+        "sounds": [{"sound": "dog", "source": "p/x/dog.ogg", "student": who, "teacher": who}],
+        "named": {"dog": True},
+        "ablation": [{"augmentation": "none", "seed": 0, "loss": 0.01, **summary}],
+        "without_example": ["Zither"],
+    }
+    tables = report.tables(figures)
+    assert set(tables) == named and places.count("end") == len(named)
+    assert "| dog | 1 | 1 | yes |" in tables["named"] and "| all | 3 | 0.50 | 1 |" in tables["sources"]

@@ -86,7 +86,7 @@ def one_line(text: str) -> str:
         (["-h"], 0),
         (["tag", "--help"], 0),
         (["tag", "a.wav", "--model", "MODEL", "--window", "20"], 2),
-        (["tag", "a.wav"], 2),
+        (["tag", "a.wav", "--labels", "Dgo"], 2),
         (["tag", "a.wav", "--modle", "x"], 2),
         (["tag", "a.wav", "--model", "/no/such/folder"], 2),
         (["tag", "a.wav", "--model", "MODEL", "--labels", "Dgo"], 2),
@@ -137,11 +137,16 @@ def test_the_version_is_that_of_the_installed_package(ced: Run, monkeypatch: Any
     assert "only an installed ced_model has a version" in one_line(ced("--version", code=1).stderr)
 
 
-def test_without_a_model_the_choices_are_listed(ced: Run) -> None:
-    message = one_line(ced("tag", "a.wav", code=2).stderr)
-    for size, mean_average_precision in (("tiny", "48.1"), ("mini", "49.0"), ("small", "49.6"), ("base", "50.0")):
-        assert f"mispeech/ced-{size}" in message and mean_average_precision in message
-    assert "local folder" in message
+def test_without_a_model_the_bundled_one_tags_and_says_so(ced: Run, resources: Path) -> None:
+    done = ced("tag", resources / "misc_crow.flac", "--json")
+    assert {"Crow", "Caw"} & {tag["label"] for tag in json.loads(done.stdout)[0]["tags"]}
+    first_line = done.stderr.splitlines()[0]
+    assert first_line.startswith("model: ced-nano (small, bundled; --model mispeech/ced-") and "on cpu" in first_line
+
+
+def test_what_the_bundled_model_does_not_have_is_wrong_usage_at_once(ced: Run, clip: Path) -> None:
+    assert "did you mean 'Dog', " in one_line(ced("tag", clip, "--labels", "Dogg", code=2).stderr)
+    assert "windows of up to 10.1" in one_line(ced("tag", clip, "--window", "20", code=2).stderr)
 
 
 @pytest.mark.parametrize(

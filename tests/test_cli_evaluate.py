@@ -218,7 +218,6 @@ def test_labels_that_do_not_do_fail_in_one_line(ced: Run, tmp_path: Path, clip: 
     [
         (["nix.csv", "--model", "MODEL"], "'nix.csv': there is no such file or folder"),
         (["hf://datasets/x", "--model", "MODEL"], "local files only"),
-        (["DATA"], "choose a model with --model"),
         (["DATA", "--model", "/no/such/folder"], "there is no such folder"),
         (["DATA", "--model", "MODEL", "--per-class", "x.txt"], "--per-class x.txt: give a name that ends in .csv"),
         (["DATA", "--model", "MODEL", "--per-class", "nix/x.csv"], "there is no folder 'nix'"),

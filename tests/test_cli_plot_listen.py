@@ -228,7 +228,6 @@ def test_times_read_as_clocks(seconds, step, text):
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [
-        (["{file}"], 2, "choose a model with --model"),
         (["{folder}/missing.wav", "-m", MODEL], 1, "there is no such file"),
         (["{folder}", "-m", MODEL], 1, "a directory, not an audio file"),
         (["{folder}/text.wav", "-m", MODEL], 1, "text.wav"),
@@ -458,7 +457,7 @@ def test_no_microphone_is_one_line(card, arguments):
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [
-        ([], 2, "choose a model with --model"),
+        (["-l", "Dgo"], 2, "did you mean 'Dog'"),
         (["-m", MODEL, "--input-device", "radio"], 1, "--input-device radio: No input device matching 'radio'"),
         (["-m", MODEL, "--input-device", 0], 1, "Not an input device: 'Loudspeaker'"),
         (["-m", MODEL, "--input-device", 9], 1, "Error querying device 9; see --list-devices"),

@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+from ..bundled import DEFAULT_MODEL as BUNDLED
 from ..model_card import PUBLISHED_FIGURES
 from ..tagging import AudioTagger
 from .limits import DemoError
 
-BUNDLED = "ced-nano"
-BUNDLED_FOLDER = Path(__file__).parents[1] / "checkpoints" / BUNDLED
 PUBLISHED = {f"mispeech/{size}": size for size in PUBLISHED_FIGURES}
 GOOD_FOR = {
     "ced-tiny": "5.5 M parameters: quick on any laptop",
@@ -29,14 +28,13 @@ class Models:
 
     Args:
         local: folders and ids of Hub repositories that are offered, too, the first one as the default. Without any,
-            the default is the bundled model, or where there is none the smallest published one.
+            the default is the bundled model.
     """
 
     def __init__(self, local: Iterable[str] = ()) -> None:
         local = list(dict.fromkeys(local))
-        bundled = [BUNDLED] if (BUNDLED_FOLDER / "config.json").is_file() else []
         self._sources = {_unused_name(source, local): source for source in local}
-        for name in [*bundled, *PUBLISHED]:
+        for name in (BUNDLED, *PUBLISHED):
             self._sources.setdefault(name, name)
         self._load = lru_cache(maxsize=MAX_LOADED)(AudioTagger.from_pretrained)
 

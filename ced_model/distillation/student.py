@@ -15,6 +15,7 @@ from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
+from ..bundled import resolve_model
 from ..configuration_ced import CED_SIZES, CedConfig
 from ..feature_extraction_ced import CedFeatureExtractor
 from ..modeling_ced import CedForAudioClassification
@@ -64,7 +65,8 @@ def load_student(
         student (`str`, `os.PathLike`, `CedConfig` or `CedForAudioClassification`):
             `"tiny"`, `"mini"`, `"small"` or `"base"` for random weights in that published shape (with as many time
             positions as a chunk needs); a `config.json` or a folder with nothing but one for random weights; a model
-            folder or Hub id for weights to go on from. Of a model the weights are taken, not the model itself.
+            folder, Hub id or `"ced-nano"` (the bundled model) for weights to go on from. Of a model the weights are
+            taken, not the model itself.
         store (`Store`):
             What it will be trained on.
         seed (`int`, *optional*, defaults to 0):
@@ -81,7 +83,7 @@ def load_student(
         return _from_model(student, store, seed, "the given model", None)
     if isinstance(student, CedConfig):
         return _from_config(student, store, seed, "the given configuration", None)
-    name = os.fspath(student)
+    name = resolve_model(student)
     if name in SIZES:
         return _from_size(name, store, seed)
     path = Path(name).expanduser()

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, PreTrainedModel
 
+from ..bundled import resolve_model
 from .front_ends import CedFrontEnd, Features, FrontEnd, MaskRegion, choose_front_end
 from .store import MAX_CLASSES
 
@@ -194,7 +195,7 @@ def load_teacher(source: TeacherSource, device: str | torch.device = "cpu") -> T
     name = os.fspath(source)
     if ":" in name and not os.path.exists(name):
         return _load_callable(name)
-    return _load_model(os.path.expanduser(name), name, device)
+    return _load_model(resolve_model(os.path.expanduser(name)), name, device)
 
 
 # Models

@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard
 from transformers import Trainer
 
+from ..bundled import resolve_model
 from ..evaluation import ClassificationMetrics, Evaluation
 from ..labelled import SINGLE_LABEL
 from ..model_card import create_model_card
@@ -29,7 +30,7 @@ def make_card(
     name: str,
     evaluation: Evaluation | None,
 ) -> ModelCard:
-    is_local = os.path.isdir(base_model)
+    is_local = os.path.isdir(resolve_model(base_model))
     base_name = Path(base_model).absolute().name if is_local else base_model
     return create_model_card(
         model,

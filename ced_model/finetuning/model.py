@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
+from ..bundled import resolve_model
 from ..configuration_ced import CedConfig
 from ..feature_extraction_ced import CedFeatureExtractor
 from ..modeling_ced import CedForAudioClassification
@@ -30,7 +31,8 @@ def load_classifier(model: str | os.PathLike) -> tuple[CedForAudioClassification
         ValueError: if it is no CED model, or lacks tensors.
         OSError: if there is no such folder or repository, or it cannot be reached.
     """
-    config = CedConfig.get_config_dict(str(model))[0]
+    model = resolve_model(model)
+    config = CedConfig.get_config_dict(model)[0]
     if config.get("model_type") != CedConfig.model_type:
         raise ValueError(f"{str(model)!r} is a {config.get('model_type')!r} model, not CED.")
     try:

@@ -90,7 +90,7 @@ def finetune(
         data: clips, or a folder or table for [`read_labelled`]. Of its splits that of training is used, and that of
             validation unless `validation` is given.
         output_dir: the folder to write.
-        model: the folder or Hub id of a CED model.
+        model: the folder or Hub id of a CED model, or `"ced-nano"`, the bundled one.
         validation: the same as `data`, for validation. Without it and without such a split, a share of the clips is
             held out.
         options: how to fine-tune.

@@ -14,6 +14,8 @@ from scipy.special import expit
 import yamnet
 from ced_model import CedFeatureExtractor, CedForAudioClassification
 from ced_model.audioset import AUDIOSET_LABELS
+from ced_model.distillation.arguments import DistillationArguments, make_training_arguments
+from ced_model.distillation.training import make_plan, make_trainer
 from ced_model.evaluation import ClassificationMetrics, classification_metrics
 from named_sounds import NAMED_SOUNDS
 from scenes import Shards
@@ -58,7 +60,7 @@ def on_scenes(work: Path, score: Scorer) -> ClassificationMetrics:
         log_mels, logits, _ = shards.arrays[name]
         taught.append(_all_classes(expit(logits[:].astype(np.float32)).mean(1)))
         scores += [score(log_mels[start : start + 32]) for start in range(0, len(log_mels), 32)]
-    return _metrics(np.concatenate(taught), np.concatenate(scores))
+    return metrics_of(np.concatenate(taught), np.concatenate(scores))
 
 
 def distillation_loss(work: Path, score: Scorer) -> float:
@@ -73,13 +75,21 @@ def distillation_loss(work: Path, score: Scorer) -> float:
     return float(np.mean(losses))
 
 
+def under_augmentation(work: Path, student: Path) -> dict[str, float]:
+    """Agreement with the store's targets on its held-out scenes, augmented as the teacher heard them."""
+    arguments = DistillationArguments(batch_size=16, workers=0)
+    plan = make_plan(work / "store", student, work / "report" / "unused", arguments)
+    metrics = make_trainer(plan, make_training_arguments(plan)).evaluate()
+    return {name: metrics[f"eval_{name}"] for name in ("bce", "prior_bce", "top1", "mAP")}
+
+
 def on_recordings(work: Path, score: Scorer) -> ClassificationMetrics:
     extractor, teacher = CedFeatureExtractor(), yamnet.teacher()
     taught, scores = [], []
     for _, waveform in heldout_recordings(work):
         taught.append(teacher(waveform[None])[0])
         scores.append(score(_log_mel(extractor, waveform))[0])
-    return _metrics(np.stack(taught), np.stack(scores))
+    return metrics_of(np.stack(taught), np.stack(scores))
 
 
 def _log_mel(extractor: CedFeatureExtractor, waveform: np.ndarray) -> np.ndarray:
@@ -92,7 +102,7 @@ def _all_classes(probabilities: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _metrics(taught: np.ndarray, scores: np.ndarray) -> ClassificationMetrics:
+def metrics_of(taught: np.ndarray, scores: np.ndarray) -> ClassificationMetrics:
     tags = taught >= TAG
     has_tag = tags.any(1)
     return classification_metrics(tags[has_tag].astype(np.float32), scores[has_tag], labels=AUDIOSET_LABELS)

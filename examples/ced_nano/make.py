@@ -15,23 +15,26 @@ from pathlib import Path
 
 import torch
 
+import publish
 import report
 import scenes
 import sources
 from ced_model import CedConfig, CedFeatureExtractor
 from pretrain import PretrainArguments, pretrain
 
-TRAIN_SHARDS = 80  # 57 h
+TRAIN_SHARDS = 66  # 47 h
 HELDOUT_SHARDS = 4
 DISTILLED_HOURS = 40.0
 DISTILLED_EPOCHS = 4
-ABLATION_STEPS = 300
+DISTILLED_PASSES = 3  # of the student over the scenes, each in another epoch of the store
+ABLATION_STEPS = 80
 ABLATION_SEEDS = (0, 1)
 STUDENT = CedConfig(embed_dim=192, depth=6, num_heads=3, name="ced-nano")
 TEACHER = f"{Path(__file__).with_name('yamnet.py')}:YamNet"
 NO_AUGMENTATION = ("--max-shift", "0", "--max-time-mask", "0", "--max-freq-mask", "0")
 
 STAGES = ("collect", "mix", "pretrain", "teach", "train", "ablate", "report")
+OTHER_STAGES = ("publish",)  # into the repository; only when asked for
 
 
 def collect(work: Path) -> None:
@@ -64,8 +67,8 @@ def teach(work: Path, processes: int) -> None:
 
 def train(work: Path) -> None:
     """Consistent ensemble distillation of the pretrained student."""
-    if not (work / "ced-nano").exists():
-        _train(work, "store", work / "ced-nano", "--epochs", DISTILLED_EPOCHS, "--save-steps", 500)
+    if not (work / "distilled").exists():
+        _train(work, "store", work / "distilled", "--epochs", DISTILLED_PASSES, "--save-steps", 200)
 
 
 def ablate(work: Path) -> None:
@@ -100,7 +103,7 @@ def pretrain_arguments(settings: list[str]) -> PretrainArguments:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--stages", nargs="+", choices=STAGES + OTHER_STAGES, default=STAGES)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="of PretrainArguments")
     options = parser.parse_args()
@@ -122,7 +125,10 @@ def main() -> None:
             case "ablate":
                 ablate(work)
             case "report":
+                publish.pack((work / "pretrain" / "student", work / "distilled"), work / "packed")
                 report.write(work)
+            case "publish":
+                publish.publish(work)
 
 
 if __name__ == "__main__":

@@ -34,12 +34,12 @@ WINDOW_SHARES = ((1.0, 0.0, 0.0, 0.0), (0.3, 0.25, 0.25, 0.2))  # of the tokens:
 class PretrainArguments:
     """How long and how. `examples` counts windows of 0.96 s by their tokens, whatever the windows' real lengths."""
 
-    examples: int = 4_000_000
+    examples: int = 1_400_000
     batch_examples: int = 256
     learning_rate: float = 1e-3
     optimizer: str = "muon"  # for the blocks' matrices; adamw for the rest, or for all
     weight_decay: float = 0.05
-    warmup_steps: int = 500
+    warmup_steps: int = 100
     decay_share: float = 0.25  # of the steps, at the end, down to a twentieth
     ema_decay: float = 0.999
     embedding_weight: float = 1.0

@@ -19,6 +19,7 @@ import yamnet
 from ced_model import CedForAudioClassification
 from ced_model.audioset import AUDIOSET_LABELS
 from ced_model.evaluation import ClassificationMetrics
+from mixing import SCENE_S
 from scenes import Shards
 from sources import SAMPLING_RATE, Bank
 
@@ -30,26 +31,39 @@ def write(work: Path) -> None:
     folder = work / "report"
     folder.mkdir(exist_ok=True)
     prior, examples = teacher_statistics(work)
+    folders = {
+        "pretrained": work / "pretrain" / "student",
+        "distilled": work / "distilled",
+        "ced-nano": work / "packed",
+    }
     students = {"class priors": heldout.constant(prior)}
-    for name, path in (("pretrained", work / "pretrain" / "student"), ("ced-nano", work / "ced-nano")):
+    for name, path in folders.items():
         students[name] = heldout.scorer_of(CedForAudioClassification.from_pretrained(path))
     agreements = {name: heldout.agreement(work, score) for name, score in students.items()}
     sounds = heldout.name_sounds(work, students["ced-nano"])
+    count_named = {
+        name: sum(heldout.named(heldout.name_sounds(work, students[name])).values())
+        for name in ("pretrained", "distilled")
+    }
     figures = {
         "sources": source_hours(work),
+        "scene_hours": len(Shards(work / "shards" / "train")) * SCENE_S / 3600,
         "agreement": {name: {on: _summary(m) for on, m in parts.items()} for name, parts in agreements.items()},
         "sounds": sounds,
         "named": heldout.named(sounds),
+        "named_by_parts": count_named,
+        "augmented": {name: heldout.under_augmentation(work, path) for name, path in folders.items()},
         "without_example": [label for label, seen in zip(AUDIOSET_LABELS, examples, strict=True) if not seen],
-        "ablation": ablation(work),
+        "ablation": [ablated(work, "before", 0, students["pretrained"]), *ablation(work)],
     }
     (folder / "figures.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     write_classes(
         folder / "classes.csv", agreements["ced-nano"]["scenes"], agreements["ced-nano"]["recordings"], examples
     )
-    (folder / "tables.md").write_text(tables(figures), encoding="utf-8")
+    (folder / "tables.json").write_text(json.dumps(tables(figures), indent=1), encoding="utf-8")
     draw_pretraining(work, folder / "pretraining.png")
-    draw_ablation(work, folder / "ablation.png")
+    draw_distillation(work, folder / "distillation.png")
+    draw_ablation(work, figures["ablation"], folder / "ablation.png")
 
 
 def teacher_statistics(work: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -78,15 +92,20 @@ def source_hours(work: Path) -> list[dict[str, Any]]:
 
 
 def ablation(work: Path) -> list[dict[str, Any]]:
-    """Agreement and distillation loss on held-out scenes of each run of the ablation."""
+    """A row for each run of the ablation."""
     rows = []
     for path in sorted((work / "ablation").glob("*-*/config.json")):
         name, seed = path.parent.name.rsplit("-", 1)
         score = heldout.scorer_of(CedForAudioClassification.from_pretrained(path.parent))
-        metrics = heldout.on_scenes(work, score)
-        loss = heldout.distillation_loss(work, score)
-        rows.append({"augmentation": name, "seed": int(seed), "loss": loss, **_summary(metrics)})
+        rows.append(ablated(work, name, int(seed), score))
     return rows
+
+
+def ablated(work: Path, augmentation: str, seed: int, score: heldout.Scorer) -> dict[str, Any]:
+    """Agreement and distillation loss on held-out scenes, heard without augmentation."""
+    metrics = heldout.on_scenes(work, score)
+    loss = heldout.distillation_loss(work, score)
+    return {"augmentation": augmentation, "seed": seed, "loss": loss, **_summary(metrics)}
 
 
 def _summary(metrics: ClassificationMetrics) -> dict[str, float]:
@@ -115,16 +134,19 @@ def _class_cells(item: Any) -> list[str]:
     return [str(item.positives)] + [f"{x:.3f}" if np.isfinite(x) else "" for x in (item.average_precision, item.auc)]
 
 
-def tables(figures: dict[str, Any]) -> str:
+def tables(figures: dict[str, Any]) -> dict[str, str]:
+    """Markdown by the names that the page has for it."""
     sources = figures["sources"]
-    total = ["all", *(sum(row[key] for row in sources) for key in ("recordings", "hours", "heldout"))]
-    parts = [
-        _table(
+    total = {key: sum(row[key] for row in sources) for key in ("recordings", "hours", "heldout")}
+    return {
+        "sources": _table(
             ("package", "recordings", "hours", "held out"),
-            ((r["package"], r["recordings"], f"{r['hours']:.2f}", r["heldout"]) for r in sources),
+            (
+                (r["package"], r["recordings"], f"{r['hours']:.2f}", r["heldout"])
+                for r in [*sources, {"package": "all", **total}]
+            ),
         ),
-        f"| {total[0]} | {total[1]} | {total[2]:.1f} | {total[3]} |\n",
-        _table(
+        "agreement": _table(
             ("", "on", "mAP", "mAUC", "top-1"),
             (
                 (name, on, f"{m['mAP']:.3f}", f"{m['mAUC']:.3f}", f"{m['top_1']:.1%}")
@@ -132,15 +154,33 @@ def tables(figures: dict[str, Any]) -> str:
                 for on, m in parts.items()
             ),
         ),
-        _table(
+        "augmented": _table(
+            ("", "loss", "mAP", "top-1"),
+            (
+                (name, f"{m['bce']:.4f}", f"{m['mAP']:.3f}", f"{m['top1']:.1%}")
+                for name, m in figures["augmented"].items()
+            ),
+        ),
+        "sounds": _table(
             ("sound", "recording", "place", "teacher's", "top 5 of ced-nano"),
             (
                 (row["sound"], _short(row["source"]), row["student"]["rank"], row["teacher"]["rank"], _top(row))
                 for row in figures["sounds"]
             ),
         ),
-        f"Named: {sum(figures['named'].values())} of {len(figures['named'])}.\n",
-        _table(
+        "named": _table(
+            ("sound", "recordings", "in the top 5", "named"),
+            (
+                (
+                    sound,
+                    len(places),
+                    sum(place <= 5 for place in places),
+                    "yes" if figures["named"][sound] else "**no**",
+                )
+                for sound, places in _places(figures["sounds"]).items()
+            ),
+        ),
+        "ablation": _table(
             ("augmentation", "seed", "loss", "mAP", "mAUC", "top-1"),
             (
                 (
@@ -154,9 +194,16 @@ def tables(figures: dict[str, Any]) -> str:
                 for r in figures["ablation"]
             ),
         ),
-        f"Without any example: {'; '.join(figures['without_example'])}\n",
-    ]
-    return "\n".join(parts)
+        "without": f"{len(figures['without_example'])} classes: {'; '.join(figures['without_example'])}.",
+    }
+
+
+def _places(sounds: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """The places that ced-nano gives each of the twelve sounds, one for each recording."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for row in sounds:
+        places[row["sound"]].append(row["student"]["rank"])
+    return places
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -173,7 +220,9 @@ def _top(row: dict[str, Any]) -> str:
 
 
 def draw_pretraining(work: Path, path: Path) -> None:
-    rows = [json.loads(line) for line in open(work / "pretrain" / "log.jsonl", encoding="utf-8")]
+    lines = (work / "pretrain" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = list({row["step"]: row for row in map(json.loads, lines)}.values())  # steps may have been taken again
+    rows.sort(key=lambda row: row["step"])
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     examples = [row["examples"] / 1e6 for row in rows]
     for ax, name, title in zip(
@@ -186,19 +235,40 @@ def draw_pretraining(work: Path, path: Path) -> None:
     plt.close(figure)
 
 
-def draw_ablation(work: Path, path: Path) -> None:
-    """Distillation loss on held-out files during the runs of the ablation."""
-    figure, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
+def _history(folder: Path, key: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Steps and values of what a training logged."""
+    states = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda p: int(p.parent.name.split("-")[1]))
+    history = json.loads(states[-1].read_text(encoding="utf-8"))["log_history"]
+    rows = [row for row in history if key in row]
+    return tuple(row["step"] for row in rows), tuple(row[key] for row in rows)
+
+
+def draw_distillation(work: Path, path: Path) -> None:
+    """Loss during the distillation, on what is trained on and on held-out files."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    folder = work / "distilled.training"
+    axes[0].plot(*_history(folder, "loss"), color="tab:blue", linewidth=1, label="training")
+    axes[0].plot(*_history(folder, "eval_bce"), "o-", color="tab:orange", markersize=4, label="held out")
+    axes[0].legend()
+    axes[1].plot(*_history(folder, "eval_mAP"), "o-", color="tab:orange", markersize=4)
+    for ax, title in zip(axes, ("binary cross-entropy", "mAP against YAMNet's tags, held out"), strict=True):
+        ax.set(xlabel="steps", title=title)
+        ax.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_ablation(work: Path, rows: list[dict[str, Any]], path: Path) -> None:
+    """What each run is compared by."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     for color, name in zip(("tab:blue", "tab:orange", "tab:gray"), ABLATIONS, strict=True):
-        for number, folder in enumerate(sorted((work / "ablation").glob(f"{name}-*.training"))):
-            states = sorted(
-                folder.glob("checkpoint-*/trainer_state.json"), key=lambda p: int(p.parent.name.split("-")[1])
-            )
-            history = json.loads(states[-1].read_text())["log_history"]
-            points = [(row["step"], row["loss"]) for row in history if "loss" in row]
-            ax.plot(*zip(*points, strict=True), color=color, linewidth=1, label=None if number else name)
-    ax.set(xlabel="steps", ylabel="training loss")
-    ax.legend(title="augmentation")
-    ax.grid(alpha=0.3)
+        for ax, key in zip(axes, ("loss", "mAP"), strict=True):
+            values = [row[key] for row in rows if row["augmentation"] == name]
+            ax.plot([name] * len(values), values, "o", color=color)
+    for ax, key in zip(axes, ("loss", "mAP"), strict=True):
+        ax.axhline(rows[0][key], color="black", linestyle=":", linewidth=1, label="before")
+        ax.set(title=f"{key} on held-out scenes")
+        ax.legend(fontsize="small")
+        ax.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -1,0 +1,81 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands that train say on stderr."""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+# (state, training loss, metrics of an evaluation, samples a second) → a line, or None for none
+MakeLine = Callable[[Any, float | None, dict[str, float], float], str | None]
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def is_main_process() -> bool:
+    """Of the processes of `accelerate launch` or `torchrun`."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def with_option_names(message: str, names: Mapping[str, str]) -> str:
+    """A message of the library whose `name` and `name=value` in backquotes become options of the command line."""
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        if name not in names:
+            return match[0]
+        flag = "--" + names[name].replace("_", "-")
+        return flag if value is None else f"{flag} {value.strip(chr(39))}"
+
+    return re.sub(r"`(\w+)(?:=([^`]*))?`", option, message)
+
+
+def make_progress(make_line: MakeLine) -> "TrainerCallback":
+    """A line for each evaluation, or where there is none for each log, and a bar if stderr is a terminal."""
+    from transformers import ProgressCallback
+
+    class Lines(ProgressCallback):
+        loss: float | None = None
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.begun, self.first_step = time.monotonic(), state.global_step
+            if sys.stderr.isatty() and not args.disable_tqdm:
+                super().on_train_begin(args, state, control, **kwargs)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.training_bar is not None:
+                super().on_step_end(args, state, control, **kwargs)
+
+        def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
+            """Evaluation is short beside training and has no bar of its own."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            self.loss = (logs or {}).get("loss", self.loss)
+            if "loss" in (logs or {}) and args.eval_strategy == "no":
+                self._write(args, state, {})
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+            self._write(args, state, metrics or {})
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.training_bar is not None:
+                super().on_train_end(args, state, control, **kwargs)
+
+        def _write(self, args: Any, state: Any, metrics: dict[str, float]) -> None:
+            batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+            rate = (state.global_step - self.first_step) * batch / max(time.monotonic() - self.begun, 1e-9)
+            line = make_line(state, self.loss, metrics, rate) if state.is_world_process_zero else None
+            if line is not None and self.training_bar is not None:
+                self.training_bar.write(line, file=sys.stderr)
+            elif line is not None:
+                say(line)
+
+    return Lines()

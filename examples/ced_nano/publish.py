@@ -1,0 +1,85 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The distilled student as the package ships it, and the page about it."""
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard, ModelCardData
+from safetensors.torch import save_file
+
+from ced_model import CedFeatureExtractor, CedForAudioClassification
+from ced_model.distillation.checkpoints import average_checkpoints
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "ced_nano.md"
+CARD_TEMPLATE = Path(__file__).with_name("card.md")
+PICTURES = ("pretraining", "distillation", "ablation")
+
+
+def pack(sources: Sequence[Path], folder: Path) -> None:
+    """
+    The mean of the models of `sources`, stored in float16: they are loaded in float32, as config.json says.
+
+    Distillation under heavy augmentation costs some of what the pretrained model knows of clean and short recordings;
+    the mean of both weights keeps it.
+    """
+    model = CedForAudioClassification.from_pretrained(sources[0], dtype=torch.float32)
+    model.load_state_dict(average_checkpoints(sources))
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.save_pretrained(folder)
+    CedFeatureExtractor.from_pretrained(sources[0]).save_pretrained(folder)
+    weights = {name: _stored(tensor) for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors makes it the owner's alone
+
+
+def _stored(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.half().contiguous() if tensor.is_floating_point() else tensor
+
+
+def publish(work: Path) -> None:
+    """Puts model, card, tables and pictures where the repository has them."""
+    figures = json.loads((work / "report" / "figures.json").read_text(encoding="utf-8"))
+    tables = json.loads((work / "report" / "tables.json").read_text(encoding="utf-8"))
+    write_card(work / "packed", figures, tables)
+    shutil.copytree(work / "packed", ROOT / "ced_model" / "checkpoints" / "ced-nano", dirs_exist_ok=True)
+    shutil.copy(work / "report" / "classes.csv", PAGE.with_name("ced_nano_classes.csv"))
+    (PAGE.parent / "images").mkdir(exist_ok=True)
+    for name in PICTURES:
+        shutil.copy(work / "report" / f"{name}.png", PAGE.parent / "images" / f"ced_nano_{name}.png")
+    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
+
+
+def write_card(folder: Path, figures: dict[str, Any], tables: dict[str, str]) -> None:
+    data = ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="audio-classification",
+        tags=["ced", "audio", "audio-tagging", "audioset"],
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(CARD_TEMPLATE),
+        tables=tables,
+        named=sum(figures["named"].values()),
+        sounds=len(figures["named"]),
+        unnamed=", ".join(sound for sound, is_named in figures["named"].items() if not is_named),
+        hours=sum(row["hours"] for row in figures["sources"]),
+        scene_hours=figures["scene_hours"],
+    )
+    card.save(folder / "README.md")
+
+
+def fill(page: str, tables: dict[str, str]) -> str:
+    """Replaces what is between `<!-- NAME -->` and `<!-- end -->` by the table of that name."""
+
+    def replacement(match: re.Match[str]) -> str:
+        return f"<!-- {match[1]} -->\n\n{tables[match[1]].strip()}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- (\w+) -->\n.*?<!-- end -->", replacement, page, flags=re.DOTALL)
