@@ -35,6 +35,8 @@ from pathlib import Path
 import torch
 from ced_model import CedFeatureExtractor, CedForAudioClassification
 
+pytestmark = pytest.mark.cluster
+
 class Slow:
     labels = [f"class {index}" for index in range(7)]
 

@@ -25,6 +25,8 @@ from typer.testing import CliRunner
 from ced_cli.app import app
 from ced_cli.formats import TAG_COLUMNS, Format, Record, read_records
 
+pytestmark = pytest.mark.cluster
+
 SLOW = ("--window", "0.5", "--hop", "0.05")  # many windows: a shard takes a moment
 PATIENCE_S = 240
 

@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 
 from ced_cli.app import app
 
+pytestmark = pytest.mark.cluster
+
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
 

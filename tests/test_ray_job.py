@@ -19,6 +19,8 @@ from ray_nodes import HEAD, NODE
 from ced_model.scale.cluster import Pool, choose_pool
 from ced_model.scale.job import run_shards
 
+pytestmark = pytest.mark.cluster
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
