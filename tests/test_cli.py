@@ -26,7 +26,7 @@ from ced_cli.errors import CliError
 from ced_cli.formats import Format, Record, clock, json_line, read_records, write_records
 from ced_cli.inputs import escape_name, find_inputs
 from ced_cli.model import check_known, check_window
-from ced_cli.tag import TagOptions, _load, make_records
+from ced_cli.tag import TagOptions, load, make_records
 from ced_model import (
     AUDIOSET_LABELS,
     AudioTagger,
@@ -223,7 +223,7 @@ def test_windows_that_are_too_long_are_refused_before_the_model_is_loaded(tmp_pa
         with pytest.raises(CliError, match=f"of up to {max_window_s:g} seconds"):
             check_window(str(folder), max_window_s + 1 / 16000)
     with pytest.raises(CliError, match=r"^--window 20: this model looks at windows of 0\.\d+ to 1\.\d+ seconds\.$"):
-        _load(TagOptions(model=str(tmp_path / "whole"), window=20.0))
+        load(TagOptions(model=str(tmp_path / "whole"), window=20.0))
 
     for content in ("[]", '{"target_length": "long"}', '{"sampling_rate": 0}', "{"):
         (tmp_path / "config.json").write_text(content)
