@@ -59,6 +59,11 @@ class BlockQuantizer(NNCFOpenVINOQuantizer):
         self.config = NNCFQuantizationConfig(
             subset_size=len(self.calibration_dataset),  # type: ignore[arg-type]
             ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
+            # SmoothQuant, made for large language models, moves ranges from activations to weights: without it the best
+            # class of ced-nano stays the same on 99 % of recordings, with it on 95 %.
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=-1, convolution=-1)
+            ),
         )
         return super().quantize(model, sample_inputs, export_format)
 
