@@ -25,6 +25,8 @@ from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification
 from ced_model.distillation.checkpoints import find_checkpoints
 from ced_model.distillation.store import SHARDS
 
+pytestmark = pytest.mark.cluster
+
 ROOT = Path(__file__).parent.parent
 LABELS = {index: f"class {index}" for index in range(7)}
 PATIENCE_S = 240
@@ -34,8 +36,6 @@ import time
 from pathlib import Path
 import torch
 from ced_model import CedFeatureExtractor, CedForAudioClassification
-
-pytestmark = pytest.mark.cluster
 
 class Slow:
     labels = [f"class {index}" for index in range(7)]
