@@ -130,6 +130,7 @@ def test_a_list_may_be_a_column_of_a_parquet_file_anywhere(bucket: str, query: s
 # The command
 
 
+@pytest.mark.cluster
 def test_from_a_store_to_a_store_on_a_cluster_of_its_own(
     bucket: str, query: str, clip: Path, long_clip: Path, random_model: Path, tmp_path: Path
 ) -> None:
