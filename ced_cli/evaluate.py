@@ -20,7 +20,7 @@ import typer
 from .errors import FAILED, CliError
 from .inputs import escape_name
 from .light import load_module
-from .model import check_runtime, choose_model, load_tagger
+from .model import check_runtime, choose_model, load_tagger, shown_name
 from .progress import RunProgress
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def evaluate_data(data: str, options: EvaluateOptions) -> None:
     if options.predictions is not None:
         _write(options.predictions, lambda file: _write_predictions(evaluation, file))
     if options.as_json:
-        report = {"data": escape_name(data), "split": split, "model": model} | _report(evaluation)
+        report = {"data": escape_name(data), "split": split, "model": shown_name(model)} | _report(evaluation)
         print(json.dumps(report, indent=1))
     else:
         encoding = sys.stdout.encoding or "utf-8"

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 def choose_model(model: str | None) -> str:
     """
-    The folder, Hub id or bundled model to load, by default the bundled one.
+    The folder, Hub id or bundled model to load, by default the folder of the bundled one, whatever lies here.
 
     Costs nothing: what can be seen to be wrong is wrong usage at once.
     """
     if model is None:
-        return load_module("bundled").DEFAULT_MODEL
+        return load_module("bundled").bundled_folder()
     path = os.path.expanduser(model)
     if os.path.isfile(path):
         raise CliError(f"--model {model}: a file; give a model folder (convert_checkpoint.py makes one of a .pt file)")
@@ -147,7 +147,7 @@ def load_tagger(
             reason = reason.rstrip(".") + "; or give a local folder (convert_checkpoint.py makes one of a checkpoint)"
         raise CliError(f"{model} cannot be loaded: {reason}", FAILED) from error
     runs = f", {runtime}{f' {quantize}' if quantize else ''}" if is_exported else ""
-    print(f"model: {model}{_note(model)} on {tagger.model.device}{runs}", file=sys.stderr)
+    print(f"model: {shown_name(model)}{_note(model)} on {tagger.model.device}{runs}", file=sys.stderr)
     if not is_exported:
         return tagger
     try:  # now, so that what is said of an export comes behind the line that names the model
@@ -156,10 +156,19 @@ def load_tagger(
         raise CliError(f"{model} cannot be run by {runtime}: {error}", FAILED) from error
 
 
+def shown_name(model: str) -> str:
+    """What a model that `choose_model` returned is called: the bundled one by its name, not by its folder."""
+    return load_module("bundled").DEFAULT_MODEL if _is_bundled(model) else model
+
+
 def _note(model: str) -> str:
     """That a model is the bundled one, and that there are better ones."""
-    is_bundled = load_module("bundled").resolve_model(model) != model
-    return " (small, bundled; --model mispeech/ced-mini knows more)" if is_bundled else ""
+    return " (small, bundled; --model mispeech/ced-mini knows more)" if _is_bundled(model) else ""
+
+
+def _is_bundled(model: str) -> bool:
+    bundled = load_module("bundled")
+    return bundled.resolve_model(model) == bundled.bundled_folder()
 
 
 def quieten() -> None:

@@ -144,6 +144,15 @@ def test_without_a_model_the_bundled_one_tags_and_says_so(ced: Run, resources: P
     assert first_line.startswith("model: ced-nano (small, bundled; --model mispeech/ced-") and "on cpu" in first_line
 
 
+def test_a_folder_of_the_bundled_model_s_name_is_only_taken_when_named(
+    ced: Run, clip: Path, random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ced-nano").symlink_to(random_model)
+    monkeypatch.chdir(tmp_path)
+    assert "model: ced-nano (small, bundled" in ced("tag", clip).stderr
+    assert "model: ced-nano on cpu" in ced("tag", clip, "--model", "ced-nano").stderr
+
+
 def test_what_the_bundled_model_does_not_have_is_wrong_usage_at_once(ced: Run, clip: Path) -> None:
     assert "did you mean 'Dog', " in one_line(ced("tag", clip, "--labels", "Dogg", code=2).stderr)
     assert "windows of up to 10.1" in one_line(ced("tag", clip, "--window", "20", code=2).stderr)
