@@ -5,7 +5,8 @@
 import math
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import nn
@@ -23,6 +24,14 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_ced import CedConfig
+
+try:
+    from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+except ImportError:  # PyTorch does not promise to keep it
+
+    def is_in_torch_dispatch_mode() -> bool:  # type: ignore[misc]
+        return False
+
 
 logger = logging.get_logger(__name__)
 
@@ -251,6 +260,57 @@ def eager_attention_forward(
     return attn_output, attn_weights
 
 
+# From so many tokens times the narrower side of the layer, oneDNN is faster: 128 tokens of ced-tiny, 32 of ced-base.
+MIN_VALUES_FOR_ONEDNN = 24_576
+
+
+@cache
+def has_fast_linear() -> bool:
+    """
+    Whether oneDNN's linear layer, with GELU in the same pass over memory, is here and faster than PyTorch's own.
+
+    It is with AVX-512 (`benchmarks/linear.py`); with AVX2 it is not.
+    """
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
+        return False
+    with torch.inference_mode():
+        values, weight, bias = torch.tensor([[[1.0, -2.0]]]), torch.tensor([[0.5, 0.1], [0.2, 0.9]]), torch.ones(2)
+        try:
+            found = onednn_linear(values, weight, bias, "gelu")
+        except (AttributeError, RuntimeError, TypeError):  # the operator is PyTorch's own affair and may change
+            return False
+        return torch.allclose(found, nn.functional.gelu(nn.functional.linear(values, weight, bias)), atol=1e-5)
+
+
+def onednn_linear(
+    values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str = "none"
+) -> torch.Tensor:
+    """A linear layer by oneDNN, without gradient; `activation` is `"none"` or `"gelu"`."""
+    return torch.ops.mkldnn._linear_pointwise(values, weight, bias, activation, [], "none")
+
+
+def is_for_onednn(layer: nn.Module, values: torch.Tensor) -> TypeGuard[nn.Linear]:
+    """Whether [`onednn_linear`] gives the same sooner: in inference, in float32 on a CPU, with nobody watching."""
+    return (
+        not torch.is_grad_enabled()
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode())
+        and type(values) is torch.Tensor
+        and type(layer) is nn.Linear
+        and values.numel() * min(1.0, layer.out_features / layer.in_features) >= MIN_VALUES_FOR_ONEDNN
+        and type(layer.weight) is nn.Parameter
+        and values.dtype == layer.weight.dtype == torch.float32
+        and values.device.type == layer.weight.device.type == "cpu"
+        and not (layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
+        and not torch.is_autocast_enabled("cpu")
+        and has_fast_linear()
+    )
+
+
+def linear(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
+    """`layer(values)`, by oneDNN where that is faster."""
+    return onednn_linear(values, layer.weight, layer.bias) if is_for_onednn(layer, values) else layer(values)
+
+
 class CedAttention(nn.Module):
     def __init__(self, config: CedConfig) -> None:
         super().__init__()
@@ -271,7 +331,7 @@ class CedAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_attention_heads, self.head_dim))
+        qkv = linear(self.qkv, hidden_states).unflatten(-1, (3, self.num_attention_heads, self.head_dim))
         query, key, value = qkv.transpose(1, 3).unbind(dim=2)
 
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -287,7 +347,7 @@ class CedAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        return self.proj_drop(self.proj(attn_output.flatten(2))), attn_weights
+        return self.proj_drop(linear(self.proj, attn_output.flatten(2))), attn_weights
 
 
 class CedMLP(nn.Module):
@@ -300,8 +360,11 @@ class CedMLP(nn.Module):
         self.drop = nn.Dropout(config.drop_rate)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.drop(self.act(self.fc1(hidden_states)))
-        return self.drop(self.fc2(hidden_states))
+        if is_for_onednn(self.fc1, hidden_states) and type(self.act) is nn.GELU and not self.act._forward_hooks:
+            hidden_states = onednn_linear(hidden_states, self.fc1.weight, self.fc1.bias, "gelu")
+        else:
+            hidden_states = self.act(self.fc1(hidden_states))
+        return self.drop(linear(self.fc2, self.drop(hidden_states)))
 
 
 class CedDropPath(nn.Module):
@@ -631,7 +694,8 @@ class CedModel(CedPreTrainedModel):
         # A slice would keep exported models from the full length, where it takes the whole table.
         positions = torch.arange(patches.shape[-1], device=patches.device)
         patches = patches + self.time_pos_embed.index_select(-1, positions) + self.freq_pos_embed
-        hidden_states = patches.flatten(2).transpose(1, 2)
+        # All blocks keep this layout: rows in one piece save each LayerNorm a copy.
+        hidden_states = patches.flatten(2).transpose(1, 2).contiguous()
         if self.cls_token is not None and self.token_pos_embed is not None:
             cls_token = (self.cls_token + self.token_pos_embed).expand(hidden_states.shape[0], -1, -1)
             hidden_states = torch.cat([cls_token, hidden_states], dim=1)

@@ -533,11 +533,15 @@ class AudioTagger:
         return torch.stack(features)
 
     @torch.inference_mode()
-    def _scores(self, waveforms: list[np.ndarray]) -> np.ndarray:
-        """Class scores of windows with the same number of patches: float32 of shape `(windows, classes)`."""
+    def _scores(self, waveforms: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
+        """
+        Class scores of windows with the same number of patches: float32 of shape `(windows, classes)`.
+
+        Unless it `is_alone`, other calls compute at the same time.
+        """
         log_mels = self._log_mels(waveforms)
         if self._exported is not None:
-            return self._exported.run(log_mels)["probabilities"]
+            return self._exported.run(log_mels, is_alone)["probabilities"]
         logits = self.model(log_mels).logits.float()
         problem_type = self.model.config.problem_type
         if problem_type == "single_label_classification":
@@ -547,18 +551,18 @@ class AudioTagger:
         return logits.cpu().numpy()
 
     @torch.inference_mode()
-    def _embeddings(self, waveforms: list[np.ndarray]) -> np.ndarray:
-        """Pooled embeddings of windows with the same number of patches: float32 of shape `(windows, hidden_size)`."""
+    def _embeddings(self, waveforms: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
+        """Pooled embeddings, as [`AudioTagger._scores`]: float32 of shape `(windows, hidden_size)`."""
         log_mels = self._log_mels(waveforms)
         if self._exported is not None:
-            return self._exported.run(log_mels)["embeddings"]
+            return self._exported.run(log_mels, is_alone)["embeddings"]
         return self.model.encoder(log_mels).pooler_output.float().cpu().numpy()
 
     def _run(
         self,
         inputs: Iterable[Any],
         read: Callable[[Any], Iterator[Window]],
-        compute: Callable[[list[np.ndarray]], np.ndarray],
+        compute: Callable[..., np.ndarray],
         on_audio: Callable[[float], object] | None = None,
     ) -> Iterator[tuple[Any, _Input]]:
         """Each input with its windows' scores or its error, in the order of the inputs."""
@@ -634,12 +638,14 @@ class AudioTagger:
             has_room.set()
             messages.close()
 
-    def _compute_alone(self, window: Window, compute: Callable[[list[np.ndarray]], np.ndarray]) -> WindowScores:
+    def _compute_alone(self, window: Window, compute: Callable[..., np.ndarray]) -> WindowScores:
         """Scores of a single window, computed by all threads together."""
         threads_before = torch.get_num_threads()
         try:
-            _use_threads(self.num_threads)
-            scores = compute([window.waveform])[0]
+            # Before another runtime, PyTorch computes the front end only. If it did so in several threads, these would
+            # look for more work for a while, on the cores that the runtime's own threads then need.
+            _use_threads(self.num_threads if self._exported is None else 1)
+            scores = compute([window.waveform], is_alone=True)[0]
         finally:
             _use_threads(threads_before)
         return WindowScores(0, window.position, window.start, len(window.waveform), scores)
@@ -660,9 +666,10 @@ class AudioTagger:
         candidates = np.array(sorted(set(indices)), dtype=int)
 
         def select(scores: np.ndarray) -> list[Tag]:
-            order = candidates[np.argsort(-scores[candidates], kind="stable")]
-            tags = [Tag(self.labels[index], float(scores[index]), int(index)) for index in order]
-            return [tag for tag in tags[:top_k] if threshold is None or tag.score >= threshold]
+            order = candidates[np.argsort(-scores[candidates], kind="stable")][:top_k]
+            if threshold is not None:
+                order = order[scores[order] >= threshold]
+            return [Tag(self.labels[index], float(scores[index]), int(index)) for index in order]
 
         return select
 

@@ -54,18 +54,15 @@ class ExportedModel:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _exports={}, _lock=threading.Lock())
 
-    def run(self, log_mels: torch.Tensor) -> dict[str, np.ndarray]:
+    def run(self, log_mels: torch.Tensor, is_alone: bool) -> dict[str, np.ndarray]:
         """
         `probabilities` of shape `(windows, classes)` and `embeddings` of shape `(windows, hidden_size)`, float32.
 
-        As torch does, it uses as many threads as PyTorch uses for what the calling thread computes: a tagger's workers
-        have one each, and compute side by side.
-
         Args:
             log_mels: float32 of shape `(windows, n_mels, frames)`.
+            is_alone: whether all threads may compute this call; else as many calls as there are threads share them.
         """
-        side_by_side = self.num_threads if torch.get_num_threads() == 1 else 1
-        return self._open(side_by_side).run(log_mels.contiguous().numpy())
+        return self._open(1 if is_alone else self.num_threads).run(log_mels.contiguous().numpy())
 
     def _open(self, num_streams: int) -> LoadedExport:
         with self._lock:
