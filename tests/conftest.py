@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tests share."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,3 +68,16 @@ def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noise = np.random.default_rng(1).normal(scale=0.05, size=(len(time), 2))
     soundfile.write(path, noise * (1 + np.sin(2 * time))[:, None], 22050)
     return path
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A `ray.cluster_utils.Cluster` whose head has one CPU; whatever connected to it is disconnected in the end."""
+    import ray
+    from ray.cluster_utils import Cluster
+    from ray_nodes import HEAD
+
+    cluster = Cluster(initialize_head=True, head_node_args=HEAD)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 from cli_process import start
+from sound_folder import fill_folder
 from typer.testing import CliRunner
 
 from ced_cli.app import app
@@ -32,13 +32,7 @@ FORMATS = ["json", "jsonl", "csv", "parquet"]
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 150 files, every fiftieth of them broken."""
-    folder = tmp_path_factory.mktemp("many")
-    rng = np.random.default_rng(0)
-    for index in range(150):
-        soundfile.write(folder / f"{index:03}.wav", rng.normal(scale=0.1, size=int(rng.integers(1000, 90000))), 16000)
-    for index in (0, 50, 149):
-        (folder / f"{index:03}.wav").write_bytes(b"RIFF")
-    return folder
+    return fill_folder(tmp_path_factory.mktemp("many"), 150, (0, 50, 149), (1000, 90000))
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ import ray
 import soundfile
 from cli_process import start
 from ray.cluster_utils import Cluster
-from ray_nodes import HEAD, NODE
+from ray_nodes import NODE
+from sound_folder import fill_folder
 from typer.testing import CliRunner
 
 from ced_cli.app import app
@@ -29,15 +30,6 @@ pytestmark = pytest.mark.cluster
 
 SLOW = ("--window", "0.5", "--hop", "0.05")  # many windows: a shard takes a moment
 PATIENCE_S = 240
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A head with one CPU."""
-    cluster = Cluster(initialize_head=True, head_node_args=HEAD)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
 
 
 @pytest.fixture
@@ -52,13 +44,7 @@ def second(cluster: Cluster) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 30 files, some of them broken."""
-    folder = tmp_path_factory.mktemp("sounds")
-    rng = np.random.default_rng(0)
-    for index in range(30):
-        soundfile.write(folder / f"{index:02}.wav", rng.normal(scale=0.1, size=int(rng.integers(8000, 64000))), 16000)
-    for index in (0, 13, 29):
-        (folder / f"{index:02}.wav").write_bytes(b"RIFF")
-    return folder
+    return fill_folder(tmp_path_factory.mktemp("sounds"), 30, (0, 13, 29), (8000, 64000))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from ray_nodes import HEAD, NODE
+from ray_nodes import NODE
 from typer.testing import CliRunner
 
 from ced_cli.app import app
@@ -21,14 +21,6 @@ from ced_cli.app import app
 pytestmark = pytest.mark.cluster
 
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    cluster = Cluster(initialize_head=True, head_node_args=HEAD)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pyarrow
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from ray_nodes import HEAD, NODE
+from ray_nodes import NODE
 
 from ced_model.scale.cluster import Pool, choose_pool
 from ced_model.scale.job import run_shards
@@ -22,14 +21,9 @@ from ced_model.scale.job import run_shards
 pytestmark = pytest.mark.cluster
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A head with one CPU, connected."""
-    cluster = Cluster(initialize_head=True, head_node_args=HEAD)
+@pytest.fixture(scope="module", autouse=True)
+def connection(cluster: Cluster) -> None:
     ray.init(cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
 
 
 def make_shards(count: int) -> dict[int, pyarrow.Table]:
@@ -70,7 +64,7 @@ def test_shards_of_a_killed_node_are_done_by_others(cluster: Cluster, tmp_path: 
     assert any(f"-{node.node_id}-" in note for note in os.listdir(tmp_path))
 
 
-def test_a_shard_that_kills_its_workers_is_given_up_and_the_others_are_done(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_shard_that_kills_its_workers_is_given_up_and_the_others_are_done(tmp_path: Path) -> None:
     arguments = {"notes": tmp_path, "pause_s": 0.01, "deadly": 2}
     rows = list(run_shards(make_shards(6), make_worker(), arguments, Pool(1, 1, 0)))
     assert sorted(row["shard"] for row in rows) == [0, 1, 3, 4, 5]

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Work on shards by the workers of a Ray cluster, whatever becomes of its nodes meanwhile."""
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -39,14 +40,17 @@ def run_shards(
     fruitless = 0
     while missing and fruitless < FRUITLESS_PASSES:
         before = len(missing)
-        for row in _run_once(list(missing.values()), make_worker, arguments, pool):
+        # A worker that dies takes the next shard with it: what nobody could finish is given out one by one.
+        in_flight = 1 if fruitless else SHARDS_IN_FLIGHT
+        for row in _run_once(list(missing.values()), make_worker, arguments, pool, in_flight):
             if missing.pop(row["shard"], None) is not None:
                 yield row
         fruitless = fruitless + 1 if len(missing) == before else 0
+        gc.collect()  # Ray Data's workers keep their CPUs until nothing refers to them, and its objects form cycles
 
 
 def _run_once(
-    tables: list["pyarrow.Table"], make_worker: Any, arguments: dict[str, Any], pool: Pool
+    tables: list["pyarrow.Table"], make_worker: Any, arguments: dict[str, Any], pool: Pool, in_flight: int
 ) -> Iterator[dict[str, Any]]:
     import ray
     from ray.data import ActorPoolStrategy, DataContext
@@ -62,7 +66,7 @@ def _run_once(
         fn_constructor_kwargs=arguments,
         batch_size=None,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=SHARDS_IN_FLIGHT),
+        compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=in_flight),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
         max_task_retries=0,
