@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shards on a Ray cluster: each is worked on, whatever kills the workers, and one that kills them all is given up."""
 
-import logging
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,16 @@ import ray
 from ray.cluster_utils import Cluster
 from ray_nodes import NODE
 
-from ced_model.scale.cluster import Pool, choose_pool
+from ced_model.scale.cluster import Pool, choose_pool, connected
 from ced_model.scale.job import run_shards
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module", autouse=True)
-def connection(cluster: Cluster) -> None:
-    ray.init(cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
+def connection(cluster: Cluster) -> Iterator[None]:
+    with connected(cluster.address):
+        yield
 
 
 def make_shards(count: int) -> dict[int, pyarrow.Table]:

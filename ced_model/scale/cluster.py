@@ -114,7 +114,6 @@ def _quiet() -> Iterator[None]:
 
     Both go nowhere in this context, `sys.stderr` goes where it went.
     """
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"ray\.|ced_model\.scale")
         stack.enter_context(contextlib.redirect_stdout(_Nowhere()))

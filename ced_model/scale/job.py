@@ -3,6 +3,7 @@
 """Work on shards by the workers of a Ray cluster, whatever becomes of its nodes meanwhile."""
 
 import gc
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,8 @@ def run_shards(
             if missing.pop(row["shard"], None) is not None:
                 yield row
         fruitless = fruitless + 1 if len(missing) == before else 0
-        gc.collect()  # Ray Data's workers keep their CPUs until nothing refers to them, and its objects form cycles
+        # Ray Data's workers keep their CPUs until nothing refers to them, and what refers to them forms cycles.
+        gc.collect()
 
 
 def _run_once(
@@ -55,6 +57,8 @@ def _run_once(
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
+    # It would log each lost shard with its traceback: whoever keeps such a record keeps the worker, and its CPUs.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # Without retries of Ray's own: they keep a shard with the worker that had it, which may wait for a node that never
     # comes back, and without end for one that kills its worker.
     context = DataContext.get_current()
