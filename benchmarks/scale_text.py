@@ -36,6 +36,7 @@ def nodes(results: dict[str, Any]) -> str:
         share = speeds["two nodes"] / (2 * speeds["one node"])
         ray = speeds["one node"] / speeds["one core, without Ray"]
         lines += ["", f"Two nodes do {2 * share:.2f} times what one does: an efficiency of {share:.0%}."]
+        lines += ["The driver and Ray's own processes have no core of their own here and take their part of both."]
         lines += [f"One node of Ray does {ray:.0%} of what a core does without Ray."]
     return "\n".join(lines)
 

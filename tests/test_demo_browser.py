@@ -235,9 +235,12 @@ def test_what_cannot_be_heard_is_said_in_one_line_and_the_settings_stay(page, si
 
 
 def test_a_file_that_is_too_large_is_refused_and_the_page_goes_on(page, size, files):
+    page.get_by_role("button", name="bell").click()
+    expect_answer(page, "perc_bell.flac")
     upload(page, files["large.wav"])
     complaint = "large.wav is too large. This demo takes files of up to 2 MB"
     expect(page.get_by_role("alert").filter(has_text=complaint)).to_be_visible(timeout=TIMEOUT_MS)
+    expect(page.get_by_role("meter").first).to_be_hidden()
     take(page, size, "large")
     page.get_by_role("button", name="crow").click()
     expect_answer(page, "misc_crow.flac")

@@ -103,7 +103,7 @@ def _add_settings(service: Service) -> tuple[gradio.Dropdown, gradio.Slider, gra
 def _add_results(limits: Limits) -> list[gradio.blocks.Block]:
     script = STATUS_JS.replace("MAX_BYTES", str(limits.bytes)).replace("REASON", json.dumps(too_large(limits)))
     status = gradio.HTML("<p>The answer will be here.</p>", js_on_load=script, elem_id="ced-status")
-    with gradio.Column(visible=False) as has_answer:
+    with gradio.Column(visible=False, elem_id="ced-answer") as has_answer:
         tags = gradio.Label(label="Sounds, with their probabilities", show_heading=False)
         recording = gradio.Audio(
             label="The recording, as the model hears it",
