@@ -41,8 +41,8 @@ from ced_model.demo.event_table import MAX_ROWS, draw_events, to_csv
 from ced_model.demo.limits import DemoError, Limits, read_sound
 from ced_model.demo.models import PUBLISHED, Models
 from ced_model.demo.pictures import count_rows, describe_timeline, draw_timeline
-from ced_model.demo.recordings import NAMES, find_recordings
 from ced_model.demo.service import Service
+from ced_model.recordings import NAMES, find_recordings
 
 ROOT = Path(__file__).parents[1]
 TABLA, CROW = RESOURCES / "loop_tabla.flac", RESOURCES / "misc_crow.flac"

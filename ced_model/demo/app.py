@@ -7,12 +7,12 @@ from typing import Any
 
 import gradio
 
+from ..recordings import find_recordings
 from .answer import THRESHOLD, TOP_K
 from .event_table import PLAY_JS
 from .inputs import without_urls
 from .limits import Limits, too_large
 from .models import Models
-from .recordings import find_recordings
 from .service import Service
 
 TITLE = "What is this sound?"

@@ -19,7 +19,7 @@ from .graph import TaggingGraph, store_in_half
 from .metadata import LABELS_FILE, build_metadata, graph_input, labels_csv, max_samples
 from .output import METADATA_FILE, check_output, new_folder
 from .readme import write_readme
-from .recordings import load_recordings, synthetic_recordings
+from .recordings import default_recordings, load_recordings
 from .to_sherpa_onnx import SherpaComparison, compare_with_sherpa
 from .tracing import GraphInput
 from .verification import Check, verify
@@ -68,8 +68,8 @@ def export_model(
             `"fp16"` stores the weights in half precision and computes in single precision; `"int8"` computes the
             transformer blocks in 8-bit integers, calibrated on the `recordings`.
         recordings (`Iterable` of paths, bytes, file objects or arrays, *optional*):
-            Audio to verify on and to calibrate with, of which the first 100 are used; by default imitations of
-            recordings, which do for verification.
+            Audio to verify on and to calibrate with, of which the first 100 are used; by default the
+            recordings of `resources/`, if they are on the machine, and imitations of others.
         model_name (`str`, *optional*, defaults to `"ced"`):
             What the metadata call the model.
         overwrite (`bool`, *optional*, defaults to `False`):
@@ -91,7 +91,7 @@ def export_model(
     rate = feature_extractor.sampling_rate
     longest = max_samples(model.config, feature_extractor)
     given = load_recordings(recordings, rate, longest)
-    clips = given or [clip[:longest] for clip in synthetic_recordings(rate)]
+    clips = given or default_recordings(rate, longest)
     with_embeddings = choice.format is not Format.SHERPA_ONNX
     graph = TaggingGraph(model, feature_extractor if choice.input is Input.WAVEFORM else None, with_embeddings)
     reference = TaggingGraph(model).model  # on the CPU, in float32

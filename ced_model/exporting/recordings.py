@@ -8,6 +8,7 @@ from itertools import islice
 import numpy as np
 
 from ..audio import AudioInput, read_blocks
+from ..recordings import find_recordings
 
 MAX_RECORDINGS = 100  # more do not change what int8 calibrates to, but memory and time
 SYNTHETIC_S = 10.12
@@ -25,6 +26,12 @@ def load_recordings(sources: Iterable[AudioInput], sampling_rate: int, max_sampl
         next(read_blocks(source, sampling_rate=sampling_rate, block_s=max_samples / sampling_rate))
         for source in islice(sources, MAX_RECORDINGS)
     ]
+
+
+def default_recordings(sampling_rate: int, max_samples: int) -> list[np.ndarray]:
+    """Those of `resources/`, if they are on the machine, and imitations of others; as [`load_recordings`]."""
+    recorded = load_recordings(find_recordings().values(), sampling_rate, max_samples)
+    return recorded + [clip[:max_samples] for clip in synthetic_recordings(sampling_rate)]
 
 
 def synthetic_recordings(sampling_rate: int) -> list[np.ndarray]:

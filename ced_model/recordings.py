@@ -1,12 +1,12 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The recordings to try the demo with: those of `resources/`."""
+"""The recordings of `resources/`: to try the demo with, to verify exports on, and to calibrate them with."""
 
 import sysconfig
 from pathlib import Path
 
 FOLDERS = (
-    Path(__file__).parents[2] / "resources",  # of a checkout
+    Path(__file__).parents[1] / "resources",  # of a checkout
     Path(sysconfig.get_path("data")) / "share" / "ced_model" / "resources",  # of an installed package
 )
 NAMES = {
