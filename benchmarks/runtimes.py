@@ -146,7 +146,7 @@ def measure(size: str, rounds: int) -> dict[str, Any]:
     contenders = [name for name in CONTENDERS if name not in OTHERS] + (list(OTHERS) if size == "tiny" else [])
     with tempfile.TemporaryDirectory() as folder:
         save_random_model(size, folder)
-        os.environ["HF_HOME"] = folder + "/cache"  # exports go there; the first run of each makes one
+        os.environ["HF_ASSETS_CACHE"] = folder + "/assets"  # exports go there; the first run of each makes one
         runs, peak_mb = compare(contenders, folder, rounds)
         first = time_to_first_tag(contenders, folder, max(3, rounds // 3))
     gflop, gflops = count_operations(size), matmul_peak()

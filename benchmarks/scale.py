@@ -202,7 +202,7 @@ def measure(exports: list[str], rounds: int, job_s: int) -> dict[str, Any]:
     results["plan"] = alone("plan")
     results["models"] = {}
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["HF_HOME"] = f"{folder}/cache"  # exports go there
+        os.environ["HF_ASSETS_CACHE"] = f"{folder}/assets"  # exports go there
         for size in SIZES:
             save_random_model(size, f"{folder}/{size}")
             for runtime in RUNTIMES if size in exports else RUNTIMES[:1]:

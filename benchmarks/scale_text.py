@@ -54,6 +54,15 @@ def million_hours(results: dict[str, Any]) -> str:
                 f"| ced-{size}, {runtime} | {decode:.1f} + {by_runtime[runtime]:.1f} = {cost:.1f} | {core_hours:,.0f} |"
                 f" {core_hours / CORES:.1f} | {rate:,.0f} |"
             )
+    if "two nodes" in results["speeds"]:
+        speeds = results["speeds"]
+        share = speeds["two nodes"] / (2 * speeds["one core, without Ray"])
+        hours = HOURS * (decode + results["models"]["tiny"]["torch"]) / 3600 / CORES
+        lines += [
+            "",
+            f"That is without Ray. If it took as much of every node as it did of the two above, {1 - share:.0%},"
+            f" ced-tiny would need {hours:.1f} / {share:.2f} = {hours / share:.1f} hours, and the others as much more.",
+        ]
     clips, plan, size = HOURS * 3600 // CLIP_S, results["plan"], results["bytes_per_input"]
     lines += [
         "",

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from .errors import FAILED, INTERRUPTED, CliError
-from .formats import Format
+from .formats import Format, Record
 from .inputs import STANDARD_INPUT, Input, find_inputs
 from .model import choose_model
 from .progress import RunProgress
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .shards import ShardedOutput
     from .tag import TagOptions
 
+NO_ACCESS = ("ACCESS_DENIED", "NETWORK_CONNECTION", "credentials")  # in what PyArrow says of a store
 SHARD_INPUTS = (16, 256)  # at least and at most, by default
 SHARDS_PER_WORKER = 4  # if that is possible, so that all have work to the end
 
@@ -40,19 +41,24 @@ def tag_on_ray(paths: list[str], list_file: str | None, options: "TagOptions") -
         CliError: for wrong usage, and where it cannot go on.
     """
     _check_installed()
+    from ced_model.scale.storage import is_uri
+
     from .shards import ShardedOutput
     from .tag import lasting_options, load, weights_of
 
     if options.runtime not in (None, "torch"):
         options = replace(options, device="cpu")  # even where there are GPUs
     assert options.output is not None
+    # Nodes work in other folders.
+    place = options.output if is_uri(options.output) else os.path.abspath(options.output)
+    options = replace(options, output=place)
     if options.device and options.device.startswith("cuda:"):
         raise CliError(f"--device {options.device}: with --engine ray each worker has a GPU of its own: --device cuda")
     if STANDARD_INPUT in paths:
         raise CliError("--engine ray cannot read standard input: give files, folders or URIs")
     inputs = _find(paths, list_file)
-    with _storage_errors(options.output):
-        output = ShardedOutput(options.output, lasting_options(options, Format.PARQUET))
+    with _storage_errors(place):
+        output = ShardedOutput(place, lasting_options(options, Format.PARQUET))
         if options.resume:
             output.load()
         elif not options.overwrite:
@@ -65,7 +71,7 @@ def tag_on_ray(paths: list[str], list_file: str | None, options: "TagOptions") -
     model = choose_model(options.model)
     weights = weights_of(load(replace(options, device="cpu")))
     with _cluster(options) as pool:
-        with _storage_errors(options.output):
+        with _storage_errors(place):
             if options.overwrite:
                 output.clear()
             output.begin(weights)
@@ -258,6 +264,7 @@ class ShardTagger:
         failures = [record for record in records if "error" in record]
         for failure in failures:
             _check_disk(failure["error"])
+        _check_access(records)
         write_shard(self.folder, number, records, options.events)
         return {"inputs": len(waiting), "audio_s": sum(seconds), "failures": failures}
 
@@ -285,6 +292,13 @@ def _check_disk(reason: str) -> None:
     for number in (errno.ENOSPC, errno.EDQUOT):
         if os.strerror(number) in reason:
             raise OSError(number, os.strerror(number))
+
+
+def _check_access(records: list[Record]) -> None:
+    """A node that a store does not let in, or that does not reach it, would fail all inputs that come."""
+    reasons = [record.get("error", "") for record in records]
+    if len(reasons) > 1 and all(any(sign in reason for sign in NO_ACCESS) for reason in reasons):
+        raise CliError(f"{records[0]['file']}: {reasons[0]}; does this node have the credentials for it?", FAILED)
 
 
 def _place(error: Exception) -> str:

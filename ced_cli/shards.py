@@ -94,24 +94,28 @@ class ShardedOutput:
             raise CliError(f"{path} is not of this version of ced: add --overwrite") from error
         check_same_options(path, header["options"], self.options)
         self._load_plans()
+        there = self.folder.list()
+        written = [number for number in self.shards if shard_name(number) in there]
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            written = [number for number in self.shards if shard_name(number) in self.folder.list()]
             failed = dict(zip(written, pool.map(self._failed_in, written), strict=True))
         self.done = {number: count for number, count in failed.items() if count is not None}
 
     def _load_plans(self) -> None:
-        from pyarrow import compute, parquet
+        import numpy as np
+        from pyarrow import parquet
 
         for name in sorted(name for name in self.folder.list(STATE) if name.endswith(".parquet")):
             self.plans += 1
             try:
                 with self.folder.open(f"{STATE}/{name}") as file:
                     table = parquet.read_table(file)
-                numbers = compute.unique(table["shard"]).to_pylist()
+                numbers = table["shard"].to_numpy()
             except (ValueError, KeyError) as error:
                 raise CliError(f"{self.output}/{STATE}/{name} is damaged: add --overwrite") from error
-            for number in numbers:
-                self.shards[number] = table.filter(compute.equal(table["shard"], number))
+            # The inputs of a shard are next to each other.
+            starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
+            for start, end in zip(starts, [*starts[1:], len(numbers)], strict=True):
+                self.shards[int(numbers[start])] = table.slice(start, end - start)
 
     def _failed_in(self, number: int) -> int | None:
         """How many inputs of a written shard failed, from its statistics; None if it is damaged."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from transformers import initialization as init
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
@@ -26,11 +27,17 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_ced import CedConfig
 
 try:
+    from torch._C._functorch import maybe_current_level
+    from torch.autograd import forward_ad
     from torch.utils._python_dispatch import is_in_torch_dispatch_mode
-except ImportError:  # PyTorch does not promise to keep it
 
-    def is_in_torch_dispatch_mode() -> bool:  # type: ignore[misc]
-        return False
+    def is_transformed() -> bool:
+        """Whether operators are watched, or transformed by torch.func or forward-mode differentiation."""
+        return bool(is_in_torch_dispatch_mode()) or maybe_current_level() is not None or forward_ad._current_level >= 0
+except ImportError:  # PyTorch does not promise to keep them
+
+    def is_transformed() -> bool:
+        return True
 
 
 logger = logging.get_logger(__name__)
@@ -273,8 +280,10 @@ def has_fast_linear() -> bool:
     """
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
         return False
+    kind: Any = {"device": "cpu", "dtype": torch.float32}  # whatever the defaults are at the first call
     with torch.inference_mode():
-        values, weight, bias = torch.tensor([[[1.0, -2.0]]]), torch.tensor([[0.5, 0.1], [0.2, 0.9]]), torch.ones(2)
+        values, bias = torch.tensor([[[1.0, -2.0]]], **kind), torch.ones(2, **kind)
+        weight = torch.tensor([[0.5, 0.1], [0.2, 0.9]], **kind)
         try:
             found = onednn_linear(values, weight, bias, "gelu")
         except (AttributeError, RuntimeError, TypeError):  # the operator is PyTorch's own affair and may change
@@ -293,17 +302,34 @@ def is_for_onednn(layer: nn.Module, values: torch.Tensor) -> TypeGuard[nn.Linear
     """Whether [`onednn_linear`] gives the same sooner: in inference, in float32 on a CPU, with nobody watching."""
     return (
         not torch.is_grad_enabled()
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode())
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed())
         and type(values) is torch.Tensor
         and type(layer) is nn.Linear
         and values.numel() * min(1.0, layer.out_features / layer.in_features) >= MIN_VALUES_FOR_ONEDNN
-        and type(layer.weight) is nn.Parameter
-        and values.dtype == layer.weight.dtype == torch.float32
-        and values.device.type == layer.weight.device.type == "cpu"
-        and not (layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
+        and is_plain(layer)
+        and values.dtype == torch.float32
+        and values.device.type == "cpu"
+        and all(map(is_plain_parameter, (layer.weight, layer.bias)))
+        and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
         and has_fast_linear()
     )
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether calling it does nothing but what its class does."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or _global_forward_hooks or _global_forward_pre_hooks
+    return not hooks and "forward" not in vars(module)
+
+
+def is_plain_parameter(parameter: torch.Tensor | None) -> bool:
+    return parameter is None or (
+        type(parameter) is nn.Parameter and parameter.dtype == torch.float32 and parameter.device.type == "cpu"
+    )
+
+
+def is_plain_gelu(module: nn.Module) -> bool:
+    return type(module) is nn.GELU and module.approximate == "none" and is_plain(module)
 
 
 def linear(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
@@ -360,7 +386,7 @@ class CedMLP(nn.Module):
         self.drop = nn.Dropout(config.drop_rate)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if is_for_onednn(self.fc1, hidden_states) and type(self.act) is nn.GELU and not self.act._forward_hooks:
+        if is_for_onednn(self.fc1, hidden_states) and is_plain_gelu(self.act):
             hidden_states = onednn_linear(hidden_states, self.fc1.weight, self.fc1.bias, "gelu")
         else:
             hidden_states = self.act(self.fc1(hidden_states))

@@ -125,6 +125,7 @@ def take(page: Page, size: str, name: str) -> None:
 
 
 def test_a_recording_of_the_page_is_answered_with_bars_timeline_and_events(page, size, server):
+    expect(page.get_by_role("button", name="tabla")).to_be_visible()
     take(page, size, "start")
     page.get_by_role("button", name="tabla").click()
     expect_answer(page, "loop_tabla.flac, 10.7 s")
@@ -292,3 +293,19 @@ def test_scores_are_readable_as_numbers_and_not_by_colour_alone(page):
                 control,
                 element.evaluate("e => e.outerHTML.slice(0, 300)"),
             )
+
+
+def test_settings_are_heard_from_the_keyboard_and_say_nothing_before_a_sound(page):
+    threshold = page.get_by_label("number input for Threshold")
+    threshold.fill("0.4")
+    threshold.press("Enter")
+    page.wait_for_timeout(1000)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.get_by_role("button", name="tabla").click()
+    expect_answer(page, "loop_tabla.flac")
+    expect(page.locator("#ced-events")).to_contain_text("from 0.4 on")
+    threshold.fill("0.6")
+    threshold.press("Enter")
+    expect(page.locator("#ced-events")).to_contain_text("from 0.6 on", timeout=TIMEOUT_MS)
+    page.get_by_role("slider", name="Threshold").press("ArrowLeft")
+    expect(page.locator("#ced-events")).to_contain_text("from 0.55 on", timeout=TIMEOUT_MS)

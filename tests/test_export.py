@@ -27,7 +27,9 @@ from ced_model.exporting import ExportReport, VerificationError, export_model, v
 from ced_model.exporting.graph import TaggingGraph
 from ced_model.exporting.metadata import graph_input, labels_csv
 from ced_model.exporting.output import check_output, new_folder
+from ced_model.exporting.recordings import spread
 from ced_model.exporting.to_executorch import MAX_BATCH, contiguous_attention
+from ced_model.exporting.to_sherpa_onnx import check_front_end
 from ced_model.exporting.tracing import trace
 from ced_model.runtimes import load_export
 from ced_model.runtimes.formats import SUPPORT, Format, check_export_packages, choose
@@ -235,6 +237,28 @@ def test_sherpa_onnx_gets_one_input_and_first_of_all_probabilities(exported: Exp
     assert report.sherpa is not None and report.sherpa.recordings == 6
     # Its features are Kaldi's, whose differences this model was not trained to ignore.
     assert report.sherpa.mean_probability < 0.05 and report.sherpa.top_1 >= 4
+
+
+@pytest.mark.parametrize("field, value", [("f_min", 50.0), ("f_max", 4000.0), ("hop_size", 320), ("center", False)])
+def test_sherpa_onnx_has_one_front_end(
+    field: str, value: Any, micro_model: CedForAudioClassification, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ValueError, match=f"sherpa-onnx has a front end of its own, with {field}=.*this model has {value}"
+    ):
+        export_model(
+            micro_model,
+            tmp_path / "out",
+            feature_extractor=CedFeatureExtractor(**{field: value}),
+            format="sherpa-onnx",
+        )
+    assert not (tmp_path / "out").exists()
+    check_front_end(CedFeatureExtractor(f_max=None))
+
+
+def test_recordings_are_taken_evenly_from_all_that_are_given() -> None:
+    assert spread(range(5), 10) == [0, 1, 2, 3, 4]
+    assert spread(range(101), 3) == [0, 50, 100]
 
 
 def test_labels_of_audioset_are_the_table_that_sherpa_onnx_ships() -> None:

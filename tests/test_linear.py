@@ -79,6 +79,16 @@ def hook_the_activation(model: CedForAudioClassification) -> None:
     model.encoder.blocks[0].mlp.act.register_forward_hook(lambda module, inputs, output: 2 * output)
 
 
+def change_the_activations_input(model: CedForAudioClassification) -> None:
+    model.encoder.blocks[0].mlp.act.register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
+
+
+def approximate_the_activation(model: CedForAudioClassification) -> None:
+    with torch.no_grad():
+        model.encoder.blocks[0].mlp.fc1.weight.mul_(30)  # so that the two kinds of GELU differ
+    model.encoder.blocks[0].mlp.act = nn.GELU("tanh")
+
+
 def change_a_layers_input(model: CedForAudioClassification) -> None:
     model.encoder.blocks[0].attn.qkv.register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
 
@@ -105,6 +115,8 @@ def replace_the_activation(model: CedForAudioClassification) -> None:
     [
         hook_a_layer,
         hook_the_activation,
+        change_the_activations_input,
+        approximate_the_activation,
         change_a_layers_input,
         replace_a_forward,
         replace_a_layer,
@@ -159,6 +171,56 @@ def test_graphs_hold_none_of_it(
     ):
         torch.testing.assert_close(make()(log_mels), expected, atol=1e-5, rtol=1e-5)
         assert not calls
+
+
+def test_hooks_of_all_modules_see_every_layer(
+    model: CedForAudioClassification, log_mels: torch.Tensor, calls: list[torch.Tensor]
+) -> None:
+    seen: list[nn.Module] = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: seen.append(module))
+    try:
+        with torch.no_grad():
+            model(log_mels)
+    finally:
+        handle.remove()
+    assert not calls and sum(type(module) is nn.Linear for module in seen) == 4 * LAYERS + 1
+
+
+def test_pytorchs_own_switch_is_heard(
+    model: CedForAudioClassification, log_mels: torch.Tensor, calls: list[torch.Tensor]
+) -> None:
+    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+        model(log_mels)
+    assert not calls
+
+
+def test_forward_mode_differentiation_is_right(
+    model: CedForAudioClassification, log_mels: torch.Tensor, calls: list[torch.Tensor]
+) -> None:
+    model.set_attn_implementation("eager")
+    direction = torch.randn(log_mels.shape, generator=torch.Generator().manual_seed(1))
+    logits = lambda values: model(values).logits  # noqa: E731
+    _, expected = torch.func.jvp(logits, (log_mels,), (direction,))
+    with torch.no_grad():
+        _, found = torch.func.jvp(logits, (log_mels,), (direction,))
+        vectorised = torch.func.vmap(lambda values: model(values[None]).logits[0])(log_mels)
+    assert not calls
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(vectorised, model(log_mels).logits.detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_defaults_of_the_first_call_do_not_matter(default: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    modeling_ced.has_fast_linear.cache_clear()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        with torch.device("meta"):
+            assert modeling_ced.has_fast_linear()
+    finally:
+        torch.set_default_dtype(before)
+        modeling_ced.has_fast_linear.cache_clear()
 
 
 def test_operations_are_counted(model: CedForAudioClassification, log_mels: torch.Tensor) -> None:

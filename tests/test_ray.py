@@ -123,10 +123,16 @@ def shards_in(output: Path) -> int:
 
 
 def test_two_nodes_say_what_one_machine_says(
-    sounds: Path, local: list[Record], second: Any, ced: Callable[..., str], tmp_path: Path
+    sounds: Path,
+    local: list[Record],
+    second: Any,
+    ced: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output = tmp_path / "tags"
-    said = ced(sounds, *SLOW, "-o", output, "--shard-size", 4, code=1)
+    monkeypatch.chdir(tmp_path)  # where no node is
+    said = ced(sounds, *SLOW, "-o", "tags", "--shard-size", 4, code=1)
     assert_same(records_in(output), local)
     assert "Ray: 2 workers with 1 CPU each" in said and "30 of 30 inputs" in said and "3 failed" in said
     assert said.count("00.wav: ") == 1 and len(said.splitlines()) == 6  # model, Ray, three errors, summary

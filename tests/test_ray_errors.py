@@ -17,6 +17,7 @@ from ray_nodes import NODE
 from typer.testing import CliRunner
 
 from ced_cli.app import app
+from ced_model.scale.cluster import running_here
 
 pytestmark = pytest.mark.cluster
 
@@ -25,7 +26,7 @@ DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access 
 
 @pytest.fixture
 def refuse(random_model: Path, clip: Path) -> Callable[..., str]:
-    """The one line that `ced tag --engine ray CLIP …` says before it fails; the line with the model may come first."""
+    """The line with which `ced tag --engine ray CLIP …` fails; those with the model and the workers may come before."""
 
     def run(
         *more: Any, code: int = 2, paths: tuple[Any, ...] = (clip,), engine: tuple[str, ...] = ("--engine", "ray")
@@ -33,7 +34,7 @@ def refuse(random_model: Path, clip: Path) -> Callable[..., str]:
         arguments = ["tag", *paths, *engine, "--model", random_model, *more]
         result = CliRunner().invoke(app, [*map(str, arguments)])
         assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
-        lines = [line for line in result.stderr.splitlines() if not line.startswith("model: ")]
+        lines = [line for line in result.stderr.splitlines() if not line.startswith(("model: ", "Ray: "))]
         assert result.exit_code == code and len(lines) == 1 and not result.stdout, result.stderr
         assert not ray.is_initialized()
         return lines[0].removeprefix("ced: ")
@@ -138,6 +139,7 @@ def test_a_node_with_another_version_of_the_package_is_one_line(
 def test_more_than_a_node_has_is_one_line(refuse: Callable[..., str], cluster: Cluster, tmp_path: Path) -> None:
     more = ("-o", tmp_path / "out", "--ray-address", cluster.address)
     assert refuse(*more, "--threads", "3", code=1) == "no node of the cluster has 3 CPUs"
+    assert refuse(*more, "--threads", "3", "--workers", "1", code=1) == "no node of the cluster has 3 CPUs"
     assert refuse(*more, "--device", "cuda", code=1) == "no node of the cluster has 1 CPU and a GPU"
 
 
@@ -181,3 +183,29 @@ def test_missing_credentials_are_one_line(refuse: Callable[..., str], closed_sto
         "--from s3://bucket/list.parquet"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_node_without_credentials_is_one_line(
+    refuse: Callable[..., str], closed_store: str, cluster: Cluster, tmp_path: Path
+) -> None:
+    uris = tmp_path / "uris.txt"
+    uris.write_text("".join(f"s3://bucket/{name}.wav{closed_store}\n" for name in "abc"))
+    said = refuse("-o", tmp_path / "out", "--ray-address", cluster.address, "--from", uris, paths=(), code=1)
+    assert "ACCESS_DENIED" in said and "does this node have the credentials for it?; 0 of 1 shards are in" in said
+    assert not list((tmp_path / "out").glob("part-*"))
+
+
+def test_patterns_are_for_local_paths(refuse: Callable[..., str], clip: Path, tmp_path: Path) -> None:
+    pattern = f"file://{clip.parent}/*.wav"
+    said = refuse("-o", tmp_path / "out", paths=(pattern,))
+    assert said == f"{pattern}: patterns are for local paths; give the folder, or a list with --from"
+
+
+def test_the_note_of_a_cluster_that_is_gone_is_not_believed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "ray").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+        monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+        assert running_here() == address
+    assert running_here() is None

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from ced_cli.app import app
 from ced_cli.errors import CliError
 from ced_cli.formats import Format, Record, read_records
-from ced_cli.inputs import read_list
+from ced_cli.inputs import Input, read_list
+from ced_cli.shards import ShardedOutput, planned_inputs, write_shard
 from ced_model.audio import read_audio
 from ced_model.scale.storage import Folder, RemoteFile, join, locate, walk_uri
 
@@ -104,6 +105,32 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> 
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.filename == str(tmp_path / "a")
     assert folder.read("a") == b"whole" and os.listdir(tmp_path) == ["a"]
+
+
+# Shards
+
+
+def test_a_run_of_many_shards_is_taken_up_by_listing_its_folder_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = [Input(f"{number}.wav", f"/sounds/{number}.wav") for number in range(103)]
+    begun = ShardedOutput(str(tmp_path), {})
+    begun.begin("weights")
+    begun.plan(inputs[:50], 4)
+    begun.plan(inputs[50:], 7)
+    for number in (0, 3, 12):
+        records: list[Record] = [{"file": item.name, "error": "none"} for item in planned_inputs(begun.shards[number])]
+        write_shard(Folder(str(tmp_path)), number, records, events=False)
+    listed: list[str] = []
+    original = Folder.list
+    monkeypatch.setattr(Folder, "list", lambda folder, inner="": listed.append(inner) or original(folder, inner))
+    resumed = ShardedOutput(str(tmp_path), {})
+    resumed.load()
+    assert listed.count("") <= 1
+    assert resumed.done == {0: 4, 3: 4, 12: 2}
+    assert list(resumed.shards) == list(begun.shards) == list(range(21))
+    assert all(resumed.shards[number].equals(table) for number, table in begun.shards.items())
+    assert resumed.unplanned([*inputs, Input("new", "new")]) == [Input("new", "new")]
 
 
 # Lists

@@ -18,6 +18,7 @@ from typing import Any
 
 import cli_process  # noqa: F401  # the server that processes are forked from has imported torch
 import numpy as np
+import peft
 import pytest
 import torch
 
@@ -292,9 +293,18 @@ def test_all_that_changes_an_export_makes_another(
     model.config.problem_type = "single_label_classification"
     others.append(AudioTagger(model, extractor, runtime="onnx"))
     others.append(make_tagger("onnx-int8"))
+    model, extractor = make_model()
+    model.encoder.blocks[0].mlp.act = torch.nn.ReLU()
+    others.append(AudioTagger(model, extractor, runtime="onnx"))
+    model, extractor = make_model()
+    for name in ("first", "second"):
+        model.add_adapter(peft.LoraConfig(target_modules=["qkv"], init_lora_weights=False), name)
+    for choose in (lambda: model.set_adapter("first"), lambda: model.set_adapter("second"), model.disable_adapters):
+        choose()
+        others.append(AudioTagger(model, extractor, runtime="onnx"))
     monkeypatch.setattr(cache, "versions", lambda choice: formats.versions(choice) | {"onnxruntime": "1.0"})
     others.append(make_tagger("onnx"))
-    assert len({folder_of(tagger) for tagger in [first, *others]}) == exporter.calls == 6
+    assert len({folder_of(tagger) for tagger in [first, *others]}) == exporter.calls == 10
     monkeypatch.undo()
 
 

@@ -140,8 +140,11 @@ def _connect(
         chosen.append(examples.click(lambda index: paths[index], examples, sound, queue=False, **PRIVATE))
     for event in chosen:
         event.then(service.show, [sound, *settings], outputs, scroll_to_output=True, **ONE_AT_A_TIME, **PRIVATE)
-    changed = [button.click, model.input, window.release, threshold.release]
-    gradio.on(changed, service.show, [sound, *settings], outputs, **ONE_AT_A_TIME, **PRIVATE)
+    button.click(service.show, [sound, *settings], outputs, **ONE_AT_A_TIME, **PRIVATE)
+    # `release` would not hear the keyboard.
+    changed = [model.input, window.change, threshold.change]
+    again = {"trigger_mode": "always_last", **ONE_AT_A_TIME, **PRIVATE}
+    gradio.on(changed, service.show_again, [sound, *settings], outputs, **again)
 
 
 def _add_endpoints(

@@ -63,8 +63,8 @@ class Models:
                 reason = " ".join(str(error).split()).rstrip(".")
                 raise DemoError(f"{name} could not be loaded: {reason}.") from error
             raise DemoError(
-                f"{name} could not be fetched from the Hugging Face Hub. Please check the connection, or choose another"
-                " model."
+                f"{name} could not be fetched from the Hugging Face Hub. Please check its name and the connection, or"
+                " choose another model."
             ) from error
 
     def describe(self, name: str) -> str:

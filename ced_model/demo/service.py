@@ -60,6 +60,10 @@ class Service:
         status = f'<p class="ced-error" role="alert">{escape(message)}</p>'
         return PageParts(status, gradio.update(visible=False), None, None, "", "")
 
+    def show_again(self, sound: str | None, model: str, window_s: float, threshold: float) -> Any:
+        """The same after a setting changed: where nothing was asked yet, nothing is said."""
+        return gradio.skip() if sound is None else self.show(sound, model, window_s, threshold)
+
     def _parts(self, answer: Answer, settings: Settings) -> PageParts:
         tagger = self.models.load(settings.model)
         timeline = events = ""

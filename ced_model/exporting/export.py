@@ -19,8 +19,8 @@ from .graph import TaggingGraph, store_in_half
 from .metadata import LABELS_FILE, build_metadata, graph_input, labels_csv, max_samples
 from .output import METADATA_FILE, check_output, new_folder
 from .readme import write_readme
-from .recordings import default_recordings, load_recordings
-from .to_sherpa_onnx import SherpaComparison, compare_with_sherpa
+from .recordings import default_recordings, load_recordings, spread
+from .to_sherpa_onnx import SherpaComparison, check_front_end, compare_with_sherpa
 from .tracing import GraphInput
 from .verification import Check, verify
 
@@ -68,7 +68,8 @@ def export_model(
             `"fp16"` stores the weights in half precision and computes in single precision; `"int8"` computes the
             transformer blocks in 8-bit integers, calibrated on the `recordings`.
         recordings (`Iterable` of paths, bytes, file objects or arrays, *optional*):
-            Audio to verify on and to calibrate with, of which the first 100 are used; by default the
+            Audio to verify on and to calibrate with, of which up to 100 are used (32 of these to
+            calibrate with), the first 10.12 s of each; by default the
             recordings of `resources/`, if they are on the machine, and imitations of others.
         model_name (`str`, *optional*, defaults to `"ced"`):
             What the metadata call the model.
@@ -88,6 +89,8 @@ def export_model(
     choice = choose(format, input, quantize)
     check_export_packages(choice)
     destination = check_output(output, overwrite)
+    if choice.format is Format.SHERPA_ONNX:
+        check_front_end(feature_extractor)
     rate = feature_extractor.sampling_rate
     longest = max_samples(model.config, feature_extractor)
     given = load_recordings(recordings, rate, longest)
@@ -122,7 +125,7 @@ def _calibration_arrays(
 ) -> list[np.ndarray]:
     """Recordings as the graph takes them, each of its own length."""
     arrays = []
-    for clip in clips[:MAX_CALIBRATION]:
+    for clip in spread(clips, MAX_CALIBRATION):
         clip = np.pad(clip, (0, max(0, extractor.min_samples - len(clip))))
         if choice.input is Input.MEL:
             arrays.append(extractor.log_mel(torch.from_numpy(clip)).contiguous().numpy())

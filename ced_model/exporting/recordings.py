@@ -3,12 +3,14 @@
 """Audio to verify exports on, and to calibrate int8 with."""
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
 from ..audio import AudioInput, read_blocks
 from ..recordings import find_recordings
+
+Item = TypeVar("Item")
 
 MAX_RECORDINGS = 100  # more do not change what int8 calibrates to, but memory and time
 SYNTHETIC_S = 10.12
@@ -17,15 +19,22 @@ LEVELS = (1.0, 0.1, 0.01)  # full scale to quiet
 
 def load_recordings(sources: Iterable[AudioInput], sampling_rate: int, max_samples: int) -> list[np.ndarray]:
     """
-    The first `max_samples` samples of up to 100 recordings, float32; of more sources, the first.
+    The first `max_samples` samples of up to 100 recordings, float32; of more sources, 100 evenly from all of them.
 
     Raises:
         AudioError: if one cannot be read.
     """
     return [
         next(read_blocks(source, sampling_rate=sampling_rate, block_s=max_samples / sampling_rate))
-        for source in islice(sources, MAX_RECORDINGS)
+        for source in spread(list(sources), MAX_RECORDINGS)
     ]
+
+
+def spread(items: Sequence[Item], number: int) -> list[Item]:
+    """At most `number` of the items, evenly from the first to the last."""
+    if len(items) <= number:
+        return list(items)
+    return [items[round(index * (len(items) - 1) / (number - 1))] for index in range(number)]
 
 
 def default_recordings(sampling_rate: int, max_samples: int) -> list[np.ndarray]:

@@ -49,6 +49,17 @@ class SherpaComparison(NamedTuple):
     top_1: int  # recordings with the same best class
 
 
+def check_front_end(extractor: CedFeatureExtractor) -> None:
+    """Raises `ValueError` for another front end than that of the published models, which is in sherpa-onnx's C++."""
+    theirs = CedFeatureExtractor()
+    for field in ("sampling_rate", "feature_size", "n_fft", "win_size", "hop_size", "f_min", "f_max", "center"):
+        ours, expected = getattr(extractor, field), getattr(theirs, field)
+        if field == "f_max":
+            ours, expected = ours or extractor.sampling_rate / 2, expected or theirs.sampling_rate / 2
+        if ours != expected:
+            raise ValueError(f"sherpa-onnx has a front end of its own, with {field}={expected}; this model has {ours}")
+
+
 def compare_with_sherpa(
     folder: Path, export: LoadedExport, extractor: CedFeatureExtractor, recordings: Sequence[np.ndarray]
 ) -> SherpaComparison:

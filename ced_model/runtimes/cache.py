@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -24,7 +25,7 @@ from .formats import Choice, versions
 
 logger = logging.get_logger(__name__)
 
-LAYOUT = 1  # of what is kept; another number leaves everything that was kept before alone
+LAYOUT = 2  # of what is kept; another number leaves everything that was kept before alone
 CONTENTS_FILE = "contents.json"  # name and size of each file; without it, or with another size, an export is not whole
 # Settings that say where a model comes from, not what it computes.
 ORIGIN = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
@@ -66,10 +67,17 @@ def describe(choice: Choice) -> str:
 
 def _folder(model: CedForAudioClassification, extractor: CedFeatureExtractor, choice: Choice) -> Path:
     """Where the export of a model is or will be, by all that makes it what it is."""
-    settings = [
+    settings: list[Any] = [
         {name: value for name, value in config.to_dict().items() if name not in ORIGIN}
         for config in (model.config, extractor)
     ]
+    # What is no weight: other layers, and which adapters of PEFT are active, how strongly.
+    adapters = [
+        [name, *(getattr(module, field, None) for field in ("active_adapters", "disable_adapters", "scaling"))]
+        for name, module in model.named_modules()
+        if hasattr(module, "active_adapters")
+    ]
+    settings += [str(model), adapters]
     about = [LAYOUT, choice, versions(choice), f"{type(model).__module__}.{type(model).__qualname__}", *settings]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):

@@ -67,6 +67,8 @@ class ExportedModel:
     def _open(self, num_streams: int) -> LoadedExport:
         with self._lock:
             if num_streams not in self._exports:
+                if not self.folder.is_dir():
+                    raise OSError(f"{self.folder} is gone: the export was removed; make the tagger again")
                 self._exports[num_streams] = load_export(
                     self.folder, num_threads=self.num_threads, num_streams=num_streams
                 )

@@ -53,9 +53,9 @@ def connected(address: str | None = None, *, num_cpus: int | None = None) -> Ite
     with _quiet():
         import ray
 
-        address = address or os.environ.get("RAY_ADDRESS") or _running_here() or "local"
+        address = address or os.environ.get("RAY_ADDRESS") or running_here() or "local"
         if address == "auto":
-            address = _running_here() or address
+            address = running_here() or address
         _check_address(address)
         is_ours = address == "local"
         local: dict[str, Any] = {"num_cpus": num_cpus, "object_store_memory": LOCAL_STORE_BYTES} if is_ours else {}
@@ -89,10 +89,13 @@ def _check_address(address: str) -> None:
         raise ClusterError(f"no Ray cluster answers at {address}: {one_line(error)}") from error
 
 
-def _running_here() -> str | None:
-    """The address of a cluster that was begun on this machine, as Ray notes it."""
-    with contextlib.suppress(OSError):
-        return Path(tempfile.gettempdir(), "ray", "ray_current_cluster").read_text().strip() or None
+def running_here() -> str | None:
+    """The address of a cluster that was begun on this machine, as Ray notes it; the note outlives a killed one."""
+    with contextlib.suppress(OSError, ClusterError):
+        folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        address = Path(folder, "ray", "ray_current_cluster").read_text().strip()
+        _check_address(address)
+        return address
     return None
 
 
@@ -193,10 +196,10 @@ def choose_pool(device: str | None = None, threads: int | None = None, workers: 
     Args:
         device: `cpu`, `cuda`, or anything else, which is left to the workers; by default GPUs if there are any.
         threads: CPUs of a worker, by default 4, or what the smallest node has.
-        workers: how many, by default as many as there is room for now.
+        workers: how many, by default as many as there is room for.
 
     Raises:
-        ClusterError: if there is no room for any.
+        ClusterError: if no node has what a worker needs.
     """
     resources = [node["Resources"] for node in alive_nodes()]
     gpus = [int(each.get("GPU", 0)) for each in resources]
@@ -208,7 +211,7 @@ def choose_pool(device: str | None = None, threads: int | None = None, workers: 
         room = sum(min(gpu, count // each) for count, gpu in zip(cpus, gpus, strict=True))
     else:
         room = sum(count // each for count in cpus)
-    if not room and workers is None:
+    if not room:
         wanted = f"{each} CPU{'s' * (each > 1)}" + (" and a GPU" if on_gpu else "")
         raise ClusterError(f"no node of the cluster has {wanted}")
     return Pool(workers or room, each, int(on_gpu))

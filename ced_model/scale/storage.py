@@ -67,10 +67,14 @@ def walk_uri(uri: str) -> Iterator[str]:
     A URI of anything else is given back as it is.
 
     Raises:
+        ValueError: for a pattern.
         OSError: if the store cannot be reached or does not let us in.
     """
     file_system, path = locate(uri)
-    if file_system.get_file_info(path).type is not fs.FileType.Directory:
+    kind = file_system.get_file_info(path).type
+    if kind is fs.FileType.NotFound and any(mark in path for mark in "*["):
+        raise ValueError(f"{uri}: patterns are for local paths; give the folder, or a list with --from")
+    if kind is not fs.FileType.Directory:
         yield uri
         return
     for info in sorted(file_system.get_file_info(fs.FileSelector(path, recursive=True)), key=lambda info: info.path):
