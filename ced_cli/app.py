@@ -100,7 +100,12 @@ def tag(
     as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write here, at the end; until then to FILE.journal."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write here, at the end; until then to FILE.journal. With --engine ray a folder, shard by shard.",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the results that --output has, tag the rest and what failed.")

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 EVENT_THRESHOLD = 0.5
 
 
+STORES = ("s3://", "gs://", "gcs://", "abfs://", "abfss://", "hdfs://", "hf://")  # which PyArrow reads
+
+
 @dataclass(frozen=True)
 class TagOptions:
     """The options of `ced tag`, named as on the command line; None where they were not given."""
@@ -72,6 +75,8 @@ def tag(paths: list[str], list_file: str | None, options: TagOptions) -> None:
         from .ray import tag_on_ray
 
         progress = tag_on_ray(paths, list_file, options)
+    elif remote := [path for path in paths if path.startswith(STORES)]:
+        raise CliError(f"{remote[0]}: to read from there add --engine ray --output DIR, or download it first")
     elif options.output is None:
         progress = _tag_to_stdout(find_inputs(paths, list_file), options, format)
     else:

@@ -75,6 +75,14 @@ def test_audio_is_found_in_a_store(bucket: str, query: str, clip: Path) -> None:
         read_audio(missing)
 
 
+def test_without_ray_a_store_is_one_line(random_model: Path) -> None:
+    result = CliRunner().invoke(app, ["tag", "s3://bucket/a.wav", "--model", str(random_model)])
+    assert result.exit_code == 2 and not result.stdout
+    assert result.stderr == (
+        "ced: s3://bucket/a.wav: to read from there add --engine ray --output DIR, or download it first\n"
+    )
+
+
 # Folders
 
 
