@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from ced_model import AudioTagger, TagResult
 
 EVENT_THRESHOLD = 0.5
-
-
 STORES = ("s3://", "gs://", "gcs://", "abfs://", "abfss://", "hdfs://", "hf://")  # which PyArrow reads
 
 
