@@ -493,8 +493,8 @@ def export(
         list[str] | None,
         typer.Option(
             metavar="PATH",
-            help="Recordings (a file or folder) to verify on and to calibrate int8 with; by default a few that come"
-            " with the package, and synthetic sounds. May be given several times.",
+            help="Recordings (a file or folder) to verify on and to calibrate int8 with; by default"
+            " synthetic sounds, and a few that come with the package to verify on. May be given several times.",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the export that DIR has.")] = False,

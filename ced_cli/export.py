@@ -124,9 +124,6 @@ def _print_report(report: "ExportReport", options: ExportOptions) -> None:
             file=sys.stderr,
         )
     if options.quantize == "int8" and not report.is_calibrated:
-        print(
-            "calibrated on a few bundled recordings and synthetic sounds: --audio takes recordings like yours",
-            file=sys.stderr,
-        )
+        print("calibrated on synthetic sounds: give recordings with --audio for a better int8", file=sys.stderr)
     print(f"{report.file.name}: {report.num_bytes / 1e6:.1f} MB; README.md says how to run it", file=sys.stderr)
     print(options.output)

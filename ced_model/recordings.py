@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The recordings of `resources/`: to try the demo with, to verify exports on, and to calibrate them with."""
+"""The recordings of `resources/`: to try the demo with, and to verify exports on."""
 
 import sysconfig
 from pathlib import Path

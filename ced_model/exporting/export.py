@@ -19,7 +19,7 @@ from .graph import TaggingGraph, store_in_half
 from .metadata import LABELS_FILE, build_metadata, graph_input, labels_csv, max_samples
 from .output import METADATA_FILE, check_output, new_folder
 from .readme import write_readme
-from .recordings import default_recordings, load_recordings, spread
+from .recordings import bundled_recordings, load_recordings, spread, synthetic_recordings
 from .to_sherpa_onnx import SherpaComparison, check_front_end, compare_with_sherpa
 from .tracing import GraphInput
 from .verification import Check, verify
@@ -69,8 +69,8 @@ def export_model(
             transformer blocks in 8-bit integers, calibrated on the `recordings`.
         recordings (`Iterable` of paths, bytes, file objects or arrays, *optional*):
             Audio to verify on and to calibrate with, of which up to 100 are used (32 of these to
-            calibrate with), the first 10.12 s of each; by default the
-            recordings of `resources/`, if they are on the machine, and imitations of others.
+            calibrate with), the first 10.12 s of each; by default imitations
+            of recordings, and for verification those of `resources/`, too, if they are on the machine.
         model_name (`str`, *optional*, defaults to `"ced"`):
             What the metadata call the model.
         overwrite (`bool`, *optional*, defaults to `False`):
@@ -94,7 +94,8 @@ def export_model(
     rate = feature_extractor.sampling_rate
     longest = max_samples(model.config, feature_extractor)
     given = load_recordings(recordings, rate, longest)
-    clips = given or default_recordings(rate, longest)
+    imitations = [clip[:longest] for clip in synthetic_recordings(rate)]
+    clips = given or bundled_recordings(rate, longest) + imitations
     with_embeddings = choice.format is not Format.SHERPA_ONNX
     graph = TaggingGraph(model, feature_extractor if choice.input is Input.WAVEFORM else None, with_embeddings)
     reference = TaggingGraph(model).model  # on the CPU, in float32
@@ -105,7 +106,9 @@ def export_model(
         (folder / LABELS_FILE).write_text(labels_csv(metadata), encoding="utf-8")
         calibration = None
         if choice.quantization is Quantization.INT8:
-            calibration = _calibration_arrays(clips, feature_extractor, choice)
+            # Loud recordings among so few widen the ranges: with those of `resources/` among the imitations, int8
+            # changes the best class of ced-nano on 1.0 % of recordings, without them on 0.7 %.
+            calibration = _calibration_arrays(given or imitations, feature_extractor, choice)
         inputs = graph_input(model.config, feature_extractor, choice)
         _write_program(choice, graph, inputs, folder / choice.file, metadata, calibration)
         loaded = load_export(folder)

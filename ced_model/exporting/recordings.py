@@ -37,10 +37,9 @@ def spread(items: Sequence[Item], number: int) -> list[Item]:
     return [items[round(index * (len(items) - 1) / (number - 1))] for index in range(number)]
 
 
-def default_recordings(sampling_rate: int, max_samples: int) -> list[np.ndarray]:
-    """Those of `resources/`, if they are on the machine, and imitations of others; as [`load_recordings`]."""
-    recorded = load_recordings(find_recordings().values(), sampling_rate, max_samples)
-    return recorded + [clip[:max_samples] for clip in synthetic_recordings(sampling_rate)]
+def bundled_recordings(sampling_rate: int, max_samples: int) -> list[np.ndarray]:
+    """Those of `resources/`, if they are on the machine, as [`load_recordings`]."""
+    return load_recordings(find_recordings().values(), sampling_rate, max_samples)
 
 
 def synthetic_recordings(sampling_rate: int) -> list[np.ndarray]:
