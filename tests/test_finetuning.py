@@ -134,8 +134,10 @@ def test_the_card_tells_base_data_classes_training_and_figures(finetuned: Finetu
 def test_the_held_out_clips_can_be_evaluated_again(finetuned: Finetuned) -> None:
     assert finetuned.held_out is not None and finetuned.evaluation is not None
     again = evaluate(finetuned.folder, finetuned.held_out)
-    assert again.metrics == finetuned.evaluation.metrics
-    np.testing.assert_array_equal(again.scores, finetuned.evaluation.scores)
+    # In other batches than then, sums end differently in their last bit.
+    np.testing.assert_allclose(again.scores, finetuned.evaluation.scores, atol=1e-6, rtol=0)
+    assert again.metrics.summary() == pytest.approx(finetuned.evaluation.metrics.summary(), abs=1e-6)
+    assert again.metrics.num_clips == finetuned.evaluation.metrics.num_clips
 
 
 def test_a_checkpoint_of_the_run_loads_with_its_front_end(finetuned: Finetuned, sounds: Path) -> None:
