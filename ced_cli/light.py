@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parts of `ced_model` without the import of torch and transformers that the package itself costs."""
 
+import sys
 from functools import cache
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from pathlib import Path
+from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 
@@ -14,9 +15,6 @@ def load_module(name: str) -> ModuleType:
     package = find_spec("ced_model")
     if package is None or not package.submodule_search_locations:
         raise ModuleNotFoundError("No module named 'ced_model'")
-    path = Path(next(iter(package.submodule_search_locations)), f"{name}.py")
-    spec = spec_from_file_location(f"ced_cli.light.{name}", path)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    light = ModuleType("ced_light")  # the package without its __init__.py
+    light.__path__ = list(package.submodule_search_locations)
+    return import_module(f"{sys.modules.setdefault('ced_light', light).__name__}.{name.replace('/', '.')}")

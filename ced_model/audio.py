@@ -15,7 +15,6 @@ import re
 import shutil
 import stat
 import tempfile
-import unicodedata
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain, groupby
@@ -25,6 +24,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import soundfile
 import soxr
+
+from .messages import printable
 
 logger = logging.getLogger(__name__)
 
@@ -165,20 +166,12 @@ def describe(source: Any) -> str:
         if not isinstance(source, str | bytes | os.PathLike):
             return "<file>"
     if isinstance(source, str | bytes | os.PathLike):
-        return "".join(map(_printable, os.fsdecode(source)))
+        return printable(source)
     return f"<{type(source).__name__}>"
 
 
 def _is_array(source: Any) -> bool:
     return isinstance(source, dict) or hasattr(source, "shape")
-
-
-def _printable(character: str) -> str:
-    if character.isprintable() or unicodedata.category(character) == "Zs":
-        return character
-    if "\udc80" <= character <= "\udcff":  # surrogateescape: a byte that is no UTF-8
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode()
 
 
 # Opening
