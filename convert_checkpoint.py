@@ -29,11 +29,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     from ced_model import conversion  # takes seconds, which --help and wrong usage need not wait for
+    from ced_model.messages import one_line
 
     try:
         conversion.run(**vars(arguments))
     except conversion.ConversionError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
 

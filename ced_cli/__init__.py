@@ -5,6 +5,9 @@
 
 def main() -> None:
     """Entry point of `ced` and `python -m ced_cli`."""
-    from .app import app
+    from .terminal import prepare_process
 
-    app(prog_name="ced")
+    prepare_process()
+    from .app import run
+
+    run()

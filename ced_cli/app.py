@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands. Each imports what does its work inside the function, so that help and wrong usage answer at once."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from . import distill, options
 from .errors import FAILED, CliError, one_line_errors
 from .formats import Average, Engine, Format
+from .terminal import abandon_stdout, put, say
 from .training_options import Settings
 
 app = typer.Typer(
@@ -22,6 +24,19 @@ app = typer.Typer(
 )
 
 
+def run() -> None:
+    """Runs the command in `sys.argv`. Help or results that cannot be written to their end are an error as well."""
+    try:
+        try:
+            app(prog_name="ced")
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        abandon_stdout()
+        say(f"ced: standard output: {error.strerror or error}")
+        sys.exit(FAILED)
+
+
 @one_line_errors
 def show_version(is_wanted: bool) -> None:
     if not is_wanted:
@@ -29,7 +44,7 @@ def show_version(is_wanted: bool) -> None:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        print(f"ced {version('ced_model')}")
+        put(f"ced {version('ced_model')}")
     except PackageNotFoundError as error:
         raise CliError("only an installed ced_model has a version: pip install it", FAILED) from error
     raise typer.Exit()
@@ -111,6 +126,10 @@ def tag(
         bool, typer.Option("--resume", help="Keep the results that --output has, tag the rest and what failed.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard the results that --output has.")] = False,
+    spreadsheet_safe: Annotated[
+        bool,
+        typer.Option("--spreadsheet-safe", help="In csv, put ' before names that a spreadsheet takes for formulas."),
+    ] = False,
     device: options.Device = None,
     threads: options.Threads = None,
     batch_size: options.BatchSize = None,
@@ -164,6 +183,7 @@ def tag(
             output=output,
             resume=resume,
             overwrite=overwrite,
+            spreadsheet_safe=spreadsheet_safe,
             device=device,
             threads=threads,
             batch_size=batch_size,
@@ -196,6 +216,7 @@ def evaluate(
     predictions: Annotated[
         str | None, typer.Option(metavar="FILE.npz", help="Write files, labels, targets and scores here, as arrays.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files that are there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -224,6 +245,7 @@ def evaluate(
             separator=separator,
             per_class=per_class,
             predictions=predictions,
+            overwrite=overwrite,
             as_json=as_json,
             device=device,
             threads=threads,
@@ -377,6 +399,7 @@ def plot(
     ] = None,
     window: options.Window = None,
     hop: options.Hop = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture that is there.")] = False,
     top_k: Annotated[
         int | None, typer.Option("--top-k", "-k", metavar="N", min=1, help="Classes to draw; by default 10.")
     ] = None,
@@ -393,6 +416,7 @@ def plot(
         file,
         model=model,
         output=output,
+        overwrite=overwrite,
         window_s=window,
         hop_s=hop,
         top_k=top_k,

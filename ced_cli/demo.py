@@ -3,13 +3,13 @@
 """`ced demo`: the tagger as a page in the browser."""
 
 import math
-import sys
 import threading
 from contextlib import suppress
 from importlib.util import find_spec
 
 from .errors import FAILED, CliError
 from .model import choose_model, quieten
+from .terminal import put, say
 
 INSTALL_DEMO = 'pip install "ced_model[demo]"'
 
@@ -65,8 +65,8 @@ def _serve(names: list[str], limits: dict[str, float], host: str | None, port: i
         place = f"{host or 'this machine'}, port {port or '7860 to 7959'}"
         reason = "taken, or not an address of this machine" if error.errno else str(error)
         raise CliError(f"cannot listen at {place}: {reason}", FAILED) from error
-    print(f"model: {default}", file=sys.stderr)
-    print(f"The demo is at {app.local_url} (Ctrl-C ends it)", flush=True)
+    say(f"model: {default}")
+    put(f"The demo is at {app.local_url} (Ctrl-C ends it)")
     with suppress(KeyboardInterrupt):  # the way to end it
         threading.Event().wait()
     app.close(verbose=False)

@@ -3,7 +3,7 @@
 """Errors of the user's doing end in one line on stderr and an exit code, never in a stack trace."""
 
 import errno
-import sys
+import os
 from collections.abc import Callable
 from functools import wraps
 from typing import NoReturn, ParamSpec
@@ -39,12 +39,14 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
         except OSError as error:
             if error.errno == errno.EPIPE:  # `ced … | head`: typer ends the command quietly
                 raise
-            place = f"{error.filename!r}: " if error.filename else ""
+            place = f"{os.fsdecode(error.filename)!r}: " if error.filename else ""
             fail(place + (error.strerror or str(error)), FAILED)
 
     return run
 
 
 def fail(message: str, exit_code: int) -> NoReturn:
-    print("ced: " + " ".join(message.split()), file=sys.stderr)
+    from .terminal import say
+
+    say("ced: " + " ".join(message.split()))
     raise typer.Exit(exit_code)

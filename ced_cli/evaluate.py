@@ -8,9 +8,8 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -22,6 +21,7 @@ from .inputs import escape_name
 from .light import load_module
 from .model import check_runtime, choose_model, load_tagger, shown_name
 from .progress import RunProgress
+from .terminal import one_line, put, put_json, say
 
 if TYPE_CHECKING:
     from ced_model import AudioTagger
@@ -58,6 +58,7 @@ class EvaluateOptions:
     separator: str = ";"
     per_class: str | None = None
     predictions: str | None = None
+    overwrite: bool = False
     as_json: bool = False
     device: str | None = None
     threads: int | None = None
@@ -90,16 +91,11 @@ def evaluate_data(data: str, options: EvaluateOptions) -> None:
         _print_failure(path, reason)
     evaluation = _evaluate(tagger, clips)
     _print_notes(evaluation.notes[len(clips.notes) :])
-    if options.per_class is not None:
-        _write(options.per_class, lambda file: _write_per_class(evaluation, file))
-    if options.predictions is not None:
-        _write(options.predictions, lambda file: _write_predictions(evaluation, file))
-    if options.as_json:
-        report = {"data": escape_name(data), "split": split, "model": shown_name(model)} | _report(evaluation)
-        print(json.dumps(report, indent=1))
-    else:
-        encoding = sys.stdout.encoding or "utf-8"
-        print("\n".join(table_lines(evaluation)).encode(encoding, "replace").decode(encoding))
+    _give(
+        lambda: _write(options.per_class, options.overwrite, evaluation, _write_per_class),
+        lambda: _write(options.predictions, options.overwrite, evaluation, _write_predictions),
+        lambda: _print_report(data, split, model, evaluation, options.as_json),
+    )
     if evaluation.failed:
         raise typer.Exit(FAILED)
 
@@ -124,6 +120,8 @@ def _checked_usage(data: str, options: EvaluateOptions) -> str:
             raise CliError(f"{flag} {path}: there is no folder {os.path.dirname(path)!r}")
         if os.path.exists(path) and os.path.samefile(path, os.path.expanduser(data)):
             raise CliError(f"{flag} {path}: these are the labels, they would be lost; give another name")
+        if os.path.exists(path) and not options.overwrite:
+            raise CliError(f"{flag} {path} exists: add --overwrite, or give another name")
     missing = [package for module, package in LIBRARIES.items() if find_spec(module) is None]
     if missing:
         raise CliError(f"evaluating needs {' and '.join(missing)}: {INSTALL_TRAIN}", FAILED)
@@ -141,7 +139,7 @@ def _choose_split(data: str, split: str | None) -> str | None:
     chosen = next((name for name in PREFERRED_SPLITS if name in names), None)
     if chosen is None:
         raise CliError(f"choose with --split: {', '.join(names)}, or all")
-    print(f"split: {chosen} (of {', '.join(names)})", file=sys.stderr)
+    say(f"split: {chosen} (of {', '.join(names)})")
     return chosen
 
 
@@ -173,7 +171,7 @@ def _evaluate(tagger: "AudioTagger", clips: "LabelledClips") -> "Evaluation":
 
     with _one_line_failures(), progress:
         evaluation = evaluate(tagger, clips, on_audio=progress.add_audio, on_clip=count)
-    print(progress.summary(), file=sys.stderr)
+    say(progress.summary())
     return evaluation
 
 
@@ -189,13 +187,11 @@ def _one_line_failures() -> Iterator[None]:
 
 def _print_notes(notes: list[str]) -> None:
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}")
 
 
 def _print_failure(path: str, reason: str) -> None:
-    from ced_model.audio import describe
-
-    print(f"{describe(path)}: {reason}", file=sys.stderr)
+    say(f"{path}: {one_line(reason)}")
 
 
 # Output
@@ -239,10 +235,7 @@ def _report(evaluation: "Evaluation") -> dict[str, Any]:
         **{name: _finite(value) for name, value in metrics.summary().items()},
         "notes": evaluation.notes,
         "failed": [{"file": escape_name(path), "error": reason} for path, reason in evaluation.failed],
-        "per_class": [
-            {name: _finite(value) if isinstance(value, float) else value for name, value in _class_row(item).items()}
-            for item in metrics.per_class
-        ],
+        "per_class": [_finite_row(item) for item in metrics.per_class],
     }
 
 
@@ -255,32 +248,51 @@ def _class_row(item: "ClassMetrics") -> dict[str, Any]:
     return dict(zip(CLASS_COLUMNS, (item.label, _mid_of(item.label), *values), strict=True))
 
 
+def _finite_row(item: "ClassMetrics") -> dict[str, Any]:
+    return {name: _finite(value) if isinstance(value, float) else value for name, value in _class_row(item).items()}
+
+
 def _mid_of(label: str) -> str:
     """AudioSet's machine id of a class with this name, if it has one of this name."""
     return next((mid for mid, name in load_module("audioset").AUDIOSET_CLASSES if name == label), "")
 
 
-def _write(path: str, write: Callable[[BinaryIO], None]) -> None:
-    """Writes a file as a whole: what `path` holds is replaced once the new content is complete."""
-    folder, name = os.path.split(path)
-    part = os.path.join(folder, f".{name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            write(file)
-        os.replace(part, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(part)
-        raise
+def _give(*steps: Callable[[], None]) -> None:
+    """Takes all steps, so that a full disk does not lose what can go elsewhere; raises the first error in the end."""
+    errors: list[OSError | CliError] = []
+    for step in steps:
+        try:
+            step()
+        except (OSError, CliError) as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _print_report(data: str, split: str | None, model: str, evaluation: "Evaluation", as_json: bool) -> None:
+    if as_json:
+        report = {"data": escape_name(data), "split": split, "model": shown_name(model)} | _report(evaluation)
+        put_json(json.dumps(report, indent=1, allow_nan=False))
+    else:
+        put(*table_lines(evaluation))
+
+
+def _write(
+    path: str | None, overwrite: bool, evaluation: "Evaluation", write: Callable[["Evaluation", BinaryIO], None]
+) -> None:
+    from ced_model.output import new_file
+
+    if path is not None:
+        with new_file(path, overwrite) as file:
+            write(evaluation, file)
 
 
 def _write_per_class(evaluation: "Evaluation", file: BinaryIO) -> None:
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
     writer = csv.DictWriter(text, CLASS_COLUMNS, lineterminator="\n")
     writer.writeheader()
     for item in evaluation.metrics.per_class:
-        row = _class_row(item)
-        writer.writerow({name: "" if value != value else value for name, value in row.items()})
+        writer.writerow(_finite_row(item))
     text.detach()
 
 

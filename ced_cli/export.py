@@ -3,7 +3,6 @@
 """`ced export`: a model for another runtime, verified."""
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from .errors import FAILED, CliError
 from .inputs import STANDARD_INPUT, find_inputs
 from .light import load_module
 from .model import choose_model, load_tagger
+from .terminal import put, say
 
 if TYPE_CHECKING:
     from ced_model.exporting import ExportReport
@@ -44,7 +44,7 @@ def export(options: ExportOptions) -> None:
     from ced_model import AudioError
     from ced_model.exporting import VerificationError, export_model
 
-    print(f"exporting to {options.format} and verifying ...", file=sys.stderr)
+    say(f"exporting to {options.format} and verifying ...")
     try:
         report = export_model(
             tagger.model,
@@ -113,17 +113,15 @@ def _name(model: str) -> str:
 
 
 def _print_report(report: "ExportReport", options: ExportOptions) -> None:
-    print("clips        largest difference in probability from torch", file=sys.stderr)
-    for check in report.checks:
-        print(f"{check.batch_size} of {check.seconds:5.2f} s  {check.probabilities:.1e}", file=sys.stderr)
+    say("clips        largest difference in probability from torch")
+    say(*(f"{check.batch_size} of {check.seconds:5.2f} s  {check.probabilities:.1e}" for check in report.checks))
     if report.sherpa is not None:
         sherpa = report.sherpa
-        print(
+        say(
             f"sherpa-onnx with its own features: {sherpa.mean_probability:.1e} on average, at most"
-            f" {sherpa.probability:.1e}; same best class in {sherpa.top_1} of {sherpa.recordings} recordings",
-            file=sys.stderr,
+            f" {sherpa.probability:.1e}; same best class in {sherpa.top_1} of {sherpa.recordings} recordings"
         )
     if options.quantize == "int8" and not report.is_calibrated:
-        print("calibrated on synthetic sounds: give recordings with --audio for a better int8", file=sys.stderr)
-    print(f"{report.file.name}: {report.num_bytes / 1e6:.1f} MB; README.md says how to run it", file=sys.stderr)
-    print(options.output)
+        say("calibrated on synthetic sounds: give recordings with --audio for a better int8")
+    say(f"{report.file.name}: {report.num_bytes / 1e6:.1f} MB; README.md says how to run it")
+    put(str(options.output))

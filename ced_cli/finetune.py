@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from .errors import FAILED, INTERRUPTED, WRONG_USAGE, CliError
 from .evaluate import table_lines
 from .model import choose_model, quieten
+from .terminal import put, say
 from .training_options import parse_settings, split_settings
-from .training_output import is_main_process, make_progress, say, with_option_names
+from .training_output import is_main_process, make_progress, with_option_names
 
 if TYPE_CHECKING:
     from ced_model.finetuning import Finetuned, FinetuningOptions
@@ -94,7 +95,7 @@ def finetune_model(data: str, options: FinetuneOptions) -> None:
             say=say,
         )
     if is_main_process():
-        print("\n".join(_report(done, output)))
+        put(*_report(done, output))
 
 
 def _checked_usage(data: str, options: FinetuneOptions) -> tuple[str, str]:

@@ -12,6 +12,8 @@ any is a row with its file and duration, a failed one a row with its file and er
 import csv
 import io
 import json
+import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
@@ -19,6 +21,7 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .errors import FAILED, CliError
+from .terminal import one_line, printable
 
 if TYPE_CHECKING:
     import pyarrow
@@ -32,6 +35,8 @@ EVENT_COLUMNS = ("file", "duration_s", "onset_s", "offset_s", "label", "peak", "
 NUMBERS: dict[str, type] = {"rank": int, "index": int} | dict.fromkeys(
     ("duration_s", "score", "onset_s", "offset_s", "peak"), float
 )
+ITEM_KEYS = {"tags": ("label", "score", "index"), "events": ("onset_s", "offset_s", "label", "peak")}
+FORMULA = re.compile("'*[=+\\-@\t\r]")  # how text begins that a spreadsheet would compute, with quotes before it
 BATCH_ROWS = 2**16
 BAR_WIDTH = 20
 
@@ -54,7 +59,9 @@ class Engine(StrEnum):
     RAY = "ray"
 
 
-def write_records(records: Iterable[Record], stream: BinaryIO, format: Format, events: bool) -> None:
+def write_records(
+    records: Iterable[Record], stream: BinaryIO, format: Format, events: bool, spreadsheet_safe: bool = False
+) -> None:
     """
     Writes records as they come.
 
@@ -63,38 +70,90 @@ def write_records(records: Iterable[Record], stream: BinaryIO, format: Format, e
         stream: where to; it is flushed after each record, and left open.
         format: one of the five.
         events: whether the records hold events instead of tags.
+        spreadsheet_safe: for csv, put `'` before text that a spreadsheet would take for a formula.
     """
+    records = (sound_record(record, events) for record in records)
+    if format is Format.CSV:
+        _write_csv(records, stream, events, spreadsheet_safe)
+        return
     writers: dict[Format, Callable[[Iterable[Record], BinaryIO, bool], None]] = {
         Format.TABLE: _write_table,
         Format.JSON: _write_json,
         Format.JSONL: _write_jsonl,
-        Format.CSV: _write_csv,
         Format.PARQUET: _write_parquet,
     }
     writers[format](records, stream, events)
 
 
-def read_records(path: Any, format: Format, events: bool) -> Iterator[Record]:
+def read_records(path: Any, format: Format, events: bool, spreadsheet_safe: bool = False) -> Iterator[Record]:
     """
     The records of a file that `write_records` made; of Parquet, an open one will do. A table cannot be read.
 
+    Nothing is left out: a file that holds anything that is not in the records, or in another order, is refused.
+
     Raises:
-        CliError: if it holds something else.
+        CliError: if the file is not as `write_records` leaves it.
     """
-    readers: dict[Format, Callable[[str, bool], Iterator[Record]]] = {
-        Format.JSON: _read_json,
-        Format.JSONL: _read_jsonl,
-        Format.CSV: _read_csv,
-        Format.PARQUET: _read_parquet,
+    readers: dict[Format, Callable[[], Iterator[Record]]] = {
+        Format.JSON: lambda: _read_json(path),
+        Format.JSONL: lambda: _read_jsonl(path),
+        Format.CSV: lambda: _read_csv(path, events, spreadsheet_safe),
+        Format.PARQUET: lambda: _read_parquet(path, events),
     }
+    seen: set[str] = set()
     try:
-        for record in readers[format](path, events):
-            if not isinstance(record["file"], str) or not ({"error", "events" if events else "tags"} & record.keys()):
-                raise KeyError("file")
+        for record in readers[format]():
+            check_record(record, events)
+            if record["file"] in seen:
+                raise ValueError(f"{record['file']!r} is there again, after others: were rows sorted or copied?")
+            seen.add(record["file"])
             yield record
-    except (ValueError, KeyError, TypeError, csv.Error) as error:  # pyarrow's and json's are ValueErrors
-        kind = "with --events" if events else "without --events"
-        raise CliError(f"{path} was not made by ced tag --format {format} {kind}: it cannot be resumed") from error
+    except (ValueError, TypeError, RecursionError, csv.Error, OSError) as error:  # pyarrow's and json's are ValueErrors
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        kind = f"{format} {'with' if events else 'without'} --events" + " --spreadsheet-safe" * spreadsheet_safe
+        raise CliError(
+            f"{path} was not made by ced tag --format {kind}, or was changed since, and cannot be resumed:"
+            f" {one_line(error)}; choose another --output, or add --overwrite"
+        ) from error
+
+
+def check_record(record: Any, events: bool) -> None:
+    """Raises a ValueError unless `record` is one as the module describes them, with finite numbers."""
+    key = "events" if events else "tags"
+    if not isinstance(record, dict) or not isinstance(record.get("file"), str):
+        raise ValueError(f"{_excerpt(record)} is no record of a file")
+    if record.keys() == {"file", "error"} and isinstance(record["error"], str):
+        return
+    if record.keys() != {"file", "duration_s", key} or not isinstance(record[key], list):
+        raise ValueError(f"{record['file']!r} has neither {key} nor an error, or more than that")
+    _check_number(record, "duration_s")
+    for item in record[key]:
+        if not isinstance(item, dict) or item.keys() != set(ITEM_KEYS[key]) or not isinstance(item["label"], str):
+            raise ValueError(f"{record['file']!r} has {_excerpt(item)} among its {key}")
+        for name in item.keys() - {"label"}:
+            _check_number(item, name)
+
+
+def _check_number(values: Record, name: str) -> None:
+    value = values[name]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or (NUMBERS[name] is int and not isinstance(value, int)):
+        raise ValueError(f"{name} is {_excerpt(value)}, not a finite number")
+
+
+def _excerpt(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:40] + "…"
+
+
+def sound_record(record: Record, events: bool) -> Record:
+    """The record, or if it is not one that all formats can hold, one that says why: others are not lost with it."""
+    try:
+        check_record(record, events)
+        return record
+    except ValueError as error:
+        return {"file": str(record["file"]), "error": f"no result that can be written: {one_line(error)}"}
 
 
 def check_available(format: Format) -> None:
@@ -110,7 +169,7 @@ def check_available(format: Format) -> None:
 
 
 def json_line(record: Record) -> bytes:
-    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode(errors="backslashreplace") + b"\n"
 
 
 def _write_jsonl(records: Iterable[Record], stream: BinaryIO, events: bool) -> None:
@@ -131,14 +190,39 @@ def _write_json(records: Iterable[Record], stream: BinaryIO, events: bool) -> No
         stream.flush()
 
 
-def _read_jsonl(path: str, events: bool) -> Iterator[Record]:
-    with open(path, "rb") as file:
-        yield from map(json.loads, file)
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value; raises a ValueError for NaN, Infinity, and objects that have a key twice."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
+    except RecursionError as error:
+        raise ValueError("too many brackets in one another") from error
 
 
-def _read_json(path: str, events: bool) -> Iterator[Record]:
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a finite number")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError(f"{_excerpt(found)} has a key twice")
+    return found
+
+
+def _read_jsonl(path: str) -> Iterator[Record]:
     with open(path, "rb") as file:
-        yield from json.load(file)
+        for number, line in enumerate(file, start=1):
+            try:
+                yield parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+
+
+def _read_json(path: str) -> Iterator[Record]:
+    with open(path, "rb") as file:
+        records = parse_json(file.read().decode("utf-8-sig"))
+    if not isinstance(records, list):
+        raise ValueError("no list of records")
+    yield from records
 
 
 # Rows
@@ -159,33 +243,37 @@ def _rows(record: Record, events: bool) -> list[dict[str, Any]]:
 
 
 def _records(rows: Iterable[dict[str, Any]], events: bool) -> Iterator[Record]:
-    """Records from rows in which what is empty is None; the rows of an input stand together."""
+    """Records from rows in which what is empty is None; the rows of an input stand together, in their order."""
+    key = "events" if events else "tags"
+    empty = dict.fromkeys(_columns(events))
     for file, group in groupby(rows, key=lambda row: row["file"]):
-        first, *others = group
-        if first["error"] is not None:
-            yield {"file": file, "error": first["error"]}
-        elif events:
-            items = [_pick(row, "onset_s", "offset_s", "label", "peak") for row in [first, *others]]
-            yield {"file": file, "duration_s": first["duration_s"], "events": [] if first["label"] is None else items}
-        else:
-            items = [_pick(row, "label", "score", "index") for row in [first, *others]]
-            yield {"file": file, "duration_s": first["duration_s"], "tags": [] if first["label"] is None else items}
-
-
-def _pick(row: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: row[key] for key in keys}
+        rows_of_file = list(group)
+        first = rows_of_file[0]
+        record: Record = {"file": file, "error": first["error"]}
+        if first["error"] is None:
+            items = [{name: row[name] for name in ITEM_KEYS[key]} for row in rows_of_file]
+            record = {"file": file, "duration_s": first["duration_s"], key: [] if first["label"] is None else items}
+        if [empty | row for row in _rows(record, events)] != rows_of_file:
+            raise ValueError(f"the rows of {file!r} are not those of one result: was one changed, removed or moved?")
+        yield record
 
 
 # csv
 
 
-def _write_csv(records: Iterable[Record], stream: BinaryIO, events: bool) -> None:
+def _write_csv(records: Iterable[Record], stream: BinaryIO, events: bool, spreadsheet_safe: bool) -> None:
     stream.write(_csv_lines([_columns(events)]))
     stream.flush()
     for record in records:
-        rows = _rows(record, events)
-        stream.write(_csv_lines([row.get(column) for column in _columns(events)] for row in rows))
+        rows: Iterable[list[Any]] = ([row.get(column) for column in _columns(events)] for row in _rows(record, events))
+        if spreadsheet_safe:
+            rows = ([_quoted(cell) for cell in row] for row in rows)
+        stream.write(_csv_lines(rows))
         stream.flush()
+
+
+def _quoted(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
 
 
 def _csv_lines(rows: Iterable[Iterable[Any]]) -> bytes:
@@ -195,19 +283,37 @@ def _csv_lines(rows: Iterable[Iterable[Any]]) -> bytes:
     quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     for row in map(list, rows):
         (quoted if any("\r" in cell for cell in row if isinstance(cell, str)) else minimal).writerow(row)
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="backslashreplace")
 
 
-def _read_csv(path: str, events: bool) -> Iterator[Record]:
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        if tuple(reader.fieldnames or ()) != _columns(events):
-            raise ValueError("other columns")
-        yield from _records(({key: _parsed(key, cell) for key, cell in row.items()} for row in reader), events)
+def _read_csv(path: str, events: bool, spreadsheet_safe: bool) -> Iterator[Record]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        columns = _columns(events)
+        if tuple(head := next(reader, [])) != columns:
+            raise ValueError(f"its columns are {_excerpt(','.join(head))}, not {','.join(columns)}")
+        yield from _records((_parsed_row(reader, row, columns, spreadsheet_safe) for row in reader), events)
 
 
-def _parsed(column: str, cell: str) -> Any:
-    return NUMBERS.get(column, str)(cell) if cell else None
+def _parsed_row(reader: Any, row: list[str], columns: tuple[str, ...], spreadsheet_safe: bool) -> dict[str, Any]:
+    try:
+        parsed = zip(columns, row, strict=True)
+        return {column: _parsed(column, cell, spreadsheet_safe) for column, cell in parsed}
+    except ValueError as error:
+        reason = error if len(row) == len(columns) else f"{len(row)} cells, not {len(columns)}"
+        raise ValueError(f"line {reader.line_num}: {reason}") from error
+
+
+def _parsed(column: str, cell: str, spreadsheet_safe: bool) -> Any:
+    if not cell:
+        return None
+    if column in NUMBERS:
+        return NUMBERS[column](cell)
+    if FORMULA.match(cell) and cell.startswith("'") != spreadsheet_safe:
+        if spreadsheet_safe:
+            raise ValueError(f"{_excerpt(cell)} has no ' before it: leave out --spreadsheet-safe")
+        raise ValueError(f"{_excerpt(cell)} has a ' before it: is --spreadsheet-safe missing?")
+    return cell[1:] if spreadsheet_safe and FORMULA.match(cell) else cell
 
 
 # parquet
@@ -235,8 +341,9 @@ def _read_parquet(path: Any, events: bool) -> Iterator[Record]:
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:
-        if tuple(file.schema_arrow.names) != _columns(events):
-            raise ValueError("other columns")
+        if not file.schema_arrow.equals(_schema(events)):
+            columns = ", ".join(f"{field.name} {field.type}" for field in file.schema_arrow)
+            raise ValueError(f"its columns are {columns}")
         yield from _records((row for batch in file.iter_batches() for row in batch.to_pylist()), events)
 
 
@@ -262,11 +369,9 @@ def _write_table(records: Iterable[Record], stream: BinaryIO, events: bool) -> N
 def _print_record(console: "Console", record: Record, events: bool) -> None:
     from rich.text import Text
 
-    from ced_model.audio import describe
-
-    lines = [Text(describe(record["file"]), style="bold")]
+    lines = [Text(printable(record["file"]), style="bold")]
     if "error" in record:
-        lines.append(Text(f"  failed: {record['error']}", style="red"))
+        lines.append(Text(f"  failed: {printable(record['error'])}", style="red"))
     else:
         lines[0].append(f"  {clock(record['duration_s'])}", style="not bold dim")
         if events:
@@ -284,7 +389,7 @@ def _tag_line(tag: Record) -> "Text":
 
     filled = round(min(max(tag["score"], 0.0), 1.0) * BAR_WIDTH)
     bar = "━" * filled + " " * (BAR_WIDTH - filled)
-    return Text.assemble(f"  {tag['score']:.3f}  ", (bar, "cyan"), f"  {tag['label']}")
+    return Text.assemble(f"  {tag['score']:.3f}  ", (bar, "cyan"), f"  {printable(tag['label'])}")
 
 
 def _event_line(event: Record, duration_s: float) -> "Text":
@@ -292,7 +397,7 @@ def _event_line(event: Record, duration_s: float) -> "Text":
 
     width = len(clock(duration_s))
     onset, offset = clock(event["onset_s"]), clock(event["offset_s"])
-    return Text.assemble(f"  {onset:>{width}} – {offset:>{width}}  {event['peak']:.3f}  {event['label']}")
+    return Text.assemble(f"  {onset:>{width}} – {offset:>{width}}  {event['peak']:.3f}  {printable(event['label'])}")
 
 
 def clock(seconds: float) -> str:

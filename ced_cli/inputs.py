@@ -182,5 +182,8 @@ def _standard_input() -> Input:
     if sys.stdin.isatty():
         raise CliError("-: standard input is a terminal; send an audio file to it")
     copy = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process runs
-    shutil.copyfileobj(sys.stdin.buffer, copy, 2**20)
+    try:
+        shutil.copyfileobj(sys.stdin.buffer, copy, 2**20)
+    except OSError as error:
+        raise CliError(f"standard input: {error.strerror or error}", FAILED) from error
     return Input(STANDARD_INPUT, copy)

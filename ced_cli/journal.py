@@ -7,6 +7,9 @@ Its first line holds the options, the second one tells the weights, and each fur
 written at once when it is ready. Only when all inputs are there does the output itself appear, in one step, and the
 journal goes. So whatever ends the process, nothing is lost but a last line that was not written to its end, and an
 output is never half a result.
+
+A run holds a lock on its journal from before it reads it until after it removed it, and takes no journal that it did
+not find or make itself. An output that was not there, or was another one, when the run began is not replaced.
 """
 
 import json
@@ -14,12 +17,15 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from io import FileIO
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from .errors import FAILED, CliError
-from .formats import Format, Record, json_line, read_records, write_records
+from .formats import Format, Record, check_record, json_line, parse_json, read_records, write_records
+from .light import load_module
 
 VERSION = 1
+MAX_LINE = 2**28  # bytes; the events of days are far less
 
 
 class Journal:
@@ -41,6 +47,7 @@ class Journal:
         self.size = 0
         self.is_finished = False
         self._file: FileIO | None = None
+        self._replaced: tuple[int, ...] | None = None  # the output that may be replaced
         self._check_place()
 
     def _check_place(self) -> None:
@@ -56,7 +63,7 @@ class Journal:
 
     def refuse_existing(self) -> None:
         """Raises `CliError` if there are results already."""
-        if os.path.exists(self.path):
+        if os.path.lexists(self.path):
             raise CliError(f"{self.path} holds the results of an unfinished run: add --resume or --overwrite")
         if os.path.exists(self.output):
             raise CliError(f"{self.output} exists: add --resume to keep its results, or --overwrite")
@@ -66,43 +73,92 @@ class Journal:
         Takes up what an unfinished or, failing that, a finished run left. Nothing is written yet.
 
         Raises:
-            CliError: if it was made with other options or by another program, or another run is at work on it.
+            CliError: if it was made with other options or by another program or changed since, or another run is at
+                work on it.
         """
-        if os.path.exists(self.path):
-            self._file = _open_locked(self.path)
+        with suppress(FileNotFoundError):
+            self._file = _lock(self.path, os.O_RDWR)
             self._read_journal()
-        if not self.size and os.path.exists(self.output):
-            self.is_finished = True
-            for record in self._read_output():
-                self._note(record, 0)
+        self._replaced = _identity(self.output)
+        if self._replaced is None:
+            return
+        if self.size:
+            self._check_output_in_journal()
+            return
+        self.is_finished = True
+        for record in self._read_output():
+            self._note(record, 0)
+
+    def overwrite(self) -> None:
+        """Discards what there is, once `begin` is called."""
+        with suppress(FileNotFoundError):
+            self._file = _lock(self.path, os.O_RDWR)
+        self._replaced = _identity(self.output)
 
     def _read_output(self) -> Iterator[Record]:
-        return read_records(self.output, Format(self.options["format"]), bool(self.options["events"]))
+        return read_records(self.output, self._format, self._events, self._spreadsheet_safe)
+
+    @property
+    def _format(self) -> Format:
+        return Format(self.options["format"])
+
+    @property
+    def _events(self) -> bool:
+        return bool(self.options["events"])
+
+    @property
+    def _spreadsheet_safe(self) -> bool:
+        return bool(self.options.get("spreadsheet-safe"))
 
     def _read_journal(self) -> None:
-        with open(self.path, "rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):  # killed while writing it
-                    break
-                entry = self._parsed(line)
-                if not self.size:
-                    self._check_header(entry)
-                if "file" in entry:
-                    self._note(entry, len(line))
-                else:
-                    self.weights = entry.get("weights", self.weights)
-                    self.size += len(line)
+        with self._reader() as file:
+            while (line := file.readline(MAX_LINE)).endswith(b"\n"):
+                try:
+                    self._take_line(line)
+                except ValueError as error:
+                    raise CliError(f"{self.path} is damaged: remove it or add --overwrite") from error
+            if len(line) == MAX_LINE:  # else it was killed while writing it
+                raise CliError(f"{self.path} is damaged: remove it or add --overwrite")
 
-    def _parsed(self, line: bytes) -> dict[str, Any]:
-        with suppress(ValueError):
-            if isinstance(entry := json.loads(line), dict):
-                return entry
-        raise CliError(f"{self.path} is damaged: remove it or add --overwrite")
+    def _take_line(self, line: bytes) -> None:
+        entry = parse_json(line)
+        if not self.size:
+            self._check_header(entry)
+            self.size += len(line)
+        elif isinstance(entry, dict) and entry.keys() == {"weights"} and isinstance(entry["weights"], str):
+            self.weights = entry["weights"]
+            self.size += len(line)
+        else:
+            check_record(entry, self._events)
+            self._note(entry, len(line))
 
-    def _check_header(self, header: dict[str, Any]) -> None:
+    def _check_header(self, header: Any) -> None:
+        if not isinstance(header, dict) or not isinstance(header.get("options"), dict):
+            raise ValueError("no header")
         if header.get("ced_journal") != VERSION:
             raise CliError(f"{self.path} is not a journal of this version of ced: remove it or add --overwrite")
         check_same_options(self.path, header["options"], self.options)
+
+    def _check_output_in_journal(self) -> None:
+        """The output beside a journal is an earlier state of it, or else another run's, which must not be lost."""
+        try:
+            with self._reader() as file:
+                lost = next((record for record in self._read_output() if self._would_lose(record, file)), None)
+        except CliError as error:
+            raise CliError(f"{error}; the results of an unfinished run are in {self.path}") from error
+        if lost is not None:
+            raise CliError(
+                f"{self.output} has another result for {lost['file']!r} than {self.path} of an unfinished run: move"
+                " one of them away, then --resume goes on with the other"
+            )
+
+    def _would_lose(self, record: Record, file: BinaryIO) -> bool:
+        if "error" in record:
+            return False
+        if record["file"] not in self.offsets:
+            return True
+        file.seek(self.offsets[record["file"]])
+        return json.loads(file.readline()) != record
 
     def _note(self, record: Record, length: int) -> None:
         name = record["file"]
@@ -117,16 +173,15 @@ class Journal:
         Makes ready to append results of a model with these weights.
 
         Raises:
-            CliError: if the results so far are of other weights.
+            CliError: if the results so far are of other weights, or another run began meanwhile.
         """
         if self.weights not in (None, weights):
             raise CliError(
                 f"{self.path} was begun with another model of this name: resume with the same, or add --overwrite"
             )
-        if self.is_finished:
-            self._import_output()
         if self._file is None:
-            self._file = _open_locked(self.path)
+            self._create()
+        assert self._file is not None
         self._file.truncate(self.size)
         self._file.seek(self.size)
         if not self.size:
@@ -135,19 +190,37 @@ class Journal:
             self._append({"weights": weights})
             self.weights = weights
 
+    def _create(self) -> None:
+        """Makes the journal; a finished output becomes one again."""
+        try:
+            self._check_replaced()
+            if self.is_finished:
+                self._import_output()
+                self._file = _lock(self.path, os.O_RDWR)
+            else:
+                self._file = _lock(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        except (FileExistsError, FileNotFoundError) as error:
+            raise CliError(f"{self.path}: another run has begun in the meantime", FAILED) from error
+        if os.fstat(self._file.fileno()).st_size != self.size:
+            raise CliError(f"{self.path}: another run has begun in the meantime", FAILED)
+        try:
+            self._check_replaced()  # from now on no other run replaces it
+        except CliError:
+            os.unlink(self.path)
+            raise
+
     def _import_output(self) -> None:
-        """The finished output becomes a journal again."""
-        part = f"{self.path}.part"
         self.offsets.clear()
-        with open(part, "wb") as file:
+        with load_module("output").new_file(self.path, keeps=False) as file:
             self.size = file.write(json_line({"ced_journal": VERSION, "options": self.options}))
             for record in self._read_output():
                 self._note(record, file.write(json_line(record)))
-        if self._file is not None:  # of an empty journal
-            self._file.close()
-            self._file = None
-        os.replace(part, self.path)
         self.is_finished = False
+
+    def _check_replaced(self, advice: str = "") -> None:
+        """Raises `CliError` if the output is not the one that was there when the run began."""
+        if _identity(self.output) != self._replaced:
+            raise CliError(f"{self.output} was written by another program in the meantime{advice}", FAILED)
 
     def append(self, record: Record) -> None:
         offset = self.size
@@ -175,25 +248,45 @@ class Journal:
         """Writes the output: inputs of earlier runs that are not among `names`, then `names` in their order."""
         names = list(names)
         given = set(names)
+        taken = f" and is left as it is: move it away; {self.advice}"
         order = [name for name in self.offsets if name not in given] + names
-        part = f"{self.output}.part"
+        output = load_module("output")
+        output.remove_abandoned(self.output)
+        part = output.temporary_name(Path(self.output))
         try:
-            with open(part, "wb") as file:
-                write_records(self._records(order), file, Format(self.options["format"]), bool(self.options["events"]))
+            with open(part, "xb") as file:
+                write_records(self._records(order), file, self._format, self._events, self._spreadsheet_safe)
+                file.flush()
                 os.fsync(file.fileno())
-            os.replace(part, self.output)
+            self._check_replaced(taken)
+            output.put_file(part, self.output, replace=self._replaced is not None)
+        except FileExistsError:
+            self._check_replaced(taken)
+            raise
         except OSError as error:
+            raise CliError(f"{self.output}: {error.strerror or error}; {self.advice}", FAILED) from error
+        finally:
             with suppress(OSError):
                 os.unlink(part)
-            raise CliError(f"{self.output}: {error.strerror or error}; {self.advice}", FAILED) from error
+        try:
+            os.unlink(self.path)  # while it is locked: what another run finds here afterwards is its own
+        except PermissionError:  # Windows, where it must be closed before
+            self.close()
+            os.unlink(self.path)
         self.close()
-        os.unlink(self.path)
 
     def _records(self, names: Iterable[str]) -> Iterator[Record]:
-        with open(self.path, "rb") as file:
+        with self._reader() as file:
             for name in names:
                 file.seek(self.offsets[name])
                 yield json.loads(file.readline())
+
+    def _reader(self) -> BinaryIO:
+        """The journal that is locked, whatever has its name."""
+        assert self._file is not None
+        reader = open(os.dup(self._file.fileno()), "rb")
+        reader.seek(0)
+        return reader
 
     def close(self) -> None:
         if self._file is not None:
@@ -203,26 +296,42 @@ class Journal:
 
 def check_same_options(path: str, then: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises `CliError` for the first option that is not what it was when the results of `path` were begun."""
-    for name, value in now.items():
-        if then.get(name) != value:
+    for name in {**now, **then}:
+        if then.get(name) != now.get(name):
             raise CliError(
-                f"{path} was begun with another --{name}: {_shown(then.get(name))} then, {_shown(value)} now;"
+                f"{path} was begun with another --{name}: {_shown(then.get(name))} then, {_shown(now.get(name))} now;"
                 " resume with the same, or add --overwrite"
             )
 
 
-def _open_locked(path: str) -> FileIO:
+def _lock(path: str | Path, flags: int) -> FileIO:
     """Opens a journal, so that no second process can while this one runs (where the system has such locks)."""
-    file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+")
-    try:
-        import fcntl
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise CliError(f"{path}: not a regular file")
+    while True:
+        file = FileIO(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), "r+")
+        try:
+            import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise CliError(f"{path}: another run is writing to it", FAILED) from error
-    except (ImportError, OSError):  # Windows, or a file system without locks
-        pass
-    return file
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise CliError(f"{path}: another run is writing to it", FAILED) from error
+        except (ImportError, OSError):  # Windows, or a file system without locks
+            return file
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()  # the run that had it locked finished and removed it
+
+
+def _identity(path: str) -> tuple[int, ...] | None:
+    """What tells a file from others and from its earlier contents; None if there is none."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _shown(value: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from .errors import FAILED, CliError
 from .light import load_module
+from .terminal import put
 
 MIN_SIMILARITY = 0.6
 MAX_SIMILAR = 10
@@ -21,8 +22,7 @@ def show_labels(query: str) -> None:
     if not found:
         raise CliError(f"no class is like {query!r}; `ced labels` shows all {len(rows)}", FAILED)
     width = max(len(mid) for _, mid, _ in rows)
-    for index, mid, name in found:
-        print(f"{index:3}  {mid:{width}}  {name}")
+    put(*(f"{index:3}  {mid:{width}}  {name}" for index, mid, name in found))
 
 
 def find_rows(rows: Sequence[Row], query: str) -> list[Row]:

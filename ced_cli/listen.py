@@ -3,7 +3,6 @@
 """`ced listen`: what a microphone hears, tagged as it comes in."""
 
 import queue
-import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -14,6 +13,7 @@ import numpy as np
 
 from .errors import FAILED, CliError
 from .model import check_labels, check_runtime, choose_model, load_tagger
+from .terminal import put, say
 
 INSTALL_MIC = 'pip install "ced_model[mic]"'
 
@@ -78,14 +78,14 @@ def listen(
     try:
         list(tagger.stream([], **options))  # refuses impossible options before the microphone opens
         with microphone.opened():
-            print(f"listening to {microphone.name!r} at {microphone.rate} Hz; Ctrl-C ends it", file=sys.stderr)
+            say(f"listening to {microphone.name!r} at {microphone.rate} Hz; Ctrl-C ends it")
             while True:
                 blocks = microphone.blocks_until_gap()
                 for update in tagger.stream(blocks, sampling_rate=microphone.rate, **options):
                     if update.tags:
                         tags = ", ".join(f"{tag.label} {tag.score:.2f}" for tag in update.tags)
-                        print(f"{_local_time(microphone.heard_until)}  {tags}", flush=True)
-                print(f"ced: {_local_time(microphone.heard_until)} gap: {microphone.gap}", file=sys.stderr)
+                        put(f"{_local_time(microphone.heard_until)}  {tags}")
+                say(f"ced: {_local_time(microphone.heard_until)} gap: {microphone.gap}")
     except KeyboardInterrupt:
         pass  # the way to end it
     except (AudioError, sounddevice.PortAudioError) as error:
@@ -175,7 +175,7 @@ def _print_devices(sounddevice: ModuleType) -> None:
     default = sounddevice.default.device[0]
     for device in devices:
         mark = "*" if device["index"] == default else " "
-        print(f"{mark}{device['index']:3}  {device['name']}  {device['default_samplerate']:g} Hz")
+        put(f"{mark}{device['index']:3}  {device['name']}  {device['default_samplerate']:g} Hz")
 
 
 def _find_device(sounddevice: ModuleType, wanted: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import FAILED, CliError
 from .labels import find_rows
 from .light import load_module
+from .terminal import say
 
 if TYPE_CHECKING:
     from ced_model import AudioTagger
@@ -147,7 +148,7 @@ def load_tagger(
             reason = reason.rstrip(".") + "; or give a local folder (convert_checkpoint.py makes one of a checkpoint)"
         raise CliError(f"{model} cannot be loaded: {reason}", FAILED) from error
     runs = f", {runtime}{f' {quantize}' if quantize else ''}" if is_exported else ""
-    print(f"model: {shown_name(model)}{_note(model)} on {tagger.model.device}{runs}", file=sys.stderr)
+    say(f"model: {shown_name(model)}{_note(model)} on {tagger.model.device}{runs}")
     if not is_exported:
         return tagger
     try:  # now, so that what is said of an export comes behind the line that names the model

@@ -2,14 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ced plot`: the log-mel spectrogram and the tags over time of a recording, as a PNG."""
 
-import os
 import warnings
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import FAILED, CliError
 from .model import check_runtime, choose_model, load_tagger
+from .terminal import put
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +25,7 @@ def plot_file(
     *,
     model: str | None = None,
     output: Path | None = None,
+    overwrite: bool = False,
     window_s: float | None = None,
     hop_s: float | None = None,
     top_k: int | None = None,
@@ -38,7 +38,8 @@ def plot_file(
     Args:
         file: the recording.
         model: a model folder or Hub id.
-        output: the PNG, by default `file` with `.png` appended. It is replaced once the new one is complete.
+        output: the PNG, by default `file` with `.png` appended.
+        overwrite: replace a file that is there, once the new one is complete.
         window_s, hop_s: windows of the timeline in seconds, by default 2 s and half a window.
         top_k: number of classes, those with the highest peaks; 10 by default.
         runtime, quantize: what computes the model, as for `AudioTagger`.
@@ -46,7 +47,7 @@ def plot_file(
     Raises:
         CliError: for wrong usage, if matplotlib is missing, or if the file cannot be read.
     """
-    path = _checked_output(file, output)
+    path = _checked_output(file, output, overwrite)
     check_runtime(runtime, quantize)
     name = choose_model(model)
     try:
@@ -56,11 +57,11 @@ def plot_file(
     if not file.exists():
         raise CliError(f"{str(file)!r}: there is no such file", FAILED)
     figure = _draw(load_tagger(name, runtime=runtime, quantize=quantize), file, window_s, hop_s, top_k or TOP_K)
-    _save(figure, path)
-    print(path)
+    _save(figure, path, overwrite)
+    put(str(path))
 
 
-def _checked_output(file: Path, output: Path | None) -> Path:
+def _checked_output(file: Path, output: Path | None, overwrite: bool) -> Path:
     path = Path(f"{file}.png") if output is None else output
     if path.suffix.lower() != ".png":
         raise CliError(f"--output {path}: the picture is a PNG, give a name that ends in .png")
@@ -68,6 +69,8 @@ def _checked_output(file: Path, output: Path | None) -> Path:
         raise CliError(f"--output {path}: a folder; give a file name")
     if not path.parent.is_dir():
         raise CliError(f"--output {path}: there is no folder {str(path.parent)!r}")
+    if path.exists() and not overwrite:
+        raise CliError(f"{path} exists: add --overwrite, or give another --output")
     return path
 
 
@@ -90,17 +93,12 @@ def _draw(tagger: "AudioTagger", file: Path, window_s: float | None, hop_s: floa
     return make_figure(decibels, column_s, timeline, extractor, describe(file.name), top_k)
 
 
-def _save(figure: Any, path: Path) -> None:
-    """Writes the PNG beside `path` and then puts it in its place."""
-    path = Path(os.path.realpath(path))
-    part = path.with_name(f"{path.name}.part")
+def _save(figure: Any, path: Path, overwrite: bool) -> None:
+    from ced_model.output import new_file
+
     try:
-        with warnings.catch_warnings(), open(part, "wb") as file:
+        with warnings.catch_warnings(), new_file(path, overwrite) as file:
             warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font lacks
             figure.savefig(file, format="png")
-        os.replace(part, path)
     except OSError as error:
         raise CliError(f"--output {path}: {error.strerror or error}", FAILED) from error
-    finally:
-        with suppress(OSError):
-            part.unlink()

@@ -4,7 +4,6 @@
 
 import errno
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,11 +12,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from .errors import FAILED, INTERRUPTED, CliError
+from .errors import FAILED, INTERRUPTED, CliError, fail
 from .formats import Format, Record
 from .inputs import STANDARD_INPUT, Input, find_inputs
 from .model import choose_model
 from .progress import RunProgress
+from .terminal import one_line, say
 
 if TYPE_CHECKING:
     import pyarrow
@@ -65,7 +65,7 @@ def tag_on_ray(paths: list[str], list_file: str | None, options: "TagOptions") -
             output.refuse_existing()
     new = output.unplanned(inputs)
     if output.kept:
-        print(f"{output.kept} results in {options.output} are kept", file=sys.stderr)
+        say(f"{output.kept} results in {options.output} are kept")
     if not new and not output.waiting():
         return RunProgress(0)
     model = choose_model(options.model)
@@ -107,15 +107,16 @@ def _find(paths: list[str], list_file: str | None) -> list[Input]:
 
 @contextmanager
 def _storage_errors(path: str) -> Iterator[None]:
-    from ced_model.scale.storage import is_uri, one_line
+    from ced_model.scale.storage import is_uri
+    from ced_model.scale.storage import one_line as reason_of
 
     try:
         yield
     except ValueError as error:
-        raise CliError(one_line(error)) from error
+        raise CliError(reason_of(error)) from error
     except OSError as error:
         hint = "; is it there, and does this machine have the credentials for it?" if is_uri(path) else ""
-        raise CliError(f"{path}: {one_line(error)}{hint}", FAILED) from error
+        raise CliError(f"{path}: {reason_of(error)}{hint}", FAILED) from error
 
 
 @contextmanager
@@ -123,14 +124,35 @@ def _cluster(options: "TagOptions") -> Iterator["Pool"]:
     from ced_model.scale.cluster import ClusterError, choose_pool, connected
 
     try:
-        with connected(options.ray_address):
+        with connected(options.ray_address), _said_at_once():
             pool = choose_pool(options.device, options.threads, options.workers)
             gpu = " and a GPU" * pool.gpus
             cpus = f"{pool.cpus} CPU{'s' * (pool.cpus > 1)}{gpu}"
-            print(f"Ray: {pool.workers} worker{'s' * (pool.workers > 1)} with {cpus} each", file=sys.stderr)
+            say(f"Ray: {pool.workers} worker{'s' * (pool.workers > 1)} with {cpus} each")
             yield pool
     except ClusterError as error:
         raise CliError(str(error), FAILED) from error
+
+
+@contextmanager
+def _said_at_once() -> Iterator[None]:
+    """Prints what ends the run before Ray is left, which may fail, hang or end the process on its own."""
+    from ray.exceptions import RayError
+
+    from ced_model.scale.cluster import ClusterError
+
+    try:
+        yield
+    except CliError as error:
+        fail(str(error), error.exit_code)
+    except ClusterError as error:
+        fail(str(error), FAILED)
+    except RayError as error:
+        fail(f"Ray: {one_line(error)}", FAILED)
+    except OSError as error:
+        fail(f"{_place(error)}{error.strerror or error}", FAILED)
+    except KeyboardInterrupt:
+        fail("interrupted", INTERRUPTED)
 
 
 def _shard_size(inputs: int, pool: "Pool") -> int:
@@ -174,9 +196,10 @@ def _run(output: "ShardedOutput", options: "TagOptions", pool: "Pool", model_fil
     worker_options = replace(options, threads=pool.cpus, device="cuda" if pool.gpus else options.device or "cpu")
     assert output.weights is not None
     task = Task(worker_options, output.run, output.weights, ray.put(model_files), _example(waiting))
+    deaths: list[str] = []
     with RunProgress(total) as progress:
         try:
-            for row in run_shards(waiting, ShardTagger, {"task": task}, pool):
+            for row in run_shards(waiting, ShardTagger, {"task": task}, pool, deaths.append):
                 if row["stopped_by"] is not None:
                     raise CliError(f"{row['stopped_by']}; {output.advice}", FAILED)
                 output.done[row["shard"]] = len(row["failures"])
@@ -188,17 +211,18 @@ def _run(output: "ShardedOutput", options: "TagOptions", pool: "Pool", model_fil
                     progress.count(failed=index < len(row["failures"]))
         except KeyboardInterrupt as error:
             raise CliError(f"interrupted; {output.advice}", INTERRUPTED) from error
-    _check_whole(output)
+    _check_whole(output, deaths)
     return progress
 
 
-def _check_whole(output: "ShardedOutput") -> None:
+def _check_whole(output: "ShardedOutput", deaths: list[str]) -> None:
     lacking = [number for number in output.shards if number not in output.done]
     if lacking:
         files = output.shards[lacking[0]]["file"]
         raise CliError(
             f"workers died again and again on {len(lacking)} shard{'s' * (len(lacking) > 1)}, the first from"
-            f" {files[0]} to {files[-1]}; {output.advice}, or leave out what is broken",
+            f" {files[0]} to {files[-1]}{f' ({deaths[-1][:300]})' if deaths else ''}; {output.advice}, or leave out"
+            " what is broken",
             FAILED,
         )
 
@@ -306,9 +330,10 @@ def _place(error: Exception) -> str:
 
 
 def _said(error: Exception) -> str:
-    from ced_model.scale.storage import one_line
+    from ced_model.scale.storage import one_line as reason_of
 
-    return one_line(error) if isinstance(error, (OSError, CliError)) else f"{type(error).__name__}: {one_line(error)}"
+    kind = "" if isinstance(error, (OSError, CliError)) else f"{type(error).__name__}: "
+    return f"{kind}{reason_of(error)}"
 
 
 def _host() -> str:

@@ -90,9 +90,12 @@ class ShardedOutput:
             if header["ced_shards"] != VERSION:
                 raise ValueError("another version")
             self.run, self.weights = header["run"], header["weights"]
-        except (ValueError, KeyError, TypeError) as error:
+            if not isinstance(self.run, str) or not isinstance(self.weights, str):
+                raise ValueError("no names of the run and the weights")
+            options = dict(header["options"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CliError(f"{path} is not of this version of ced: add --overwrite") from error
-        check_same_options(path, header["options"], self.options)
+        check_same_options(path, options, self.options)
         self._load_plans()
         there = self.folder.list()
         written = [number for number in self.shards if shard_name(number) in there]
@@ -109,8 +112,10 @@ class ShardedOutput:
             try:
                 with self.folder.open(f"{STATE}/{name}") as file:
                     table = parquet.read_table(file)
+                if not table.schema.equals(_plan_schema()) or table["shard"].null_count or table["file"].null_count:
+                    raise ValueError("no plan")
                 numbers = table["shard"].to_numpy()
-            except (ValueError, KeyError) as error:
+            except ValueError as error:
                 raise CliError(f"{self.output}/{STATE}/{name} is damaged: add --overwrite") from error
             # The inputs of a shard are next to each other.
             starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
@@ -129,6 +134,10 @@ class ShardedOutput:
             return sum(group.num_rows - group.column(column).statistics.null_count for group in groups)
         except (ValueError, AttributeError):
             return None
+        except OSError as error:  # of Parquet's own, without a number
+            if error.errno is not None:
+                raise
+            return None
 
     def begin(self, weights: str) -> None:
         """
@@ -144,7 +153,7 @@ class ShardedOutput:
         if self.weights is None:
             self.weights, self.run = weights, uuid.uuid4().hex
             header = {"ced_shards": VERSION, "run": self.run, "weights": weights, "options": self.options}
-            self.folder.write(RUN, json.dumps(header, indent=1).encode())
+            self._write_new(RUN, json.dumps(header, indent=1).encode())
 
     def unplanned(self, inputs: Iterable[Input]) -> list[Input]:
         """Those that are in no shard yet."""
@@ -167,9 +176,16 @@ class ShardedOutput:
             new[number] = Table.from_pylist(rows, _plan_schema())
         buffer = io.BytesIO()
         parquet.write_table(concat_tables(new.values()), buffer)
-        self.folder.write(f"{STATE}/inputs-{self.plans:06d}.parquet", buffer.getvalue())
+        self._write_new(f"{STATE}/inputs-{self.plans:06d}.parquet", buffer.getvalue())
         self.plans += 1
         self.shards |= new
+
+    def _write_new(self, name: str, content: bytes) -> None:
+        """Writes what another run must not have written since this one looked."""
+        try:
+            self.folder.write(name, content, replace=False)
+        except FileExistsError as error:
+            raise CliError(f"{self.output}: another run has begun there in the meantime: --resume", FAILED) from error
 
     def waiting(self) -> dict[int, "pyarrow.Table"]:
         """The shards that are not written, or in which inputs failed."""

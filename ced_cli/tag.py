@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ced tag`: inputs → records → standard output, or a file that an interrupted run can go on with."""
 
-import errno
 import json
 import math
 import os
@@ -17,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .errors import FAILED, INTERRUPTED, CliError
-from .formats import Engine, Format, Record, check_available, write_records
+from .formats import Engine, Format, Record, check_available, sound_record, write_records
 from .inputs import STANDARD_INPUT, Input, find_inputs
 from .journal import Journal
 from .light import load_module
 from .model import check_known, check_labels, check_runtime, check_window, choose_model, load_tagger
 from .progress import RunProgress
+from .terminal import one_line, refuse_stdout, say
 
 if TYPE_CHECKING:
     from ced_model import AudioTagger, TagResult
@@ -49,6 +49,7 @@ class TagOptions:
     output: str | None = None
     resume: bool = False
     overwrite: bool = False
+    spreadsheet_safe: bool = False
     device: str | None = None
     threads: int | None = None
     batch_size: int | None = None
@@ -80,7 +81,7 @@ def tag(paths: list[str], list_file: str | None, options: TagOptions) -> None:
     else:
         progress = _tag_to_file(find_inputs(paths, list_file), options, format, options.output)
     if progress.total > 1:
-        print(progress.summary(), file=sys.stderr)
+        say(progress.summary())
     if progress.failed:
         raise typer.Exit(FAILED)
 
@@ -102,6 +103,8 @@ def check_options(options: TagOptions) -> Format:
         if getattr(options, name) is not None:
             raise CliError(f"{_flag(name)} needs --engine ray")
     format = _choose_format(options)
+    if options.spreadsheet_safe and format is not Format.CSV:
+        raise CliError(f"--spreadsheet-safe is for --format csv, not {format}")
     check_available(format)
     check_runtime(options.runtime, options.quantize, options.device)
     model = choose_model(options.model)
@@ -164,7 +167,7 @@ def make_records(
         if item.error is not None:
             yield {"file": item.name, "error": item.error}
         else:
-            yield _record(item.name, next(results), options)
+            yield sound_record(_record(item.name, next(results), options), options.events)
 
 
 def _results(
@@ -201,13 +204,15 @@ def _record(name: str, result: "TagResult", options: TagOptions) -> Record:
             {
                 "onset_s": round(event.onset_s, 6),
                 "offset_s": round(event.offset_s, 6),
-                "label": event.label,
+                "label": _storable(event.label),
                 "peak": _score(event.peak),
             }
             for event in events
         ]
     else:
-        record["tags"] = [{"label": tag.label, "score": _score(tag.score), "index": tag.index} for tag in result.tags]
+        record["tags"] = [
+            {"label": _storable(tag.label), "score": _score(tag.score), "index": tag.index} for tag in result.tags
+        ]
     return record
 
 
@@ -220,12 +225,17 @@ def _score(score: float) -> float:
     return float(f"{score:.7g}")  # a float32 has no more digits
 
 
+def _storable(text: str) -> str:
+    """Text that any format can hold: half a surrogate pair is escaped."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _reason(result: "TagResult") -> str:
     """Why an input failed, in one line without its name."""
     text = " ".join(str(result.error).split()).removeprefix(f"{result.name}: ")
     if _is_pipe(result.source):
         text += "; send it to `ced tag -`"
-    return text.encode(errors="backslashreplace").decode() or type(result.error).__name__
+    return _storable(text) or type(result.error).__name__
 
 
 def _is_pipe(source: Any) -> bool:
@@ -278,9 +288,7 @@ def _watched(records: Iterator[Record], progress: RunProgress, say_errors: bool 
 
 
 def print_error(name: str, error: str) -> None:
-    from ced_model.audio import describe
-
-    print(f"{describe(name)}: {error}", file=sys.stderr)
+    say(f"{name}: {one_line(error)}")
 
 
 # To standard output
@@ -294,20 +302,12 @@ def _tag_to_stdout(inputs: list[Input], options: TagOptions, format: Format) -> 
             records = _watched(
                 make_records(tagger, inputs, options, progress.add_audio), progress, say_errors=not same_terminal
             )
-            write_records(records, sys.stdout.buffer, format, options.events)
+            write_records(records, sys.stdout.buffer, format, options.events, options.spreadsheet_safe)
         except KeyboardInterrupt as error:
             raise CliError(f"interrupted after {progress.done} of {len(inputs)} inputs", INTERRUPTED) from error
         except OSError as error:
-            if error.errno == errno.EPIPE:
-                raise
-            _abandon_stdout()
-            raise CliError(f"standard output: {error.strerror or error}", FAILED) from error
+            refuse_stdout(error)
     return progress
-
-
-def _abandon_stdout() -> None:
-    """What is still buffered can go nowhere; without this, Python fails again when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # To a file
@@ -320,7 +320,9 @@ def _tag_to_file(inputs: list[Input], options: TagOptions, format: Format, outpu
     try:
         if options.resume:
             journal.load()
-        elif not options.overwrite:
+        elif options.overwrite:
+            journal.overwrite()
+        else:
             journal.refuse_existing()
         waiting = [item for item in inputs if item.name not in journal]
         progress = _progress(waiting)
@@ -342,7 +344,7 @@ def _print_kept(count: int, journal: Journal) -> None:
     note = ""
     if journal.is_finished:
         note = ", made with whatever model and options there were: a finished output does not tell"
-    print(f"{count} results of {journal.output} are kept{note}", file=sys.stderr)
+    say(f"{count} results of {journal.output} are kept{note}")
 
 
 def _journal_records(journal: Journal, progress: RunProgress, records: Iterator[Record]) -> None:
@@ -358,7 +360,8 @@ def lasting_options(options: TagOptions, format: Format) -> dict[str, Any]:
     """What all results in one output must have in common, by the names of the options."""
     names = ("top_k", "threshold", "labels", "window", "hop", "average", "events", "min_duration", "merge_gap")
     runtime = {"runtime": None if options.runtime == "torch" else options.runtime, "quantize": options.quantize}
-    return {"format": format} | {name.replace("_", "-"): getattr(options, name) for name in names} | runtime
+    lasting = {"format": format} | {name.replace("_", "-"): getattr(options, name) for name in names} | runtime
+    return lasting | ({"spreadsheet-safe": True} if options.spreadsheet_safe else {})
 
 
 def weights_of(tagger: "AudioTagger") -> str:

@@ -4,7 +4,6 @@
 
 import errno
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
@@ -15,6 +14,7 @@ from .errors import FAILED, INTERRUPTED, CliError
 from .inputs import escape_name, read_list
 from .model import quieten
 from .progress import RunProgress
+from .terminal import one_line, say
 from .training_output import with_option_names
 
 if TYPE_CHECKING:
@@ -140,9 +140,7 @@ class _Progress:
 
     def cut(self, path: str, reason: str | None) -> None:
         if reason is not None:
-            from ced_model.audio import describe
-
-            self._say(f"{describe(path)}: {reason}: skipped")
+            self._say(f"{path}: {one_line(reason)}: skipped")
         if self._bar is not None:
             self._bar.count(failed=reason is not None)
 
@@ -168,7 +166,7 @@ class _Progress:
 
     def _say(self, text: str) -> None:
         with self._bar.hidden() if self._bar is not None else nullcontext():
-            print(text, file=sys.stderr)
+            say(text)
 
 
 def _is_main_process() -> bool:
@@ -186,16 +184,14 @@ def _finish(store: "Store") -> None:
     if _is_main_process():
         audio = store.manifest["audio"]
         skipped = f", {audio['num_skipped']:,} files skipped" if audio["num_skipped"] else ""
-        print(
+        say(
             f"{store.path}: {store.num_epochs:,} epochs of {store.num_chunks:,} chunks, {audio['hours']:.3g} h of audio"
-            f" in {audio['num_files']:,} files{skipped}",
-            file=sys.stderr,
+            f" in {audio['num_files']:,} files{skipped}"
         )
         num_bytes, share = overhead(store)
         per_input = num_bytes / (store.num_epochs * store.num_chunks)
-        print(
+        say(
             f"{decimal(num_bytes)}, {per_input:.1f} bytes for each chunk and epoch: {share:.2%} of the audio's"
-            f" {decimal(audio['bytes'])}",
-            file=sys.stderr,
+            f" {decimal(audio['bytes'])}"
         )
     PartialState().destroy_process_group()

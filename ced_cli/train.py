@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from .errors import FAILED, INTERRUPTED, CliError
 from .light import load_module
 from .model import quieten
+from .terminal import put, say
 from .training_options import parse_settings, split_settings
-from .training_output import is_main_process, make_progress, say, with_option_names
+from .training_output import is_main_process, make_progress, with_option_names
 
 if TYPE_CHECKING:
     from ced_model.distillation.training import Distillation
@@ -87,7 +88,7 @@ def train_student(store: str, options: TrainOptions) -> None:
             say=say,
         )
     if is_main_process():
-        print("\n".join(_report(done, output)))
+        put(*_report(done, output))
     _leave_group()
 
 

@@ -9,15 +9,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .terminal import one_line, say
+
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 # (state, training loss, metrics of an evaluation, samples a second) → a line, or None for none
 MakeLine = Callable[[Any, float | None, dict[str, float], float], str | None]
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def is_main_process() -> bool:
@@ -74,7 +72,7 @@ def make_progress(make_line: MakeLine) -> "TrainerCallback":
             rate = (state.global_step - self.first_step) * batch / max(time.monotonic() - self.begun, 1e-9)
             line = make_line(state, self.loss, metrics, rate) if state.is_world_process_zero else None
             if line is not None and self.training_bar is not None:
-                self.training_bar.write(line, file=sys.stderr)
+                self.training_bar.write(one_line(line), file=sys.stderr)
             elif line is not None:
                 say(line)
 

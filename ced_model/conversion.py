@@ -8,10 +8,9 @@ import pickle
 import re
 import shutil
 import sys
-import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +35,10 @@ from transformers.utils import logging as transformers_logging
 
 from .configuration_ced import CED_SIZES, CedConfig
 from .feature_extraction_ced import CedFeatureExtractor
+from .messages import one_line, printable
 from .model_card import create_model_card, has_audioset_labels, published_eval_results, published_size
 from .modeling_ced import CedForAudioClassification, CedModel
+from .output import new_folder
 from .zenodo import DownloadError, download_checkpoint, sha256_of
 
 HUB_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
@@ -138,15 +139,12 @@ def convert_checkpoint(
     card = _make_card(model, checkpoint, model_id or target.name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target, so that moving it there is one rename; removed whatever happens.
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-            folder = Path(scratch) / target.name
-            folder.mkdir()
+        with new_folder(target, check_model_folder if overwrite else None) as folder:
             save_model_folder(model, feature_extractor, folder, card)
             _verify(folder, model, feature_extractor, checkpoint)
-            move_into_place(folder, target, Path(scratch) / "replaced")
     except (OSError, SafetensorError) as error:
-        raise ConversionError(f"{target} could not be written: {_one_line(error)}") from error
+        reason = getattr(error, "strerror", None) or _one_line(error)
+        raise ConversionError(f"{target} could not be written: {reason}") from error
     if checkpoint.dropped:
         notes.append(f"left out {len(checkpoint.dropped)} decoder tensors: {', '.join(checkpoint.dropped)}")
     return Conversion(
@@ -177,19 +175,20 @@ def run(
             source = os.fspath(download_checkpoint(download))
         except DownloadError as error:
             raise ConversionError(str(error)) from error
-        print(f"downloaded {source}\nsha256 {sha256_of(source)}")
+        print(f"downloaded {printable(source)}\nsha256 {sha256_of(source)}")
     if source is None:
         raise ConversionError("there is nothing to convert: give SOURCE, or a size to download.")
     done = convert_checkpoint(source, output_dir, num_heads=num_heads, overwrite=overwrite, model_id=push_to)
     for note in done.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {printable(note)}", file=sys.stderr)
     kind = "encoder without a head" if done.num_labels is None else f"{done.num_labels} classes"
-    print(
+    verified = (
         f"verified: {done.folder} loads with the tensors of {source} and the same outputs ({done.architecture},"
         f" {done.size or 'own size'}, {done.parameters:,} parameters, {kind})"
     )
+    print(printable(verified))
     if push_to is not None:
-        print(f"uploaded to {push_to_hub(done.folder, push_to)}")
+        print(printable(f"uploaded to {push_to_hub(done.folder, push_to)}"))
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------
@@ -533,10 +532,16 @@ def check_output_dir(output_dir: Path, overwrite: bool) -> None:
     """Raises [`ConversionError`] if writing to `output_dir` would harm what is there."""
     if output_dir.is_symlink() or (output_dir.exists() and not output_dir.is_dir()):
         raise ConversionError(f"{output_dir} is not a folder: give another OUTPUT_DIR.")
-    present = sorted(path.name for path in output_dir.iterdir()) if output_dir.exists() else []
-    foreign = [name for name in present if name not in MODEL_FILES]
-    if present and not overwrite:
+    if not output_dir.exists():
+        return
+    if any(output_dir.iterdir()) and not overwrite:
         raise ConversionError(f"{output_dir} is not empty: give another OUTPUT_DIR, or --overwrite to replace it.")
+    check_model_folder(output_dir)
+
+
+def check_model_folder(output_dir: Path, further: Collection[str] = ()) -> None:
+    """Raises [`ConversionError`] if a folder holds anything but a model and what is named in `further`."""
+    foreign = sorted(path.name for path in output_dir.iterdir() if path.name not in {*MODEL_FILES, *further})
     if foreign:
         raise ConversionError(
             f"{output_dir} holds more than a model ({', '.join(foreign[:5])}) and is kept: give another OUTPUT_DIR."
@@ -633,18 +638,6 @@ def _without_progress_bar() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def move_into_place(folder: Path, target: Path, replaced: Path) -> None:
-    """Renames `folder` to `target`; what is there goes to `replaced`, and back if the move fails."""
-    if target.exists():
-        os.replace(target, replaced)
-    try:
-        os.replace(folder, target)
-    except BaseException:
-        if replaced.exists():
-            os.replace(replaced, target)
-        raise
-
-
 # --- Hub -------------------------------------------------------------------------------------------------------------
 
 
@@ -698,4 +691,4 @@ def _upload_hint(error: Exception) -> str:
 
 
 def _one_line(error: object) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error) or type(error).__name__

@@ -13,9 +13,7 @@ A shard comes into being whole or not at all, so that a run that was killed goes
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from ..output import write_file
 from .augmentation import Augmentation
 
 if TYPE_CHECKING:
@@ -281,9 +280,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+def write_manifest(path: Path, manifest: Mapping[str, Any], replace: bool = True) -> None:
     text = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}, indent=2, ensure_ascii=False)
-    write_file(path / MANIFEST, (text + "\n").encode())
+    write_file(path / MANIFEST, (text + "\n").encode(), replace)
 
 
 def read_chunks(path: Path) -> pa.Table:
@@ -360,22 +359,6 @@ def find_damage(path: Path, shard: Shard, k: int) -> str | None:
     if not (table["epoch"].to_numpy() == shard.epoch).all():
         return f"it is not of epoch {shard.epoch}"
     return None
-
-
-def write_file(file: Path, content: bytes) -> None:
-    """Writes a file that appears at once and whole; where that fails (a full disk), nothing is left behind."""
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".tmp")
-    try:
-        with open(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, file)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def _parquet_bytes(table: pa.Table, **options: Any) -> bytes:

@@ -205,6 +205,7 @@ def _begin_store(
 ) -> None:
     progress.found(len(files.paths))
     cut = cut_files(files, augmentation.chunk_samples, on_file=progress.cut)
+    _check_unbegun(output)  # after what takes long
     (output / SHARDS).mkdir(parents=True, exist_ok=True)
     write_chunks(output, cut.chunks)
     manifest = {
@@ -222,7 +223,17 @@ def _begin_store(
         },
         "versions": _versions(),
     }
-    write_manifest(output, manifest)  # last, since it says that the rest is there
+    try:
+        write_manifest(output, manifest, replace=False)  # last, since it says that the rest is there
+    except FileExistsError:
+        _check_unbegun(output)
+        raise
+
+
+def _check_unbegun(output: Path) -> None:
+    _check_output(output)
+    if (output / MANIFEST).exists():
+        raise ValueError(f"{output}: another run began a store there in the meantime: run the same command again.")
 
 
 def _continue_store(output: Path, wanted: dict[str, Any], files: AudioFiles) -> None:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -39,8 +38,10 @@ except ImportError as missing:
 
 from ..audio import SAMPLING_RATE, AudioError
 from ..configuration_ced import CedConfig
-from ..conversion import check_output_dir, move_into_place, save_model_folder
+from ..conversion import check_model_folder, check_output_dir, save_model_folder
+from ..messages import one_line
 from ..modeling_ced import CedForAudioClassification
+from ..output import new_folder, write_file
 from .arguments import DistillationArguments, Plan, make_training_arguments
 from .card import METRIC_NAMES, make_card
 from .checkpoints import (
@@ -52,7 +53,7 @@ from .checkpoints import (
     remove_incomplete,
 )
 from .inputs import DistillationDataset, EpochSampler, StoredRows, collate, set_input_statistics, split_by_file
-from .store import Store, open_store, write_file
+from .store import Store, open_store
 from .student import load_student
 
 logger = logging.getLogger(__name__)
@@ -140,9 +141,10 @@ def distill(
     plan = make_plan(store, student, folder, arguments or DistillationArguments(), audio, allow_unfinished)
     config = plan.student.model.config.to_dict()  # Trainer adds to that of the model
     training = make_training_arguments(plan)
+    may_replace = overwrite or (resume and folder.is_dir())
     if training.process_index == 0:
         check_audio(plan.store, plan.audio_root)
-        check_output_dir(target, overwrite or (resume and folder.is_dir()))
+        check_output_dir(target, may_replace)
         last = prepare_folder(folder, describe_run(student, plan, training), resume, overwrite)
         for line in describe_plan(plan, last):
             say(line)
@@ -159,7 +161,7 @@ def distill(
     if trainer.is_world_process_zero():
         model = CedForAudioClassification(CedConfig.from_dict(config)).eval()
         model.load_state_dict(weights)
-        write_folder(model, plan, target, make_card(model, plan, training, result))
+        write_folder(model, plan, target, make_card(model, plan, training, result), may_replace)
     trainer.accelerator.wait_for_everyone()
     return result
 
@@ -505,16 +507,11 @@ def one_line_errors() -> Iterator[None]:
 # --- After training --------------------------------------------------------------------------------------------------
 
 
-def write_folder(model: CedForAudioClassification, plan: Plan, target: Path, card: ModelCard) -> None:
+def write_folder(model: CedForAudioClassification, plan: Plan, target: Path, card: ModelCard, overwrite: bool) -> None:
     """Writes a complete model folder, which appears in one piece; raises a ValueError if that fails."""
     try:
-        # Beside the target, so that moving it there is one rename; removed whatever happens.
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-            written = Path(scratch) / target.name
-            written.mkdir()
-            save_model_folder(model, plan.student.feature_extractor, written, card)
-            move_into_place(written, target, Path(scratch) / "replaced")
+        with new_folder(target, check_model_folder if overwrite else None) as folder:
+            save_model_folder(model, plan.student.feature_extractor, folder, card)
     except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{target} could not be written: {' '.join(str(error).split())}. Try again with --resume."
-        ) from error
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise ValueError(f"{target} could not be written: {reason}. Try again with --resume.") from error

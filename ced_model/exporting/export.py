@@ -13,11 +13,12 @@ import torch
 from ..audio import AudioInput
 from ..feature_extraction_ced import CedFeatureExtractor
 from ..modeling_ced import CedForAudioClassification
+from ..output import new_folder
 from ..runtimes import load_export
 from ..runtimes.formats import Choice, Format, Input, Quantization, check_export_packages, choose
 from .graph import TaggingGraph, store_in_half
 from .metadata import LABELS_FILE, build_metadata, graph_input, labels_csv, max_samples
-from .output import METADATA_FILE, check_output, new_folder
+from .output import METADATA_FILE, check_export, check_output
 from .readme import write_readme
 from .recordings import bundled_recordings, load_recordings, spread, synthetic_recordings
 from .to_sherpa_onnx import SherpaComparison, check_front_end, compare_with_sherpa
@@ -100,7 +101,7 @@ def export_model(
     graph = TaggingGraph(model, feature_extractor if choice.input is Input.WAVEFORM else None, with_embeddings)
     reference = TaggingGraph(model).model  # on the CPU, in float32
     metadata = build_metadata(model_name, model.config, feature_extractor, choice, with_embeddings)
-    with new_folder(destination) as folder:
+    with new_folder(destination, check_export if overwrite else None) as folder:
         text = json.dumps(metadata, ensure_ascii=False, indent=1)
         (folder / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
         (folder / LABELS_FILE).write_text(labels_csv(metadata), encoding="utf-8")

@@ -16,6 +16,7 @@ from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..labelled import LabelledClips
+from ..output import write_file
 from .arguments import FinetuningOptions
 from .clips import FinetuningClips
 
@@ -75,7 +76,7 @@ def prepare_run(checkpoints: Path, run: dict[str, Any], resume: bool, overwrite:
             raise ValueError(f"{checkpoints} holds the checkpoints of a run: resume it, or overwrite it.")
         shutil.rmtree(checkpoints)
     checkpoints.mkdir(parents=True, exist_ok=True)
-    _write_text(run_file, json.dumps(run, indent=2) + "\n")
+    write_file(run_file, (json.dumps(run, indent=2) + "\n").encode())
     return None
 
 
@@ -87,7 +88,7 @@ def write_held_out(checkpoints: Path, clips: FinetuningClips) -> None:
     for path, targets in zip(clips.validation.paths, clips.validation.targets, strict=True):
         labels = [clips.validation.labels[index] for index in np.flatnonzero(targets >= 0.5)]
         lines.append(json.dumps({"file_name": os.path.abspath(path), "labels": labels}) + "\n")
-    _write_text(checkpoints / HELD_OUT_FILE, "".join(lines))
+    write_file(checkpoints / HELD_OUT_FILE, "".join(lines).encode())
 
 
 def last_checkpoint(checkpoints: Path) -> Path | None:
@@ -106,9 +107,3 @@ def has_ended(checkpoint: Path) -> bool:
     """Whether nothing was left to train when it was written: all epochs were through, or the patience was."""
     state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
     return bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -4,9 +4,9 @@
 
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from torch import nn
 from transformers import TrainerCallback
 
 from ..audio import describe
-from ..conversion import MODEL_FILES, move_into_place, save_model_folder
+from ..conversion import MODEL_FILES, check_model_folder, save_model_folder
 from ..evaluation import Evaluation, evaluate
 from ..labelled import SINGLE_LABEL, Skipped
+from ..output import new_folder
 from ..tagging import AudioTagger
 from .arguments import FinetuningOptions, check_device, make_arguments
 from .card import best_epoch, make_card
@@ -143,7 +144,7 @@ def finetune(
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     evaluation = None
     if arguments.should_save:
-        evaluation = _write_model(trainer, tagger, clips, options, str(model), target)
+        evaluation = _write_model(trainer, tagger, clips, options, str(model), target, overwrite)
     arguments.distributed_state.wait_for_everyone()
     return Finetuned(
         folder=target,
@@ -212,13 +213,13 @@ def _write_model(
     options: FinetuningOptions,
     base_model: str,
     target: Path,
+    overwrite: bool,
 ) -> Evaluation | None:
     """Writes the folder in one piece, and returns how well its model tags the validation clips."""
     network: Any = trainer.accelerator.unwrap_model(trainer.model)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch, quiet():
-        folder = Path(scratch) / target.name
-        folder.mkdir()
+    check = partial(check_model_folder, further=(ADAPTER_FOLDER,)) if overwrite else None
+    with new_folder(target, check) as folder, quiet():
         if options.lora is not None:
             network.save_pretrained(folder / ADAPTER_FOLDER)
             network = network.merge_and_unload()
@@ -227,5 +228,4 @@ def _write_model(
             evaluation = evaluate(AudioTagger(network, tagger.feature_extractor), clips.validation)
         card = make_card(network, trainer, clips, options, base_model, target.name, evaluation)
         save_model_folder(network, tagger.feature_extractor, folder, card)
-        move_into_place(folder, target, Path(scratch) / "replaced")
     return evaluation

@@ -67,7 +67,8 @@ def connected(address: str | None = None, *, num_cpus: int | None = None) -> Ite
             check_versions()
             yield
         finally:
-            ray.shutdown()
+            with contextlib.suppress(Exception):  # it must not take the place of what ended the work
+                ray.shutdown()
 
 
 def _check_address(address: str) -> None:

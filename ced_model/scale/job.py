@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from ..messages import one_line
 from .cluster import Pool
 
 if TYPE_CHECKING:
@@ -20,7 +21,11 @@ Worker = Callable[["pyarrow.Table"], "pyarrow.Table"]
 
 
 def run_shards(
-    shards: dict[int, "pyarrow.Table"], make_worker: type[Worker] | Any, arguments: dict[str, Any], pool: Pool
+    shards: dict[int, "pyarrow.Table"],
+    make_worker: type[Worker] | Any,
+    arguments: dict[str, Any],
+    pool: Pool,
+    on_death: Callable[[str], object] = lambda reason: None,
 ) -> Iterator[dict[str, Any]]:
     """
     Has each shard worked on, and those whose worker or node died again, by others.
@@ -33,6 +38,7 @@ def run_shards(
             number. Its objects are made once in each worker.
         arguments: for the class.
         pool: how many workers, with what.
+        on_death: called with what Ray says of results, workers or nodes that were lost, in one line.
 
     Yields:
         The rows that workers return, as they come. Shards that no worker could finish are left out.
@@ -43,7 +49,7 @@ def run_shards(
         before = len(missing)
         # A worker that dies takes the next shard with it: what nobody could finish is given out one by one.
         in_flight = 1 if fruitless else SHARDS_IN_FLIGHT
-        for row in _run_once(list(missing.values()), make_worker, arguments, pool, in_flight):
+        for row in _run_once(list(missing.values()), make_worker, arguments, pool, in_flight, on_death):
             if missing.pop(row["shard"], None) is not None:
                 yield row
         fruitless = fruitless + 1 if len(missing) == before else 0
@@ -52,7 +58,12 @@ def run_shards(
 
 
 def _run_once(
-    tables: list["pyarrow.Table"], make_worker: Any, arguments: dict[str, Any], pool: Pool, in_flight: int
+    tables: list["pyarrow.Table"],
+    make_worker: Any,
+    arguments: dict[str, Any],
+    pool: Pool,
+    in_flight: int,
+    on_death: Callable[[str], object],
 ) -> Iterator[dict[str, Any]]:
     import ray
     from ray.data import ActorPoolStrategy, DataContext
@@ -78,5 +89,5 @@ def _run_once(
     with closing(iter(rows.iter_rows())) as results:  # type: ignore[type-var]
         try:
             yield from results
-        except ray.exceptions.RayError:  # a node took results with it
-            return
+        except ray.exceptions.RayError as error:  # a node took results with it
+            on_death(one_line(error))

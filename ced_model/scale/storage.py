@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files and folders by path or URI (`s3://`, `gs://`, `hdfs://`, …), through the file systems of PyArrow."""
 
+import errno
 import os
 import re
 import uuid
@@ -13,7 +14,9 @@ from typing import Any
 
 from pyarrow import fs
 
+from .. import messages
 from ..audio import AUDIO_EXTENSIONS
+from ..output import write_file
 
 # An upload to these appears as a whole when it is closed; elsewhere a file is written beside its place and moved.
 OBJECT_STORES = {"s3", "gcs", "abfs"}
@@ -130,23 +133,31 @@ class Folder:
     def remove(self, name: str) -> None:
         self.file_system.delete_file(f"{self.path}/{name}")
 
-    def write(self, name: str, content: bytes) -> None:
-        """Writes a file that appears in one step, in place of one of this name."""
+    def write(self, name: str, content: bytes, replace: bool = True) -> None:
+        """
+        Writes a file that appears in one step.
+
+        Raises:
+            FileExistsError: if there is one of this name, unless it may be replaced. Stores, which have no such step,
+                are asked just before.
+        """
         target = f"{self.path}/{name}"
         kind = self.file_system.type_name
+        parent, _, last = target.rpartition("/")
+        if kind == "local":
+            self.file_system.create_dir(parent, recursive=True)
+            write_file(target, content, replace)
+            return
+        if not replace and self.file_system.get_file_info(target).type is not fs.FileType.NotFound:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
         if kind in OBJECT_STORES:
             self._upload(target, content)
             return
-        parent, _, last = target.rpartition("/")
         part = f"{parent}/.{last}.{uuid.uuid4().hex}"
         try:
             self.file_system.create_dir(parent, recursive=True)
-            if kind == "local":
-                _write_through(part, content)
-                os.replace(part, target)
-            else:
-                self._upload(part, content)
-                self.file_system.move(part, target)
+            self._upload(part, content)
+            self.file_system.move(part, target)
         except OSError as error:
             with suppress(OSError):
                 self.file_system.delete_file(part)
@@ -160,14 +171,6 @@ class Folder:
         stream.close()
 
 
-def _write_through(path: str, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def one_line(error: BaseException) -> str:
     """What an error says, in one line."""
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(reason.split()).rstrip(".")
+    return messages.one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")

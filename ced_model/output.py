@@ -1,0 +1,168 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Writing a file or folder so that it appears whole or not at all, and replaces nothing unless that was asked for.
+
+The content is written beside its place, under a hidden name that ends in `.tmp`, and gets its name in one step. That
+step itself fails where something else has taken the name, so nothing depends on an earlier check. Imports nothing
+heavy.
+"""
+
+import errno
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+StrPath = str | os.PathLike[str]
+TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)  # by another file or folder
+
+
+@contextmanager
+def new_file(path: StrPath, replace: bool = False, keeps: bool = True) -> Iterator[BinaryIO]:
+    """
+    A binary file that becomes `path` at the end of the context; if anything goes wrong, it is removed.
+
+    Args:
+        path: the file. Of a link, the file that it points to.
+        replace: whether a file at `path` may be replaced.
+        keeps: whether what cannot get its name in the end is kept under another one, which the error tells.
+
+    Raises:
+        FileExistsError: if there is something at `path`, unless it may be replaced.
+    """
+    path = Path(os.path.realpath(path))
+    part = temporary_name(path)
+    try:
+        with open(part, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            put_file(part, path, replace)
+        except OSError as error:
+            if keeps:
+                raise _kept(part, path, error) from error
+            raise
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(part)
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, part, os.fspath(part)):
+            error.filename, error.filename2 = os.fspath(path), None  # the name that the user knows
+        raise
+
+
+def write_file(path: StrPath, content: bytes, replace: bool = True) -> None:
+    """
+    Writes a whole file, by default in place of one that is there.
+
+    Raises:
+        FileExistsError: if there is something at `path`, unless it may be replaced.
+    """
+    with new_file(path, replace, keeps=False) as file:
+        file.write(content)
+
+
+def put_file(part: StrPath, path: StrPath, replace: bool = False) -> None:
+    """
+    Gives a file its name in one step.
+
+    Raises:
+        FileExistsError: if there is something at `path`, unless it may be replaced. `part` is left where it is.
+    """
+    if replace:
+        os.replace(part, path)
+        return
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: an empty file takes the name, and is replaced
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        os.replace(part, path)
+    else:
+        os.unlink(part)
+
+
+@contextmanager
+def new_folder(path: StrPath, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """
+    A folder that becomes `path` at the end of the context; if anything goes wrong, it is removed.
+
+    Args:
+        path: the folder. An empty folder there is always replaced.
+        check: given a folder that is in the way, raises an error if it may not be replaced. It is asked after that
+            folder was moved aside, so that nothing can change in it any more; it is moved back if it must stay.
+            Without `check`, only an empty folder is replaced.
+
+    Raises:
+        FileExistsError: if something appeared at `path` that may not be replaced. What was written is kept, and the
+            message says where.
+    """
+    path = Path(os.path.abspath(path))
+    folder = temporary_name(path)
+    try:
+        folder.mkdir()
+        yield folder
+        for file in folder.rglob("*"):
+            _bring_to_disk(file)
+        _put_folder(folder, path, check)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put_folder(folder: Path, path: Path, check: Callable[[Path], None] | None) -> None:
+    old = None
+    try:
+        with suppress(OSError):
+            path.rmdir()  # if it is empty
+        if check is not None and path.is_dir():
+            aside = temporary_name(path)
+            os.rename(path, aside)
+            old = aside
+            check(old)
+        os.rename(folder, path)  # where something has the name, this fails by itself
+    except BaseException as error:
+        if old is not None:
+            os.rename(old, path)
+        if isinstance(error, Exception):
+            raise _kept(folder, path, error) from error
+        raise
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _kept(part: Path, path: Path, error: Exception) -> OSError:
+    """Keeps what could not get its name, under another one that can be seen."""
+    kept = path.with_name(f"{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
+    os.rename(part, kept)
+    number, reason = errno.EEXIST, "something else was written there in the meantime and is left as it is"
+    if isinstance(error, OSError) and error.errno not in TAKEN:
+        number, reason = error.errno or errno.EIO, error.strerror or str(error)
+    return OSError(number, f"{reason}; the result is in {kept}", os.fspath(path))
+
+
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside `path` that nothing has."""
+    return path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def remove_abandoned(path: StrPath) -> None:
+    """Removes what killed processes left of a file; only for the one process that may write `path` now."""
+    path = Path(path)
+    start = re.escape(f".{path.name[:100]}.")
+    for beside in path.parent.iterdir():
+        if re.fullmatch(start + r"[0-9a-f]{8}\.tmp", beside.name):
+            with suppress(OSError):
+                beside.unlink()
+
+
+def _bring_to_disk(file: Path) -> None:
+    """Lest it be empty under its final name after a power cut."""
+    if file.is_file():
+        with open(file, "rb+") as opened:
+            os.fsync(opened.fileno())
