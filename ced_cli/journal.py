@@ -77,7 +77,7 @@ class Journal:
                 work on it.
         """
         with suppress(FileNotFoundError):
-            self._file = _lock(self.path, os.O_RDWR)
+            self._file = open_locked(self.path, os.O_RDWR)
             self._read_journal()
         self._replaced = _identity(self.output)
         if self._replaced is None:
@@ -92,7 +92,7 @@ class Journal:
     def overwrite(self) -> None:
         """Discards what there is, once `begin` is called."""
         with suppress(FileNotFoundError):
-            self._file = _lock(self.path, os.O_RDWR)
+            self._file = open_locked(self.path, os.O_RDWR)
         self._replaced = _identity(self.output)
 
     def _read_output(self) -> Iterator[Record]:
@@ -196,9 +196,9 @@ class Journal:
             self._check_replaced()
             if self.is_finished:
                 self._import_output()
-                self._file = _lock(self.path, os.O_RDWR)
+                self._file = open_locked(self.path, os.O_RDWR)
             else:
-                self._file = _lock(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+                self._file = open_locked(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         except (FileExistsError, FileNotFoundError) as error:
             raise CliError(f"{self.path}: another run has begun in the meantime", FAILED) from error
         if os.fstat(self._file.fileno()).st_size != self.size:
@@ -304,7 +304,7 @@ def check_same_options(path: str, then: dict[str, Any], now: dict[str, Any]) -> 
             )
 
 
-def _lock(path: str | Path, flags: int) -> FileIO:
+def open_locked(path: str | Path, flags: int) -> FileIO:
     """Opens a journal, so that no second process can while this one runs (where the system has such locks)."""
     if os.path.lexists(path) and not os.path.isfile(path):
         raise CliError(f"{path}: not a regular file")

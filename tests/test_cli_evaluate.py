@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `ced evaluate` promises."""
 
+import contextlib
 import csv
+import io
 import json
 import math
 import os
@@ -23,6 +25,7 @@ from typer.testing import CliRunner
 
 from ced_cli.app import app
 from ced_cli.evaluate import table_lines
+from ced_cli.terminal import put
 from ced_model import AudioTagger
 from ced_model.audioset import AUDIOSET_CLASSES
 from ced_model.evaluation import Evaluation, classification_metrics, evaluate
@@ -120,8 +123,8 @@ def test_the_table_of_classes_is_csv(ced: Run, table: Path, tmp_path: Path) -> N
         assert list(row) == columns == list(item)
         assert int(row["positives"]) == item["positives"] == 1
         for name in columns[3:]:
-            value = float(row[name])
-            assert item[name] == (value if math.isfinite(value) else None)
+            assert item[name] == (float(row[name]) if row[name] else None)
+            assert item[name] is None or math.isfinite(item[name])
 
 
 def test_undefined_figures_are_empty_or_null(ced: Run, table: Path, tmp_path: Path, resources: Path) -> None:
@@ -277,10 +280,40 @@ def test_a_file_that_cannot_be_written_keeps_what_it_had(
     path.write_text("before")
     with monkeypatch.context() as patch:
         patch.setattr("csv.DictWriter.writerow", fail)
-        assert "No space left on device" in last_line(ced(table, "--per-class", path, code=1).stderr)
+        result = ced(table, "--per-class", path, "--overwrite", code=1)
+        assert last_line(result.stderr) == f"ced: '{path}': No space left on device"
+        assert "mAP" in result.stdout  # the figures are not lost with the file
     assert path.read_text() == "before" and sorted(tmp_path.iterdir()) == [path, table]
-    ced(table, "--per-class", path)
+    assert f"--per-class {path} exists: add --overwrite" in last_line(ced(table, "--per-class", path, code=2).stderr)
+    ced(table, "--per-class", path, "--overwrite")
     assert path.read_text().startswith("label,mid,") and sorted(tmp_path.iterdir()) == [path, table]
+
+
+def test_a_file_that_appears_during_the_work_is_left_alone_and_the_result_is_kept(
+    ced: Run, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "classes.csv"
+    monkeypatch.setattr(os, "fsync", lambda _: path.write_text("mine"))
+    result = ced(table, "--per-class", path, code=1)
+    (kept,) = tmp_path.glob("classes-*.csv")
+    assert path.read_text() == "mine" and kept.read_text().startswith("label,mid,")
+    assert last_line(result.stderr) == (
+        f"ced: '{path}': something else was written there in the meantime and is left as it is; the result is in {kept}"
+    )
+    assert "mAP" in result.stdout
+
+
+def test_names_of_classes_and_files_cannot_write_to_the_terminal(resources: Path) -> None:
+    labels = ["\x1b[31mDog\x1b[0m", "two\nlines", "\u202egod", "[red]Cat[/red]"]
+    targets = np.eye(4, dtype=np.float32)
+    found = classification_metrics(targets, targets, labels)
+    clips = LabelledClips(paths=[], labels=labels, targets=targets, problem_type=found.problem_type)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        put(*table_lines(Evaluation(found, clips, targets, [], [])))
+    shown = said.getvalue()
+    assert r"\x1b[31mDog\x1b[0m" in shown and r"two\nlines" in shown and r"\u202egod" in shown
+    assert "[red]Cat[/red]" in shown and "\x1b" not in shown and "\u202e" not in shown
 
 
 # The real command

@@ -105,7 +105,8 @@ def test_output_top_k_and_windows_have_defaults_and_can_be_chosen(recording, fig
     assert ced("plot", recording, "-m", MODEL, "-o", output).exit_code == 0
     assert matplotlib.image.imread(output, format="png").ndim == 3
     assert len(figures[0].axes[1].get_yticklabels()) == 10
-    assert ced("plot", recording, "-m", MODEL, "-o", output, "-k", 1).exit_code == 0
+    assert f"{output} exists: add --overwrite" in only_error(ced("plot", recording, "-m", MODEL, "-o", output), 2)
+    assert ced("plot", recording, "-m", MODEL, "-o", output, "-k", 1, "--overwrite").exit_code == 0
     assert len(figures[1].axes[1].get_yticklabels()) == 1
 
 
@@ -259,9 +260,18 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(recording, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Figure, "savefig", full)
-    assert "No space left on device" in only_error(ced("plot", recording, "-m", MODEL), 1)
+    assert "No space left on device" in only_error(ced("plot", recording, "-m", MODEL, "--overwrite"), 1)
     assert path.read_bytes() == b"old"
     assert sorted(os.listdir(path.parent)) == ["tabla.flac", "tabla.flac.png"]
+
+
+def test_a_picture_that_appears_during_the_work_is_left_alone_and_the_new_one_is_kept(recording, monkeypatch):
+    path = recording.with_name("tabla.flac.png")
+    monkeypatch.setattr(os, "fsync", lambda _: path.write_bytes(b"mine"))
+    said = only_error(ced("plot", recording, "-m", MODEL), 1)
+    (kept,) = path.parent.glob("tabla.flac-*.png")
+    assert said.endswith(f"left as it is; the result is in {kept}") and path.read_bytes() == b"mine"
+    assert matplotlib.image.imread(kept).ndim == 3
 
 
 # Listen

@@ -2,7 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ced tag --output --resume`: whatever ends a run, nothing is lost and nothing is doubled."""
 
+import csv
+import io
 import json
+import math
 import os
 import random
 import shutil
@@ -21,7 +24,10 @@ from sound_folder import fill_folder
 from typer.testing import CliRunner
 
 from ced_cli.app import app
-from ced_cli.formats import Format, Record, read_records
+from ced_cli.errors import CliError
+from ced_cli.formats import Format, Record, json_line, read_records, write_records
+from ced_cli.journal import open_locked
+from ced_cli.tag import TagOptions, lasting_options
 from ced_model import CedConfig, CedForAudioClassification
 
 Run = Callable[..., Any]
@@ -382,3 +388,371 @@ def test_a_link_as_output_stays_a_link(few: list[Path], ced: Run, tmp_path: Path
 def test_standard_input_cannot_be_resumed(ced: Run, tmp_path: Path) -> None:
     result = ced("-", "--output", tmp_path / "tags.jsonl", "--resume", code=2)
     assert "standard input" in result.stderr and os.listdir(tmp_path) == []
+
+
+# Outputs that were touched, journals with odd contents
+
+
+def tagged(*names: Any, score: float = 0.5) -> list[Record]:
+    """Results of files, made up, with three tags each."""
+    labels = ("Dog", "Katze é", "=1+1")
+    return [
+        {
+            "file": str(name),
+            "duration_s": 0.5,
+            "tags": [{"label": label, "score": score / 2**i, "index": i} for i, label in enumerate(labels)],
+        }
+        for name in names
+    ]
+
+
+def write(output: Path, records: list[Record], **options: Any) -> bytes:
+    with open(output, "wb") as file:
+        write_records(records, file, Format(output.suffix[1:]), events=False, **options)
+    return output.read_bytes()
+
+
+def by_column(column: str, descending: bool = False) -> Callable[[bytes], bytes]:
+    def sort(content: bytes) -> bytes:
+        head, *rows = csv.reader(io.StringIO(content.decode()))
+        rows.sort(key=lambda row: row[head.index(column)], reverse=descending)
+        return as_csv([head, *rows])
+
+    return sort
+
+
+def as_csv(rows: list[list[str]], **options: Any) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n", **options).writerows(rows)
+    return text.getvalue().encode()
+
+
+def rows_of(content: bytes) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(content.decode())))
+
+
+def decimal_commas(content: bytes) -> bytes:
+    return as_csv([[cell.replace(".", ",") for cell in row] for row in rows_of(content)])
+
+
+REFUSED: dict[str, Callable[[bytes], bytes]] = {
+    "csv, sorted by score": by_column("score", descending=True),
+    "csv, sorted by label": by_column("label"),
+    "csv, sorted by rank": by_column("rank"),
+    "csv, columns in another order": lambda content: as_csv([row[::-1] for row in rows_of(content)]),
+    "csv, a column more": lambda content: as_csv([[*row, "note"] for row in rows_of(content)]),
+    "csv, a cell more": lambda content: content.replace(b",0.5,", b",0.5,,", 1),
+    "csv, a column less": lambda content: as_csv([row[:-1] for row in rows_of(content)]),
+    "csv, a row less": lambda content: b"".join(content.splitlines(True)[:2] + content.splitlines(True)[3:]),
+    "csv, the first row of a file less": lambda content: b"".join(
+        [content.split(b"\n")[0] + b"\n", *content.splitlines(True)[2:]]
+    ),
+    "csv, a row twice": lambda content: content + content.splitlines(True)[-1],
+    "csv, all rows twice": lambda content: content + content.split(b"\n", 1)[1],
+    "csv, no head": lambda content: content.split(b"\n", 1)[1],
+    "csv, semicolons": lambda content: as_csv(rows_of(content), delimiter=";"),
+    "csv, decimal commas": decimal_commas,
+    "csv, Latin-1": lambda content: content.decode().encode("latin-1"),
+    "csv, UTF-16": lambda content: content.decode().encode("utf-16"),
+    "csv, cut in a row": lambda content: content[:-12],
+    "csv, a score of text": lambda content: content.replace(b"0.25", b"high"),
+    "csv, a score of nan": lambda content: content.replace(b"0.25", b"nan"),
+    "csv, a score without end": lambda content: content.replace(b"0.25", b"1e999"),
+    "csv, an index with a fraction": lambda content: content.replace(b",1,0.25", b",1.5,0.25"),
+    "csv, an error beside tags": lambda content: content.replace(b",0.5,\n", b",0.5,broken\n", 1),
+    "csv, another length in one row": lambda content: content.replace(b",0.5,2,", b",0.7,2,", 1),
+    "csv, nothing": lambda content: b"",
+    "jsonl, a line twice": lambda content: content + content.splitlines(True)[0],
+    "jsonl, NaN": lambda content: content.replace(b"0.25", b"NaN", 1),
+    "jsonl, a number without end": lambda content: content.replace(b"0.25", b"1e999", 1),
+    "jsonl, a key more": lambda content: content.replace(b'"index"', b'"note": 1, "index"', 1),
+    "jsonl, a key twice": lambda content: content.replace(b'"tags"', b'"tags": [], "tags"', 1),
+    "jsonl, text for a number": lambda content: content.replace(b"0.25", b'"0.25"', 1),
+    "jsonl, null for tags": lambda content: b'{"file": "a", "duration_s": 1, "tags": null}\n',
+    "jsonl, cut": lambda content: content[:-20],
+    "jsonl, an empty line": lambda content: content + b"\n",
+    "jsonl, many brackets": lambda content: b"[" * 100_000 + b"\n",
+    "json, an object": lambda content: b'{"file": "a", "error": "b"}',
+    "json, a record twice": lambda content: json.dumps(2 * json.loads(content)).encode(),
+    "json, cut": lambda content: content[:-10],
+    "json, null": lambda content: b"null",
+    "parquet, cut": lambda content: content[:-10],
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_output_that_was_changed_so_that_results_could_be_lost_is_refused_and_left_alone(
+    few: list[Path], ced: Run, tmp_path: Path, case: str
+) -> None:
+    output = tmp_path / f"tags.{case.partition(',')[0]}"
+    output.write_bytes(REFUSED[case](write(output, tagged(*few[:3]))))
+    before = output.read_bytes()
+    result = ced(*few, "--output", output, "--resume", code=2)
+    assert "or was changed since, and cannot be resumed: " in result.stderr and result.stderr.count("\n") == 1
+    assert output.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["few", output.name]
+
+
+@pytest.mark.parametrize("change", ["sorted", "twice", "float index", "a column more", "NaN"])
+def test_a_parquet_file_that_another_program_wrote_is_refused(
+    few: list[Path], ced: Run, tmp_path: Path, change: str
+) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    output = tmp_path / "tags.parquet"
+    write(output, tagged(*few[:3]))
+    table = parquet.read_table(output)
+    scores = pyarrow.array([math.nan] * len(table))
+    changed = {
+        "sorted": lambda: table.sort_by("score"),
+        "twice": lambda: pyarrow.concat_tables([table, table]),
+        "float index": lambda: table.set_column(4, "index", table["index"].cast("double")),
+        "a column more": lambda: table.append_column("note", table["label"]),
+        "NaN": lambda: table.set_column(5, "score", scores),
+    }
+    parquet.write_table(changed[change](), output)
+    before = output.read_bytes()
+    assert "cannot be resumed: " in ced(*few, "--output", output, "--resume", code=2).stderr
+    assert output.read_bytes() == before
+
+
+UNDERSTOOD: dict[str, Callable[[bytes], bytes]] = {
+    "csv, with a byte order mark": lambda content: b"\xef\xbb\xbf" + content,
+    "csv, with the line ends of Windows": lambda content: content.replace(b"\n", b"\r\n"),
+    "csv, all cells in quotes": lambda content: as_csv(rows_of(content), quoting=csv.QUOTE_ALL),
+    "csv, files in another order": lambda content: b"".join(
+        [*content.splitlines(True)[:1], *content.splitlines(True)[4:], *content.splitlines(True)[1:4]]
+    ),
+    "csv, without the last line end": lambda content: content[:-1],
+    "jsonl, with a byte order mark": lambda content: b"\xef\xbb\xbf" + content,
+    "json, indented": lambda content: json.dumps(json.loads(content), indent=2).encode(),
+}
+
+
+@pytest.mark.parametrize("case", UNDERSTOOD)
+def test_an_output_that_was_only_saved_in_another_way_goes_on_whole(
+    few: list[Path], ced: Run, tmp_path: Path, case: str
+) -> None:
+    output = tmp_path / f"tags.{case.partition(',')[0]}"
+    made_up = tagged(*few[:3])
+    output.write_bytes(UNDERSTOOD[case](write(output, made_up)))
+    ced(*few, "--output", output, "--resume")
+    records = list(read_records(str(output), Format(output.suffix[1:]), events=False))
+    assert records[:3] == made_up and [record["file"] for record in records] == list(map(str, few))
+
+
+def header(**options: Any) -> bytes:
+    lasting = lasting_options(TagOptions(), Format.JSONL) | options
+    return json.dumps({"ced_journal": 1, "options": lasting}).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"null\n",
+        b"[]\n",
+        b"3\n",
+        b"\x00\xff\x80\n",
+        b"[" * 100_000 + b"\n",
+        b'{"ced_journal": 1}\n',
+        b'{"ced_journal": 1, "options": null}\n',
+        b'{"ced_journal": 1, "options": ["format"]}\n',
+        header() + b"null\n",
+        header() + b'{"file": 3, "error": "x"}\n',
+        header() + b'{"file": "a"}\n',
+        header() + b'{"file": "a", "duration_s": "long", "tags": []}\n',
+        header() + b'{"file": "a", "duration_s": 1, "tags": {}}\n',
+        header() + b'{"file": "a", "duration_s": 1, "tags": [1]}\n',
+        header() + b'{"file": "a", "duration_s": 1, "events": []}\n',
+        header() + b'{"file": "a", "duration_s": NaN, "tags": []}\n',
+        header() + b'{"weights": 5}\n',
+        header() + b'{"wieghts": "a"}\n',
+        header() + b"x" * 1_000_000 + b"\n",
+    ],
+    ids=range(19),
+)
+def test_a_journal_with_odd_contents_is_one_line_and_left_alone(
+    few: list[Path], ced: Run, tmp_path: Path, lines: bytes
+) -> None:
+    output = tmp_path / "tags.jsonl"
+    journal_of(output).write_bytes(lines)
+    result = ced(*few, "--output", output, "--resume", code=2)
+    assert result.stderr == f"ced: {journal_of(output)} is damaged: remove it or add --overwrite\n"
+    assert journal_of(output).read_bytes() == lines and not output.exists()
+
+
+def test_what_is_not_a_file_is_not_taken_for_a_journal(few: list[Path], ced: Run, tmp_path: Path) -> None:
+    output = tmp_path / "tags.jsonl"
+    os.mkfifo(journal_of(output))
+    assert "not a regular file" in ced(*few, "--output", output, "--resume", code=2).stderr
+    assert "not a regular file" in ced(*few, "--output", output, "--overwrite", code=2).stderr
+    assert "unfinished run" in ced(*few, "--output", output, code=2).stderr
+
+
+# Between a check and what it was for
+
+
+def interrupt_at_the_end(patch: pytest.MonkeyPatch, act: Callable[[], Any]) -> None:
+    """Has something happen when all results are there, just before the output appears."""
+
+    def once(_: int) -> None:
+        patch.undo()
+        act()
+
+    patch.setattr(os, "fsync", once)
+
+
+def test_an_output_that_appears_during_the_run_stays_and_no_result_is_lost(
+    few: list[Path], ced: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "tags.jsonl"
+    mine = json_line(tagged("other.wav")[0])
+    interrupt_at_the_end(monkeypatch, lambda: output.write_bytes(mine))
+    result = ced(*few, "--output", output, code=1)
+    assert result.stderr.splitlines()[-1] == (
+        f"ced: {output} was written by another program in the meantime and is left as it is: move it away;"
+        f" 4 results so far in {journal_of(output)}: go on with --resume"
+    )
+    assert output.read_bytes() == mine
+    refused = ced(*few, "--output", output, "--resume", code=2)  # without moving it
+    assert f"{output} has another result for 'other.wav' than {journal_of(output)}" in refused.stderr
+    assert output.read_bytes() == mine
+    output.rename(tmp_path / "mine.jsonl")
+    assert ced(*few, "--output", output, "--resume").stderr == f"4 results of {output} are kept\n"
+    assert len(output.read_bytes().splitlines()) == 4 and not journal_of(output).exists()
+
+
+def test_an_output_that_is_edited_during_the_run_that_resumes_it_stays(
+    few: list[Path], ced: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "tags.jsonl"
+    write(output, tagged(*few[:3]))
+    edited = json_line(tagged(few[0], score=0.9)[0])
+    real, calls = os.fsync, []
+
+    def second(descriptor: int) -> None:  # the first one is of the journal
+        calls.append(descriptor)
+        real(descriptor)
+        if len(calls) == 2:
+            output.write_bytes(edited)
+
+    monkeypatch.setattr(os, "fsync", second)
+    result = ced(*few, "--output", output, "--resume", code=1)
+    assert "was written by another program in the meantime" in result.stderr
+    assert output.read_bytes() == edited and lines_in(journal_of(output)) == 6
+    assert "has another result" in ced(*few, "--output", output, "--resume", code=2).stderr
+
+
+def test_a_run_that_begins_while_another_loads_its_model_loses_nothing(
+    few: list[Path], ced: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "tags.jsonl"
+    theirs = header() + b'{"weights": "a"}\n' + json_line(tagged(few[0])[0])
+
+    def weights(tagger: Any) -> str:
+        journal_of(output).write_bytes(theirs)
+        return "b"
+
+    monkeypatch.setattr("ced_cli.tag.weights_of", weights)
+    result = ced(*few, "--output", output, code=1)
+    assert result.stderr.splitlines()[-1] == f"ced: {journal_of(output)}: another run has begun in the meantime"
+    assert journal_of(output).read_bytes() == theirs
+    journal_of(output).unlink()
+    monkeypatch.setattr("ced_cli.tag.weights_of", lambda tagger: str(output.write_bytes(b"mine")))
+    assert "written by another program" in ced(*few, "--output", output, code=1).stderr
+    assert output.read_bytes() == b"mine" and not journal_of(output).exists()
+
+
+def test_a_journal_is_locked_until_it_is_gone(
+    unfinished: Path, few: list[Path], ced: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.unlink
+    seen = []
+
+    def unlink(path: Any, *more: Any) -> None:
+        if path == str(journal_of(unfinished)):
+            with pytest.raises(CliError, match="another run is writing to it"):
+                open_locked(path, os.O_RDWR)
+            seen.append(path)
+        real(path, *more)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    ced(*few, "--output", unfinished, "--top-k", "3", "--resume")
+    assert seen and not journal_of(unfinished).exists()
+
+
+def test_a_journal_that_was_removed_by_the_run_that_had_it_locked_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    path = tmp_path / "tags.jsonl.journal"
+    path.touch()
+    real = fcntl.flock
+
+    def flock(file: Any, flags: int) -> None:
+        monkeypatch.undo()
+        path.unlink()  # the other run ends between the two steps of this one
+        real(file, flags)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(FileNotFoundError):
+        open_locked(path, os.O_RDWR)
+
+
+# --spreadsheet-safe
+
+
+FORMULAS = ["=1+1.wav", "+a.wav", "-b.wav", "@c.wav", "'=quoted.wav", "'plain.wav", "plain.wav", "\t=tab.wav"]
+
+
+@pytest.fixture
+def formulas(few: list[Path], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Files in the working directory whose names a spreadsheet would compute."""
+    monkeypatch.chdir(few[0].parent)
+    for name in FORMULAS:
+        Path(name).write_bytes(few[0].read_bytes())
+    return [f"./{name}" for name in FORMULAS]
+
+
+def test_names_that_look_like_formulas_are_data_and_with_spreadsheet_safe_text(
+    formulas: list[str], ced: Run, tmp_path: Path
+) -> None:
+    plain, safe = tmp_path / "plain.csv", tmp_path / "safe.csv"
+    ced(*formulas, "--output", plain, "-k", 1)
+    ced(*formulas, "--output", safe, "-k", 1, "--spreadsheet-safe")
+    assert [row["file"] for row in csv.DictReader(plain.open(newline=""))] == FORMULAS
+    quoted = ["'=1+1.wav", "'+a.wav", "'-b.wav", "'@c.wav", "''=quoted.wav", "'plain.wav", "plain.wav", "'\t=tab.wav"]
+    assert [row["file"] for row in csv.DictReader(safe.open(newline=""))] == quoted
+    printed = ced(formulas[0], "-k", 1, "--format", "csv", "--spreadsheet-safe").stdout
+    assert printed.splitlines()[1].startswith("'=1+1.wav,")
+
+
+def test_a_spreadsheet_safe_output_is_resumed_by_its_names_and_only_as_such(
+    formulas: list[str], ced: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "tags.csv"
+    made_up = tagged(*FORMULAS[:-1])
+    before = write(output, made_up, spreadsheet_safe=True)
+    assert "is --spreadsheet-safe missing?" in ced(*formulas, "--output", output, "--resume", code=2).stderr
+    assert output.read_bytes() == before
+    result = ced(*formulas, "--output", output, "--resume", "--spreadsheet-safe")
+    assert f"{len(FORMULAS) - 1} results of {output} are kept" in result.stderr
+    records = list(read_records(str(output), Format.CSV, False, spreadsheet_safe=True))
+    assert records[:-1] == made_up and records[-1]["file"] == FORMULAS[-1]
+    write(output, made_up)
+    result = ced(*formulas, "--output", output, "--resume", "--spreadsheet-safe", code=2)
+    assert "leave out --spreadsheet-safe" in result.stderr
+    output.unlink()
+    interrupt_at_the_end(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
+    ced(formulas[0], "--output", output, "--spreadsheet-safe", code=130)
+    assert (
+        "another --spreadsheet-safe: true then, none now"
+        in ced(formulas[0], "--output", output, "--resume", code=2).stderr
+    )
+
+
+@pytest.mark.parametrize("format", ["json", "jsonl", "parquet", "table"])
+def test_spreadsheet_safe_is_for_csv(few: list[Path], ced: Run, tmp_path: Path, format: str) -> None:
+    result = ced(few[0], "--output", tmp_path / "x", "--format", format, "--spreadsheet-safe", code=2)
+    assert result.stderr == f"ced: --spreadsheet-safe is for --format csv, not {format}\n"

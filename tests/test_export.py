@@ -26,11 +26,12 @@ from ced_model.audioset import AUDIOSET_CLASSES
 from ced_model.exporting import ExportReport, VerificationError, export_model, verification
 from ced_model.exporting.graph import TaggingGraph
 from ced_model.exporting.metadata import graph_input, labels_csv
-from ced_model.exporting.output import check_output, new_folder
+from ced_model.exporting.output import check_export, check_output
 from ced_model.exporting.recordings import spread
 from ced_model.exporting.to_executorch import MAX_BATCH, contiguous_attention
 from ced_model.exporting.to_sherpa_onnx import check_front_end
 from ced_model.exporting.tracing import trace
+from ced_model.output import new_folder
 from ced_model.runtimes import load_export
 from ced_model.runtimes.formats import SUPPORT, Format, check_export_packages, choose
 
@@ -336,7 +337,7 @@ def test_an_interrupted_export_leaves_the_one_before_it(
 def test_a_new_folder_replaces_an_export_whole(exported: Export, tmp_path: Path) -> None:
     output = tmp_path / "out"
     shutil.copytree(exported("onnx").folder, output)
-    with new_folder(check_output(output, overwrite=True)) as folder:
+    with new_folder(check_output(output, overwrite=True), check_export) as folder:
         (folder / "model.pt2").touch()
         assert (output / "model.onnx").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
