@@ -4,8 +4,10 @@
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -17,7 +19,7 @@ from .formats import Format, Record
 from .inputs import STANDARD_INPUT, Input, find_inputs
 from .model import choose_model
 from .progress import RunProgress
-from .terminal import one_line, say
+from .terminal import one_line, printable, say
 
 if TYPE_CHECKING:
     import pyarrow
@@ -124,7 +126,7 @@ def _cluster(options: "TagOptions") -> Iterator["Pool"]:
     from ced_model.scale.cluster import ClusterError, choose_pool, connected
 
     try:
-        with connected(options.ray_address), _said_at_once():
+        with told_if_ended(f"{options.output}: go on with --resume"), connected(options.ray_address), said_at_once():
             pool = choose_pool(options.device, options.threads, options.workers)
             gpu = " and a GPU" * pool.gpus
             cpus = f"{pool.cpus} CPU{'s' * (pool.cpus > 1)}{gpu}"
@@ -135,7 +137,7 @@ def _cluster(options: "TagOptions") -> Iterator["Pool"]:
 
 
 @contextmanager
-def _said_at_once() -> Iterator[None]:
+def said_at_once() -> Iterator[None]:
     """Prints what ends the run before Ray is left, which may fail, hang or end the process on its own."""
     from ray.exceptions import RayError
 
@@ -153,6 +155,30 @@ def _said_at_once() -> Iterator[None]:
         fail(f"{_place(error)}{error.strerror or error}", FAILED)
     except KeyboardInterrupt:
         fail("interrupted", INTERRUPTED)
+
+
+@contextmanager
+def told_if_ended(advice: str) -> Iterator[None]:
+    """Has another process print a line if this one ends without leaving the context: Ray ends it from C++ where it
+    loses the head of the cluster, and nothing here is called then."""
+    line = f"ced: Ray or the system ended this process; what is written is in {printable(advice)}"
+    script = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
+    try:
+        watcher = subprocess.Popen(
+            [sys.executable, "-S", "-E", "-c", script, line],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=sys.stderr.fileno(),
+            start_new_session=True,  # Ctrl-C is for this process
+        )
+    except OSError:  # standard error is no file, or there is no room for a process
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            watcher.communicate(b"left")
 
 
 def _shard_size(inputs: int, pool: "Pool") -> int:
@@ -189,8 +215,6 @@ def _run(output: "ShardedOutput", options: "TagOptions", pool: "Pool", model_fil
 
     from ced_model.scale.job import run_shards
 
-    from .tag import print_error
-
     waiting = output.waiting()
     total = sum(output.done.get(number, table.num_rows) for number, table in waiting.items())
     worker_options = replace(options, threads=pool.cpus, device="cuda" if pool.gpus else options.device or "cpu")
@@ -199,20 +223,27 @@ def _run(output: "ShardedOutput", options: "TagOptions", pool: "Pool", model_fil
     deaths: list[str] = []
     with RunProgress(total) as progress:
         try:
-            for row in run_shards(waiting, ShardTagger, {"task": task}, pool, deaths.append):
-                if row["stopped_by"] is not None:
-                    raise CliError(f"{row['stopped_by']}; {output.advice}", FAILED)
-                output.done[row["shard"]] = len(row["failures"])
-                progress.add_audio(row["audio_s"])
-                for failure in row["failures"]:
-                    with progress.hidden():
-                        print_error(failure["file"], failure["error"])
-                for index in range(row["inputs"]):
-                    progress.count(failed=index < len(row["failures"]))
+            follow(run_shards(waiting, ShardTagger, {"task": task}, pool, deaths.append), output, progress)
         except KeyboardInterrupt as error:
             raise CliError(f"interrupted; {output.advice}", INTERRUPTED) from error
     _check_whole(output, deaths)
     return progress
+
+
+def follow(rows: Iterable[dict[str, Any]], output: "ShardedOutput", progress: RunProgress) -> None:
+    """Counts what workers tell as it comes; raises `CliError` with the first reason to stop."""
+    from .tag import print_error
+
+    for row in rows:
+        if row["stopped_by"] is not None:
+            raise CliError(f"{row['stopped_by']}; {output.advice}", FAILED)
+        output.done[row["shard"]] = len(row["failures"])
+        progress.add_audio(row["audio_s"])
+        for failure in row["failures"]:
+            with progress.hidden():
+                print_error(failure["file"], failure["error"])
+        for index in range(row["inputs"]):
+            progress.count(failed=index < len(row["failures"]))
 
 
 def _check_whole(output: "ShardedOutput", deaths: list[str]) -> None:
