@@ -306,7 +306,7 @@ def test_a_file_that_appears_during_the_work_is_left_alone_and_the_result_is_kep
 def test_names_of_classes_and_files_cannot_write_to_the_terminal(resources: Path) -> None:
     labels = ["\x1b[31mDog\x1b[0m", "two\nlines", "\u202egod", "[red]Cat[/red]"]
     targets = np.eye(4, dtype=np.float32)
-    found = classification_metrics(targets, targets, labels)
+    found = classification_metrics(targets, targets, labels=labels)
     clips = LabelledClips(paths=[], labels=labels, targets=targets, problem_type=found.problem_type)
     said = io.StringIO()
     with contextlib.redirect_stdout(said):

@@ -71,9 +71,9 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     saved: list[Figure] = []
     save = plot_module._save
 
-    def remember(figure: Figure, path: Path) -> None:
+    def remember(figure: Figure, path: Path, overwrite: bool) -> None:
         saved.append(figure)
-        save(figure, path)
+        save(figure, path, overwrite)
 
     monkeypatch.setattr(plot_module, "_save", remember)
     return saved
@@ -135,7 +135,7 @@ def test_a_tone_is_where_the_frequency_axis_says(figures, tmp_path):
     for hertz in (250, 1000, 4000):
         tone = 0.5 * np.sin(2 * np.pi * hertz * np.arange(RATE) / RATE)
         soundfile.write(tmp_path / "tone.wav", tone, RATE)
-        assert ced("plot", tmp_path / "tone.wav", "-m", MODEL).exit_code == 0
+        assert ced("plot", tmp_path / "tone.wav", "-m", MODEL, "--overwrite").exit_code == 0
         axes = figures[-1].axes[0]
         loudest = axes.images[0].get_array().mean(axis=1).argmax() + 0.5  # the middle of a bin of height 1
         ticks = {label.get_text(): tick for tick, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)}

@@ -522,16 +522,39 @@ def test_an_interrupted_write_leaves_the_old_folder(
 def test_a_failed_move_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = convert_checkpoint(ORIGINAL, tmp_path / "out").folder
     (target / "README.md").write_text("mine")
-    replace = os.replace
+    rename = os.rename
 
     def fail_once(source: Path, destination: Path) -> None:
-        if destination == target and source.name == target.name:
+        if destination == target:
+            monkeypatch.undo()
             raise OSError(5, "Input/output error")
-        replace(source, destination)
+        rename(source, destination)
 
-    monkeypatch.setattr(conversion.os, "replace", fail_once)
-    assert "Input/output error" in fails(MICRO_HUB, target, overwrite=True)
+    monkeypatch.setattr(os, "rename", fail_once)
+    with pytest.raises(ConversionError, match="Input/output error; the result is in ") as caught:
+        convert_checkpoint(MICRO_HUB, target, overwrite=True)
+    kept = Path(str(caught.value).rpartition(" ")[2])
+    assert sorted(tmp_path.iterdir()) == sorted([target, kept]) and (kept / "model.safetensors").exists()
     assert (target / "README.md").read_text() == "mine"
+
+
+def test_a_folder_that_appears_during_the_work_is_left_alone_and_the_model_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, check = tmp_path / "out", conversion._verify
+    for overwrite in (False, True):
+
+        def appear(*arguments: Any) -> None:
+            check(*arguments)
+            target.mkdir(exist_ok=True)
+            (target / "mine.txt").write_text("mine")
+
+        monkeypatch.setattr(conversion, "_verify", appear)
+        (target / "mine.txt").unlink(missing_ok=True)
+        with pytest.raises(ConversionError, match="left as it is; the result is in ") as caught:
+            convert_checkpoint(MICRO_HUB, target, overwrite=overwrite)
+        kept = Path(str(caught.value).rpartition(" ")[2])
+        assert (kept / "model.safetensors").exists() and [path.name for path in target.iterdir()] == ["mine.txt"]
 
 
 def change_weight(folder: Path) -> None:
