@@ -226,7 +226,9 @@ def is_single_input(source: Any) -> bool:
     source = plain_input(source)
     if isinstance(source, str | os.PathLike | bytes | bytearray | memoryview | dict) or hasattr(source, "read"):
         return True
-    return hasattr(source, "dtype") and not (getattr(source.dtype, "kind", "") in "OSUT" and source.ndim == 1)
+    if not hasattr(source, "dtype"):
+        return False
+    return getattr(source.dtype, "kind", None) not in ("O", "S", "U", "T") or source.ndim != 1  # an array of names
 
 
 def is_array(source: Any) -> bool:
