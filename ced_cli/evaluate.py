@@ -20,7 +20,7 @@ import typer
 from .errors import FAILED, CliError
 from .inputs import escape_name
 from .light import load_module
-from .model import check_runtime, choose_model, load_tagger, shown_name
+from .model import check_runtime, choose_model, load_tagger, parse_channel, shown_name
 from .progress import RunProgress
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class EvaluateOptions:
     separator: str = ";"
     per_class: str | None = None
     predictions: str | None = None
+    channel: str | None = None
     as_json: bool = False
     device: str | None = None
     threads: int | None = None
@@ -88,7 +89,7 @@ def evaluate_data(data: str, options: EvaluateOptions) -> None:
     _print_notes(clips.notes)
     for path, reason in clips.skipped:
         _print_failure(path, reason)
-    evaluation = _evaluate(tagger, clips)
+    evaluation = _evaluate(tagger, clips, parse_channel(options.channel))
     _print_notes(evaluation.notes[len(clips.notes) :])
     if options.per_class is not None:
         _write(options.per_class, lambda file: _write_per_class(evaluation, file))
@@ -108,6 +109,7 @@ def _checked_usage(data: str, options: EvaluateOptions) -> str:
     """The model to load. Raises `CliError` for what can be seen to be wrong without it."""
     model = choose_model(options.model)
     check_runtime(options.runtime, options.quantize, options.device)
+    parse_channel(options.channel)
     if "://" in data:
         raise CliError(f"{data}: labelled clips are read from local files only; download them first")
     if not os.path.exists(os.path.expanduser(data)):
@@ -160,7 +162,7 @@ def _read(data: str, split: str | None, options: EvaluateOptions, classes: list[
         )
 
 
-def _evaluate(tagger: "AudioTagger", clips: "LabelledClips") -> "Evaluation":
+def _evaluate(tagger: "AudioTagger", clips: "LabelledClips", channel: str | int) -> "Evaluation":
     from ced_model.evaluation import evaluate
 
     progress = RunProgress(len(clips))
@@ -172,7 +174,7 @@ def _evaluate(tagger: "AudioTagger", clips: "LabelledClips") -> "Evaluation":
                 _print_failure(path, reason)
 
     with _one_line_failures(), progress:
-        evaluation = evaluate(tagger, clips, on_audio=progress.add_audio, on_clip=count)
+        evaluation = evaluate(tagger, clips, channel=channel, on_audio=progress.add_audio, on_clip=count)
     print(progress.summary(), file=sys.stderr)
     return evaluation
 
