@@ -96,6 +96,7 @@ def tag(
         Average | None,
         typer.Option(metavar="mean|max", help="What a clip has of its windows' scores; by default the mean."),
     ] = None,
+    channel: options.Channel = None,
     events: Annotated[bool, typer.Option("--events", help="Find when each class sounds.")] = False,
     min_duration: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="With --events: leave out shorter ones.")
@@ -176,6 +177,7 @@ def tag(
             window=window,
             hop=hop,
             average=average,
+            channel=channel,
             events=events,
             min_duration=min_duration,
             merge_gap=merge_gap,
@@ -217,6 +219,7 @@ def evaluate(
         str | None, typer.Option(metavar="FILE.npz", help="Write files, labels, targets and scores here, as arrays.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files that are there.")] = False,
+    channel: options.Channel = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -246,6 +249,7 @@ def evaluate(
             per_class=per_class,
             predictions=predictions,
             overwrite=overwrite,
+            channel=channel,
             as_json=as_json,
             device=device,
             threads=threads,
@@ -403,6 +407,7 @@ def plot(
     top_k: Annotated[
         int | None, typer.Option("--top-k", "-k", metavar="N", min=1, help="Classes to draw; by default 10.")
     ] = None,
+    channel: options.Channel = None,
     runtime: options.Runtime = None,
     quantize: options.Quantize = None,
 ) -> None:
@@ -420,6 +425,7 @@ def plot(
         window_s=window,
         hop_s=hop,
         top_k=top_k,
+        channel=channel,
         runtime=runtime,
         quantize=quantize,
     )

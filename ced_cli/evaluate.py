@@ -19,7 +19,7 @@ import typer
 from .errors import FAILED, CliError
 from .inputs import escape_name
 from .light import load_module
-from .model import check_runtime, choose_model, load_tagger, shown_name
+from .model import check_runtime, choose_model, load_tagger, parse_channel, shown_name
 from .progress import RunProgress
 from .terminal import one_line, put, put_json, say
 
@@ -59,6 +59,7 @@ class EvaluateOptions:
     per_class: str | None = None
     predictions: str | None = None
     overwrite: bool = False
+    channel: str | None = None
     as_json: bool = False
     device: str | None = None
     threads: int | None = None
@@ -89,7 +90,7 @@ def evaluate_data(data: str, options: EvaluateOptions) -> None:
     _print_notes(clips.notes)
     for path, reason in clips.skipped:
         _print_failure(path, reason)
-    evaluation = _evaluate(tagger, clips)
+    evaluation = _evaluate(tagger, clips, parse_channel(options.channel))
     _print_notes(evaluation.notes[len(clips.notes) :])
     _give(
         lambda: _write(options.per_class, options.overwrite, evaluation, _write_per_class),
@@ -104,6 +105,7 @@ def _checked_usage(data: str, options: EvaluateOptions) -> str:
     """The model to load. Raises `CliError` for what can be seen to be wrong without it."""
     model = choose_model(options.model)
     check_runtime(options.runtime, options.quantize, options.device)
+    parse_channel(options.channel)
     if "://" in data:
         raise CliError(f"{data}: labelled clips are read from local files only; download them first")
     if not os.path.exists(os.path.expanduser(data)):
@@ -158,7 +160,7 @@ def _read(data: str, split: str | None, options: EvaluateOptions, classes: list[
         )
 
 
-def _evaluate(tagger: "AudioTagger", clips: "LabelledClips") -> "Evaluation":
+def _evaluate(tagger: "AudioTagger", clips: "LabelledClips", channel: str | int) -> "Evaluation":
     from ced_model.evaluation import evaluate
 
     progress = RunProgress(len(clips))
@@ -170,7 +172,7 @@ def _evaluate(tagger: "AudioTagger", clips: "LabelledClips") -> "Evaluation":
                 _print_failure(path, reason)
 
     with _one_line_failures(), progress:
-        evaluation = evaluate(tagger, clips, on_audio=progress.add_audio, on_clip=count)
+        evaluation = evaluate(tagger, clips, channel=channel, on_audio=progress.add_audio, on_clip=count)
     say(progress.summary())
     return evaluation
 

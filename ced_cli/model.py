@@ -6,6 +6,7 @@ import difflib
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,15 @@ def check_labels(model: str, labels: Iterable[str]) -> None:
         names += audioset
     if config.get("outputdim") == len(table or audioset):
         check_known(list(dict.fromkeys(names)), labels)
+
+
+def parse_channel(text: str | None) -> str | int:
+    """The `channel` of `AudioTagger` for `--channel`. Raises `CliError` if it is none."""
+    if text in (None, "mix", "loudest"):
+        return text or "mix"
+    if not re.fullmatch("[0-9]{1,6}", text):
+        raise CliError(f"--channel {text}: expected mix, loudest or the number of a channel from 0")
+    return int(text)
 
 
 def check_known(names: Sequence[str], labels: Iterable[str]) -> None:

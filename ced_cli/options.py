@@ -30,6 +30,12 @@ Window = Annotated[float | None, typer.Option(metavar="SECONDS", help="Length of
 Hop = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Distance between windows; by default half a window.")
 ]
+Channel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N", help="mix (the mean; default), loudest (decodes twice), or the number of a channel from 0."
+    ),
+]
 Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; by default a GPU if there is one.")
 ]

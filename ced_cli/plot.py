@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import FAILED, CliError
-from .model import check_runtime, choose_model, load_tagger
+from .model import check_runtime, choose_model, load_tagger, parse_channel
 from .terminal import put
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def plot_file(
     window_s: float | None = None,
     hop_s: float | None = None,
     top_k: int | None = None,
+    channel: str | None = None,
     runtime: str | None = None,
     quantize: str | None = None,
 ) -> None:
@@ -42,12 +43,14 @@ def plot_file(
         overwrite: replace a file that is there, once the new one is complete.
         window_s, hop_s: windows of the timeline in seconds, by default 2 s and half a window.
         top_k: number of classes, those with the highest peaks; 10 by default.
+        channel: of the recording: mix, loudest or a number; mix by default.
         runtime, quantize: what computes the model, as for `AudioTagger`.
 
     Raises:
         CliError: for wrong usage, if matplotlib is missing, or if the file cannot be read.
     """
     path = _checked_output(file, output, overwrite)
+    chosen = parse_channel(channel)
     check_runtime(runtime, quantize)
     name = choose_model(model)
     try:
@@ -56,7 +59,8 @@ def plot_file(
         raise CliError(f"drawing needs matplotlib: {INSTALL_PLOT}", FAILED) from error
     if not file.exists():
         raise CliError(f"{str(file)!r}: there is no such file", FAILED)
-    figure = _draw(load_tagger(name, runtime=runtime, quantize=quantize), file, window_s, hop_s, top_k or TOP_K)
+    tagger = load_tagger(name, runtime=runtime, quantize=quantize)
+    figure = _draw(tagger, file, window_s, hop_s, top_k or TOP_K, chosen)
     _save(figure, path, overwrite)
     put(str(path))
 
@@ -74,7 +78,9 @@ def _checked_output(file: Path, output: Path | None, overwrite: bool) -> Path:
     return path
 
 
-def _draw(tagger: "AudioTagger", file: Path, window_s: float | None, hop_s: float | None, top_k: int) -> "Figure":
+def _draw(
+    tagger: "AudioTagger", file: Path, window_s: float | None, hop_s: float | None, top_k: int, channel: str | int
+) -> "Figure":
     from ced_model import AudioError
     from ced_model.audio import describe, read_blocks
     from ced_model.drawing import BLOCK_FRAMES, MAX_COLUMNS, make_figure, mel_picture
@@ -82,9 +88,10 @@ def _draw(tagger: "AudioTagger", file: Path, window_s: float | None, hop_s: floa
 
     extractor = tagger.feature_extractor
     try:
-        timeline = tagger.timeline(file, window_s=TIMELINE_WINDOW_S if window_s is None else window_s, hop_s=hop_s)
+        window_s = TIMELINE_WINDOW_S if window_s is None else window_s
+        timeline = tagger.timeline(file, window_s=window_s, hop_s=hop_s, channel=channel)
         block_s = BLOCK_FRAMES * extractor.hop_size / extractor.sampling_rate
-        blocks = read_blocks(file, sampling_rate=extractor.sampling_rate, block_s=block_s)
+        blocks = read_blocks(file, sampling_rate=extractor.sampling_rate, block_s=block_s, channel=channel)
         decibels, column_s = mel_picture(blocks, extractor, MAX_COLUMNS)
     except AudioError as error:
         raise CliError(str(error), FAILED) from error

@@ -20,7 +20,7 @@ from .formats import Engine, Format, Record, check_available, sound_record, writ
 from .inputs import STANDARD_INPUT, Input, find_inputs
 from .journal import Journal
 from .light import load_module
-from .model import check_known, check_labels, check_runtime, check_window, choose_model, load_tagger
+from .model import check_known, check_labels, check_runtime, check_window, choose_model, load_tagger, parse_channel
 from .progress import RunProgress
 from .terminal import one_line, refuse_stdout, say
 
@@ -42,6 +42,7 @@ class TagOptions:
     window: float | None = None
     hop: float | None = None
     average: str | None = None
+    channel: str | None = None
     events: bool = False
     min_duration: float | None = None
     merge_gap: float | None = None
@@ -102,6 +103,7 @@ def check_options(options: TagOptions) -> Format:
     for name in ("ray_address", "workers", "shard_size") if options.engine != Engine.RAY else ():
         if getattr(options, name) is not None:
             raise CliError(f"{_flag(name)} needs --engine ray")
+    parse_channel(options.channel)
     format = _choose_format(options)
     if options.spreadsheet_safe and format is not Format.CSV:
         raise CliError(f"--spreadsheet-safe is for --format csv, not {format}")
@@ -186,12 +188,14 @@ def _results(
             window_s=options.window,
             hop_s=options.hop,
             average=options.average or "mean",
+            channel=parse_channel(options.channel),
             on_audio=on_audio,
         )
     from ced_model.tagging import TIMELINE_WINDOW_S
 
     window_s = TIMELINE_WINDOW_S if options.window is None else options.window
-    return tagger.timelines(sources, window_s=window_s, hop_s=options.hop, on_audio=on_audio)
+    reading: dict[str, Any] = {"hop_s": options.hop, "channel": parse_channel(options.channel)}
+    return tagger.timelines(sources, window_s=window_s, on_audio=on_audio, **reading)
 
 
 def _record(name: str, result: "TagResult", options: TagOptions) -> Record:
@@ -359,8 +363,13 @@ def _journal_records(journal: Journal, progress: RunProgress, records: Iterator[
 def lasting_options(options: TagOptions, format: Format) -> dict[str, Any]:
     """What all results in one output must have in common, by the names of the options."""
     names = ("top_k", "threshold", "labels", "window", "hop", "average", "events", "min_duration", "merge_gap")
-    runtime = {"runtime": None if options.runtime == "torch" else options.runtime, "quantize": options.quantize}
-    lasting = {"format": format} | {name.replace("_", "-"): getattr(options, name) for name in names} | runtime
+    channel = parse_channel(options.channel)
+    others = {
+        "channel": None if channel == "mix" else channel,
+        "runtime": None if options.runtime == "torch" else options.runtime,
+        "quantize": options.quantize,
+    }
+    lasting = {"format": format} | {name.replace("_", "-"): getattr(options, name) for name in names} | others
     return lasting | ({"spreadsheet-safe": True} if options.spreadsheet_safe else {})
 
 

@@ -4,8 +4,8 @@
 
 libsndfile decodes (wav, flac, ogg, opus, mp3, aiff, …); what it cannot open goes to PyAV, if the extra `[av]` is
 installed (m4a, mp4, webm, …). A file that is not whole is never passed over in silence: where the decoder fails midway,
-the audio before that point is delivered, and then an `AudioError` says how many seconds it was; where a file just ends
-before the length that its header promises, the audio that is there is delivered and a one-line warning is logged.
+the audio before that point is delivered, and then an `AudioError` says how many seconds it was; where the header states
+another length than the file has, the audio that is there is delivered and a one-line warning is logged.
 """
 
 import io
@@ -15,8 +15,9 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any, BinaryIO
@@ -25,12 +26,16 @@ import numpy as np
 import soundfile
 import soxr
 
+from .c_stderr import quiet_c_stderr
 from .messages import printable
+from .timestamps import MAX_UNSTATED_GAP_S, Frame, on_time
+from .wav_headers import AudioData, CorrectedSound, find_audio_data
 
 logger = logging.getLogger(__name__)
 
 AudioInput = str | os.PathLike | bytes | BinaryIO | np.ndarray | dict[str, Any] | Any  # Any: tensors, duck-typed
-Chunk = tuple[np.ndarray, float]  # mono float32 samples and their sampling rate in Hz
+Chunk = tuple[np.ndarray, float]  # float32 samples, (channels, samples) or (samples,), and their sampling rate in Hz
+Warn = Callable[..., object]
 
 AUDIO_EXTENSIONS = frozenset(
     # libsndfile
@@ -42,7 +47,7 @@ AUDIO_EXTENSIONS = frozenset(
 )
 
 SAMPLING_RATE = 16000
-MIN_SAMPLING_RATE = 1
+MIN_SAMPLING_RATE = 1000  # below, a few kB in a file of damaged header would become hours of audio
 MAX_SAMPLING_RATE = 10_000_000  # far above any recorder; a header that says more is damaged, and soxr slows down there
 
 CHUNK_S = 1.0  # decoded at a time, whatever the block size, so that the samples do not depend on it
@@ -51,6 +56,21 @@ CUT_TOLERANCE_S = 0.1  # shorter than the header's promise by less than this: en
 UNKNOWN_FRAMES = 2**62  # libsndfile's length of a stream that does not state its own is 2**63 - 1
 UNREAD_TOLERANCE = 8192  # bytes after the last MP3 or Ogg frame that may be tags
 MAX_ARRAY_CHANNELS = 32
+
+MIX, LOUDEST = "mix", "loudest"
+CANCELLED = 0.01  # energy of the mix relative to that of the channels: unrelated channels keep 1 / their number
+CANCELLED_SHARE, CANCELLED_S = 0.1, 10.0  # of the audible time, from which it is worth a warning
+SILENCE = 1e-8  # mean square up to which a chunk is silent, -80 dB
+
+AV_TIME_BASE = 1_000_000
+DEFAULT_STREAM = 1  # AV_DISPOSITION_DEFAULT
+ZERO_BASED = frozenset(("mov", "matroska", "flv", "asf", "avi"))  # formats whose recordings start at timestamp 0
+# Formats without a length: what FFmpeg says is the file's size divided by the bit rate of the first frames,
+# or a difference of timestamps
+UNSTATED = frozenset(
+    "aac ac3 ac4 amr amrnb amrwb aptx aptx_hd dts dtshd eac3 g722 g723_1 g726 g729 gsm loas mlp mp3 mpeg mpegts sbc "
+    "truehd".split()
+)
 
 INSTALL_AV = 'pip install "ced_model[av]"'
 
@@ -65,6 +85,7 @@ def read_blocks(
     sampling_rate: int = SAMPLING_RATE,
     block_s: float = 30.0,
     array_sampling_rate: int | None = None,
+    channel: str | int = MIX,
 ) -> Iterator[np.ndarray]:
     """Read any audio as consecutive blocks, in memory that does not grow with its length.
 
@@ -72,17 +93,22 @@ def read_blocks(
 
     Args:
         source: One of
-            - a path (`str` or `os.PathLike`; URLs are never fetched);
-            - the content of a file as `bytes`, or a binary file object: read from its start, or from where it
-              stands if it cannot seek (then through a temporary file);
+            - a path (`str` or `os.PathLike`, also NumPy's strings; URLs are never fetched);
+            - the content of a file as `bytes` or any other buffer of bytes, or a binary file object: read from its
+              start, or from where it stands if it cannot seek (then through a temporary file);
             - a 1-D array or tensor of shape `(samples,)` or `(1, samples)`, floating point in [-1, 1] or 8, 16 or 32
               bit integer PCM, which is divided by its type's range (uint8 is centred on 128);
             - `{"array" or "raw": array, "sampling_rate": Hz}`, where the array may also be `(channels, samples)`, as
               torchaudio and torchcodec return it, with at most 32 channels and more samples than channels.
-          Channels are averaged. Of a video file the first audio stream is read.
+          Of a video file the default audio stream is read, at the times of the video: where it starts late or has
+          gaps, there is silence, and where it overlaps itself, the later part is dropped. A gap of more than an hour,
+          or that does not fit in the file's stated duration (more than 10 minutes if none is stated), is taken for a
+          damaged timestamp and left out.
         sampling_rate: Hz of the blocks.
         block_s: Seconds per block; the last one is shorter.
         array_sampling_rate: Hz of a bare array; `sampling_rate` if not given, that is 16 kHz by default.
+        channel: `"mix"` averages the channels (with a warning where they cancel each other out), a number from 0
+            selects one, and `"loudest"` the one with the most energy in the whole input, which is decoded twice.
 
     Yields:
         float32 arrays of shape `(samples,)`, finite, never empty.
@@ -91,49 +117,72 @@ def read_blocks(
         AudioError: at the first block if the input cannot be opened or holds no audio; after the blocks before it
             if the input is damaged midway or has samples that are NaN or infinite.
     """
-    name = describe(source)
+    source, name = plain_input(source), describe(source)
     if not block_s > 0:
         raise ValueError(f"`block_s` must be above 0 seconds, got {block_s}.")
+    channel = check_channel(channel)
     block_samples = max(1, round(block_s * sampling_rate))
-    if _is_array(source):
-        samples, rate = _samples_and_rate(
-            source, sampling_rate if array_sampling_rate is None else array_sampling_rate, name
-        )
-        yield from _blocks(_array_chunks(samples, rate, name), sampling_rate, block_samples, name)
-    else:
-        with _opened(source, name) as file:
-            yield from _blocks(_decoded(file, name), sampling_rate, block_samples, name)
+    with ExitStack() as stack:
+        if is_array(source):
+            array_rate = sampling_rate if array_sampling_rate is None else array_sampling_rate
+            samples, rate = _samples_and_rate(source, array_rate, name)
+            decode: Callable[..., Iterator[Chunk]] = partial(_array_chunks, samples, rate, name)
+        else:
+            decode = partial(_decoded, stack.enter_context(_opened(source, name)), name)
+        if channel == LOUDEST:
+            channel = _loudest_channel(decode(warn=_no_warning))
+        yield from _blocks(_one_channel(decode(), channel, name), sampling_rate, block_samples, name)
 
 
 def read_audio(
-    source: AudioInput, *, sampling_rate: int = SAMPLING_RATE, array_sampling_rate: int | None = None
+    source: AudioInput,
+    *,
+    sampling_rate: int = SAMPLING_RATE,
+    array_sampling_rate: int | None = None,
+    channel: str | int = MIX,
 ) -> np.ndarray:
     """The whole of `source` as one float32 array of shape `(samples,)`; inputs and errors as for `read_blocks`."""
-    return np.concatenate(
-        list(read_blocks(source, sampling_rate=sampling_rate, array_sampling_rate=array_sampling_rate))
-    )
+    options: dict[str, Any] = {"array_sampling_rate": array_sampling_rate, "channel": channel}
+    return np.concatenate(list(read_blocks(source, sampling_rate=sampling_rate, **options)))
 
 
 def duration_s(source: Any, *, array_sampling_rate: int | None = None) -> float | None:
     """Seconds of audio as the header has it, nothing decoded; None if it does not say or the input cannot be read."""
-    name = describe(source)
+    source, name = plain_input(source), describe(source)
     try:
-        if _is_array(source):
-            samples, rate = _samples_and_rate(
-                source, SAMPLING_RATE if array_sampling_rate is None else array_sampling_rate, name
-            )
+        if is_array(source):
+            array_rate = SAMPLING_RATE if array_sampling_rate is None else array_sampling_rate
+            samples, rate = _samples_and_rate(source, array_rate, name)
             return samples.shape[1] / rate
         if hasattr(source, "read") and not _can_seek(source):  # reading would consume it
             return None
         with _opened(source, name) as file:
             try:
-                with _open_soundfile(file) as sound:
-                    return sound.frames / sound.samplerate if sound.frames < UNKNOWN_FRAMES else None
+                sound, _ = _open_sound(file)
             except soundfile.SoundFileError:
                 with _av_container(file, name, "") as container:
-                    return _av_duration_s(container)
+                    return _stated_end_s(container, _av_stream(container))
+            with sound:
+                if sound.frames >= UNKNOWN_FRAMES or (sound.format == "MP3" and not _mp3_states_length(file)):
+                    return None
+                return sound.frames / sound.samplerate
     except (ValueError, OSError):  # AudioError, and what a broken file object raises
         return None
+
+
+@contextmanager
+def sound_file(path: str | os.PathLike) -> Iterator[Any]:
+    """
+    A file that libsndfile can decode, as an open `soundfile.SoundFile` or, if its header states a wrong size, something
+    with the same attributes and `seek` and `read`.
+
+    Raises:
+        soundfile.SoundFileError, OSError: if it cannot be opened.
+    """
+    with open(path, "rb", buffering=0) as file:
+        sound, _ = _open_sound(file)
+        with sound:
+            yield sound
 
 
 def walk_audio(folder: str, problems: list[OSError]) -> Iterator[str]:
@@ -155,11 +204,46 @@ def walk_audio(folder: str, problems: list[OSError]) -> Iterator[str]:
                 yield os.path.join(parent, name)
 
 
+# Kinds of input
+
+
+def plain_input(source: Any) -> Any:
+    """An input as one of the types of `read_blocks`: other buffers of bytes become a `memoryview`, and strings and
+    bytes in a NumPy array without dimensions become those themselves."""
+    if isinstance(source, np.ndarray) and not source.ndim and source.dtype.kind in "OSU":
+        source = source.item()
+    if isinstance(source, str | bytes | bytearray | os.PathLike | dict | io.IOBase | np.ndarray | np.generic):
+        return source
+    try:  # mmap, memoryview, array.array, …
+        content = memoryview(source)
+    except (TypeError, ValueError, BufferError):
+        return source
+    return content.cast("B") if content.itemsize == 1 and content.c_contiguous else source
+
+
+def is_single_input(source: Any) -> bool:
+    """Whether it is one input, not an iterable of inputs."""
+    source = plain_input(source)
+    if isinstance(source, str | os.PathLike | bytes | bytearray | memoryview | dict) or hasattr(source, "read"):
+        return True
+    if not hasattr(source, "dtype"):
+        return False
+    return getattr(source.dtype, "kind", None) not in ("O", "S", "U", "T") or source.ndim != 1  # an array of names
+
+
+def is_array(source: Any) -> bool:
+    """Whether a plain input is a waveform."""
+    if isinstance(source, str | bytes | bytearray | memoryview | os.PathLike):  # NumPy's strings have a shape, too
+        return False
+    return isinstance(source, dict) or hasattr(source, "shape")
+
+
 def describe(source: Any) -> str:
     """A short printable name of an input, on one line: control characters and bytes that are no text are escaped."""
+    source = plain_input(source)
     if isinstance(source, bytes | bytearray | memoryview):
         return "<bytes>"
-    if _is_array(source):
+    if is_array(source):
         return "<array>"
     if hasattr(source, "read"):
         source = getattr(source, "name", None)
@@ -170,8 +254,13 @@ def describe(source: Any) -> str:
     return f"<{type(source).__name__}>"
 
 
-def _is_array(source: Any) -> bool:
-    return isinstance(source, dict) or hasattr(source, "shape")
+def check_channel(channel: Any) -> str | int:
+    """Raises ValueError if it is not a `channel` of `read_blocks`."""
+    if isinstance(channel, str) and channel in (MIX, LOUDEST):
+        return str(channel)
+    if isinstance(channel, int | np.integer) and not isinstance(channel, bool) and channel >= 0:
+        return int(channel)
+    raise ValueError(f'`channel` must be "{MIX}", "{LOUDEST}" or the number of a channel from 0, got {channel!r}.')
 
 
 # Opening
@@ -199,7 +288,11 @@ def _acquire(source: Any, stack: ExitStack, name: str) -> BinaryIO:
     if isinstance(source, str | os.PathLike):
         return stack.enter_context(open(_regular_file(os.fspath(source), name), "rb", buffering=0))
     if isinstance(source, bytes | bytearray | memoryview):
-        source = io.BytesIO(source)
+        copy = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+        content = memoryview(source)
+        for start in range(0, len(content), 2**20):
+            copy.write(content[start : start + 2**20])
+        return copy
     if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
         raise AudioError(f"{name}: not audio: expected a path, bytes, a file opened in binary mode, or an array")
     if _can_seek(source):
@@ -228,9 +321,25 @@ def _regular_file(path: str | bytes, name: str) -> str | bytes:
     return path
 
 
+def _open_sound(file: BinaryIO) -> tuple[Any, AudioData | None]:
+    """
+    The decoder of a file, and its audio data if it is of WAV's family.
+
+    Raises:
+        soundfile.SoundFileError: if libsndfile cannot open it.
+    """
+    data = find_audio_data(file)
+    if data is not None and data.needs_correction:
+        with suppress(soundfile.SoundFileError):
+            return CorrectedSound(file, data), data
+    return _open_soundfile(file), data
+
+
 def _open_soundfile(file: BinaryIO) -> soundfile.SoundFile:
-    # on Windows a descriptor of Python's C runtime means nothing to libsndfile's
-    return soundfile.SoundFile(file.fileno() if os.name == "posix" else file, closefd=False)
+    file.seek(0)
+    with quiet_c_stderr():
+        # on Windows a descriptor of Python's C runtime means nothing to libsndfile's
+        return soundfile.SoundFile(file.fileno() if os.name == "posix" else file, closefd=False)
 
 
 def _one_line(error: BaseException) -> str:
@@ -240,28 +349,43 @@ def _one_line(error: BaseException) -> str:
     return " ".join(reason.split()).rstrip(".") or type(error).__name__
 
 
-# Decoding: a file or an array → chunks, each mono float32 with its sampling rate
+# Decoding: a file or an array → chunks `(channels, samples)` float32 with their sampling rate
 
 
-def _decoded(file: BinaryIO, name: str) -> Iterator[Chunk]:
+def _decoded(file: BinaryIO, name: str, warn: Warn = logger.warning) -> Iterator[Chunk]:
     try:
-        sound = _open_soundfile(file)
+        sound, data = _open_sound(file)
     except soundfile.SoundFileError as error:
-        yield from _av_chunks(file, name, _one_line(error))
+        yield from _av_chunks(file, name, _one_line(error), warn)
         return
     with sound:
+        if data is not None:
+            _warn_of_header(name, data, sound, warn)
         frames = yield from _soundfile_chunks(sound, name)
         unread = _unread_bytes(sound.format, file)
-        _warn_if_cut(name, frames / sound.samplerate, _promised_frames(sound, file, frames) / sound.samplerate)
+        _warn_if_cut(
+            name, frames / sound.samplerate, _promised_frames(sound, data, file, frames) / sound.samplerate, warn
+        )
     if unread:
         seconds = f"{frames / sound.samplerate:.1f} s"
         try:
-            yield from _rest(_av_chunks(file, name, f"which stops after {seconds}"), frames)
+            rest = _av_chunks(file, name, f"which stops after {seconds}", warn, has_timestamps=False)
+            yield from _rest(rest, frames)
         except AudioError as error:
-            logger.warning("%s: only the first %s were read, not the last %d bytes: %s", name, seconds, unread, error)
+            reason = str(error).removeprefix(f"{name}: ")
+            warn("%s: only the first %s were read, not the last %d bytes: %s", name, seconds, unread, reason)
 
 
-def _soundfile_chunks(sound: soundfile.SoundFile, name: str) -> Generator[Chunk, None, int]:
+def _warn_of_header(name: str, data: AudioData, sound: Any, warn: Warn) -> None:
+    if data.stated is not None and data.is_understated:
+        seconds = sound.frames / sound.samplerate
+        stated_s = seconds * data.stated / data.size
+        warn("%s: wrong header: it states %.1f s of audio; all %.1f s in the file are read", name, stated_s, seconds)
+    if data.is_followed:
+        warn("%s: another recording follows its end, which is not read", name)
+
+
+def _soundfile_chunks(sound: Any, name: str) -> Generator[Chunk, None, int]:
     """Returns the number of frames read."""
     rate = _checked_rate(sound.samplerate, name)
     size = _chunk_frames(rate, sound.channels)
@@ -270,27 +394,24 @@ def _soundfile_chunks(sound: soundfile.SoundFile, name: str) -> Generator[Chunk,
     frames = 0
     while True:
         try:
-            pcm = sound.read(size, dtype="float32", always_2d=True)
-        except soundfile.SoundFileError as error:
+            with quiet_c_stderr() if sound.format == "MP3" else nullcontext():
+                pcm = sound.read(size, dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, OSError) as error:
             raise _damaged(name, frames / rate, error) from error
         if not len(pcm):
             return frames
         frames += len(pcm)
-        yield _mono(pcm.T), rate
+        yield pcm.T, rate
 
 
-def _promised_frames(sound: soundfile.SoundFile, file: BinaryIO, frames: int) -> float:
+def _promised_frames(sound: Any, data: AudioData | None, file: BinaryIO, frames: int) -> float:
     """The length that the header promises; `frames`, those read, where it promises nothing."""
     if sound.format == "OGG" and _ogg_ends_within_page(file):
         return np.inf
     if sound.frames >= UNKNOWN_FRAMES or (sound.format == "MP3" and not _mp3_states_length(file)):
         return frames
-    # wav, aiff, au, w64 and rf64: libsndfile lowers `frames` to what is there, and notes what the header says
-    sizes = re.findall(r": (\d+) \(should be (\d+)\)", sound.extra_info)
-    promised, actual = map(int, sizes[-1]) if sizes else (0, 0)
-    streamed = 0x7FFF0000 <= promised <= 0xFFFFFFFF or promised >= 2**62  # placeholders of writers to a pipe
-    if promised > actual + 16 and not streamed:
-        return frames * promised / max(actual, 1)
+    if data is not None:  # libsndfile lowers `frames` to what is there
+        return frames * max(data.stated or 0, data.size) / max(data.size, 1)
     return sound.frames
 
 
@@ -321,23 +442,41 @@ def _unread_bytes(format: str, file: BinaryIO) -> int:
     return 0 if b"APETAGEX" in file.read(UNREAD_TOLERANCE) else unread
 
 
-def _av_chunks(file: BinaryIO, name: str, reason: str) -> Iterator[Chunk]:
-    """The first audio stream by PyAV. `reason` says why it is not left to libsndfile."""
+def _av_chunks(file: BinaryIO, name: str, reason: str, warn: Warn, *, has_timestamps: bool = True) -> Iterator[Chunk]:
+    """The default audio stream by PyAV. `reason` says why it is not left to libsndfile."""
     with _av_container(file, name, reason) as container:
-        seconds = 0.0
-        try:
-            for frame in container.decode(container.streams.audio[0]):
-                pcm = frame.to_ndarray()
-                if not frame.format.is_planar:
-                    pcm = pcm.reshape(-1, frame.layout.nb_channels).T
-                rate = _checked_rate(frame.sample_rate, name)
-                seconds += pcm.shape[1] / rate
-                yield _mono(_to_float(pcm, name)), rate
-        except AudioError:
-            raise
-        except Exception as error:  # by FFmpeg's error code PyAV raises nearly any built-in type
-            raise _damaged(name, seconds, error) from error
-        _warn_if_cut(name, seconds, _av_duration_s(container) or seconds)
+        stream = _av_stream(container)
+        streams = container.streams.audio
+        if len(streams) > 1:
+            warn("%s: has %d audio streams: number %d is read", name, len(streams), streams.index(stream) + 1)
+        if not has_timestamps or _format_names(container) & UNSTATED - {"mpeg", "mpegts"}:
+            yield from ((samples, rate) for _, samples, rate in _av_frames(container, stream, name))
+            return
+        seconds, ignored = 0.0, list[str]()
+        stated_s = _stated_end_s(container, stream, of_all=True)
+        for samples, rate in on_time(_av_frames(container, stream, name), stated_s, ignored.append):
+            seconds += samples.shape[1] / rate
+            yield samples, rate
+        if ignored:
+            warn("%s: %s", name, ignored[0])
+        else:
+            _warn_if_cut(name, seconds, _stated_end_s(container, stream) or 0.0, warn)
+
+
+def _av_frames(container: Any, stream: Any, name: str) -> Iterator[Frame]:
+    origin_s, seconds = _origin_s(container), 0.0
+    try:
+        for frame in container.decode(stream):
+            samples = frame.to_ndarray()
+            if not frame.format.is_planar:
+                samples = samples.reshape(-1, frame.layout.nb_channels).T
+            rate = _checked_rate(frame.sample_rate, name)
+            seconds += samples.shape[1] / rate
+            yield None if frame.time is None else frame.time - origin_s, _to_float(samples, name), rate
+    except AudioError:
+        raise
+    except Exception as error:  # by FFmpeg's error code PyAV raises nearly any built-in type
+        raise _damaged(name, seconds, error) from error
 
 
 @contextmanager
@@ -351,7 +490,7 @@ def _av_container(file: BinaryIO, name: str, reason: str) -> Iterator[Any]:
     file.seek(0)
     try:
         # without the whitelist a playlist in place of audio makes FFmpeg fetch what it lists
-        container = av.open(file, metadata_errors="replace", options={"protocol_whitelist": "none"})
+        container = _av_open(av, file)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise AudioError(
             f"{name}: neither libsndfile ({reason}) nor FFmpeg ({_one_line(error)}) can read it"
@@ -362,18 +501,66 @@ def _av_container(file: BinaryIO, name: str, reason: str) -> Iterator[Any]:
         yield container
 
 
-def _av_duration_s(container: Any) -> float | None:
-    stream = container.streams.audio[0]
-    if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
-    # a picture may last longer than the sound
-    return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
+def _av_open(av: Any, file: BinaryIO) -> Any:
+    if os.name == "posix":
+        # through its descriptor: where FFmpeg calls back into Python, exceptions and KeyboardInterrupt get lost
+        with suppress(av.error.ProtocolNotFoundError):  # FFmpeg before 6
+            options = {"protocol_whitelist": "fd", "fd": str(file.fileno())}
+            return av.open("fd:", metadata_errors="replace", options=options)
+    return av.open(file, metadata_errors="replace", options={"protocol_whitelist": "none"})
 
 
-def _array_chunks(samples: np.ndarray, rate: float, name: str) -> Iterator[Chunk]:
+def _av_stream(container: Any) -> Any:
+    """The audio stream that the file marks as the default one, else the first."""
+    streams = container.streams.audio
+    return next((stream for stream in streams if int(stream.disposition) & DEFAULT_STREAM), streams[0])
+
+
+def _format_names(container: Any) -> set[str]:
+    return set(container.format.name.split(","))
+
+
+def _origin_s(container: Any) -> float:
+    """The timestamp of the recording's start."""
+    start_s = (container.start_time or 0) / AV_TIME_BASE
+    names = _format_names(container)
+    is_late = start_s <= MAX_UNSTATED_GAP_S or (
+        "matroska" in names and start_s * AV_TIME_BASE < (container.duration or 0)
+    )
+    return 0.0 if start_s > 0 and names & ZERO_BASED and is_late else start_s
+
+
+def _stated_end_s(container: Any, stream: Any, of_all: bool = False) -> float | None:
+    """Where the audio stream ends (or all streams), in seconds from the recording's start, as the file states it; None
+    if FFmpeg had to estimate it."""
+    names = _format_names(container)
+    if names & UNSTATED or _is_estimated(container, names):
+        return None
+    if stream.duration is not None and not of_all:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - _origin_s(container)
+    if not container.duration or (
+        len(container.streams) > 1 and not of_all
+    ):  # a picture may last longer than the sound
+        return None
+    start = 0 if "matroska" in names else container.start_time or 0  # Matroska states the end, others the length
+    return (start + container.duration) / AV_TIME_BASE - _origin_s(container)
+
+
+def _is_estimated(container: Any, names: set[str]) -> bool:
+    """Whether FFmpeg divided the size by the bit rate for lack of a stated duration. (FFmpeg knows, but PyAV does not
+    say.)"""
+    if names & {"matroska", "flv"}:  # state the duration of the whole only
+        return any(stream.duration is not None for stream in container.streams)
+    bit_rate = sum(getattr(stream, "bit_rate", None) or 0 for stream in container.streams)
+    # the quotient is that of the size without the file's header; QuickTime is often little more than its samples
+    tolerance = 1e-4 if "mov" in names else 0.05
+    return bit_rate > 0 and -1e-4 < container.bit_rate / bit_rate - 1 < tolerance
+
+
+def _array_chunks(samples: np.ndarray, rate: float, name: str, warn: Warn = logger.warning) -> Iterator[Chunk]:
     size = _chunk_frames(rate, len(samples))
     for start in range(0, samples.shape[1], size):
-        yield _mono(_to_float(samples[:, start : start + size], name)), rate
+        yield _to_float(samples[:, start : start + size], name), rate
 
 
 def _samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tuple[np.ndarray, float]:
@@ -415,12 +602,6 @@ def _to_float(pcm: np.ndarray, name: str) -> np.ndarray:
     raise AudioError(f"{name}: samples of type {pcm.dtype}: expected floating point, int8, int16, int32 or uint8")
 
 
-def _mono(pcm: np.ndarray) -> np.ndarray:
-    """The mean of `(channels, samples)` float32; of one channel the samples themselves."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return pcm[0] if len(pcm) == 1 else sum(pcm) / len(pcm)
-
-
 def _chunk_frames(rate: float, channels: int) -> int:
     return max(1, min(int(rate * CHUNK_S), CHUNK_SAMPLES // max(1, channels)))
 
@@ -436,10 +617,68 @@ def _damaged(name: str, seconds: float, error: BaseException) -> AudioError:
     return AudioError(f"{name}: {problem} ({_one_line(error)})")
 
 
-def _warn_if_cut(name: str, seconds: float, promised_s: float) -> None:
+def _warn_if_cut(name: str, seconds: float, promised_s: float, warn: Warn) -> None:
     if promised_s > seconds + CUT_TOLERANCE_S:
         promise = f"the header promises about {promised_s:.1f} s" if promised_s < np.inf else "it ends in mid-page"
-        logger.warning("%s: truncated, only %.1f s are there (%s)", name, seconds, promise)
+        warn("%s: truncated, only %.1f s are there (%s)", name, seconds, promise)
+
+
+def _no_warning(*message: object) -> None:
+    pass
+
+
+# Channels
+
+
+def _one_channel(chunks: Iterator[Chunk], channel: str | int, name: str) -> Iterator[Chunk]:
+    """Mono chunks: the mean of the channels, or one of them."""
+    if isinstance(channel, str):
+        yield from _mixed(chunks, name)
+        return
+    for samples, rate in chunks:
+        if channel >= len(samples):
+            kinds = "1 channel" if len(samples) == 1 else f"{len(samples)} channels"
+            raise AudioError(f"{name}: has {kinds}, numbered from 0: there is no channel {channel}")
+        yield samples[channel], rate
+
+
+def _mixed(chunks: Iterator[Chunk], name: str) -> Iterator[Chunk]:
+    audible_s = cancelled_s = 0.0
+    for samples, rate in chunks:
+        with np.errstate(over="ignore", invalid="ignore"):
+            mono: Any = samples[0] if len(samples) == 1 else sum(samples) / len(samples)
+            if len(samples) > 1 and samples.shape[1]:
+                energy = _energies(samples).mean()
+                if energy > SILENCE * samples.shape[1]:
+                    audible_s += samples.shape[1] / rate
+                    cancelled_s += (_energies(mono[np.newaxis])[0] < CANCELLED * energy) * samples.shape[1] / rate
+        yield mono, rate
+    if cancelled_s and cancelled_s >= min(CANCELLED_SHARE * audible_s, CANCELLED_S):
+        logger.warning(
+            "%s: the channels cancel each other out for %.1f s: give `channel` (--channel): 0, 1, … or loudest",
+            name,
+            cancelled_s,
+        )
+
+
+def _loudest_channel(chunks: Iterator[Chunk]) -> int:
+    energies = np.zeros(1)
+    try:
+        for samples, _ in chunks:
+            if len(samples) > len(energies):
+                energies = np.pad(energies, (0, len(samples) - len(energies)))
+            elif len(samples) == len(energies) == 1:
+                break
+            energies[: len(samples)] += _energies(samples)
+    except AudioError:  # what could be decoded decides
+        pass
+    return int(np.argmax(energies))
+
+
+def _energies(samples: np.ndarray) -> np.ndarray:
+    """Sum of squares of each channel."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.nan_to_num(np.einsum("cs,cs->c", samples, samples, dtype=np.float64), posinf=0.0)
 
 
 # Chunks → blocks
@@ -497,8 +736,8 @@ def _resampled(chunks: Iterator[Chunk], sampling_rate: int, name: str) -> Iterat
 
 
 def _rest(chunks: Iterator[Chunk], frames: int) -> Iterator[Chunk]:
-    """`chunks` without their first `frames` samples."""
+    """`chunks` without their first `frames` frames."""
     for samples, rate in chunks:
-        if len(samples) > frames:
-            yield samples[frames:], rate
-        frames = max(0, frames - len(samples))
+        if samples.shape[1] > frames:
+            yield samples[:, frames:], rate
+        frames = max(0, frames - samples.shape[1])

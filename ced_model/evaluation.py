@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .audio import describe
+from .audio import MIX, describe
 from .labelled import (
     INSTALL_TRAIN,
     MULTI_LABEL,
@@ -173,6 +173,7 @@ def evaluate(
     model: AudioTagger | CedForAudioClassification | str | os.PathLike,
     data: LabelledClips | str | os.PathLike,
     *,
+    channel: str | int = MIX,
     on_audio: Callable[[float], object] | None = None,
     on_clip: Callable[[str, str | None], object] | None = None,
     **options: Any,
@@ -187,6 +188,7 @@ def evaluate(
     Args:
         model: a tagger, a model, or the folder or Hub id of one.
         data: clips, or a folder or table for [`read_labelled`].
+        channel: as for [`AudioTagger`].
         on_audio: called with the seconds of audio whenever some more were scored.
         on_clip: called with the path of each clip that is ready, in their order, and why it cannot be read, or None.
         options: for [`read_labelled`], such as `split`.
@@ -208,7 +210,7 @@ def evaluate(
         data = read_labelled(data, model_classes=tagger.labels, **options)
     columns = _columns(data, tagger.labels)
     clips, notes = _with_hard_targets(data)
-    scores, failed = _score(tagger, clips, columns, on_audio, on_clip)
+    scores, failed = _score(tagger, clips, columns, channel, on_audio, on_clip)
     unread = {item.path for item in failed}
     kept = [index for index, path in enumerate(clips.paths) if path not in unread]
     if not kept:
@@ -338,6 +340,7 @@ def _score(
     tagger: AudioTagger,
     clips: LabelledClips,
     columns: list[int],
+    channel: str | int,
     on_audio: Callable[[float], object] | None,
     on_clip: Callable[[str, str | None], object] | None,
 ) -> tuple[np.ndarray, list[Skipped]]:
@@ -345,7 +348,9 @@ def _score(
     scores = np.zeros((len(clips), len(columns)), np.float32)
     every = np.empty(len(tagger.labels), np.float32)
     failed = []
-    for index, result in enumerate(tagger.tag(clips.paths, top_k=len(tagger.labels), on_audio=on_audio)):
+    for index, result in enumerate(
+        tagger.tag(clips.paths, top_k=len(tagger.labels), channel=channel, on_audio=on_audio)
+    ):
         reason = None if result.error is None else _reason(result.error, result.name)
         if reason is None:
             every[[tag.index for tag in result.tags]] = [tag.score for tag in result.tags]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from .audio import AudioError, AudioInput, describe, read_blocks
+from .audio import MIX, AudioError, AudioInput, check_channel, describe, is_single_input, read_blocks
 from .bundled import bundled_folder, resolve_model
 from .configuration_ced import CedConfig
 from .feature_extraction_ced import CedFeatureExtractor
@@ -249,6 +248,7 @@ class AudioTagger:
         hop_s: float | None = None,
         average: str = "mean",
         sampling_rate: int | None = None,
+        channel: str | int = MIX,
     ) -> list[Tag] | list[list[Tag]]:
         """
         Tags one input or a list of inputs.
@@ -263,6 +263,8 @@ class AudioTagger:
                 by default 10 s without overlap.
             average: `"mean"` of the windows' scores weighted by their duration, or `"max"`.
             sampling_rate: of bare waveforms in Hz, by default the model's.
+            channel: `"mix"` averages the channels of an input; a number from 0 selects one, and `"loudest"` the one
+                with the most energy in the whole input, which is decoded twice for that.
 
         Returns:
             The tags with the highest scores first; a list of such lists, in the order of the inputs, for a list.
@@ -279,8 +281,9 @@ class AudioTagger:
             "hop_s": hop_s,
             "average": average,
             "sampling_rate": sampling_rate,
+            "channel": channel,
         }
-        is_list = isinstance(inputs, (list, tuple))
+        is_list = _is_list(inputs)
         results = []
         for result in self.tag(_as_list(inputs), **options):
             if result.error is not None:
@@ -299,6 +302,7 @@ class AudioTagger:
         hop_s: float | None = None,
         average: str = "mean",
         sampling_rate: int | None = None,
+        channel: str | int = MIX,
         on_audio: Callable[[float], object] | None = None,
     ) -> Iterator[TagResult]:
         """
@@ -311,7 +315,7 @@ class AudioTagger:
         if average not in ("mean", "max"):
             raise ValueError(f"`average` must be 'mean' or 'max', got {average!r}.")
         select = self._selection(top_k, threshold, labels)
-        read = self._clip_reader(window_s, hop_s, sampling_rate)
+        read = self._clip_reader(window_s, hop_s, sampling_rate, channel)
         for source, state in self._run(inputs, read, self._scores, on_audio):
             tags = [] if state.error is not None else select(state.average(average))
             yield TagResult(source, describe(source), state.scored_to / self.sampling_rate, tags, error=state.error)
@@ -323,6 +327,7 @@ class AudioTagger:
         window_s: float = TIMELINE_WINDOW_S,
         hop_s: float | None = None,
         sampling_rate: int | None = None,
+        channel: str | int = MIX,
     ) -> Timeline:
         """
         Scores of one recording over time.
@@ -332,6 +337,7 @@ class AudioTagger:
             window_s: length of the windows in seconds, up to `max_window_s`.
             hop_s: distance between their starts in seconds, by default half of `window_s`.
             sampling_rate: of a bare waveform in Hz, by default the model's.
+            channel: as for [`AudioTagger.__call__`].
 
         Returns:
             A [`Timeline`]. The windows cover the whole recording: the last one keeps its own length, and is joined to
@@ -341,7 +347,8 @@ class AudioTagger:
             AudioError: if the recording cannot be read.
             ValueError: for windows that the model cannot look at.
         """
-        result = next(self.timelines([source], window_s=window_s, hop_s=hop_s, sampling_rate=sampling_rate))
+        options: dict[str, Any] = {"sampling_rate": sampling_rate, "channel": channel}
+        result = next(self.timelines([source], window_s=window_s, hop_s=hop_s, **options))
         if result.error is not None:
             raise result.error
         assert result.timeline is not None
@@ -354,6 +361,7 @@ class AudioTagger:
         window_s: float = TIMELINE_WINDOW_S,
         hop_s: float | None = None,
         sampling_rate: int | None = None,
+        channel: str | int = MIX,
         on_audio: Callable[[float], object] | None = None,
     ) -> Iterator[TagResult]:
         """
@@ -362,7 +370,8 @@ class AudioTagger:
         `on_audio` is called with the seconds of audio whenever some more were scored.
         """
         window, hop = self._window_samples(window_s, window_s / 2 if hop_s is None else hop_s)
-        read = partial(self._windows, window=window, hop=hop, fits_whole=False, sampling_rate=sampling_rate)
+        reading: dict[str, Any] = {"sampling_rate": sampling_rate, "channel": check_channel(channel)}
+        read = partial(self._windows, window=window, hop=hop, fits_whole=False, **reading)
         for source, state in self._run(inputs, read, self._scores, on_audio):
             duration_s = state.scored_to / self.sampling_rate
             timeline = None
@@ -381,12 +390,13 @@ class AudioTagger:
         window_s: float = TIMELINE_WINDOW_S,
         hop_s: float | None = None,
         sampling_rate: int | None = None,
+        channel: str | int = MIX,
     ) -> list[Event]:
         """
         When something sounds in a recording.
 
         Args:
-            source, window_s, hop_s, sampling_rate: as for [`AudioTagger.timeline`].
+            source, window_s, hop_s, sampling_rate, channel: as for [`AudioTagger.timeline`].
             thresholds, min_duration_s, merge_gap_s: as for [`Timeline.events`].
 
         Returns:
@@ -397,17 +407,23 @@ class AudioTagger:
             ValueError: for a class that the model does not have, or windows that it cannot look at.
         """
         check_event_options(self.labels, thresholds, min_duration_s, merge_gap_s)  # before the work, not after it
-        timeline = self.timeline(source, window_s=window_s, hop_s=hop_s, sampling_rate=sampling_rate)
+        options: dict[str, Any] = {"sampling_rate": sampling_rate, "channel": channel}
+        timeline = self.timeline(source, window_s=window_s, hop_s=hop_s, **options)
         return timeline.events(thresholds, min_duration_s, merge_gap_s)
 
     def embed(
-        self, inputs: AudioInput | list[AudioInput], *, window_s: float | None = None, sampling_rate: int | None = None
+        self,
+        inputs: AudioInput | list[AudioInput],
+        *,
+        window_s: float | None = None,
+        sampling_rate: int | None = None,
+        channel: str | int = MIX,
     ) -> np.ndarray:
         """
         Pooled embeddings, for retrieval or as features for another classifier.
 
         Args:
-            inputs, sampling_rate: as for [`AudioTagger.__call__`].
+            inputs, sampling_rate, channel: as for [`AudioTagger.__call__`].
             window_s: length of the windows of long clips in seconds, by default 10 s. The embedding of a long clip is
                 the mean of its windows' weighted by their duration.
 
@@ -417,8 +433,8 @@ class AudioTagger:
         Raises:
             AudioError: if an input cannot be read.
         """
-        is_list = isinstance(inputs, (list, tuple))
-        read = self._clip_reader(window_s, None, sampling_rate)
+        is_list = _is_list(inputs)
+        read = self._clip_reader(window_s, None, sampling_rate, channel)
         embeddings = []
         for _, state in self._run(_as_list(inputs), read, self._embeddings):
             if state.error is not None:
@@ -489,22 +505,24 @@ class AudioTagger:
         return window, hop
 
     def _clip_reader(
-        self, window_s: float | None, hop_s: float | None, sampling_rate: int | None
+        self, window_s: float | None, hop_s: float | None, sampling_rate: int | None, channel: str | int
     ) -> Callable[[Any], Iterator[Window]]:
         """How a clip is read as windows, by default 10 s long and not overlapping."""
         length_s = min(CLIP_WINDOW_S, self.max_window_s) if window_s is None else window_s
         window, hop = self._window_samples(length_s, length_s if hop_s is None else hop_s)
         fits_whole = window_s is None and hop_s is None
-        return partial(self._windows, window=window, hop=hop, fits_whole=fits_whole, sampling_rate=sampling_rate)
+        reading: dict[str, Any] = {"sampling_rate": sampling_rate, "channel": check_channel(channel)}
+        return partial(self._windows, window=window, hop=hop, fits_whole=fits_whole, **reading)
 
     def _cut(self, blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[Window]:
         return cut_windows(blocks, window, hop, self.feature_extractor.min_samples, self._max_samples)
 
     def _windows(
-        self, source: Any, *, window: int, hop: int, fits_whole: bool, sampling_rate: int | None
+        self, source: Any, *, window: int, hop: int, fits_whole: bool, sampling_rate: int | None, channel: str | int
     ) -> Iterator[Window]:
         """Windows of one input; with `fits_whole`, what the model can look at in one piece stays in one."""
-        blocks = iter(read_blocks(source, sampling_rate=self.sampling_rate, array_sampling_rate=sampling_rate))
+        options: dict[str, Any] = {"array_sampling_rate": sampling_rate, "channel": channel}
+        blocks = iter(read_blocks(source, sampling_rate=self.sampling_rate, **options))
         if not fits_whole:
             return self._cut(blocks, window, hop)
         beginning: list[np.ndarray] = []
@@ -566,7 +584,7 @@ class AudioTagger:
         on_audio: Callable[[float], object] | None = None,
     ) -> Iterator[tuple[Any, _Input]]:
         """Each input with its windows' scores or its error, in the order of the inputs."""
-        if isinstance(inputs, (str, bytes, PathLike, dict)) or hasattr(inputs, "dtype"):
+        if is_single_input(inputs):
             raise ValueError(
                 f"`inputs` must be a list of inputs, got a single {type(inputs).__name__}: put it into a list, or use"
                 " `tagger(…)` or `tagger.timeline(…)`."
@@ -716,8 +734,12 @@ def _use_threads(number: int) -> None:
         new_thread.submit(torch.set_num_threads, default).result()
 
 
+def _is_list(inputs: Any) -> bool:
+    return isinstance(inputs, (list, tuple)) or (hasattr(inputs, "dtype") and not is_single_input(inputs))
+
+
 def _as_list(inputs: Any) -> list[Any]:
-    return list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    return list(inputs) if _is_list(inputs) else [inputs]
 
 
 __all__ = ["AudioError", "AudioTagger", "Event", "StreamUpdate", "Tag", "TagResult", "Timeline"]

@@ -172,6 +172,8 @@ def test_what_the_bundled_model_does_not_have_is_wrong_usage_at_once(ced: Run, c
         (["--events", "--window", "60"], "--window 60: this model looks at windows of up to 10.1199 seconds"),
         (["--hop", "11"], "--hop 11 must be above 0 and at most --window 10,"),
         (["--average", "median"], "median"),
+        (["--channel", "left"], "--channel left: expected mix, loudest or the number of a channel from 0"),
+        (["--channel", "-1"], "--channel -1: expected mix"),
         (["--events", "--top-k", "3"], "--top-k has no meaning with --events"),
         (["--events", "--average", "max"], "--average has no meaning with --events"),
         (["--merge-gap", "1"], "--merge-gap needs --events"),
@@ -315,6 +317,11 @@ def test_options_reach_the_tagger(ced: Run, random_model: Path, long_clip: Path)
     assert tags("--window", "2", "--hop", "0.5") == tagger(long_clip, window_s=2.0, hop_s=0.5)
     assert tags("--average", "max", "-k", "9") == tagger(long_clip, average="max", top_k=9)
     assert tags("--labels", "dog", "-l", "Chuckle, chortle") == tagger(long_clip, labels=["Dog", "Chuckle, chortle"])
+    assert tags("--channel", "mix") == tagger(long_clip) != tagger(long_clip, channel=1)
+    assert tags("--channel", "1") == tagger(long_clip, channel=1)
+    assert tags("--channel", "loudest") == tagger(long_clip, channel="loudest")
+    result = ced("tag", long_clip, "--model", random_model, "--events", "--channel", "7", code=1)
+    assert "has 2 channels, numbered from 0: there is no channel 7" in result.stderr
     threshold = tagger(long_clip, top_k=20)[-1].score - 1e-4
     assert len(tags("--threshold", threshold)) == len(tagger(long_clip, threshold=threshold)) >= 20
     assert tags("--threshold", "1") == []

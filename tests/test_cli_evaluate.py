@@ -227,6 +227,7 @@ def test_labels_that_do_not_do_fail_in_one_line(ced: Run, tmp_path: Path, clip: 
         (["DATA", "--model", "MODEL", "--predictions", "x.csv"], "give a name that ends in .npz"),
         (["DATA", "--model", "MODEL", "--per-class", "DATA"], "these are the labels, they would be lost"),
         (["DATA", "--model", "MODEL", "--batch-size", "0"], "greater than or equal to 1"),
+        (["DATA", "--model", "MODEL", "--channel", "left"], "--channel left: expected mix, loudest or the number"),
         (["--model", "MODEL"], "Missing argument"),
     ],
 )

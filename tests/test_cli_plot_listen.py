@@ -234,6 +234,8 @@ def test_times_read_as_clocks(seconds, step, text):
         (["{folder}/text.wav", "-m", MODEL], 1, "text.wav"),
         (["{file}", "-m", MODEL, "--window", 11], 2, "0.15 to 10.12 seconds"),
         (["{file}", "-m", MODEL, "--hop", 3], 2, "at most `window_s=2.0`"),
+        (["{file}", "-m", MODEL, "--channel", "left"], 2, "--channel left: expected mix, loudest or the number"),
+        (["{file}", "-m", MODEL, "--channel", 9], 1, "there is no channel 9"),
         (["{file}", "-m", MODEL, "-o", "{folder}/picture.pdf"], 2, "ends in .png"),
         (["{file}", "-m", MODEL, "-o", "{folder}/missing/picture.png"], 2, "there is no folder"),
     ],

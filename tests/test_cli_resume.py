@@ -329,6 +329,7 @@ def unfinished(few: list[Path], ced: Run, tmp_path: Path, monkeypatch: Any) -> P
         (["--top-k", "3", "--labels", "Dog"], 'another --labels: none then, ["Dog"] now'),
         (["--top-k", "3", "--window", "1"], "another --window"),
         (["--top-k", "3", "--average", "max"], "another --average"),
+        (["--top-k", "3", "--channel", "1"], "another --channel: none then, 1 now"),
         (["--top-k", "3", "--format", "csv"], 'another --format: "jsonl" then, "csv" now'),
     ],
 )

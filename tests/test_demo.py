@@ -22,6 +22,7 @@ import gradio
 import httpx
 import numpy as np
 import pytest
+import soundfile
 import yaml
 from cli_process import start as start_command
 from demo_files import COMPLAINTS, LIMITS, MICRO, RESOURCES, make_bad_files, serve
@@ -210,6 +211,12 @@ def test_nothing_leaves_the_machine_and_the_page_names_nobody_elses_fonts_or_scr
 
 
 # Limits
+
+
+def test_of_channels_that_cancel_each_other_out_the_loudest_is_used(tmp_path):
+    mono = np.random.default_rng(0).uniform(-0.5, 0.5, 16000).astype(np.float32)
+    soundfile.write(tmp_path / "opposite.wav", np.stack([mono, -mono], axis=1), 16000, subtype="FLOAT")
+    np.testing.assert_array_equal(read_sound(tmp_path / "opposite.wav", 16000, LIMITS), mono)
 
 
 def test_what_its_header_says_is_too_long_is_not_decoded(bad_files, monkeypatch):

@@ -178,6 +178,37 @@ def test_every_kind_of_input_gives_the_same_tags(tagger, clips):
         np.testing.assert_allclose(all_scores(tagger, tags), all_scores(tagger, results[0]), atol=1e-5, rtol=0)
 
 
+def test_a_channel_can_be_chosen(tagger):
+    source = {"array": np.stack([noise(3), -noise(3), 0.1 * noise(3, seed=1)]), "sampling_rate": RATE}
+    expected, quiet = noise(3), 0.1 * noise(3, seed=1)
+    for channel, waveform in ((0, expected), ("loudest", expected), (2, quiet), ("mix", quiet / 3)):
+        found = all_scores(tagger, tagger(source, channel=channel, top_k=len(tagger.labels)))
+        np.testing.assert_allclose(found, clip_scores(tagger, waveform), atol=1e-6)
+        (result,) = tagger.tag([source], channel=channel)
+        assert result.tags == tagger(source, channel=channel)
+        scores = tagger.timeline(waveform).scores
+        np.testing.assert_allclose(tagger.timeline(source, channel=channel).scores, scores, atol=1e-6)
+        np.testing.assert_allclose(next(tagger.timelines([source], channel=channel)).timeline.scores, scores, atol=1e-6)
+        np.testing.assert_allclose(tagger.embed(source, channel=channel), tagger.embed(waveform), atol=1e-5)
+        assert len(tagger.events(source, 0.1, channel=channel)) == len(tagger.events(waveform, 0.1))
+    for call in (tagger, tagger.timeline, tagger.events, tagger.embed):
+        with pytest.raises(ValueError, match="`channel` must be"):
+            call(source, channel="left")
+        with pytest.raises(AudioError, match="has 3 channels, numbered from 0: there is no channel 3"):
+            call(source, channel=3)
+
+
+def test_numpy_strings_are_paths(tagger, clips):
+    paths = np.array([str(clip) for clip in clips[:2]])
+    expected = tagger([str(clip) for clip in clips[:2]])
+    assert tagger(paths) == expected and tagger(paths[0]) == expected[0]
+    assert [result.tags for result in tagger.tag(paths)] == expected
+    np.testing.assert_array_equal(tagger.embed(paths[0]), tagger.embed(str(clips[0])))
+    for single in (paths[0], bytearray(b"RIFF"), memoryview(b"RIFF"), io.BytesIO(b"RIFF")):
+        with pytest.raises(ValueError, match="put it into a list"):
+            next(tagger.tag(single))
+
+
 def test_bare_waveforms_are_resampled_from_the_given_rate(tagger):
     waveform = noise(3, rate=44100)
     found = tagger(waveform, top_k=13, sampling_rate=44100)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..audio import AudioError, describe, duration_s, read_blocks
+from ..audio import LOUDEST, MIX, AudioError, describe, duration_s, read_blocks
 
 SILENCE = 1e-4  # peak up to which a recording counts as silent: -80 dB, a few steps of 16 bits
 TOLERANCE_S = 0.1  # encoders pad
@@ -56,6 +56,8 @@ def read_sound(path: str | Path, sampling_rate: int, limits: Limits) -> np.ndarr
     if length_s is not None:
         _check_duration(name, length_s, limits)
     waveform = _decode(path, name, sampling_rate, limits)
+    if np.abs(waveform).max() <= SILENCE:  # channels may cancel each other out
+        waveform = _decode(path, name, sampling_rate, limits, LOUDEST)
     if np.abs(waveform).max() <= SILENCE:
         raise DemoError(
             f"{name} is silent: there is nothing to hear in it. Was the microphone off, or its track empty?"
@@ -83,11 +85,11 @@ def _check_duration(name: str, length_s: float, limits: Limits) -> None:
         )
 
 
-def _decode(path: str | Path, name: str, sampling_rate: int, limits: Limits) -> np.ndarray:
+def _decode(path: str | Path, name: str, sampling_rate: int, limits: Limits, channel: str | int = MIX) -> np.ndarray:
     blocks: list[np.ndarray] = []
     samples = 0
     try:
-        for block in read_blocks(path, sampling_rate=sampling_rate, block_s=BLOCK_S):
+        for block in read_blocks(path, sampling_rate=sampling_rate, block_s=BLOCK_S, channel=channel):
             blocks.append(block)
             samples += len(block)
             _check_duration(name, samples / sampling_rate, limits)

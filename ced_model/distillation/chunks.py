@@ -32,6 +32,7 @@ from ..audio import (
     describe,
     read_audio,
     read_blocks,
+    sound_file,
     walk_audio,
 )
 from .store import Chunk
@@ -40,7 +41,6 @@ MIN_SAMPLES = 2400  # 0.15 s, one patch
 CONTEXT_SAMPLES = 1600  # at 16 kHz, on both sides: more than the resampling filter looks at
 SEEKABLE_FORMATS = frozenset("WAV WAVEX RF64 W64 AIFF AU CAF FLAC".split())
 SEEKABLE_SUBTYPES = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
-MIN_SEEKABLE_RATE = 1000  # Hz; below, the context is only a few samples
 
 AudioSource = str | os.PathLike | Sequence[str | os.PathLike]
 
@@ -230,12 +230,11 @@ def is_seekable(file: str | os.PathLike) -> bool:
     if not os.path.isfile(file):  # opening a FIFO would wait for a writer
         return False
     try:
-        with soundfile.SoundFile(file) as sound:
+        with sound_file(file) as sound:
             return (
                 sound.format in SEEKABLE_FORMATS
                 and sound.subtype.startswith(SEEKABLE_SUBTYPES)
                 and sound.channels <= MAX_ARRAY_CHANNELS
-                and sound.samplerate >= MIN_SEEKABLE_RATE
                 and sound.frames < UNKNOWN_FRAMES
             )
     except (soundfile.SoundFileError, OSError):  # what is wrong with it, reading will tell
@@ -275,7 +274,7 @@ def _read_part(file: Path, start: int, num_samples: int) -> np.ndarray:
     The part that is read begins where a frame of the file and a sample at 16 kHz are at the same time, so that the
     phase of the resampling filter is that of the whole file.
     """
-    with soundfile.SoundFile(file) as sound:
+    with sound_file(file) as sound:
         rate = sound.samplerate
         divisor = math.gcd(rate, SAMPLING_RATE)
         unit_samples, unit_frames = SAMPLING_RATE // divisor, rate // divisor  # of the same duration

@@ -1,0 +1,66 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Keeps the notes of libmpg123 about damaged MP3 files ("Trying to resync...") off standard error.
+
+libsndfile does not pass on libmpg123's option for that. libmpg123 prints to C's stream `stderr`, which is a variable:
+here it is another stream, to the null device, while MP3 is read. Python's `sys.stderr` and file descriptor 2 stay as
+they are, so other threads lose nothing but what C code prints there at the same moment.
+"""
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+_lock = threading.Lock()
+_users = 0
+_original: int | None = None
+
+
+@contextmanager
+def quiet_c_stderr() -> Iterator[None]:
+    global _users, _original
+    streams = _streams()
+    if streams is None:
+        yield
+        return
+    stderr, null = streams
+    with _lock:
+        _users += 1
+        if _users == 1:
+            _original, stderr.value = stderr.value, null
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                stderr.value = _original
+
+
+@cache
+def _streams() -> tuple[ctypes.c_void_p, int] | None:
+    """The variable `stderr` and a stream to the null device; None where the variable cannot be set (musl, Windows)."""
+    try:
+        libc = ctypes.CDLL(None)
+        name = "stderr" if hasattr(libc, "gnu_get_libc_version") else "__stderrp"  # glibc, macOS
+        stderr = ctypes.c_void_p.in_dll(libc, name)
+        libc.fopen.restype = ctypes.c_void_p
+        null = libc.fopen(os.devnull.encode(), b"w")
+    except (AttributeError, OSError, TypeError, ValueError):
+        return None
+    return (stderr, null) if stderr.value and null else None
+
+
+def _reset_after_fork() -> None:
+    global _lock, _users
+    if _users and (streams := _streams()) is not None:
+        streams[0].value = _original
+    _lock, _users = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)
