@@ -3,14 +3,12 @@
 """PyTorch CED model."""
 
 import math
-import os
 from collections.abc import Callable
-from functools import cache
-from typing import Any, NamedTuple, TypeGuard
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from transformers import initialization as init
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
@@ -19,26 +17,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, logging
+from transformers.utils import TransformersKwargs, auto_docstring, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_ced import CedConfig
-
-try:
-    from torch._C._functorch import maybe_current_level
-    from torch.autograd import forward_ad
-    from torch.utils._python_dispatch import is_in_torch_dispatch_mode
-
-    def is_transformed() -> bool:
-        """Whether operators are watched, or transformed by torch.func or forward-mode differentiation."""
-        return bool(is_in_torch_dispatch_mode()) or maybe_current_level() is not None or forward_ad._current_level >= 0
-except ImportError:  # PyTorch does not promise to keep them
-
-    def is_transformed() -> bool:
-        return True
-
 
 logger = logging.get_logger(__name__)
 
@@ -46,8 +30,37 @@ logger = logging.get_logger(__name__)
 MAX_LOGIT = math.log((1 - 1e-7) / 1e-7)
 
 
+@dataclass
+@auto_docstring(
+    custom_intro="""
+    Output of [`CedModel`].
+    """
+)
+class CedModelOutput(BaseModelOutputWithPooling):
+    r"""
+    last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
+        Tokens after the final LayerNorm. A clip of up to `target_length` frames has `4 * (frames // 16)` of them in
+        frequency-major order (token = band · (frames // 16) + patch in time), behind the class token if
+        `pooling="token"`. A longer clip has those of its chunks one after another.
+    pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
+        Mean of the clip's tokens, or its class token if `pooling="token"`. For a long clip, the mean or maximum
+        (`eval_avg`) over its chunks.
+    chunk_states (`torch.FloatTensor` of shape `(batch_size, chunks, hidden_size)`):
+        What the classification head takes: the pooled tokens of each chunk; with `pooling="dm"` the mean over frequency
+        of each step in time, of shape `(batch_size, chunks, patches, hidden_size)`.
+    patch_mask (`torch.LongTensor` of shape `(batch_size, chunks, patches)`, *optional*):
+        1 for the valid patches in time of each chunk. `None` if all are valid.
+    chunk_mask (`torch.LongTensor` of shape `(batch_size, chunks)`, *optional*):
+        1 for the chunks that each clip has. `None` if every clip has all.
+    """
+
+    chunk_states: torch.FloatTensor | None = None
+    patch_mask: torch.LongTensor | None = None
+    chunk_mask: torch.LongTensor | None = None
+
+
 class CedChunks(NamedTuple):
-    """How the frames of an input are cut: longer inputs than `target_length` are encoded as several chunks."""
+    """How the frames of an input are cut: inputs longer than `target_length` are encoded as several chunks."""
 
     number: int
     frames: int  # from the start of one chunk to the next
@@ -78,7 +91,7 @@ def split_chunks(values: torch.Tensor, chunks: CedChunks) -> torch.Tensor:
 
 def join_chunks(rows: torch.Tensor, chunks: CedChunks, num_bands: int) -> torch.Tensor:
     """
-    Tokens of the chunks of each clip one after another.
+    Tokens of each clip's chunks one after another, without those that padded the last chunk.
 
     Args:
         rows (`torch.Tensor` of shape `(batch_size * chunks, tokens, …)`):
@@ -87,7 +100,7 @@ def join_chunks(rows: torch.Tensor, chunks: CedChunks, num_bands: int) -> torch.
             Patches in frequency.
 
     Returns:
-        `torch.Tensor` of shape `(batch_size, sequence_length, …)`: without what padded the last chunk.
+        `torch.Tensor` of shape `(batch_size, sequence_length, …)`.
     """
     if chunks.number == 1:
         return rows
@@ -99,43 +112,14 @@ def join_chunks(rows: torch.Tensor, chunks: CedChunks, num_bands: int) -> torch.
     return torch.cat([tokens[:, :-1].flatten(1, 2), tokens[:, -1, :special], last.flatten(1, 2)], dim=1)
 
 
-def join_queries(weights: torch.Tensor, chunks: CedChunks, num_bands: int) -> torch.Tensor:
-    """[`join_chunks`] for the queries of attention weights `(batch_size * chunks, num_heads, queries, keys)`."""
-    if chunks.number == 1:
-        return weights  # the tensor itself, so that its gradient can be retained
-    return join_chunks(weights.transpose(1, 2), chunks, num_bands).transpose(1, 2)
-
-
-def unjoin_chunks(tokens: torch.Tensor, chunks: CedChunks, num_bands: int) -> torch.Tensor:
-    """The inverse of [`join_chunks`], with zeros for what padded the last chunk."""
-    if chunks.number == 1:
-        return tokens
-    missing = chunks.patches - chunks.last_patches
-    if missing == 0:
-        return tokens.unflatten(1, (chunks.number, -1)).flatten(0, 1)
-    per_chunk = (tokens.shape[1] + num_bands * missing) // chunks.number
-    special = per_chunk - num_bands * chunks.patches
-    first = tokens[:, : (chunks.number - 1) * per_chunk].unflatten(1, (chunks.number - 1, per_chunk))
-    last = tokens[:, (chunks.number - 1) * per_chunk :]
-    patches = last[:, special:].unflatten(1, (num_bands, chunks.last_patches))
-    patches = nn.functional.pad(patches, (0, 0, 0, missing)).flatten(1, 2)
-    return torch.cat([first, torch.cat([last[:, :special], patches], dim=1).unsqueeze(1)], dim=1).flatten(0, 1)
-
-
 def get_patch_mask(
     config: CedConfig, attention_mask: torch.Tensor, chunks: CedChunks
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Which patches a padded batch really has, so that each clip is treated as if it were alone.
+    Valid patches `(batch_size, chunks, patches)` and the chunks that each clip has `(batch_size, chunks)`.
 
-    Args:
-        attention_mask (`torch.Tensor` of shape `(batch_size, frames)`):
-            True for the frames of the clip. A patch is valid only if all of its frames are.
-
-    Returns:
-        `tuple(torch.BoolTensor)`: valid patches of shape `(batch_size, chunks, patches)`, and the chunks that each clip
-        has, of shape `(batch_size, chunks)`. Chunks that a clip does not have count as valid in the first, since
-        attention needs something to attend to; the second leaves them out afterwards.
+    A patch is valid only if all of its frames are. Chunks that a clip does not have count as valid in the first mask,
+    since attention needs something to attend to.
     """
     size = config.patch_size
     frames = nn.functional.pad(attention_mask.bool(), (0, chunks.number * chunks.frames - attention_mask.shape[-1]))
@@ -155,78 +139,67 @@ def get_patch_mask(
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Mean over dimension 1 of `(batch_size, length, hidden_size)` where the mask `(batch_size, length)` is True."""
+    """Mean over the last dimension but one of `(…, length, hidden_size)` where the mask `(…, length)` is True."""
     if mask is None:
-        return values.mean(dim=1)
+        return values.mean(dim=-2)
     weights = mask.unsqueeze(-1).to(values.dtype)
-    return (values * weights).sum(dim=1) / weights.sum(dim=1)
+    return (values * weights).sum(dim=-2) / weights.sum(dim=-2)
 
 
 def masked_max(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Maximum over dimension 1, as [`masked_mean`]."""
+    """Maximum, as [`masked_mean`]."""
     if mask is not None:
-        values = values.masked_fill(~mask.unsqueeze(-1), -math.inf)
-    return values.amax(dim=1)
+        values = values.masked_fill(~mask.bool().unsqueeze(-1), -math.inf)
+    return values.amax(dim=-2)
+
+
+def masked_log_mean_exp(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Logarithm of the mean of `values.exp()`, as [`masked_mean`]."""
+    if mask is None:
+        # Not `math.log`: it would fix the length of a compiled or exported model.
+        return values.logsumexp(dim=-2) - values.new_ones(values.shape[-2]).sum().log()
+    values = values.masked_fill(~mask.bool().unsqueeze(-1), -math.inf)
+    return values.logsumexp(dim=-2) - mask.sum(dim=-1, keepdim=True).to(values.dtype).log()
 
 
 def average_probabilities(logits: torch.Tensor, mask: torch.Tensor | None, problem_type: str | None) -> torch.Tensor:
     """
-    Logits of the class probabilities averaged over dimension 1 of `(batch_size, length, num_labels)`.
+    Logits of the mean class probability, as [`masked_mean`]; regression outputs are averaged as they are.
 
-    It stays in the log domain, so that certain answers neither overflow nor lose their gradient. Regression outputs
-    are averaged as they are.
+    It stays in the log domain, so that certain answers neither overflow nor lose their gradient.
     """
     if problem_type == "regression":
         return masked_mean(logits, mask)
     logits = logits.float()
     if problem_type == "single_label_classification":
-        log_p = masked_log_mean_exp(logits.log_softmax(dim=-1), mask)
-        return log_p
+        return masked_log_mean_exp(logits.log_softmax(dim=-1), mask)
     log_p = masked_log_mean_exp(nn.functional.logsigmoid(logits), mask)
-    log_not_p = masked_log_mean_exp(nn.functional.logsigmoid(-logits), mask)
-    return log_p - log_not_p
-
-
-def masked_log_mean_exp(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    if mask is None:
-        # Not `math.log`: it would fix the length of a compiled or exported model.
-        return values.logsumexp(dim=1) - values.new_ones(values.shape[1]).sum().log()
-    values = values.masked_fill(~mask.unsqueeze(-1), -math.inf)
-    return values.logsumexp(dim=1) - mask.sum(dim=1, keepdim=True).to(values.dtype).log()
+    return log_p - masked_log_mean_exp(nn.functional.logsigmoid(-logits), mask)
 
 
 def masked_batch_norm(norm: nn.BatchNorm2d, values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """
-    Batch normalisation of mel frames with statistics from valid frames only.
+    Batch normalisation of mel frames `(batch_size, n_mels, frames)`, one channel per mel bin.
 
-    Args:
-        norm (`nn.BatchNorm2d`):
-            Has one channel per mel bin. If it is frozen (its weight needs no gradient) it normalises with its running
-            statistics and leaves them alone, in training too.
-        values (`torch.Tensor` of shape `(batch_size, n_mels, frames)`):
-            Log-mel spectrograms.
-        mask (`torch.BoolTensor` of shape `(batch_size, frames)`, *optional*):
-            True for valid frames.
+    In training, the statistics come from the frames where `mask` `(batch_size, frames)` is True. A frozen `norm` (its
+    weight needs no gradient) uses its running statistics and leaves them as they are, in training too.
     """
-    frozen = not norm.weight.requires_grad
-    if mask is None or not norm.training or frozen:
-        if norm.training and frozen:
-            values = nn.functional.batch_norm(
-                values, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
-            )
-            return values
+    if not (norm.training and norm.weight.requires_grad):
+        return nn.functional.batch_norm(
+            values, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
+        )
+    if mask is None:
         return norm(values.unsqueeze(2)).squeeze(2)
     weights = mask.unsqueeze(1).to(values.dtype)
     count = weights.sum()
     mean = (values * weights).sum(dim=(0, 2), keepdim=True) / count
     var = ((values - mean).square() * weights).sum(dim=(0, 2), keepdim=True) / count
     with torch.no_grad():
-        assert norm.num_batches_tracked is not None and norm.running_mean is not None
-        assert norm.running_var is not None and norm.momentum is not None
         norm.num_batches_tracked.add_(1)
-        norm.running_mean.lerp_(mean.flatten(), norm.momentum)
+        momentum = 1.0 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
+        norm.running_mean.lerp_(mean.flatten(), momentum)
         # As in PyTorch, the running variance is the unbiased one.
-        norm.running_var.lerp_((var * count / (count - 1).clamp(min=1)).flatten(), norm.momentum)
+        norm.running_var.lerp_((var * count / (count - 1).clamp(min=1)).flatten(), momentum)
     values = (values - mean) * torch.rsqrt(var + norm.eps)
     return values * norm.weight[:, None] + norm.bias[:, None]
 
@@ -267,76 +240,6 @@ def eager_attention_forward(
     return attn_output, attn_weights
 
 
-# From so many tokens times the narrower side of the layer, oneDNN is faster: 128 tokens of ced-tiny, 32 of ced-base.
-MIN_VALUES_FOR_ONEDNN = 24_576
-
-
-@cache
-def has_fast_linear() -> bool:
-    """
-    Whether oneDNN's linear layer, with GELU in the same pass over memory, is here and faster than PyTorch's own.
-
-    It is with AVX-512 (`benchmarks/linear.py`); with AVX2 it is not.
-    """
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
-        return False
-    kind: Any = {"device": "cpu", "dtype": torch.float32}  # whatever the defaults are at the first call
-    with torch.inference_mode():
-        values, bias = torch.tensor([[[1.0, -2.0]]], **kind), torch.ones(2, **kind)
-        weight = torch.tensor([[0.5, 0.1], [0.2, 0.9]], **kind)
-        try:
-            found = onednn_linear(values, weight, bias, "gelu")
-        except (AttributeError, RuntimeError, TypeError):  # the operator is PyTorch's own affair and may change
-            return False
-        return torch.allclose(found, nn.functional.gelu(nn.functional.linear(values, weight, bias)), atol=1e-5)
-
-
-def onednn_linear(
-    values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str = "none"
-) -> torch.Tensor:
-    """A linear layer by oneDNN, without gradient; `activation` is `"none"` or `"gelu"`."""
-    return torch.ops.mkldnn._linear_pointwise(values, weight, bias, activation, [], "none")
-
-
-def is_for_onednn(layer: nn.Module, values: torch.Tensor) -> TypeGuard[nn.Linear]:
-    """Whether [`onednn_linear`] gives the same sooner: in inference, in float32 on a CPU, with nobody watching."""
-    return (
-        not torch.is_grad_enabled()
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed())
-        and type(values) is torch.Tensor
-        and type(layer) is nn.Linear
-        and values.numel() * min(1.0, layer.out_features / layer.in_features) >= MIN_VALUES_FOR_ONEDNN
-        and is_plain(layer)
-        and values.dtype == torch.float32
-        and values.device.type == "cpu"
-        and all(map(is_plain_parameter, (layer.weight, layer.bias)))
-        and bool(torch.backends.mkldnn.enabled)
-        and not torch.is_autocast_enabled("cpu")
-        and has_fast_linear()
-    )
-
-
-def is_plain(module: nn.Module) -> bool:
-    """Whether calling it does nothing but what its class does."""
-    hooks = module._forward_hooks or module._forward_pre_hooks or _global_forward_hooks or _global_forward_pre_hooks
-    return not hooks and "forward" not in vars(module)
-
-
-def is_plain_parameter(parameter: torch.Tensor | None) -> bool:
-    return parameter is None or (
-        type(parameter) is nn.Parameter and parameter.dtype == torch.float32 and parameter.device.type == "cpu"
-    )
-
-
-def is_plain_gelu(module: nn.Module) -> bool:
-    return type(module) is nn.GELU and module.approximate == "none" and is_plain(module)
-
-
-def linear(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
-    """`layer(values)`, by oneDNN where that is faster."""
-    return onednn_linear(values, layer.weight, layer.bias) if is_for_onednn(layer, values) else layer(values)
-
-
 class CedAttention(nn.Module):
     def __init__(self, config: CedConfig) -> None:
         super().__init__()
@@ -357,7 +260,7 @@ class CedAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        qkv = linear(self.qkv, hidden_states).unflatten(-1, (3, self.num_attention_heads, self.head_dim))
+        qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_attention_heads, self.head_dim))
         query, key, value = qkv.transpose(1, 3).unbind(dim=2)
 
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -373,7 +276,7 @@ class CedAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        return self.proj_drop(linear(self.proj, attn_output.flatten(2))), attn_weights
+        return self.proj_drop(self.proj(attn_output.flatten(2))), attn_weights
 
 
 class CedMLP(nn.Module):
@@ -386,11 +289,8 @@ class CedMLP(nn.Module):
         self.drop = nn.Dropout(config.drop_rate)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if is_for_onednn(self.fc1, hidden_states) and is_plain_gelu(self.act):
-            hidden_states = onednn_linear(hidden_states, self.fc1.weight, self.fc1.bias, "gelu")
-        else:
-            hidden_states = self.act(self.fc1(hidden_states))
-        return self.drop(linear(self.fc2, self.drop(hidden_states)))
+        hidden_states = self.drop(self.act(self.fc1(hidden_states)))
+        return self.drop(self.fc2(hidden_states))
 
 
 class CedDropPath(nn.Module):
@@ -463,17 +363,13 @@ register_checkpoint_conversion_mapping(
 )
 
 
+@auto_docstring
 class CedPreTrainedModel(PreTrainedModel):
-    """
-    An abstract class to handle weights initialization and a simple interface for downloading and loading pretrained
-    models.
-    """
-
     config: CedConfig
     config_class = CedConfig
     base_model_prefix = "encoder"
     main_input_name = "input_values"
-    input_modalities = ["audio"]
+    input_modalities = ("audio",)
     supports_gradient_checkpointing = True
     # The binary cross-entropy is a mean over clips: Trainer must average it over accumulated batches itself.
     accepts_loss_kwargs = False
@@ -497,10 +393,9 @@ class CedPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.weight, std=std)
         elif isinstance(module, nn.Conv2d):
             # PyTorch's own initialisation of a convolution.
+            bound = 1 / math.sqrt(module.weight[0].numel())
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            if module.bias is not None:
-                bound = 1 / math.sqrt(module.weight[0].numel())
-                init.uniform_(module.bias, -bound, bound)
+            init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, CedModel):
             init.normal_(module.time_pos_embed, std=std)
             init.normal_(module.freq_pos_embed, std=std)
@@ -509,17 +404,13 @@ class CedPreTrainedModel(PreTrainedModel):
                 init.normal_(module.token_pos_embed, std=std)
 
 
-class CedModel(CedPreTrainedModel):
-    r"""
-    The bare CED encoder, which turns log-mel spectrograms into tokens and a pooled embedding.
-
-    Args:
-        config ([`CedConfig`]):
-            Model configuration. Initializing with a config file does not load the weights; use
-            [`~PreTrainedModel.from_pretrained`] for that. It loads the encoder of classification checkpoints too, and
-            fits the time positions to another `target_length`.
+@auto_docstring(
+    custom_intro="""
+    The bare CED encoder, which turns log-mel spectrograms into tokens and a pooled embedding. It loads the encoder of
+    classification checkpoints too, and fits the time positions to another `target_length`.
     """
-
+)
+class CedModel(CedPreTrainedModel):
     def __init__(self, config: CedConfig) -> None:
         super().__init__(config)
         num_bands, positions = config.num_patches
@@ -543,47 +434,23 @@ class CedModel(CedPreTrainedModel):
         return self.patch_embed
 
     @can_return_tuple
+    @auto_docstring
     def forward(
         self,
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
+    ) -> CedModelOutput:
         r"""
-        Encodes a batch of log-mel spectrograms.
-
-        Args:
-            input_values (`torch.Tensor` of shape `(batch_size, n_mels, frames)`):
-                Log-mel spectrograms in decibels, as [`CedFeatureExtractor`] makes them; at least 16 frames.
-            attention_mask (`torch.Tensor` of shape `(batch_size, frames)`, *optional*):
-                1 for frames of the clip, 0 for padding behind it. With it each clip's output is that of the clip
-                alone. Without it all frames count.
-            output_hidden_states (`bool`, *optional*):
-                Whether to return the hidden states of all layers.
-            output_attentions (`bool`, *optional*):
-                Whether to return the attention weights of all layers (needs `attn_implementation="eager"`).
-            return_dict (`bool`, *optional*):
-                Whether to return a [`~utils.ModelOutput`] (default) or a plain tuple.
-
-        Returns:
-            [`~modeling_outputs.BaseModelOutputWithPooling`] with
-
-            - **last_hidden_state** (`torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`) -- the tokens
-              after the final LayerNorm. A clip of up to `target_length` frames has `4 * (frames // 16)` of them in
-              frequency-major order (token = band · (frames // 16) + patch in time), behind the class token if
-              `pooling="token"`; a longer clip has those of its chunks one after another. In a padded batch
-              [`CedModel.get_token_mask`] tells which of them are the clip's.
-            - **pooler_output** (`torch.Tensor` of shape `(batch_size, hidden_size)`) -- the mean of the clip's tokens,
-              or its class token if `pooling="token"`. For a long clip, the mean or maximum (`eval_avg`) over chunks.
-            - **hidden_states** (`tuple(torch.Tensor)`, *optional*) -- the embeddings and the output of each layer
-              before the final LayerNorm, each of the shape of `last_hidden_state`.
-            - **attentions** (`tuple(torch.Tensor)`, *optional*) -- attention weights of each layer, of shape
-              `(batch_size, num_heads, sequence_length, sequence_length)`. The queries of a long clip are those of its
-              chunks one after another, the keys those of the query's own chunk.
+        input_values (`torch.Tensor` of shape `(batch_size, n_mels, frames)`):
+            Log-mel spectrograms in decibels, as [`CedFeatureExtractor`] makes them; at least 16 frames.
+        attention_mask (`torch.Tensor` of shape `(batch_size, frames)`, *optional*):
+            1 for frames of the clip, 0 for padding behind it. With it each clip's output is that of the clip alone.
+            Without it all frames count.
 
         Raises:
-            `ValueError`: if `input_values` are of another layout, or shorter than one patch (16 frames), or if
-                the `attention_mask` has another shape or leaves a clip less than one patch.
+            `ValueError`: if `input_values` are of another layout or shorter than one patch (16 frames), or if the
+                `attention_mask` has another shape or leaves a clip less than one patch.
 
         Example:
 
@@ -608,79 +475,38 @@ class CedModel(CedPreTrainedModel):
         chunks = get_chunks(self.config, input_values.shape[-1])
         patch_mask, chunk_mask = self._get_masks(input_values, attention_mask, chunks)
         # A tuple, if the configuration asks for one, is made of the result alone.
-        outputs = self._encode_chunks(input_values, attention_mask, chunks, patch_mask, return_dict=True, **kwargs)
+        rows = self._encode_chunks(input_values, attention_mask, chunks, patch_mask, return_dict=True, **kwargs)
 
-        pooled = pool_tokens(outputs.last_hidden_state, patch_mask, self.config)
+        tokens = rows.last_hidden_state.unflatten(0, (-1, chunks.number))  # (batch_size, chunks, tokens, hidden_size)
+        if self.config.pooling == "token":
+            pooled = tokens[:, :, 0]
+        else:
+            pooled = masked_mean(tokens, None if patch_mask is None else patch_mask.repeat(1, 1, num_bands))
+        chunk_states = pooled
+        if self.config.pooling == "dm":
+            chunk_states = tokens.unflatten(2, (num_bands, chunks.patches)).mean(dim=2)
         if chunks.number > 1:
-            pooled = pooled.unflatten(0, (-1, chunks.number))
             pooled = (masked_mean if self.config.eval_avg == "mean" else masked_max)(pooled, chunk_mask)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=join_chunks(outputs.last_hidden_state, chunks, num_bands),
+        else:
+            pooled = pooled.squeeze(1)
+
+        def join(states: torch.Tensor | None) -> torch.Tensor | None:
+            return None if states is None else join_chunks(states, chunks, num_bands)
+
+        def join_queries(weights: torch.Tensor | None) -> torch.Tensor | None:
+            if weights is None or chunks.number == 1:
+                return weights  # the tensor itself, so that its gradient can be retained
+            return join_chunks(weights.transpose(1, 2), chunks, num_bands).transpose(1, 2)
+
+        return CedModelOutput(
+            last_hidden_state=join(rows.last_hidden_state),
             pooler_output=pooled,
-            hidden_states=map_states(outputs.hidden_states, lambda rows: join_chunks(rows, chunks, num_bands)),
-            attentions=map_states(outputs.attentions, lambda rows: join_queries(rows, chunks, num_bands)),
+            hidden_states=None if rows.hidden_states is None else tuple(map(join, rows.hidden_states)),
+            attentions=None if rows.attentions is None else tuple(map(join_queries, rows.attentions)),
+            chunk_states=chunk_states,
+            patch_mask=None if patch_mask is None else patch_mask.long(),
+            chunk_mask=None if chunk_mask is None else chunk_mask.long(),
         )
-
-    def get_token_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
-        """
-        Which tokens of `last_hidden_state` belong to each clip of a padded batch.
-
-        Args:
-            attention_mask (`torch.Tensor` of shape `(batch_size, frames)`):
-                The mask that was passed to the model.
-
-        Returns:
-            `torch.BoolTensor` of shape `(batch_size, sequence_length)`: `last_hidden_state[i, mask[i]]` is what clip
-            `i` gives alone.
-        """
-        num_bands, _ = self.config.num_patches
-        chunks = get_chunks(self.config, attention_mask.shape[-1])
-        patch_mask, chunk_mask = get_patch_mask(self.config, attention_mask, chunks)
-        rows = self._get_row_mask(patch_mask & chunk_mask.unsqueeze(-1), chunk_mask)
-        return join_chunks(rows.unsqueeze(-1), chunks, num_bands).squeeze(-1)
-
-    def _check_inputs(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
-        n_mels, size = self.config.n_mels, self.config.patch_size
-        if input_values.ndim != 3 or input_values.shape[1] != n_mels:
-            raise ValueError(
-                f"`input_values` must have shape (batch_size, {n_mels}, frames), got {tuple(input_values.shape)}."
-                " `CedFeatureExtractor` turns waveforms into such log-mel spectrograms."
-            )
-        if input_values.shape[-1] < size:
-            raise ValueError(
-                f"`input_values` have {input_values.shape[-1]} frames, but one patch takes {size}."
-                " `CedFeatureExtractor` pads short clips to one patch."
-            )
-        expected = (input_values.shape[0], input_values.shape[-1])
-        if attention_mask is not None and attention_mask.shape != expected:
-            raise ValueError(
-                f"`attention_mask` must have shape (batch_size, frames), here {expected}, got"
-                f" {tuple(attention_mask.shape)}."
-            )
-
-    def _get_masks(
-        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None, chunks: CedChunks
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Patch mask of shape `(batch_size * chunks, patches)` and chunk mask, or None where everything is valid."""
-        if attention_mask is None:
-            if chunks.last_patches == chunks.patches:
-                return None, None
-            attention_mask = input_values.new_ones(input_values.shape[0], input_values.shape[-1], dtype=torch.bool)
-        patch_mask, chunk_mask = get_patch_mask(self.config, attention_mask, chunks)
-        if not is_tracing(patch_mask) and not (has_patch := patch_mask[:, 0].any(dim=-1)).all():
-            raise ValueError(
-                f"`attention_mask` leaves clip {has_patch.int().argmin().item()} without a whole patch of"
-                f" {self.config.patch_size} frames. `CedFeatureExtractor` pads short clips to one patch."
-            )
-        return patch_mask.flatten(0, 1), chunk_mask
-
-    def _get_row_mask(self, patch_mask: torch.Tensor, class_token: torch.Tensor) -> torch.Tensor:
-        """Patch mask `(…, patches)` and validity of the class token `(…)` as a mask over tokens `(rows, tokens)`."""
-        num_bands, _ = self.config.num_patches
-        tokens = patch_mask.flatten(0, -2).repeat(1, num_bands)
-        if self.cls_token is None:
-            return tokens
-        return torch.cat([class_token.reshape(-1, 1), tokens], dim=1)
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -705,10 +531,9 @@ class CedModel(CedPreTrainedModel):
 
         block_mask = None  # of attention to all tokens; exported models would compute one nevertheless
         if patch_mask is not None:
+            rows_mask = self._get_token_rows(patch_mask, torch.ones_like(patch_mask[..., 0]))
             block_mask = create_bidirectional_mask(
-                config=self.config,
-                inputs_embeds=hidden_states,
-                attention_mask=self._get_row_mask(patch_mask, patch_mask.new_ones(patch_mask.shape[0])),
+                config=self.config, inputs_embeds=hidden_states, attention_mask=rows_mask
             )
         for block in self.blocks:
             hidden_states = block(hidden_states, block_mask, **kwargs)
@@ -727,76 +552,89 @@ class CedModel(CedPreTrainedModel):
             hidden_states = torch.cat([cls_token, hidden_states], dim=1)
         return self.pos_drop(hidden_states)
 
+    def get_token_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
+        """
+        Which tokens of `last_hidden_state` belong to each clip of a padded batch.
 
-def map_states(
-    states: tuple[torch.Tensor | None, ...] | None, function: Callable[[torch.Tensor], torch.Tensor]
-) -> tuple[Any, ...] | None:
-    """Applies `function` to those of the recorded states that were asked for."""
-    return None if states is None else tuple(None if state is None else function(state) for state in states)
+        Args:
+            attention_mask (`torch.Tensor` of shape `(batch_size, frames)`):
+                The mask that was passed to the model.
+
+        Returns:
+            `torch.BoolTensor` of shape `(batch_size, sequence_length)`: `last_hidden_state[i, mask[i]]` is what clip
+            `i` gives alone.
+        """
+        num_bands, _ = self.config.num_patches
+        chunks = get_chunks(self.config, attention_mask.shape[-1])
+        patch_mask, chunk_mask = get_patch_mask(self.config, attention_mask, chunks)
+        rows = self._get_token_rows(patch_mask & chunk_mask.unsqueeze(-1), chunk_mask)
+        return join_chunks(rows, chunks, num_bands)
+
+    def _get_token_rows(self, patch_mask: torch.Tensor, class_token: torch.Tensor) -> torch.Tensor:
+        """Masks of patches `(batch_size, chunks, patches)` and class tokens as one of `(rows, tokens)`."""
+        num_bands, _ = self.config.num_patches
+        tokens = patch_mask.flatten(0, 1).repeat(1, num_bands)
+        return tokens if self.cls_token is None else torch.cat([class_token.reshape(-1, 1), tokens], dim=1)
+
+    def _get_masks(
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None, chunks: CedChunks
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """[`get_patch_mask`], or None where everything is valid."""
+        if attention_mask is None:
+            if chunks.last_patches == chunks.patches:
+                return None, None
+            attention_mask = input_values.new_ones(input_values.shape[0], input_values.shape[-1], dtype=torch.bool)
+        patch_mask, chunk_mask = get_patch_mask(self.config, attention_mask, chunks)
+        if not is_tracing(patch_mask) and not (has_patch := patch_mask[:, 0].any(dim=-1)).all():
+            raise ValueError(
+                f"`attention_mask` leaves clip {has_patch.int().argmin().item()} without a whole patch of"
+                f" {self.config.patch_size} frames. `CedFeatureExtractor` pads short clips to one patch."
+            )
+        return patch_mask, chunk_mask
+
+    def _check_inputs(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+        n_mels, size = self.config.n_mels, self.config.patch_size
+        if input_values.ndim != 3 or input_values.shape[1] != n_mels:
+            raise ValueError(
+                f"`input_values` must have shape (batch_size, {n_mels}, frames), got {tuple(input_values.shape)}."
+                " `CedFeatureExtractor` turns waveforms into such log-mel spectrograms."
+            )
+        if input_values.shape[-1] < size:
+            raise ValueError(
+                f"`input_values` have {input_values.shape[-1]} frames, but one patch takes {size}."
+                " `CedFeatureExtractor` pads short clips to one patch."
+            )
+        expected = (input_values.shape[0], input_values.shape[-1])
+        if attention_mask is not None and attention_mask.shape != expected:
+            raise ValueError(
+                f"`attention_mask` must have shape (batch_size, frames), here {expected}, got"
+                f" {tuple(attention_mask.shape)}."
+            )
 
 
-def pool_tokens(rows: torch.Tensor, patch_mask: torch.Tensor | None, config: CedConfig) -> torch.Tensor:
-    """One vector per row of tokens: `(rows, tokens, hidden_size)` to `(rows, hidden_size)`."""
-    if config.pooling == "token":
-        return rows[:, 0]
-    num_bands, _ = config.num_patches
-    return masked_mean(rows, None if patch_mask is None else patch_mask.repeat(1, num_bands))
-
-
-class CedForAudioClassification(CedPreTrainedModel):
-    r"""
+@auto_docstring(
+    custom_intro="""
     CED with its tagging head: a LayerNorm and a linear layer on the pooled tokens, e.g. for AudioSet.
-
-    Args:
-        config ([`CedConfig`]):
-            Model configuration. Initializing with a config file does not load the weights; use
-            [`~PreTrainedModel.from_pretrained`] for that.
     """
-
+)
+class CedForAudioClassification(CedPreTrainedModel):
     def __init__(self, config: CedConfig) -> None:
         super().__init__(config)
-        self.num_labels: int = config.num_labels or 0
+        self.num_labels = config.num_labels
         self.encoder = CedModel(config)
         self.outputlayer = nn.Sequential(
-            nn.LayerNorm(config.hidden_size), nn.Linear(config.hidden_size, self.num_labels)
+            nn.LayerNorm(config.hidden_size), nn.Linear(config.hidden_size, config.num_labels)
         )
 
         # Initialize weights and apply final processing
         self.post_init()
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Saves the model as [`~PreTrainedModel.save_pretrained`] does; as custom code it loads by `AutoModel` too."""
-        if self.is_remote_code():
-            # transformers names this class alone, though the copied code has the encoder's class too.
-            auto_map = getattr(self.config, "auto_map", None) or {}
-            self.config.auto_map = {**auto_map, "AutoModel": f"{__name__.split('.')[-1]}.{CedModel.__name__}"}
-        super().save_pretrained(save_directory, *args, **kwargs)
-
-    def freeze_encoder(self) -> None:
-        """
-        Freezes the encoder, so that only the head is trained. The running statistics of `init_bn` stay as they are too.
-        """
+    def freeze_base_model(self) -> None:
+        """Freezes the encoder, so that only the head is trained. The running statistics of `init_bn` stay too."""
         self.encoder.requires_grad_(False)
 
-    def unfreeze_last(self, k: int) -> None:
-        """
-        Makes the last `k` blocks and the final LayerNorm trainable again after [`freeze_encoder`].
-
-        Args:
-            k (`int`):
-                Number of blocks, from 0 (none) to `config.depth` (all; the embeddings stay frozen).
-
-        Raises:
-            `ValueError`: if there are fewer than `k` blocks.
-        """
-        depth = len(self.encoder.blocks)
-        if not 0 <= k <= depth:
-            raise ValueError(f"`k={k}`: the encoder has {depth} blocks, so 0 to {depth} of them can be unfrozen.")
-        if k > 0:
-            self.encoder.blocks[depth - k :].requires_grad_(True)
-            self.encoder.norm.requires_grad_(True)
-
     @can_return_tuple
+    @auto_docstring
     def forward(
         self,
         input_values: torch.Tensor,
@@ -805,37 +643,22 @@ class CedForAudioClassification(CedPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         r"""
-        Tags a batch of log-mel spectrograms.
-
-        Args:
-            input_values (`torch.Tensor` of shape `(batch_size, n_mels, frames)`):
-                Log-mel spectrograms in decibels, as [`CedFeatureExtractor`] makes them; at least 16 frames.
-            attention_mask (`torch.Tensor` of shape `(batch_size, frames)`, *optional*):
-                1 for frames of the clip, 0 for padding behind it. With it each clip's output is that of the clip
-                alone. Without it all frames count.
-            labels (`torch.Tensor`, *optional*):
-                By `config.problem_type`:
-                `"multi_label_classification"` (the default) takes multi-hot or soft targets of shape
-                `(batch_size, num_labels)` for a binary cross-entropy;
-                `"single_label_classification"` takes class indices of shape `(batch_size,)` for a cross-entropy;
-                `"regression"` takes floats of shape `(batch_size, num_labels)` for a mean squared error.
-                Class indices (integers of shape `(batch_size,)`) for a multi-label model set the problem type to
-                `"single_label_classification"`, with a warning.
-            output_hidden_states (`bool`, *optional*):
-                Whether to return the hidden states of all layers.
-            output_attentions (`bool`, *optional*):
-                Whether to return the attention weights of all layers (needs `attn_implementation="eager"`).
-            return_dict (`bool`, *optional*):
-                Whether to return a [`~utils.ModelOutput`] (default) or a plain tuple.
+        input_values (`torch.Tensor` of shape `(batch_size, n_mels, frames)`):
+            Log-mel spectrograms in decibels, as [`CedFeatureExtractor`] makes them; at least 16 frames.
+        attention_mask (`torch.Tensor` of shape `(batch_size, frames)`, *optional*):
+            1 for frames of the clip, 0 for padding behind it. With it each clip's output is that of the clip alone.
+            Without it all frames count.
+        labels (`torch.Tensor`, *optional*):
+            By `config.problem_type`: `"multi_label_classification"` (the default) takes multi-hot or soft targets of
+            shape `(batch_size, num_labels)` for a binary cross-entropy; `"single_label_classification"` takes class
+            indices of shape `(batch_size,)` for a cross-entropy; `"regression"` takes floats of shape
+            `(batch_size, num_labels)` for a mean squared error. Class indices (integers of shape `(batch_size,)`) for a
+            multi-label model set the problem type to `"single_label_classification"`, with a warning.
 
         Returns:
-            [`~modeling_outputs.SequenceClassifierOutput`] with
-
-            - **loss** (`torch.Tensor` of shape `(1,)`, *optional*, returned when `labels` are given).
-            - **logits** (`torch.Tensor` of shape `(batch_size, num_labels)`) -- raw logits: `logits.sigmoid()` are the
-              tag probabilities. A clip longer than `target_length` frames is split into chunks, and these are the
-              logits of the chunks' averaged (or, by `eval_avg`, maximal) probabilities.
-            - **hidden_states**, **attentions** -- as [`CedModel`] returns them.
+            The `logits` are raw: `logits.sigmoid()` are the tag probabilities. A clip longer than `target_length`
+            frames is split into chunks, and its logits are those of the chunks' averaged (or, by `eval_avg`, maximal)
+            probabilities.
 
         Raises:
             `ValueError`: if the inputs are not as described, or if the labels' shape does not fit the problem type.
@@ -862,66 +685,17 @@ class CedForAudioClassification(CedPreTrainedModel):
         """
         if labels is not None:
             labels = self._prepare_labels(labels, input_values.shape[0])
-        outputs: BaseModelOutputWithPooling = self.encoder(
-            input_values, attention_mask=attention_mask, return_dict=True, **kwargs
-        )
-        logits = self._classify(outputs, input_values, attention_mask)
+        outputs: CedModelOutput = self.encoder(input_values, attention_mask=attention_mask, return_dict=True, **kwargs)
+        logits = self.outputlayer(outputs.chunk_states)  # (batch_size, chunks, num_labels)
+        if self.config.pooling == "dm":
+            logits = average_probabilities(logits, outputs.patch_mask, self.config.problem_type)
+        logits = self._combine_chunks(logits, outputs.chunk_mask) if logits.shape[1] > 1 else logits.squeeze(1)
 
         loss = None
         if labels is not None:
             loss = self.loss_function(labels, logits, self.config, **kwargs)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
-
-    def _prepare_labels(self, labels: torch.Tensor, batch_size: int) -> torch.Tensor:
-        """Labels in the type that the loss takes; raises a ValueError where their shape does not fit."""
-        is_integer = not labels.is_floating_point()
-        is_multi_label = self.config.problem_type == "multi_label_classification" and self.num_labels > 1
-        if is_multi_label and is_integer and labels.ndim == 1:
-            logger.warning_once(
-                "The labels are class indices: setting `config.problem_type` to 'single_label_classification' (softmax"
-                " and cross-entropy). Pass `problem_type` to `from_pretrained` to choose it yourself."
-            )
-            self.config.problem_type = "single_label_classification"
-        problem_type = self.config.problem_type
-        if problem_type == "single_label_classification":
-            expected = f"({batch_size},) with class indices"
-            fits = labels.shape == (batch_size,) and is_integer
-        else:
-            expected = f"({batch_size}, {self.num_labels})"
-            fits = labels.shape == (batch_size, self.num_labels)
-            fits = fits or (labels.shape == (batch_size,) and self.num_labels == 1)
-        if not fits:
-            raise ValueError(
-                f"`labels` of shape {tuple(labels.shape)} and type {labels.dtype} do not fit"
-                f" `problem_type={problem_type!r}`, which takes shape {expected}."
-            )
-        if problem_type == "single_label_classification":
-            return labels.long()
-        return labels.to(self.dtype).reshape(batch_size, self.num_labels)
-
-    def _classify(
-        self, outputs: BaseModelOutputWithPooling, input_values: torch.Tensor, attention_mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Logits of shape `(batch_size, num_labels)` from the encoder's output."""
-        config = self.config
-        chunks = get_chunks(config, input_values.shape[-1])
-        if chunks.number == 1 and config.pooling != "dm":
-            return self.outputlayer(outputs.pooler_output)
-
-        num_bands, _ = config.num_patches
-        patch_mask, chunk_mask = self.encoder._get_masks(input_values, attention_mask, chunks)
-        tokens = outputs.last_hidden_state
-        assert tokens is not None
-        rows = unjoin_chunks(tokens, chunks, num_bands)
-        if config.pooling == "dm":
-            bands = rows.unflatten(1, (num_bands, chunks.patches)).mean(dim=1)
-            logits = average_probabilities(self.outputlayer(bands), patch_mask, config.problem_type)
-        else:
-            logits = self.outputlayer(pool_tokens(rows, patch_mask, config))
-        return (
-            logits if chunks.number == 1 else self._combine_chunks(logits.unflatten(0, (-1, chunks.number)), chunk_mask)
         )
 
     def _combine_chunks(self, logits: torch.Tensor, chunk_mask: torch.Tensor | None) -> torch.Tensor:
@@ -936,6 +710,29 @@ class CedForAudioClassification(CedPreTrainedModel):
         else:
             logits = masked_max(logits, chunk_mask)
         return logits.clamp(-MAX_LOGIT, MAX_LOGIT)
+
+    def _prepare_labels(self, labels: torch.Tensor, batch_size: int) -> torch.Tensor:
+        """Labels in the type that the loss takes; raises a ValueError where their shape does not fit."""
+        is_index = labels.shape == (batch_size,) and not labels.is_floating_point()
+        if is_index and self.config.problem_type == "multi_label_classification" and self.num_labels > 1:
+            logger.warning_once(
+                "The labels are class indices: setting `config.problem_type` to 'single_label_classification' (softmax"
+                " and cross-entropy). Pass `problem_type` to `from_pretrained` to choose it yourself."
+            )
+            self.config.problem_type = "single_label_classification"
+        if self.config.problem_type == "single_label_classification":
+            fits, expected = is_index, f"({batch_size},) with class indices"
+        else:
+            shapes = [(batch_size, self.num_labels), *([(batch_size,)] if self.num_labels == 1 else [])]
+            fits, expected = tuple(labels.shape) in shapes, f"({batch_size}, {self.num_labels})"
+        if not fits:
+            raise ValueError(
+                f"`labels` of shape {tuple(labels.shape)} and type {labels.dtype} do not fit"
+                f" `problem_type={self.config.problem_type!r}`, which takes shape {expected}."
+            )
+        if self.config.problem_type == "single_label_classification":
+            return labels.long()
+        return labels.to(self.dtype).reshape(batch_size, self.num_labels)
 
 
 __all__ = ["CedForAudioClassification", "CedModel", "CedPreTrainedModel"]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.fx.experimental._config as symbolic_shapes_config
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
@@ -22,7 +22,6 @@ from transformers import AutoModel, Trainer, TrainingArguments
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
 from ced_model import CedConfig, CedForAudioClassification, CedModel
-from ced_model.modeling_ced import get_chunks, join_chunks, unjoin_chunks
 
 POOLINGS = ("mean", "logit", "dm", "token")
 PROBLEM_TYPES = ("multi_label_classification", "single_label_classification", "regression")
@@ -295,25 +294,6 @@ def test_without_a_mask_all_frames_count() -> None:
     assert difference(unmasked[0], masked[0]) > 1e-3
 
 
-@given(
-    frames=st.integers(16, 400),
-    target_length=st.integers(16, 130),
-    pad_last=st.booleans(),
-    special=st.integers(0, 1),
-)
-@example(frames=1023, target_length=1012, pad_last=False, special=1)
-def test_unjoined_chunks_are_the_joined_ones(frames: int, target_length: int, pad_last: bool, special: int) -> None:
-    chunks = get_chunks(make_config(target_length=target_length, pad_last=pad_last), frames)
-    rows = torch.randn(2 * chunks.number, special + 4 * chunks.patches, 3)
-    missing = chunks.patches - chunks.last_patches
-    assert missing >= 0
-    last = rows.unflatten(0, (2, chunks.number))[:, -1, special:].unflatten(1, (4, chunks.patches))
-    last[:, :, chunks.last_patches :] = 0
-    joined = join_chunks(rows, chunks, 4)
-    assert joined.shape[1] == chunks.number * rows.shape[1] - 4 * missing
-    assert torch.equal(unjoin_chunks(joined, chunks, 4), rows)
-
-
 def test_long_clips_of_certain_answers_give_finite_logits() -> None:
     for pooling, problem_type in product(("mean", "dm", "token"), PROBLEM_TYPES[:2]):
         model = make_model(pooling=pooling, problem_type=problem_type)
@@ -461,7 +441,7 @@ def test_batch_norm_takes_its_statistics_from_valid_frames(filling: float) -> No
 @pytest.mark.parametrize("masked", (True, False))
 def test_a_frozen_encoder_leaves_its_statistics_alone(masked: bool) -> None:
     model = make_model()
-    model.freeze_encoder()
+    model.freeze_base_model()
     before = copy.deepcopy(model.encoder.state_dict())
     batch = pad(make_clips((30, 40)))
     if not masked:
@@ -475,23 +455,6 @@ def test_a_frozen_encoder_leaves_its_statistics_alone(masked: bool) -> None:
     assert {name for name, p in model.named_parameters() if p.grad is not None} == {
         f"outputlayer.{index}.{name}" for index in (0, 1) for name in ("weight", "bias")
     }
-
-
-def test_unfreeze_last_makes_the_last_blocks_trainable() -> None:
-    for k in range(4):
-        model = make_model(depth=3)
-        model.freeze_encoder()
-        model.unfreeze_last(k)
-        trainable = {name.removeprefix("encoder.") for name, p in model.named_parameters() if p.requires_grad}
-        prefixes = [f"blocks.{index}." for index in range(3 - k, 3)] + ["norm."] * (k > 0) + ["outputlayer."]
-        assert trainable == {
-            name.removeprefix("encoder.")
-            for name, _ in model.named_parameters()
-            if name.removeprefix("encoder.").startswith(tuple(prefixes))
-        }
-    for k in (-1, 4):
-        with pytest.raises(ValueError, match="3 blocks"):
-            model.unfreeze_last(k)
 
 
 @pytest.mark.parametrize("filling", (0.0, math.nan, math.inf))
@@ -543,7 +506,7 @@ def test_dropout_and_stochastic_depth_are_of_training_alone() -> None:
     for name, rate in rates.items():
         model = make_model(**{name: rate})
         assert torch.equal(model(values).logits, make_model()(values).logits)
-        model.freeze_encoder()
+        model.freeze_base_model()
         model.train()
         assert not torch.equal(model(values).logits, model(values).logits)
     model = make_model(depth=4, **rates)
@@ -725,11 +688,11 @@ def test_outputs_as_a_tuple_and_as_asked_for(frames: int) -> None:
     assert isinstance(full, tuple) and [len(part) for part in full] == [2, 3, 2]
     assert torch.equal(full[0], plain.logits)
     encoded = model.encoder(values, return_dict=False)
-    assert isinstance(encoded, tuple) and len(encoded) == 2
+    assert isinstance(encoded, tuple) and len(encoded) == 3
     for name in ("return_dict", "output_hidden_states"):
         setattr(model.config, name, name != "return_dict")
     assert [len(part) for part in model(values)] == [2, 3]
-    assert len(model.encoder(values)) == 3
+    assert len(model.encoder(values)) == 4
     assert model(values, return_dict=True).hidden_states[0].shape == encoded[0].shape
 
 

@@ -96,9 +96,10 @@ def choose_trained(model: CedForAudioClassification, options: FinetuningOptions)
         # Batches of few clips would move its statistics away from what the weights have learnt with.
         model.encoder.init_bn.requires_grad_(False)
         return model
-    model.freeze_encoder()
+    model.freeze_base_model()
     if options.train != "head":
-        model.unfreeze_last(k)
+        model.encoder.blocks[depth - k :].requires_grad_(True)
+        model.encoder.norm.requires_grad_(True)
     return model
 
 
