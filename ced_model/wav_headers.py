@@ -58,7 +58,8 @@ UNCOMPRESSED = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 BLOCKWISE = ("MS_ADPCM", "IMA_ADPCM")  # whose blocks can be decoded alone
 PROBE_BYTES = 840  # a whole number of samples of 1 to 8 bytes
 COPY_BYTES = 2**20
-TAIL = 2**16  # searched for metadata where the stated end is wrong
+TAIL = 2**16  # bytes searched for metadata where the stated end is wrong
+MAX_MATCHES = 100  # there
 OPEN_SIZES = ((0x7FFF0000, 0x80000000), (0xFFFF0000, 0xFFFFFFFF))  # of writers to a pipe, who do not know the size
 
 
@@ -243,7 +244,7 @@ def _size_without_metadata(file: BinaryIO, layout: Layout | None, start: int, fi
     """Bytes from `start` to the metadata chunks behind `first` that end with the file, or to its end."""
     if layout is not None:
         first = max(first, end - TAIL)
-        for match in METADATA.finditer(_read_at(file, first, TAIL)):
+        for match in islice(METADATA.finditer(_read_at(file, first, TAIL)), MAX_MATCHES):
             if _walk(file, layout, first + match.start(), end, may_be_cut=False):
                 return first + match.start() - start
     return end - start
