@@ -26,7 +26,7 @@ class CliError(Exception):
 
 
 def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Decorates a command: `CliError`, `OSError` and Ctrl-C become one line and an exit code."""
+    """Decorates a command: errors of the user's doing and Ctrl-C become one line and an exit code."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -36,6 +36,10 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
             fail(str(error), error.exit_code)
         except KeyboardInterrupt:
             fail("interrupted", INTERRUPTED)
+        except ImportError as error:
+            if error.name is not None:  # not a message on what to install, but a mistake in an installed package
+                raise
+            fail(str(error), FAILED)
         except OSError as error:
             if error.errno == errno.EPIPE:  # `ced … | head`: typer ends the command quietly
                 raise

@@ -159,9 +159,7 @@ def _one_line_failures(exit_code: int) -> Iterator[None]:
     except OSError as error:
         if error.errno is not None or not str(error):
             raise
-        # The Hub's client: no such repository, or no way to it.
-        advice = "; or give a local folder to --model (convert_checkpoint.py makes one of a checkpoint)"
-        raise CliError(str(error).rstrip(".") + advice, FAILED) from error
+        raise CliError(str(error).rstrip("."), FAILED) from error  # no such model, or no way to it
     except (RuntimeError, SafetensorError) as error:  # torch's, such as that memory is full, or the disk
         message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CliError(f"training failed: {message}", FAILED) from error

@@ -34,6 +34,10 @@ def choose_model(model: str | None) -> str:
     if os.path.isdir(path):
         if not os.path.isfile(os.path.join(path, "config.json")):
             raise CliError(f"--model {model}: no model folder, it has no config.json")
+        try:
+            load_module("model_folder").check_model_folder(path)
+        except ValueError as error:
+            raise CliError(f"{shown_name(model)} cannot be loaded: {error}", FAILED) from error
         return path
     # A Hub id is `name` or `owner/name`; what else looks like a path is one.
     if model.startswith((".", "~", os.sep)) or model.count("/") > 1 or "\\" in model or not model.strip():
@@ -153,10 +157,7 @@ def load_tagger(
     try:
         tagger = AudioTagger.from_pretrained(model, device="cpu" if is_exported else device, **sizes)
     except Exception as error:  # safetensors, json, torch and the Hub's client all have their own
-        reason = str(error).strip()
-        if isinstance(error, OSError) and not os.path.isdir(model):  # no such repository, or no way to it
-            reason = reason.rstrip(".") + "; or give a local folder (convert_checkpoint.py makes one of a checkpoint)"
-        raise CliError(f"{model} cannot be loaded: {reason}", FAILED) from error
+        raise CliError(f"{model} cannot be loaded: {error}", FAILED) from error
     runs = f", {runtime}{f' {quantize}' if quantize else ''}" if is_exported else ""
     say(f"model: {shown_name(model)}{_note(model)} on {tagger.model.device}{runs}")
     if not is_exported:

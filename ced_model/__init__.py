@@ -2,6 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """CED audio taggers for transformers. Importing this package registers them with the Auto classes."""
 
+from .custom_code import MIN_TRANSFORMERS  # noqa: F401  an older version of transformers ends here
+
+# isort: split
+
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 
 from .audio import AudioError

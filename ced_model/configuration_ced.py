@@ -2,21 +2,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """CED model configuration."""
 
-import math
-from typing import Any, ClassVar, Literal, Self
+from .custom_code import drop_absent_code
+
+# isort: split
+
+import os
+from typing import Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from .audioset import AUDIOSET_LABELS
-
-# The published sizes (paper, table 1): width and number of attention heads; all have 12 blocks.
-CED_SIZES: dict[str, dict[str, int]] = {
-    "ced-tiny": {"embed_dim": 192, "num_heads": 3},
-    "ced-mini": {"embed_dim": 256, "num_heads": 4},
-    "ced-small": {"embed_dim": 384, "num_heads": 6},
-    "ced-base": {"embed_dim": 768, "num_heads": 12},
-}
+from .model_settings import (
+    CED_SIZES,
+    EvalAverage,
+    Pooling,
+    ProblemType,
+    check_architecture,
+    check_label_table,
+    check_numbers,
+    count_labels,
+    fill_in_size,
+    is_cut_audioset_table,
+)
 
 
 @strict
@@ -109,6 +117,8 @@ class CedConfig(PreTrainedConfig):
     ```"""
 
     model_type = "ced"
+    # What is saved carries the code, so that it loads where this package is not installed.
+    _auto_class: ClassVar[str | None] = "AutoConfig"
     attribute_map: ClassVar[dict[str, str]] = {
         "hidden_size": "embed_dim",
         "num_hidden_layers": "depth",
@@ -129,12 +139,10 @@ class CedConfig(PreTrainedConfig):
     patch_stride: int = 16
     n_mels: int = 64
     target_length: int = 1012
-    pooling: Literal["mean", "logit", "dm", "token"] = "mean"
-    eval_avg: Literal["mean", "max"] = "mean"
+    pooling: Pooling = "mean"
+    eval_avg: EvalAverage = "mean"
     pad_last: bool = True
-    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = (
-        "multi_label_classification"
-    )
+    problem_type: ProblemType | None = "multi_label_classification"
     n_fft: int = 512
     win_size: int = 512
     hop_size: int = 160
@@ -144,52 +152,34 @@ class CedConfig(PreTrainedConfig):
     loss: str | None = "BCE"
     initializer_range: float = 0.02
 
+    def __init_subclass__(cls, *args: Any, **kwargs: Any) -> None:
+        super().__init_subclass__(*args, **kwargs)
+        cls._auto_class = None  # another author's code is saved only if it is registered
+
     def __post_init__(self, **kwargs: Any) -> None:
+        check_numbers({**vars(self), **kwargs})
         for alias in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
             if alias in kwargs:
                 setattr(self, alias, kwargs.pop(alias))
-        self._fill_in_size()
+        self.embed_dim, self.num_heads = fill_in_size(self.name, self.embed_dim, self.num_heads)
         # `None` is what a repository without the field stores, and CED checkpoints are multi-label.
         self.problem_type = self.problem_type or "multi_label_classification"
         kwargs["num_labels"] = self._fill_in_labels(kwargs.pop("outputdim", None), kwargs.pop("num_labels", None))
         super().__post_init__(**kwargs)
 
-    def _fill_in_size(self) -> None:
-        """Takes the width and the number of heads from the size's name where they are not given."""
-        if self.embed_dim is None:
-            size = self.name or "ced-base"
-            if size not in CED_SIZES:
-                raise ValueError(
-                    f"`name={self.name!r}` is not a published size. Use one of {', '.join(CED_SIZES)}, or give"
-                    " `embed_dim`, `depth` and `num_heads`."
-                )
-            self.embed_dim = CED_SIZES[size]["embed_dim"]
-            if self.num_heads is None:
-                self.num_heads = CED_SIZES[size]["num_heads"]
-        elif self.num_heads is None:
-            self.num_heads = max(1, self.embed_dim // 64)
-
     def _fill_in_labels(self, outputdim: int | None, num_labels: int | None) -> int:
         """Gives 527 classes without (whole) names the names of AudioSet; returns the number of classes."""
-        # `num_labels` comes from the caller, `outputdim` from a stored file.
-        count = num_labels if num_labels is not None else outputdim
-        if count is not None and (not isinstance(count, int) or count < 1):
-            raise ValueError(f"`num_labels={count!r}`: a classifier has a whole number of classes, at least one.")
+        count = count_labels({"num_labels": num_labels, "outputdim": outputdim, "id2label": self.id2label})
         if not self.id2label:
             self.id2label = None
-        else:
-            names = check_label_table(self.id2label)
-            if count is None or count == len(names):
-                if is_cut_audioset_table(names):
-                    self._set_audioset_labels()
-                elif self.label2id is None:
-                    self.label2id = {name: index for index, name in names.items()}
-                return len(names)
-            field = "outputdim" if num_labels is None else "num_labels"
-            raise ValueError(f"`{field}={count}` but `id2label` names {len(names)} classes; give a name for each.")
-        count = len(AUDIOSET_LABELS) if count is None else count
-        if count == len(AUDIOSET_LABELS):
+            if count == len(AUDIOSET_LABELS):
+                self._set_audioset_labels()
+            return count
+        names = check_label_table(self.id2label)
+        if is_cut_audioset_table(names):
             self._set_audioset_labels()
+        elif self.label2id is None:
+            self.label2id = {name: index for index, name in names.items()}
         return count
 
     def _set_audioset_labels(self) -> None:
@@ -203,34 +193,13 @@ class CedConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Part of `@strict`-powered validation. Refuses what no CED model can be."""
-        for field in ("embed_dim", "depth", "num_heads", "patch_size", "n_mels", "n_fft", "win_size", "hop_size"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"`{field}` must be at least 1, got {getattr(self, field)}.")
-        if self.embed_dim and self.num_heads and self.embed_dim % self.num_heads != 0:
-            raise ValueError(
-                f"`embed_dim` ({self.embed_dim}) is not a multiple of the number of attention heads `num_heads`"
-                f" ({self.num_heads})."
-            )
-        if self.patch_stride != self.patch_size:
-            raise ValueError(
-                f"`patch_stride` ({self.patch_stride}) must equal `patch_size` ({self.patch_size}): CED patches do not"
-                " overlap."
-            )
-        if self.n_mels % self.patch_size != 0:
-            raise ValueError(f"`n_mels` ({self.n_mels}) is not a multiple of `patch_size` ({self.patch_size}).")
-        if self.target_length < self.patch_size:
-            raise ValueError(
-                f"`target_length` ({self.target_length} frames) is shorter than one patch ({self.patch_size} frames)."
-            )
-        for field in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
-            if not 0 <= getattr(self, field) < 1:
-                raise ValueError(f"`{field}` must be in [0, 1), got {getattr(self, field)}.")
-        if self.win_size > self.n_fft:
-            raise ValueError(f"`win_size` ({self.win_size} samples) does not fit into `n_fft` ({self.n_fft} samples).")
-        if self.f_min < 0 or (self.f_max is not None and self.f_min >= self.f_max):
-            raise ValueError(f"`f_min` ({self.f_min} Hz) must be below `f_max` ({self.f_max} Hz) and not negative.")
-        if not 0 < self.mlp_ratio < math.inf:
-            raise ValueError(f"`mlp_ratio` must be positive, got {self.mlp_ratio}.")
+        check_numbers(vars(self))
+        check_architecture(vars(self))
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Saves the configuration as [`~PreTrainedConfig.save_pretrained`] does, with the code that it needs."""
+        drop_absent_code(self, save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
@@ -259,30 +228,6 @@ class CedConfig(PreTrainedConfig):
         output = super().to_dict()
         output["outputdim"] = self.num_labels
         return output
-
-
-def check_label_table(id2label: Any) -> dict[int, str]:
-    """The table of class names by index, as integers; raises a ValueError if it does not name the classes from 0 on."""
-    try:
-        names = {int(index): name for index, name in id2label.items()}
-    except (AttributeError, TypeError, ValueError):
-        names = {}
-    if names.keys() != set(range(len(id2label))):
-        raise ValueError(
-            f"`id2label` must be a table that names the classes 0 to {len(id2label) - 1}, such as"
-            f" {{0: 'Speech', 1: 'Laughter'}}; got {str(id2label)[:80]}."
-        )
-    return names
-
-
-def is_cut_audioset_table(names: dict[int, str]) -> bool:
-    """Whether `names` is AudioSet's table with some names cut at their first comma."""
-    whole = dict(enumerate(AUDIOSET_LABELS))
-    return (
-        names != whole
-        and names.keys() == whole.keys()
-        and all(name in (whole[index], whole[index].split(",")[0]) for index, name in names.items())
-    )
 
 
 __all__ = ["CED_SIZES", "CedConfig"]

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Original CED checkpoints and Hub repositories -> a complete, verified model folder in the format of this package."""
 
-import json
 import os
 import pickle
 import re
@@ -12,7 +11,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,46 +22,44 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalTokenNotFoundError,
-    RepositoryNotFoundError,
     StrictDataclassError,
 )
 from huggingface_hub.errors import HTTPError as HubConnectionError  # of the HTTP client that huggingface_hub uses
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import logging as transformers_logging
 
 from .configuration_ced import CED_SIZES, CedConfig
+from .custom_code import CODE_FILES
 from .feature_extraction_ced import CedFeatureExtractor
+from .hub import PUBLISHED_MODELS, ModelNotFoundError, locate_model
 from .messages import one_line, printable
 from .model_card import create_model_card, has_audioset_labels, published_eval_results, published_size
+from .model_folder import PREPROCESSOR, check_settings
 from .modeling_ced import CedForAudioClassification, CedModel
 from .output import new_folder
 from .zenodo import DownloadError, download_checkpoint, sha256_of
 
 HUB_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
-CODE_FILES = ("audioset.py", "configuration_ced.py", "feature_extraction_ced.py", "modeling_ced.py")
 MODEL_FILES = frozenset((*HUB_FILES, *CODE_FILES, "README.md"))
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
-AUTO_MAP = {
-    "AutoConfig": "configuration_ced.CedConfig",
-    "AutoModel": "modeling_ced.CedModel",
-    "AutoModelForAudioClassification": "modeling_ced.CedForAudioClassification",
-}
-EXTRACTOR_AUTO_MAP = {"AutoFeatureExtractor": "feature_extraction_ced.CedFeatureExtractor"}
 
 # Fields of a training checkpoint's "config" that the shapes of the tensors do not tell.
 CONFIG_FIELDS = ("num_heads", "pooling", "eval_avg", "pad_last", "target_length")
 PUBLISHED_POSITIONS, PUBLISHED_TARGET_LENGTH = 63, 1012  # 63 patches hold 1008 frames; all published files say 1012
 
 DECODER_NAME = re.compile(r"(decoder|mask_token)")  # what masked-autoencoder files carry beside the encoder
+UNKNOWN_DATA = "The source of these weights does not say what they were trained on."
 VERIFICATION_SAMPLES = 48000  # 3 s
 VERIFICATION_TOLERANCE = 1e-5
 
 
 class ConversionError(ValueError):
     """Why a checkpoint was not converted: one line that says what is wrong and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))  # names of files and tensors are in it
 
 
 @dataclass(frozen=True)
@@ -76,6 +73,7 @@ class Checkpoint:
     folder: Path | None  # a Hub repository's, with its config.json
     description: str  # one Markdown sentence for the model card
     hub_id: str | None = None
+    published: str | None = None  # "ced-tiny", ... where the source is proved to be that model
 
     @property
     def has_head(self) -> bool:
@@ -101,6 +99,7 @@ def convert_checkpoint(
     num_heads: int | None = None,
     overwrite: bool = False,
     model_id: str | None = None,
+    published: str | None = None,
 ) -> Conversion:
     """
     Converts an original CED checkpoint or a Hub repository into a complete model folder.
@@ -122,6 +121,10 @@ def convert_checkpoint(
             Whether to replace a model folder at `output_dir`.
         model_id (`str`, *optional*):
             Hub id that the model card's code names; by default the name of the folder.
+        published (`str`, *optional*):
+            `"tiny"`, `"mini"`, `"small"` or `"base"` where `source` is what [`download_checkpoint`] returned for it.
+            The model card then has the published figures and `base_model`. The Hub ids of the published models have
+            them without it, other sources never.
 
     Returns:
         [`Conversion`]: what was written.
@@ -133,6 +136,8 @@ def convert_checkpoint(
     target = Path(output_dir).absolute()
     check_output_dir(target, overwrite)
     checkpoint = read_checkpoint(source)
+    if published is not None:
+        checkpoint = replace(checkpoint, published=f"ced-{published}")
     config, notes = _make_config(checkpoint, num_heads)
     model = _build_model(checkpoint, config)
     feature_extractor = _make_feature_extractor(checkpoint, config)
@@ -143,10 +148,10 @@ def convert_checkpoint(
             save_model_folder(model, feature_extractor, folder, card)
             _verify(folder, model, feature_extractor, checkpoint)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or _one_line(error)
-        raise ConversionError(f"{target} could not be written: {reason}") from error
+        raise ConversionError(f"{target} could not be written: {one_line(error)}") from error
     if checkpoint.dropped:
-        notes.append(f"left out {len(checkpoint.dropped)} decoder tensors: {', '.join(checkpoint.dropped)}")
+        names = ", ".join(map(printable, checkpoint.dropped))
+        notes.append(f"left out {len(checkpoint.dropped)} decoder tensors: {names}")
     return Conversion(
         folder=target,
         architecture=type(model).__name__,
@@ -178,7 +183,9 @@ def run(
         print(f"downloaded {printable(source)}\nsha256 {sha256_of(source)}")
     if source is None:
         raise ConversionError("there is nothing to convert: give SOURCE, or a size to download.")
-    done = convert_checkpoint(source, output_dir, num_heads=num_heads, overwrite=overwrite, model_id=push_to)
+    done = convert_checkpoint(
+        source, output_dir, num_heads=num_heads, overwrite=overwrite, model_id=push_to, published=download
+    )
     for note in done.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
     kind = "encoder without a head" if done.num_labels is None else f"{done.num_labels} classes"
@@ -203,8 +210,12 @@ def read_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         return _read_file(path)
     name = os.fspath(source)
     if name.count("/") == 1 and not name.endswith(CHECKPOINT_SUFFIXES) and _is_repo_id(name):
-        folder = _download_repo(name)
-        return _read_folder(folder, f"[{name}](https://huggingface.co/{name}).", name)
+        try:
+            folder = locate_model(name)
+        except ModelNotFoundError as error:
+            raise ConversionError(str(error)) from error
+        checkpoint = _read_folder(folder, f"[{name}](https://huggingface.co/{name}).", name)
+        return replace(checkpoint, published=name.removeprefix("mispeech/") if name in PUBLISHED_MODELS else None)
     raise ConversionError(f"{name} does not exist: give a .pt file, a model folder, or a Hub id such as user/model.")
 
 
@@ -216,29 +227,18 @@ def _is_repo_id(name: str) -> bool:
     return True
 
 
-def _download_repo(repo_id: str) -> Path:
-    try:
-        return Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=list(HUB_FILES)))
-    except RepositoryNotFoundError as error:
-        raise ConversionError(
-            f"{repo_id} is neither here nor on the Hugging Face Hub, or it is private: check the name, or log in with"
-            " `hf auth login`."
-        ) from error
-    except (OSError, HubConnectionError) as error:
-        raise ConversionError(
-            f"{repo_id} is not here, and the Hugging Face Hub could not give it; is there no network? Download it"
-            f" elsewhere and give its folder. ({_one_line(error)})"
-        ) from error
-
-
 def _read_folder(folder: Path, description: str, hub_id: str | None) -> Checkpoint:
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise ConversionError(f"{folder} has no {name}: a model folder needs config.json and model.safetensors.")
     try:
+        check_settings(folder)
+    except ValueError as error:
+        raise ConversionError(f"{folder}: {error}") from error
+    try:
         tensors = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
-        raise ConversionError(f"{folder / 'model.safetensors'} cannot be read: {_one_line(error)}") from error
+        raise ConversionError(f"{folder / 'model.safetensors'} cannot be read: {one_line(error)}") from error
     return _make_checkpoint(tensors, {}, folder, description, hub_id)
 
 
@@ -268,7 +268,7 @@ def _load_pickle(path: Path) -> Any:
         # torch's own messages are pages long, advise unsafe loading, and come as all sorts of exceptions.
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ConversionError(f"{path} cannot be read: {_one_line(error)}") from error
+        raise ConversionError(f"{path} cannot be read: {one_line(error)}") from error
     except pickle.UnpicklingError as error:
         objects = _objects_beside_tensors(path, error)
         if not objects:
@@ -347,14 +347,11 @@ def _make_config(checkpoint: Checkpoint, num_heads: int | None) -> tuple[CedConf
     except (ValueError, TypeError, OSError, StrictDataclassError) as error:
         if isinstance(error, ConversionError):
             raise
-        raise ConversionError(f"the source's configuration is not that of a CED model: {_one_line(error)}") from error
+        raise ConversionError(f"the source's configuration is not that of a CED model: {one_line(error)}") from error
     return config, notes
 
 
 def _read_config(folder: Path, num_heads: int | None) -> CedConfig:
-    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if not isinstance(stored, dict) or stored.get("model_type") != CedConfig.model_type:
-        raise ConversionError(f'{folder / "config.json"} is not that of a CED model: "model_type" must be "ced".')
     config = CedConfig.from_pretrained(folder)
     _check_heads_agree(num_heads, config.num_heads)
     return config
@@ -437,22 +434,10 @@ def _assume_heads(embed_dim: int, notes: list[str]) -> int:
 
 
 def _make_feature_extractor(checkpoint: Checkpoint, config: CedConfig) -> CedFeatureExtractor:
-    try:
-        if checkpoint.folder is not None and (checkpoint.folder / "preprocessor_config.json").is_file():
-            feature_extractor = CedFeatureExtractor.from_pretrained(checkpoint.folder)
-        else:
-            shared = ("f_min", "f_max", "n_fft", "win_size", "hop_size", "center")
-            feature_extractor = CedFeatureExtractor(
-                feature_size=config.n_mels, **{field: getattr(config, field) for field in shared}
-            )
-    except (ValueError, TypeError, OSError) as error:
-        raise ConversionError(f"{checkpoint.folder}/preprocessor_config.json is wrong: {_one_line(error)}") from error
-    if feature_extractor.feature_size != config.n_mels:
-        raise ConversionError(
-            f"preprocessor_config.json has {feature_extractor.feature_size} mel bins, but config.json has"
-            f" {config.n_mels}."
-        )
-    return feature_extractor
+    if checkpoint.folder is not None and (checkpoint.folder / PREPROCESSOR).is_file():
+        return CedFeatureExtractor.from_pretrained(checkpoint.folder)
+    shared = ("f_min", "f_max", "n_fft", "win_size", "hop_size", "center")
+    return CedFeatureExtractor(feature_size=config.n_mels, **{field: getattr(config, field) for field in shared})
 
 
 # --- Model -----------------------------------------------------------------------------------------------------------
@@ -512,16 +497,16 @@ def _original_name(name: str) -> str:
 
 def _make_card(model: CedModel | CedForAudioClassification, checkpoint: Checkpoint, model_id: str) -> ModelCard:
     config: CedConfig = model.config
-    eval_results = published_eval_results(config) if checkpoint.has_head else []
-    base_model = checkpoint.hub_id
-    if base_model is None and eval_results:
-        base_model = f"mispeech/{published_size(config)}"
+    # A shape proves nothing: anyone may have trained these weights on anything.
+    is_published = checkpoint.published is not None and checkpoint.published == published_size(config)
     return create_model_card(
         model,
         model_id=model_id,
         source=f"Converted from {checkpoint.description}",
-        base_model=base_model,
-        eval_results=eval_results,
+        base_model=checkpoint.hub_id or (f"mispeech/{checkpoint.published}" if is_published else None),
+        eval_results=published_eval_results(config) if is_published and checkpoint.has_head else [],
+        datasets=None if is_published else [],
+        training_data=None if is_published else UNKNOWN_DATA,
     )
 
 
@@ -557,19 +542,13 @@ def save_model_folder(
     """
     Writes what a Hub repository of a CED model holds into `folder`: weights, both configurations, custom code, card.
 
-    The folder loads with `trust_remote_code=True` where `ced_model` is not installed, whether or not the classes were
-    registered with `register_for_auto_class`.
+    The folder loads with `trust_remote_code=True` where `ced_model` is not installed.
     """
-    # Set whole: a Hub repository's own may name another repository's code.
-    model.config.auto_map = dict(AUTO_MAP)
-    vars(feature_extractor)["auto_map"] = dict(EXTRACTOR_AUTO_MAP)
     with _without_progress_bar():
         model.save_pretrained(folder)
     feature_extractor.save_pretrained(folder)
     # safetensors creates its file for the owner alone, whatever the umask says.
     shutil.copymode(Path(folder) / "config.json", Path(folder) / "model.safetensors")
-    custom_object_save(model, folder)
-    custom_object_save(feature_extractor, folder)
     card.save(Path(folder) / "README.md")
 
 
@@ -596,7 +575,7 @@ def _verify(
     try:
         deviation = _deviation(model, feature_extractor, reloaded, CedFeatureExtractor.from_pretrained(folder))
     except (ValueError, RuntimeError) as error:
-        raise ConversionError(f"the model cannot be run, nothing was kept: {_one_line(error)}") from error
+        raise ConversionError(f"the model cannot be run, nothing was kept: {one_line(error)}") from error
     if not deviation <= VERIFICATION_TOLERANCE:
         raise ConversionError(
             f"the written model's outputs differ by {deviation:.2g} from the source, nothing was kept."
@@ -646,7 +625,7 @@ def check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ConversionError(f"{repo_id} is no Hub repository name: {_one_line(error)}") from error
+        raise ConversionError(f"{repo_id} is no Hub repository name: {one_line(error)}") from error
 
 
 def push_to_hub(folder: str | os.PathLike[str], repo_id: str, api: huggingface_hub.HfApi | None = None) -> str:
@@ -686,9 +665,5 @@ def _upload_hint(error: Exception) -> str:
     if status == 403:
         return "the token may not write there; use one with write access."
     if isinstance(error, HfHubHTTPError):
-        return f"the Hub answered {_one_line(error)}"
-    return f"the Hugging Face Hub could not be reached; is there no network? ({_one_line(error)})"
-
-
-def _one_line(error: object) -> str:
-    return one_line(error) or type(error).__name__
+        return f"the Hub answered {one_line(error)}"
+    return f"the Hugging Face Hub could not be reached; is there no network? ({one_line(error)})"

@@ -2,7 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Feature extractor class for CED: waveform to log-mel spectrogram."""
 
+from .custom_code import drop_absent_code
+
+# isort: split
+
 import math
+import os
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +17,8 @@ from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import PaddingStrategy, TensorType, logging
+
+from .model_settings import check_front_end
 
 logger = logging.get_logger(__name__)
 
@@ -106,6 +113,12 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
     """
 
     model_input_names = ["input_values", "attention_mask"]
+    # What is saved carries the code, so that it loads where this package is not installed.
+    _auto_class = "AutoFeatureExtractor"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._auto_class = None  # another author's code is saved only if it is registered
 
     def __init__(
         self,
@@ -128,28 +141,18 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             return_attention_mask=return_attention_mask,
             **kwargs,
         )
-        if self.padding_side != "right":
-            raise ValueError(
-                f"`padding_side={self.padding_side!r}` is not possible: CED's time positions count from a clip's first"
-                ' frame. Use "right".'
-            )
         self.f_min = f_min
         self.f_max = f_max
         self.n_fft = n_fft
         self.win_size = win_size
         self.hop_size = hop_size
         self.center = center
-        self._check_parameters()
+        check_front_end(vars(self))
 
-    def _check_parameters(self) -> None:
-        for field in ("feature_size", "sampling_rate", "n_fft", "win_size", "hop_size"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"`{field}` must be at least 1, got {getattr(self, field)}.")
-        if self.win_size > self.n_fft:
-            raise ValueError(f"`win_size` ({self.win_size} samples) does not fit into `n_fft` ({self.n_fft} samples).")
-        f_max = self.sampling_rate / 2 if self.f_max is None else self.f_max
-        if not 0 <= self.f_min < f_max:
-            raise ValueError(f"`f_min` ({self.f_min} Hz) must be below `f_max` ({f_max} Hz) and not negative.")
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> list[str]:
+        """Saves as [`~FeatureExtractionMixin.save_pretrained`] does, with the code that it needs."""
+        drop_absent_code(self, save_directory)
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     def num_frames(self, num_samples: int) -> int:
         """Number of mel frames of a clip of `num_samples` samples, before any padding."""

@@ -2,7 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch CED model."""
 
+from .custom_code import AUTO_MAP
+
+# isort: split
+
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -384,6 +389,20 @@ class CedPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": CedLayer, "attentions": CedAttention}
     _input_embed_layer = "patch_embed"
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__ != __name__:
+            cls._auto_class = None  # another author's code is saved only if it is registered
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """
+        Saves the model as [`~PreTrainedModel.save_pretrained`] does, with its code, so that the folder loads with
+        `trust_remote_code=True` where this package is not installed.
+        """
+        # Whole: transformers names this class alone, and what is stored may name another repository's code.
+        self.config.auto_map = dict(AUTO_MAP)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialises the weights as the paper's code does."""
@@ -411,10 +430,14 @@ class CedPreTrainedModel(PreTrainedModel):
     """
 )
 class CedModel(CedPreTrainedModel):
+    # What is saved carries the code, so that it loads where this package is not installed.
+    _auto_class = "AutoModel"
+
     def __init__(self, config: CedConfig) -> None:
         super().__init__(config)
         num_bands, positions = config.num_patches
-        self.init_bn = nn.BatchNorm2d(config.n_mels, momentum=0.01)
+        # The dtype of `_keep_in_fp32_modules_strict`, which counts only where weights are loaded.
+        self.init_bn = nn.BatchNorm2d(config.n_mels, momentum=0.01, dtype=torch.float32)
         self.patch_embed = CedPatchEmbeddings(config)
         self.time_pos_embed = nn.Parameter(torch.zeros(1, config.hidden_size, 1, positions))
         self.freq_pos_embed = nn.Parameter(torch.zeros(1, config.hidden_size, num_bands, 1))
@@ -618,6 +641,8 @@ class CedModel(CedPreTrainedModel):
     """
 )
 class CedForAudioClassification(CedPreTrainedModel):
+    _auto_class = "AutoModelForAudioClassification"
+
     def __init__(self, config: CedConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels

@@ -16,7 +16,7 @@ import torch
 from transformers.utils import logging
 
 from .audio import MIX, AudioError, AudioInput, check_channel, describe, is_single_input, read_blocks
-from .bundled import bundled_folder, resolve_model
+from .bundled import bundled_folder
 from .configuration_ced import CedConfig
 from .feature_extraction_ced import CedFeatureExtractor
 from .findings import (
@@ -29,6 +29,7 @@ from .findings import (
     check_number,
     find_label,
 )
+from .model_folder import open_model
 from .modeling_ced import CedForAudioClassification
 from .runtimes.exported import ExportedModel
 from .runtimes.formats import TORCH, choose_for_tagger
@@ -186,19 +187,12 @@ class AudioTagger:
             RuntimeError: if the model cannot be exported, or its export differs from it by too much.
         """
         choose_for_tagger(runtime, quantize, device, dtype)  # before the work, not after it
-        model = resolve_model(model) if isinstance(model, str) else model
-        if isinstance(model, Path) or model.startswith((".", "/", "~")):
-            model = Path(model).expanduser()
-            if not model.is_dir():
-                raise OSError(f"There is no folder {str(model)!r}.")
-        config = CedConfig.get_config_dict(str(model), **kwargs)[0]
-        if config.get("model_type") != CedConfig.model_type:
-            raise ValueError(f"{str(model)!r} is a {config.get('model_type')!r} model, not CED.")
+        source, kwargs = open_model(model, **kwargs)
         if device is None:
             device = _default_device(runtime)
         _check_device(device)
         loaded: Any = CedForAudioClassification.from_pretrained(
-            model, dtype=dtype or torch.float32, output_loading_info=True, **kwargs
+            source, dtype=dtype or torch.float32, output_loading_info=True, **kwargs
         )
         network, loading = loaded
         if loading["missing_keys"]:
@@ -208,7 +202,7 @@ class AudioTagger:
                 f" {', '.join(missing[:3])}."
             )
         try:
-            feature_extractor = CedFeatureExtractor.from_pretrained(model, **kwargs)
+            feature_extractor = CedFeatureExtractor.from_pretrained(source, **kwargs)
         except OSError:
             logger.info(f"{model} has no preprocessor_config.json: using the front end that config.json describes.")
             feature_extractor = None

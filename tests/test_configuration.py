@@ -225,11 +225,12 @@ def test_the_hubs_config_is_read_as_it_is_and_written_back(tmp_path: Path, golde
     config.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["outputdim"] == 13
+    del stored["transformers_version"]  # of whoever wrote the file last
     assert {name: written.get(name) for name in stored} == stored
 
 
 def test_unknown_extras_are_kept(tmp_path: Path, golden: Path) -> None:
-    extras = {"my_note": "recorded in the rain", "nested": {"a": [1, None]}, "auto_map": {"AutoConfig": "x.Y"}}
+    extras = {"my_note": "recorded in the rain", "nested": {"a": [1, None]}}
     write_config(tmp_path, golden, **extras)
     config = CedConfig.from_pretrained(tmp_path)
     assert config.my_note == "recorded in the rain"
@@ -276,29 +277,29 @@ def test_a_stored_null_problem_type_means_multi_label(tmp_path: Path, golden: Pa
         ({"num_heads": 7}, r"`embed_dim` \(768\) is not a multiple.*\(7\)"),
         ({"num_attention_heads": 7}, r"`embed_dim` \(768\) is not a multiple.*\(7\)"),
         ({"name": "ced-tiny", "num_heads": 5}, r"`embed_dim` \(192\) is not a multiple.*\(5\)"),
-        ({"num_heads": 0}, "`num_heads` must be at least 1, got 0"),
-        ({"num_heads": -3}, "`num_heads` must be at least 1, got -3"),
+        ({"num_heads": 0}, "`num_heads` must be a whole number from 1 to 1,024, got 0"),
+        ({"num_heads": -3}, "`num_heads` must be a whole number .*, got -3"),
         ({"embed_dim": "48"}, "embed_dim.*\n.*'48'"),
         ({"embed_dim": 48.0}, "embed_dim"),
-        ({"embed_dim": 0}, "`embed_dim` must be at least 1"),
-        ({"depth": 0}, "`depth` must be at least 1"),
-        ({"mlp_ratio": 0}, "`mlp_ratio` must be positive"),
-        ({"mlp_ratio": float("nan")}, "`mlp_ratio` must be positive"),
-        ({"drop_rate": 1.0}, r"`drop_rate` must be in \[0, 1\), got 1.0"),
-        ({"attn_drop_rate": -0.1}, r"`attn_drop_rate` must be in \[0, 1\)"),
-        ({"drop_path_rate": float("nan")}, r"`drop_path_rate` must be in \[0, 1\)"),
+        ({"embed_dim": 0}, "`embed_dim` must be a whole number from 1 to"),
+        ({"depth": 0}, "`depth` must be a whole number from 1 to"),
+        ({"mlp_ratio": 0}, "`mlp_ratio` must be a number above 0, at most 32"),
+        ({"mlp_ratio": float("nan")}, "`mlp_ratio` must be a number above 0, at most 32"),
+        ({"drop_rate": 1.0}, "`drop_rate` must be a number from 0 to below 1, got 1.0"),
+        ({"attn_drop_rate": -0.1}, "`attn_drop_rate` must be a number from 0 to below 1"),
+        ({"drop_path_rate": float("nan")}, "`drop_path_rate` must be a number from 0 to below 1"),
         ({"patch_stride": 10}, r"`patch_stride` \(10\) must equal `patch_size` \(16\)"),
-        ({"patch_size": 0}, "`patch_size` must be at least 1"),
+        ({"patch_size": 0}, "`patch_size` must be a whole number from 1 to"),
         ({"n_mels": 63}, r"`n_mels` \(63\) is not a multiple"),
         ({"target_length": 15}, r"`target_length` \(15 frames\) is shorter than one patch"),
         ({"target_length": 1012.0}, "target_length"),
         ({"pad_last": "yes"}, "pad_last"),
-        ({"hop_size": 0}, "`hop_size` must be at least 1"),
+        ({"hop_size": 0}, "`hop_size` must be a whole number from 1 to"),
         ({"problem_type": "ranking"}, "problem_type"),
-        ({"num_labels": 0}, "`num_labels=0`"),
-        ({"num_labels": -1}, "`num_labels=-1`"),
-        ({"num_labels": "10"}, "`num_labels='10'`"),
-        ({"num_labels": 2.5}, "`num_labels=2.5`"),
+        ({"num_labels": 0}, "`num_labels` must be a whole number from 1 to 100,000, got 0"),
+        ({"num_labels": -1}, "`num_labels` .*, got -1"),
+        ({"num_labels": "10"}, "`num_labels` .*, got '10'"),
+        ({"num_labels": 2.5}, "`num_labels` .*, got 2.5"),
         ({"outputdim": 3, "id2label": {0: "dog"}}, "`outputdim=3` but `id2label` names 1 classes"),
         ({"id2label": {0: "dog", 2: "cat"}}, "classes 0 to 1"),
         ({"id2label": {"dog": "0"}}, "classes 0 to 0"),

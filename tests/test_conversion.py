@@ -181,22 +181,60 @@ def test_published_shapes_are_recognised_from_the_tensors_alone(size: str) -> No
     assert config.name == size
 
 
-def test_published_tiny_file_becomes_ced_tiny_with_labels_and_figures(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in the shape and under the name of the published ced-tiny."""
     torch.manual_seed(0)
     model = CedForAudioClassification(CedConfig(name="ced-tiny"))
     tensors = {
         re.sub(r"^init_bn\.", "init_bn.1.", name.removeprefix("encoder.")): tensor
         for name, tensor in model.state_dict().items()
     }
-    source = save_original(tmp_path / "audiotransformer_tiny_mAP_4814.pt", tensors)
-    done = convert_checkpoint(source, tmp_path / "tiny")
-    assert (done.size, done.num_labels, done.notes) == ("ced-tiny", 527, ())
-    assert 5.4e6 < done.parameters < 5.6e6
-    config = CedConfig.from_pretrained(done.folder)
-    assert (config.id2label[0], config.id2label[21]) == ("Speech", "Chuckle, chortle")
-    card = ModelCard.load(done.folder / "README.md")
+    return save_original(tmp_path_factory.mktemp("tiny") / "audiotransformer_tiny_mAP_4814.pt", tensors)
+
+
+def test_a_downloaded_checkpoint_becomes_ced_tiny_with_labels_and_figures(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversion, "download_checkpoint", lambda size: tiny_checkpoint)
+    conversion.run(None, str(tmp_path / "tiny"), download="tiny")
+    config = CedConfig.from_pretrained(tmp_path / "tiny")
+    assert (config.name, config.id2label[0], config.id2label[21]) == ("ced-tiny", "Speech", "Chuckle, chortle")
+    card = ModelCard.load(tmp_path / "tiny" / "README.md")
     assert card.data.base_model == "mispeech/ced-tiny"
     assert [result.metric_value for result in card.data.eval_results] == [48.1]
+    assert "two million 10-second clips" in card.text
+
+
+def test_weights_that_are_not_proved_to_be_published_claim_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    done = convert_checkpoint(tiny_checkpoint, tmp_path / "tiny")
+    assert (done.size, done.num_labels, done.notes) == ("ced-tiny", 527, ())
+    assert 5.4e6 < done.parameters < 5.6e6
+    again = convert_checkpoint(done.folder, tmp_path / "mispeech" / "ced-tiny")  # a folder's name proves nothing
+    wrong = convert_checkpoint(tiny_checkpoint, tmp_path / "wrong", published="mini")
+    for folder in (done.folder, again.folder, wrong.folder):
+        card = ModelCard.load(folder / "README.md")
+        assert (card.data.base_model, card.data.eval_results, card.data.datasets) == (None, None, None)
+        assert "does not say what they were trained on" in card.text and "48.1" not in card.text
+        assert "two million" not in card.text
+
+
+@pytest.mark.parametrize(("hub_id", "figures"), [("mispeech/ced-tiny", [48.1]), ("someone/ced-tiny", [])])
+def test_of_hub_repositories_only_the_published_ones_have_the_published_figures(
+    hub_id: str, figures: list[float], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = convert_checkpoint(tiny_checkpoint, tmp_path / "snapshot").folder
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id, **options: str(snapshot))
+    monkeypatch.chdir(tmp_path)
+    card = ModelCard.load(convert_checkpoint(hub_id, tmp_path / "out").folder / "README.md")
+    assert card.data.base_model == hub_id
+    assert [result.metric_value for result in card.data.eval_results or []] == figures
+
+
+def test_names_of_tensors_are_printed_without_escape_sequences(tmp_path: Path) -> None:
+    tensors = torch.load(ORIGINAL, weights_only=True) | {"blocks.9\x1b[31m\nred": torch.zeros(3)}
+    message = fails(save_original(tmp_path / "colour.pt", tensors), tmp_path / "out")
+    assert "blocks.9\\x1b[31m red" in message and message.isprintable()
 
 
 def test_sizes_follow_the_tensors_and_the_training_config(tmp_path: Path) -> None:
@@ -418,7 +456,7 @@ def test_folders_with_damaged_files_are_refused(tmp_path: Path) -> None:
     assert "give the folder" in fails(folder / "model.safetensors", tmp_path / "out")
     (folder / "model.safetensors").write_bytes(weights)
     (folder / "preprocessor_config.json").write_text("{")
-    assert "preprocessor_config.json is wrong" in fails(folder, tmp_path / "out")
+    assert "preprocessor_config.json is not valid JSON" in fails(folder, tmp_path / "out")
     (folder / "preprocessor_config.json").unlink()
     edit_json(folder / "config.json", depth=4)
     message = fails(folder, tmp_path / "out")
@@ -428,13 +466,15 @@ def test_folders_with_damaged_files_are_refused(tmp_path: Path) -> None:
     edit_json(folder / "config.json", model_type="bert")
     assert '"model_type" must be "ced"' in fails(folder, tmp_path / "out")
     (folder / "config.json").write_text("{")
-    assert "configuration is not that of a CED model" in fails(folder, tmp_path / "out")
+    assert "config.json is not valid JSON" in fails(folder, tmp_path / "out")
 
 
 def test_a_feature_extractor_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
     folder = copy_micro_hub(tmp_path)
     edit_json(folder / "preprocessor_config.json", feature_size=128)
-    assert "128 mel bins, but config.json has 64" in fails(folder, tmp_path / "out")
+    assert "128 mel bins in preprocessor_config.json, but config.json has `n_mels` 64" in fails(
+        folder, tmp_path / "out"
+    )
     edit_json(folder / "preprocessor_config.json", feature_size=64, f_min=9000)
     assert "f_min" in fails(folder, tmp_path / "out")
 
@@ -452,7 +492,9 @@ def test_a_model_that_cannot_be_run_is_not_kept(tmp_path: Path, monkeypatch: pyt
 
 def test_user_settings_of_a_hub_folder_are_kept_but_not_its_old_code(tmp_path: Path) -> None:
     folder = copy_micro_hub(tmp_path)
-    edit_json(folder / "config.json", auto_map={"AutoModel": "someone/else--modeling.Ced"}, own_field=[1, 2])
+    edit_json(
+        folder / "config.json", auto_map={"AutoModel": "someone/else--modeling.Ced"}, own_field=[1, 2], f_max=7000
+    )
     edit_json(folder / "preprocessor_config.json", auto_map={"AutoFeatureExtractor": "old.Extractor"}, f_max=7000)
     (folder / "modeling_ced.py").write_text("raise SystemError\n")
     done = convert_checkpoint(folder, tmp_path / "out").folder
@@ -472,8 +514,6 @@ def test_conversion_leaves_classes_random_numbers_and_progress_bars_alone(tmp_pa
     convert_checkpoint(ORIGINAL, tmp_path / "out")
     assert [vars(cls).get("_auto_class") for cls in CLASSES] == before
     assert torch.equal(torch.rand(3), expected)
-    CedConfig(embed_dim=16, num_heads=1).save_pretrained(tmp_path / "plain")
-    assert [path.name for path in (tmp_path / "plain").iterdir()] == ["config.json"]
 
 
 def test_a_folder_with_content_is_not_touched(tmp_path: Path) -> None:
@@ -500,7 +540,7 @@ def test_a_folder_can_be_converted_in_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("step", ["custom_object_save", "_verify"])
+@pytest.mark.parametrize("step", ["save_model_folder", "_verify"])
 def test_an_interrupted_write_leaves_the_old_folder(
     step: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -728,9 +768,9 @@ def test_code_in_the_cards_runs_as_printed(tmp_path: Path) -> None:
 def test_a_hub_id_is_downloaded_and_becomes_the_base_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def snapshot_download(repo_id: str, allow_patterns: list[str]) -> str:
+    def snapshot_download(repo_id: str, **options: Any) -> str:
         asked.append(repo_id)
-        assert "config.json" in allow_patterns
+        assert "config.json" in options["allow_patterns"]
         return str(MICRO_HUB)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
@@ -747,15 +787,18 @@ def http_error(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
 @pytest.mark.parametrize(
     ("error", "complaint"),
     [
-        (LocalEntryNotFoundError("Got: ConnectError\nCheck your connection"), "is there no network"),
-        (HubConnectionError("[Errno -2] Name or service not known"), "is there no network"),
-        (http_error(RepositoryNotFoundError, 404), "nor on the Hugging Face Hub, or it is private"),
+        (LocalEntryNotFoundError("Got: ConnectError\nCheck your connection"), "the Hugging Face Hub cannot be reached"),
+        (HubConnectionError("[Errno -2] Name or service not known"), "check the name, or give a local folder"),
+        (
+            http_error(RepositoryNotFoundError, 404),
+            "on the Hugging Face Hub it does not exist, or is private: check the name",
+        ),
     ],
 )
 def test_a_hub_id_that_cannot_be_had_gets_one_line(
     error: Exception, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def snapshot_download(repo_id: str, allow_patterns: list[str]) -> str:
+    def snapshot_download(repo_id: str, **options: Any) -> str:
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)

@@ -2,27 +2,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """A saved folder carries its own code: it loads, with the same numbers, where `ced_model` is not installed."""
 
+import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
+import peft
 import pytest
 import torch
+import transformers
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
-from transformers.dynamic_module_utils import get_imports, get_relative_import_files
+from transformers import (
+    Trainer,
+    TrainingArguments,
+)
+from transformers.dynamic_module_utils import (
+    get_class_from_dynamic_module,
+    get_imports,
+    get_relative_import_files,
+)
 
-from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification, CedModel
+from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification, CedModel, custom_code
 
-AUTO_CLASSES: dict[type, str] = {
-    CedConfig: "AutoConfig",
-    CedFeatureExtractor: "AutoFeatureExtractor",
-    CedModel: "AutoModel",
-    CedForAudioClassification: "AutoModelForAudioClassification",
-}
-CODE_FILES = {"audioset.py", "configuration_ced.py", "feature_extraction_ced.py", "modeling_ced.py"}
+CODE_FILES = set(custom_code.CODE_FILES)
 
 # What every isolated process begins with: packages that cannot be found even if they are installed, and no network.
 ISOLATION = """
@@ -61,14 +71,6 @@ def run_python(script: str, folder: Path, blocked: tuple[str, ...] = ("ced_model
     )
     assert process.returncode == 0, process.stderr
     return process.stdout.strip()
-
-
-@pytest.fixture
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The classes registered as custom code, for one test."""
-    for custom_class, auto_class in AUTO_CLASSES.items():
-        monkeypatch.setattr(custom_class, "_auto_class", None)
-        custom_class.register_for_auto_class(auto_class)  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -144,7 +146,6 @@ def assert_same_numbers_in_isolation(folder: Path, clips: dict[str, torch.Tensor
     assert here["time_pos_embed 512"].shape[-1] == 32 and here["time_pos_embed 2024"].shape[-1] == 126
 
 
-@pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("model_class", [CedForAudioClassification, CedModel])
 def test_a_saved_folder_loads_without_ced_model(
     model_class: type, tmp_path: Path, golden: Path, clips: dict[str, torch.Tensor]
@@ -157,13 +158,116 @@ def test_a_saved_folder_loads_without_ced_model(
     assert_same_numbers_in_isolation(tmp_path, clips, has_head=model_class is CedForAudioClassification)
 
 
-def test_an_unregistered_model_is_saved_without_code(tmp_path: Path, micro_model: CedForAudioClassification) -> None:
-    micro_model.save_pretrained(tmp_path)
-    assert not list(tmp_path.glob("*.py"))
-    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+def files_named_by_auto_maps(folder: Path) -> set[str]:
+    """The code files that the JSON files of a folder point to."""
+    maps = [json.loads(path.read_text()).get("auto_map", {}) for path in folder.glob("*config.json")]
+    return {f"{place.rpartition('.')[0]}.py" for auto_map in maps for place in auto_map.values()}
 
 
-@pytest.mark.usefixtures("registered")
+def assert_complete(folder: Path) -> None:
+    named, present = files_named_by_auto_maps(folder), {path.name for path in folder.glob("*.py")}
+    assert named and named <= present
+    for name in present:
+        assert {Path(file).name for file in get_relative_import_files(folder / name)} <= present
+
+
+@pytest.fixture
+def hub_copy(tmp_path: Path, golden: Path) -> Path:
+    """A folder whose files name the code of another repository, as those of a Hub repository do in the cache."""
+    folder = Path(shutil.copytree(golden / "micro_hub", tmp_path / "hub_copy"))
+    auto_map = {name: f"someone/else--{place}" for name, place in custom_code.AUTO_MAP.items()}
+    for name, places in (("config.json", auto_map), ("preprocessor_config.json", {"AutoFeatureExtractor": "old.Old"})):
+        stored = json.loads((folder / name).read_text()) | {"auto_map": places}
+        (folder / name).write_text(json.dumps(stored))
+    return folder
+
+
+@pytest.mark.parametrize("saved", [CedConfig, CedFeatureExtractor, CedModel, CedForAudioClassification])
+def test_whatever_is_saved_is_complete(saved: Any, hub_copy: Path, tmp_path: Path) -> None:
+    saved.from_pretrained(hub_copy).save_pretrained(tmp_path / "saved")
+    assert_complete(tmp_path / "saved")
+
+
+def test_a_model_with_merged_adapters_and_a_checkpoint_of_trainer_are_complete(hub_copy: Path, tmp_path: Path) -> None:
+    model = CedForAudioClassification.from_pretrained(hub_copy)
+    adapted: Any = peft.get_peft_model(model, peft.LoraConfig(target_modules=["qkv"]))
+    adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+    assert files_named_by_auto_maps(tmp_path / "merged") == {"configuration_ced.py", "modeling_ced.py"}
+    assert_complete(tmp_path / "merged")
+
+    arguments = TrainingArguments(output_dir=str(tmp_path), report_to=[])
+    extractor = CedFeatureExtractor.from_pretrained(hub_copy)
+    Trainer(model, arguments, processing_class=extractor).save_model(str(tmp_path / "checkpoint"))
+    assert CODE_FILES == {path.name for path in (tmp_path / "checkpoint").glob("*.py")}
+    assert_complete(tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("method", ["push_to_hub", "save_pretrained"])
+@pytest.mark.parametrize("pushed", [CedConfig, CedFeatureExtractor, CedForAudioClassification])
+def test_what_is_pushed_to_the_hub_is_complete(
+    pushed: Any, method: str, hub_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded: set[str] = set()
+
+    def create_commit(self: Any, repo_id: str, operations: Any, **kwargs: Any) -> None:
+        uploaded.update(operation.path_in_repo for operation in operations)
+
+    client = huggingface_hub.HfApi
+    monkeypatch.setattr(client, "create_repo", lambda self, repo_id, **kwargs: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr(client, "create_commit", create_commit)
+    monkeypatch.setattr("transformers.utils.hub.create_and_tag_model_card", lambda *args, **kwargs: ModelCard("hello"))
+    thing = pushed.from_pretrained(hub_copy)
+    if method == "push_to_hub":
+        thing.push_to_hub("user/model")
+    else:
+        thing.save_pretrained(str(tmp_path / "pushed"), push_to_hub=True, repo_id="user/model")
+    auto_map = getattr(thing, "config", thing).auto_map
+    named = {f"{place.rpartition('.')[0]}.py" for place in auto_map.values()}
+    assert named and uploaded >= named | {"custom_code.py", "model_settings.py"}
+
+
+def test_the_code_of_a_class_by_another_author_is_saved_only_if_it_is_registered(tmp_path: Path, golden: Path) -> None:
+    class Mine(CedForAudioClassification):
+        pass
+
+    Mine.from_pretrained(golden / "micro_hub").save_pretrained(tmp_path)
+    assert "modeling_ced.py" not in os.listdir(tmp_path) and Path(__file__).name not in os.listdir(tmp_path)
+    assert_complete(tmp_path)
+
+
+def test_an_older_transformers_is_named_before_anything_else_fails(
+    tmp_path: Path, golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the package, and by each file of the custom code on its own."""
+    CedForAudioClassification.from_pretrained(golden / "micro_hub").save_pretrained(tmp_path)
+    CedFeatureExtractor.from_pretrained(golden / "micro_hub").save_pretrained(tmp_path)
+    monkeypatch.setattr(transformers, "__version__", "5.22.2")
+    expected = r'^CED needs transformers 5\.23 or newer, found 5\.22\.2: pip install --upgrade "transformers>=5\.23"$'
+    for name in [module for module in sys.modules if module.partition(".")[0] == "ced_model"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImportError, match=expected):
+        importlib.import_module("ced_model")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    for place in {**custom_code.AUTO_MAP, **custom_code.EXTRACTOR_AUTO_MAP}.values():
+        with pytest.raises(ImportError, match=expected):
+            get_class_from_dynamic_module(place, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("version", "is_enough"), [("5.23.0", True), ("5.24.0.dev0", True), ("6.0", True), ("5.9", False)]
+)
+def test_the_floor_is_a_version_number(version: str, is_enough: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformers, "__version__", version)
+    code = Path(custom_code.__file__).read_text()
+    with nullcontext() if is_enough else pytest.raises(ImportError):
+        exec(compile(code, "custom_code.py", "exec"), {})
+
+
+def test_the_floor_is_the_one_that_pip_is_told() -> None:
+    requirements = (Path(__file__).parent.parent / "requirements.txt").read_text().splitlines()
+    assert f"transformers>={custom_code.MIN_TRANSFORMERS}" in requirements
+
+
 def test_the_pipeline_runs_on_custom_code_and_saves_it_again(
     tmp_path: Path, golden: Path, clips: dict[str, torch.Tensor]
 ) -> None:

@@ -298,9 +298,17 @@ def test_all_that_changes_an_export_makes_another(
     others.append(AudioTagger(model, extractor, runtime="onnx"))
     model, extractor = make_model()
     for name in ("first", "second"):
-        model.add_adapter(peft.LoraConfig(target_modules=["qkv"], init_lora_weights=False), name)
-    for choose in (lambda: model.set_adapter("first"), lambda: model.set_adapter("second"), model.disable_adapters):
-        choose()
+        config = peft.LoraConfig(target_modules=["qkv"], init_lora_weights=False)
+        model = peft.inject_adapter_in_model(config, model, name)
+    layers: Any = [module for module in model.modules() if isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer)]
+    choices: list[Callable[[Any], None]] = [
+        lambda layer: layer.set_adapter("first"),
+        lambda layer: layer.set_adapter("second"),
+        lambda layer: layer.enable_adapters(False),
+    ]
+    for choose in choices:
+        for layer in layers:
+            choose(layer)
         others.append(AudioTagger(model, extractor, runtime="onnx"))
     monkeypatch.setattr(cache, "versions", lambda choice: formats.versions(choice) | {"onnxruntime": "1.0"})
     others.append(make_tagger("onnx"))

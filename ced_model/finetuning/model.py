@@ -6,17 +6,20 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
+from transformers.integrations.peft import MIN_PEFT_VERSION
 from transformers.utils import logging as transformers_logging
 
-from ..bundled import resolve_model
-from ..configuration_ced import CedConfig
 from ..feature_extraction_ced import CedFeatureExtractor
+from ..messages import one_line, printable
+from ..model_folder import open_model
 from ..modeling_ced import CedForAudioClassification
 from .arguments import FinetuningOptions
 
@@ -31,23 +34,22 @@ def load_classifier(model: str | os.PathLike) -> tuple[CedForAudioClassification
         ValueError: if it is no CED model, or lacks tensors.
         OSError: if there is no such folder or repository, or it cannot be reached.
     """
-    model = resolve_model(model)
-    config = CedConfig.get_config_dict(model)[0]
-    if config.get("model_type") != CedConfig.model_type:
-        raise ValueError(f"{str(model)!r} is a {config.get('model_type')!r} model, not CED.")
     try:
+        source, options = open_model(model)
         with quiet():
             loaded: Any = CedForAudioClassification.from_pretrained(
-                model, dtype=torch.float32, output_loading_info=True
+                source, dtype=torch.float32, output_loading_info=True, **options
             )
-    except (SafetensorError, StrictDataclassError, RuntimeError) as error:
-        raise ValueError(f"{str(model)!r} cannot be loaded: {' '.join(str(error).split())}") from error
+    except (SafetensorError, StrictDataclassError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{printable(model)!r} cannot be loaded: {one_line(error)}") from error
     network, loading = loaded
     missing = sorted(name for name in loading["missing_keys"] if not name.startswith("outputlayer."))
     if missing:
-        raise ValueError(f"{str(model)!r} is no whole model: it lacks {len(missing)} tensors, such as {missing[0]}.")
+        raise ValueError(
+            f"{printable(model)!r} is no whole model: it lacks {len(missing)} tensors, such as {missing[0]}."
+        )
     try:
-        return network, CedFeatureExtractor.from_pretrained(model)
+        return network, CedFeatureExtractor.from_pretrained(source, **options)
     except OSError:
         return network, None
 
@@ -104,26 +106,28 @@ def choose_trained(model: CedForAudioClassification, options: FinetuningOptions)
 
 
 def _add_lora(model: CedForAudioClassification, rank: int, blocks: Iterable[int], seed: int) -> Any:
-    peft = _import_peft()
+    if find_spec("peft") is None:
+        raise ImportError(f"LoRA needs peft: {INSTALL_LORA}")
     numbers = "|".join(map(str, blocks))
-    config = peft.LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        target_modules=rf"encoder\.blocks\.({numbers})\.(attn\.(qkv|proj)|mlp\.fc[12])",
-        modules_to_save=["outputlayer"],
-    )
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of names that transformers has changed
-        torch.manual_seed(seed)
-        return peft.get_peft_model(model, config)
-
-
-def _import_peft() -> Any:
     try:
         import peft
-    except ImportError as error:
-        raise ImportError(f"LoRA needs peft: {INSTALL_LORA}") from error
-    return peft
+
+        config = peft.LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank,
+            target_modules=rf"encoder\.blocks\.({numbers})\.(attn\.(qkv|proj)|mlp\.fc[12])",
+            modules_to_save=["outputlayer"],
+        )
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of names that transformers has changed
+            torch.manual_seed(seed)
+            # PEFT's own function: transformers' `add_adapter` refuses versions of PEFT that work here.
+            return peft.get_peft_model(model, config)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # one is too old for the other
+        raise ImportError(
+            f"LoRA: peft {version('peft')} does not work with transformers {version('transformers')}"
+            f' ({one_line(error)}): pip install --upgrade "peft>={MIN_PEFT_VERSION}"'
+        ) from error
 
 
 def count_trained(model: nn.Module) -> int:

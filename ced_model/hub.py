@@ -1,0 +1,92 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The name of a model → its folder: a local one, or a snapshot from the Hugging Face Hub. Without torch."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+from .bundled import DEFAULT_MODEL, resolve_model
+from .messages import one_line, printable
+from .model_settings import CED_SIZES
+
+PUBLISHED_MODELS = tuple(f"mispeech/{size}" for size in CED_SIZES)
+MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
+
+
+class ModelNotFoundError(OSError):
+    """Why there is no folder of a model: one line that says what happened and what to do."""
+
+
+def locate_model(
+    model: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    subfolder: str = "",
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+    **_: Any,
+) -> Path:
+    """
+    The folder of a model: a local folder, the bundled model, or the snapshot of a Hub repository.
+
+    The Hub is asked once; if it does not answer, what is in the cache is used. Other keywords of `from_pretrained` than
+    those that choose a snapshot are ignored.
+
+    Raises:
+        `ModelNotFoundError`: if there is no such folder, and no such repository or no way to it.
+    """
+    name = os.fspath(model) if not isinstance(model, str) else resolve_model(model)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path / subfolder
+    shown = printable(os.fspath(model))
+    # A Hub id is `name` or `owner/name`; what else looks like a path is one.
+    if isinstance(model, Path) or name.startswith((".", "~", os.sep)) or "\\" in name or name.count("/") > 1:
+        raise ModelNotFoundError(f"There is no folder {shown!r}.")
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    patterns = [f"{subfolder}/{pattern}" if subfolder else pattern for pattern in MODEL_FILES]
+    elsewhere = f"{_suggestion(name)}, or give a local folder"
+    try:
+        snapshot = huggingface_hub.snapshot_download(
+            name,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+            allow_patterns=patterns,
+        )
+        return Path(snapshot) / subfolder
+    except errors.HFValidationError as error:
+        raise ModelNotFoundError(f"There is no folder {shown!r}, and it is not a Hub id such as user/model.") from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelNotFoundError(f"{shown} has no revision {printable(revision)!r} on the Hugging Face Hub.") from error
+    except errors.RepositoryNotFoundError as error:
+        reason = "needs permission" if isinstance(error, errors.GatedRepoError) else "does not exist, or is private"
+        raise ModelNotFoundError(
+            f"{shown} is not a folder here, and on the Hugging Face Hub it {reason}: check the name{elsewhere}, or log"
+            " in with `hf auth login`."
+        ) from error
+    except (OSError, errors.HTTPError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # such as a full disk
+            raise
+        if local_files_only or huggingface_hub.constants.is_offline_mode():
+            reason = "the Hugging Face Hub is not asked (offline mode)"
+        else:
+            reason = "the Hugging Face Hub cannot be reached"
+        detail = one_line(error.__cause__ or error)
+        raise ModelNotFoundError(
+            f"{shown} is neither a folder here nor in the cache, and {reason}: check the name{elsewhere}. ({detail})"
+        ) from error
+
+
+def _suggestion(name: str) -> str:
+    """What may have been meant by a name that is close to a published one."""
+    close = difflib.get_close_matches(name, (*PUBLISHED_MODELS, DEFAULT_MODEL), n=1, cutoff=0.8)
+    return f" (did you mean {close[0]}?)" if close and close[0] != name else ""

@@ -1,0 +1,337 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What `config.json` and `preprocessor_config.json` may hold, checked on plain dictionaries, without torch."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple, get_args
+
+from .audioset import AUDIOSET_LABELS
+
+# The published sizes (paper, table 1): width and number of attention heads; all have 12 blocks.
+CED_SIZES: dict[str, dict[str, int]] = {
+    "ced-tiny": {"embed_dim": 192, "num_heads": 3},
+    "ced-mini": {"embed_dim": 256, "num_heads": 4},
+    "ced-small": {"embed_dim": 384, "num_heads": 6},
+    "ced-base": {"embed_dim": 768, "num_heads": 12},
+}
+
+Pooling = Literal["mean", "logit", "dm", "token"]
+EvalAverage = Literal["mean", "max"]
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+CHOICES: dict[str, tuple[str, ...]] = {"pooling": get_args(Pooling), "eval_avg": get_args(EvalAverage)}
+
+ALIASES = {
+    "hidden_size": "embed_dim",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "num_heads",
+    "outputdim": "num_labels",
+}
+# Of `CedConfig`, where a shape depends on them.
+DEFAULTS: dict[str, Any] = {
+    "depth": 12,
+    "mlp_ratio": 4.0,
+    "qkv_bias": True,
+    "patch_size": 16,
+    "patch_stride": 16,
+    "n_mels": 64,
+    "target_length": 1012,
+    "pooling": "mean",
+    "eval_avg": "mean",
+    "n_fft": 512,
+    "win_size": 512,
+    "hop_size": 160,
+    "f_min": 0,
+    "f_max": 8000,
+    "center": True,
+}
+FRONT_END_DEFAULTS: dict[str, Any] = {
+    "feature_size": 64,
+    "sampling_rate": 16000,
+    "f_min": 0,
+    "f_max": None,
+    "n_fft": 512,
+    "win_size": 512,
+    "hop_size": 160,
+    "center": True,
+}
+
+
+class Bounds(NamedTuple):
+    """The least and the greatest value of a number."""
+
+    low: float
+    high: float
+    is_whole: bool = True
+    excludes: float | None = None  # a bound that is not possible itself
+
+
+# Far beyond any CED model, but nothing that takes all memory or never ends.
+BOUNDS: dict[str, Bounds] = {
+    "embed_dim": Bounds(1, 8192),
+    "depth": Bounds(1, 128),
+    "num_heads": Bounds(1, 1024),
+    "mlp_ratio": Bounds(0, 32, is_whole=False, excludes=0),
+    "drop_rate": Bounds(0, 1, is_whole=False, excludes=1),
+    "attn_drop_rate": Bounds(0, 1, is_whole=False, excludes=1),
+    "drop_path_rate": Bounds(0, 1, is_whole=False, excludes=1),
+    "patch_size": Bounds(1, 256),
+    "patch_stride": Bounds(1, 256),
+    "n_mels": Bounds(1, 1024),
+    "feature_size": Bounds(1, 1024),
+    "target_length": Bounds(1, 100_000),
+    "num_labels": Bounds(1, 100_000),
+    "initializer_range": Bounds(0, 10, is_whole=False),
+    "sampling_rate": Bounds(1000, 384_000),
+    "n_fft": Bounds(2, 65_536),
+    "win_size": Bounds(1, 65_536),
+    "hop_size": Bounds(1, 65_536),
+    "f_min": Bounds(0, 192_000, is_whole=False),
+    "f_max": Bounds(0, 192_000, is_whole=False, excludes=0),
+    "padding_value": Bounds(-1e9, 1e9, is_whole=False),
+}
+OPTIONAL = {"embed_dim", "num_heads", "num_labels", "f_max"}
+SWITCHES = ("qkv_bias", "pad_last", "center")
+MAX_PARAMETERS = 10_000_000_000
+
+
+def check_numbers(settings: Mapping[str, Any]) -> None:
+    """Raises a ValueError for the first number or switch of the wrong type, or out of bounds; it names the field."""
+    for field, value in settings.items():
+        bounds = BOUNDS.get(ALIASES.get(field, field))
+        if bounds is not None and not (value is None and ALIASES.get(field, field) in OPTIONAL):
+            _check_number(field, value, bounds)
+        elif field in SWITCHES and not isinstance(value, bool):
+            raise ValueError(f"`{field}` must be true or false, got {_shown(value)}.")
+
+
+def _check_number(field: str, value: Any, bounds: Bounds) -> None:
+    is_number = isinstance(value, int if bounds.is_whole else (int, float)) and not isinstance(value, bool)
+    if is_number and bounds.low <= value <= bounds.high and value != bounds.excludes:
+        return
+    low, high = (f"{bound:,.10g}" for bound in (bounds.low, bounds.high))
+    span = f"from {low} to {high}"
+    if bounds.excludes is not None:
+        span = f"above {low}, at most {high}" if bounds.excludes == bounds.low else f"from {low} to below {high}"
+    kind = "a whole number" if bounds.is_whole else "a number"
+    raise ValueError(f"`{field}` must be {kind} {span}, got {_shown(value)}.")
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # more digits than Python prints, or nested too deeply
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def fill_in_size(name: Any, embed_dim: int | None, num_heads: int | None) -> tuple[int, int]:
+    """Width and number of heads, from the name of a published size where they are not given."""
+    if embed_dim is not None:
+        return embed_dim, max(1, embed_dim // 64) if num_heads is None else num_heads
+    size = CED_SIZES.get(name or "ced-base") if isinstance(name, str | None) else None
+    if size is None:
+        raise ValueError(
+            f"`name={_shown(name)}` is not a published size. Use one of {', '.join(CED_SIZES)}, or give"
+            " `embed_dim`, `depth` and `num_heads`."
+        )
+    return size["embed_dim"], size["num_heads"] if num_heads is None else num_heads
+
+
+def check_label_table(id2label: Any) -> dict[int, str]:
+    """The table of class names by index; raises a ValueError if it does not name the classes from 0 on."""
+    try:
+        names = {int(index): name for index, name in id2label.items()}
+    except (AttributeError, TypeError, ValueError):
+        names = {}
+    if not names or names.keys() != set(range(len(id2label))):
+        length = len(id2label) if isinstance(id2label, Mapping | list | tuple) else 1
+        raise ValueError(
+            f"`id2label` must be a table that names the classes 0 to {max(length, 1) - 1}, such as"
+            f" {{0: 'Speech', 1: 'Laughter'}}; got {_shown(id2label)}."
+        )
+    for index, name in names.items():
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"`id2label` must give each class a name, but class {index} has {_shown(name)}.")
+    return names
+
+
+def is_cut_audioset_table(names: dict[int, str]) -> bool:
+    """Whether `names` is AudioSet's table with some names cut at their first comma."""
+    whole = dict(enumerate(AUDIOSET_LABELS))
+    return (
+        names != whole
+        and names.keys() == whole.keys()
+        and all(name in (whole[index], whole[index].split(",")[0]) for index, name in names.items())
+    )
+
+
+def count_labels(settings: Mapping[str, Any]) -> int:
+    """The number of classes; raises a ValueError if the fields that tell it contradict each other."""
+    counts = {field: settings[field] for field in ("num_labels", "outputdim") if settings.get(field) is not None}
+    for field, count in counts.items():
+        _check_number(field, count, BOUNDS["num_labels"])
+    if not settings.get("id2label"):
+        return next(iter(counts.values()), len(AUDIOSET_LABELS))
+    names = check_label_table(settings["id2label"])
+    # `num_labels` comes from the caller and goes first, `outputdim` from a stored file.
+    for field, count in list(counts.items())[:1]:
+        if count != len(names):
+            raise ValueError(f"`{field}={count}` but `id2label` names {len(names)} classes; give a name for each.")
+    return len(names)
+
+
+def check_model(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Checks the fields of a `config.json`.
+
+    Returns:
+        The fields under their own names, with defaults.
+
+    Raises:
+        ValueError: if no CED model can be like this; the message, one line, names the field.
+    """
+    check_numbers(settings)
+    model = {**DEFAULTS, **{ALIASES.get(field, field): value for field, value in settings.items()}}
+    for field, choices in CHOICES.items():
+        if model[field] not in choices:
+            raise ValueError(f"`{field}` must be one of {', '.join(map(repr, choices))}, got {_shown(model[field])}.")
+    if (problem := model.get("problem_type")) not in (None, *get_args(ProblemType)):
+        choices = ", ".join(map(repr, get_args(ProblemType)))
+        raise ValueError(f"`problem_type` must be one of {choices}, got {_shown(problem)}.")
+    name, width, heads = model.get("name"), model.get("embed_dim"), model.get("num_heads")
+    model["embed_dim"], model["num_heads"] = fill_in_size(name, width, heads)
+    model["num_labels"] = count_labels(settings)
+    check_architecture(model)
+    return model
+
+
+def check_architecture(model: Mapping[str, Any]) -> None:
+    """Raises a ValueError if the sizes of a model, all given and within bounds, do not fit together."""
+    width, heads, patch_size = model["embed_dim"], model["num_heads"], model["patch_size"]
+    if width % heads != 0:
+        raise ValueError(
+            f"`embed_dim` ({width}) is not a multiple of the number of attention heads `num_heads` ({heads})."
+        )
+    if model["patch_stride"] != patch_size:
+        raise ValueError(
+            f"`patch_stride` ({model['patch_stride']}) must equal `patch_size` ({patch_size}): CED patches do not"
+            " overlap."
+        )
+    if model["n_mels"] % patch_size != 0:
+        raise ValueError(f"`n_mels` ({model['n_mels']}) is not a multiple of `patch_size` ({patch_size}).")
+    if model["target_length"] < patch_size:
+        raise ValueError(
+            f"`target_length` ({model['target_length']} frames) is shorter than one patch ({patch_size} frames)."
+        )
+    if width * model["mlp_ratio"] < 1:
+        raise ValueError(f"`mlp_ratio` ({model['mlp_ratio']}) leaves the MLP of `embed_dim` ({width}) no units.")
+    parameters = model["depth"] * (4 + 2 * model["mlp_ratio"]) * width**2
+    if parameters > MAX_PARAMETERS:
+        raise ValueError(
+            f"`depth` ({model['depth']}) blocks of `embed_dim` {width} have {parameters / 1e9:,.0f} billion parameters;"
+            f" at most {MAX_PARAMETERS / 1e9:g} billion are possible."
+        )
+    _check_spectrum(model, None)
+
+
+def check_front_end(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Checks the fields of a `preprocessor_config.json`.
+
+    Returns:
+        The fields, with defaults.
+
+    Raises:
+        ValueError: if there can be no such front end; the message, one line, names the field.
+    """
+    check_numbers(settings)
+    front_end = {**FRONT_END_DEFAULTS, **settings}
+    if (side := front_end.get("padding_side", "right")) != "right":
+        raise ValueError(
+            f"`padding_side={_shown(side)}` is not possible: CED's time positions count from a clip's first frame."
+            ' Use "right".'
+        )
+    _check_spectrum(front_end, front_end["sampling_rate"])
+    bins = front_end["n_fft"] // 2 + 1
+    if front_end["feature_size"] > bins:
+        raise ValueError(
+            f"`feature_size` ({front_end['feature_size']} mel bins) is more than the {bins} frequencies of `n_fft`"
+            f" ({front_end['n_fft']} samples)."
+        )
+    return front_end
+
+
+def _check_spectrum(settings: Mapping[str, Any], sampling_rate: int | None) -> None:
+    n_fft, f_min, f_max = settings["n_fft"], settings["f_min"], settings["f_max"]
+    for field in ("win_size", "hop_size"):
+        if settings[field] > n_fft:
+            raise ValueError(f"`{field}` ({settings[field]} samples) does not fit into `n_fft` ({n_fft} samples).")
+    if sampling_rate is not None:
+        nyquist = sampling_rate / 2
+        f_max = nyquist if f_max is None else f_max
+        if f_max > nyquist:
+            raise ValueError(f"`f_max` ({f_max:g} Hz) is more than half the `sampling_rate` ({sampling_rate} Hz).")
+    if f_max is not None and f_min >= f_max:
+        raise ValueError(f"`f_min` ({f_min:g} Hz) must be below `f_max` ({f_max:g} Hz).")
+
+
+def check_agreement(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> None:
+    """Raises a ValueError for a field that `config.json` and `preprocessor_config.json` both have, but not alike."""
+    front_end = check_front_end(preprocessor)
+    nyquist = front_end["sampling_rate"] / 2
+    n_mels = config.get("n_mels", DEFAULTS["n_mels"])
+    if front_end["feature_size"] != n_mels:
+        raise ValueError(
+            f"`feature_size` is {front_end['feature_size']} mel bins in preprocessor_config.json, but config.json has"
+            f" `n_mels` {n_mels}."
+        )
+    for field in _shared(config, preprocessor):
+        values = [settings[field] for settings in (config, front_end)]
+        if field == "f_max":
+            values = [nyquist if value is None else value for value in values]
+        if values[0] != values[1]:
+            raise ValueError(
+                f"`{field}` is {_shown(values[1])} in preprocessor_config.json, but {_shown(values[0])} in config.json."
+            )
+
+
+def _shared(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Iterable[str]:
+    fields = ("sampling_rate", "n_fft", "win_size", "hop_size", "f_min", "f_max", "center")
+    return (field for field in fields if field in config and field in preprocessor)
+
+
+def expected_shapes(model: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """
+    Shapes of a classifier's tensors under the names of the Hub, for settings that [`check_model`] returned.
+
+    `encoder.time_pos_embed` may be longer or shorter in a file: it is fitted to `target_length` when it is loaded.
+    """
+    width, size, classes = model["embed_dim"], model["patch_size"], model["num_labels"]
+    hidden = int(width * model["mlp_ratio"])
+    encoder: dict[str, tuple[int, ...]] = {
+        **{f"init_bn.{name}": (model["n_mels"],) for name in ("weight", "bias", "running_mean", "running_var")},
+        "init_bn.num_batches_tracked": (),
+        "patch_embed.proj.weight": (width, 1, size, size),
+        "patch_embed.proj.bias": (width,),
+        "time_pos_embed": (1, width, 1, model["target_length"] // size),
+        "freq_pos_embed": (1, width, model["n_mels"] // size, 1),
+    }
+    if model["pooling"] == "token":
+        encoder |= {"cls_token": (1, 1, width), "token_pos_embed": (1, width)}
+    linear = {"attn.qkv": (3 * width, width), "attn.proj": (width, width), "mlp.fc1": (hidden, width)}
+    linear["mlp.fc2"] = (width, hidden)
+    for block in range(model["depth"]):
+        for norm in ("norm1", "norm2"):
+            encoder |= {f"blocks.{block}.{norm}.{name}": (width,) for name in ("weight", "bias")}
+        for name, shape in linear.items():
+            encoder[f"blocks.{block}.{name}.weight"] = shape
+            if name != "attn.qkv" or model["qkv_bias"]:
+                encoder[f"blocks.{block}.{name}.bias"] = shape[:1]
+    encoder |= {f"norm.{name}": (width,) for name in ("weight", "bias")}
+    return {
+        **{f"encoder.{name}": shape for name, shape in encoder.items()},
+        "outputlayer.0.weight": (width,),
+        "outputlayer.0.bias": (width,),
+        "outputlayer.1.weight": (classes, width),
+        "outputlayer.1.bias": (classes,),
+    }
