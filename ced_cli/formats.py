@@ -12,6 +12,7 @@ any is a row with its file and duration, a failed one a row with its file and er
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
@@ -71,7 +72,7 @@ def write_records(records: Iterable[Record], stream: BinaryIO, format: Format, e
         Format.CSV: _write_csv,
         Format.PARQUET: _write_parquet,
     }
-    writers[format](records, stream, events)
+    writers[format](map(_finite, records), stream, events)
 
 
 def read_records(path: Any, format: Format, events: bool) -> Iterator[Record]:
@@ -97,6 +98,16 @@ def read_records(path: Any, format: Format, events: bool) -> Iterator[Record]:
         raise CliError(f"{path} was not made by ced tag --format {format} {kind}: it cannot be resumed") from error
 
 
+def _finite(record: Record) -> Record:
+    """The record, or one with an error if it has numbers that are NaN or infinite, which no format can hold."""
+    numbers = [value for item in (record, *_items(record)) for value in item.values() if isinstance(value, float)]
+    return record if all(map(math.isfinite, numbers)) else {"file": record["file"], "error": "scores are no numbers"}
+
+
+def _items(record: Record) -> list[Record]:
+    return record.get("tags", []) + record.get("events", [])
+
+
 def check_available(format: Format) -> None:
     """Raises `CliError` if the format needs a library that is not installed."""
     if format is Format.PARQUET:
@@ -110,7 +121,7 @@ def check_available(format: Format) -> None:
 
 
 def json_line(record: Record) -> bytes:
-    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def _write_jsonl(records: Iterable[Record], stream: BinaryIO, events: bool) -> None:

@@ -209,10 +209,12 @@ def masked_batch_norm(norm: nn.BatchNorm2d, values: torch.Tensor, mask: torch.Te
             True for valid frames.
     """
     frozen = not norm.weight.requires_grad
-    if mask is None or not norm.training or frozen:
+    # As in PyTorch, statistics of the batch are used in evaluation too where there are no running ones.
+    by_batch = (norm.training and not frozen) or norm.running_mean is None or norm.running_var is None
+    if mask is None or not by_batch:
         if norm.training and frozen:
             values = nn.functional.batch_norm(
-                values, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
+                values, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=by_batch, eps=norm.eps
             )
             return values
         return norm(values.unsqueeze(2)).squeeze(2)
@@ -220,13 +222,16 @@ def masked_batch_norm(norm: nn.BatchNorm2d, values: torch.Tensor, mask: torch.Te
     count = weights.sum()
     mean = (values * weights).sum(dim=(0, 2), keepdim=True) / count
     var = ((values - mean).square() * weights).sum(dim=(0, 2), keepdim=True) / count
-    with torch.no_grad():
-        assert norm.num_batches_tracked is not None and norm.running_mean is not None
-        assert norm.running_var is not None and norm.momentum is not None
-        norm.num_batches_tracked.add_(1)
-        norm.running_mean.lerp_(mean.flatten(), norm.momentum)
-        # As in PyTorch, the running variance is the unbiased one.
-        norm.running_var.lerp_((var * count / (count - 1).clamp(min=1)).flatten(), norm.momentum)
+    if norm.running_mean is not None and norm.running_var is not None:
+        with torch.no_grad():
+            momentum: float | torch.Tensor = 0.0 if norm.momentum is None else norm.momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.add_(1)
+                if norm.momentum is None:  # the cumulative average
+                    momentum = 1 / norm.num_batches_tracked.to(values.dtype)
+            norm.running_mean.lerp_(mean.flatten(), momentum)
+            # As in PyTorch, the running variance is the unbiased one.
+            norm.running_var.lerp_((var * count / (count - 1).clamp(min=1)).flatten(), momentum)
     values = (values - mean) * torch.rsqrt(var + norm.eps)
     return values * norm.weight[:, None] + norm.bias[:, None]
 
