@@ -82,7 +82,7 @@ def write_records(
         Format.JSONL: _write_jsonl,
         Format.PARQUET: _write_parquet,
     }
-    writers[format](records, stream, events)
+    writers[format](map(_finite, records), stream, events)
 
 
 def read_records(path: Any, format: Format, events: bool, spreadsheet_safe: bool = False) -> Iterator[Record]:
@@ -154,6 +154,16 @@ def sound_record(record: Record, events: bool) -> Record:
         return record
     except ValueError as error:
         return {"file": str(record["file"]), "error": f"no result that can be written: {one_line(error)}"}
+
+
+def _finite(record: Record) -> Record:
+    """The record, or one with an error if it has numbers that are NaN or infinite, which no format can hold."""
+    numbers = [value for item in (record, *_items(record)) for value in item.values() if isinstance(value, float)]
+    return record if all(map(math.isfinite, numbers)) else {"file": record["file"], "error": "scores are no numbers"}
+
+
+def _items(record: Record) -> list[Record]:
+    return record.get("tags", []) + record.get("events", [])
 
 
 def check_available(format: Format) -> None:

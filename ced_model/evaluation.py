@@ -354,8 +354,6 @@ def _score(
         reason = None if result.error is None else _reason(result.error, result.name)
         if reason is None:
             every[[tag.index for tag in result.tags]] = [tag.score for tag in result.tags]
-            if not np.isfinite(every).all():
-                raise ValueError(f"{result.name}: the model gives scores that are no numbers: its weights are damaged.")
             scores[index] = every[columns]
         else:
             failed.append(Skipped(clips.paths[index], reason))

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .audio import AudioError
+
 ROUNDING_S = 1e-6  # times are sums of whole samples in floating point; one sample is far longer
 
 
@@ -119,7 +121,7 @@ class TagResult:
         duration_s: seconds of audio that were read.
         tags: its tags, the highest score first; empty where `error` is set.
         timeline: the scores of its windows, if they were asked for.
-        error: why the input could not be read (to its end), or None.
+        error: why the input could not be read (to its end) or scored, or None.
     """
 
     source: Any = field(repr=False)
@@ -162,6 +164,15 @@ def check_number(name: str, value: Any, minimum: float = -math.inf) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not value >= minimum:
         wanted = "a number" if minimum == -math.inf else f"a number from {minimum:g}"
         raise ValueError(f"`{name}={value!r}`: expected {wanted}.")
+
+
+def check_scores(scores: np.ndarray, name: str, start_s: float) -> None:
+    """Raises an AudioError if scores `(classes,)` of the window of `name` at `start_s` are NaN or infinite."""
+    if not np.isfinite(scores).all():
+        raise AudioError(
+            f"{name}: the model's scores are NaN or infinite (from {start_s:.1f} s on); a model in half precision may"
+            " need float32"
+        )
 
 
 def check_event_options(labels: Sequence[str], thresholds: Any, min_duration_s: Any, merge_gap_s: Any) -> None:

@@ -189,9 +189,12 @@ def masked_batch_norm(norm: nn.BatchNorm2d, values: torch.Tensor, mask: torch.Te
     In training, the statistics come from the frames where `mask` `(batch_size, frames)` is True. A frozen `norm` (its
     weight needs no gradient) uses its running statistics and leaves them as they are, in training too.
     """
-    if not (norm.training and norm.weight.requires_grad):
+    frozen = not norm.weight.requires_grad
+    # As in PyTorch, statistics of the batch are used in evaluation too where there are no running ones.
+    by_batch = (norm.training and not frozen) or norm.running_mean is None or norm.running_var is None
+    if not by_batch or (frozen and norm.training):
         return nn.functional.batch_norm(
-            values, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
+            values, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=by_batch, eps=norm.eps
         )
     if mask is None:
         return norm(values.unsqueeze(2)).squeeze(2)
@@ -199,12 +202,16 @@ def masked_batch_norm(norm: nn.BatchNorm2d, values: torch.Tensor, mask: torch.Te
     count = weights.sum()
     mean = (values * weights).sum(dim=(0, 2), keepdim=True) / count
     var = ((values - mean).square() * weights).sum(dim=(0, 2), keepdim=True) / count
-    with torch.no_grad():
-        norm.num_batches_tracked.add_(1)
-        momentum = 1.0 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
-        norm.running_mean.lerp_(mean.flatten(), momentum)
-        # As in PyTorch, the running variance is the unbiased one.
-        norm.running_var.lerp_((var * count / (count - 1).clamp(min=1)).flatten(), momentum)
+    if norm.running_mean is not None and norm.running_var is not None:
+        with torch.no_grad():
+            momentum: float | torch.Tensor = 0.0 if norm.momentum is None else norm.momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.add_(1)
+                if norm.momentum is None:  # the cumulative average
+                    momentum = 1 / norm.num_batches_tracked.to(values.dtype)
+            norm.running_mean.lerp_(mean.flatten(), momentum)
+            # As in PyTorch, the running variance is the unbiased one.
+            norm.running_var.lerp_((var * count / (count - 1).clamp(min=1)).flatten(), momentum)
     values = (values - mean) * torch.rsqrt(var + norm.eps)
     return values * norm.weight[:, None] + norm.bias[:, None]
 

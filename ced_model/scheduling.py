@@ -6,6 +6,7 @@ All windows of all inputs form one stream. Reader threads decode ahead of the mo
 windows allows; batches hold windows of one size, so that nothing is ever padded; workers compute them in parallel.
 """
 
+import os
 import threading
 import traceback
 from collections import OrderedDict, deque
@@ -14,6 +15,9 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from .audio import AudioError
+from .forking import ForkError
 
 _NOTHING_YET = object()
 _READER_ENDED = object()
@@ -54,8 +58,8 @@ def cut_windows(
     Cuts a waveform into windows that cover it without padding.
 
     The last window keeps its own length. If that would be less than `min_samples`, it is joined to the window before
-    it; where both together are longer than `max_samples`, the boundary between them moves to their middle instead (and
-    where even the halves would be less than `min_samples`, they overlap).
+    it. Where both together are longer than `max_samples`, the boundary between them moves instead, so that the last
+    window has `min_samples`; if the one before it would then have less, the two overlap.
 
     Args:
         blocks: consecutive pieces of the waveform, float32 of shape `(samples,)`, of any length. Nothing is read
@@ -83,11 +87,30 @@ def cut_windows(
         if left <= window or (left - hop < min_samples and left <= max_samples):
             size = step = left
         elif left - hop < min_samples:
-            size = max(left // 2, min_samples)
-            step = min(size, left - min_samples)
+            step = left - min_samples
+            size = max(step, min_samples)
         yield Window(position, start, buffer[:size].copy())
         covered = start + size
         position, start, buffer = position + 1, start + step, buffer[step:]
+
+
+def check_peaks(blocks: Iterable[np.ndarray], max_peak: float, sampling_rate: int, name: str) -> Iterator[np.ndarray]:
+    """
+    The same blocks, float32 of shape `(samples,)`, none of whose samples is beyond ±`max_peak`.
+
+    Raises:
+        AudioError: at the block that has one.
+    """
+    position = 0
+    for block in blocks:
+        if len(block) and not max(block.max(), -block.min()) <= max_peak:  # nor NaN
+            first = int(np.argmin(np.abs(block) <= max_peak))
+            raise AudioError(
+                f"{name}: the sample {block[first]:.3g} at {(position + first) / sampling_rate:.3f} s is too large to"
+                " compute with: scale the audio to [-1, 1]"
+            )
+        position += len(block)
+        yield block
 
 
 def score_windows(
@@ -129,9 +152,10 @@ def score_windows(
     try:
         yield from run.results()
     finally:
-        run.stop()
-        for thread in workers:
-            thread.join()
+        if os.getpid() == run.pid:  # a forked process has no threads of ours, and locks may be held for ever there
+            run.stop()
+            for thread in workers:
+                thread.join()
 
 
 def without_variables(error: Exception) -> Exception:
@@ -163,6 +187,7 @@ class _Run:
         self.size_of = size_of
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self.pid = os.getpid()
         self.input_lock = threading.Lock()
         self.stopped = threading.Event()
         # Windows in memory: what the workers compute, as much again in waiting, and some to choose batches from.
@@ -238,6 +263,8 @@ class _Run:
                 in_flight += 1
 
     def _next_message(self, wait: bool) -> Any:
+        if os.getpid() != self.pid:
+            raise ForkError("these results were begun before the process was forked: begin again in the new process")
         try:
             return self.messages.get(block=wait)
         except Empty:

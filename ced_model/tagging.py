@@ -3,9 +3,11 @@
 """AudioTagger: files, folders, hours of recording and live audio → tags, timelines and events."""
 
 import math
+import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -18,6 +20,7 @@ from transformers.utils import logging
 from .audio import MIX, AudioError, AudioInput, check_channel, describe, is_single_input, read_blocks
 from .bundled import bundled_folder
 from .configuration_ced import CedConfig
+from .evaluation_mode import check_weights, in_evaluation_mode
 from .feature_extraction_ced import CedFeatureExtractor
 from .findings import (
     Event,
@@ -27,13 +30,23 @@ from .findings import (
     Timeline,
     check_event_options,
     check_number,
+    check_scores,
     find_label,
 )
 from .model_folder import open_model
+from .forking import after_fork, is_forked
 from .modeling_ced import CedForAudioClassification
 from .runtimes.exported import ExportedModel
 from .runtimes.formats import TORCH, choose_for_tagger
-from .scheduling import InputEnd, Window, WindowScores, cut_windows, score_windows, without_variables
+from .scheduling import (
+    InputEnd,
+    Window,
+    WindowScores,
+    check_peaks,
+    cut_windows,
+    score_windows,
+    without_variables,
+)
 from .streaming import stream_blocks
 
 logger = logging.get_logger(__name__)
@@ -42,6 +55,7 @@ CLIP_WINDOW_S = 10.0  # long clips are tagged in windows of the length that the 
 TIMELINE_WINDOW_S = 2.0
 TOP_K = 5
 
+MAX_MAGNITUDE = float(np.finfo(np.float32).max) ** 0.5  # of a spectrum: its square must still be a float32
 MAX_WAITING = 10_000  # inputs and windows whose results are held back by a slow input before them: 20 MB of scores
 
 
@@ -58,6 +72,7 @@ class _Input:
         self.scores = np.zeros((0, 0), np.float32)
         self.windows = 0
         self.scored_to = 0
+        self.not_finite: WindowScores | None = None  # the earliest of those with scores that are no finite numbers
         self.end: InputEnd | None = None
 
     def add(self, window: WindowScores) -> int:
@@ -68,6 +83,8 @@ class _Input:
         self.spans[window.position] = window.start, end
         self.scores[window.position] = window.scores
         self.windows += 1
+        if not np.isfinite(window.scores).all() and (self.not_finite is None or window.start < self.not_finite.start):
+            self.not_finite = window
         before, self.scored_to = self.scored_to, max(self.scored_to, end)
         return self.scored_to - before
 
@@ -108,9 +125,12 @@ class AudioTagger:
     its windows' weighted by their duration (or their maximum). This differs from the model's own chunking, which fills
     the last chunk up with zeros and gives it the same weight as the others.
 
+    Taggers work in forked processes too, as those of `multiprocessing`, `DataLoader` and `Dataset.map`, where each clip
+    is computed by one thread; OpenVINO does not, once the parent process has used it.
+
     Args:
-        model: a classification model, by default ced-nano, which is a part of this package; it is set to evaluation
-            mode.
+        model: a classification model, by default ced-nano, which is a part of this package. It is computed in
+            evaluation mode, and left in the mode that it is in.
         feature_extractor: the front end that goes with it, by default the one that the model's configuration describes.
         num_threads: CPU threads to use, by default as many as PyTorch uses.
         batch_size: windows that are computed together at most, by default 4 on a CPU, where more of them no longer fit
@@ -118,6 +138,10 @@ class AudioTagger:
         runtime: what computes the model: `"torch"`, or `"onnx"` or `"openvino"` on a CPU. The model is exported once,
             with its weights as they are now, and the export is kept; see the page on other runtimes.
         quantize: `"int8"` computes the transformer blocks in 8-bit integers; not with torch.
+
+    Raises:
+        ValueError: for another kind of model, one with weights that are NaN or infinite, or options that are not
+            possible or exclude each other.
     """
 
     def __init__(
@@ -131,8 +155,9 @@ class AudioTagger:
         quantize: str | None = None,
     ) -> None:
         if model is None:
-            bundled: Any = CedForAudioClassification.from_pretrained(bundled_folder())
-            model = bundled.to(_default_device(runtime))
+            with _cpu_threads():
+                bundled: Any = CedForAudioClassification.from_pretrained(bundled_folder())
+                model = bundled.to(_default_device(runtime))
             assert model is not None
         if getattr(getattr(model, "config", None), "model_type", None) != CedConfig.model_type:
             raise ValueError(f"`model` must be a CED classification model, got {type(model).__name__}.")
@@ -141,7 +166,9 @@ class AudioTagger:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
         export = choose_for_tagger(runtime, quantize)
-        self.model = model.eval()
+        with _cpu_threads(1):  # 20 ms for ced-base
+            check_weights(model)
+        self.model = model
         self.feature_extractor = feature_extractor or _front_end(model.config)
         self.num_threads = num_threads or torch.get_num_threads()
         self.batch_size = batch_size or (4 if model.device.type == "cpu" else 32)
@@ -152,7 +179,10 @@ class AudioTagger:
         self.runtime, self.quantize = runtime, quantize
         self._exported: ExportedModel | None = None
         if export is not None:
-            self._exported = ExportedModel(self.model, self.feature_extractor, export, self.num_threads)
+            with _cpu_threads():
+                self._exported = ExportedModel(
+                    in_evaluation_mode(model), self.feature_extractor, export, self.num_threads
+                )
 
     @classmethod
     def from_pretrained(
@@ -180,8 +210,8 @@ class AudioTagger:
             kwargs: passed on to `CedForAudioClassification.from_pretrained`, such as `revision` or `token`.
 
         Raises:
-            ValueError: if the repository holds another kind of model or lacks weights, if there is no such device or
-                runtime, or if the options exclude each other.
+            ValueError: if the repository holds another kind of model, lacks weights or has some that are NaN or
+                infinite, if there is no such device or runtime, or if the options exclude each other.
             OSError: if there is no such folder or repository, or it cannot be reached; if an export cannot be kept.
             ImportError: if packages of the runtime are missing; it names the extra.
             RuntimeError: if the model cannot be exported, or its export differs from it by too much.
@@ -191,10 +221,12 @@ class AudioTagger:
         if device is None:
             device = _default_device(runtime)
         _check_device(device)
-        loaded: Any = CedForAudioClassification.from_pretrained(
-            source, dtype=dtype or torch.float32, output_loading_info=True, **kwargs
-        )
-        network, loading = loaded
+        with _cpu_threads():
+            loaded: Any = CedForAudioClassification.from_pretrained(
+                source, dtype=dtype or torch.float32, output_loading_info=True, **kwargs
+            )
+            network, loading = loaded
+            network.to(device)
         if loading["missing_keys"]:
             missing = sorted(loading["missing_keys"])
             raise ValueError(
@@ -206,7 +238,6 @@ class AudioTagger:
         except OSError:
             logger.info(f"{model} has no preprocessor_config.json: using the front end that config.json describes.")
             feature_extractor = None
-        network.to(device)
         return cls(
             network,
             feature_extractor,
@@ -264,7 +295,8 @@ class AudioTagger:
             The tags with the highest scores first; a list of such lists, in the order of the inputs, for a list.
 
         Raises:
-            AudioError: if an input cannot be read. [`AudioTagger.tag`] goes on with the others instead.
+            AudioError: if an input cannot be read, or has samples or scores that are no finite numbers.
+                [`AudioTagger.tag`] goes on with the others instead.
             ValueError: for a class that the model does not have, or windows that it cannot look at.
         """
         options: dict[str, Any] = {
@@ -303,14 +335,15 @@ class AudioTagger:
         Tags many inputs, one [`TagResult`] each, in their order, as they become ready.
 
         The arguments are those of [`AudioTagger.__call__`], and `on_audio`, which is called with the seconds of audio
-        whenever some more were scored. An input that cannot be read gives a result with its `error`, and the others go
-        on. Inputs are taken from the iterable a few ahead of the results, in other threads.
+        whenever some more were scored. An input that cannot be read, or has samples or scores that are no finite
+        numbers, gives a result with its `error`, and the others go on. Inputs are taken from the iterable in other
+        threads, a few ahead of the results; no result waits for an input behind it.
         """
         if average not in ("mean", "max"):
             raise ValueError(f"`average` must be 'mean' or 'max', got {average!r}.")
         select = self._selection(top_k, threshold, labels)
         read = self._clip_reader(window_s, hop_s, sampling_rate, channel)
-        for source, state in self._run(inputs, read, self._scores, on_audio):
+        for source, state in self._run(inputs, read, self._computing(self._scores), on_audio):
             tags = [] if state.error is not None else select(state.average(average))
             yield TagResult(source, describe(source), state.scored_to / self.sampling_rate, tags, error=state.error)
 
@@ -335,10 +368,11 @@ class AudioTagger:
 
         Returns:
             A [`Timeline`]. The windows cover the whole recording: the last one keeps its own length, and is joined to
-            the one before it if it would be shorter than one patch (0.15 s).
+            the one before it if it would be shorter than one patch (0.15 s). Where the model cannot look at both
+            together, the one before it gives it as much as it lacks.
 
         Raises:
-            AudioError: if the recording cannot be read.
+            AudioError: if the recording cannot be read, or has samples or scores that are no finite numbers.
             ValueError: for windows that the model cannot look at.
         """
         options: dict[str, Any] = {"sampling_rate": sampling_rate, "channel": channel}
@@ -366,7 +400,7 @@ class AudioTagger:
         window, hop = self._window_samples(window_s, window_s / 2 if hop_s is None else hop_s)
         reading: dict[str, Any] = {"sampling_rate": sampling_rate, "channel": check_channel(channel)}
         read = partial(self._windows, window=window, hop=hop, fits_whole=False, **reading)
-        for source, state in self._run(inputs, read, self._scores, on_audio):
+        for source, state in self._run(inputs, read, self._computing(self._scores), on_audio):
             duration_s = state.scored_to / self.sampling_rate
             timeline = None
             if state.error is None:
@@ -430,7 +464,7 @@ class AudioTagger:
         is_list = _is_list(inputs)
         read = self._clip_reader(window_s, None, sampling_rate, channel)
         embeddings = []
-        for _, state in self._run(_as_list(inputs), read, self._embeddings):
+        for _, state in self._run(_as_list(inputs), read, self._computing(self._embeddings)):
             if state.error is not None:
                 raise state.error
             embeddings.append(state.average("mean"))
@@ -466,14 +500,16 @@ class AudioTagger:
 
         Raises:
             ValueError: if a chunk has another sampling rate, or does not start where the one before it ended.
-            AudioError: if a chunk is not mono audio, or holds NaN or infinity.
+            AudioError: if a chunk is not mono audio, or if samples or scores are no finite numbers.
         """
         window, hop = self._window_samples(window_s, window_s / 2 if hop_s is None else hop_s)
         select = self._selection(top_k, threshold, labels)
-        for cut in self._cut(stream_blocks(chunks, sampling_rate, self.sampling_rate), window, hop):
-            scores = self._compute_alone(cut, self._scores).scores
-            end = cut.start + len(cut.waveform)
-            yield StreamUpdate(cut.start / self.sampling_rate, end / self.sampling_rate, select(scores), scores)
+        compute = self._computing(self._scores)
+        for cut in self._cut(stream_blocks(chunks, sampling_rate, self.sampling_rate), window, hop, "the stream"):
+            scores = self._compute_alone(cut, compute).scores
+            start_s, end_s = cut.start / self.sampling_rate, (cut.start + len(cut.waveform)) / self.sampling_rate
+            check_scores(scores, "the stream", start_s)
+            yield StreamUpdate(start_s, end_s, select(scores), scores)
 
     @property
     def _max_samples(self) -> int:
@@ -508,24 +544,28 @@ class AudioTagger:
         reading: dict[str, Any] = {"sampling_rate": sampling_rate, "channel": check_channel(channel)}
         return partial(self._windows, window=window, hop=hop, fits_whole=fits_whole, **reading)
 
-    def _cut(self, blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[Window]:
-        return cut_windows(blocks, window, hop, self.feature_extractor.min_samples, self._max_samples)
+    def _cut(self, blocks: Iterable[np.ndarray], window: int, hop: int, name: str) -> Iterator[Window]:
+        """Windows of audio whose features are finite."""
+        extractor = self.feature_extractor
+        blocks = check_peaks(blocks, MAX_MAGNITUDE / extractor.n_fft, self.sampling_rate, name)
+        return cut_windows(blocks, window, hop, extractor.min_samples, self._max_samples)
 
     def _windows(
         self, source: Any, *, window: int, hop: int, fits_whole: bool, sampling_rate: int | None, channel: str | int
     ) -> Iterator[Window]:
         """Windows of one input; with `fits_whole`, what the model can look at in one piece stays in one."""
+        name = describe(source)
         options: dict[str, Any] = {"array_sampling_rate": sampling_rate, "channel": channel}
         blocks = iter(read_blocks(source, sampling_rate=self.sampling_rate, **options))
         if not fits_whole:
-            return self._cut(blocks, window, hop)
+            return self._cut(blocks, window, hop, name)
         beginning: list[np.ndarray] = []
         while sum(map(len, beginning)) <= self._max_samples:
             block = next(blocks, None)
             if block is None:
-                return self._cut(beginning, self._max_samples, self._max_samples)
+                return self._cut(beginning, self._max_samples, self._max_samples, name)
             beginning.append(block)
-        return self._cut(chain(beginning, blocks), window, hop)
+        return self._cut(chain(beginning, blocks), window, hop, name)
 
     def _patches(self, num_samples: int) -> int:
         """Patches in time of a window of so many samples."""
@@ -544,8 +584,12 @@ class AudioTagger:
             features.append(extractor.log_mel(samples)[:, :frames])
         return torch.stack(features)
 
+    def _computing(self, compute: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+        """`compute`, one of the two below, with what it takes for the model."""
+        return partial(compute, self.model if self._exported is not None else in_evaluation_mode(self.model))
+
     @torch.inference_mode()
-    def _scores(self, waveforms: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
+    def _scores(self, model: Any, waveforms: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
         """
         Class scores of windows with the same number of patches: float32 of shape `(windows, classes)`.
 
@@ -554,8 +598,8 @@ class AudioTagger:
         log_mels = self._log_mels(waveforms)
         if self._exported is not None:
             return self._exported.run(log_mels, is_alone)["probabilities"]
-        logits = self.model(log_mels).logits.float()
-        problem_type = self.model.config.problem_type
+        logits = model(log_mels).logits.float()
+        problem_type = model.config.problem_type
         if problem_type == "single_label_classification":
             logits = logits.softmax(dim=-1)
         elif problem_type != "regression":
@@ -563,12 +607,12 @@ class AudioTagger:
         return logits.cpu().numpy()
 
     @torch.inference_mode()
-    def _embeddings(self, waveforms: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
+    def _embeddings(self, model: Any, waveforms: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
         """Pooled embeddings, as [`AudioTagger._scores`]: float32 of shape `(windows, hidden_size)`."""
         log_mels = self._log_mels(waveforms)
         if self._exported is not None:
             return self._exported.run(log_mels, is_alone)["embeddings"]
-        return self.model.encoder(log_mels).pooler_output.float().cpu().numpy()
+        return model.encoder(log_mels).pooler_output.float().cpu().numpy()
 
     def _run(
         self,
@@ -583,8 +627,10 @@ class AudioTagger:
                 f"`inputs` must be a list of inputs, got a single {type(inputs).__name__}: put it into a list, or use"
                 " `tagger(…)` or `tagger.timeline(…)`."
             )
+        # Whether a generator has a second input is not known before it comes.
+        is_single = isinstance(inputs, Sized) and len(inputs) == 1
         inputs = iter(inputs)
-        beginning = list(islice(inputs, 2))
+        beginning = list(islice(inputs, 2)) if is_single else []
         if len(beginning) == 1:
             # A single window is not worth starting threads for.
             try:
@@ -598,7 +644,7 @@ class AudioTagger:
                 samples = state.add(self._compute_alone(head[0], compute))
                 if on_audio is not None:
                     on_audio(samples / self.sampling_rate)
-                yield beginning[0], state.finish(InputEnd(0, 1, None))
+                yield beginning[0], self._finish(state, InputEnd(0, 1, None), beginning[0])
                 return
             read = partial(lambda windows, _: windows, chain(head, remaining))
 
@@ -614,6 +660,7 @@ class AudioTagger:
                 if is_over.is_set():
                     return
 
+        pid = os.getpid()
         on_cpu = self.model.device.type == "cpu"
         waiting: dict[int, _Input] = {}
         next_index = num_waiting = 0
@@ -641,25 +688,32 @@ class AudioTagger:
                     assert ready.end is not None
                     del waiting[next_index]
                     num_waiting -= 1 + ready.windows
-                    yield sources.pop(next_index), ready.finish(ready.end)
+                    source = sources.pop(next_index)
+                    yield source, self._finish(ready, ready.end, source)
                     next_index += 1
                 # Inputs that were begun are read to their end, so that the one which all wait for is never held up.
                 (has_room.set if num_waiting < MAX_WAITING else has_room.clear)()
         finally:
-            is_over.set()
-            has_room.set()
-            messages.close()
+            if os.getpid() == pid:
+                is_over.set()
+                has_room.set()
+                messages.close()
+
+    def _finish(self, state: _Input, end: InputEnd, source: Any) -> _Input:
+        """Ends an input, which fails if some of its scores are no numbers."""
+        if end.error is None and state.not_finite is not None:
+            try:
+                check_scores(state.not_finite.scores, describe(source), state.not_finite.start / self.sampling_rate)
+            except AudioError as error:
+                end = end._replace(error=error)
+        return state.finish(end)
 
     def _compute_alone(self, window: Window, compute: Callable[..., np.ndarray]) -> WindowScores:
         """Scores of a single window, computed by all threads together."""
-        threads_before = torch.get_num_threads()
-        try:
-            # Before another runtime, PyTorch computes the front end only. If it did so in several threads, these would
-            # look for more work for a while, on the cores that the runtime's own threads then need.
-            _use_threads(self.num_threads if self._exported is None else 1)
-            scores = compute([window.waveform], is_alone=True)[0]
-        finally:
-            _use_threads(threads_before)
+        # Before another runtime, PyTorch computes the front end only. If it did so in several threads, these would look
+        # for more work for a while, on the cores that the runtime's own threads then need.
+        with _cpu_threads(self.num_threads if self._exported is None else 1):
+            scores = compute([window.waveform], is_alone=not is_forked())[0]
         return WindowScores(0, window.position, window.start, len(window.waveform), scores)
 
     def _selection(
@@ -710,7 +764,28 @@ def _check_device(device: str | torch.device) -> None:
         raise ValueError(f"`device={str(device)!r}` cannot be used; leave it out, or use 'cpu'. ({reason})") from None
 
 
+@contextmanager
+def _cpu_threads(number: int | None = None) -> Iterator[None]:
+    """
+    How many CPU threads PyTorch uses for what this thread computes in the context, by default as many as before.
+
+    In a forked process it is one: those of the parent's pool are not there, and PyTorch would wait for them for ever.
+    """
+    before = torch.get_num_threads()
+    try:
+        _use_threads(1 if is_forked() else number or before)
+        yield
+    finally:
+        _use_threads(before)
+
+
 _THREADS_LOCK = threading.Lock()
+
+
+@after_fork
+def _renew_lock() -> None:
+    global _THREADS_LOCK
+    _THREADS_LOCK = threading.Lock()
 
 
 def _use_threads(number: int) -> None:

@@ -6,6 +6,7 @@ import csv
 import importlib.metadata
 import io
 import json
+import math
 import os
 import pty
 import re
@@ -583,6 +584,23 @@ def test_what_is_written_ends_with_a_whole_line_while_the_next_record_is_awaited
     assert all(text.endswith(b"\n") for text in seen[1:]) and len(set(seen)) == 4
     if format == "json":
         assert json.loads(stream.getvalue()) == records
+
+
+@pytest.mark.parametrize("format", ["table", "json", "jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_no_format_holds_numbers_that_are_none(format: str, number: float) -> None:
+    tags = [{"label": "Speech", "score": 0.5, "index": 0}, {"label": "Dog", "score": number, "index": 1}]
+    events = [{"onset_s": 0.0, "offset_s": 1.0, "label": "Speech", "peak": number}]
+    for kind, items in (("tags", tags), ("events", events)):
+        stream = io.BytesIO()
+        records = [{"file": "a", "duration_s": 1.0, kind: items}, {"file": "b", "duration_s": 1.0, kind: items[:0]}]
+        write_records(records, stream, Format(format), events=kind == "events")
+        if format == "table":
+            assert "failed: scores are no numbers" in stream.getvalue().decode()
+        else:
+            Path("found").write_bytes(stream.getvalue())
+            first, second = read_records("found", Format(format), events=kind == "events")
+            assert first == {"file": "a", "error": "scores are no numbers"} and second == records[1]
 
 
 @pytest.mark.parametrize("format", ["json", "jsonl", "csv", "parquet"])

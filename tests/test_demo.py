@@ -210,6 +210,15 @@ def test_nothing_leaves_the_machine_and_the_page_names_nobody_elses_fonts_or_scr
     assert foreign_addresses == []
 
 
+@pytest.mark.parametrize("window_s", [2.0, 0.5])
+def test_samples_too_large_to_compute_with_are_one_kind_line(tagger, tmp_path, window_s):
+    samples = np.full(32_000, 0.1, np.float32)
+    samples[20_000] = 1e30
+    soundfile.write(tmp_path / "huge.wav", samples, 16000, subtype="FLOAT")
+    with pytest.raises(DemoError, match=r"^huge\.wav could not be tagged: the sample 1e\+30 at 1\.250 s is too large"):
+        listen(tmp_path / "huge.wav", tagger, Settings("micro_hub", window_s), LIMITS)
+
+
 # Limits
 
 

@@ -417,10 +417,11 @@ def test_another_number_of_classes_by_from_pretrained(golden: Path) -> None:
 # ---------------------------------------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("filling", (0.0, 1e30, math.nan))
-def test_batch_norm_takes_its_statistics_from_valid_frames(filling: float) -> None:
+@pytest.mark.parametrize("filling, momentum", ((0.0, 0.01), (1e30, 0.01), (math.nan, 0.01), (0.0, 0.0), (0.0, None)))
+def test_batch_norm_takes_its_statistics_from_valid_frames(filling: float, momentum: float | None) -> None:
     clips = make_clips((16, 23, 40, 150))
     model = make_model().train()
+    model.encoder.init_bn.momentum = momentum  # None is the cumulative average
     norm = copy.deepcopy(model.encoder.init_bn)
     for step in range(1, 3):
         model(**pad(clips, filling))
@@ -436,6 +437,19 @@ def test_batch_norm_takes_its_statistics_from_valid_frames(filling: float) -> No
     rows = torch.cat([row[:, : clip.shape[1]] for row, clip in zip(captured[0], clips[:3], strict=True)], dim=1)
     assert difference(rows, normalised) < TOLERANCE
     assert not captured[0][0, :, 16:].any()
+
+
+@pytest.mark.parametrize("train", (True, False))
+def test_batch_norm_without_running_statistics_takes_those_of_valid_frames(train: bool) -> None:
+    clips = make_clips((16, 23, 40))
+    model = make_model().train(train)
+    model.encoder.init_bn = nn.BatchNorm2d(64, track_running_stats=False).train(train)
+    captured = []
+    model.encoder.patch_embed.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+    model(**pad(clips, 1e30))
+    expected = model.encoder.init_bn(torch.cat(clips, dim=1)[None, :, None])[0, :, 0]
+    rows = torch.cat([row[:, : clip.shape[1]] for row, clip in zip(captured[0], clips, strict=True)], dim=1)
+    assert difference(rows, expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("masked", (True, False))

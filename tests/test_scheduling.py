@@ -3,6 +3,7 @@
 """Windows: how recordings are cut into them, and how those of many inputs are scored side by side."""
 
 import gc
+import math
 import threading
 import time
 import weakref
@@ -13,11 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ced_model.audio import AudioError
 from ced_model.scheduling import (
     NUM_READERS,
     InputEnd,
     Window,
     WindowScores,
+    check_peaks,
     cut_windows,
     score_windows,
     without_variables,
@@ -49,8 +52,8 @@ def bounds(samples: int, window: int, hop: int, shortest: int, longest: int) -> 
         elif left <= longest:
             found.append((start, samples))
         else:
-            middle = start + max(left // 2, shortest)
-            found += [(start, middle), (min(middle, samples - shortest), samples)]
+            boundary = samples - shortest
+            found += [(start, max(boundary, start + shortest)), (boundary, samples)]
     return found
 
 
@@ -139,6 +142,17 @@ def test_cutting_keeps_no_more_than_a_window_and_a_block():
         assert cut.waveform.base is None  # a view would keep its blocks
         peak = max(peak, alive)
     assert peak <= 3
+
+
+@pytest.mark.parametrize("bad", [1.5, -1.5, 3e38, math.nan, -math.inf])
+def test_audio_beyond_what_can_be_computed_is_an_error_that_says_where(bad):
+    blocks = [np.ones(5, np.float32), np.zeros(0, np.float32), -np.ones(6, np.float32)]
+    assert list(check_peaks(blocks, 1.0, 10, "a.wav")) == blocks
+    blocks[2][3] = bad
+    checked = check_peaks(blocks, 1.0, 10, "a.wav")
+    assert next(checked) is blocks[0] and next(checked) is blocks[1]
+    with pytest.raises(AudioError, match=r"^a\.wav: the sample \S+ at 0\.800 s is too large"):
+        next(checked)
 
 
 # Scoring

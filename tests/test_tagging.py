@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """AudioTagger: what its tags, timelines, events, streams and embeddings are, and that nothing else changes them."""
 
+import copy
 import io
 import json
 import math
+import re
 import shutil
 import threading
 import time
@@ -87,7 +89,7 @@ def probabilities(tagger: AudioTagger, waveform: np.ndarray) -> np.ndarray:
 
 
 def pieces(samples: int, window: int, hop: int) -> list[tuple[int, int]]:
-    """Windows of a recording: the last one as long as it is, joined with one before it or halved if below 0.15 s."""
+    """Windows of a recording: the last as long as it is; below 0.15 s joined to the one before, or filled up by it."""
     found = []
     for start in range(0, samples, hop):
         left = samples - start
@@ -96,7 +98,7 @@ def pieces(samples: int, window: int, hop: int) -> list[tuple[int, int]]:
         elif left <= window or left <= 161_919:
             return found + [(start, samples)]
         else:
-            return found + [(start, start + left // 2), (start + left // 2, samples)]
+            return found + [(start, samples - 2400), (samples - 2400, samples)]
         if start + window == samples:
             return found
     return found
@@ -140,6 +142,23 @@ def test_clip_scores_are_those_of_a_plain_loop_over_windows(tagger, samples, ave
     waveform = noise(samples / RATE) * np.linspace(0.1, 1, samples, dtype=np.float32)
     scores = all_scores(tagger, tagger(waveform, top_k=13, average=average))
     np.testing.assert_allclose(scores, clip_scores(tagger, waveform, average), atol=1e-5, rtol=0)
+
+
+@settings(max_examples=30)
+@given(
+    st.integers(0, 2),
+    st.sampled_from([1919, 1920, 2160, 2399, 2400]) | st.integers(1, 5000),
+    st.sampled_from([10, 10.1]),
+)
+def test_around_the_longest_window_only_the_tail_is_short(band_tagger, windows, tail, window_s):
+    samples = 160_000 * (windows + 1) + tail
+    timeline = band_tagger.timeline(np.zeros(samples, np.float32), window_s=window_s, hop_s=window_s)
+    start, end = np.rint(timeline.start_s * RATE), np.rint(timeline.end_s * RATE)
+    assert start[0] == 0 and end[-1] == samples
+    np.testing.assert_array_equal(start[1:], end[:-1])  # nothing twice, nothing left out
+    sizes = end - start
+    assert sizes.min() >= 2400 and sizes.max() <= 161_919
+    assert (sizes[:-1] >= 159_520).all() and (sizes[:-2] == round(window_s * RATE)).all()
 
 
 def test_windows_of_clips_can_be_chosen(tagger):
@@ -377,6 +396,109 @@ def test_broken_inputs_give_results_with_their_reason_and_the_others_go_on(tagge
 
 def _path(source: Any) -> Path | None:
     return source if isinstance(source, Path) else None
+
+
+HUGE = {"one sample": 1e30, "the least": 1e19, "the most": 3e38, "negative": -1e20}
+
+
+def with_sample(value: float, seconds: float = 3.0, rate: int = RATE) -> np.ndarray:
+    waveform = noise(seconds, rate=rate)
+    waveform[len(waveform) * 2 // 3] = value
+    return waveform
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [*((value, 3.0) for value in HUGE.values()), (1e30, 45.0)], ids=[*HUGE, "in a later block"]
+)
+def test_samples_too_large_to_compute_with_are_the_error_of_their_input(tagger, tmp_path, value, seconds):
+    path = tmp_path / "huge.wav"
+    soundfile.write(path, with_sample(value, seconds), RATE, subtype="FLOAT")
+    expected = all_scores(tagger, tagger(noise(1), top_k=13))
+    for method, options in ((tagger.tag, {"top_k": 13}), (tagger.timelines, {})):
+        results = list(method([noise(1), path, noise(1)], **options))
+        assert [result.error is None for result in results] == [True, False, True]
+        assert re.match(rf"{path}: the sample \S+ at {seconds * 2 / 3:.3f} s is too large", str(results[1].error))
+        assert isinstance(results[1].error, AudioError) and "\n" not in str(results[1].error)
+        for result in (results[0], results[2]):
+            scores = all_scores(tagger, result.tags) if result.tags else result.timeline.scores[0]
+            np.testing.assert_allclose(scores, expected, atol=1e-5)
+    for call in (tagger, tagger.timeline, tagger.events, tagger.embed):
+        with pytest.raises(AudioError, match="huge.wav: the sample .* is too large"):
+            call(path)
+    for rate in (RATE, 48000):
+        updates = tagger.stream([with_sample(value, seconds, rate)], sampling_rate=rate)
+        with pytest.raises(AudioError, match="the stream: the sample .* is too large"):
+            list(updates)
+
+
+def test_large_samples_that_can_be_computed_with_are_tagged(tagger):
+    for value in (2.0**31, -1e16):
+        assert np.isfinite(all_scores(tagger, tagger(with_sample(value), top_k=13))).all()
+        assert np.isfinite(tagger.embed(np.full(RATE, value, np.float32))).all()
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_are_the_error_of_their_input(micro_model, number):
+    def fail_if_loud(_: Any, inputs: Any, outputs: Any) -> None:
+        outputs.pooler_output[inputs[0].amax(dim=(1, 2)) > 40, -1] = number
+
+    tagger = AudioTagger(micro_model, num_threads=1)
+    expected = all_scores(tagger, tagger(noise(1), top_k=13))
+    micro_model.encoder.register_forward_hook(fail_if_loud)
+    loud = noise(25)
+    loud[20 * RATE :] *= 3000
+    for method, options in ((tagger.tag, {"top_k": 13}), (tagger.timelines, {})):
+        good, bad, other = method([noise(1), loud, noise(1)], **options)
+        assert good.error is None is other.error and isinstance(bad.error, AudioError)
+        assert re.match(r"<array>: the model's scores are NaN or infinite \(from (19|20)\.0 s on\)", str(bad.error))
+        scores = all_scores(tagger, good.tags) if good.tags else good.timeline.scores[0]
+        np.testing.assert_allclose(scores, expected, atol=1e-5)
+    for call in (tagger, tagger.timeline, tagger.events, tagger.embed):
+        for source in (loud, loud[-RATE:]):
+            with pytest.raises(AudioError, match="<array>: the model's scores are NaN or infinite"):
+                call(source)
+    updates = []
+    with pytest.raises(AudioError, match="the stream: the model's scores are NaN or infinite"):
+        updates += tagger.stream([loud])
+    assert tagger.embed([noise(1)]).shape == (1, 48)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "name", ["encoder.init_bn.running_var", "encoder.blocks.1.mlp.fc1.weight", "outputlayer.1.bias"]
+)
+def test_a_model_with_weights_that_are_no_numbers_is_refused(micro_model, tmp_path, name, number):
+    with torch.no_grad():
+        micro_model.state_dict()[name].view(-1)[-1] = number
+    micro_model.save_pretrained(tmp_path)
+    for load in (lambda: AudioTagger(micro_model), lambda: AudioTagger.from_pretrained(tmp_path, dtype="bfloat16")):
+        with pytest.raises(ValueError, match=f"weights are damaged: {name} holds NaN or infinity") as refusal:
+            load()
+        assert "\n" not in str(refusal.value)
+
+
+def test_huge_weights_are_not_refused(micro_model):
+    with torch.no_grad():
+        micro_model.encoder.blocks[0].mlp.fc1.weight.fill_(3e38)  # their sum is infinite
+    AudioTagger(micro_model)
+
+
+@pytest.mark.parametrize("method", ["tag", "timelines"])
+def test_no_result_waits_for_an_input_behind_it(tagger, method):
+    go = [threading.Event() for _ in range(3)]
+
+    def inputs() -> Iterator[Any]:
+        yield noise(1)
+        for index, event in enumerate(go):
+            assert event.wait(PATIENCE_S), "the result waits for the next input"
+            yield noise(25) if index == 1 else b"not audio"
+
+    results = getattr(tagger, method)(inputs())
+    found = [next(results)]
+    for event in go:
+        event.set()
+        found.append(next(results))
+    assert list(results) == [] and [result.error is None for result in found] == [True, False, True, False]
 
 
 @pytest.mark.parametrize("source", [b"", "missing.wav", np.full(400_000, np.nan), None])
@@ -894,10 +1016,70 @@ def test_without_a_preprocessor_config_the_front_end_is_that_of_the_configuratio
     assert own.feature_extractor.f_max == 7000
 
 
-def test_the_tagger_switches_dropout_off():
-    model = CedForAudioClassification.from_pretrained(MICRO, drop_rate=0.5).train()
-    tagger = AudioTagger(model)
-    assert tagger(noise(1)) == tagger(noise(1))
+RATES = {"drop_rate": 0.5, "attn_drop_rate": 0.5, "drop_path_rate": 0.5}
+
+
+def training_model() -> CedForAudioClassification:
+    """In training mode, but for one block."""
+    model = CedForAudioClassification.from_pretrained(MICRO, **RATES).train()
+    model.encoder.blocks[1].eval()
+    return model
+
+
+def state_of(model: CedForAudioClassification) -> tuple[list[bool], dict[str, torch.Tensor]]:
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return [module.training for module in model.modules()], state
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_model_in_training_mode_gives_its_scores_and_stays_as_it_is(tagger, attention):
+    model = training_model()
+    model.set_attn_implementation(attention)
+    modes, state = state_of(model)
+    other = AudioTagger(model, num_threads=2)
+    for inputs in (noise(1), [noise(1)] * 6, noise(25)):
+        found, expected = other(inputs, top_k=13), tagger(inputs, top_k=13)
+        for tags, others in zip(*([x] if x and isinstance(x[0], Tag) else x for x in (found, expected)), strict=True):
+            np.testing.assert_allclose(all_scores(tagger, tags), all_scores(tagger, others), atol=1e-5)
+    np.testing.assert_allclose(other.timeline(noise(5)).scores, tagger.timeline(noise(5)).scores, atol=1e-5)
+    np.testing.assert_allclose(other.embed([noise(1)] * 3), tagger.embed([noise(1)] * 3), atol=1e-4)
+    updates = other.stream([noise(5)])
+    np.testing.assert_allclose([u.scores for u in updates], tagger.timeline(noise(5)).scores, atol=1e-5)
+    modes_after, state_after = state_of(model)
+    assert modes_after == modes and any(modes) and not all(modes)
+    assert all(torch.equal(state_after[name], tensor) for name, tensor in state.items())
+
+
+def test_the_owner_may_switch_modes_while_the_tagger_computes(tagger):
+    model = CedForAudioClassification.from_pretrained(MICRO, **RATES)
+    other = AudioTagger(model, num_threads=2, batch_size=2)
+    model.encoder.register_forward_pre_hook(lambda *_: model.train(not model.training) and None)
+    state = state_of(model)[1]
+    expected = all_scores(tagger, tagger(noise(1), top_k=13))
+    for result in other.tag([noise(1)] * 30, top_k=13):
+        np.testing.assert_allclose(all_scores(other, result.tags), expected, atol=1e-5)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in state.items())
+
+
+def test_what_the_owner_changes_later_is_computed(micro_model):
+    other = AudioTagger(micro_model.train())
+    with torch.no_grad():
+        micro_model.outputlayer[1].bias += 1
+    micro_model.encoder.blocks[0].mlp.act = torch.nn.ReLU()
+    expected = AudioTagger(copy.deepcopy(micro_model).eval())
+    np.testing.assert_allclose(
+        all_scores(other, other(noise(1), top_k=13)), all_scores(expected, expected(noise(1), top_k=13)), atol=1e-5
+    )
+
+
+def test_a_model_with_another_forward_is_computed_in_evaluation_mode_only(tagger, micro_model):
+    encode = micro_model.encoder.forward
+    micro_model.encoder.forward = lambda *args, **kwargs: encode(*args, **kwargs)
+    other = AudioTagger(micro_model)
+    assert [tag.label for tag in other(noise(1))] == [tag.label for tag in tagger(noise(1))]
+    micro_model.train()
+    with pytest.raises(ValueError, match=r"in training mode, and was compiled or given another `forward`: call `model"):
+        other(noise(1))
 
 
 @pytest.mark.parametrize("options", [{"num_threads": 0}, {"batch_size": 0}])
@@ -998,7 +1180,7 @@ def test_only_ced_models_become_taggers():
 
 def test_a_timeline_holds_its_scores_once(tagger, monkeypatch):
     windows, classes = 20_000, 500
-    monkeypatch.setattr(tagger, "_scores", lambda waveforms: np.zeros((len(waveforms), classes), np.float32))
+    monkeypatch.setattr(tagger, "_scores", lambda model, waveforms: np.zeros((len(waveforms), classes), np.float32))
     samples = np.zeros(round(0.01 * RATE) * windows, np.float32)
     tracemalloc.start()
     timeline = tagger.timeline(samples, window_s=0.16, hop_s=0.01)

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """AudioTagger with other runtimes: what torch gives, from exports that are made once, whoever asks for them."""
 
+import copy
+import gc
 import io
 import logging
 import multiprocessing
@@ -22,7 +24,7 @@ import peft
 import pytest
 import torch
 
-from ced_model import AudioTagger, CedConfig, CedFeatureExtractor, CedForAudioClassification, TagResult
+from ced_model import AudioError, AudioTagger, CedConfig, CedFeatureExtractor, CedForAudioClassification, TagResult
 from ced_model.exporting.tracing import quiet
 from ced_model.exporting.verification import TOLERANCES
 from ced_model.runtimes import cache, formats
@@ -170,15 +172,32 @@ def test_other_heads_labels_poolings_and_front_ends_work(
         assert expected.min() < 0 or expected.max() > 1  # no probabilities
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-def test_a_broken_file_does_not_stop_the_others(
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_broken_file_does_not_stop_the_others_or_change_their_scores(
     runtime: str, make_tagger: MakeTagger, resources: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF" + bytes(100))
-    files = [resources / "misc_crow.flac", broken, resources / "misc_burp.flac"]
-    results: list[TagResult] = list(make_tagger(runtime).tag(files))
-    assert [result.error is not None for result in results] == [False, True, False]
+    huge = np.full(RATE, 1e30, np.float32)
+    files = [resources / "misc_crow.flac", broken, huge, resources / "misc_burp.flac"]
+    tagger = make_tagger(runtime)
+    results: list[TagResult] = list(tagger.tag(files))
+    assert [type(result.error) for result in results] == [type(None), AudioError, AudioError, type(None)]
+    assert [results[index].tags for index in (0, 3)] == tagger([files[0], files[3]])
+    for call in (tagger, tagger.timeline, tagger.embed, lambda source: list(tagger.stream([source]))):
+        with pytest.raises(AudioError, match="the sample 1e[+]30 at 0.000 s is too large"):
+            call(huge)
+
+
+def test_a_model_in_training_mode_is_exported_in_evaluation_mode_and_stays_as_it_is(
+    make_tagger: MakeTagger, sounds: list[Any]
+) -> None:
+    model, extractor = make_model()
+    state = copy.deepcopy(model.train().state_dict())
+    tagger = AudioTagger(model, extractor, runtime="onnx", num_threads=2)
+    np.testing.assert_array_equal(scores_of(tagger, sounds), scores_of(make_tagger("onnx"), sounds))
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
@@ -192,6 +211,52 @@ def test_a_tagger_can_be_pickled_and_leaves_torch_as_it_is(
     np.testing.assert_array_equal(scores_of(again, sounds[:1]), scores_of(tagger, sounds[:1]))
     np.testing.assert_allclose(scores_of(again, sounds), expected, atol=1e-5)
     assert torch.get_num_threads() == threads
+
+
+# Forked processes
+
+
+def in_a_fork(function: Callable[[], Any]) -> Any:
+    """What a function returns, or raises, in a process that is forked from this one."""
+    with multiprocessing.get_context("fork").Pool(1, initializer=_forget, initargs=(function,)) as pool:
+        return pool.apply_async(_call).get(timeout=PATIENCE_S)
+
+
+def _forget(function: Callable[[], Any]) -> None:
+    global _function
+    _function = function
+
+
+def _call() -> Any:
+    found = _function()
+    gc.collect()  # what a fork cannot free is kept
+    return found
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "onnx-int8"])
+def test_a_forked_process_tags_with_a_tagger_of_its_parent(
+    runtime: str, make_tagger: MakeTagger, sounds: list[Any]
+) -> None:
+    taggers = [make_tagger(runtime)]
+    alone, together = scores_of(taggers[0], sounds[:1]), scores_of(taggers[0], sounds)
+
+    def tag() -> tuple[np.ndarray, np.ndarray]:
+        tagger = taggers.pop()
+        return scores_of(tagger, sounds[:1]), scores_of(tagger, sounds)
+
+    for found, expected in zip(in_a_fork(tag), (alone, together), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    in_a_fork(lambda: scores_of(make_tagger(runtime), sounds[:1]))
+    np.testing.assert_array_equal(scores_of(taggers[0], sounds[:1]), alone)
+
+
+def test_a_forked_process_that_cannot_use_openvino_says_so(make_tagger: MakeTagger, sounds: list[Any]) -> None:
+    tagger = make_tagger("openvino")
+    tagger(sounds[:2])
+    for use in (lambda: tagger(sounds[0]), lambda: tagger(sounds), lambda: make_tagger("openvino", "regression")):
+        with pytest.raises(RuntimeError, match="^OpenVINO cannot be used in a process that was forked after .*spawn"):
+            in_a_fork(use)
+    assert in_a_fork(lambda: scores_of(make_tagger(), sounds[:1])).shape == (1, 13)
 
 
 # What is refused, before anything is loaded

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..audio import AudioError, describe
 from ..findings import Event, Tag, Timeline
 from ..tagging import TIMELINE_WINDOW_S, AudioTagger
 from .limits import DemoError, Limits, read_sound
@@ -67,8 +68,13 @@ def listen(path: str | Path, tagger: AudioTagger, settings: Settings, limits: Li
     waveform = read_sound(path, tagger.sampling_rate, limits)
     try:
         (result,) = tagger.tag([waveform], top_k=top_k)
+        if result.error is not None:
+            raise result.error
         timeline = tagger.timeline(waveform, window_s=settings.window_s)
         events = timeline.events(settings.threshold)
+    except AudioError as error:
+        reason = str(error).removeprefix(f"{describe(waveform)}: ")
+        raise DemoError(f"{Path(path).name} could not be tagged: {reason}.") from error
     except ValueError as error:
         raise DemoError(f"These settings do not work: {str(error).replace('`', '')}") from error
     return Answer(Path(path).name, waveform, timeline.duration_s, result.tags, timeline, events, settings.window_s)

@@ -3,6 +3,7 @@
 """Running exports: one small module for each runtime, behind one call."""
 
 import json
+import weakref
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..forking import after_fork, never_free
 from .formats import SUPPORT, Format, check_runtime
 
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -21,6 +23,14 @@ MODULES = {
     Format.EXECUTORCH: "executorch",
     Format.SHERPA_ONNX: "onnx",
 }
+
+_OPEN: "weakref.WeakSet[Run]" = weakref.WeakSet()
+
+
+@after_fork
+def _keep_those_of_the_parent() -> None:
+    for run in list(_OPEN):
+        never_free(run)
 
 
 class LoadedExport(NamedTuple):
@@ -56,4 +66,6 @@ def load_export(folder: str | Path, *, num_threads: int | None = None, num_strea
     check_runtime(format)
     runtime: Any = import_module(f".{MODULES[format]}", __name__)
     path = Path(folder, SUPPORT[format].file)
-    return LoadedExport(metadata, runtime.open_program(path, metadata, num_threads, num_streams))
+    run = runtime.open_program(path, metadata, num_threads, num_streams)
+    _OPEN.add(run)
+    return LoadedExport(metadata, run)

@@ -19,6 +19,7 @@ from huggingface_hub import cached_assets_path
 from transformers.utils import logging
 
 from ..feature_extraction_ced import CedFeatureExtractor
+from ..forking import after_fork
 from ..modeling_ced import CedForAudioClassification
 from . import LoadedExport, load_export
 from .formats import Choice, versions
@@ -31,6 +32,12 @@ CONTENTS_FILE = "contents.json"  # name and size of each file; without it, or wi
 ORIGIN = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
 
 _EXPORTING = threading.Lock()  # exporters redirect the standard streams of the whole process
+
+
+@after_fork
+def _renew_lock() -> None:
+    global _EXPORTING
+    _EXPORTING = threading.Lock()
 
 
 def open_cached(

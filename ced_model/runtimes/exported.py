@@ -3,16 +3,26 @@
 """A model computed by another runtime, as a tagger uses it: by all threads together, or by each on its own."""
 
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..feature_extraction_ced import CedFeatureExtractor
+from ..forking import after_fork, use_before_fork_only
 from ..modeling_ced import CedForAudioClassification
 from . import LoadedExport, load_export
 from .cache import open_cached
-from .formats import Choice
+from .formats import Choice, Format
+
+_ALL: "weakref.WeakSet[ExportedModel]" = weakref.WeakSet()
+
+
+@after_fork
+def _open_again() -> None:
+    for model in list(_ALL):
+        model._exports, model._lock = {}, threading.Lock()
 
 
 class ExportedModel:
@@ -28,7 +38,8 @@ class ExportedModel:
     Raises:
         ValueError: if the model is elsewhere or in another type than the export.
         OSError: if the folder of the cache cannot be written to.
-        RuntimeError: if the model cannot be exported, or the export differs from it by too much.
+        RuntimeError: if the model cannot be exported, if the export differs from it by too much, or (`ForkError`) in a
+            forked process where the runtime does not work.
     """
 
     def __init__(
@@ -44,15 +55,19 @@ class ExportedModel:
                 f" {str(model.dtype).removeprefix('torch.')}: give `model.cpu().float()`"
             )
         self.num_threads = num_threads
+        if choice.format is Format.OPENVINO:
+            use_before_fork_only("OpenVINO")  # before it is exported, which takes a while
         self.folder, export = open_cached(model, feature_extractor, choice, num_threads)
         self._exports = {1: export}  # by the calls that are computed at the same time
         self._lock = threading.Lock()
+        _ALL.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"num_threads": self.num_threads, "folder": self.folder}  # programs cannot be pickled
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _exports={}, _lock=threading.Lock())
+        _ALL.add(self)
 
     def run(self, log_mels: torch.Tensor, is_alone: bool) -> dict[str, np.ndarray]:
         """

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import openvino
 
+from ..forking import use_before_fork_only
 from . import Run
 
 # Without it, processors that have bfloat16 compute with it, the front end included.
@@ -17,6 +18,7 @@ IN_SINGLE_PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
 
 def open_program(path: Path, metadata: Mapping[str, Any], num_threads: int | None, num_streams: int) -> Run:
     """Compiles a `.xml` file for the CPU."""
+    use_before_fork_only("OpenVINO")
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **IN_SINGLE_PRECISION}
     if num_streams > 1:
         config |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": num_streams}

@@ -1,0 +1,125 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""AudioTagger in processes that are forked after a tagger was used: they answer, and never hang."""
+
+import itertools
+import multiprocessing
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from ced_model import AudioTagger
+
+RATE = 16000
+MICRO = Path(__file__).parent / "golden" / "micro_hub"
+PATIENCE_S = 120  # after which a test whose processes hang fails; nothing is asserted about time
+
+
+@pytest.fixture(autouse=True)
+def no_hang() -> Iterator[None]:
+    def fail(*_: Any) -> None:
+        raise TimeoutError("a forked process hangs")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(PATIENCE_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def noise(seed: int) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(3 * RATE) * 0.1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def tagger() -> AudioTagger:
+    """Has computed with two threads, whatever the machine has."""
+    tagger = AudioTagger.from_pretrained(MICRO, device="cpu", num_threads=2)
+    tagger(noise(0))
+    tagger([noise(0)] * 3)
+    return tagger
+
+
+def scores_of(tagger: AudioTagger, seed: int) -> list[float]:
+    """By a clip alone, and among others."""
+    tags = [tagger(noise(seed), top_k=13), *tagger([noise(seed)] * 3, top_k=13)]
+    return [tag.score for found in tags for tag in sorted(found, key=lambda tag: tag.index)]
+
+
+def expected_of(tagger: AudioTagger, count: int) -> Any:
+    return pytest.approx(np.array([scores_of(tagger, seed) for seed in range(count)]), abs=1e-5)
+
+
+def _set_tagger(tagger: AudioTagger | None, threads: int | None) -> None:
+    global _tagger
+    if threads is not None:
+        torch.set_num_threads(threads)
+    _tagger = tagger or AudioTagger.from_pretrained(MICRO, device="cpu", num_threads=2)
+
+
+def _scores(seed: int) -> list[float]:
+    return scores_of(_tagger, seed)
+
+
+@pytest.mark.parametrize(("threads", "is_new"), [(None, False), (1, False), (None, True)])
+def test_a_pool_of_forked_processes_tags(tagger: AudioTagger, threads: int | None, is_new: bool) -> None:
+    """With the tagger of the parent, or with one of their own."""
+    expected = expected_of(tagger, 4)
+    arguments = (None if is_new else tagger, threads)
+    with multiprocessing.get_context("fork").Pool(2, initializer=_set_tagger, initargs=arguments) as pool:
+        assert np.array(pool.map(_scores, range(4))) == expected
+    assert np.array([scores_of(tagger, seed) for seed in range(4)]) == expected  # the parent goes on as before
+
+
+class Scored(torch.utils.data.Dataset):
+    """Scores of noise by a tagger."""
+
+    def __init__(self, tagger: AudioTagger) -> None:
+        self.tagger = tagger
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor(scores_of(self.tagger, index))
+
+
+def test_workers_of_a_data_loader_tag(tagger: AudioTagger) -> None:
+    batches = DataLoader(Scored(tagger), batch_size=2, num_workers=2, multiprocessing_context="fork")
+    assert torch.cat(list(batches)).numpy() == expected_of(tagger, 4)
+
+
+def test_processes_of_a_mapped_dataset_tag(tagger: AudioTagger) -> None:
+    rows = datasets.Dataset.from_dict({"seed": range(4)})
+    found = rows.map(lambda row: {"scores": scores_of(tagger, row["seed"])}, num_proc=2)
+    assert np.array(found["scores"]) == expected_of(tagger, 4)
+
+
+def test_a_fork_in_the_midst_of_results_starts_its_own_and_is_refused_those_of_its_parent(tagger: AudioTagger) -> None:
+    results = tagger.tag(itertools.repeat(noise(0)))
+    next(results)
+
+    def tag(answers: Any) -> None:
+        try:
+            list(results)
+        except RuntimeError as error:
+            answers.put(str(error))
+        results.close()
+        answers.put(scores_of(tagger, 1))
+
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    process = context.Process(target=tag, args=(answers,))
+    process.start()
+    assert answers.get() == "these results were begun before the process was forked: begin again in the new process"
+    assert answers.get() == pytest.approx(scores_of(tagger, 1), abs=1e-5)
+    process.join()
+    assert [next(results).error for _ in range(50)] == [None] * 50
+    results.close()
