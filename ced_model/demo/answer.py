@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..audio import AudioError
 from ..findings import Event, Tag, Timeline
+from ..messages import printable
 from ..tagging import TIMELINE_WINDOW_S, AudioTagger
-from .limits import DemoError, Limits, read_sound
+from .limits import DemoError, Limits, read_sound, unreadable
 
 TOP_K = 8
 THRESHOLD = 0.5
@@ -65,10 +67,13 @@ def listen(path: str | Path, tagger: AudioTagger, settings: Settings, limits: Li
         DemoError: if it cannot be read or is more than `limits` allow, or for settings that the model cannot use.
     """
     waveform = read_sound(path, tagger.sampling_rate, limits)
+    name = printable(Path(path).name)
     try:
         (result,) = tagger.tag([waveform], top_k=top_k)
         timeline = tagger.timeline(waveform, window_s=settings.window_s)
         events = timeline.events(settings.threshold)
+    except AudioError as error:
+        raise unreadable(name, str(error).removeprefix("<array>: ")) from error
     except ValueError as error:
         raise DemoError(f"These settings do not work: {str(error).replace('`', '')}") from error
-    return Answer(Path(path).name, waveform, timeline.duration_s, result.tags, timeline, events, settings.window_s)
+    return Answer(name, waveform, timeline.duration_s, result.tags, timeline, events, settings.window_s)
