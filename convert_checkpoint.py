@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except conversion.ConversionError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes a download", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -3,8 +3,6 @@
 """`ced demo`: the tagger as a page in the browser."""
 
 import math
-import threading
-from contextlib import suppress
 from importlib.util import find_spec
 
 from .errors import FAILED, CliError
@@ -51,6 +49,7 @@ def _serve(names: list[str], limits: dict[str, float], host: str | None, port: i
     from ced_model.demo import Limits, start
     from ced_model.demo.limits import DemoError
     from ced_model.demo.models import Models
+    from ced_model.demo.server import wait_until_stopped
 
     quieten()
     models = Models(names)
@@ -67,6 +66,4 @@ def _serve(names: list[str], limits: dict[str, float], host: str | None, port: i
         raise CliError(f"cannot listen at {place}: {reason}", FAILED) from error
     say(f"model: {default}")
     put(f"The demo is at {app.local_url} (Ctrl-C ends it)")
-    with suppress(KeyboardInterrupt):  # the way to end it
-        threading.Event().wait()
-    app.close(verbose=False)
+    wait_until_stopped(app)

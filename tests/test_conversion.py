@@ -3,6 +3,7 @@
 """Conversion of original checkpoints and Hub repositories into model folders, and their model cards."""
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -12,7 +13,9 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +25,7 @@ import huggingface_hub
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -857,8 +861,12 @@ TINY = zenodo.ORIGINAL_CHECKPOINTS["tiny"]
 
 
 class StandInZenodo(BaseHTTPRequestHandler):
-    """Serves `CONTENT` under one record, in the ways that the class attributes say."""
+    """Serves `CONTENT` under one record and describes it, in the ways that the class attributes say."""
 
+    content = CONTENT
+    checksum = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
+    description: bytes | None = None  # in place of the record's
+    drips = False  # a byte now and then
     record = zenodo.ZENODO_RECORDS[0]
     honours_range = True
     wrong_start = False
@@ -870,6 +878,8 @@ class StandInZenodo(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         cls = type(self)
+        if self.path.startswith("/api/records/"):
+            return self.describe()
         asked = self.headers.get("Range")
         cls.requests.append((self.path.split("/")[2], asked))
         if f"/{cls.record}/" not in self.path or not self.path.endswith(f"/files/{TINY}?download=1"):
@@ -890,7 +900,25 @@ class StandInZenodo(BaseHTTPRequestHandler):
         self.send_header("Content-Type", cls.content_type)
         self.send_header("Content-Length", str(len(CONTENT) - start))
         self.end_headers()
-        self.wfile.write(CONTENT[start : start + cls.break_off_after] if cls.break_off_after else CONTENT[start:])
+        end = start + cls.break_off_after if cls.break_off_after else None
+        self.wfile.write(cls.content[start : start + 1 if cls.drips else end])
+        with suppress(OSError):  # who waits for the rest has had enough
+            while cls.drips:
+                time.sleep(0.01)
+                self.wfile.write(b"x")
+
+    def describe(self) -> None:
+        cls = type(self)
+        if cls.status != 200 or self.path != f"/api/records/{cls.record}":
+            return self.send_error(404 if cls.status == 200 else cls.status)
+        file = {"key": TINY, "size": len(CONTENT), "checksum": cls.checksum}
+        body = json.dumps({"files": [{"key": "other.pt", "size": 1, "checksum": "md5:"}, file]}).encode()
+        body = body if cls.description is None else cls.description
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html" if cls.content_type == "text/html" else "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *args: Any) -> None:
         pass
@@ -914,15 +942,96 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[StandInZenodo]]:
 def test_download_writes_the_file_once(server: type[StandInZenodo], tmp_path: Path) -> None:
     path = zenodo.download_checkpoint("tiny", tmp_path / "cache")
     assert path == tmp_path / "cache" / TINY and path.read_bytes() == CONTENT
-    assert list(path.parent.iterdir()) == [path]
+    assert files_in(path.parent) == [TINY, f"{TINY}.md5"]
+    server.status = 503  # nor is the network needed again
     assert zenodo.download_checkpoint("tiny", tmp_path / "cache") == path
     assert server.requests == [("8275347", None)]
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+DAMAGED = CONTENT[:5000] + b"?" + CONTENT[5001:]  # of the same size
+
+
+def test_a_download_without_its_checksum_is_removed(server: type[StandInZenodo], tmp_path: Path) -> None:
+    server.content = DAMAGED
+    with pytest.raises(zenodo.DownloadError, match="is damaged: md5 .* was removed: run the same command") as caught:
+        zenodo.download_checkpoint("tiny", tmp_path)
+    assert "\n" not in str(caught.value) and files_in(tmp_path) == []
+    server.content = CONTENT
+    assert zenodo.download_checkpoint("tiny", tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["downloaded before", "from elsewhere"])
+@pytest.mark.parametrize("content", [DAMAGED, CONTENT[:-1], b""])
+def test_a_kept_file_without_its_checksum_is_downloaded_again(
+    content: bytes, is_known: bool, server: type[StandInZenodo], tmp_path: Path
+) -> None:
+    path = zenodo.download_checkpoint("tiny", tmp_path)
+    path.write_bytes(content)
+    if not is_known:
+        path.with_name(f"{TINY}.md5").unlink()
+    assert zenodo.download_checkpoint("tiny", tmp_path).read_bytes() == CONTENT
+    assert len(server.requests) == 2
+
+
+def test_a_kept_file_that_was_never_compared_is_compared_now(server: type[StandInZenodo], tmp_path: Path) -> None:
+    (tmp_path / TINY).write_bytes(CONTENT)
+    assert zenodo.download_checkpoint("tiny", tmp_path) == tmp_path / TINY
+    assert server.requests == [] and files_in(tmp_path) == [TINY, f"{TINY}.md5"]
+
+
+def test_a_part_of_another_file_is_not_continued(server: type[StandInZenodo], tmp_path: Path) -> None:
+    (tmp_path / f"{TINY}.part").write_bytes(DAMAGED[:9000])
+    assert zenodo.download_checkpoint("tiny", tmp_path).read_bytes() == CONTENT
+    assert [asked for _, asked in server.requests] == ["bytes=9000-", None]
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        b"",
+        b"{}",
+        b'{"files": 3}',
+        b'{"files": [{"key": 1}]}',
+        b"[" * 100_000,
+        f'{{"files": [{{"key": "{TINY}"}}]}}'.encode(),
+    ]
+    + [
+        json.dumps({"files": [{"key": TINY, "size": size, "checksum": checksum}]}).encode()
+        for size, checksum in ((1, "sha1:abc"), (1, None), ("1", "md5:" + 32 * "0"), (1, "md5:../.."))
+    ],
+)
+def test_a_record_without_checksums_is_refused(description: bytes, server: type[StandInZenodo], tmp_path: Path) -> None:
+    server.description = description
+    with pytest.raises(zenodo.DownloadError, match="not the description of a record with checksums") as caught:
+        zenodo.download_checkpoint("tiny", tmp_path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400 and server.requests == []
+
+
+def test_a_server_that_drips_does_not_hold_a_download_for_ever(
+    server: type[StandInZenodo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zenodo, "TIMEOUT_S", 0.2)
+    server.drips = True
+    with pytest.raises(zenodo.DownloadError, match=r"broke off \(only \d+ bytes in 0.2 s\): run the same"):
+        zenodo.download_checkpoint("tiny", tmp_path)
+
+
+def test_two_processes_do_not_write_the_same_file(server: type[StandInZenodo], tmp_path: Path) -> None:
+    with (
+        FileLock(tmp_path / f"{TINY}.lock"),
+        pytest.raises(zenodo.DownloadError, match="another process is downloading"),
+    ):
+        zenodo.download_checkpoint("tiny", tmp_path)
 
 
 def test_download_falls_back_on_the_second_record(server: type[StandInZenodo], tmp_path: Path) -> None:
     server.record = zenodo.ZENODO_RECORDS[1]
     assert zenodo.download_checkpoint("tiny", tmp_path).read_bytes() == CONTENT
-    assert [record for record, _ in server.requests] == ["8275347", "8275319"]
+    assert server.requests == [("8275319", None)]
 
 
 @pytest.mark.parametrize("tells_total", [True, False])
@@ -934,7 +1043,7 @@ def test_interrupted_download_is_resumed(
     with pytest.raises(zenodo.DownloadError, match="broke off.*run the same command again") as caught:
         zenodo.download_checkpoint("tiny", tmp_path)
     assert f"100,000 of {len(CONTENT):,} bytes" in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == [f"{TINY}.part"]
+    assert files_in(tmp_path) == [f"{TINY}.part"]
     server.break_off_after = None
     assert zenodo.download_checkpoint("tiny", tmp_path).read_bytes() == CONTENT
     assert server.requests == [("8275347", None), ("8275347", "bytes=100000-")]
@@ -975,7 +1084,7 @@ def test_failed_downloads_get_one_line(
         setattr(server, name, value)
     with pytest.raises(zenodo.DownloadError, match=complaint) as caught:
         zenodo.download_checkpoint("tiny", tmp_path)
-    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
+    assert "\n" not in str(caught.value) and files_in(tmp_path) == []
 
 
 def test_without_a_network_the_download_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo as programs use it: answers, refusals, queue and privacy; what its page is made of; `ced demo`."""
 
+import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import tomllib
@@ -16,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio
@@ -26,6 +30,7 @@ import soundfile
 import yaml
 from cli_process import start as start_command
 from demo_files import COMPLAINTS, LIMITS, MICRO, RESOURCES, make_bad_files, serve
+from filelock import FileLock
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from typer.testing import CliRunner
@@ -36,13 +41,17 @@ from ced_model import AudioTagger, Event, Timeline
 from ced_model.audio import AudioError
 from ced_model.demo import answer as answer_module
 from ced_model.demo import limits as limits_module
+from ced_model.demo import models as models_module
 from ced_model.demo import service as service_module
 from ced_model.demo.answer import Answer, Settings, listen
+from ced_model.demo.app import _describe as describe_model
 from ced_model.demo.event_table import MAX_ROWS, draw_events, to_csv
 from ced_model.demo.limits import DemoError, Limits, read_sound
 from ced_model.demo.models import PUBLISHED, Models
 from ced_model.demo.pictures import count_rows, describe_timeline, draw_timeline
+from ced_model.demo.server import wait_until_stopped
 from ced_model.demo.service import Service
+from ced_model.demo.uploads import Uploads, remove_old
 from ced_model.recordings import NAMES, find_recordings
 
 ROOT = Path(__file__).parents[1]
@@ -165,6 +174,222 @@ def test_addresses_in_place_of_files_are_never_fetched(url, foreign_addresses, a
 def test_files_of_the_server_that_were_not_uploaded_are_not_read(url):
     answer = call_tags(url, path=str(CROW))
     assert answer.startswith("event: error") and "label" not in answer
+
+
+# Malformed requests, as (method, path, what is sent). None is answered as if it were right, nor by a traceback.
+JSON_PATHS = ("call/tags", "call/v2/tags", "run/tags", "api/tags", "queue/join", "cancel", "call/nix", "run/nix")
+BODIES: dict[str, bytes] = {
+    "not JSON": b"{not json",
+    "empty": b"",
+    "a list": b"[1]",
+    "null": b"null",
+    "binary": b"\xff\xfe\x00",
+    "nested deeply": b'{"data":' + b"[" * 100_000,
+    "not finite": b'{"data": [NaN, 1e999]}',
+    "half a character": b'{"data": ["\\ud800"], "session_hash": "\\ud800", "fn_index": 0}',
+    "no data": b"{}",
+    "data of another type": b'{"data": "x"}',
+    "an unknown function": b'{"data": [], "fn_index": 99999, "session_hash": "a", "event_id": 3}',
+    "a session of another type": b'{"data": [], "fn_index": 0, "session_hash": [1]}',
+    "too large": b'{"data": ["' + b"x" * 1_000_001 + b'"]}',
+}
+# A call's arguments are looked at when its turn comes: what is wrong with them is in its result.
+LATE = {("call/tags", "an unknown function")}
+MULTIPART = {"content-type": "multipart/form-data; boundary=X"}
+PART = b'--X\r\nContent-Disposition: form-data; name="files"%s\r\n\r\nabc\r\n--X--\r\n'
+REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
+    *(
+        ("POST", f"gradio_api/{path}", {"content": body, "headers": {"content-type": "application/json"}})
+        for path in JSON_PATHS
+        for name, body in BODIES.items()
+        if (path, name) not in LATE
+    ),
+    ("POST", "gradio_api/upload", {"content": b"x"}),
+    ("POST", "gradio_api/upload", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}),
+    ("POST", "gradio_api/upload", {"content": b"garbage", "headers": MULTIPART}),
+    ("POST", "gradio_api/upload", {"content": PART % b"", "headers": MULTIPART}),
+    ("POST", "gradio_api/upload", {"content": PART % b'; filename=".."', "headers": MULTIPART}),
+    ("POST", "gradio_api/upload?upload_id=1", {"content": PART % b"", "headers": MULTIPART}),
+    *((method, path, {}) for method in ("PUT", "OPTIONS", "FOO") for path in ("", "config", "gradio_api/upload")),
+    *(
+        ("GET", path, {})
+        for path in (
+            "nothing",
+            "monitoring",
+            "gradio_api/file=/etc/passwd",
+            "gradio_api/file=https://example.com/a.wav",
+            "gradio_api/file=/uploads/../../../etc/passwd",
+            "gradio_api/file=/uploads/%2e%2e/lock",
+            "gradio_api/file=/uploads/%00",
+            "gradio_api/proxy=https://example.com/",
+            "gradio_api/queue/data",
+            "gradio_api/queue/data?session_hash=unknown",
+            "gradio_api/call/tags/unknown",
+            "gradio_api/upload_progress",
+            "gradio_api/dev/reload",
+        )
+    ),
+]
+
+
+def test_malformed_requests_are_refused_without_a_traceback(url, foreign_addresses, capfd):
+    with httpx.Client(base_url=url, trust_env=False, timeout=600) as server:
+        for method, path, content in REQUESTS:
+            answer = server.request(method, path, **content)
+            assert 400 <= answer.status_code < 500, (method, path, content, answer.text)
+            assert str(ROOT) not in answer.text and tempfile.gettempdir() not in answer.text
+            captured = capfd.readouterr()
+            assert "Traceback" not in captured.err + captured.out and (captured.err + captured.out).count("\n") <= 1
+    assert len(REQUESTS) > 130 and foreign_addresses == []
+
+
+def upload(server: str, path: Path) -> dict[str, Any]:
+    """An uploaded file as programs send it on."""
+    with open(path, "rb") as file:
+        (uploaded,) = httpx.post(f"{server}gradio_api/upload", files={"files": file}, trust_env=False).json()
+    return {"path": uploaded, "meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_arguments_that_are_not_the_endpoints_are_refused_in_one_line(url, capfd, is_direct):
+    sound = upload(url, CROW)
+    meta = {"meta": sound["meta"]}
+    calls: list[list[Any]] = [
+        *(
+            [file, "micro_hub", 3]
+            for file in (
+                *(
+                    {"path": path} | meta
+                    for path in ("/etc/passwd", "/uploads/../../x", "/dev/zero", "", "a\0", 3, None)
+                ),
+                {"path": str(CROW)} | meta,
+                {"path": "x" * 5000} | meta,
+                {"path": sound["path"]},
+                {"path": sound["path"], "size": "x"} | meta,
+                {"url": "http://203.0.113.1/x"} | meta,
+                sound["path"],
+                5,
+                [sound],
+                None,
+            )
+        ),
+        *([sound, model, 3] for model in (3, None, ["micro_hub"], {"a": 1}, "<b>\x1b[31m")),
+        *([sound, "micro_hub", top_k] for top_k in ("x", 0, -1, [1])),
+        [sound],
+    ]
+    for data in calls:
+        if is_direct:
+            answer = httpx.post(f"{url}gradio_api/run/tags", json={"data": data}, trust_env=False)
+            assert answer.status_code == 422, (data, answer.text)
+            message = answer.json()["error"]
+        else:
+            event = httpx.post(f"{url}gradio_api/call/tags", json={"data": data}, trust_env=False).json()["event_id"]
+            answer = httpx.get(f"{url}gradio_api/call/tags/{event}", trust_env=False, timeout=600)
+            kind, content = answer.text.rstrip().split("\n")
+            assert kind == "event: error"
+            message = json.loads(content.removeprefix("data: "))["error"]
+        assert message and "\n" not in message and "\x1b" not in message, data
+        assert str(ROOT) not in message and tempfile.gettempdir() not in message and "/etc" not in message
+    captured = capfd.readouterr()
+    assert captured.err == captured.out == ""
+    data = [sound, "micro_hub", 3]
+    assert httpx.post(f"{url}gradio_api/run/tags", json={"data": data}, trust_env=False).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["", "config", "gradio_api/info", "gradio_api/openapi.json", "?view=api"])
+def test_no_folder_of_the_server_is_shown(url, path):
+    text = httpx.get(url + path, trust_env=False).text
+    for folder in (str(ROOT), tempfile.gettempdir() + "/", str(Path.home()), sys.prefix):
+        assert folder not in text, folder
+
+
+def test_an_upload_has_a_name_without_folders_and_comes_back_by_it(url):
+    sound = upload(url, CROW)
+    assert re.fullmatch(r"/uploads/[0-9a-f]{64}/misc_crow\.flac", sound["path"])
+    answer = httpx.get(f"{url}gradio_api/file={sound['path']}", trust_env=False)
+    assert answer.content == CROW.read_bytes()
+
+
+def test_the_page_fetches_the_model_and_then_shows_what_was_uploaded(url):
+    with httpx.Client(base_url=url, trust_env=False, timeout=600) as server:
+        config = server.get("config").json()
+        upload_id = next(part["id"] for part in config["components"] if part["type"] == "file")
+        steps = [step for step in config["dependencies"] if [upload_id, "upload"] in step["targets"]]
+        while following := [step for step in config["dependencies"] if step["trigger_after"] == steps[-1]["id"]]:
+            steps += following
+        assert len(steps) == 3  # keep it, fetch the model, show
+        for step, data in zip(steps, ([upload(url, CROW)], ["micro_hub"], [None, "micro_hub", 2, 0.5]), strict=True):
+            body = {"data": data, "fn_index": step["id"], "session_hash": "one"}
+            server.post("gradio_api/queue/join", json=body).raise_for_status()
+            answer = server.get("gradio_api/queue/data?session_hash=one").text
+        assert "misc_crow.flac, 0.5 s: heard by" in answer and str(tempfile.gettempdir()) not in answer
+        (recording,) = set(re.findall(r'gradio_api/file=(/uploads/[^"]+)', answer))
+        assert server.get(f"gradio_api/file={recording}").content[:4] == b"RIFF"
+
+
+def test_a_model_that_cannot_be_reached_holds_up_nobody_and_is_not_tried_again_at_once(url, client, monkeypatch):
+    tried: list[str] = []
+    may_fail = threading.Event()
+    load = AudioTagger.from_pretrained
+
+    def stall(name: str) -> AudioTagger:
+        if name != "mispeech/ced-base":
+            return load(name)
+        tried.append(name)
+        assert may_fail.wait(60)
+        raise OSError("We couldn't connect")
+
+    monkeypatch.setattr(AudioTagger, "from_pretrained", stall)
+    waiting = [client.submit(handle_file(CROW), model="mispeech/ced-base", api_name="/tags") for _ in range(3)]
+    while not tried:
+        time.sleep(0.01)
+    assert client.predict(handle_file(CROW), model="micro_hub", api_name="/tags")["model"] == "micro_hub"
+    may_fail.set()
+    for job in waiting:
+        with pytest.raises(AppError, match="mispeech/ced-base could not be fetched"):
+            job.result()
+    with pytest.raises(AppError, match="mispeech/ced-base could not be fetched"):
+        client.predict(handle_file(CROW), model="mispeech/ced-base", api_name="/tags")
+    assert tried == ["mispeech/ced-base"]
+
+
+@pytest.mark.parametrize(("retry_s", "attempts"), [(60, 1), (0, 2)])
+def test_a_model_that_could_not_be_fetched_is_tried_again_later(monkeypatch, retry_s, attempts):
+    tried: list[str] = []
+
+    def fail(name: str) -> AudioTagger:
+        tried.append(name)
+        raise OSError("We couldn't connect")
+
+    monkeypatch.setattr(AudioTagger, "from_pretrained", fail)
+    monkeypatch.setattr(models_module, "RETRY_S", retry_s)
+    models = Models()
+    for _ in range(2):
+        with pytest.raises(DemoError, match="could not be fetched"):
+            models.load("mispeech/ced-base")
+    assert len(tried) == attempts
+
+
+def test_a_local_model_that_cannot_be_loaded_does_not_show_its_folder(tmp_path):
+    (tmp_path / "secret" / "mine").mkdir(parents=True)
+    models = Models([str(tmp_path / "secret" / "mine")])
+    with pytest.raises(DemoError, match="mine could not be loaded: ") as caught:
+        models.load("mine")
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_names_of_files_and_classes_reach_neither_the_page_as_html_nor_a_terminal(tmp_path, monkeypatch):
+    name = "<img src=x>\x1b[31m.flac"
+    shutil.copy(CROW, tmp_path / name)
+    service = Service(Models([str(MICRO)]), LIMITS)
+    parts = service.show(str(tmp_path / name), "micro_hub", 2.0, 0.5)
+    assert "<img" not in parts.status and "\x1b" not in parts.status and "misc" not in parts.status
+    assert service.find_tags(str(tmp_path / name), "micro_hub")["file"] == r"<img src=x>\x1b[31m.flac"
+    monkeypatch.setattr(
+        service.models.load("micro_hub"), "labels", ["<b>Rain\x1b[31m", "![](http://203.0.113.1/x.png)"]
+    )
+    note = describe_model(service, "micro_hub")
+    assert "<b>" not in note and "\x1b" not in note and "&lt;b&gt;Rain" in note
 
 
 def test_an_unknown_model_and_impossible_settings_are_refused(client):
@@ -398,16 +623,32 @@ def test_the_recordings_are_found_in_a_checkout_and_travel_with_the_package():
     assert {Path(file).name for pattern in shared for file in ROOT.glob(pattern)} >= set(NAMES)
 
 
-def test_what_the_tagger_refuses_is_passed_on(tagger, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (AudioError("<array>: not today"), "misc_crow.flac could not be read as sound: not today. Please try"),
+        (ValueError("`window_s` is too long"), "These settings do not work: window_s is too long"),
+    ],
+)
+def test_what_the_tagger_refuses_is_passed_on(error, message):
     class Refusing:
         sampling_rate = 16000
 
         def tag(self, *_: Any, **__: Any) -> None:
-            raise AudioError("<array>: not today")
+            raise error
 
-    with pytest.raises(DemoError, match="These settings do not work: <array>: not today"):
+    with pytest.raises(DemoError, match=message):
         listen(CROW, Refusing(), Settings("x"), LIMITS)  # type: ignore[arg-type]
     assert answer_module.TOP_K == 8
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_that_recordings_error(tmp_path, value):
+    samples = np.zeros(16000, np.float32)
+    samples[8000] = value
+    soundfile.write(tmp_path / "odd.wav", samples, 16000, "FLOAT")
+    parts = Service(Models([str(MICRO)]), LIMITS).show(str(tmp_path / "odd.wav"), "micro_hub", 2.0, 0.5)
+    assert "odd.wav could not be read as sound: " in parts.status and "\n" not in parts.status
 
 
 # The command
@@ -464,20 +705,70 @@ def test_an_address_of_another_machine_is_refused_at_once(host):
     assert result.exit_code == 1 and f"cannot listen at {host}" in result.stderr
 
 
-def test_the_command_serves_until_interrupted_and_a_taken_port_is_said_so(tmp_path):
-    out, err = tmp_path / "out", tmp_path / "err"
-    process = start_command(["demo", "--model", MICRO], stdout=out, stderr=err)
+def test_the_command_serves_until_it_is_stopped_and_leaves_no_uploads(tmp_path):
+    out, err, folder = tmp_path / "out", tmp_path / "err", tmp_path / "temporary"
+    environment = {"GRADIO_TEMP_DIR": str(folder)}
+    process = start_command(["demo", "--model", MICRO], stdout=out, stderr=err, environment=environment)
     while not (served := re.search(r"http://127\.0\.0\.1:(\d+)/", out.read_text() if out.exists() else "")):
         assert process.exitcode is None, err.read_text()
         time.sleep(0.05)
     assert "What is this sound?" in urllib.request.urlopen(served[0]).read().decode()
     assert err.read_text() == "model: micro_hub\n"
+    files = {"files": ("a.wav", b"abc")}
+    httpx.post(f"{served[0]}gradio_api/upload", files=files, trust_env=False).raise_for_status()
+    assert [path.read_bytes() for path in folder.rglob("a.wav")] == [b"abc"]
     taken = ced("--model", MICRO, "--port", served[1])
     assert taken.exit_code == 1 and f"port {served[1]}: taken" in taken.stderr
     assert process.pid is not None
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, signal.SIGTERM)
     process.join()
     assert process.exitcode == 0 and err.read_text() == "model: micro_hub\n"
+    assert not list(folder.glob("ced-demo-*")) and not any(path.is_file() for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_close_the_server_once_and_find_their_handlers_again(number):
+    before = signal.getsignal(number)
+    closed: list[bool] = []
+    app = SimpleNamespace(close=lambda verbose: closed.append(verbose))
+
+    def send() -> None:
+        while signal.getsignal(number) is before:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=send).start()
+    wait_until_stopped(app)  # type: ignore[arg-type]
+    assert len(closed) == 1 and signal.getsignal(number) is before
+
+
+def test_what_a_killed_server_left_is_removed_by_the_next_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    left, running = tmp_path / "ced-demo-left", tmp_path / "ced-demo-running"
+    for folder in (left, running):
+        (folder / "uploads" / "0123").mkdir(parents=True)
+        (folder / "uploads" / "0123" / "a.wav").touch()
+        os.utime(folder, (0, 0))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "ced-demo-link").symlink_to(tmp_path / "mine")
+    with FileLock(running / "lock"):
+        os.utime(running, (0, 0))
+        uploads = Uploads(3600)
+        assert not left.exists() and len(list(running.rglob("a.wav"))) == 1
+        assert os.environ["GRADIO_TEMP_DIR"] == str(uploads.path) and uploads.path.is_dir()
+        uploads.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ced-demo-link", "ced-demo-running", "mine"]
+    assert list((tmp_path / "mine").iterdir()) == [] and os.environ["GRADIO_TEMP_DIR"] == str(tmp_path)
+
+
+def test_old_uploads_go_and_new_ones_stay(tmp_path):
+    (tmp_path / "0123").mkdir()
+    (tmp_path / "0123" / "a.wav").touch()
+    (tmp_path / "tmpbrokenoff").touch()
+    remove_old(tmp_path, 3600)
+    assert len(list(tmp_path.rglob("*"))) == 3
+    remove_old(tmp_path, -1)
+    assert list(tmp_path.iterdir()) == []
 
 
 # The Space

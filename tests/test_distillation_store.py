@@ -28,6 +28,7 @@ from ced_model.distillation.store import (
     Store,
     open_store,
     plan_shards,
+    read_manifest,
     read_shard,
     restore_probabilities,
     top_probabilities,
@@ -48,26 +49,25 @@ def said(epoch: int, chunk: int) -> np.ndarray:
 def make_store(path: Path, *, num_classes: int = 50, shards: int | None = None) -> Path:
     """A store of three epochs of ten chunks in shards of four; only the first `shards` of them if that is given."""
     (path / SHARDS).mkdir(parents=True)
-    write_chunks(path, [Chunk(f"ä {number}.wav", 160_000 * number, 160_000, 2**32 - 1) for number in range(NUM_CHUNKS)])
-    write_manifest(
-        path,
-        {
-            "teachers": [{"name": "teacher"}],
-            "labels": LABELS[:num_classes],
-            "augmentation": Augmentation().to_dict(),
-            "seed": 5,
-            "top_k": 20,
-            "num_epochs": 3,
-            "num_chunks": NUM_CHUNKS,
-            "shard_chunks": 4,
-            "audio": {"root": "audio"},
-        },
-    )
+    chunks = [Chunk(f"ä {number}.wav", 160_000 * number, 160_000, 2**32 - 1) for number in range(NUM_CHUNKS)]
+    manifest = {
+        "teachers": [{"name": "teacher"}],
+        "labels": LABELS[:num_classes],
+        "augmentation": Augmentation().to_dict(),
+        "seed": 5,
+        "top_k": 20,
+        "num_epochs": 3,
+        "num_chunks": NUM_CHUNKS,
+        "shard_chunks": 4,
+        "chunks_checksum": write_chunks(path, chunks),
+        "audio": {"root": "audio"},
+    }
+    write_manifest(path, manifest)
     for shard in list(plan_shards(3, NUM_CHUNKS, 4))[:shards]:
         chunks = range(shard.start, shard.stop)
         seeds = np.array([sample_seed(5, chunk, shard.epoch) for chunk in chunks], np.int32)
         probabilities = np.array([said(shard.epoch, chunk)[:num_classes] for chunk in chunks])
-        write_shard(path, shard, ShardRows(seeds, *top_probabilities(probabilities, min(20, num_classes))))
+        write_shard(path, shard, ShardRows(seeds, *top_probabilities(probabilities, min(20, num_classes))), manifest)
     return path
 
 
@@ -94,7 +94,7 @@ def test_a_store_gives_back_what_was_stored(whole: Path) -> None:
     assert (store.num_epochs, store.num_chunks, store.seed, store.missing) == (3, 10, 5, ())
     assert store.labels == LABELS and store.augmentation == Augmentation() and store.audio_root == Path("audio")
     assert store.chunk(3) == Chunk("ä 3.wav", 480_000, 160_000, 2**32 - 1)
-    rows = read_shard(whole, Shard(1, 4, 8))
+    rows = read_shard(whole, Shard(1, 4, 8), store.manifest)
     assert rows.seeds.tolist() == [sample_seed(5, chunk, 1) for chunk in range(4, 8)]
     for values, indices, chunk in zip(rows.values, rows.indices, range(4, 8), strict=True):
         best = np.argsort(-said(1, chunk))[:20]
@@ -134,7 +134,9 @@ def test_a_row_of_a_full_shard_takes_less_than_84_bytes(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     probabilities = 1 / (1 + np.exp(6 - 2 * generator.normal(size=(1024, 527))))
     seeds = generator.integers(0, 2**31, 1024).astype(np.int32)
-    write_shard(tmp_path, Shard(0, 0, 1024), ShardRows(seeds, *top_probabilities(probabilities, 20)))
+    write_shard(
+        tmp_path, Shard(0, 0, 1024), ShardRows(seeds, *top_probabilities(probabilities, 20)), {"labels": [""] * 527}
+    )
     assert shard_file(tmp_path, 0).stat().st_size < 1024 * 84
 
 
@@ -218,6 +220,20 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "other chunks": rewrite(chunk=[4, 5, 7, 6]),
     "other epoch": rewrite(epoch=[1, 1, 0, 1]),
     "rows missing": lambda file: pq.write_table(pq.read_table(file).slice(1), file),
+    "another shard": lambda file: shutil.copy(file.parent / "epoch-000001-chunk-0000000000.parquet", file),
+    # Changed by a program that writes sound Parquet.
+    "not a number": rewrite(values=[[float("nan")] * 20] * 4),
+    "probabilities of 99": rewrite(values=[[99.0] * 20] * 4),
+    "negative probabilities": rewrite(values=[[-0.5] * 20] * 4),
+    "rising probabilities": rewrite(values=[[0.1 + 0.01 * index for index in range(20)]] * 4),
+    "other probabilities": rewrite(values=[[0.5] * 20] * 4),
+    "empty cells": rewrite(values=[[None] * 20] * 4),
+    "a class that does not exist": rewrite(indices=[[32767, *range(19)]] * 4),
+    "a negative class": rewrite(indices=[[-1, *range(19)]] * 4),
+    "a class twice": rewrite(indices=[[3] * 20] * 4),
+    "other classes": rewrite(indices=[list(range(20))] * 4),
+    "other seeds": rewrite(seed=[1, 2, 3, 4]),
+    "without a checksum": lambda file: pq.write_table(pq.read_table(file).replace_schema_metadata(), file),
 }
 
 
@@ -231,6 +247,49 @@ def test_a_corrupt_shard_is_named(store: Path, damage: Callable[[Path], object])
     message = str(caught.value)
     assert message.startswith(f"{file}: corrupt shard: ") and "\n" not in message
     assert message.endswith("Run the `ced distill teach` that made the store again: it makes this shard anew.")
+    with pytest.raises(ValueError, match="corrupt shard"):  # so, too, where it is read
+        read_shard(store, Shard(1, 4, 8), read_manifest(store))
+
+
+@pytest.mark.parametrize(
+    ("values", "indices", "message"),
+    [
+        ([float("nan"), 0.1], [0, 1], "not finite"),
+        ([float("inf"), 0.1], [0, 1], "not finite"),
+        ([99, 0.1], [0, 1], "from 0.0999756 to 99"),
+        ([0.1, 0.2], [0, 1], "do not fall"),
+        ([0.2, 0.1], [0, 50], "classes from 0 to 50, but there are 50"),
+        ([0.2, 0.1], [7, 7], "a class twice"),
+    ],
+)
+def test_what_no_teacher_may_say_is_not_stored(store: Path, values: Any, indices: Any, message: str) -> None:
+    rows = ShardRows(np.zeros(1, np.int32), np.array([values], np.float16), np.array([indices], np.int16))
+    with pytest.raises(ValueError, match=message):
+        write_shard(store, Shard(0, 0, 1), rows, read_manifest(store))
+
+
+def test_shards_of_another_store_and_a_manifest_of_another_one_are_noticed(store: Path, tmp_path: Path) -> None:
+    change_manifest(teachers=[{"name": "another"}])(store)
+    with pytest.raises(ValueError, match="corrupt shard: its checksum is not that of its rows in this store"):
+        open_store(store)
+    change_manifest(teachers=[{"name": "teacher"}], labels=LABELS[::-1])(store)
+    with pytest.raises(ValueError, match="corrupt shard: its checksum is not that of its rows in this store"):
+        open_store(store)
+    change_manifest(labels=LABELS)(store)
+    assert open_store(store).missing == ()
+
+
+def test_a_store_of_before_there_were_checksums_opens_with_its_values_checked(store: Path) -> None:
+    manifest = json.loads((store / MANIFEST).read_text()) | {"format_version": 1}
+    del manifest["chunks_checksum"]
+    (store / MANIFEST).write_text(json.dumps(manifest))
+    for number in range(9):
+        file = shard_file(store, number)
+        pq.write_table(pq.read_table(file).replace_schema_metadata(), file)
+    assert open_store(store).missing == ()
+    DAMAGES["a class that does not exist"](shard_file(store, 4))
+    with pytest.raises(ValueError, match="corrupt shard: it holds classes from 0 to 32767, but there are 50"):
+        open_store(store)
 
 
 def test_an_unfinished_store_says_how_much_is_there_and_how_to_go_on(tmp_path: Path) -> None:
@@ -264,9 +323,20 @@ def change_manifest(**entries: Any) -> Callable[[Path], None]:
         (lambda store: (store / MANIFEST).write_bytes(b"\xff\xfe"), "manifest.json: corrupt: "),
         (lambda store: (store / MANIFEST).write_text("[]"), "manifest.json: not the manifest of a distillation store"),
         (change_manifest(format="other"), "manifest.json: not the manifest of a distillation store"),
-        (change_manifest(format_version=2), "store of format version 2; this version of ced_model reads 1"),
-        (change_manifest(labels=None), "manifest.json: corrupt: "),
-        (change_manifest(shard_chunks=0), "manifest.json: corrupt: "),
+        (change_manifest(format_version=3), "store of format version 3; this version of ced_model reads 1 and 2"),
+        (change_manifest(format_version="\x1b[31m\n"), r"store of format version \x1b[31m; this version"),
+        (change_manifest(labels=None), "manifest.json: corrupt: it lacks `labels`, or that is not what it should be"),
+        (change_manifest(labels=[3] * 50), "manifest.json: corrupt: it lacks `labels`"),
+        (change_manifest(shard_chunks=0), "manifest.json: corrupt: it lacks `shard_chunks`"),
+        (change_manifest(num_epochs=10**9), "manifest.json: corrupt: it lacks `num_epochs`"),
+        (change_manifest(top_k=True), "manifest.json: corrupt: it lacks `top_k`"),
+        (change_manifest(seed="5"), "manifest.json: corrupt: it lacks `seed`"),
+        (change_manifest(augmentation={}), "manifest.json: corrupt: it lacks `augmentation`"),
+        (change_manifest(audio="here"), "manifest.json: corrupt: it lacks `audio`"),
+        (change_manifest(chunks_checksum=None), "manifest.json: corrupt: it lacks `chunks_checksum`"),
+        (lambda store: (store / MANIFEST).write_text("[" * 100_000), "manifest.json: corrupt: "),
+        (lambda store: rewrite(path=["a.wav"] * 10)(store / CHUNKS), "chunks.parquet: corrupt: its checksum is not"),
+        (lambda store: rewrite(num_samples=[1] * 10)(store / CHUNKS), "chunks.parquet: corrupt: its checksum is not"),
         (change_manifest(num_chunks=11), "chunks.parquet: corrupt: 10 chunks, the manifest has 11"),
         (lambda store: (store / CHUNKS).unlink(), "chunks.parquet: corrupt: "),
         (lambda store: flip_a_bit(store / CHUNKS), "chunks.parquet: corrupt: "),
@@ -282,12 +352,13 @@ def test_a_folder_that_is_no_store_is_refused(store: Path, change: Callable[[Pat
 
 def test_a_shard_that_cannot_be_written_leaves_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {file.name: file.read_bytes() for file in (store / SHARDS).iterdir()}
-    rows = read_shard(store, Shard(0, 0, 4))
+    manifest = read_manifest(store)
+    rows = read_shard(store, Shard(0, 0, 4), manifest)
 
     def no_space(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", no_space)
     with pytest.raises(OSError, match="No space left"):
-        write_shard(store, Shard(0, 4, 8), rows)
+        write_shard(store, Shard(0, 4, 8), rows, manifest)
     assert {file.name: file.read_bytes() for file in (store / SHARDS).iterdir()} == before

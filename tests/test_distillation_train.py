@@ -502,6 +502,9 @@ def test_averaged_batch_statistics_are_those_of_all_batches_together(tmp_path: P
     assert torch.allclose(averaged["bn.running_var"], torch.cat(data).var(dim=0, correction=0), atol=1e-4)
     assert averaged["bn.num_batches_tracked"] == 11 and averaged["half"].dtype == torch.float16
     assert averaged["weight"].tolist() == [1.5, 3.0]
+    save_file(state | {"weight": torch.tensor([1.0, torch.nan])}, tmp_path / "1" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"1: weight is not finite: remove this checkpoint, and resume"):
+        average_checkpoints([tmp_path / "0", tmp_path / "1"])
 
 
 def test_checkpoints_that_were_cut_short_are_removed(undisturbed: Path, tmp_path: Path) -> None:
@@ -513,6 +516,11 @@ def test_checkpoints_that_were_cut_short_are_removed(undisturbed: Path, tmp_path
         os.truncate(file, file.stat().st_size // 2 if name != "model.safetensors" else 100)
     shutil.copytree(whole, tmp_path / "checkpoint-1")
     (tmp_path / "checkpoint-9").mkdir()
+    shutil.copytree(whole, tmp_path / "checkpoint-10")
+    damaged = tmp_path / "checkpoint-10" / "optimizer.pt"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1  # in a tensor
+    damaged.write_bytes(content)
     assert remove_incomplete(tmp_path) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
 

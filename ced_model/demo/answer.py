@@ -9,8 +9,9 @@ import numpy as np
 
 from ..audio import AudioError, describe
 from ..findings import Event, Tag, Timeline
+from ..messages import printable
 from ..tagging import TIMELINE_WINDOW_S, AudioTagger
-from .limits import DemoError, Limits, read_sound
+from .limits import DemoError, Limits, read_sound, unreadable
 
 TOP_K = 8
 THRESHOLD = 0.5
@@ -66,6 +67,7 @@ def listen(path: str | Path, tagger: AudioTagger, settings: Settings, limits: Li
         DemoError: if it cannot be read or is more than `limits` allow, or for settings that the model cannot use.
     """
     waveform = read_sound(path, tagger.sampling_rate, limits)
+    name = printable(Path(path).name)
     try:
         (result,) = tagger.tag([waveform], top_k=top_k)
         if result.error is not None:
@@ -73,8 +75,7 @@ def listen(path: str | Path, tagger: AudioTagger, settings: Settings, limits: Li
         timeline = tagger.timeline(waveform, window_s=settings.window_s)
         events = timeline.events(settings.threshold)
     except AudioError as error:
-        reason = str(error).removeprefix(f"{describe(waveform)}: ")
-        raise DemoError(f"{Path(path).name} could not be tagged: {reason}.") from error
+        raise unreadable(name, str(error).removeprefix(f"{describe(waveform)}: ")) from error
     except ValueError as error:
         raise DemoError(f"These settings do not work: {str(error).replace('`', '')}") from error
-    return Answer(Path(path).name, waveform, timeline.duration_s, result.tags, timeline, events, settings.window_s)
+    return Answer(name, waveform, timeline.duration_s, result.tags, timeline, events, settings.window_s)

@@ -3,6 +3,7 @@
 """The page of the demo and its endpoints for programs: what stands where, and what happens when."""
 
 import json
+from html import escape
 from typing import Any
 
 import gradio
@@ -10,6 +11,7 @@ import gradio
 from ..recordings import find_recordings
 from .answer import THRESHOLD, TOP_K
 from .event_table import PLAY_JS
+from .guard import answer_in_one_line
 from .inputs import without_urls
 from .limits import Limits, too_large
 from .models import Models
@@ -41,6 +43,8 @@ document.addEventListener('change', refuse, true);
 document.addEventListener('drop', refuse, true);
 """
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # the others wait in the queue
+# Loading a model may take a download, and programs have no step for it: they wait for their turn in `take_turn`.
+TOGETHER: dict[str, Any] = {"concurrency_limit": None}
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # of the page, not for programs
 
 
@@ -53,7 +57,7 @@ def build_app(models: Models, limits: Limits) -> gradio.Blocks:
         limits: on size and duration.
     """
     service = Service(models, limits)
-    with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT_S // 4, KEPT_S)) as app:
+    with gradio.Blocks(title=TITLE, analytics_enabled=False) as app:
         gradio.Markdown(
             f"# {TITLE}\nChoose a recording and see which sounds are in it, and when. Files of up to {limits}, audio or"
             " video; they are deleted within two hours."
@@ -68,6 +72,7 @@ def build_app(models: Models, limits: Limits) -> gradio.Blocks:
         _connect(service, file, microphone, examples, settings, button, outputs)
         _add_endpoints(service, file, settings)
     app.queue(max_size=None)
+    answer_in_one_line(app)
     return app
 
 
@@ -84,7 +89,7 @@ def _add_sounds() -> tuple[gradio.File, gradio.Audio, gradio.Dataset | None]:
     examples = gradio.Dataset(
         label="Or one of these recordings",
         components=[gradio.Textbox(visible=False)],
-        samples=[[str(path)] for path in recordings.values()],
+        samples=[[name] for name in recordings],
         sample_labels=list(recordings),
         type="index",
     )
@@ -93,11 +98,15 @@ def _add_sounds() -> tuple[gradio.File, gradio.Audio, gradio.Dataset | None]:
 
 def _add_settings(service: Service) -> tuple[gradio.Dropdown, gradio.Slider, gradio.Slider]:
     model = gradio.Dropdown(service.models.names, value=service.models.names[0], label="Model")
-    note = gradio.Markdown(service.describe(service.models.names[0]), elem_classes="ced-note")
+    note = gradio.HTML(_describe(service, service.models.names[0]), elem_classes="ced-note")
     window = gradio.Slider(*WINDOWS_S, WINDOW_S, step=0.5, label="Window of the timeline (seconds)")
     threshold = gradio.Slider(0, 1, THRESHOLD, step=0.05, label="Threshold: how sure the model must be")
-    model.change(service.describe, model, note, queue=False, show_progress="hidden", **PRIVATE)
+    model.change(lambda name: _describe(service, name), model, note, queue=False, show_progress="hidden", **PRIVATE)
     return model, window, threshold
+
+
+def _describe(service: Service, model: str) -> str:
+    return f"<p>{escape(service.describe(model))}</p>"  # which may name classes of a model that others made
 
 
 def _add_results(limits: Limits) -> list[gradio.blocks.Block]:
@@ -128,7 +137,18 @@ def _connect(
     button: gradio.Button,
     outputs: list[gradio.blocks.Block],
 ) -> None:
-    """The sound that was chosen last, whatever way, is answered at once, and again when a setting changes."""
+    """
+    The sound that was chosen last, whatever way, is answered at once, and again when a setting changes.
+
+    The model is fetched in a step of its own, so that the others' requests are computed meanwhile.
+    """
+
+    async def show(sound: str | None, model: str, window_s: float, threshold: float) -> Any:
+        return await service.take_turn(service.show, sound, model, window_s, threshold)
+
+    async def show_again(sound: str | None, model: str, window_s: float, threshold: float) -> Any:
+        return await service.take_turn(service.show_again, sound, model, window_s, threshold)
+
     sound = gradio.State(time_to_live=KEPT_S)
     model, window, threshold = settings
     chosen = [
@@ -139,12 +159,15 @@ def _connect(
         paths = [str(path) for path in find_recordings().values()]
         chosen.append(examples.click(lambda index: paths[index], examples, sound, queue=False, **PRIVATE))
     for event in chosen:
-        event.then(service.show, [sound, *settings], outputs, scroll_to_output=True, **ONE_AT_A_TIME, **PRIVATE)
-    button.click(service.show, [sound, *settings], outputs, **ONE_AT_A_TIME, **PRIVATE)
+        fetched = event.then(service.fetch, model, None, **TOGETHER, **PRIVATE)
+        fetched.then(show, [sound, *settings], outputs, scroll_to_output=True, **ONE_AT_A_TIME, **PRIVATE)
+    fetched = button.click(service.fetch, model, None, **TOGETHER, **PRIVATE)
+    fetched.then(show, [sound, *settings], outputs, **ONE_AT_A_TIME, **PRIVATE)
     # `release` would not hear the keyboard.
     changed = [model.input, window.change, threshold.change]
-    again = {"trigger_mode": "always_last", **ONE_AT_A_TIME, **PRIVATE}
-    gradio.on(changed, service.show_again, [sound, *settings], outputs, **again)
+    again: dict[str, Any] = {"trigger_mode": "always_last", **PRIVATE}
+    fetched = gradio.on(changed, service.fetch, model, None, **TOGETHER, **again)
+    fetched.then(show_again, [sound, *settings], outputs, **ONE_AT_A_TIME, **again)
 
 
 def _add_endpoints(
@@ -154,6 +177,6 @@ def _add_endpoints(
     output = gradio.JSON(visible=False)
     model, window, threshold = settings
     never = gradio.Button(visible=False)
-    never.click(service.find_tags, [file, model, top_k], output, api_name="tags", **ONE_AT_A_TIME)
-    never.click(service.find_events, [file, model, window, threshold], output, api_name="events", **ONE_AT_A_TIME)
-    never.click(service.list_models, None, output, api_name="models", **ONE_AT_A_TIME)
+    never.click(service.tags, [file, model, top_k], output, api_name="tags", **TOGETHER)
+    never.click(service.events, [file, model, window, threshold], output, api_name="events", **TOGETHER)
+    never.click(service.list_models, None, output, api_name="models", **TOGETHER)

@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 
 from ..findings import Event
+from ..messages import printable
 from .answer import Answer
 
 MAX_ROWS = 200  # shown; the CSV has all
@@ -63,7 +64,7 @@ def draw_events(answer: Answer, threshold: float) -> str:
 
 def _row(event: Event) -> str:
     onset_s, offset_s = f"{event.onset_s:.2f}", f"{event.offset_s:.2f}"
-    label = escape(event.label)
+    label = escape(printable(event.label))
     return (
         f'<tr><th scope="row"><button type="button" data-onset="{event.onset_s:.3f}" data-offset="{event.offset_s:.3f}"'
         f' aria-label="Play {label}, {onset_s} to {offset_s} seconds"><span aria-hidden="true">▶</span> {label}'

@@ -3,12 +3,14 @@
 """What the demo takes: sounds up to a size and a duration, refused with one line before they cost anything."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..audio import LOUDEST, MIX, AudioError, describe, duration_s, read_blocks
+from ..messages import one_line, printable
 
 SILENCE = 1e-4  # peak up to which a recording counts as silent: -80 dB, a few steps of 16 bits
 TOLERANCE_S = 0.1  # encoders pad
@@ -16,7 +18,15 @@ BLOCK_S = 10.0  # decoded at a time; so much more than the limit at most
 
 
 class DemoError(Exception):
-    """What the user is told: one line that says what was wrong and what to do."""
+    """What the user is told: one line that says what was wrong and what to do, without the folders of the server."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_folders(one_line(message)))
+
+
+def without_folders(text: str) -> str:
+    """`text` with only the last part of each absolute path."""
+    return re.sub(r"(?<![\w/.:>-])/(?:[^\s/'\"]+/)*([^\s/'\"]+)/?", r"\1", text)
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ def read_sound(path: str | Path, sampling_rate: int, limits: Limits) -> np.ndarr
     Raises:
         DemoError: if it is too large, too long, silent, or cannot be read.
     """
-    name = os.path.basename(path)
+    name = printable(os.path.basename(path))
     if not os.path.isfile(path):
         raise DemoError(f"{name} is no longer here. Please choose it again.")
     _check_size(name, os.path.getsize(path), limits)
@@ -58,7 +68,10 @@ def read_sound(path: str | Path, sampling_rate: int, limits: Limits) -> np.ndarr
     waveform = _decode(path, name, sampling_rate, limits)
     if np.abs(waveform).max() <= SILENCE:  # channels may cancel each other out
         waveform = _decode(path, name, sampling_rate, limits, LOUDEST)
-    if np.abs(waveform).max() <= SILENCE:
+    peak = np.abs(waveform).max()
+    if not np.isfinite(peak):
+        raise unreadable(name, "it holds values that are not finite")
+    if peak <= SILENCE:
         raise DemoError(
             f"{name} is silent: there is nothing to hear in it. Was the microphone off, or its track empty?"
         )
@@ -94,6 +107,9 @@ def _decode(path: str | Path, name: str, sampling_rate: int, limits: Limits, cha
             samples += len(block)
             _check_duration(name, samples / sampling_rate, limits)
     except AudioError as error:
-        reason = str(error).removeprefix(f"{describe(path)}: ")
-        raise DemoError(f"{name} could not be read as sound: {reason}. Please try another file.") from error
+        raise unreadable(name, str(error).removeprefix(f"{describe(path)}: ").replace(str(path), name)) from error
     return np.concatenate(blocks)
+
+
+def unreadable(name: str, reason: str) -> DemoError:
+    return DemoError(f"{name} could not be read as sound: {reason}. Please try another file.")

@@ -2,11 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The models that the demo offers: the bundled one, the published ones, and local folders."""
 
+import time
 from collections.abc import Iterable
-from functools import lru_cache
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Lock, Thread
 
 from ..bundled import DEFAULT_MODEL as BUNDLED
+from ..messages import one_line, printable
 from ..model_card import PUBLISHED_FIGURES
 from ..tagging import AudioTagger
 from .limits import DemoError
@@ -19,6 +22,7 @@ GOOD_FOR = {
     "ced-base": "86 M parameters: the best of the family, and the slowest",
 }
 MAX_LOADED = 2  # at a time, so that memory does not grow with what users try
+RETRY_S = 60  # after which a model that could not be fetched is tried again
 MAX_LISTED_LABELS = 6
 
 
@@ -36,7 +40,9 @@ class Models:
         self._sources = {_unused_name(source, local): source for source in local}
         for name in (BUNDLED, *PUBLISHED):
             self._sources.setdefault(name, name)
-        self._load = lru_cache(maxsize=MAX_LOADED)(AudioTagger.from_pretrained)
+        self._lock = Lock()
+        self._taggers: dict[str, Future[AudioTagger]] = {}  # loaded or being loaded, the one used last at the end
+        self._failures: dict[str, tuple[float, DemoError]] = {}  # of the Hub: until when they are not tried again
 
     @property
     def names(self) -> list[str]:
@@ -54,18 +60,64 @@ class Models:
         Raises:
             DemoError: if there is no such model, or it cannot be loaded.
         """
-        if name not in self._sources:
-            raise DemoError(f"There is no model {name!r} here. Please choose one of {', '.join(self.names)}.")
+        return self.begin(name).result()
+
+    def begin(self, name: str) -> Future[AudioTagger]:
+        """
+        Begins to load a model, unless it is loaded, being loaded, or could not be fetched a moment ago.
+
+        Returns:
+            Its tagger once it is loaded, or a `DemoError`.
+        """
+        with self._lock:
+            source = self._sources.get(name) if isinstance(name, str) else None
+            failed_until, failure = self._failures.get(source or "", (0.0, None))
+            if source is None:
+                failure = DemoError(f"There is no model {name!r} here. Please choose one of {', '.join(self.names)}.")
+            elif source in self._taggers:
+                self._taggers[source] = tagger = self._taggers.pop(source)
+                return tagger
+            elif time.monotonic() >= failed_until:
+                failure = None
+            future: Future[AudioTagger] = Future()
+            if failure is not None:
+                future.set_exception(failure)
+                return future
+            assert source is not None
+            self._taggers[source] = future
+        future.set_running_or_notify_cancel()  # so that nobody who stops waiting cancels it for the others
+        # A daemon, so that a download does not keep the demo from ending.
+        Thread(target=self._load, args=(name, source, future), daemon=True).start()
+        return future
+
+    def _load(self, name: str, source: str, future: Future[AudioTagger]) -> None:
         try:
-            return self._load(self._sources[name])
-        except Exception as error:  # safetensors, json, torch and the Hub's client all have their own
-            if self.is_local(name):
-                reason = " ".join(str(error).split()).rstrip(".")
-                raise DemoError(f"{name} could not be loaded: {reason}.") from error
-            raise DemoError(
+            tagger = AudioTagger.from_pretrained(source)
+        except BaseException as error:  # safetensors, json, torch and the Hub's client all have their own
+            failure = self._failure(name, source, error)
+            with self._lock:
+                del self._taggers[source]
+                if not self.is_local(name):
+                    self._failures[source] = (time.monotonic() + RETRY_S, failure)
+            future.set_exception(failure)
+            return
+        future.set_result(tagger)
+        with self._lock:
+            loaded = [other for other, tagger in self._taggers.items() if tagger.done()]
+            for other in loaded[:-MAX_LOADED]:
+                del self._taggers[other]
+
+    def _failure(self, name: str, source: str, error: BaseException) -> DemoError:
+        if self.is_local(name):
+            reason = one_line(error).rstrip(".").replace(source, name)
+            failure = DemoError(f"{name} could not be loaded: {reason}.")
+        else:
+            failure = DemoError(
                 f"{name} could not be fetched from the Hugging Face Hub. Please check its name and the connection, or"
                 " choose another model."
-            ) from error
+            )
+        failure.__cause__ = error
+        return failure
 
     def describe(self, name: str) -> str:
         """One sentence on what a model is good for."""
@@ -86,7 +138,7 @@ class Models:
 
     def _describe_local(self, name: str) -> str:
         tagger = self.load(name)
-        listed = ", ".join(tagger.labels[:MAX_LISTED_LABELS])
+        listed = ", ".join(map(printable, tagger.labels[:MAX_LISTED_LABELS]))
         more = ", …" if len(tagger.labels) > MAX_LISTED_LABELS else "."
         return f"{name} is a model of your own, good for its {len(tagger.labels)} classes: {listed}{more}"
 

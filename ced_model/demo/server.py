@@ -2,24 +2,50 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts the demo so that nothing leaves the machine: no analytics, no sharing, no fonts and scripts of others."""
 
+import signal
 import socket
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import gradio
+from starlette.middleware import Middleware
 
-from .app import build_app
+from .app import KEPT_S, build_app
+from .guard import Guard
 from .limits import Limits
 from .models import Models
+from .uploads import Uploads
 
 CSS_PATH = Path(__file__).parent / "style.css"
 FONT = ("system-ui", "sans-serif")
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # the last one does not exist everywhere
+
+_uploads: Uploads | None = None  # of all servers of this process
+_running: set[gradio.Blocks] = set()
 
 
 def launch(models: Iterable[str] | Models = (), limits: Limits | None = None, **options: Any) -> None:
-    """Serves the demo until Ctrl-C; the arguments are those of [`start`]."""
-    start(models, limits, **options).block_thread()
+    """Serves the demo until Ctrl-C or SIGTERM; the arguments are those of [`start`]."""
+    wait_until_stopped(start(models, limits, **options))
+
+
+def wait_until_stopped(app: gradio.Blocks) -> None:
+    """Waits for a signal to end, and closes the app, so that nothing of what was uploaded is left."""
+    stopped = threading.Event()
+    before: dict[int, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for name in STOP_SIGNALS:
+                number = getattr(signal, name, None)
+                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                    before[number] = signal.signal(number, lambda *_: stopped.set())
+        stopped.wait()
+    finally:
+        app.close(verbose=False)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def start(
@@ -47,9 +73,14 @@ def start(
     """
     _check_address(host, port)
     limits = limits or Limits()
-    app = build_app(models if isinstance(models, Models) else Models(models), limits)
+    folder = _open_uploads()
+    app = None
     try:
+        app = build_app(models if isinstance(models, Models) else Models(models), limits)
+        _running.add(app)
+        _close_uploads_with(app)
         app.launch(
+            app_kwargs={"middleware": [Middleware(Guard, folder=str(folder))]},
             server_name=host,
             server_port=port,
             max_file_size=limits.bytes,
@@ -62,12 +93,40 @@ def start(
             theme=_make_theme(),
             css_paths=CSS_PATH,
         )
-    except ValueError as error:  # Gradio asks its own server for an answer before it returns
-        app.close(verbose=False)
-        raise OSError(
+    except BaseException as error:
+        if app is not None:
+            app.close(verbose=False)
+        _close_uploads(app)
+        if not isinstance(error, ValueError):
+            raise
+        raise OSError(  # Gradio asks its own server for an answer before it returns
             "the server does not answer at its own address: is the machine too busy, or a proxy set?"
         ) from error
     return app
+
+
+def _open_uploads() -> Path:
+    global _uploads
+    _uploads = _uploads or Uploads(KEPT_S)
+    return _uploads.path
+
+
+def _close_uploads(app: gradio.Blocks | None) -> None:
+    global _uploads
+    _running.discard(app)
+    if _uploads is not None and not _running:
+        _uploads.close()
+        _uploads = None
+
+
+def _close_uploads_with(app: gradio.Blocks) -> None:
+    close = app.close
+
+    def close_all(verbose: bool = True) -> None:
+        close(verbose)
+        _close_uploads(app)
+
+    app.close = close_all  # type: ignore[method-assign]
 
 
 def _check_address(host: str | None, port: int | None) -> None:

@@ -2,10 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the page and the endpoints for programs ask for: an answer, as JSON or as parts of the page."""
 
+import asyncio
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 from html import escape
 from typing import Any, NamedTuple
 
+import anyio
 import gradio
 import numpy as np
 
@@ -41,6 +45,28 @@ class Service:
     def __init__(self, models: Models, limits: Limits) -> None:
         self.models = models
         self.limits = limits
+        self._turn = asyncio.Lock()
+
+    async def fetch(self, model: str) -> None:
+        """Waits until a model is there, or cannot be fetched. It takes nobody's turn; what went wrong is said later."""
+        with suppress(DemoError):
+            await asyncio.wrap_future(self.models.begin(model))
+
+    async def tags(self, sound: str, model: str, top_k: int = TOP_K) -> dict[str, Any]:
+        """The tags of a recording, the highest score first."""
+        return await self.take_turn(self.find_tags, sound, model, top_k)
+
+    async def events(
+        self, sound: str, model: str, window_s: float = 2.0, threshold: float = THRESHOLD
+    ) -> dict[str, Any]:
+        """When each class reaches the threshold, ordered by onset."""
+        return await self.take_turn(self.find_events, sound, model, window_s, threshold)
+
+    async def take_turn(self, function: Callable[..., Any], sound: str | None, model: str, *settings: Any) -> Any:
+        """Calls a function of a sound and a model once the model is there: one request is computed at a time."""
+        await self.fetch(model)
+        async with self._turn:
+            return await anyio.to_thread.run_sync(function, sound, model, *settings)
 
     def _listen(self, sound: str | None, settings: Settings, top_k: int = TOP_K) -> Answer:
         if sound is None:
@@ -110,3 +136,6 @@ class Service:
             return self._listen(sound, settings, top_k)
         except DemoError as error:
             raise gradio.Error(str(error), print_exception=False) from error
+        except Exception as error:
+            logger.exception("no answer")
+            raise gradio.Error(UNEXPECTED, print_exception=False) from error

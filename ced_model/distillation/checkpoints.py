@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..messages import printable
 
 LOSS = "eval_bce"  # by which checkpoints are compared
 
@@ -43,9 +46,24 @@ def _is_whole(checkpoint: Path) -> bool:
     return all(zipfile.is_zipfile(checkpoint / name) for name in ("optimizer.pt", "scheduler.pt"))
 
 
+def _is_sound(checkpoint: Path) -> bool:
+    """Whether the checksums in the archives that torch wrote are right; torch does not compare them when it loads."""
+    try:
+        for name in ("optimizer.pt", "scheduler.pt"):
+            with zipfile.ZipFile(checkpoint / name) as archive:
+                if archive.testzip() is not None:
+                    return False
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError):
+        return False
+    return True
+
+
 def remove_incomplete(folder: Path) -> int | None:
-    """Removes checkpoints that are not whole; returns the step of the last one that is, if there is one."""
-    found = find_checkpoints(folder)
+    """Removes checkpoints that are not whole, or damaged; returns the step of the last one that is left, if any."""
+    found = {
+        step: is_whole and _is_sound(checkpoint_path(folder, step))
+        for step, is_whole in find_checkpoints(folder).items()
+    }
     for step, is_whole in found.items():
         if not is_whole:
             shutil.rmtree(checkpoint_path(folder, step))
@@ -81,8 +99,15 @@ def average_checkpoints(checkpoints: Sequence[Path]) -> dict[str, torch.Tensor]:
 
     A running variance of a batch normalisation becomes that of all their batches together: the mean of the variances
     plus the variance of the means. Counters become the highest one.
+
+    Raises:
+        ValueError: naming the checkpoint, if its weights are not finite.
     """
     states = [load_file(checkpoint / "model.safetensors") for checkpoint in checkpoints]
+    for checkpoint, state in zip(checkpoints, states, strict=True):
+        for name, tensor in state.items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"{checkpoint}: {printable(name)} is not finite: remove this checkpoint, and resume.")
     averaged = {}
     for name, first in states[0].items():
         tensors = [state[name] for state in states]

@@ -93,7 +93,7 @@ class StoredRows:
         for number, shard in enumerate(shards):
             if shard not in missing:
                 stop = start + shard.stop - shard.start
-                read = read_shard(store.path, shard)
+                read = read_shard(store.path, shard, store.manifest)
                 self.seeds[start:stop], self.values[start:stop], self.indices[start:stop] = read
                 self._offsets[divmod(number, per_epoch)] = start
                 start = stop

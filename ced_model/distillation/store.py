@@ -9,8 +9,12 @@ A folder:
     shards/*.parquet    chunk, epoch, seed, values, indices: a shard holds one epoch of a range of chunks
 
 A shard comes into being whole or not at all, so that a run that was killed goes on with the shards that are missing.
+
+The manifest has the checksum of `chunks.parquet`. Each shard carries its own, over its rows and the manifest's entries
+on teachers and inputs: processes on several machines make shards at the same time, and none changes the manifest.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from ..messages import one_line
 from ..output import write_file
 from .augmentation import Augmentation
 
@@ -31,12 +36,17 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 FORMAT = "ced distillation store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # stores of version 1 have no checksums: only the ranges of their values are checked
 MANIFEST = "manifest.json"
 CHUNKS = "chunks.parquet"
 SHARDS = "shards"
 DEFAULT_SHARD_CHUNKS = 1024  # 60 to 80 kB
 MAX_CLASSES = 2**15  # an index is an int16
+MAX_SHARDS = 4_000_000  # twenty times those of two million clips in 120 epochs
+CHECKSUM = b"ced_checksum"  # its key in the metadata of a shard
+# What the manifest says that decides a shard's rows. Epochs may be added, and the audio may move.
+IDENTITY = ("teachers", "labels", "augmentation", "front_end", "seed", "top_k", "shard_chunks", "chunks_checksum")
 
 CHUNKS_SCHEMA = pa.schema(
     [("path", pa.string()), ("start", pa.int64()), ("num_samples", pa.int32()), ("crc32", pa.uint32())]
@@ -159,7 +169,7 @@ class Store:
 
 def open_store(path: str | os.PathLike, *, allow_unfinished: bool = False) -> Store:
     """
-    A store with every shard checked.
+    A store with every shard checked: its checksum, its place in the store, and that it holds probabilities of classes.
 
     Args:
         allow_unfinished: Whether a store that is not complete may be opened; `Store.missing` has what it lacks.
@@ -169,9 +179,8 @@ def open_store(path: str | os.PathLike, *, allow_unfinished: bool = False) -> St
             unfinished (how many shards are there, and how to go on).
     """
     path = Path(path)
-    manifest, chunks = read_manifest(path), read_chunks(path)
-    if len(chunks) != manifest["num_chunks"]:
-        raise ValueError(f"{path / CHUNKS}: corrupt: {len(chunks)} chunks, the manifest has {manifest['num_chunks']}.")
+    manifest = read_manifest(path)
+    chunks = read_chunks(path, manifest)
     missing = []
     total = 0
     for shard in plan_shards(manifest["num_epochs"], manifest["num_chunks"], manifest["shard_chunks"]):
@@ -179,12 +188,7 @@ def open_store(path: str | os.PathLike, *, allow_unfinished: bool = False) -> St
         if not (path / SHARDS / shard.file_name).is_file():
             missing.append(shard)
             continue
-        problem = find_damage(path, shard, top_k_of(manifest))
-        if problem is not None:
-            raise ValueError(
-                f"{path / SHARDS / shard.file_name}: corrupt shard: {problem}. Run the `ced distill teach` that made"
-                " the store again: it makes this shard anew."
-            )
+        read_shard(path, shard, manifest)
     if missing and not allow_unfinished:
         raise ValueError(
             f"{path}: unfinished: {total - len(missing)} of {total} shards are there. Run the `ced distill teach` that"
@@ -264,20 +268,44 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(f"{path}: no store: there is no {MANIFEST}. `ced distill teach` makes a store.") from error
-    except ValueError as error:
-        raise ValueError(f"{file}: corrupt: {error}.") from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise ValueError(f"{file}: corrupt: {_one_line(error)}.") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"{file}: not the manifest of a distillation store.")
-    if manifest.get("format_version") != FORMAT_VERSION:
+    version = manifest.get("format_version")
+    if version not in READABLE_VERSIONS:
         raise ValueError(
-            f"{path}: a store of format version {manifest.get('format_version')}; this version of ced_model reads"
-            f" {FORMAT_VERSION}."
+            f"{path}: a store of format version {one_line(version)}; this version of ced_model reads"
+            f" {' and '.join(map(str, READABLE_VERSIONS))}."
         )
-    counts = ("num_epochs", "num_chunks", "shard_chunks", "top_k")
-    lists = [isinstance(manifest.get(name), list) for name in ("labels", "teachers")]
-    if not all(lists) or not all(isinstance(manifest.get(name), int) and manifest[name] > 0 for name in counts):
-        raise ValueError(f"{file}: corrupt: it lacks entries, or they are not what they should be.")
+    wrong = _wrong_entry(manifest)
+    if wrong is not None:
+        raise ValueError(f"{file}: corrupt: it lacks `{wrong}`, or that is not what it should be.")
     return manifest
+
+
+def _wrong_entry(manifest: Mapping[str, Any]) -> str | None:
+    for name in ("num_epochs", "num_chunks", "shard_chunks", "top_k"):
+        if type(manifest.get(name)) is not int or not 0 < manifest[name] < 2**31:
+            return name
+    labels, audio = manifest.get("labels"), manifest.get("audio")
+    if manifest["num_epochs"] * -(-manifest["num_chunks"] // manifest["shard_chunks"]) > MAX_SHARDS:
+        return "num_epochs"
+    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+        return "labels"
+    if not isinstance(manifest.get("teachers"), list):
+        return "teachers"
+    if type(manifest.get("seed")) is not int:
+        return "seed"
+    if not isinstance(audio, dict) or not isinstance(audio.get("root"), str):
+        return "audio"
+    if manifest["format_version"] > 1 and not isinstance(manifest.get("chunks_checksum"), str):
+        return "chunks_checksum"
+    try:
+        Augmentation.from_dict(manifest["augmentation"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return "augmentation"
+    return None
 
 
 def write_manifest(path: Path, manifest: Mapping[str, Any], replace: bool = True) -> None:
@@ -285,34 +313,62 @@ def write_manifest(path: Path, manifest: Mapping[str, Any], replace: bool = True
     write_file(path / MANIFEST, (text + "\n").encode(), replace)
 
 
-def read_chunks(path: Path) -> pa.Table:
-    """The table of chunks; raises ValueError if it is damaged."""
+def read_chunks(path: Path, manifest: Mapping[str, Any]) -> pa.Table:
+    """The table of chunks; raises ValueError if it is damaged, or not the one that the store was begun with."""
     file = path / CHUNKS
     try:
-        table = pq.read_table(file, page_checksum_verification=True)
+        content = file.read_bytes()
+        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{file}: corrupt: {_one_line(error)}.") from error
     if not table.schema.equals(CHUNKS_SCHEMA):
-        raise ValueError(f"{file}: corrupt: it has the columns {table.schema.names}.")
+        raise ValueError(f"{file}: corrupt: it has the columns {one_line(table.schema.names)}.")
+    if len(table) != manifest["num_chunks"]:
+        raise ValueError(f"{file}: corrupt: {len(table)} chunks, the manifest has {manifest['num_chunks']}.")
+    if manifest["format_version"] > 1 and _checksum(content) != manifest["chunks_checksum"]:
+        raise ValueError(
+            f"{file}: corrupt: its checksum is not the one in {MANIFEST}. Take both files from a copy of the store, or"
+            " make a new store with `ced distill teach`."
+        )
+    longest = Augmentation.from_dict(manifest["augmentation"]).chunk_samples
+    starts, lengths = (table[name].to_numpy() for name in ("start", "num_samples"))
+    if any(column.null_count for column in table.columns) or starts.min() < 0 or not 0 < lengths.min():
+        raise ValueError(f"{file}: corrupt: it has chunks without a path, or without samples.")
+    if lengths.max() > longest:
+        raise ValueError(
+            f"{file}: corrupt: a chunk has {lengths.max():,} samples; the store's have {longest:,} at most."
+        )
     return table
 
 
-def write_chunks(path: Path, chunks: Iterable[Chunk]) -> None:
+def write_chunks(path: Path, chunks: Iterable[Chunk]) -> str:
+    """Writes the table of chunks; returns its checksum, for the manifest's `chunks_checksum`."""
     columns = list(zip(*chunks, strict=True))
-    write_file(path / CHUNKS, _parquet_bytes(pa.table(columns, schema=CHUNKS_SCHEMA)))
+    content = _parquet_bytes(pa.table(columns, schema=CHUNKS_SCHEMA))
+    write_file(path / CHUNKS, content)
+    return _checksum(content)
 
 
-def write_shard(path: Path, shard: Shard, rows: ShardRows) -> None:
-    """Writes a shard of the store `path`, whole or not at all."""
+def write_shard(path: Path, shard: Shard, rows: ShardRows, manifest: Mapping[str, Any]) -> None:
+    """
+    Writes a shard of the store `path`, whole or not at all, with its checksum.
+
+    Raises:
+        ValueError: if the rows hold what no teacher may say: see `open_store`.
+    """
+    problem = _range_problem(rows, len(manifest["labels"]))
+    if problem is not None:
+        raise ValueError(f"{path / SHARDS / shard.file_name}: not written: {problem}.")
+    k = rows.values.shape[1]
     table = pa.table(
         {
             "chunk": pa.array(np.arange(shard.start, shard.stop), pa.int32()),
             "epoch": pa.array(np.full(shard.stop - shard.start, shard.epoch), pa.int32()),
             "seed": pa.array(rows.seeds, pa.int32()),
-            "values": pa.FixedSizeListArray.from_arrays(pa.array(rows.values.ravel()), rows.values.shape[1]),
-            "indices": pa.FixedSizeListArray.from_arrays(pa.array(rows.indices.ravel()), rows.indices.shape[1]),
+            "values": pa.FixedSizeListArray.from_arrays(pa.array(rows.values.ravel()), k),
+            "indices": pa.FixedSizeListArray.from_arrays(pa.array(rows.indices.ravel()), k),
         },
-        schema=shard_schema(rows.values.shape[1]),
+        schema=shard_schema(k).with_metadata({CHECKSUM: _rows_checksum(shard, rows, manifest)}),
     )
     # The high bytes of float16 and int16 next to each other compress far better: 60 bytes a row for 72.
     encodings = {
@@ -323,15 +379,15 @@ def write_shard(path: Path, shard: Shard, rows: ShardRows) -> None:
     write_file(path / SHARDS / shard.file_name, _parquet_bytes(table, column_encoding=encodings, use_dictionary=False))
 
 
-def read_shard(path: Path, shard: Shard) -> ShardRows:
-    """The rows of a shard of the store `path` that `open_store` has checked."""
-    table = pq.read_table(path / SHARDS / shard.file_name)
-    values, indices = (table[name].combine_chunks() for name in ("values", "indices"))
-    return ShardRows(
-        seeds=table["seed"].to_numpy(),
-        values=values.flatten().to_numpy().reshape(len(table), -1),
-        indices=indices.flatten().to_numpy().reshape(len(table), -1),
-    )
+def read_shard(path: Path, shard: Shard, manifest: Mapping[str, Any]) -> ShardRows:
+    """The rows of a shard of the store `path`, checked as `open_store` says; raises its ValueError."""
+    try:
+        return _read_rows(path / SHARDS / shard.file_name, shard, manifest)
+    except ValueError as error:
+        raise ValueError(
+            f"{path / SHARDS / shard.file_name}: corrupt shard: {error}. Run the `ced distill teach` that made"
+            " the store again: it makes this shard anew."
+        ) from error
 
 
 def shard_schema(k: int) -> pa.Schema:
@@ -346,19 +402,74 @@ def shard_schema(k: int) -> pa.Schema:
     )
 
 
-def find_damage(path: Path, shard: Shard, k: int) -> str | None:
-    """What is wrong with a shard's file, read as a whole with its checksums; None if nothing is."""
+def find_damage(path: Path, shard: Shard, manifest: Mapping[str, Any]) -> str | None:
+    """What is wrong with a shard's file; None if nothing is."""
     try:
-        table = pq.read_table(path / SHARDS / shard.file_name, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
-        return _one_line(error)
-    if not table.schema.equals(shard_schema(k)):
-        return f"its columns are {', '.join(f'{field.name} {field.type}' for field in table.schema)}"
-    if not np.array_equal(table["chunk"].to_numpy(), np.arange(shard.start, shard.stop)):
-        return f"it does not hold the chunks {shard.start} to {shard.stop - 1}"
-    if not (table["epoch"].to_numpy() == shard.epoch).all():
-        return f"it is not of epoch {shard.epoch}"
+        _read_rows(path / SHARDS / shard.file_name, shard, manifest)
+    except ValueError as error:
+        return str(error)
     return None
+
+
+def _read_rows(file: Path, shard: Shard, manifest: Mapping[str, Any]) -> ShardRows:
+    """The rows of a shard; raises ValueError with what is wrong with them."""
+    try:
+        table = pq.read_table(file, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(_one_line(error)) from error
+    if not table.schema.equals(shard_schema(top_k_of(manifest))):
+        raise ValueError(
+            "its columns are " + one_line(", ".join(f"{field.name} {field.type}" for field in table.schema))
+        )
+    values, indices = (table[name].combine_chunks() for name in ("values", "indices"))
+    if any(column.null_count for column in (*table.columns, values.flatten(), indices.flatten())):
+        raise ValueError("it has empty cells")
+    if not np.array_equal(table["chunk"].to_numpy(), np.arange(shard.start, shard.stop)):
+        raise ValueError(f"it does not hold the chunks {shard.start} to {shard.stop - 1}")
+    if not (table["epoch"].to_numpy() == shard.epoch).all():
+        raise ValueError(f"it is not of epoch {shard.epoch}")
+    rows = ShardRows(
+        seeds=table["seed"].to_numpy(),
+        values=values.flatten().to_numpy().reshape(len(table), -1),
+        indices=indices.flatten().to_numpy().reshape(len(table), -1),
+    )
+    problem = _range_problem(rows, len(manifest["labels"]))
+    if problem is not None:
+        raise ValueError(problem)
+    checksum = (table.schema.metadata or {}).get(CHECKSUM)
+    if checksum is None and manifest["format_version"] > 1:
+        raise ValueError("it has no checksum: another program wrote it")
+    if checksum is not None and checksum.decode("ascii", "replace") != _rows_checksum(shard, rows, manifest):
+        raise ValueError("its checksum is not that of its rows in this store: it was changed, or is of another store")
+    return rows
+
+
+def _range_problem(rows: ShardRows, num_labels: int) -> str | None:
+    """What is wrong with rows that are not falling probabilities of different classes; None if nothing is."""
+    values, indices = rows.values.astype(np.float32), rows.indices
+    if not np.isfinite(values).all():
+        return "it holds probabilities that are not finite"
+    if values.min() < 0 or values.max() > 1:
+        return f"it holds probabilities from {values.min():g} to {values.max():g}"
+    if (np.diff(values, axis=1) > 0).any():
+        return "its probabilities do not fall"
+    if indices.min() < 0 or indices.max() >= num_labels:
+        return f"it holds classes from {indices.min()} to {indices.max()}, but there are {num_labels}"
+    if (np.diff(np.sort(indices, axis=1), axis=1) == 0).any():
+        return "it holds a class twice in a row"
+    return None
+
+
+def _rows_checksum(shard: Shard, rows: ShardRows, manifest: Mapping[str, Any]) -> str:
+    identity = [[manifest.get(name) for name in IDENTITY], shard]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+    for array, dtype in zip(rows, ("<i4", "<f2", "<i2"), strict=True):
+        digest.update(np.ascontiguousarray(array, dtype).tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _checksum(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def _parquet_bytes(table: pa.Table, **options: Any) -> bytes:
@@ -369,4 +480,4 @@ def _parquet_bytes(table: pa.Table, **options: Any) -> bytes:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return one_line(error).rstrip(".") or type(error).__name__

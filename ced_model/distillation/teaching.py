@@ -145,7 +145,8 @@ def teach(
         else:
             _begin_store(output, wanted | {"shard_chunks": shard_chunks}, files, augmentation, progress)
     state.wait_for_everyone()
-    store = Store(output, read_manifest(output), read_chunks(output), ())
+    manifest = read_manifest(output)
+    store = Store(output, manifest, read_chunks(output, manifest), ())
     own = store.shards()[state.process_index :: state.num_processes]
     workers = num_workers if num_workers is not None else 0 if target.type == "cpu" else 4
     _teach_shards(store, own, ensemble, batch_size, workers, progress)
@@ -207,12 +208,13 @@ def _begin_store(
     cut = cut_files(files, augmentation.chunk_samples, on_file=progress.cut)
     _check_unbegun(output)  # after what takes long
     (output / SHARDS).mkdir(parents=True, exist_ok=True)
-    write_chunks(output, cut.chunks)
+    chunks_checksum = write_chunks(output, cut.chunks)
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         **wanted,
         "num_chunks": len(cut.chunks),
+        "chunks_checksum": chunks_checksum,
         "audio": {
             "root": str(files.root),
             "num_files": cut.num_files,
@@ -238,7 +240,8 @@ def _check_unbegun(output: Path) -> None:
 
 def _continue_store(output: Path, wanted: dict[str, Any], files: AudioFiles) -> None:
     """Raises ValueError with the difference if a store is not of the teachers, audio and options that are wanted."""
-    manifest, chunks = read_manifest(output), read_chunks(output)
+    manifest = read_manifest(output)
+    chunks = read_chunks(output, manifest)
     problem = _difference(manifest, wanted) or _file_difference(manifest, chunks["path"].unique().to_pylist(), files)
     if problem is not None:
         raise ValueError(
@@ -367,7 +370,7 @@ def _teach_shards(
             places = np.array(batch.chunks) - shard.start
             rows.values[places], rows.indices[places] = top_probabilities(ensemble.probabilities(inputs), k)
             progress.taught(len(places), float(num_samples[batch.chunks].sum()) / SAMPLING_RATE)
-        write_shard(store.path, shard, rows)
+        write_shard(store.path, shard, rows, store.manifest)
 
 
 def _as_it_is(result: Any) -> Any:
@@ -378,7 +381,7 @@ def _waiting(store: Store, shards: Sequence[Shard], progress: TeachingProgress) 
     """Those of `shards` that are not there, or corrupt."""
     for shard in shards:
         file = store.path / SHARDS / shard.file_name
-        problem = find_damage(store.path, shard, top_k_of(store.manifest)) if file.exists() else None
+        problem = find_damage(store.path, shard, store.manifest) if file.exists() else None
         if problem is not None:
             progress.damaged(file, problem)
         if problem is not None or not file.exists():

@@ -1,0 +1,80 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of a server's uploads and of what is made of them: its own, and gone when it ends, however it does.
+
+Gradio has one folder for all servers of a machine, and forgets what it did not finish.
+"""
+
+import os
+import shutil
+import stat
+import tempfile
+import time
+from pathlib import Path
+from threading import Event, Thread
+
+from filelock import FileLock, Timeout
+
+PREFIX = "ced-demo-"
+VARIABLE = "GRADIO_TEMP_DIR"  # where Gradio looks for the folder whenever it needs it
+YOUNG_S = 60  # a folder that another server may be about to lock
+
+
+class Uploads:
+    """
+    Makes the folder, and removes those that killed servers have left. A process has one at a time.
+
+    Args:
+        kept_s: after which files are removed.
+    """
+
+    def __init__(self, kept_s: float) -> None:
+        self._before = os.environ.get(VARIABLE)
+        base = Path(self._before or tempfile.gettempdir())
+        base.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(base)
+        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base)).resolve()
+        self._lock = FileLock(self._folder / "lock")
+        self._lock.acquire()  # the operating system frees it when the process ends
+        self.path = self._folder / "uploads"
+        self.path.mkdir()
+        os.environ[VARIABLE] = str(self.path)
+        self._ended = Event()
+        Thread(target=self._remove_old, args=(kept_s,), daemon=True).start()
+
+    def close(self) -> None:
+        """Removes the folder."""
+        self._ended.set()
+        if self._before is None:
+            os.environ.pop(VARIABLE, None)
+        else:
+            os.environ[VARIABLE] = self._before
+        self._lock.release()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _remove_old(self, kept_s: float) -> None:
+        while not self._ended.wait(kept_s / 4):
+            remove_old(self.path, kept_s)
+
+
+def remove_old(folder: Path, kept_s: float) -> None:
+    """Removes files that are older, broken-off uploads among them, and the folders that this leaves empty."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
+        try:
+            if path.stat().st_ctime < time.time() - kept_s:
+                path.rmdir() if path.is_dir() else path.unlink()
+        except OSError:  # not empty, or gone
+            continue
+
+
+def _remove_abandoned(base: Path) -> None:
+    for folder in base.glob(f"{PREFIX}*"):
+        try:
+            status = folder.lstat()
+            is_ours = stat.S_ISDIR(status.st_mode) and (os.name != "posix" or status.st_uid == os.getuid())
+            if not is_ours or status.st_mtime > time.time() - YOUNG_S:
+                continue
+            with FileLock(folder / "lock", timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+        except (OSError, Timeout):
+            continue
