@@ -114,7 +114,7 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
 
     model_input_names = ["input_values", "attention_mask"]
     # What is saved carries the code, so that it loads where this package is not installed.
-    _auto_class = "AutoFeatureExtractor"
+    _auto_class: str | None = "AutoFeatureExtractor"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -25,7 +25,7 @@ def locate_model(
     revision: str | None = None,
     subfolder: str = "",
     token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
     **_: Any,

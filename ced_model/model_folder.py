@@ -134,7 +134,7 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         names = dict.fromkeys(places.values()) if isinstance(places, dict) else []
         if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise ModelFolderError(f"{INDEX} has no `weight_map` of file names in the folder.")
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name in names:
         try:
             with safe_open(folder / name, framework="numpy") as file:

@@ -196,8 +196,8 @@ def check_model(settings: Mapping[str, Any]) -> dict[str, Any]:
         if model[field] not in choices:
             raise ValueError(f"`{field}` must be one of {', '.join(map(repr, choices))}, got {_shown(model[field])}.")
     if (problem := model.get("problem_type")) not in (None, *get_args(ProblemType)):
-        choices = ", ".join(map(repr, get_args(ProblemType)))
-        raise ValueError(f"`problem_type` must be one of {choices}, got {_shown(problem)}.")
+        kinds = ", ".join(map(repr, get_args(ProblemType)))
+        raise ValueError(f"`problem_type` must be one of {kinds}, got {_shown(problem)}.")
     name, width, heads = model.get("name"), model.get("embed_dim"), model.get("num_heads")
     model["embed_dim"], model["num_heads"] = fill_in_size(name, width, heads)
     model["num_labels"] = count_labels(settings)

@@ -38,7 +38,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 
 import convert_checkpoint as script
-from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification, CedModel, conversion, zenodo
+from ced_model import (
+    CedConfig,
+    CedFeatureExtractor,
+    CedForAudioClassification,
+    CedModel,
+    conversion,
+    custom_code,
+    zenodo,
+)
 from ced_model.configuration_ced import CED_SIZES
 from ced_model.conversion import MODEL_FILES, ConversionError, convert_checkpoint, push_to_hub
 from ced_model.model_card import PUBLISHED_FIGURES, create_model_card, published_eval_results
@@ -504,9 +512,9 @@ def test_user_settings_of_a_hub_folder_are_kept_but_not_its_old_code(tmp_path: P
     done = convert_checkpoint(folder, tmp_path / "out").folder
     config = json.loads((done / "config.json").read_text())
     assert config["own_field"] == [1, 2] and config["id2label"]["3"] == "class 3"
-    assert config["auto_map"] == conversion.AUTO_MAP
+    assert config["auto_map"] == custom_code.AUTO_MAP
     preprocessor = json.loads((done / "preprocessor_config.json").read_text())
-    assert preprocessor["f_max"] == 7000 and preprocessor["auto_map"] == conversion.EXTRACTOR_AUTO_MAP
+    assert preprocessor["f_max"] == 7000 and preprocessor["auto_map"] == custom_code.EXTRACTOR_AUTO_MAP
     assert (done / "modeling_ced.py").read_text() == (REPOSITORY / "ced_model/modeling_ced.py").read_text()
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
@@ -212,6 +213,24 @@ def test_merged_adapters_give_the_same_as_adapters(sounds: Path, base: Path, tmp
     inputs = feature_extractor([read_audio(sounds / name / "1.flac") for name in CLASSES], sampling_rate=16000)
     with torch.no_grad():
         torch.testing.assert_close(merged(**inputs).logits, unmerged(**inputs).logits, rtol=0, atol=1e-5)
+
+
+def test_a_peft_that_does_not_work_with_transformers_is_named(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "peft").mkdir()
+    (tmp_path / "peft" / "__init__.py").write_text("from transformers import HybridCacheOfThePast\n")
+    (tmp_path / "peft-0.5.0.dist-info").mkdir()
+    (tmp_path / "peft-0.5.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: peft\nVersion: 0.5.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [module for module in sys.modules if module.partition(".")[0] == "peft"]:
+        monkeypatch.delitem(sys.modules, name)
+    network, _ = load_classifier(base)
+    with pytest.raises(ImportError) as caught:
+        choose_trained(network, replace(FAST, lora=2))
+    message = str(caught.value)
+    assert message.startswith(f"LoRA: peft 0.5.0 does not work with transformers {transformers.__version__} (cannot")
+    assert message.endswith(": pip install --upgrade peft transformers") and "\n" not in message
 
 
 def test_the_head_is_kept_for_the_classes_of_the_model(base: Path) -> None:

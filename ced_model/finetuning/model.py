@@ -14,7 +14,6 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers.integrations.peft import MIN_PEFT_VERSION
 from transformers.utils import logging as transformers_logging
 
 from ..feature_extraction_ced import CedFeatureExtractor
@@ -126,7 +125,7 @@ def _add_lora(model: CedForAudioClassification, rank: int, blocks: Iterable[int]
     except (ImportError, AttributeError, TypeError, ValueError) as error:  # one is too old for the other
         raise ImportError(
             f"LoRA: peft {version('peft')} does not work with transformers {version('transformers')}"
-            f' ({one_line(error)}): pip install --upgrade "peft>={MIN_PEFT_VERSION}"'
+            f" ({one_line(error)}): pip install --upgrade peft transformers"
         ) from error
 
 
