@@ -1,43 +1,49 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""CED audio taggers for transformers. Importing this package registers them with the Auto classes."""
+"""
+CED audio taggers.
 
-from .custom_code import MIN_TRANSFORMERS  # noqa: F401  an older version of transformers ends here
+Names are imported when they are first used: tagging needs neither torch nor transformers. CED joins the Auto classes of
+transformers as soon as these are imported, before or after this package.
+"""
 
-# isort: split
+from typing import TYPE_CHECKING
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+import lazy_loader
 
-from .audio import AudioError
-from .audioset import AUDIOSET_LABELS
-from .bundled import bundled_folder
-from .configuration_ced import CedConfig
-from .feature_extraction_ced import CedFeatureExtractor
-from .findings import Event, StreamUpdate, Tag, TagResult, Timeline
-from .modeling_ced import CedForAudioClassification, CedModel, CedPreTrainedModel
-from .tagging import AudioTagger
+from .registration import register_when_imported
+
+if TYPE_CHECKING:
+    from .audio import AudioError as AudioError
+    from .audioset import AUDIOSET_LABELS as AUDIOSET_LABELS
+    from .bundled import bundled_folder as bundled_folder
+    from .configuration_ced import CedConfig as CedConfig
+    from .events import Event as Event
+    from .feature_extraction_ced import CedFeatureExtractor as CedFeatureExtractor
+    from .modeling_ced import CedForAudioClassification as CedForAudioClassification
+    from .modeling_ced import CedModel as CedModel
+    from .modeling_ced import CedPreTrainedModel as CedPreTrainedModel
+    from .results import StreamUpdate as StreamUpdate
+    from .results import Tag as Tag
+    from .results import TagResult as TagResult
+    from .results import Timeline as Timeline
+    from .tagger import AudioTagger as AudioTagger
 
 __version__ = "0.1.0"
 
-AutoConfig.register("ced", CedConfig, exist_ok=True)
-AutoFeatureExtractor.register(CedConfig, CedFeatureExtractor, exist_ok=True)
-AutoModel.register(CedConfig, CedModel, exist_ok=True)
-AutoModelForAudioClassification.register(CedConfig, CedForAudioClassification, exist_ok=True)
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "audio": ["AudioError"],
+        "audioset": ["AUDIOSET_LABELS"],
+        "bundled": ["bundled_folder"],
+        "configuration_ced": ["CedConfig"],
+        "events": ["Event"],
+        "feature_extraction_ced": ["CedFeatureExtractor"],
+        "modeling_ced": ["CedForAudioClassification", "CedModel", "CedPreTrainedModel"],
+        "results": ["StreamUpdate", "Tag", "TagResult", "Timeline"],
+        "tagger": ["AudioTagger"],
+    },
+)
 
-__all__ = [
-    "AUDIOSET_LABELS",
-    "AudioError",
-    "AudioTagger",
-    "CedConfig",
-    "CedFeatureExtractor",
-    "CedForAudioClassification",
-    "CedModel",
-    "CedPreTrainedModel",
-    "Event",
-    "StreamUpdate",
-    "Tag",
-    "TagResult",
-    "Timeline",
-    "__version__",
-    "bundled_folder",
-]
+register_when_imported()

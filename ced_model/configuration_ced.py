@@ -12,18 +12,16 @@ from typing import Any, ClassVar, Self
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from .audioset import AUDIOSET_LABELS
 from .model_settings import (
     CED_SIZES,
     EvalAverage,
     Pooling,
     ProblemType,
     check_architecture,
-    check_label_table,
     check_numbers,
     count_labels,
     fill_in_size,
-    is_cut_audioset_table,
+    name_labels,
 )
 
 
@@ -170,21 +168,12 @@ class CedConfig(PreTrainedConfig):
     def _fill_in_labels(self, outputdim: int | None, num_labels: int | None) -> int:
         """Gives 527 classes without (whole) names the names of AudioSet; returns the number of classes."""
         count = count_labels({"num_labels": num_labels, "outputdim": outputdim, "id2label": self.id2label})
-        if not self.id2label:
-            self.id2label = None
-            if count == len(AUDIOSET_LABELS):
-                self._set_audioset_labels()
-            return count
-        names = check_label_table(self.id2label)
-        if is_cut_audioset_table(names):
-            self._set_audioset_labels()
-        elif self.label2id is None:
+        names = name_labels(self.id2label, count)
+        stored = {int(index): name for index, name in (self.id2label or {}).items()}
+        if self.label2id is None or names != stored:
             self.label2id = {name: index for index, name in names.items()}
+        self.id2label = names
         return count
-
-    def _set_audioset_labels(self) -> None:
-        self.id2label = dict(enumerate(AUDIOSET_LABELS))
-        self.label2id = {name: index for index, name in enumerate(AUDIOSET_LABELS)}
 
     @property
     def num_patches(self) -> tuple[int, int]:

@@ -23,6 +23,7 @@ CODE_FILES = (
     "configuration_ced.py",
     "custom_code.py",
     "feature_extraction_ced.py",
+    "log_mel.py",
     "model_settings.py",
     "modeling_ced.py",
 )

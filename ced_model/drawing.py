@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .log_mel import FrontEnd, log_mel
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .feature_extraction_ced import CedFeatureExtractor
-    from .findings import Timeline
+    from .results import Timeline
 
 MAX_COLUMNS = 4096  # of pictures over time; an even number, of which the screen shows some 1,500
 BLOCK_FRAMES = 4096  # computed at a time
@@ -38,32 +39,26 @@ WIDE = Layout(13, 2.6, 130, 44, 12, True)
 NARROW = Layout(4.4, 1.6, 170, 20, 5, False)  # for a phone, held upright
 
 
-def mel_picture(
-    blocks: Iterable[np.ndarray], extractor: "CedFeatureExtractor", max_columns: int
-) -> tuple[np.ndarray, float]:
+def mel_picture(blocks: Iterable[np.ndarray], front_end: FrontEnd, max_columns: int) -> tuple[np.ndarray, float]:
     """
     The log-mel spectrogram of a recording of any length, in memory that does not grow with it.
 
     Args:
         blocks: the recording, each block but the last one a multiple of `hop_size` long.
-        extractor: the front end.
+        front_end: its parameters.
         max_columns: columns at most, an even number. A column is the mean power of as many frames as needed, a power
             of 2; the last one has what is left.
 
     Returns:
         Decibels, float64 of shape `(n_mels, columns)`, and the seconds that a column stands for.
     """
-    import torch
-
-    sums = np.zeros((max_columns, extractor.feature_size))
+    sums = np.zeros((max_columns, front_end.n_mels))
     counts = np.zeros(max_columns)
     frames, frames_per_column = 0, 1
     for block in blocks:
-        samples = torch.from_numpy(block)
-        if len(samples) < extractor.min_samples:
-            samples = torch.nn.functional.pad(samples, (0, extractor.min_samples - len(samples)))
-        number = max(1, len(block) // extractor.hop_size)  # the frame on the border belongs to the next block
-        power = 10 ** (extractor.log_mel(samples)[:, :number].double().numpy().T / 10)
+        samples = np.pad(block, (0, max(0, front_end.min_samples - len(block))))
+        number = max(1, len(block) // front_end.hop_size)  # the frame on the border belongs to the next block
+        power = 10 ** (log_mel(samples, front_end)[:, :number].T.astype(np.float64) / 10)
         while frames + number > max_columns * frames_per_column:
             sums[: max_columns // 2], sums[max_columns // 2 :] = sums[::2] + sums[1::2], 0
             counts[: max_columns // 2], counts[max_columns // 2 :] = counts[::2] + counts[1::2], 0
@@ -74,7 +69,7 @@ def mel_picture(
         frames += number
     used = math.ceil(frames / frames_per_column)
     decibels = 10 * np.log10(sums[:used] / counts[:used, np.newaxis]).T
-    return decibels, frames_per_column * extractor.hop_size / extractor.sampling_rate
+    return decibels, frames_per_column * front_end.hop_size / front_end.sampling_rate
 
 
 def tag_picture(timeline: "Timeline", classes: np.ndarray, max_columns: int) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +90,7 @@ def make_figure(
     decibels: np.ndarray,
     column_s: float,
     timeline: "Timeline",
-    extractor: "CedFeatureExtractor",
+    front_end: FrontEnd,
     title: str,
     top_k: int,
     layout: Layout = WIDE,
@@ -117,7 +112,7 @@ def make_figure(
     )
     if title:
         figure.suptitle(_shortened(title, 110), fontsize=12, parse_math=False)
-    _draw_mel(mel_axes, decibels, column_s, extractor, layout)
+    _draw_mel(mel_axes, decibels, column_s, front_end, layout)
     _draw_tags(tag_axes, timeline, classes, layout)
     _label_times(tag_axes, timeline.duration_s, layout.max_times)
     return figure
@@ -128,9 +123,7 @@ def highest_classes(timeline: "Timeline", top_k: int) -> np.ndarray:
     return np.argsort(-timeline.scores.max(axis=0), kind="stable")[:top_k]
 
 
-def _draw_mel(
-    axes: "Axes", decibels: np.ndarray, column_s: float, extractor: "CedFeatureExtractor", layout: Layout
-) -> None:
+def _draw_mel(axes: "Axes", decibels: np.ndarray, column_s: float, front_end: FrontEnd, layout: Layout) -> None:
     loudest = decibels.max()
     image = axes.imshow(
         decibels,
@@ -142,7 +135,7 @@ def _draw_mel(
         vmin=max(decibels.min(), loudest - RANGE_DB) - 1e-3,
         vmax=loudest,
     )
-    _label_frequencies(axes, extractor, FREQUENCIES_HZ if layout.is_roomy else FEW_FREQUENCIES_HZ)
+    _label_frequencies(axes, front_end, FREQUENCIES_HZ if layout.is_roomy else FEW_FREQUENCIES_HZ)
     if layout.is_roomy:
         axes.figure.colorbar(image, ax=axes, label="power (dB)", pad=0.01, aspect=18)
 
@@ -166,13 +159,13 @@ def _draw_tags(axes: "Axes", timeline: "Timeline", classes: np.ndarray, layout: 
         axes.figure.colorbar(image, ax=axes, label="score", location="bottom", pad=0.02, aspect=30)
 
 
-def _label_frequencies(axes: "Axes", extractor: "CedFeatureExtractor", frequencies_hz: tuple[int, ...]) -> None:
+def _label_frequencies(axes: "Axes", front_end: FrontEnd, frequencies_hz: tuple[int, ...]) -> None:
     """Frequencies at their mel bins: bin `i` of `n` is centred on step `i + 1` of `n + 1` from `f_min` to `f_max`."""
-    f_max = extractor.sampling_rate / 2 if extractor.f_max is None else extractor.f_max
-    low, high = _mel(extractor.f_min), _mel(f_max)
-    shown = [hertz for hertz in frequencies_hz if extractor.f_min <= hertz <= f_max]
-    steps = [(_mel(hertz) - low) / (high - low) * (extractor.feature_size + 1) - 0.5 for hertz in shown]
-    ticks = [(min(step, extractor.feature_size), hertz) for step, hertz in zip(steps, shown, strict=True) if step >= 0]
+    f_max = front_end.sampling_rate / 2 if front_end.f_max is None else front_end.f_max
+    low, high = _mel(front_end.f_min), _mel(f_max)
+    shown = [hertz for hertz in frequencies_hz if front_end.f_min <= hertz <= f_max]
+    steps = [(_mel(hertz) - low) / (high - low) * (front_end.n_mels + 1) - 0.5 for hertz in shown]
+    ticks = [(min(step, front_end.n_mels), hertz) for step, hertz in zip(steps, shown, strict=True) if step >= 0]
     axes.set_yticks([step for step, _ in ticks], [f"{hz / 1000:g} k" if hz >= 1000 else str(hz) for _, hz in ticks])
     axes.set_ylabel("frequency (Hz), mel scale" if frequencies_hz == FREQUENCIES_HZ else "Hz")
 

@@ -21,7 +21,7 @@ from .labelled import (
     read_labelled,
 )
 from .modeling_ced import CedForAudioClassification
-from .tagging import AudioTagger
+from .tagger import AudioTagger
 
 CALIBRATION_BINS = 15
 SOFT_THRESHOLD = 0.5  # from which a soft target counts as present
@@ -204,7 +204,7 @@ def evaluate(
     """
     _import_metrics()  # before the work, not after it
     tagger = _as_tagger(model)
-    if tagger.model.config.problem_type == "regression":
+    if tagger.problem_type == "regression":
         raise ValueError("A regression model gives no probabilities of classes: it cannot be evaluated.")
     if not isinstance(data, LabelledClips):
         data = read_labelled(data, model_classes=tagger.labels, **options)

@@ -13,21 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import PaddingStrategy, TensorType, logging
 
+from .log_mel import AMIN, TOP_DB, FrontEnd, hann_window, log_mel, mel_filters
 from .model_settings import check_front_end
 
 logger = logging.get_logger(__name__)
-
-# A clip shorter than one patch of the model gives it nothing to look at, so it is zero-padded to this many frames.
-MIN_FRAMES = 16
-AMIN = 1e-10  # power below which decibels are not computed: -100 dB
-TOP_DB = 120.0  # dynamic range kept below each clip's own maximum, in dB
-# A third of 10 s at a time: small enough for the cache, and for memory that is used again rather than asked for anew.
-BLOCK_FRAMES = 334
 
 # Scale and offset of the PCM formats that audio files use.
 PCM_RANGES = {
@@ -41,21 +34,9 @@ PCM_RANGES = {
 # Cached tensors must stay usable in training when the first call was made in inference mode.
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def _mel_filters(
-    n_fft: int, n_mels: int, sampling_rate: int, f_min: float, f_max: float, device: torch.device
-) -> torch.Tensor:
-    """HTK mel filterbank without normalisation, float32 of shape `(n_fft // 2 + 1, n_mels)`."""
-    filters = mel_filter_bank(n_fft // 2 + 1, n_mels, f_min, f_max, sampling_rate, norm=None, mel_scale="htk")
-    return torch.from_numpy(filters.astype(np.float32)).to(device)
-
-
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)
-def _hann_window(win_size: int, n_fft: int, device: torch.device) -> torch.Tensor:
-    """Periodic Hann window, float32 of shape `(n_fft,)`, with zeros on both sides if it is shorter."""
-    window = torch.hann_window(win_size, periodic=True, dtype=torch.float32)
-    left = (n_fft - win_size) // 2
-    return torch.nn.functional.pad(window, (left, n_fft - win_size - left)).to(device)
+def _constants(front_end: FrontEnd, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Window and mel filterbank on a device."""
+    return tuple(torch.from_numpy(values(front_end)).to(device) for values in (hann_window, mel_filters))
 
 
 class CedFeatureExtractor(SequenceFeatureExtractor):
@@ -154,21 +135,32 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
         drop_absent_code(self, save_directory)
         return super().save_pretrained(save_directory, *args, **kwargs)
 
+    @property
+    def front_end(self) -> FrontEnd:
+        """The parameters of the front end, as the NumPy code takes them."""
+        names = ("sampling_rate", "n_fft", "win_size", "hop_size", "f_min", "f_max", "center")
+        return FrontEnd(n_mels=self.feature_size, **{name: getattr(self, name) for name in names})
+
+    @classmethod
+    def from_front_end(cls, front_end: FrontEnd) -> "CedFeatureExtractor":
+        """The feature extractor with these parameters."""
+        fields = vars(front_end).copy()
+        return cls(feature_size=fields.pop("n_mels"), **fields)
+
     def num_frames(self, num_samples: int) -> int:
         """Number of mel frames of a clip of `num_samples` samples, before any padding."""
-        return 1 + (num_samples if self.center else num_samples - self.n_fft) // self.hop_size
+        return self.front_end.num_frames(num_samples)
 
     @property
     def min_samples(self) -> int:
         """Samples that give one patch of 16 frames (2,400 in the published models); shorter clips are zero-padded."""
-        samples = (MIN_FRAMES - 1) * self.hop_size
-        # Half a window is reflected at both ends, for which a clip must be longer than that.
-        return max(samples, self.n_fft // 2 + 1) if self.center else samples + self.n_fft
+        return self.front_end.min_samples
 
     @torch.no_grad()
     def log_mel(self, waveform: torch.Tensor) -> torch.Tensor:
         """
-        Log-mel spectrogram of one clip, without any check or padding, and without gradient.
+        Log-mel spectrogram of one clip, without any check or padding, and without gradient: by NumPy on a CPU, by torch
+        on other devices.
 
         Args:
             waveform (`torch.Tensor` of shape `(samples,)`):
@@ -178,22 +170,9 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             `torch.Tensor` of shape `(feature_size, frames)`: decibels, float32, on the waveform's device, with values
             below the clip's maximum − 120 dB raised to it.
         """
-        device = waveform.device
-        f_max = self.sampling_rate / 2 if self.f_max is None else self.f_max
-        filters = _mel_filters(self.n_fft, self.feature_size, self.sampling_rate, self.f_min, f_max, device)
-        window = _hann_window(self.win_size, self.n_fft, device)
-        if self.center:
-            half = self.n_fft // 2
-            waveform = torch.cat([waveform[1 : half + 1].flip(0), waveform, waveform[-half - 1 : -1].flip(0)])
-        frames = waveform.unfold(0, self.n_fft, self.hop_size)
-        mel = torch.empty(len(frames), self.feature_size, dtype=torch.float32, device=device)
-        with torch.autocast(device.type, enabled=False):  # decibels need more than half precision
-            for start in range(0, len(frames), BLOCK_FRAMES):
-                spectrum = torch.fft.rfft(frames[start : start + BLOCK_FRAMES] * window)
-                power = torch.view_as_real(spectrum).square_()
-                torch.mm(power[..., 0] + power[..., 1], filters, out=mel[start : start + BLOCK_FRAMES])
-        decibels = mel.clamp_(min=AMIN).log10_().mul_(10.0)
-        return decibels.clamp_(min=decibels.amax() - TOP_DB).T
+        if waveform.device.type == "cpu":
+            return torch.from_numpy(log_mel(waveform.numpy(), self.front_end))
+        return _torch_log_mel(waveform, self.front_end)
 
     def __call__(
         self,
@@ -264,8 +243,7 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             waveform = _to_waveform(clip, index, device)
             if truncation and max_length is not None:
                 waveform = waveform[:max_length]
-            if len(waveform) < self.min_samples:
-                waveform = torch.nn.functional.pad(waveform, (0, self.min_samples - len(waveform)))
+            waveform = torch.nn.functional.pad(waveform, (0, max(0, self.min_samples - len(waveform))))
             feature = self.log_mel(waveform)
             if not math.isfinite(feature.amax().item()):
                 raise ValueError(f"Clip {index} has samples too large for 32-bit floats; scale it to [-1, 1].")
@@ -323,6 +301,19 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
         return targets
 
 
+def _torch_log_mel(waveform: torch.Tensor, front_end: FrontEnd) -> torch.Tensor:
+    """[`log_mel`] on the waveform's device."""
+    window, filters = _constants(front_end, waveform.device)
+    if front_end.center:
+        half = front_end.n_fft // 2
+        waveform = torch.cat([waveform[1 : half + 1].flip(0), waveform, waveform[-half - 1 : -1].flip(0)])
+    frames = waveform.unfold(0, front_end.n_fft, front_end.hop_size)
+    with torch.autocast(waveform.device.type, enabled=False):  # decibels need more than half precision
+        power = torch.fft.rfft(frames * window).abs().square()
+        decibels = 10.0 * torch.log10((power @ filters).clamp(min=AMIN))
+    return decibels.clamp(min=decibels.amax() - TOP_DB).T
+
+
 def _split_clips(raw_speech: Any) -> list[Any]:
     """The clips of `raw_speech`, which may be one clip, an array of clips, or a list of either."""
     if isinstance(raw_speech, (np.ndarray, torch.Tensor)):
@@ -377,7 +368,7 @@ def _to_waveform(clip: Any, index: int, device: str | torch.device | None) -> to
         return (clip.to(torch.float32) - offset) / scale
     if not clip.is_floating_point():
         raise ValueError(
-            f"Clip {index} has type {clip.dtype}, which is no PCM format. Convert it to int16 or int32 PCM, or to"
+            f"Clip {index} has type {clip.dtype}, which is not a PCM dtype. Convert it to int16 or int32 PCM, or to"
             " floats with full scale 1.0."
         )
     waveform = clip.to(torch.float32)

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text from files, models, archives and other libraries → text that is safe to print on one line."""
 
+import math
+import numbers
 import os
 import unicodedata
 from typing import Any
@@ -25,3 +27,35 @@ def _printable_character(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # surrogateescape: a byte that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+class OptionError(ValueError):
+    """
+    A bad value of an argument. The message is one line: "`name=value`: expected …".
+
+    Attributes:
+        name: The argument, as the library names it.
+        value: Its value.
+        expected: What was expected.
+    """
+
+    def __init__(self, name: str, value: Any, expected: str) -> None:
+        super().__init__(f"`{name}={_shown(value)}`: expected {expected}")
+        self.name, self.value, self.expected = name, value, expected
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.name, self.value, self.expected)
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = one_line(repr(value))
+    except (RecursionError, ValueError):  # nested too deeply, or more digits than Python prints
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def check_number(name: str, value: Any, minimum: float = -math.inf) -> None:
+    """Raises an [`OptionError`] if `value` is not a number from `minimum` on."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value >= minimum:
+        raise OptionError(name, value, "a number" if minimum == -math.inf else f"a number from {minimum:g}")

@@ -1,58 +1,127 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checks a model folder by its JSON files and the header of its weights, without torch."""
+"""A model folder: its JSON files and the header of its weights, checked before anything is allocated."""
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .bundled import resolve_model
+from .bundled import DEFAULT_MODEL, bundled_folder, resolve_model
 from .hub import ModelNotFoundError, locate_model
-from .messages import one_line, printable
-from .model_settings import check_agreement, check_front_end, check_model, expected_shapes
-
-CONFIG, PREPROCESSOR, WEIGHTS, INDEX = (
-    "config.json",
-    "preprocessor_config.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
+from .log_mel import FrontEnd
+from .messages import printable
+from .model_settings import (
+    FRONT_END_DEFAULTS,
+    ModelSettings,
+    check_agreement,
+    check_front_end,
+    check_model,
+    expected_shapes,
+    name_labels,
 )
+from .safetensors_index import ModelFolderError, StoredTensor, check_finite, find_tensors, has_safetensors
+
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 MAX_JSON_BYTES = 64 << 20
 MODEL_TYPE = "ced"
 
 
-class ModelFolderError(ValueError):
-    """Why a folder holds no CED model that can be loaded: one line that names the file and the field or tensor."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
-
-
-def open_model(model: str | os.PathLike[str], **options: Any) -> tuple[str, dict[str, Any]]:
+@dataclass(frozen=True)
+class ModelFolder:
     """
-    Finds a model, downloads it if it is on the Hub, and checks its folder.
+    A classifier as it lies on the disk.
+
+    Attributes:
+        name: How the user calls it: a Hub id, the name of the bundled model, or a folder.
+        path: Its folder; None for a model in memory.
+        settings: Its architecture.
+        front_end: Parameters of its front end.
+        labels: Names of its classes.
+        tensors: Where its weights lie, by name.
+    """
+
+    name: str
+    path: str | None
+    settings: ModelSettings
+    front_end: FrontEnd
+    labels: tuple[str, ...]
+    tensors: Mapping[str, StoredTensor] = field(repr=False)
+
+    @property
+    def weights_folder(self) -> str:
+        """The folder of the weight files, links resolved."""
+        return os.path.dirname(next(iter(self.tensors.values())).file)
+
+    def fingerprint(self) -> str:
+        """A checksum of all that makes the scores: architecture, labels, front end and weights."""
+        digest = hashlib.sha256(repr((self.settings, self.front_end, self.labels)).encode(errors="surrogatepass"))
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+            for values in tensor.chunks():
+                digest.update(values)
+        return digest.hexdigest()[:32]
+
+
+def open_model(model: str | os.PathLike[str], **hub_options: Any) -> ModelFolder:
+    """
+    Finds a classifier, downloads it if it is on the Hub, and checks its folder.
 
     Args:
-        model: a folder, a Hub id, or the name of the bundled model.
-        options: what `from_pretrained` takes beside it, such as `revision` or `token`.
-
-    Returns:
-        What to pass to `from_pretrained`, which then asks the Hub for nothing any more.
+        model: A folder, a Hub id, or the name of the bundled model.
+        hub_options: What `from_pretrained` takes for a Hub repository, such as `revision` or `token`.
 
     Raises:
-        `ModelNotFoundError`: if there is no such model, or no way to it.
-        `ModelFolderError`: if it cannot be loaded.
+        `ModelNotFoundError`: if there is no such model, or it cannot be reached.
+        `ModelFolderError`: if it cannot be loaded, has no head, or has weights that are NaN or infinite.
     """
-    folder = locate_model(model, **options)
+    folder = find_folder(model, **hub_options)
+    stored, fields = check_settings(folder)
+    tensors = find_tensors(folder)
+    _check_shapes({name: tensor.shape for name, tensor in tensors.items()}, expected_shapes(fields), needs_head=True)
+    check_finite(tensors)
+    return ModelFolder(
+        name=_display_name(model),
+        path=str(folder),
+        settings=ModelSettings.of(fields),
+        front_end=_read_front_end(folder, fields),
+        labels=tuple(name_labels(stored.get("id2label"), fields["num_labels"]).values()),
+        tensors=tensors,
+    )
+
+
+def find_folder(model: str | os.PathLike[str], **hub_options: Any) -> Path:
+    """The folder of a model, downloaded if it is on the Hub; raises a `ModelNotFoundError` if it is not one."""
+    folder = locate_model(model, **hub_options)
     if not (folder / CONFIG).is_file():
         raise ModelNotFoundError(f"{printable(model)} is not a model folder: it has no {CONFIG}.")
-    check_model_folder(folder)
-    name = resolve_model(model)
-    if (local := Path(name).expanduser()).is_dir():
-        return str(local), options
-    return name, options | {"local_files_only": True} if any(folder.glob("*.safetensors")) else options
+    return folder
+
+
+def _display_name(model: str | os.PathLike[str]) -> str:
+    name = os.fspath(model)
+    return DEFAULT_MODEL if resolve_model(name) == bundled_folder() else name
+
+
+def _read_front_end(folder: Path, config: Mapping[str, Any]) -> FrontEnd:
+    """The front end that `preprocessor_config.json` describes or, without it, `config.json`."""
+    fields: Mapping[str, Any] = {
+        **config,
+        "feature_size": config["n_mels"],
+        "sampling_rate": FRONT_END_DEFAULTS["sampling_rate"],
+    }
+    if (folder / PREPROCESSOR).exists():
+        fields = check_front_end(read_json(folder / PREPROCESSOR))
+    return front_end_of(fields)
+
+
+def front_end_of(fields: Mapping[str, Any]) -> FrontEnd:
+    """The front end of fields as a `preprocessor_config.json` has them."""
+    names = ("sampling_rate", "n_fft", "win_size", "hop_size", "f_min", "f_max", "center")
+    return FrontEnd(n_mels=fields["feature_size"], **{name: fields[name] for name in names})
 
 
 def check_model_folder(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -71,7 +140,8 @@ def check_model_folder(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     folder = Path(folder)
     stored, model = check_settings(folder)
-    if "quantization_config" not in stored and (shapes := read_shapes(folder)):
+    if "quantization_config" not in stored and has_safetensors(folder):
+        shapes = {name: tensor.shape for name, tensor in find_tensors(folder).items()}
         _check_shapes(shapes, expected_shapes(model))
     return model
 
@@ -122,34 +192,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors in safetensors files, from their headers; empty where there are none."""
-    from safetensors import SafetensorError, safe_open
-
-    names: Iterable[Any] = [WEIGHTS]
-    if not (folder / WEIGHTS).exists():
-        if not (folder / INDEX).exists():
-            return {}
-        places = read_json(folder / INDEX).get("weight_map")
-        names = dict.fromkeys(places.values()) if isinstance(places, dict) else []
-        if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-            raise ModelFolderError(f"{INDEX} has no `weight_map` of file names in the folder.")
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in names:
-        try:
-            with safe_open(folder / name, framework="numpy") as file:
-                shapes |= {tensor: tuple(file.get_slice(tensor).get_shape()) for tensor in file.keys()}
-        except FileNotFoundError as error:
-            raise ModelFolderError(f"{name} is missing, though {INDEX} names it.") from error
-        except SafetensorError as error:
-            raise ModelFolderError(f"{name} is damaged: {error}.") from error
-    return shapes
-
-
-def _check_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+def _check_shapes(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], needs_head: bool = False
+) -> None:
     if not any(name.startswith(("encoder.", "outputlayer.")) for name in found):
         found = {f"encoder.{name}": shape for name, shape in found.items()}  # a bare encoder
-    if not any(name.startswith("outputlayer.") for name in found):
+    if not needs_head and not any(name.startswith("outputlayer.") for name in found):
         expected = {name: shape for name, shape in expected.items() if name.startswith("encoder.")}
     free = {"encoder.init_bn.num_batches_tracked"}
     absent = [name for name in expected if name not in found and name not in free]

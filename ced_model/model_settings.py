@@ -3,6 +3,7 @@
 """What `config.json` and `preprocessor_config.json` may hold, checked on plain dictionaries, without torch."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 from .audioset import AUDIOSET_LABELS
@@ -155,16 +156,6 @@ def check_label_table(id2label: Any) -> dict[int, str]:
     return names
 
 
-def is_cut_audioset_table(names: dict[int, str]) -> bool:
-    """Whether `names` is AudioSet's table with some names cut at their first comma."""
-    whole = dict(enumerate(AUDIOSET_LABELS))
-    return (
-        names != whole
-        and names.keys() == whole.keys()
-        and all(name in (whole[index], whole[index].split(",")[0]) for index, name in names.items())
-    )
-
-
 def count_labels(settings: Mapping[str, Any]) -> int:
     """The number of classes; raises a ValueError if the fields that tell it contradict each other."""
     counts = {field: settings[field] for field in ("num_labels", "outputdim") if settings.get(field) is not None}
@@ -178,6 +169,50 @@ def count_labels(settings: Mapping[str, Any]) -> int:
         if count != len(names):
             raise ValueError(f"`{field}={count}` but `id2label` names {len(names)} classes; give a name for each.")
     return len(names)
+
+
+def is_cut_audioset_table(names: Mapping[int, str]) -> bool:
+    """Whether `names` is AudioSet's table with some names cut at their first comma."""
+    whole = dict(enumerate(AUDIOSET_LABELS))
+    return (
+        names != whole
+        and names.keys() == whole.keys()
+        and all(name in (whole[index], whole[index].split(",")[0]) for index, name in names.items())
+    )
+
+
+def name_labels(id2label: Any, count: int) -> dict[int, str]:
+    """
+    The names of `count` classes by index: those of AudioSet for 527 classes without names, or with names that are cut
+    at their first comma (as in some published `config.json` files); `LABEL_0`, … for other classes without names.
+    """
+    names = check_label_table(id2label) if id2label else {}
+    if is_cut_audioset_table(names) or (not names and count == len(AUDIOSET_LABELS)):
+        return dict(enumerate(AUDIOSET_LABELS))
+    return dict(sorted(names.items())) or {index: f"LABEL_{index}" for index in range(count)}
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The architecture of a classifier: the fields of its `config.json` that its tensors and outputs depend on."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+    qkv_bias: bool
+    patch_size: int
+    n_mels: int
+    target_length: int
+    pooling: str
+    problem_type: str
+    num_labels: int
+
+    @classmethod
+    def of(cls, model: Mapping[str, Any]) -> "ModelSettings":
+        """From fields that [`check_model`] returned, or those of a `CedConfig`."""
+        values = {name: model[name] for name in cls.__dataclass_fields__}
+        return cls(**values | {"problem_type": model["problem_type"] or "multi_label_classification"})
 
 
 def check_model(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,6 +236,7 @@ def check_model(settings: Mapping[str, Any]) -> dict[str, Any]:
     name, width, heads = model.get("name"), model.get("embed_dim"), model.get("num_heads")
     model["embed_dim"], model["num_heads"] = fill_in_size(name, width, heads)
     model["num_labels"] = count_labels(settings)
+    model.setdefault("problem_type", None)
     check_architecture(model)
     return model
 

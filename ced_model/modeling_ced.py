@@ -718,10 +718,7 @@ class CedForAudioClassification(CedPreTrainedModel):
         if labels is not None:
             labels = self._prepare_labels(labels, input_values.shape[0])
         outputs: CedModelOutput = self.encoder(input_values, attention_mask=attention_mask, return_dict=True, **kwargs)
-        logits = self.outputlayer(outputs.chunk_states)  # (batch_size, chunks, num_labels)
-        if self.config.pooling == "dm":
-            logits = average_probabilities(logits, outputs.patch_mask, self.config.problem_type)
-        logits = self._combine_chunks(logits, outputs.chunk_mask) if logits.shape[1] > 1 else logits.squeeze(1)
+        logits = self.classify(outputs)
 
         loss = None
         if labels is not None:
@@ -729,6 +726,13 @@ class CedForAudioClassification(CedPreTrainedModel):
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+    def classify(self, outputs: CedModelOutput) -> torch.Tensor:
+        """Logits of shape `(batch_size, num_labels)` from the output of the encoder."""
+        logits = self.outputlayer(outputs.chunk_states)  # (batch_size, chunks, num_labels)
+        if self.config.pooling == "dm":
+            logits = average_probabilities(logits, outputs.patch_mask, self.config.problem_type)
+        return self._combine_chunks(logits, outputs.chunk_mask) if logits.shape[1] > 1 else logits.squeeze(1)
 
     def _combine_chunks(self, logits: torch.Tensor, chunk_mask: torch.Tensor | None) -> torch.Tensor:
         """Logits of long clips `(batch_size, num_labels)` from their chunks' `(batch_size, chunks, num_labels)`."""

@@ -10,18 +10,21 @@ import os
 import threading
 import traceback
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from functools import partial
+from itertools import chain, islice
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .audio import AudioError
-from .forking import ForkError
+from .forking import ForkError, is_forked
 
 _NOTHING_YET = object()
 _READER_ENDED = object()
 
+MAX_WAITING = 10_000  # inputs and windows whose results are held back by a slow input before them: 20 MB of scores
 NUM_READERS = 4  # more than there are cores, so that one slow file does not stall the others
 
 
@@ -34,7 +37,7 @@ class Window(NamedTuple):
 
 
 class WindowScores(NamedTuple):
-    """What the model says of one window of one input."""
+    """Scores of one window of one input."""
 
     input_index: int
     position: int
@@ -44,7 +47,7 @@ class WindowScores(NamedTuple):
 
 
 class InputEnd(NamedTuple):
-    """All windows of an input were read, `error` being what stopped it early. Its last scores may still follow."""
+    """All windows of an input were read; `error` is set if reading failed. Its last scores may still follow."""
 
     input_index: int
     windows: int
@@ -156,6 +159,152 @@ def score_windows(
             run.stop()
             for thread in workers:
                 thread.join()
+
+
+class InputScores:
+    """
+    The windows of one input as they are scored, in any order.
+
+    Their bounds in samples, `(windows, 2)`, and their scores, `(windows, classes)`, grow in place, so that those of a
+    long recording are never in memory twice.
+    """
+
+    def __init__(self) -> None:
+        self.spans = np.zeros((0, 2), np.int64)
+        self.scores = np.zeros((0, 0), np.float32)
+        self.windows = 0
+        self.scored_to = 0
+        self.not_finite: WindowScores | None = None  # the earliest window with scores that are not finite
+        self.end: InputEnd | None = None
+
+    def add(self, window: WindowScores) -> int:
+        """Returns the samples that `window` adds behind all windows before it; what is overtaken counts as scored."""
+        if window.position >= len(self.spans):
+            self._resize(max(window.position + 1, len(self.spans) * 5 // 4), len(window.scores))
+        end = window.start + window.samples
+        self.spans[window.position] = window.start, end
+        self.scores[window.position] = window.scores
+        self.windows += 1
+        if not np.isfinite(window.scores).all() and (self.not_finite is None or window.start < self.not_finite.start):
+            self.not_finite = window
+        before, self.scored_to = self.scored_to, max(self.scored_to, end)
+        return self.scored_to - before
+
+    def _resize(self, windows: int, classes: int) -> None:
+        self.spans.resize((windows, 2), refcheck=False)
+        self.scores.resize((windows, classes), refcheck=False)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.end is not None and self.windows == self.end.windows
+
+    def finish(self, end: InputEnd) -> "InputScores":
+        """Drops the room for more windows."""
+        self.end = end
+        self._resize(self.windows, self.scores.shape[1])
+        return self
+
+    @property
+    def error(self) -> Exception | None:
+        return None if self.end is None else self.end.error
+
+    def average(self, how: str) -> np.ndarray:
+        """Scores of the clip from those of its windows: the mean weighted by their length, or the maximum."""
+        if len(self.scores) == 1:
+            return self.scores[0]
+        if how == "max":
+            return self.scores.max(axis=0)
+        weights = (self.spans[:, 1] - self.spans[:, 0]).astype(np.float64)
+        return (weights @ self.scores / weights.sum()).astype(np.float32)
+
+
+def score_inputs(
+    inputs: Iterable[Any],
+    read: Callable[[Any], Iterator[Window]],
+    compute: Callable[..., np.ndarray],
+    size_of: Callable[[int], int],
+    *,
+    batch_size: int,
+    num_workers: int,
+    check: Callable[[Any, InputScores], None],
+    on_samples: Callable[[int], None],
+) -> Iterator[tuple[Any, InputScores]]:
+    """
+    Scores inputs in their order, each as soon as it and all before it are ready.
+
+    Args:
+        inputs, read, size_of, batch_size, num_workers: as for [`score_windows`].
+        compute: as for [`score_windows`]; with `is_alone=True` nothing else is computed at the same time.
+        check: raises an error for scores that cannot be used, which becomes the error of that input.
+        on_samples: called with the number of samples whenever some more were scored.
+
+    Yields:
+        The input and its scores.
+    """
+    # Whether a generator has a second input is not known before it comes.
+    if isinstance(inputs, Sized) and len(inputs) == 1:
+        (source,) = inputs  # type: ignore[misc]
+        try:
+            windows = read(source)
+            head = list(islice(windows, 2))
+        except Exception as error:
+            yield source, InputScores().finish(InputEnd(0, 0, without_variables(error)))
+            return
+        if len(head) == 1:  # a single window is not worth starting threads for
+            state, window = InputScores(), head[0]
+            scores = compute([window.waveform], is_alone=not is_forked())[0]
+            on_samples(state.add(WindowScores(0, window.position, window.start, len(window.waveform), scores)))
+            yield source, _finished(state, InputEnd(0, 1, None), source, check)
+            return
+        inputs, read = [source], partial(lambda windows, _: windows, chain(head, windows))
+
+    sources: dict[int, Any] = {}
+    has_room, is_over = threading.Event(), threading.Event()
+    has_room.set()
+
+    def remember() -> Iterator[Any]:
+        for index, source in enumerate(inputs):
+            sources[index] = source
+            yield source
+            has_room.wait()
+            if is_over.is_set():
+                return
+
+    pid = os.getpid()
+    waiting: dict[int, InputScores] = {}
+    next_index = num_waiting = 0
+    messages = score_windows(remember(), read, compute, size_of, batch_size=batch_size, num_workers=num_workers)
+    try:
+        for message in messages:
+            state = waiting.setdefault(message.input_index, InputScores())
+            if isinstance(message, InputEnd):
+                state.end = message
+            elif samples := state.add(message):
+                on_samples(samples)
+            num_waiting += 1
+            while (ready := waiting.get(next_index)) is not None and ready.is_complete:
+                assert ready.end is not None
+                del waiting[next_index]
+                num_waiting -= 1 + ready.windows
+                source = sources.pop(next_index)
+                yield source, _finished(ready, ready.end, source, check)
+                next_index += 1
+            # Inputs that were begun are read to their end, so that the one which all wait for is never held up.
+            (has_room.set if num_waiting < MAX_WAITING else has_room.clear)()
+    finally:
+        if os.getpid() == pid:
+            is_over.set()
+            has_room.set()
+            messages.close()
+
+
+def _finished(state: InputScores, end: InputEnd, source: Any, check: Callable[[Any, InputScores], None]) -> InputScores:
+    if end.error is None:
+        try:
+            check(source, state)
+        except Exception as error:
+            end = end._replace(error=error)
+    return state.finish(end)
 
 
 def without_variables(error: Exception) -> Exception:

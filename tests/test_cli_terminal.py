@@ -18,7 +18,7 @@ from ced_cli.app import app
 from ced_cli.formats import Format, Record, read_records, write_records
 from ced_cli.tag import TagOptions, make_records
 from ced_model import AudioTagger, CedConfig, CedForAudioClassification, Timeline
-from ced_model.findings import Tag, TagResult
+from ced_model.results import Tag, TagResult
 
 NASTY = ["\x1b[31mDog\x1b[0m", "two\nlines", "\u202egod", "[red]Cat[/red]", "half \ud800", "bell\a\b\r", "=1+1", "é"]
 SHOWN = [r"\x1b[31mDog\x1b[0m", r"two\nlines", r"\u202egod", "[red]Cat[/red]", r"half \ud800", r"bell\x07\x08\r"]

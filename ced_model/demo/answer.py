@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..audio import AudioError, describe
-from ..findings import Event, Tag, Timeline
 from ..messages import printable
-from ..tagging import TIMELINE_WINDOW_S, AudioTagger
+from ..results import Event, Tag, Timeline
+from ..tagger import TIMELINE_WINDOW_S, AudioTagger
 from .limits import DemoError, Limits, read_sound, unreadable
 
 TOP_K = 8

@@ -11,7 +11,7 @@ from threading import Lock, Thread
 from ..bundled import DEFAULT_MODEL as BUNDLED
 from ..messages import one_line, printable
 from ..model_card import PUBLISHED_FIGURES
-from ..tagging import AudioTagger
+from ..tagger import AudioTagger
 from .limits import DemoError
 
 PUBLISHED = {f"mispeech/{size}": size for size in PUBLISHED_FIGURES}

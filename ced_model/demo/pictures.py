@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..drawing import BLOCK_FRAMES, NARROW, WIDE, highest_classes, make_figure, mel_picture
-from ..feature_extraction_ced import CedFeatureExtractor
+from ..log_mel import FrontEnd
 from .answer import Answer
 
 if TYPE_CHECKING:
@@ -23,16 +23,16 @@ MAX_COLUMNS = 2048
 PHONE_PIXELS = 640
 
 
-def draw_timeline(answer: Answer, extractor: CedFeatureExtractor, threshold: float) -> str:
+def draw_timeline(answer: Answer, front_end: FrontEnd, threshold: float) -> str:
     """
     A `<figure>` of the classes that reach the threshold (some more where few do, the 12 highest where many do).
 
     The pictures are inside it, so that no file is left behind; a phone shows one that is drawn for its width.
     """
     rows = count_rows(answer, threshold)
-    decibels, column_s = mel_picture(_blocks(answer.waveform, extractor), extractor, MAX_COLUMNS)
+    decibels, column_s = mel_picture(_blocks(answer.waveform, front_end), front_end, MAX_COLUMNS)
     wide, narrow = (
-        _png(make_figure(decibels, column_s, answer.timeline, extractor, "", rows, layout)) for layout in (WIDE, NARROW)
+        _png(make_figure(decibels, column_s, answer.timeline, front_end, "", rows, layout)) for layout in (WIDE, NARROW)
     )
     words = escape(describe_timeline(answer, rows))
     return (
@@ -62,8 +62,8 @@ def describe_timeline(answer: Answer, rows: int) -> str:
     return f"Highest scores over {answer.duration_s:.1f} seconds: {'; '.join(parts)}."
 
 
-def _blocks(waveform: np.ndarray, extractor: CedFeatureExtractor) -> Iterator[np.ndarray]:
-    size = BLOCK_FRAMES * extractor.hop_size
+def _blocks(waveform: np.ndarray, front_end: FrontEnd) -> Iterator[np.ndarray]:
+    size = BLOCK_FRAMES * front_end.hop_size
     for start in range(0, len(waveform), size):
         yield waveform[start : start + size]
 

@@ -94,7 +94,7 @@ class Service:
         tagger = self.models.load(settings.model)
         timeline = events = ""
         if answer.is_long:
-            timeline = draw_timeline(answer, tagger.feature_extractor, settings.threshold)
+            timeline = draw_timeline(answer, tagger.front_end, settings.threshold)
             events = draw_events(answer, settings.threshold)
         samples = (np.clip(answer.waveform, -1, 1) * np.iinfo(np.int16).max).astype(np.int16)
         return PageParts(

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..audio import AudioError, describe, duration_s, read_blocks
 from ..labelled import ALL, SINGLE_LABEL, LabelledClips, Skipped, find_splits, read_labelled
-from ..tagging import AudioTagger
+from ..tagger import AudioTagger
 from .arguments import FinetuningOptions
 
 TRAIN_SPLITS = ("train", "training")

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..feature_extraction_ced import CedFeatureExtractor
 from ..messages import one_line, printable
-from ..model_folder import open_model
+from ..model_folder import check_model_folder, find_folder
 from ..modeling_ced import CedForAudioClassification
 from .arguments import FinetuningOptions
 
@@ -34,10 +34,11 @@ def load_classifier(model: str | os.PathLike) -> tuple[CedForAudioClassification
         OSError: if there is no such folder or repository, or it cannot be reached.
     """
     try:
-        source, options = open_model(model)
+        folder = find_folder(model)
+        check_model_folder(folder)
         with quiet():
             loaded: Any = CedForAudioClassification.from_pretrained(
-                source, dtype=torch.float32, output_loading_info=True, **options
+                folder, dtype=torch.float32, output_loading_info=True
             )
     except (SafetensorError, StrictDataclassError, RuntimeError, ValueError) as error:
         raise ValueError(f"{printable(model)!r} cannot be loaded: {one_line(error)}") from error
@@ -48,7 +49,7 @@ def load_classifier(model: str | os.PathLike) -> tuple[CedForAudioClassification
             f"{printable(model)!r} is no whole model: it lacks {len(missing)} tensors, such as {missing[0]}."
         )
     try:
-        return network, CedFeatureExtractor.from_pretrained(source, **options)
+        return network, CedFeatureExtractor.from_pretrained(folder)
     except OSError:
         return network, None
 

@@ -19,7 +19,7 @@ from ..conversion import MODEL_FILES, check_model_folder, save_model_folder
 from ..evaluation import Evaluation, evaluate
 from ..labelled import SINGLE_LABEL, Skipped
 from ..output import new_folder
-from ..tagging import AudioTagger
+from ..tagger import AudioTagger
 from .arguments import FinetuningOptions, check_device, make_arguments
 from .card import best_epoch, make_card
 from .checkpoints import HELD_OUT_FILE, describe_run, has_ended, last_checkpoint, prepare_run, write_held_out
@@ -118,7 +118,7 @@ def finetune(
     _check_output(target, overwrite)
     check_device(options.device)
     network, feature_extractor = load_classifier(model)
-    tagger = AudioTagger(network, feature_extractor)
+    tagger = AudioTagger(network, feature_extractor=feature_extractor)
     crop = _crop_samples(tagger, options.crop_s)
     clips = read_clips(data, validation, tagger, dict(reading or {}), options)
     problem_type = clips.training.problem_type
@@ -225,7 +225,7 @@ def _write_model(
             network = network.merge_and_unload()
         evaluation = None
         if clips.validation is not None:
-            evaluation = evaluate(AudioTagger(network, tagger.feature_extractor), clips.validation)
+            evaluation = evaluate(AudioTagger(network, feature_extractor=tagger.feature_extractor), clips.validation)
         card = make_card(network, trainer, clips, options, base_model, target.name, evaluation)
         save_model_folder(network, tagger.feature_extractor, folder, card)
     return evaluation

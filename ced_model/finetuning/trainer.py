@@ -25,7 +25,7 @@ from transformers.trainer_utils import EvalPrediction
 
 from ..evaluation import ClassificationMetrics, classification_metrics
 from ..labelled import SINGLE_LABEL
-from ..tagging import AudioTagger
+from ..tagger import AudioTagger
 from .arguments import SELECTION, FinetuningOptions
 from .checkpoints import STATE_FILE
 from .clips import FinetuningClips

@@ -1,5 +1,0 @@
-# Copyright 2026 The ced_model authors.
-# SPDX-License-Identifier: Apache-2.0
-from . import main
-
-main()

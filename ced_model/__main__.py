@@ -1,0 +1,5 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+from .cli import main
+
+main()

@@ -1,0 +1,13 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The `ced` command: parses, calls the library, prints."""
+
+
+def main() -> None:
+    """Entry point of `ced` and `python -m ced_model`."""
+    from .terminal import prepare_process
+
+    prepare_process()
+    from .app import run
+
+    run()

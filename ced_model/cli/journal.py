@@ -1,0 +1,337 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+The journal of an unfinished output: `FILE.journal` beside it.
+
+Its first line holds the options, the second one tells the weights, and each further line is the record of one input,
+written at once when it is ready. Only when all inputs are there does the output itself appear, in one step, and the
+journal goes. So whatever ends the process, nothing is lost but a last line that was not written to its end, and an
+output is never half a result.
+
+A run holds a lock on its journal from before it reads it until after it removed it, and takes no journal that it did
+not find or make itself. An output that was not there, or was another one, when the run began is not replaced.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..output import new_file, put_file, remove_abandoned, temporary_name
+from .errors import FAILED, CliError
+from .formats import Format, Record, check_record, json_line, parse_json, read_records, write_records
+
+VERSION = 1
+MAX_LINE = 2**28  # bytes; the events of days are far less
+
+
+class Journal:
+    """
+    The records of an output so far.
+
+    Args:
+        output: the file that will hold them.
+        options: what must be the same for all records, as it can be stored in json.
+    """
+
+    def __init__(self, output: str, options: dict[str, Any]) -> None:
+        self.output = os.path.realpath(output)  # replacing a link's target, not the link
+        self.path = f"{self.output}.journal"
+        self.options = json.loads(json.dumps(options))
+        self.weights: str | None = None
+        self.offsets: dict[str, int] = {}  # where the last record of each input is
+        self.failed: set[str] = set()
+        self.size = 0
+        self.is_finished = False
+        self._file: FileIO | None = None
+        self._replaced: tuple[int, ...] | None = None  # the output that may be replaced
+        self._check_place()
+
+    def _check_place(self) -> None:
+        parent = os.path.dirname(self.output)
+        if not os.path.isdir(parent):
+            raise CliError(f"--output {self.output}: there is no folder {parent}")
+        if os.path.lexists(self.output) and not os.path.isfile(self.output):
+            raise CliError(f"--output {self.output}: not a regular file")
+
+    def __contains__(self, name: str) -> bool:
+        """Whether an input needs no further work: those that failed are tried again."""
+        return name in self.offsets and name not in self.failed
+
+    def refuse_existing(self) -> None:
+        """Raises `CliError` if there are results already."""
+        if os.path.lexists(self.path):
+            raise CliError(f"{self.path} holds the results of an unfinished run: add --resume or --overwrite")
+        if os.path.exists(self.output):
+            raise CliError(f"{self.output} exists: add --resume to keep its results, or --overwrite")
+
+    def load(self) -> None:
+        """
+        Takes up what an unfinished or, failing that, a finished run left. Nothing is written yet.
+
+        Raises:
+            CliError: if it was made with other options or by another program or changed since, or another run is at
+                work on it.
+        """
+        with suppress(FileNotFoundError):
+            self._file = open_locked(self.path, os.O_RDWR)
+            self._read_journal()
+        self._replaced = _identity(self.output)
+        if self._replaced is None:
+            return
+        if self.size:
+            self._check_output_in_journal()
+            return
+        self.is_finished = True
+        for record in self._read_output():
+            self._note(record, 0)
+
+    def overwrite(self) -> None:
+        """Discards what there is, once `begin` is called."""
+        with suppress(FileNotFoundError):
+            self._file = open_locked(self.path, os.O_RDWR)
+        self._replaced = _identity(self.output)
+
+    def _read_output(self) -> Iterator[Record]:
+        return read_records(self.output, self._format, self._events, self._spreadsheet_safe)
+
+    @property
+    def _format(self) -> Format:
+        return Format(self.options["format"])
+
+    @property
+    def _events(self) -> bool:
+        return bool(self.options["events"])
+
+    @property
+    def _spreadsheet_safe(self) -> bool:
+        return bool(self.options.get("spreadsheet-safe"))
+
+    def _read_journal(self) -> None:
+        with self._reader() as file:
+            while (line := file.readline(MAX_LINE)).endswith(b"\n"):
+                try:
+                    self._take_line(line)
+                except ValueError as error:
+                    raise CliError(f"{self.path} is damaged: remove it or add --overwrite") from error
+            if len(line) == MAX_LINE:  # else it was killed while writing it
+                raise CliError(f"{self.path} is damaged: remove it or add --overwrite")
+
+    def _take_line(self, line: bytes) -> None:
+        entry = parse_json(line)
+        if not self.size:
+            self._check_header(entry)
+            self.size += len(line)
+        elif isinstance(entry, dict) and entry.keys() == {"weights"} and isinstance(entry["weights"], str):
+            self.weights = entry["weights"]
+            self.size += len(line)
+        else:
+            check_record(entry, self._events)
+            self._note(entry, len(line))
+
+    def _check_header(self, header: Any) -> None:
+        if not isinstance(header, dict) or not isinstance(header.get("options"), dict):
+            raise ValueError("no header")
+        if header.get("ced_journal") != VERSION:
+            raise CliError(f"{self.path} is not a journal of this version of ced: remove it or add --overwrite")
+        check_same_options(self.path, header["options"], self.options)
+
+    def _check_output_in_journal(self) -> None:
+        """The output beside a journal is an earlier state of it, or else another run's, which must not be lost."""
+        try:
+            with self._reader() as file:
+                lost = next((record for record in self._read_output() if self._would_lose(record, file)), None)
+        except CliError as error:
+            raise CliError(f"{error}; the results of an unfinished run are in {self.path}") from error
+        if lost is not None:
+            raise CliError(
+                f"{self.output} has another result for {lost['file']!r} than {self.path} of an unfinished run: move"
+                " one of them away, then --resume goes on with the other"
+            )
+
+    def _would_lose(self, record: Record, file: BinaryIO) -> bool:
+        if "error" in record:
+            return False
+        if record["file"] not in self.offsets:
+            return True
+        file.seek(self.offsets[record["file"]])
+        return json.loads(file.readline()) != record
+
+    def _note(self, record: Record, length: int) -> None:
+        name = record["file"]
+        self.offsets[name] = self.size
+        self.failed.discard(name)
+        if "error" in record:
+            self.failed.add(name)
+        self.size += length
+
+    def begin(self, weights: str) -> None:
+        """
+        Makes ready to append results of a model with these weights.
+
+        Raises:
+            CliError: if the results so far are of other weights, or another run began meanwhile.
+        """
+        if self.weights not in (None, weights):
+            raise CliError(
+                f"{self.path} was begun with another model of this name: resume with the same, or add --overwrite"
+            )
+        if self._file is None:
+            self._create()
+        assert self._file is not None
+        self._file.truncate(self.size)
+        self._file.seek(self.size)
+        if not self.size:
+            self._append({"ced_journal": VERSION, "options": self.options})
+        if self.weights is None:
+            self._append({"weights": weights})
+            self.weights = weights
+
+    def _create(self) -> None:
+        """Makes the journal; a finished output becomes one again."""
+        try:
+            self._check_replaced()
+            if self.is_finished:
+                self._import_output()
+                self._file = open_locked(self.path, os.O_RDWR)
+            else:
+                self._file = open_locked(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        except (FileExistsError, FileNotFoundError) as error:
+            raise CliError(f"{self.path}: another run has begun in the meantime", FAILED) from error
+        if os.fstat(self._file.fileno()).st_size != self.size:
+            raise CliError(f"{self.path}: another run has begun in the meantime", FAILED)
+        try:
+            self._check_replaced()  # from now on no other run replaces it
+        except CliError:
+            os.unlink(self.path)
+            raise
+
+    def _import_output(self) -> None:
+        self.offsets.clear()
+        with new_file(self.path, keeps=False) as file:
+            self.size = file.write(json_line({"ced_journal": VERSION, "options": self.options}))
+            for record in self._read_output():
+                self._note(record, file.write(json_line(record)))
+        self.is_finished = False
+
+    def _check_replaced(self, advice: str = "") -> None:
+        """Raises `CliError` if the output is not the one that was there when the run began."""
+        if _identity(self.output) != self._replaced:
+            raise CliError(f"{self.output} was written by another program in the meantime{advice}", FAILED)
+
+    def append(self, record: Record) -> None:
+        offset = self.size
+        self._append(record)
+        self.size = offset
+        self._note(record, len(json_line(record)))
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        assert self._file is not None
+        line = memoryview(json_line(entry))
+        self.size += len(line)
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise CliError(f"{self.path}: {error.strerror}; {self.advice}", FAILED) from error
+
+    @property
+    def advice(self) -> str:
+        """What to do after an interruption."""
+        count = f"{len(self.offsets)} result{'s' * (len(self.offsets) != 1)}"
+        return f"{count} so far in {self.path}: go on with --resume"
+
+    def finish(self, names: Iterable[str]) -> None:
+        """Writes the output: inputs of earlier runs that are not among `names`, then `names` in their order."""
+        names = list(names)
+        given = set(names)
+        taken = f" and is left as it is: move it away; {self.advice}"
+        order = [name for name in self.offsets if name not in given] + names
+        remove_abandoned(self.output)
+        part = temporary_name(Path(self.output))
+        try:
+            with open(part, "xb") as file:
+                write_records(self._records(order), file, self._format, self._events, self._spreadsheet_safe)
+                file.flush()
+                os.fsync(file.fileno())
+            self._check_replaced(taken)
+            put_file(part, self.output, replace=self._replaced is not None)
+        except FileExistsError:
+            self._check_replaced(taken)
+            raise
+        except OSError as error:
+            raise CliError(f"{self.output}: {error.strerror or error}; {self.advice}", FAILED) from error
+        finally:
+            with suppress(OSError):
+                os.unlink(part)
+        try:
+            os.unlink(self.path)  # while it is locked: what another run finds here afterwards is its own
+        except PermissionError:  # Windows, where it must be closed before
+            self.close()
+            os.unlink(self.path)
+        self.close()
+
+    def _records(self, names: Iterable[str]) -> Iterator[Record]:
+        with self._reader() as file:
+            for name in names:
+                file.seek(self.offsets[name])
+                yield json.loads(file.readline())
+
+    def _reader(self) -> BinaryIO:
+        """The journal that is locked, whatever has its name."""
+        assert self._file is not None
+        reader = open(os.dup(self._file.fileno()), "rb")
+        reader.seek(0)
+        return reader
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def check_same_options(path: str, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises `CliError` for the first option that is not what it was when the results of `path` were begun."""
+    for name in {**now, **then}:
+        if then.get(name) != now.get(name):
+            raise CliError(
+                f"{path} was begun with another --{name}: {_shown(then.get(name))} then, {_shown(now.get(name))} now;"
+                " resume with the same, or add --overwrite"
+            )
+
+
+def open_locked(path: str | Path, flags: int) -> FileIO:
+    """Opens a journal, so that no second process can while this one runs (where the system has such locks)."""
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise CliError(f"{path}: not a regular file")
+    while True:
+        file = FileIO(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), "r+")
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise CliError(f"{path}: another run is writing to it", FAILED) from error
+        except (ImportError, OSError):  # Windows, or a file system without locks
+            return file
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()  # the run that had it locked finished and removed it
+
+
+def _identity(path: str) -> tuple[int, ...] | None:
+    """What tells a file from others and from its earlier contents; None if there is none."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,197 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`ced listen`: what a microphone hears, tagged as it comes in."""
+
+import queue
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..engines import choose_engine
+from .errors import FAILED, CliError
+from .model import choose_model, load_tagger
+from .terminal import put, say
+
+INSTALL_MIC = 'pip install "ced_model[mic]"'
+
+BLOCK_S = 0.1  # that the sound card delivers at a time
+QUEUE_S = 30.0  # of audio that may wait for the model
+OVERFLOW = "the sound card lost audio, since the computer was busy"
+TOO_SLOW = "the model is slower than the audio; try a longer --hop or a smaller model"
+SILENCE_S = 5.0  # without a block, after which the microphone counts as lost
+
+
+class Block(NamedTuple):
+    samples: np.ndarray  # float32 of shape (samples,)
+    time: float  # when it had come in, in seconds since the epoch
+    gap: str  # why audio before it was lost, or empty
+
+
+def listen(
+    *,
+    model: str | None = None,
+    window_s: float | None = None,
+    hop_s: float | None = None,
+    top_k: int | None = None,
+    threshold: float | None = None,
+    labels: list[str] | None = None,
+    input_device: str | None = None,
+    list_devices: bool = False,
+    engine: str | None = None,
+    compute_type: str | None = None,
+) -> None:
+    """
+    Prints a line for each window of what a microphone hears, until Ctrl-C: the local time at its end, and its tags.
+
+    Windows without tags, where a threshold or classes are given, have no line. Where audio was lost, a line on stderr
+    says so, and a new stream begins.
+
+    Args:
+        model: a model folder or Hub id.
+        window_s, hop_s: windows in seconds, by default 2 s and half a window.
+        top_k, threshold, labels: which tags to print, as for `AudioTagger`.
+        input_device: index or part of the name of the microphone, by default the system's choice.
+        list_devices: only print the microphones.
+        engine, compute_type: what computes the model, as for `AudioTagger`.
+
+    Raises:
+        CliError: for wrong usage; if sounddevice, the PortAudio library or the microphone is missing or fails.
+    """
+    choose_engine(engine or "auto", compute_type)
+    sounddevice = _import_sounddevice()
+    if list_devices:
+        _print_devices(sounddevice)
+        return
+    name = choose_model(model)
+    device = _find_device(sounddevice, input_device)
+    tagger = load_tagger(name, engine=engine, compute_type=compute_type)
+    from .. import AudioError
+
+    options: dict[str, Any] = {"hop_s": hop_s, "top_k": top_k, "threshold": threshold, "labels": labels}
+    if window_s is not None:
+        options["window_s"] = window_s
+    microphone = Microphone(sounddevice, device)
+    try:
+        list(tagger.stream([], **options))  # refuses impossible options before the microphone opens
+        with microphone.opened():
+            say(f"listening to {microphone.name!r} at {microphone.rate} Hz; Ctrl-C ends it")
+            while True:
+                blocks = microphone.blocks_until_gap()
+                for update in tagger.stream(blocks, sampling_rate=microphone.rate, **options):
+                    if update.tags:
+                        tags = ", ".join(f"{tag.label} {tag.score:.2f}" for tag in update.tags)
+                        put(f"{_local_time(microphone.heard_until)}  {tags}")
+                say(f"ced: {_local_time(microphone.heard_until)} gap: {microphone.gap}")
+    except KeyboardInterrupt:
+        pass  # the way to end it
+    except (AudioError, sounddevice.PortAudioError) as error:
+        raise CliError(f"microphone {microphone.name!r}: {_reason(error)}", FAILED) from error
+    except ValueError as error:
+        raise CliError(str(error)) from error
+
+
+class Microphone:
+    """
+    Audio of a sound card, which delivers it in a thread of its own whether or not anybody takes it.
+
+    Attributes:
+        name: of the device.
+        rate: its sampling rate in Hz.
+        heard_until: when the last block that was taken had come in, in seconds since the epoch.
+        gap: why the last `blocks_until_gap` ended.
+    """
+
+    def __init__(self, sounddevice: ModuleType, device: dict[str, Any]) -> None:
+        self.name: str = device["name"]
+        self.rate = int(device["default_samplerate"])
+        self.heard_until = time.time()
+        self.gap = ""
+        self._sounddevice = sounddevice
+        self._index: int = device["index"]
+        self._blocks: queue.Queue[Block] = queue.Queue(maxsize=round(QUEUE_S / BLOCK_S))
+        self._has_lost_block = False
+        self._after_gap: Block | None = None
+
+    def opened(self) -> Any:
+        """The running stream of sounddevice, a context that ends it."""
+        return self._sounddevice.InputStream(
+            samplerate=self.rate,
+            blocksize=round(BLOCK_S * self.rate),
+            device=self._index,
+            channels=1,
+            dtype="float32",
+            callback=self._receive,
+        )
+
+    def _receive(self, samples: np.ndarray, frames: int, times: Any, status: Any) -> None:
+        """Called by the sound card's thread: `samples` of shape `(frames, 1)` are only valid meanwhile."""
+        if self._has_lost_block and not self._blocks.empty():
+            return  # one long gap from time to time leaves more to be heard than many short ones
+        gap = TOO_SLOW if self._has_lost_block else OVERFLOW if status.input_overflow else ""
+        try:
+            self._blocks.put_nowait(Block(samples[:, 0].copy(), time.time(), gap))
+            self._has_lost_block = False
+        except queue.Full:
+            self._has_lost_block = True
+
+    def blocks_until_gap(self) -> Iterator[np.ndarray]:
+        """Consecutive blocks of shape `(samples,)`, ending where audio was lost."""
+        if self._after_gap is not None:
+            self.heard_until = self._after_gap.time
+            yield self._after_gap.samples
+        while True:
+            try:
+                block = self._blocks.get(timeout=SILENCE_S)
+            except queue.Empty:
+                raise CliError(f"microphone {self.name!r}: no audio for {SILENCE_S:g} s", FAILED) from None
+            if block.gap:
+                self._after_gap, self.gap = block, block.gap
+                return
+            self.heard_until = block.time
+            yield block.samples
+
+
+def _import_sounddevice() -> ModuleType:
+    try:
+        import sounddevice
+    except ImportError as error:
+        raise CliError(f"listening needs sounddevice: {INSTALL_MIC}", FAILED) from error
+    except OSError as error:  # the package is there, the library that it loads is not
+        raise CliError(
+            f"{error}; install PortAudio (Debian, Ubuntu: libportaudio2; Fedora: portaudio; Homebrew: portaudio)",
+            FAILED,
+        ) from error
+    return sounddevice
+
+
+def _print_devices(sounddevice: ModuleType) -> None:
+    devices = [device for device in sounddevice.query_devices() if device["max_input_channels"] > 0]
+    if not devices:
+        raise CliError("no microphone was found", FAILED)
+    default = sounddevice.default.device[0]
+    for device in devices:
+        mark = "*" if device["index"] == default else " "
+        put(f"{mark}{device['index']:3}  {device['name']}  {device['default_samplerate']:g} Hz")
+
+
+def _find_device(sounddevice: ModuleType, wanted: str | None) -> dict[str, Any]:
+    index_or_name = int(wanted) if wanted is not None and wanted.isdecimal() else wanted
+    try:
+        return sounddevice.query_devices(index_or_name, "input")
+    except (ValueError, sounddevice.PortAudioError) as error:
+        if wanted is not None:
+            raise CliError(f"--input-device {wanted}: {_reason(error)}; see --list-devices", FAILED) from error
+        raise CliError("no microphone was found", FAILED) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first argument: PortAudio's errors have an error number and details of the driver behind it."""
+    return str(error.args[0]) if error.args else type(error).__name__
+
+
+def _local_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).isoformat(" ", "milliseconds")[:-2]

@@ -1,0 +1,64 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands share. Nothing heavy is imported here: `ced --help` must answer at once."""
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="DIR_OR_ID",
+        help="A model folder or the id of a Hub repository, such as mispeech/ced-base; by default ced-nano, bundled.",
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        "--top-k", "-k", metavar="N", min=1, help="Tags at most; by default 5, or all with --threshold or --labels."
+    ),
+]
+Threshold = Annotated[float | None, typer.Option(metavar="SCORE", help="Leave out tags with a lower score.")]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--labels", "-l", metavar="CLASS", help="Consider this class only. May be given several times."),
+]
+Window = Annotated[float | None, typer.Option(metavar="SECONDS", help="Length of the windows; by default 2.")]
+Hop = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Distance between windows; by default half a window.")
+]
+Channel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N", help="mix (the mean; default), loudest (decodes twice), or the number of a channel from 0."
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; by default a GPU if there is one.")
+]
+Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="CPU threads; by default one per core.")]
+BatchSize = Annotated[int | None, typer.Option(metavar="N", min=1, help="Windows that are computed together at most.")]
+Engine = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="auto (default: the fastest that is installed), onnx, openvino or torch."),
+]
+ComputeType = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TYPE",
+        help="float32 (default), bfloat16 (openvino, torch), float16 (torch) or int8 (onnx, openvino).",
+    ),
+]
+AudioRoot = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Where a table's paths start; by default beside the table.")
+]
+PathColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="A table's column of paths; by default file_name, path, …")
+]
+LabelColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="A table's column of classes; by default label, labels, …")
+]
+Separator = Annotated[str, typer.Option(metavar="TEXT", help="What is between classes in a text.")]

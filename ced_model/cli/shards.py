@@ -1,0 +1,257 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+A folder of results in shards, for jobs of several machines.
+
+`_ced/inputs-N.parquet` says which inputs are in which shard, once and for all, before any is tagged; `part-N.parquet`
+appears in one step when all inputs of shard N have been. So a shard that is written twice, by a worker that was thought
+dead or by two runs, is the same shard, and what has no shard has not been tagged. `_ced/run.json` holds the options.
+Readers of folders of Parquet files (Arrow, Spark, Ray, pandas) leave out names that begin with `_` or a dot.
+"""
+
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from ..scale.storage import Folder, RemoteFile, is_uri
+from .errors import FAILED, CliError
+from .formats import Format, Record, read_records, write_records
+from .inputs import Input
+from .journal import check_same_options
+
+if TYPE_CHECKING:
+    import pyarrow
+
+VERSION = 1
+STATE = "_ced"
+RUN = f"{STATE}/run.json"
+CONNECTIONS = 16  # at a time, to see what is written
+
+
+class ShardedOutput:
+    """
+    The shards of an output so far.
+
+    Args:
+        output: path or URI of the folder.
+        options: what must be the same for all records, as it can be stored in json.
+
+    Methods raise `OSError` where the file system does.
+    """
+
+    def __init__(self, output: str, options: dict[str, Any]) -> None:
+        self.output = output
+        self.folder = Folder(output)
+        self.options = json.loads(json.dumps(options))
+        self.run = ""  # tells the results of one run from those of another that was begun in their place
+        self.weights: str | None = None
+        self.shards: dict[int, pyarrow.Table] = {}
+        self.done: dict[int, int] = {}  # failed inputs of the shards that are written
+        self.plans = 0
+
+    def refuse_existing(self) -> None:
+        """Raises `CliError` if there are results already, or anything else."""
+        if "run.json" in self.folder.list(STATE):
+            raise CliError(f"{self.output} holds results: add --resume or --overwrite")
+        if other := sorted(self.folder.list()):
+            raise CliError(
+                f"--output {self.output}: has other files in it, such as {other[0]}; give a folder of its own"
+            )
+
+    def clear(self) -> None:
+        """Removes the results that there are, and nothing else."""
+        if "run.json" not in self.folder.list(STATE):
+            self.refuse_existing()
+            return
+        self.folder.remove(RUN)  # first: from now on no worker of another run writes here
+        names = [f"{STATE}/{name}" for name in self.folder.list(STATE)]
+        names += [name for name in self.folder.list() if name.startswith("part-") and name.endswith(".parquet")]
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            list(pool.map(self.folder.remove, names))
+
+    def load(self) -> None:
+        """
+        Takes up what a run left, if one did.
+
+        Raises:
+            CliError: if it was made with other options or by another program.
+        """
+        if "run.json" not in self.folder.list(STATE):
+            self.refuse_existing()
+            return
+        path = f"{self.output}/{RUN}"
+        try:
+            header = json.loads(self.folder.read(RUN))
+            if header["ced_shards"] != VERSION:
+                raise ValueError("another version")
+            self.run, self.weights = header["run"], header["weights"]
+            if not isinstance(self.run, str) or not isinstance(self.weights, str):
+                raise ValueError("no names of the run and the weights")
+            options = dict(header["options"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CliError(f"{path} is not of this version of ced: add --overwrite") from error
+        check_same_options(path, options, self.options)
+        self._load_plans()
+        there = self.folder.list()
+        written = [number for number in self.shards if shard_name(number) in there]
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            failed = dict(zip(written, pool.map(self._failed_in, written), strict=True))
+        self.done = {number: count for number, count in failed.items() if count is not None}
+
+    def _load_plans(self) -> None:
+        import numpy as np
+        from pyarrow import parquet
+
+        for name in sorted(name for name in self.folder.list(STATE) if name.endswith(".parquet")):
+            self.plans += 1
+            try:
+                with self.folder.open(f"{STATE}/{name}") as file:
+                    table = parquet.read_table(file)
+                if not table.schema.equals(_plan_schema()) or table["shard"].null_count or table["file"].null_count:
+                    raise ValueError("no plan")
+                numbers = table["shard"].to_numpy()
+            except ValueError as error:
+                raise CliError(f"{self.output}/{STATE}/{name} is damaged: add --overwrite") from error
+            # The inputs of a shard are next to each other.
+            starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
+            for start, end in zip(starts, [*starts[1:], len(numbers)], strict=True):
+                self.shards[int(numbers[start])] = table.slice(start, end - start)
+
+    def _failed_in(self, number: int) -> int | None:
+        """How many inputs of a written shard failed, from its statistics; None if it is damaged."""
+        from pyarrow import parquet
+
+        try:
+            with self.folder.open(shard_name(number)) as file:
+                metadata = parquet.read_metadata(file)
+            column = metadata.schema.names.index("error")
+            groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+            return sum(group.num_rows - group.column(column).statistics.null_count for group in groups)
+        except (ValueError, AttributeError):
+            return None
+        except OSError as error:  # of Parquet's own, without a number
+            if error.errno is not None:
+                raise
+            return None
+
+    def begin(self, weights: str) -> None:
+        """
+        Makes ready for results of a model with these weights.
+
+        Raises:
+            CliError: if the results so far are of other weights.
+        """
+        if self.weights not in (None, weights):
+            raise CliError(
+                f"{self.output} was begun with another model of this name: resume with the same, or add --overwrite"
+            )
+        if self.weights is None:
+            self.weights, self.run = weights, uuid.uuid4().hex
+            header = {"ced_shards": VERSION, "run": self.run, "weights": weights, "options": self.options}
+            self._write_new(RUN, json.dumps(header, indent=1).encode())
+
+    def unplanned(self, inputs: Iterable[Input]) -> list[Input]:
+        """Those that are in no shard yet."""
+        planned: set[str] = set()
+        for table in self.shards.values():
+            planned.update(table["file"].to_pylist())
+        return [item for item in inputs if item.name not in planned]
+
+    def plan(self, inputs: list[Input], shard_size: int) -> None:
+        """Puts inputs into new shards of at most `shard_size`."""
+        if not inputs:
+            return
+        from pyarrow import Table, concat_tables, parquet
+
+        first = max(self.shards, default=-1) + 1
+        new: dict[int, pyarrow.Table] = {}
+        for start in range(0, len(inputs), shard_size):
+            number = first + len(new)
+            rows = [_planned(number, item) for item in inputs[start : start + shard_size]]
+            new[number] = Table.from_pylist(rows, _plan_schema())
+        buffer = io.BytesIO()
+        parquet.write_table(concat_tables(new.values()), buffer)
+        self._write_new(f"{STATE}/inputs-{self.plans:06d}.parquet", buffer.getvalue())
+        self.plans += 1
+        self.shards |= new
+
+    def _write_new(self, name: str, content: bytes) -> None:
+        """Writes what another run must not have written since this one looked."""
+        try:
+            self.folder.write(name, content, replace=False)
+        except FileExistsError as error:
+            raise CliError(f"{self.output}: another run has begun there in the meantime: --resume", FAILED) from error
+
+    def waiting(self) -> dict[int, "pyarrow.Table"]:
+        """The shards that are not written, or in which inputs failed."""
+        return {number: table for number, table in self.shards.items() if self.done.get(number) != 0}
+
+    @property
+    def kept(self) -> int:
+        """Inputs that need no further work."""
+        return sum(self.shards[number].num_rows - failed for number, failed in self.done.items())
+
+    @property
+    def advice(self) -> str:
+        """What to do after an interruption."""
+        return f"{len(self.done)} of {len(self.shards)} shards are in {self.output}: go on with --resume"
+
+
+def shard_name(number: int) -> str:
+    return f"part-{number:06d}.parquet"
+
+
+def _plan_schema() -> "pyarrow.Schema":
+    import pyarrow
+
+    columns = {
+        "shard": pyarrow.int32(),
+        "file": pyarrow.string(),
+        "source": pyarrow.binary(),
+        "error": pyarrow.string(),
+    }
+    return pyarrow.schema(list(columns.items()))
+
+
+def _planned(number: int, item: Input) -> dict[str, Any]:
+    source = item.source if is_uri(item.source) else os.path.abspath(item.source)
+    return {"shard": number, "file": item.name, "source": os.fsencode(source), "error": item.error}
+
+
+def planned_inputs(table: "pyarrow.Table") -> Iterator[Input]:
+    """The inputs of a shard."""
+    for row in table.to_pylist():
+        source: Any = os.fsdecode(row["source"])
+        if is_uri(source):
+            source = RemoteFile(source)
+        yield Input(row["file"], source, row["error"])
+
+
+def read_shard(folder: Folder, number: int, events: bool) -> list[Record]:
+    """The records of a shard; none if it is not written, or damaged."""
+    try:
+        content = io.BytesIO(folder.read(shard_name(number)))
+        return list(read_records(content, Format.PARQUET, events))
+    except (FileNotFoundError, CliError):
+        return []
+
+
+def write_shard(folder: Folder, number: int, records: Iterable[Record], events: bool) -> None:
+    buffer = io.BytesIO()
+    write_records(records, buffer, Format.PARQUET, events)
+    folder.write(shard_name(number), buffer.getvalue())
+
+
+def check_run(folder: Folder, run: str) -> None:
+    """Raises `CliError` where the folder does not hold what this run began."""
+    try:
+        if json.loads(folder.read(RUN))["run"] == run:
+            return
+        reason = "another run was begun there in the meantime"
+    except FileNotFoundError:
+        reason = "it is not the same folder there: give one that all nodes see, a shared one or s3://…"
+    raise CliError(f"{folder.uri}: {reason}", FAILED)

@@ -1,0 +1,205 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+What computes a model: ONNX Runtime, OpenVINO or PyTorch, each in one file behind one call.
+
+Importing this imports none of them.
+"""
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ..messages import OptionError, one_line
+
+INSTALL = {
+    "onnx": "pip install onnxruntime onnx",
+    "openvino": 'pip install "ced_model[openvino]"',
+    "torch": "pip install torch torchaudio transformers",
+}
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",), "torch": ("torch", "transformers")}
+COMPUTE_TYPES = {
+    "onnx": ("float32", "int8"),
+    "openvino": ("float32", "bfloat16", "int8"),
+    "torch": ("float32", "bfloat16", "float16"),
+}
+ENGINES = tuple(PACKAGES)
+
+
+class EngineError(RuntimeError):
+    """An engine that cannot compute a model. The message is one line and says what to do."""
+
+
+class MissingPackageError(ImportError):
+    """A package that is not installed. The message is one line with the command that installs it."""
+
+
+class Outputs(NamedTuple):
+    """
+    Attributes:
+        probabilities: float32 of shape `(windows, classes)`; of a regression model its raw outputs.
+        embeddings: float32 of shape `(windows, embed_dim)`.
+    """
+
+    probabilities: np.ndarray
+    embeddings: np.ndarray
+
+
+class Engine(Protocol):
+    """
+    Computes one model.
+
+    Attributes:
+        name: `"onnx"`, `"openvino"` or `"torch"`.
+        compute_type: `"float32"`, `"bfloat16"`, `"float16"` or `"int8"`.
+        device: `"cpu"`, or a device of PyTorch.
+    """
+
+    name: str
+    compute_type: str
+    device: str
+
+    def run(self, log_mels: np.ndarray, is_alone: bool) -> Outputs:
+        """
+        Computes a batch. May be called from several threads.
+
+        Args:
+            log_mels: float32 of shape `(windows, n_mels, frames)`.
+            is_alone: Whether all CPU threads may work on this call; otherwise as many calls as there are threads are
+                expected at the same time, each on one thread.
+        """
+        ...
+
+
+class Choice(NamedTuple):
+    """What computes, in which type, and where."""
+
+    engine: str
+    compute_type: str
+    device: str
+
+
+def choose_engine(engine: str = "auto", compute_type: str | None = None, device: str | None = None) -> Choice:
+    """
+    Chooses what computes a model. Nothing is imported, so this costs next to nothing.
+
+    Args:
+        engine: `"onnx"`, `"openvino"`, `"torch"`, or `"auto"`: torch for a device other than the CPU, or where there
+            is a CUDA GPU and torch is installed; otherwise ONNX Runtime, the fastest on a CPU in `float32` and `int8`
+            (`benchmarks/tagging.py`), and for other types the first engine that has the type and is installed.
+        compute_type: `"float32"` (default), `"bfloat16"`, `"float16"` or `"int8"`.
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, …; by default a CUDA GPU if there is one and torch computes.
+
+    Raises:
+        OptionError: for an unknown engine or type, and for a combination that does not exist.
+        MissingPackageError: if a package of the engine is not installed.
+    """
+    known_types = list(dict.fromkeys(kind for kinds in COMPUTE_TYPES.values() for kind in kinds))
+    if engine not in ("auto", *ENGINES):
+        raise OptionError("engine", engine, f"auto, {', '.join(ENGINES)}")
+    if compute_type is not None and compute_type not in known_types:
+        raise OptionError("compute_type", compute_type, ", ".join(known_types))
+    on_cpu = device is None or str(device).partition(":")[0] == "cpu"
+    if engine == "auto":
+        engine = _fastest(compute_type or "float32", device, on_cpu)
+    elif engine != "torch" and not on_cpu:
+        raise OptionError("device", str(device), f"cpu, where the engine {engine} computes; torch has other devices")
+    compute_type = compute_type or "float32"
+    if compute_type not in COMPUTE_TYPES[engine]:
+        able = " or ".join(name for name, kinds in COMPUTE_TYPES.items() if compute_type in kinds)
+        wanted = f"{' or '.join(COMPUTE_TYPES[engine])} with the engine {engine}; {able} can do {compute_type}"
+        raise OptionError("compute_type", compute_type, wanted)
+    check_installed(engine)
+    if device is None:
+        device = "cuda" if engine == "torch" and has_cuda_gpu() else "cpu"
+    return Choice(engine, compute_type, str(device))
+
+
+def _fastest(compute_type: str, device: str | None, on_cpu: bool) -> str:
+    has_gpu = not on_cpu or (device is None and is_installed("torch") and has_cuda_gpu())
+    if has_gpu and compute_type in COMPUTE_TYPES["torch"]:
+        return "torch"
+    able = [name for name in ENGINES if compute_type in COMPUTE_TYPES[name]]
+    return next((name for name in able if is_installed(name)), able[0])
+
+
+def is_installed(engine: str) -> bool:
+    return not _missing(PACKAGES[engine])
+
+
+def check_installed(engine: str) -> None:
+    """Raises a `MissingPackageError` if packages of an engine are missing."""
+    require(PACKAGES[engine], f"the engine {engine}", INSTALL[engine])
+
+
+def require(packages: tuple[str, ...], purpose: str, install: str) -> None:
+    """Raises a `MissingPackageError` of one line if one of `packages` is not installed."""
+    if missing := _missing(packages):
+        raise MissingPackageError(f"{purpose} requires {' and '.join(missing)}: {install}")
+
+
+def _missing(packages: tuple[str, ...]) -> list[str]:
+    return [name for name in packages if name not in sys.modules and find_spec(name) is None]
+
+
+@cache
+def has_cuda_gpu() -> bool:
+    """Whether the NVIDIA driver sees a GPU; asked of the driver itself, since importing torch takes seconds."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        count = ctypes.c_int(0)
+        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    except (AttributeError, OSError):
+        return False
+
+
+def open_engine(model: Any, choice: Choice, num_threads: int) -> Engine:
+    """The engine of a [`ModelFolder`]."""
+    if choice.engine == "onnx":
+        from .onnx import OnnxEngine
+
+        return OnnxEngine(model, choice.compute_type, num_threads)
+    if choice.engine == "openvino":
+        from .openvino import OpenVinoEngine
+
+        return OpenVinoEngine(model, choice.compute_type, num_threads)
+    from .torch import TorchEngine
+
+    return TorchEngine.from_folder(model, choice, num_threads)
+
+
+class PerProcess:
+    """
+    Values that are made once in each process: sessions of a runtime have threads, which a forked process lacks.
+
+    What a parent process made stays referenced in its forked child, since its destructor would wait for those threads.
+    """
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+        self._values: dict[tuple[Any, ...], Any] = {}
+        self._locks: dict[int, Any] = {}
+
+    def get(self, *key: Any) -> Any:
+        import threading
+
+        # A lock of the parent may be held by a thread that the child does not have.
+        lock = self._locks.setdefault(os.getpid(), threading.Lock())
+        with lock:
+            place = (os.getpid(), *key)
+            if place not in self._values:
+                self._values[place] = self._make(*key)
+            return self._values[place]
+
+
+def one_line_error(error: BaseException) -> str:
+    """The message of a runtime's exception, printable and not endless."""
+    return one_line(error)[:300] or type(error).__name__

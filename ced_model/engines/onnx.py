@@ -1,0 +1,61 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX Runtime on the CPU."""
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from ..model_folder import ModelFolder
+from ..onnx_graph import EMBEDDINGS, PROBABILITIES, build_graph
+from . import EngineError, Outputs, PerProcess, one_line_error
+
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+ERRORS_ONLY = 3  # severity of ONNX Runtime's log
+
+
+class OnnxEngine:
+    """
+    The graph that `onnx_graph` writes, over the weights where they lie.
+
+    Raises:
+        EngineError: if ONNX Runtime does not take the model.
+    """
+
+    name, device = "onnx", "cpu"
+
+    def __init__(self, model: ModelFolder, compute_type: str, num_threads: int) -> None:
+        self.model, self.compute_type, self.num_threads = model, compute_type, num_threads
+        self._sessions = PerProcess(self._open)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self.model, "compute_type": self.compute_type, "num_threads": self.num_threads}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def run(self, log_mels: np.ndarray, is_alone: bool) -> Outputs:
+        session = self._sessions.get(self.num_threads if is_alone else 1)
+        return Outputs(*session.run([PROBABILITIES, EMBEDDINGS], {"log_mel": np.ascontiguousarray(log_mels)}))
+
+    def _open(self, num_threads: int) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        # Calls run on the thread that they come from and, in a session of several threads, on the session's own.
+        options.intra_op_num_threads = num_threads
+        options.log_severity_level = ERRORS_ONLY
+        graph: str | bytes
+        if self.compute_type == "int8":
+            from ..quantization import cached_onnx
+
+            graph = str(cached_onnx(self.model))
+        else:
+            in_memory = self.model.path is None
+            if not in_memory:
+                # Relative to it, since ONNX Runtime refuses links that lead elsewhere, as those in the Hub's cache do.
+                options.add_session_config_entry(WEIGHTS_FOLDER, self.model.weights_folder)
+            graph = build_graph(self.model.settings, self.model.tensors, inline=in_memory).SerializeToString()
+        try:
+            return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # of many kinds, all of ONNX Runtime's own
+            raise EngineError(f"ONNX Runtime cannot open {self.model.name}: {one_line_error(error)}") from error

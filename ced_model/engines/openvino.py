@@ -1,0 +1,72 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""OpenVINO on the CPU."""
+
+import os
+from typing import Any
+
+import numpy as np
+import openvino
+
+from ..model_folder import ModelFolder
+from ..onnx_graph import EMBEDDINGS, PROBABILITIES, build_graph
+from . import EngineError, Outputs, PerProcess, one_line_error
+
+# Without a hint, processors that have bfloat16 compute with it.
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+
+
+class OpenVinoEngine:
+    """
+    The same graph as ONNX Runtime's, with the weights inside, since OpenVINO does not read them by offset.
+
+    Raises:
+        EngineError: if OpenVINO does not take the model, or in a process that was forked after it was used.
+    """
+
+    name, device = "openvino", "cpu"
+
+    def __init__(self, model: ModelFolder, compute_type: str, num_threads: int) -> None:
+        self.model, self.compute_type, self.num_threads = model, compute_type, num_threads
+        self._compiled = PerProcess(self._compile)
+        self._first_process: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self.model, "compute_type": self.compute_type, "num_threads": self.num_threads}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def run(self, log_mels: np.ndarray, is_alone: bool) -> Outputs:
+        compiled = self._compiled.get(1 if is_alone else self.num_threads)
+        # A request of its own makes calls from several threads safe.
+        results = compiled.create_infer_request().infer([np.ascontiguousarray(log_mels)], share_inputs=True)
+        return Outputs(results[PROBABILITIES], results[EMBEDDINGS])
+
+    def _compile(self, num_streams: int) -> openvino.CompiledModel:
+        if self._first_process not in (None, os.getpid()):
+            raise EngineError(
+                "OpenVINO does not work in a process that was forked after it was used: use the engine onnx, or start"
+                ' processes by "spawn"'
+            )
+        self._first_process = os.getpid()
+        config: dict[str, Any] = {
+            "PERFORMANCE_HINT": "THROUGHPUT" if num_streams > 1 else "LATENCY",
+            "NUM_STREAMS": num_streams,
+            "INFERENCE_NUM_THREADS": self.num_threads,
+            "INFERENCE_PRECISION_HINT": PRECISIONS[self.compute_type],
+        }
+        try:
+            return openvino.Core().compile_model(read_model(self.model, self.compute_type), "CPU", config)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot open {self.model.name}: {one_line_error(error)}") from error
+
+
+def read_model(model: ModelFolder, compute_type: str) -> openvino.Model:
+    """A model for OpenVINO's compiler."""
+    if compute_type == "int8":
+        from ..quantization import cached_openvino
+
+        return openvino.Core().read_model(cached_openvino(model))
+    graph = build_graph(model.settings, model.tensors, inline=True)
+    return openvino.Core().read_model(graph.SerializeToString())

@@ -1,0 +1,112 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The front end in NumPy: waveforms to log-mel spectrograms in decibels."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+PATCH_FRAMES = 16  # a clip shorter than one patch of the model is zero-padded to this many frames
+AMIN = 1e-10  # power below which decibels are not computed: -100 dB
+TOP_DB = 120.0  # dynamic range kept below each clip's own maximum, in dB
+BLOCK_FRAMES = 128  # transformed at a time, so that the intermediate arrays stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """
+    Parameters of the front end; the defaults are those of the published models.
+
+    Attributes:
+        n_mels: Number of mel bins.
+        sampling_rate: In hertz (Hz).
+        n_fft: Size of the Fourier transform in samples.
+        win_size: Length of the periodic Hann window in samples, centred in `n_fft`.
+        hop_size: Distance between frames in samples.
+        f_min, f_max: Bounds of the mel filterbank in Hz; `f_max=None` is half the sampling rate.
+        center: Whether frames are centred on multiples of `hop_size`, with reflection at both ends of the clip.
+    """
+
+    n_mels: int = 64
+    sampling_rate: int = 16000
+    n_fft: int = 512
+    win_size: int = 512
+    hop_size: int = 160
+    f_min: float = 0.0
+    f_max: float | None = None
+    center: bool = True
+
+    def num_frames(self, num_samples: int) -> int:
+        """Number of frames of a clip of `num_samples` samples, before any padding."""
+        return 1 + (num_samples if self.center else num_samples - self.n_fft) // self.hop_size
+
+    @property
+    def min_samples(self) -> int:
+        """Samples that give one patch of 16 frames (2,400 in the published models); shorter clips are zero-padded."""
+        samples = (PATCH_FRAMES - 1) * self.hop_size
+        # Half a window is reflected at both ends, for which a clip must be longer than that.
+        return max(samples, self.n_fft // 2 + 1) if self.center else samples + self.n_fft
+
+    def max_samples(self, num_frames: int) -> int:
+        """Samples of the longest clip that has at most `num_frames` frames."""
+        return (0 if self.center else self.n_fft) + num_frames * self.hop_size - 1
+
+
+@lru_cache(maxsize=16)
+def hann_window(front_end: FrontEnd) -> np.ndarray:
+    """Periodic Hann window, float32 of shape `(n_fft,)`, with zeros on both sides if it is shorter."""
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(front_end.win_size) / front_end.win_size)
+    left = (front_end.n_fft - front_end.win_size) // 2
+    return np.pad(window, (left, front_end.n_fft - front_end.win_size - left)).astype(np.float32)
+
+
+@lru_cache(maxsize=16)
+def mel_filters(front_end: FrontEnd) -> np.ndarray:
+    """
+    Mel filterbank, float32 of shape `(n_fft // 2 + 1, n_mels)`: triangles on the HTK scale, not normalised.
+
+    HTK's scale is 2595 · log10(1 + f / 700) (The HTK Book, section 5.4).
+    """
+    half_rate = front_end.sampling_rate / 2
+    f_max = half_rate if front_end.f_max is None else front_end.f_max
+    low, high = (2595 * np.log10(1 + np.array([front_end.f_min, f_max]) / 700)).tolist()
+    edges = 700 * (10 ** (np.linspace(low, high, front_end.n_mels + 2) / 2595) - 1)
+    frequencies = np.linspace(0, half_rate, front_end.n_fft // 2 + 1)
+    distances = edges - frequencies[:, None]  # (frequencies, n_mels + 2)
+    rising = -distances[:, :-2] / np.diff(edges)[:-1]
+    falling = distances[:, 2:] / np.diff(edges)[1:]
+    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+
+
+def log_mel(waveform: np.ndarray, front_end: FrontEnd = FrontEnd()) -> np.ndarray:  # noqa: B008  # frozen
+    """
+    Log-mel spectrogram of one clip, without any check or padding.
+
+    Args:
+        waveform: Mono audio, float32 in [-1, 1] of shape `(samples,)`, longer than half a window.
+        front_end: The parameters.
+
+    Returns:
+        Decibels, float32 of shape `(n_mels, frames)`, with values below the clip's maximum − 120 dB raised to it.
+    """
+    window, filters, size = hann_window(front_end), mel_filters(front_end), front_end.n_fft
+    if front_end.center:
+        waveform = np.pad(waveform, size // 2, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, size)[:: front_end.hop_size]
+    mel = np.empty((len(frames), front_end.n_mels), np.float32)
+    # The same arrays for all blocks: asking for new memory takes as long as the transform.
+    windowed = np.empty((BLOCK_FRAMES, size), np.float32)
+    spectrum = np.empty((BLOCK_FRAMES, size // 2 + 1), np.complex64)
+    power, imaginary = np.empty_like(spectrum, np.float32), np.empty_like(spectrum, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # samples that are too large give infinity or NaN
+        for start in range(0, len(frames), BLOCK_FRAMES):
+            block = slice(0, min(BLOCK_FRAMES, len(frames) - start))
+            np.multiply(frames[start : start + BLOCK_FRAMES], window, out=windowed[block])
+            np.fft.rfft(windowed[block], out=spectrum[block])
+            np.square(spectrum[block].real, out=power[block])
+            power[block] += np.square(spectrum[block].imag, out=imaginary[block])
+            np.matmul(power[block], filters, out=mel[start : start + BLOCK_FRAMES])
+    np.log10(np.maximum(mel, AMIN, out=mel), out=mel)
+    mel *= 10
+    return np.maximum(mel, mel.max() - np.float32(TOP_DB), out=mel).T

@@ -1,0 +1,116 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Adds CED to the Auto classes of transformers when transformers imports them, in whatever order that happens.
+
+transformers is never imported from here: importing it takes seconds, and tagging does without. Instead, functions run
+when one of its modules has been imported (`wrapt.register_post_import_hook`). Modules of transformers import each
+other while they are half loaded, so each function returns early until everything that it needs is there, and is tried
+again after the next module.
+"""
+
+import re
+import sys
+from contextlib import suppress
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import wrapt
+
+MIN_TRANSFORMERS = (5, 23)
+AUTO = "transformers.models.auto"
+PACKAGE = __name__.rpartition(".")[0]
+
+
+class Entry(NamedTuple):
+    """One class of the package and the Auto class that is to find it."""
+
+    auto_module: str
+    auto_class: str
+    module: str
+    name: str
+    needs: tuple[str, ...] = ()  # "module:attribute" that the package's own module imports from transformers
+
+
+MODEL_NEEDS = (
+    "transformers.modeling_layers:GradientCheckpointingLayer",
+    "transformers.modeling_utils:PreTrainedModel",
+    "transformers.masking_utils:create_bidirectional_mask",
+    "transformers.core_model_loading:WeightConverter",
+)
+ENTRIES = (
+    Entry(f"{AUTO}.configuration_auto", "AutoConfig", "configuration_ced", "CedConfig"),
+    Entry(f"{AUTO}.feature_extraction_auto", "AutoFeatureExtractor", "feature_extraction_ced", "CedFeatureExtractor"),
+    Entry(f"{AUTO}.modeling_auto", "AutoModel", "modeling_ced", "CedModel", MODEL_NEEDS),
+    Entry(
+        f"{AUTO}.modeling_auto",
+        "AutoModelForAudioClassification",
+        "modeling_ced",
+        "CedForAudioClassification",
+        MODEL_NEEDS,
+    ),
+)
+TRIGGERS = (
+    *dict.fromkeys(entry.auto_module for entry in ENTRIES),
+    *(need.partition(":")[0] for need in MODEL_NEEDS),
+    *dict.fromkeys(f"{PACKAGE}.{entry.module}" for entry in ENTRIES),
+)
+
+_done: set[Entry] = set()
+
+
+def register_when_imported() -> None:
+    """
+    Arranges for CED to be found by the Auto classes; those that are imported already find it at once.
+
+    Raises:
+        ImportError: if the installed version of transformers is too old: it would load CED and give other scores.
+    """
+    _check_version()
+    for trigger in TRIGGERS:
+        wrapt.register_post_import_hook(_register, trigger)
+
+
+def _check_version() -> None:
+    with suppress(PackageNotFoundError):
+        found = version("transformers")
+        if tuple(int(number) for number in re.findall(r"\d+", found)[:2]) < MIN_TRANSFORMERS:
+            wanted = ".".join(map(str, MIN_TRANSFORMERS))
+            raise ImportError(
+                f"CED requires transformers {wanted} or newer, found {found}:"
+                f' pip install --upgrade "transformers>={wanted}"'
+            )
+
+
+def _register(_: ModuleType) -> None:
+    for entry in ENTRIES:
+        if entry in _done or not _is_ready(entry):
+            continue
+        _done.add(entry)  # importing the package's module runs this function again
+        own = getattr(import_module(f"{PACKAGE}.{entry.module}"), entry.name)
+        auto = getattr(sys.modules[entry.auto_module], entry.auto_class)
+        if entry.auto_class == "AutoConfig":
+            auto.register(own.model_type, own, exist_ok=True)
+        else:
+            auto.register(_config_class(), own, exist_ok=True)
+
+
+def _is_ready(entry: Entry) -> bool:
+    if entry.module == "modeling_ced" and find_spec("torch") is None:
+        return False
+    is_there = hasattr(sys.modules.get(entry.auto_module), entry.auto_class)
+    own = f"{PACKAGE}.{entry.module}:{entry.name}"
+    return is_there and not any(map(_is_half_loaded, (own, *entry.needs)))
+
+
+def _is_half_loaded(need: str) -> bool:
+    """Whether a module ("module:attribute") is being imported just now; one that is not there yet can be imported."""
+    module, _, name = need.partition(":")
+    return module in sys.modules and not hasattr(sys.modules[module], name)
+
+
+def _config_class() -> Any:
+    return import_module(f"{PACKAGE}.configuration_ced").CedConfig

@@ -1,0 +1,574 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""AudioTagger: files, long recordings and live audio → tags, timelines, events and embeddings."""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .audio import MIX, AudioError, AudioInput, check_channel, describe, is_single_input, read_blocks
+from .bundled import DEFAULT_MODEL
+from .classes import find_label
+from .engines import Engine, Outputs, choose_engine, open_engine
+from .events import Event, check_event_options
+from .forking import is_forked
+from .log_mel import log_mel
+from .messages import OptionError, check_number
+from .model_folder import ModelFolder, open_model
+from .results import StreamUpdate, Tag, TagResult, Timeline, check_scores
+from .scheduling import InputScores, Window, check_peaks, cut_windows, score_inputs
+from .streaming import stream_blocks
+
+if TYPE_CHECKING:
+    from .feature_extraction_ced import CedFeatureExtractor
+    from .modeling_ced import CedForAudioClassification
+
+CLIP_WINDOW_S = 10.0  # long clips are tagged in windows of the length that the published models were trained on
+TIMELINE_WINDOW_S = 2.0
+TOP_K = 5
+CPU_BATCH_SIZE = 4  # windows; more no longer fit into the processor's cache
+GPU_BATCH_SIZE = 32
+
+MAX_MAGNITUDE = float(np.finfo(np.float32).max) ** 0.5  # of a spectrum: its square must still be a float32
+
+
+class AudioTagger:
+    """
+    Tags audio with a CED model.
+
+    Clips of up to `target_length` frames (10.12 s for the published models) are tagged in one piece. Longer ones are
+    covered by windows of 10 s without overlap; the last window may be shorter. A clip's scores are the mean of its
+    windows' scores weighted by their duration, or their maximum. (The model's own chunking fills the last chunk up with
+    zeros and gives it the same weight as the others.)
+
+    Taggers can be pickled, and used from several threads and in forked processes such as those of `multiprocessing`,
+    `DataLoader` and `Dataset.map`, where each clip is computed by one thread; OpenVINO does not work in a forked
+    process once the parent process has used it.
+
+    Args:
+        model: A local folder, the id of a Hub repository such as `"mispeech/ced-mini"`, or `"ced-nano"`, the small
+            model that is part of this package and the default; or a `CedForAudioClassification`, which torch computes
+            with its weights as they are at each call, and another engine with its weights as they are now.
+        engine: `"auto"`, `"onnx"`, `"openvino"` or `"torch"`. With `"auto"`, torch computes on a CUDA GPU if there is
+            one and torch is installed, and otherwise ONNX Runtime on the CPU.
+        compute_type: `"float32"` (default), `"bfloat16"` (openvino, torch), `"float16"` (torch) or `"int8"` (onnx,
+            openvino: the transformer blocks in 8-bit integers).
+        device: `"cpu"`, `"cuda"`, `"mps"`, …; other devices than the CPU require torch.
+        num_threads: CPU threads to use, by default one per available CPU.
+        batch_size: Windows that are computed together at most, by default 4 on a CPU and 32 elsewhere.
+        feature_extractor: The front end of a `CedForAudioClassification`, by default the one that its configuration
+            describes.
+        hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, … for a Hub repository.
+
+    Raises:
+        ValueError: if the folder holds another kind of model, lacks weights or has some that are NaN or infinite, or if
+            options are not possible or exclude each other.
+        OSError: if there is no such folder or repository, or it cannot be reached.
+        ImportError: if a package of the engine is missing; the message has the command that installs it.
+    """
+
+    def __init__(
+        self,
+        model: "str | os.PathLike[str] | CedForAudioClassification | None" = None,
+        *,
+        engine: str = "auto",
+        compute_type: str | None = None,
+        device: str | None = None,
+        num_threads: int | None = None,
+        batch_size: int | None = None,
+        feature_extractor: "CedFeatureExtractor | None" = None,
+        **hub_options: Any,
+    ) -> None:
+        for name, value in (("num_threads", num_threads), ("batch_size", batch_size)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise OptionError(name, value, "a whole number from 1")
+        self.num_threads = num_threads or default_num_threads()
+        self._torch_model = self._feature_extractor = None
+        self._folder: ModelFolder
+        self._engine: Engine
+        if model is None or isinstance(model, str | os.PathLike):
+            choice = choose_engine(engine, compute_type, device)
+            self._folder = open_model(DEFAULT_MODEL if model is None else model, **hub_options)
+            self._engine = open_engine(self._folder, choice, self.num_threads)
+        else:
+            from .engines.torch import TorchEngine, folder_of
+
+            self._torch_model, self._feature_extractor = model, feature_extractor
+            self._folder = folder_of(model, feature_extractor, with_weights=engine not in ("auto", "torch"))
+            if engine in ("auto", "torch"):
+                self._engine = TorchEngine(model, self.num_threads)
+            else:
+                self._engine = open_engine(self._folder, choose_engine(engine, compute_type, device), self.num_threads)
+        self.batch_size = batch_size or (CPU_BATCH_SIZE if self._engine.device == "cpu" else GPU_BATCH_SIZE)
+        self.labels: list[str] = list(self._folder.labels)
+        self.front_end = self._folder.front_end
+
+    @classmethod
+    def from_pretrained(cls, model: str | os.PathLike[str], **options: Any) -> "AudioTagger":
+        """The same as `AudioTagger(model, **options)`."""
+        return cls(model, **options)
+
+    @property
+    def name(self) -> str:
+        """The model's name: a Hub id, the name of the bundled model, or a folder."""
+        return self._folder.name
+
+    @property
+    def engine(self) -> str:
+        """What computes: `"onnx"`, `"openvino"` or `"torch"`."""
+        return self._engine.name
+
+    @property
+    def compute_type(self) -> str:
+        """The type that it computes in, such as `"float32"`."""
+        return self._engine.compute_type
+
+    @property
+    def device(self) -> str:
+        """Where it computes, such as `"cpu"`."""
+        return self._engine.device
+
+    @property
+    def model(self) -> "CedForAudioClassification":
+        """The model in PyTorch; loaded when it is first asked for, in evaluation mode."""
+        if self._torch_model is None:
+            from .engines.torch import load_model
+
+            self._torch_model = getattr(self._engine, "model", None) or load_model(self._folder)
+        return self._torch_model
+
+    @property
+    def feature_extractor(self) -> "CedFeatureExtractor":
+        """The feature extractor of transformers with the same front end."""
+        if self._feature_extractor is None:
+            from .feature_extraction_ced import CedFeatureExtractor
+
+            self._feature_extractor = CedFeatureExtractor.from_front_end(self.front_end)
+        return self._feature_extractor
+
+    @property
+    def problem_type(self) -> str:
+        """`"multi_label_classification"`, `"single_label_classification"` or `"regression"`."""
+        return self._folder.settings.problem_type
+
+    @property
+    def fingerprint(self) -> str:
+        """A checksum of all that makes the scores: weights, configuration and front end."""
+        return self._folder.fingerprint()
+
+    @property
+    def sampling_rate(self) -> int:
+        """Sampling rate of the model in Hz; inputs are resampled to it."""
+        return self.front_end.sampling_rate
+
+    @property
+    def min_window_s(self) -> float:
+        """Length of one patch in seconds (0.15 s): shorter clips are zero-padded to it, windows cannot be shorter."""
+        return self.front_end.min_samples / self.sampling_rate
+
+    @property
+    def max_window_s(self) -> float:
+        """Longest window in seconds: `target_length` frames (10.12 s for the published models)."""
+        return self._max_samples / self.sampling_rate
+
+    @property
+    def _max_samples(self) -> int:
+        return self.front_end.max_samples(self._folder.settings.target_length)
+
+    def __call__(
+        self,
+        inputs: AudioInput | list[AudioInput],
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        labels: Sequence[str] | None = None,
+        window_s: float | None = None,
+        hop_s: float | None = None,
+        average: str = "mean",
+        sampling_rate: int | None = None,
+        channel: str | int = MIX,
+    ) -> list[Tag] | list[list[Tag]]:
+        """
+        Tags one input or a list of inputs.
+
+        Args:
+            inputs: A path, the bytes of a file, a file object, a waveform (array or tensor of shape `(samples,)`),
+                `{"array": waveform, "sampling_rate": Hz}`, or a list of any of these.
+            top_k: Number of tags per input: by default 5, or all if a `threshold` or `labels` are given.
+            threshold: Leave out tags with a lower score.
+            labels: Consider these classes only.
+            window_s, hop_s: Length of the windows of long clips and distance between their starts in seconds; by
+                default 10 s without overlap.
+            average: How window scores are combined: `"mean"`, weighted by their duration, or `"max"`.
+            sampling_rate: Of bare waveforms in Hz, by default the model's.
+            channel: `"mix"` averages the channels; 0, 1, … takes one of them, `"loudest"` the one with most energy.
+
+        Returns:
+            The tags with the highest scores first; a list of such lists, in the order of the inputs, for a list.
+
+        Raises:
+            AudioError: if an input cannot be read, or has samples or scores that are not finite. [`AudioTagger.tag`]
+                continues with the others instead.
+            ValueError: for a class that the model does not have, or windows that it cannot take.
+        """
+        options: dict[str, Any] = {
+            "top_k": top_k,
+            "threshold": threshold,
+            "labels": labels,
+            "window_s": window_s,
+            "hop_s": hop_s,
+            "average": average,
+            "sampling_rate": sampling_rate,
+            "channel": channel,
+        }
+        results = []
+        for result in self.tag(_as_list(inputs), **options):
+            if result.error is not None:
+                raise result.error
+            results.append(result.tags)
+        return results if isinstance(inputs, list | tuple) else results[0]
+
+    def tag(
+        self,
+        inputs: Iterable[AudioInput],
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        labels: Sequence[str] | None = None,
+        window_s: float | None = None,
+        hop_s: float | None = None,
+        average: str = "mean",
+        sampling_rate: int | None = None,
+        channel: str | int = MIX,
+        on_audio: Callable[[float], object] | None = None,
+    ) -> Iterator[TagResult]:
+        """
+        Tags many inputs, one [`TagResult`] each, in their order, as they become ready.
+
+        The arguments are those of [`AudioTagger.__call__`], and `on_audio`, which is called with the seconds of audio
+        whenever some more were scored. An input that cannot be read, or has samples or scores that are not finite,
+        gives a result with its `error`, and the others continue. Inputs are taken from the iterable in other threads, a
+        few ahead of the results; no result waits for an input behind it.
+        """
+        if average not in ("mean", "max"):
+            raise OptionError("average", average, "mean or max")
+        select = self._selection(top_k, threshold, labels)
+        read = self._clip_reader(window_s, hop_s, sampling_rate, channel)
+        for source, state in self._run(inputs, read, self._scores, on_audio):
+            tags = [] if state.error is not None else select(state.average(average))
+            yield TagResult(source, describe(source), state.scored_to / self.sampling_rate, tags, error=state.error)
+
+    def timeline(
+        self,
+        source: AudioInput,
+        *,
+        window_s: float = TIMELINE_WINDOW_S,
+        hop_s: float | None = None,
+        sampling_rate: int | None = None,
+        channel: str | int = MIX,
+    ) -> Timeline:
+        """
+        Scores of one recording over time.
+
+        Args:
+            source: An input as for [`AudioTagger.__call__`].
+            window_s: Length of the windows in seconds, up to `max_window_s`.
+            hop_s: Distance between their starts in seconds, by default half of `window_s`.
+            sampling_rate, channel: As for [`AudioTagger.__call__`].
+
+        Returns:
+            A [`Timeline`]. The windows cover the whole recording. The last one may be shorter; where it would be
+            shorter than one patch (0.15 s), it is joined to the one before it, or takes from it what it lacks.
+
+        Raises:
+            AudioError: if the recording cannot be read, or has samples or scores that are not finite.
+            ValueError: for windows that the model cannot take.
+        """
+        options: dict[str, Any] = {"window_s": window_s, "hop_s": hop_s}
+        result = next(self.timelines([source], sampling_rate=sampling_rate, channel=channel, **options))
+        if result.error is not None:
+            raise result.error
+        assert result.timeline is not None
+        return result.timeline
+
+    def timelines(
+        self,
+        inputs: Iterable[AudioInput],
+        *,
+        window_s: float = TIMELINE_WINDOW_S,
+        hop_s: float | None = None,
+        sampling_rate: int | None = None,
+        channel: str | int = MIX,
+        on_audio: Callable[[float], object] | None = None,
+    ) -> Iterator[TagResult]:
+        """
+        [`AudioTagger.timeline`] of many inputs: results in their order, with a `timeline` or an `error`.
+
+        `on_audio` is called with the seconds of audio whenever some more were scored.
+        """
+        window, hop = self._window_samples(window_s, window_s / 2 if hop_s is None else hop_s)
+        read = self._reader(window, hop, False, sampling_rate, channel)
+        for source, state in self._run(inputs, read, self._scores, on_audio):
+            duration_s = state.scored_to / self.sampling_rate
+            timeline = None
+            if state.error is None:
+                start_s, end_s = state.spans.T / self.sampling_rate
+                timeline = Timeline(state.scores, start_s, end_s, self.labels, duration_s)
+            yield TagResult(source, describe(source), duration_s, timeline=timeline, error=state.error)
+
+    def events(
+        self,
+        source: AudioInput,
+        thresholds: float | Mapping[str, float] = 0.5,
+        *,
+        min_duration_s: float = 0.0,
+        merge_gap_s: float = 0.0,
+        window_s: float = TIMELINE_WINDOW_S,
+        hop_s: float | None = None,
+        sampling_rate: int | None = None,
+        channel: str | int = MIX,
+    ) -> list[Event]:
+        """
+        When sounds occur in a recording.
+
+        Args:
+            source, window_s, hop_s, sampling_rate, channel: As for [`AudioTagger.timeline`].
+            thresholds, min_duration_s, merge_gap_s: As for [`Timeline.events`].
+
+        Returns:
+            Events ordered by onset.
+
+        Raises:
+            AudioError: if the recording cannot be read, or has samples or scores that are not finite.
+            ValueError: for a class that the model does not have, or windows that it cannot take.
+        """
+        check_event_options(self.labels, thresholds, min_duration_s, merge_gap_s)  # before the work, not after it
+        options: dict[str, Any] = {"window_s": window_s, "hop_s": hop_s}
+        timeline = self.timeline(source, sampling_rate=sampling_rate, channel=channel, **options)
+        return timeline.events(thresholds, min_duration_s, merge_gap_s)
+
+    def embed(
+        self,
+        inputs: AudioInput | list[AudioInput],
+        *,
+        window_s: float | None = None,
+        sampling_rate: int | None = None,
+        channel: str | int = MIX,
+    ) -> np.ndarray:
+        """
+        Pooled embeddings, for retrieval or as features for another classifier.
+
+        Args:
+            inputs, sampling_rate, channel: As for [`AudioTagger.__call__`].
+            window_s: Length of the windows of long clips in seconds, by default 10 s. The embedding of a long clip is
+                the mean of its windows' embeddings weighted by their duration.
+
+        Returns:
+            float32 of shape `(clips, embed_dim)`; `(embed_dim,)` for a single input.
+
+        Raises:
+            AudioError: if an input cannot be read, or has samples or embeddings that are not finite.
+        """
+        read = self._clip_reader(window_s, None, sampling_rate, channel)
+        embeddings = []
+        for _, state in self._run(_as_list(inputs), read, self._embeddings):
+            if state.error is not None:
+                raise state.error
+            embeddings.append(state.average("mean"))
+        if not isinstance(inputs, list | tuple):
+            return embeddings[0]
+        return np.stack(embeddings) if embeddings else np.zeros((0, self._folder.settings.embed_dim), np.float32)
+
+    def stream(
+        self,
+        chunks: Iterable[Any],
+        *,
+        sampling_rate: int | None = None,
+        window_s: float = TIMELINE_WINDOW_S,
+        hop_s: float | None = None,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> Iterator[StreamUpdate]:
+        """
+        Tags audio while it arrives; the scores are those of [`AudioTagger.timeline`] of the whole.
+
+        Args:
+            chunks: Consecutive pieces of the audio, of any length: waveforms of shape `(samples,)`, floats or integer
+                PCM, or dictionaries with such an `array` and optionally its `sampling_rate` and `start`, the index of
+                its first sample in the stream.
+            sampling_rate: Of the chunks in Hz, by default that of the first chunk, or else the model's.
+            window_s, hop_s: As for [`AudioTagger.timeline`].
+            top_k, threshold, labels: As for [`AudioTagger.__call__`].
+
+        Yields:
+            A [`StreamUpdate`] for each window as soon as its audio has arrived (windows that do not overlap wait for
+            0.15 s more, to see whether the stream ends), and the last one when the chunks end.
+
+        Raises:
+            ValueError: if a chunk has another sampling rate, or does not start where the one before it ended.
+            AudioError: if a chunk is not mono audio, or if samples or scores are not finite.
+        """
+        window, hop = self._window_samples(window_s, window_s / 2 if hop_s is None else hop_s)
+        select = self._selection(top_k, threshold, labels)
+        for cut in self._cut(stream_blocks(chunks, sampling_rate, self.sampling_rate), window, hop, "the stream"):
+            scores = self._scores([cut.waveform], is_alone=not is_forked())[0]
+            start_s, end_s = cut.start / self.sampling_rate, (cut.start + len(cut.waveform)) / self.sampling_rate
+            check_scores(scores, "the stream", start_s)
+            yield StreamUpdate(start_s, end_s, select(scores), scores)
+
+    # Windows
+
+    def _window_samples(self, window_s: float, hop_s: float) -> tuple[int, int]:
+        for name, value in (("window_s", window_s), ("hop_s", hop_s)):
+            check_number(name, value)
+            if not math.isfinite(value):
+                raise OptionError(name, value, "a length in seconds")
+        window, hop = round(window_s * self.sampling_rate), round(hop_s * self.sampling_rate)
+        if not self.front_end.min_samples <= window <= self._max_samples:
+            bounds = f"{self.min_window_s:.3g} to {self.max_window_s:.4g} seconds"
+            raise OptionError("window_s", window_s, f"{bounds}, which this model takes at once")
+        if not 0 < hop <= window:
+            wanted = f"more than 0 and at most the window of {window_s:g} seconds, so that no audio is left out"
+            raise OptionError("hop_s", hop_s, wanted)
+        return window, hop
+
+    def _clip_reader(
+        self, window_s: float | None, hop_s: float | None, sampling_rate: int | None, channel: str | int
+    ) -> Callable[[Any], Iterator[Window]]:
+        """How a clip is read as windows, by default 10 s long and not overlapping."""
+        length_s = min(CLIP_WINDOW_S, self.max_window_s) if window_s is None else window_s
+        window, hop = self._window_samples(length_s, length_s if hop_s is None else hop_s)
+        return self._reader(window, hop, window_s is None and hop_s is None, sampling_rate, channel)
+
+    def _reader(
+        self, window: int, hop: int, fits_whole: bool, sampling_rate: int | None, channel: str | int
+    ) -> Callable[[Any], Iterator[Window]]:
+        return partial(
+            self._windows,
+            window=window,
+            hop=hop,
+            fits_whole=fits_whole,
+            array_sampling_rate=sampling_rate,
+            channel=check_channel(channel),
+        )
+
+    def _windows(self, source: Any, *, window: int, hop: int, fits_whole: bool, **how: Any) -> Iterator[Window]:
+        """Windows of one input; with `fits_whole`, what the model takes in one piece stays in one."""
+        name = describe(source)
+        blocks = iter(read_blocks(source, sampling_rate=self.sampling_rate, **how))
+        if not fits_whole:
+            return self._cut(blocks, window, hop, name)
+        beginning: list[np.ndarray] = []
+        while sum(map(len, beginning)) <= self._max_samples:
+            block = next(blocks, None)
+            if block is None:
+                return self._cut(beginning, self._max_samples, self._max_samples, name)
+            beginning.append(block)
+        return self._cut(chain(beginning, blocks), window, hop, name)
+
+    def _cut(self, blocks: Iterable[np.ndarray], window: int, hop: int, name: str) -> Iterator[Window]:
+        """Windows of audio whose features are finite."""
+        blocks = check_peaks(blocks, MAX_MAGNITUDE / self.front_end.n_fft, self.sampling_rate, name)
+        return cut_windows(blocks, window, hop, self.front_end.min_samples, self._max_samples)
+
+    # Computing
+
+    def _patches(self, num_samples: int) -> int:
+        """Patches in time of a window of so many samples."""
+        front_end = self.front_end
+        return front_end.num_frames(max(num_samples, front_end.min_samples)) // self._folder.settings.patch_size
+
+    def _compute(self, waveforms: list[np.ndarray], is_alone: bool = False) -> Outputs:
+        """Outputs for windows with the same number of patches. Unless it `is_alone`, other calls compute as well."""
+        frames = self._patches(len(waveforms[0])) * self._folder.settings.patch_size
+        features = []
+        for waveform in waveforms:
+            waveform = np.pad(waveform, (0, max(0, self.front_end.min_samples - len(waveform))))
+            features.append(log_mel(waveform, self.front_end)[:, :frames])
+        return self._engine.run(np.stack(features), is_alone)
+
+    def _scores(self, waveforms: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
+        """Class scores `(windows, classes)`."""
+        return self._compute(waveforms, is_alone).probabilities
+
+    def _embeddings(self, waveforms: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
+        """Pooled embeddings `(windows, embed_dim)`."""
+        return self._compute(waveforms, is_alone).embeddings
+
+    def _run(
+        self,
+        inputs: Iterable[Any],
+        read: Callable[[Any], Iterator[Window]],
+        compute: Callable[..., np.ndarray],
+        on_audio: Callable[[float], object] | None = None,
+    ) -> Iterator[tuple[Any, InputScores]]:
+        """Each input with its windows' scores or its error, in the order of the inputs."""
+        if is_single_input(inputs):
+            raise ValueError(
+                f"`inputs` must be a list of inputs, got a single {type(inputs).__name__}: put it into a list, or use"
+                " `tagger(…)` or `tagger.timeline(…)`."
+            )
+
+        def check(source: Any, state: InputScores) -> None:
+            if state.not_finite is not None:
+                check_scores(state.not_finite.scores, describe(source), state.not_finite.start / self.sampling_rate)
+
+        def add_audio(samples: int) -> None:
+            if on_audio is not None:
+                on_audio(samples / self.sampling_rate)
+
+        return score_inputs(
+            inputs,
+            read,
+            compute,
+            self._patches,
+            batch_size=self.batch_size,
+            # On a CPU, a batch per core keeps all of them busier than all cores sharing a batch.
+            num_workers=self.num_threads if self._engine.device == "cpu" else 1,
+            check=check,
+            on_samples=add_audio,
+        )
+
+    def _selection(
+        self, top_k: int | None, threshold: float | None, labels: Sequence[str] | None
+    ) -> Callable[[np.ndarray], list[Tag]]:
+        """How scores of shape `(classes,)` become tags."""
+        if top_k is None and threshold is None and labels is None:
+            top_k = TOP_K
+        if top_k is not None and (not isinstance(top_k, int | np.integer) or top_k < 1):
+            raise OptionError("top_k", top_k, "a whole number from 1")
+        if threshold is not None:
+            check_number("threshold", threshold)
+        if isinstance(labels, str):
+            raise OptionError("labels", labels, "a list of class names")
+        indices = range(len(self.labels)) if labels is None else [find_label(self.labels, name) for name in labels]
+        candidates = np.array(sorted(set(indices)), dtype=int)
+
+        def select(scores: np.ndarray) -> list[Tag]:
+            order = candidates[np.argsort(-scores[candidates], kind="stable")][:top_k]
+            if threshold is not None:
+                order = order[scores[order] >= threshold]
+            return [Tag(self.labels[index], float(scores[index]), int(index)) for index in order]
+
+        return select
+
+
+def default_num_threads() -> int:
+    """The CPUs that this process may use; `OMP_NUM_THREADS` goes first, as with other libraries."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _as_list(inputs: Any) -> list[Any]:
+    return list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+
+
+__all__ = ["AudioError", "AudioTagger", "Event", "StreamUpdate", "Tag", "TagResult", "Timeline"]
