@@ -10,6 +10,7 @@ from typing import NoReturn, ParamSpec
 
 import typer
 
+from ..engines import EngineError
 from ..messages import OptionError
 
 WRONG_USAGE = 2
@@ -38,6 +39,8 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
             fail(str(error), error.exit_code)
         except OptionError as error:
             fail(f"{flag(error.name)} {_shown(error.value)}: expected {error.expected}", WRONG_USAGE)
+        except EngineError as error:
+            fail(str(error), FAILED)
         except KeyboardInterrupt:
             fail("interrupted", INTERRUPTED)
         except ImportError as error:
