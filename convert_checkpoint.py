@@ -28,9 +28,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    from ced_model import conversion  # takes seconds, which --help and wrong usage need not wait for
-    from ced_model.messages import one_line
-
+    try:
+        from ced_model import conversion  # takes seconds, which --help and wrong usage need not wait for
+        from ced_model.messages import one_line
+    except ImportError as error:
+        if error.name is not None:  # not a message on what to install
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     try:
         conversion.run(**vars(arguments))
     except conversion.ConversionError as error:

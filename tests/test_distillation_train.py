@@ -33,6 +33,7 @@ from typer.testing import CliRunner
 
 from ced_cli.app import app
 from ced_model import AudioTagger, CedConfig, CedFeatureExtractor, CedForAudioClassification, CedModel
+from ced_model.custom_code import CODE_FILES
 from ced_model.distillation.arguments import DistillationArguments
 from ced_model.distillation.augmentation import Augmentation
 from ced_model.distillation.checkpoints import average_checkpoints, find_checkpoints, remove_incomplete
@@ -147,7 +148,7 @@ def test_the_student_is_a_model_folder_like_any_other(trained: Path, lesson: Pat
     names = {path.name for path in trained.iterdir()}
     assert names == {
         *("config.json", "preprocessor_config.json", "model.safetensors", "README.md"),
-        *("audioset.py", "configuration_ced.py", "feature_extraction_ced.py", "modeling_ced.py"),
+        *CODE_FILES,
     }
     config = json.loads((trained / "config.json").read_text())
     assert "use_cache" not in config and list(config["id2label"].values()) == LABELS

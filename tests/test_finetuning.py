@@ -611,7 +611,7 @@ def bad_data(case: str, sounds: Path, tmp_path: Path) -> dict[str, Any]:
         ("crop too short", "`crop_s=0.1`: this model looks at 0.15 to 10.12 seconds"),
         ("too many blocks", "the encoder has 3 blocks"),
         ("no such data", "there is no such file or folder"),
-        ("wrong model", "is a 'bert' model, not CED"),
+        ("wrong model", "a 'bert' model, not CED"),
         ("output dir twice", "`training_arguments` has output_dir"),
         ("unknown argument", "learning_rat"),
         ("output holds clips", "holds more than a model"),

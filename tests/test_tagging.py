@@ -1006,8 +1006,8 @@ def test_without_a_preprocessor_config_the_front_end_is_that_of_the_configuratio
     shutil.copytree(MICRO, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"f_max": 6000, "hop_size": 200}))
-    stored = AudioTagger.from_pretrained(tmp_path)
-    assert stored.feature_extractor.hop_size == 160
+    with pytest.raises(ValueError, match="`hop_size` is 160 in preprocessor_config.json, but 200 in config.json"):
+        AudioTagger.from_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
     described = AudioTagger.from_pretrained(tmp_path)
     assert (described.feature_extractor.hop_size, described.feature_extractor.f_max) == (200, 6000)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training a student on a store, with transformers' `Trainer` (paper, sections 2 and 3)."""
 
+import errno
 import json
 import logging
 import os
@@ -494,13 +495,15 @@ def one_line_errors() -> Iterator[None]:
         yield
     except AudioError as error:  # from a worker it comes with the worker's whole stack
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ced_model.audio.AudioError: ")) from error
-    except (SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
         from_torch_save = any(name in str(error) for name in ("PytorchStreamWriter", "inline_container"))
         if isinstance(error, RuntimeError) and not from_torch_save:
             raise
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
         raise ValueError(
             "A checkpoint could not be written, perhaps because the disk is full: free some space and go on with"
-            f" --resume. ({str(error).splitlines()[0]})"
+            f" --resume. ({getattr(error, 'strerror', None) or str(error).splitlines()[0]})"
         ) from error
 
 
