@@ -20,12 +20,12 @@ import torch
 from cli_process import start
 from typer.testing import CliRunner
 
-import ced_model.finetuning.run
-from ced_cli.app import app
-from ced_cli.errors import CliError
-from ced_cli.finetune import FinetuneOptions, finetune_model
-from ced_cli.training_options import parse_settings
+import ced_model.training.finetuning.run
 from ced_model import AudioTagger
+from ced_model.cli.app import app
+from ced_model.cli.errors import CliError
+from ced_model.cli.finetune import FinetuneOptions, finetune_model
+from ced_model.cli.training_options import parse_settings
 
 Run = Callable[..., Any]
 REPOSITORY = Path(__file__).parent.parent
@@ -186,14 +186,14 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     ced: Run, sounds: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["finetune", sounds, "--model", base, "-o", tmp_path / "out", "--epochs", 2, *QUICK, *NO_WORKERS]
-    write_model = ced_model.finetuning.run._write_model
+    write_model = ced_model.training.finetuning.run._write_model
 
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ced_model.finetuning.run, "_write_model", interrupt)
+    monkeypatch.setattr(ced_model.training.finetuning.run, "_write_model", interrupt)
     assert "--resume goes on" in last_line(ced(*arguments, code=130).stderr)
-    monkeypatch.setattr(ced_model.finetuning.run, "_write_model", write_model)
+    monkeypatch.setattr(ced_model.training.finetuning.run, "_write_model", write_model)
     refused = last_line(ced(*arguments, code=1).stderr)
     assert "out.training holds the checkpoints of a run: --resume, or --overwrite" in refused
     assert "going on from checkpoint-6" in ced(*arguments, "--resume").stderr
@@ -215,10 +215,10 @@ def test_help_and_wrong_usage_import_nothing_heavy(arguments: list[str], code: i
     arguments = [{"MODEL": str(base), "DATA": str(sounds)}.get(argument, argument) for argument in arguments]
     script = f"""
 import sys
-import ced_cli
+import ced_model.cli
 sys.argv = ["ced", *{arguments!r}]
 try:
-    ced_cli.main()
+    ced_model.cli.main()
 finally:
     print("\\nimported:", *({{name.split(".")[0] for name in sys.modules}} & set({HEAVY!r})))
 """
@@ -280,9 +280,9 @@ def test_missing_extras_are_named(
     ced: Run, sounds: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["finetune", sounds, "--model", base, "-o", tmp_path / "out"]
-    monkeypatch.setattr("ced_cli.finetune.find_spec", lambda name: None if name == "sklearn" else object())
+    monkeypatch.setattr("ced_model.cli.finetune.find_spec", lambda name: None if name == "sklearn" else object())
     assert 'scikit-learn: pip install "ced_model[train]"' in last_line(ced(*arguments, code=1).stderr)
-    monkeypatch.setattr("ced_cli.finetune.find_spec", lambda name: None if name == "peft" else object())
+    monkeypatch.setattr("ced_model.cli.finetune.find_spec", lambda name: None if name == "peft" else object())
     assert 'pip install "ced_model[lora]"' in last_line(ced(*arguments, "--lora", 4, code=1).stderr)
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ced_model import CedFeatureExtractor
-from ced_model.distillation.augmentation import (
+from ced_model.training.distillation.augmentation import (
     Augmentation,
     augmented_log_mel,
     mask_bounds,
@@ -24,8 +24,8 @@ from ced_model.distillation.augmentation import (
     sample_seed,
     shift_waveform,
 )
-from ced_model.distillation.chunks import ChunkReader, cut_files, find_audio
-from ced_model.distillation.store import Chunk
+from ced_model.training.distillation.chunks import ChunkReader, cut_files, find_audio
+from ced_model.training.distillation.store import Chunk
 
 PUBLISHED = Augmentation()
 NOTHING = Augmentation(max_shift=0.0, max_time_mask=0, max_freq_mask=0)

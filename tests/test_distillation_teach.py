@@ -39,21 +39,21 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
-from ced_cli.app import app
 from ced_model import AudioError, CedConfig, CedFeatureExtractor, CedForAudioClassification
 from ced_model.audio import read_audio
-from ced_model.distillation.augmentation import (
+from ced_model.cli.app import app
+from ced_model.training.distillation.augmentation import (
     Augmentation,
     augmented_log_mel,
     mask_bounds,
     sample_seed,
     shift_waveform,
 )
-from ced_model.distillation.chunks import ChunkReader, cut_file, cut_files, find_audio, is_seekable
-from ced_model.distillation.front_ends import MaskRegion, mask_region, mask_spectrogram, mel_grid
-from ced_model.distillation.store import SHARDS, Chunk, Shard, Store, open_store, restore_probabilities
-from ced_model.distillation.teachers import load_teacher, load_teachers
-from ced_model.distillation.teaching import TeachingInputs, overhead, plan_batches, teach
+from ced_model.training.distillation.chunks import ChunkReader, cut_file, cut_files, find_audio, is_seekable
+from ced_model.training.distillation.front_ends import MaskRegion, mask_region, mask_spectrogram, mel_grid
+from ced_model.training.distillation.store import SHARDS, Chunk, Shard, Store, open_store, restore_probabilities
+from ced_model.training.distillation.teachers import load_teacher, load_teachers
+from ced_model.training.distillation.teaching import TeachingInputs, overhead, plan_batches, teach
 
 REPOSITORY = Path(__file__).parent.parent
 LABELS = {index: f"class {index}" for index in range(13)}
@@ -895,7 +895,7 @@ def test_accelerate_launch_divides_the_work(
             "--main_process_port",
             free_port(),
         ),
-        *("-m", "ced_cli", "distill", "teach", many, "--teacher", f"{functions}:Loudness", "--epochs", "12"),
+        *("-m", "ced_model", "distill", "teach", many, "--teacher", f"{functions}:Loudness", "--epochs", "12"),
         *("--output", tmp_path / "store"),
     ]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
@@ -974,7 +974,7 @@ def test_wrong_usage_is_one_line(
 def test_without_the_extra_one_line_says_what_to_install(
     audio: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith("ced_model.distillation")]:
+    for name in [name for name in sys.modules if name.startswith("ced_model.training.distillation")]:
         monkeypatch.delitem(sys.modules, name)
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "datasets" else find_spec(name))

@@ -31,12 +31,12 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
-from ced_cli.app import app
 from ced_model import AudioTagger, CedConfig, CedFeatureExtractor, CedForAudioClassification, CedModel
-from ced_model.distillation.arguments import DistillationArguments
-from ced_model.distillation.augmentation import Augmentation
-from ced_model.distillation.checkpoints import average_checkpoints, find_checkpoints, remove_incomplete
-from ced_model.distillation.inputs import (
+from ced_model.cli.app import app
+from ced_model.training.distillation.arguments import DistillationArguments
+from ced_model.training.distillation.augmentation import Augmentation
+from ced_model.training.distillation.checkpoints import average_checkpoints, find_checkpoints, remove_incomplete
+from ced_model.training.distillation.inputs import (
     DistillationDataset,
     EpochSampler,
     StoredRows,
@@ -45,10 +45,10 @@ from ced_model.distillation.inputs import (
     set_input_statistics,
     split_by_file,
 )
-from ced_model.distillation.store import Store, open_store
-from ced_model.distillation.student import load_student
-from ced_model.distillation.teaching import teach
-from ced_model.distillation.training import distill, measure_agreement
+from ced_model.training.distillation.store import Store, open_store
+from ced_model.training.distillation.student import load_student
+from ced_model.training.distillation.teaching import teach
+from ced_model.training.distillation.training import distill, measure_agreement
 
 ROOT = Path(__file__).parent.parent
 LABELS = [f"class {index}" for index in range(7)]
@@ -324,7 +324,7 @@ def test_processes_share_the_work_and_one_of_them_writes(lesson: Path, tmp_path:
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"model_type": "ced", "embed_dim": 24, "depth": 1, "num_heads": 2}))
     launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
-    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m", "ced_cli"]
+    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m", "ced_model"]
     options = ["--student", config, "-o", tmp_path / "student", "--workers", "0", "--batch-size", "8", "-e", "2"]
     command = [sys.executable, "-m", *launch, "distill", "train", lesson / "store", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -31,12 +31,12 @@ from transformers import TrainerCallback, pipeline
 from ced_model import AudioTagger, CedFeatureExtractor, CedForAudioClassification, CedModel
 from ced_model.audio import read_audio
 from ced_model.evaluation import classification_metrics, evaluate
-from ced_model.finetuning import Finetuned, FinetuningOptions, finetune
-from ced_model.finetuning.clips import check_clips, hold_out
-from ced_model.finetuning.dataset import ClipCollator, ClipDataset, LengthGroupedOrder, mix
-from ced_model.finetuning.model import choose_trained, load_classifier, set_classes
-from ced_model.finetuning.trainer import FinetuningTrainer, _selection, class_weights
 from ced_model.labelled import LabelledClips, read_labelled
+from ced_model.training.finetuning import Finetuned, FinetuningOptions, finetune
+from ced_model.training.finetuning.clips import check_clips, hold_out
+from ced_model.training.finetuning.dataset import ClipCollator, ClipDataset, LengthGroupedOrder, mix
+from ced_model.training.finetuning.model import choose_trained, load_classifier, set_classes
+from ced_model.training.finetuning.trainer import FinetuningTrainer, _selection, class_weights
 
 CLASSES = ["clicks", "noise", "tone"]
 IN_PROCESS = {"dataloader_num_workers": 0, "disable_tqdm": True, "report_to": "none"}
@@ -736,7 +736,7 @@ def test_a_run_that_was_killed_while_it_wrote_the_model_writes_it(
     # It ends early, in the third epoch, since nothing is better than the first.
     options = replace(FAST, epochs=20, patience=2, learning_rate=1e-9, lora=lora)
     kwargs: dict[str, Any] = {"model": base, "options": options, "training_arguments": IN_PROCESS}
-    monkeypatch.setattr("ced_model.finetuning.trainer._selection", lambda metrics: 0.5)
+    monkeypatch.setattr("ced_model.training.finetuning.trainer._selection", lambda metrics: 0.5)
     first = finetune(sounds, tmp_path / "out", **kwargs)
     assert (first.epochs, first.best_epoch) == (3.0, 1.0)
     weights = weights_of(first.folder)

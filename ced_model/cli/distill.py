@@ -93,7 +93,7 @@ def teach(
     as module:attribute or path/to/file.py:attribute.
 
     Interrupted or killed, the same command goes on where it was. On several GPUs or machines (with a shared folder):
-    accelerate launch -m ced_cli distill teach …
+    accelerate launch -m ced_model distill teach …
 
     Example: ced distill teach sounds/ -t mispeech/ced-base -t mispeech/ced-small --epochs 10 -o store
     """
@@ -194,7 +194,7 @@ def train(
     STORE is what `ced distill teach` made. The student hears exactly what the teachers heard, and learns what they said
     of it. A size begins with random weights, a model with its own; a head that does not fit the store is replaced.
 
-    On several GPUs or machines: accelerate launch -m ced_cli distill train …
+    On several GPUs or machines: accelerate launch -m ced_model distill train …
 
     Example: ced distill train store --student tiny --output my-tagger
     """

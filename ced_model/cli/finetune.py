@@ -20,7 +20,7 @@ from .training_options import parse_settings, split_settings
 from .training_output import is_main_process, make_progress, with_option_names
 
 if TYPE_CHECKING:
-    from ..finetuning import Finetuned, FinetuningOptions
+    from ..training.finetuning import Finetuned, FinetuningOptions
 
 INSTALL_TRAIN = 'pip install "ced_model[train]"'
 INSTALL_LORA = 'pip install "ced_model[lora]"'
@@ -71,7 +71,7 @@ def finetune_model(data: str, options: FinetuneOptions) -> None:
         CliError: for wrong usage, and where it cannot go on.
     """
     model, output = _checked_usage(data, options)
-    from ..finetuning import finetune
+    from ..training.finetuning import finetune
 
     with _one_line_failures(WRONG_USAGE):
         finetuning_options = _finetuning_options(options)
@@ -126,7 +126,7 @@ def _checked_usage(data: str, options: FinetuneOptions) -> tuple[str, str]:
 
 
 def _finetuning_options(options: FinetuneOptions) -> "FinetuningOptions":
-    from ..finetuning import FinetuningOptions
+    from ..training.finetuning import FinetuningOptions
 
     given = {
         field.name: getattr(options, OPTION_NAMES.get(field.name, field.name)) for field in fields(FinetuningOptions)

@@ -18,7 +18,7 @@ from .terminal import one_line, say
 from .training_output import with_option_names
 
 if TYPE_CHECKING:
-    from ..distillation.store import Store
+    from ..training.distillation.store import Store
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def teach(audio: list[str], list_file: str | None, options: TeachOptions) -> Non
     paths = _checked_usage(audio, list_file, options)
     assert options.epochs is not None and options.output is not None
     try:
-        from ..distillation.augmentation import Augmentation
-        from ..distillation.teaching import teach
+        from ..training.distillation.augmentation import Augmentation
+        from ..training.distillation.teaching import teach
     except ImportError as error:  # of an extra: it says which
         raise CliError(str(error), FAILED) from error
     quieten()
@@ -121,7 +121,7 @@ def _with_options(message: str) -> str:
 
 
 class _Progress:
-    """What `ced_model.distillation.teaching.TeachingProgress` describes, on stderr; of the main process only."""
+    """What `ced_model.training.distillation.teaching.TeachingProgress` describes, on stderr; of the main process only."""
 
     def __init__(self) -> None:
         self._bar: RunProgress | None = None
@@ -179,7 +179,7 @@ def _finish(store: "Store") -> None:
     from accelerate import PartialState
     from rich.filesize import decimal
 
-    from ..distillation.teaching import overhead
+    from ..training.distillation.teaching import overhead
 
     if _is_main_process():
         audio = store.manifest["audio"]

@@ -17,7 +17,7 @@ from .training_options import parse_settings, split_settings
 from .training_output import is_main_process, make_progress, with_option_names
 
 if TYPE_CHECKING:
-    from ..distillation.training import Distillation
+    from ..training.distillation.training import Distillation
 
 # Names of the library, where they are not those of the options with a - for each _.
 OPTION_NAMES = {"consistent": "no-consistency", "training": "set"}
@@ -65,7 +65,7 @@ def train_student(store: str, options: TrainOptions) -> None:
 
         torch.set_num_threads(options.threads)
     with _one_line_failures(output):
-        from ..distillation.training import DistillationArguments, distill
+        from ..training.distillation.training import DistillationArguments, distill
 
         given = {name: getattr(options, name, None) for name in DistillationArguments.__dataclass_fields__}
         values = {name: value for name, value in given.items() if value is not None}

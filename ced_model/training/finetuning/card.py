@@ -10,11 +10,11 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard
 from transformers import Trainer
 
-from ..bundled import resolve_model
-from ..evaluation import ClassificationMetrics, Evaluation
-from ..labelled import SINGLE_LABEL
-from ..model_card import create_model_card
-from ..modeling_ced import CedForAudioClassification
+from ...bundled import resolve_model
+from ...evaluation import ClassificationMetrics, Evaluation
+from ...labelled import SINGLE_LABEL
+from ...model_card import create_model_card
+from ...modeling_ced import CedForAudioClassification
 from .arguments import FinetuningOptions
 from .clips import FinetuningClips
 from .model import describe_trained

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, PreTrainedModel
 
-from ..bundled import resolve_model
+from ...bundled import resolve_model
 from .front_ends import CedFrontEnd, Features, FrontEnd, MaskRegion, choose_front_end
 from .store import MAX_CLASSES
 

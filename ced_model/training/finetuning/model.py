@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from ..feature_extraction_ced import CedFeatureExtractor
-from ..messages import one_line, printable
-from ..model_folder import check_model_folder, find_folder
-from ..modeling_ced import CedForAudioClassification
+from ...feature_extraction_ced import CedFeatureExtractor
+from ...messages import one_line, printable
+from ...model_folder import check_model_folder, find_folder
+from ...modeling_ced import CedForAudioClassification
 from .arguments import FinetuningOptions
 
 INSTALL_LORA = 'pip install "ced_model[lora]"'

@@ -23,9 +23,9 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalPrediction
 
-from ..evaluation import ClassificationMetrics, classification_metrics
-from ..labelled import SINGLE_LABEL
-from ..tagger import AudioTagger
+from ...evaluation import ClassificationMetrics, classification_metrics
+from ...labelled import SINGLE_LABEL
+from ...tagger import AudioTagger
 from .arguments import SELECTION, FinetuningOptions
 from .checkpoints import STATE_FILE
 from .clips import FinetuningClips

@@ -15,8 +15,8 @@ import torch
 from transformers import ASTFeatureExtractor, SeamlessM4TFeatureExtractor, WhisperFeatureExtractor
 from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
-from ..audio import SAMPLING_RATE
-from ..feature_extraction_ced import CedFeatureExtractor
+from ...audio import SAMPLING_RATE
+from ...feature_extraction_ced import CedFeatureExtractor
 from .augmentation import Augmentation, augmented_log_mel, mask_bounds, one_thread, shift_waveform
 
 CED_FRONT_END = CedFeatureExtractor()  # of the published models; the masks are drawn for it

@@ -14,12 +14,12 @@ import numpy as np
 from torch import nn
 from transformers import TrainerCallback
 
-from ..audio import describe
-from ..conversion import MODEL_FILES, check_model_folder, save_model_folder
-from ..evaluation import Evaluation, evaluate
-from ..labelled import SINGLE_LABEL, Skipped
-from ..output import new_folder
-from ..tagger import AudioTagger
+from ...audio import describe
+from ...conversion import MODEL_FILES, check_model_folder, save_model_folder
+from ...evaluation import Evaluation, evaluate
+from ...labelled import SINGLE_LABEL, Skipped
+from ...output import new_folder
+from ...tagger import AudioTagger
 from .arguments import FinetuningOptions, check_device, make_arguments
 from .card import best_epoch, make_card
 from .checkpoints import HELD_OUT_FILE, describe_run, has_ended, last_checkpoint, prepare_run, write_held_out

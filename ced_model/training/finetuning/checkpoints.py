@@ -15,8 +15,8 @@ import numpy as np
 from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..labelled import LabelledClips
-from ..output import write_file
+from ...labelled import LabelledClips
+from ...output import write_file
 from .arguments import FinetuningOptions
 from .clips import FinetuningClips
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..audio import AudioError, describe, duration_s, read_blocks
-from ..labelled import ALL, SINGLE_LABEL, LabelledClips, Skipped, find_splits, read_labelled
-from ..tagger import AudioTagger
+from ...audio import AudioError, describe, duration_s, read_blocks
+from ...labelled import ALL, SINGLE_LABEL, LabelledClips, Skipped, find_splits, read_labelled
+from ...tagger import AudioTagger
 from .arguments import FinetuningOptions
 
 TRAIN_SPLITS = ("train", "training")

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from ..audio import (
+from ...audio import (
     MAX_ARRAY_CHANNELS,
     SAMPLING_RATE,
     UNKNOWN_FRAMES,

@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from ..messages import one_line
-from ..output import write_file
+from ...messages import one_line
+from ...output import write_file
 from .augmentation import Augmentation
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import ced_model
 
-from ..audio import SAMPLING_RATE, AudioError, describe
+from ...audio import SAMPLING_RATE, AudioError, describe
 from .augmentation import Augmentation, sample_seed, shift_waveform
 from .chunks import AudioFiles, AudioSource, ChunkReader, cut_files, find_audio
 from .front_ends import CED_FRONT_END, front_end_parameters, mask_region

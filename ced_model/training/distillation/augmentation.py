@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 
-from ..audio import SAMPLING_RATE
-from ..feature_extraction_ced import CedFeatureExtractor
+from ...audio import SAMPLING_RATE
+from ...feature_extraction_ced import CedFeatureExtractor
 
 SEED_BITS = 31  # a seed is stored as a non-negative int32
 FRAMES_PER_SECOND = 100  # of CED's front end

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 
-from ..feature_extraction_ced import AMIN, CedFeatureExtractor
+from ...feature_extraction_ced import AMIN, CedFeatureExtractor
 from .augmentation import augmented_log_mel, one_thread, sample_seed
 from .chunks import ChunkReader
 from .front_ends import collate_log_mels

@@ -36,12 +36,12 @@ try:
 except ImportError as missing:
     raise ImportError('distillation needs scikit-learn: pip install "ced_model[train]"') from missing
 
-from ..audio import SAMPLING_RATE, AudioError
-from ..configuration_ced import CedConfig
-from ..conversion import check_model_folder, check_output_dir, save_model_folder
-from ..messages import one_line
-from ..modeling_ced import CedForAudioClassification
-from ..output import new_folder, write_file
+from ...audio import SAMPLING_RATE, AudioError
+from ...configuration_ced import CedConfig
+from ...conversion import check_model_folder, check_output_dir, save_model_folder
+from ...messages import one_line
+from ...modeling_ced import CedForAudioClassification
+from ...output import new_folder, write_file
 from .arguments import DistillationArguments, Plan, make_training_arguments
 from .card import METRIC_NAMES, make_card
 from .checkpoints import (

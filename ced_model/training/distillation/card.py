@@ -10,8 +10,8 @@ from huggingface_hub import EvalResult, ModelCard
 from transformers import SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 
-from ..model_card import create_model_card
-from ..modeling_ced import CedForAudioClassification
+from ...model_card import create_model_card
+from ...modeling_ced import CedForAudioClassification
 from .arguments import Plan, is_default_schedule
 from .store import Store, top_k_of
 

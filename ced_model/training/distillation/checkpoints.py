@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..messages import printable
+from ...messages import printable
 
 LOSS = "eval_bce"  # by which checkpoints are compared
 

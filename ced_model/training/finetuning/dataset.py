@@ -17,10 +17,10 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from ..audio import AudioError, describe, read_blocks
+from ...audio import AudioError, describe, read_blocks
+from ...feature_extraction_ced import CedFeatureExtractor
+from ...labelled import SINGLE_LABEL, LabelledClips
 from ..distillation.augmentation import Augmentation, mask_log_mel, sample_seed
-from ..feature_extraction_ced import CedFeatureExtractor
-from ..labelled import SINGLE_LABEL, LabelledClips
 
 audio_logger = logging.getLogger("ced_model.audio")
 

@@ -15,10 +15,10 @@ from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
-from ..bundled import resolve_model
-from ..configuration_ced import CED_SIZES, CedConfig
-from ..feature_extraction_ced import CedFeatureExtractor
-from ..modeling_ced import CedForAudioClassification
+from ...bundled import resolve_model
+from ...configuration_ced import CED_SIZES, CedConfig
+from ...feature_extraction_ced import CedFeatureExtractor
+from ...modeling_ced import CedForAudioClassification
 from .front_ends import front_end_parameters
 from .store import Store
 
