@@ -101,6 +101,7 @@ def measure_model(folder: str, runtime: str, rounds: int) -> float:
 def measure_plan() -> dict[str, float]:
     """What the driver needs to put inputs into shards: seconds, and bytes in memory and on disk, for each."""
     import psutil
+
     from ced_cli.inputs import Input
     from ced_cli.shards import ShardedOutput
 

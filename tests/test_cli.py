@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from cli_process import start
+from typer.testing import CliRunner
+
 from ced_cli.app import app
 from ced_cli.errors import CliError
 from ced_cli.formats import Format, Record, clock, json_line, read_records, write_records
 from ced_cli.inputs import escape_name, find_inputs
 from ced_cli.model import check_known, check_window
 from ced_cli.tag import TagOptions, load, make_records
-from cli_process import start
-from typer.testing import CliRunner
-
 from ced_model import (
     AUDIOSET_LABELS,
     AudioTagger,

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ced_cli.app import app
-from ced_cli.evaluate import table_lines
-from ced_cli.terminal import put
 from cli_process import start
 from sklearn import metrics
 from typer.testing import CliRunner
 
+from ced_cli.app import app
+from ced_cli.evaluate import table_lines
+from ced_cli.terminal import put
 from ced_model import AudioTagger
 from ced_model.audioset import AUDIOSET_CLASSES
 from ced_model.evaluation import Evaluation, classification_metrics, evaluate

@@ -21,16 +21,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from ced_cli import listen as listen_module
-from ced_cli import plot as plot_module
-from ced_cli.app import app
-from ced_cli.listen import Microphone
 from click.testing import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
+from ced_cli import listen as listen_module
+from ced_cli import plot as plot_module
+from ced_cli.app import app
+from ced_cli.listen import Microphone
 from ced_model import AudioTagger, CedFeatureExtractor, Timeline
 from ced_model.drawing import make_figure, mel_picture, tag_picture, time_label
 

@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cli_process import start
+from sound_folder import fill_folder
+from typer.testing import CliRunner
+
 from ced_cli.app import app
 from ced_cli.errors import CliError
 from ced_cli.formats import Format, Record, json_line, read_records, write_records
 from ced_cli.journal import open_locked
 from ced_cli.tag import TagOptions, lasting_options
-from cli_process import start
-from sound_folder import fill_folder
-from typer.testing import CliRunner
-
 from ced_model import CedConfig, CedForAudioClassification
 
 Run = Callable[..., Any]

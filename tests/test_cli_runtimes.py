@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 import torch
+from cli_process import start
+from typer.testing import CliRunner
+
 from ced_cli import listen
 from ced_cli.app import app
 from ced_cli.errors import CliError
 from ced_cli.formats import Format
 from ced_cli.journal import Journal
 from ced_cli.tag import TagOptions, lasting_options
-from cli_process import start
-from typer.testing import CliRunner
-
 from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification
 
 REPOSITORY = Path(__file__).parent.parent

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ced_cli.app import app
-from ced_cli.formats import Format, Record, read_records, write_records
-from ced_cli.tag import TagOptions, make_records
 from cli_process import Stream, start
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from ced_cli.app import app
+from ced_cli.formats import Format, Record, read_records, write_records
+from ced_cli.tag import TagOptions, make_records
 from ced_model import AudioTagger, CedConfig, CedForAudioClassification, Timeline
 from ced_model.results import Tag, TagResult
 

@@ -28,8 +28,6 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from ced_cli import demo as demo_command
-from ced_cli.app import app as ced_app
 from cli_process import start as start_command
 from demo_files import COMPLAINTS, LIMITS, MICRO, RESOURCES, make_bad_files, serve
 from filelock import FileLock
@@ -37,6 +35,8 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from typer.testing import CliRunner
 
+from ced_cli import demo as demo_command
+from ced_cli.app import app as ced_app
 from ced_model import AudioTagger, Event, Timeline
 from ced_model.audio import AudioError
 from ced_model.demo import answer as answer_module

@@ -19,7 +19,6 @@ import onnx
 import openvino
 import pytest
 import torch
-from ced_model.exporting.recordings import spread
 from transformers.exporters import DynamoConfig, DynamoExporter
 
 from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification
@@ -28,6 +27,7 @@ from ced_model.exporting import ExportReport, VerificationError, export_model, v
 from ced_model.exporting.graph import TaggingGraph
 from ced_model.exporting.metadata import graph_input, labels_csv
 from ced_model.exporting.output import check_export, check_output
+from ced_model.exporting.recordings import spread
 from ced_model.exporting.to_executorch import MAX_BATCH, contiguous_attention
 from ced_model.exporting.to_sherpa_onnx import check_front_end
 from ced_model.exporting.tracing import trace

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ced_model.exporting.recordings import synthetic_recordings
 from transformers.audio_utils import mel_filter_bank
 
 from ced_model import CedFeatureExtractor
 from ced_model.audio import read_audio
 from ced_model.exporting.front_end import LogMel
+from ced_model.exporting.recordings import synthetic_recordings
 
 RECORDINGS = ("misc_crow", "misc_burp", "perc_snap", "perc_bell", "guit_e_slide", "loop_tabla")
 

@@ -15,13 +15,13 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
+from ced_cli.errors import CliError
+from ced_cli.model import choose_model
 from ced_model import AudioTagger, CedConfig, CedFeatureExtractor, CedForAudioClassification, bundled_folder
-from ced_model.cli.errors import CliError
-from ced_model.cli.model import choose_model
+from ced_model.training.finetuning.model import load_classifier
 from ced_model.hub import ModelNotFoundError, locate_model
 from ced_model.model_folder import ModelFolderError, check_model_folder
 from ced_model.model_settings import DEFAULTS, FRONT_END_DEFAULTS, check_model, expected_shapes
-from ced_model.training.finetuning.model import load_classifier
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -222,7 +222,7 @@ def test_every_way_to_a_model_refuses_a_bad_folder_with_the_same_reason(folder: 
 def test_a_folder_is_checked_without_torch() -> None:
     script = f"""
 import sys
-from ced_model.cli.model import choose_model
+from ced_cli.model import choose_model
 choose_model({bundled_folder()!r})
 assert not {{"torch", "transformers"}} & set(sys.modules)
 """

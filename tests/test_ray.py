@@ -17,13 +17,14 @@ import pyarrow.dataset
 import pytest
 import ray
 import soundfile
-from ced_cli.app import app
-from ced_cli.formats import TAG_COLUMNS, Format, Record, read_records
 from cli_process import start
 from ray.cluster_utils import Cluster
 from ray_nodes import NODE
 from sound_folder import fill_folder
 from typer.testing import CliRunner
+
+from ced_cli.app import app
+from ced_cli.formats import TAG_COLUMNS, Format, Record, read_records
 
 pytestmark = pytest.mark.cluster
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import ray
-from ced_cli.app import app
 from ray.cluster_utils import Cluster
 from ray_nodes import NODE
 from typer.testing import CliRunner
 
+from ced_cli.app import app
 from ced_model.scale.cluster import running_here
 
 pytestmark = pytest.mark.cluster

@@ -13,12 +13,12 @@ import pyarrow
 import pytest
 import ray
 import typer
+
 from ced_cli.errors import CliError
 from ced_cli.inputs import Input
 from ced_cli.progress import RunProgress
 from ced_cli.ray import follow, said_at_once
 from ced_cli.shards import ShardedOutput
-
 from ced_model.scale import cluster, job
 from ced_model.scale.cluster import ClusterError, Pool
 

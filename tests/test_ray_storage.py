@@ -12,15 +12,15 @@ import boto3
 import pyarrow
 import pytest
 import ray
+from moto.server import ThreadedMotoServer
+from pyarrow import parquet
+from typer.testing import CliRunner
+
 from ced_cli.app import app
 from ced_cli.errors import CliError
 from ced_cli.formats import Format, Record, read_records
 from ced_cli.inputs import Input, read_list
 from ced_cli.shards import ShardedOutput, planned_inputs, write_shard
-from moto.server import ThreadedMotoServer
-from pyarrow import parquet
-from typer.testing import CliRunner
-
 from ced_model.audio import read_audio
 from ced_model.scale.storage import Folder, RemoteFile, join, locate, walk_uri
 

@@ -1,13 +1,21 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning on labelled clips, with transformers' `Trainer`."""
+"""Fine-tuning on labelled clips, with transformers' `Trainer`. Options are checked without importing torch."""
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-if any(find_spec(package) is None for package in ("accelerate", "datasets", "sklearn")):
-    raise ImportError('fine-tuning needs accelerate, datasets and scikit-learn: pip install "ced_model[train]"')
+import lazy_loader
 
-from .arguments import FinetuningOptions  # noqa: E402
-from .run import Finetuned, finetune  # noqa: E402
+if TYPE_CHECKING:
+    from .options import FinetuningOptions as FinetuningOptions
+    from .run import Finetuned as Finetuned
+    from .run import finetune as finetune
 
-__all__ = ["Finetuned", "FinetuningOptions", "finetune"]
+missing = [name for name in ("accelerate", "datasets", "sklearn") if find_spec(name) is None]
+if missing:
+    raise ImportError(f'fine-tuning needs {" and ".join(missing)}: pip install "ced_model[train]"')
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"options": ["FinetuningOptions"], "run": ["Finetuned", "finetune"]}
+)

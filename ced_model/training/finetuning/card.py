@@ -15,9 +15,9 @@ from ...evaluation import ClassificationMetrics, Evaluation
 from ...labelled import SINGLE_LABEL
 from ...model_card import create_model_card
 from ...modeling_ced import CedForAudioClassification
-from .arguments import FinetuningOptions
 from .clips import FinetuningClips
 from .model import describe_trained
+from .options import FinetuningOptions
 from .trainer import FinetuningTrainer
 
 

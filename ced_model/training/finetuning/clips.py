@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which clips to train and to validate with."""
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +16,9 @@ import numpy as np
 
 from ...audio import AudioError, describe, duration_s, read_blocks
 from ...labelled import ALL, SINGLE_LABEL, LabelledClips, Skipped, find_splits, read_labelled
+from ...output import write_file
 from ...tagger import AudioTagger
-from .arguments import FinetuningOptions
+from .options import FinetuningOptions
 
 TRAIN_SPLITS = ("train", "training")
 VALIDATION_SPLITS = ("validation", "valid", "val", "dev", "eval")
@@ -211,3 +214,21 @@ def hold_out(targets: np.ndarray, share: float, seed: int) -> tuple[list[int], l
         most = len(indices) - 1
         held_out += indices[: min(max(round(share * len(indices)), 1), most)].tolist()
     return sorted(set(range(len(targets))) - set(held_out)), sorted(held_out)
+
+
+def digest(clips: LabelledClips | None) -> str | None:
+    """Number of clips and a checksum of their paths and targets."""
+    if clips is None:
+        return None
+    checksum = hashlib.sha256(os.fsencode("\0".join(map(os.path.abspath, clips.paths))))
+    checksum.update(np.ascontiguousarray(clips.targets).tobytes())
+    return f"{len(clips)}, {checksum.hexdigest()[:16]}"
+
+
+def write_table(path: Path, clips: LabelledClips) -> None:
+    """Writes clips as a table that [`read_labelled`] reads."""
+    lines = []
+    for file, targets in zip(clips.paths, clips.targets, strict=True):
+        labels = [clips.labels[index] for index in np.flatnonzero(targets >= 0.5)]
+        lines.append(json.dumps({"file_name": os.path.abspath(file), "labels": labels}) + "\n")
+    write_file(path, "".join(lines).encode())

@@ -2,56 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is trained: a model with a head for the classes, of which a part is frozen, or LoRA adapters."""
 
-import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
-from transformers.utils import logging as transformers_logging
 
-from ...feature_extraction_ced import CedFeatureExtractor
-from ...messages import one_line, printable
-from ...model_folder import check_model_folder, find_folder
+from ...messages import OptionError, one_line
 from ...modeling_ced import CedForAudioClassification
-from .arguments import FinetuningOptions
-
-INSTALL_LORA = 'pip install "ced_model[lora]"'
-
-
-def load_classifier(model: str | os.PathLike) -> tuple[CedForAudioClassification, CedFeatureExtractor | None]:
-    """
-    A CED model in float32 on the CPU, and its front end if it has a file of its own. An encoder gets a head.
-
-    Raises:
-        ValueError: if it is no CED model, or lacks tensors.
-        OSError: if there is no such folder or repository, or it cannot be reached.
-    """
-    try:
-        folder = find_folder(model)
-        check_model_folder(folder)
-        with quiet():
-            loaded: Any = CedForAudioClassification.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True
-            )
-    except (SafetensorError, StrictDataclassError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{printable(model)!r} cannot be loaded: {one_line(error)}") from error
-    network, loading = loaded
-    missing = sorted(name for name in loading["missing_keys"] if not name.startswith("outputlayer."))
-    if missing:
-        raise ValueError(
-            f"{printable(model)!r} is no whole model: it lacks {len(missing)} tensors, such as {missing[0]}."
-        )
-    try:
-        return network, CedFeatureExtractor.from_pretrained(folder)
-    except OSError:
-        return network, None
+from .options import FinetuningOptions
 
 
 def set_classes(model: CedForAudioClassification, labels: Sequence[str], problem_type: str, seed: int) -> bool:
@@ -91,7 +52,7 @@ def choose_trained(model: CedForAudioClassification, options: FinetuningOptions)
     depth = len(model.encoder.blocks)
     k = depth if options.num_blocks is None else options.num_blocks
     if k > depth:
-        raise ValueError(f"`train={options.train!r}`: the encoder has {depth} blocks.")
+        raise OptionError("train", options.train, f"at most last:{depth}, the blocks that the encoder has")
     if options.lora is not None:
         return _add_lora(model, options.lora, range(depth - k, depth), options.seed)
     if options.train == "all":
@@ -106,8 +67,6 @@ def choose_trained(model: CedForAudioClassification, options: FinetuningOptions)
 
 
 def _add_lora(model: CedForAudioClassification, rank: int, blocks: Iterable[int], seed: int) -> Any:
-    if find_spec("peft") is None:
-        raise ImportError(f"LoRA needs peft: {INSTALL_LORA}")
     numbers = "|".join(map(str, blocks))
     try:
         import peft
@@ -141,17 +100,3 @@ def describe_trained(options: FinetuningOptions) -> str:
     if options.train == "head":
         return "the head"
     return "all but the input statistics" if options.num_blocks is None else f"the head and {where}"
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' report on tensors that were not loaded, and its progress bar."""
-    verbosity, shows_bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if shows_bar:
-            transformers_logging.enable_progress_bar()

@@ -5,8 +5,8 @@
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,21 @@ from torch import nn
 from transformers import TrainerCallback
 
 from ...audio import describe
-from ...conversion import MODEL_FILES, check_model_folder, save_model_folder
 from ...evaluation import Evaluation, evaluate
 from ...labelled import SINGLE_LABEL, Skipped
-from ...output import new_folder
+from ...messages import OptionError
+from ...pretrained import check_output, load_classifier, new_model_folder, save_model_folder
 from ...tagger import AudioTagger
-from .arguments import FinetuningOptions, check_device, make_arguments
+from ..run_folder import FREE_ARGUMENTS, last_checkpoint, open_run, run_folder_of
 from .card import best_epoch, make_card
-from .checkpoints import HELD_OUT_FILE, describe_run, has_ended, last_checkpoint, prepare_run, write_held_out
-from .clips import DataSource, FinetuningClips, read_clips
-from .model import choose_trained, count_trained, describe_trained, load_classifier, quiet, set_classes
-from .trainer import FinetuningTrainer, make_trainer
+from .clips import DataSource, FinetuningClips, digest, read_clips, write_table
+from .model import choose_trained, count_trained, describe_trained, set_classes
+from .options import FinetuningOptions
+from .trainer import FinetuningTrainer, make_arguments, make_trainer
 
 logger = logging.getLogger(__name__)
 
-TRAINING_SUFFIX = ".training"  # of the folder beside the output that holds checkpoints and logs
+HELD_OUT_FILE = "held_out.jsonl"
 ADAPTER_FOLDER = "adapter"
 
 
@@ -114,38 +114,36 @@ def finetune(
     """
     options = options or FinetuningOptions()
     target = Path(output_dir).absolute()
-    checkpoints = target.with_name(target.name + TRAINING_SUFFIX)
-    _check_output(target, overwrite)
-    check_device(options.device)
-    network, feature_extractor = load_classifier(model)
+    checkpoints = run_folder_of(target)
+    check_output(target, overwrite, (ADAPTER_FOLDER,))
+    network, feature_extractor, _ = load_classifier(model)
     tagger = AudioTagger(network, feature_extractor=feature_extractor)
     crop = _crop_samples(tagger, options.crop_s)
     clips = read_clips(data, validation, tagger, dict(reading or {}), options)
     problem_type = clips.training.problem_type
     keeps_head = set_classes(network, clips.training.labels, problem_type, options.seed)
     trained = choose_trained(network, options)
-    has_validation = clips.validation is not None
-    arguments = make_arguments(options, checkpoints, has_validation, training_arguments or {})
+    overrides = training_arguments or {}
+    arguments = make_arguments(options, checkpoints, clips.validation is not None, overrides)
+    held_out = checkpoints / HELD_OUT_FILE if clips.is_held_out else None
 
-    checkpoint = None
-    if arguments.should_save:
-        run = describe_run(str(model), clips, options, training_arguments or {})
-        checkpoint = prepare_run(checkpoints, run, resume, overwrite)
-        write_held_out(checkpoints, clips)
-        for line in _opening_lines(clips, keeps_head, trained, options, checkpoint):
-            say(line)
-    arguments.distributed_state.wait_for_everyone()
-    if resume and not arguments.should_save:
-        checkpoint = last_checkpoint(checkpoints)
-    trainer = make_trainer(trained, tagger, clips, crop, options, arguments, callbacks)
-    if checkpoint is not None and has_ended(checkpoint):
-        trainer.finish_from(checkpoint)  # killed while the model was written
-    else:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    evaluation = None
-    if arguments.should_save:
-        evaluation = _write_model(trainer, tagger, clips, options, str(model), target, overwrite)
-    arguments.distributed_state.wait_for_everyone()
+    checkpoint, evaluation = None, None
+    with ExitStack() as stack:
+        if arguments.should_save:
+            run = _describe_run(str(model), clips, options, overrides)
+            checkpoint = stack.enter_context(open_run(checkpoints, run, resume=resume, overwrite=overwrite))
+            if held_out is not None and clips.validation is not None:
+                write_table(held_out, clips.validation)
+            for line in _opening_lines(clips, keeps_head, trained, options, checkpoint):
+                say(line)
+        arguments.distributed_state.wait_for_everyone()
+        if not arguments.should_save:
+            checkpoint = last_checkpoint(checkpoints)
+        trainer = make_trainer(trained, tagger, clips, crop, options, arguments, callbacks)
+        trainer.train_from(checkpoint)
+        if arguments.should_save:
+            evaluation = _write_model(trainer, tagger, clips, options, str(model), target, overwrite)
+        arguments.distributed_state.wait_for_everyone()
     return Finetuned(
         folder=target,
         checkpoints=checkpoints,
@@ -153,7 +151,7 @@ def finetune(
         evaluation=evaluation,
         num_training_clips=len(clips.training),
         num_validation_clips=0 if clips.validation is None else len(clips.validation),
-        held_out=checkpoints / HELD_OUT_FILE if clips.is_held_out else None,
+        held_out=held_out,
         skipped=clips.skipped,
         epochs=trainer.state.epoch or 0.0,
         best_epoch=best_epoch(trainer),
@@ -165,10 +163,8 @@ def _crop_samples(tagger: AudioTagger, crop_s: float | None) -> int:
     if crop_s is None:
         return round(tagger.max_window_s * tagger.sampling_rate)
     if not tagger.min_window_s <= crop_s <= tagger.max_window_s:
-        raise ValueError(
-            f"`crop_s={crop_s:g}`: this model looks at {tagger.min_window_s:.3g} to {tagger.max_window_s:.4g} seconds"
-            " at once."
-        )
+        bounds = f"{tagger.min_window_s:.3g} to {tagger.max_window_s:.4g} seconds"
+        raise OptionError("crop_s", crop_s, f"{bounds}, which this model looks at in one piece")
     return round(crop_s * tagger.sampling_rate)
 
 
@@ -195,15 +191,19 @@ def _opening_lines(
         yield f"going on from {checkpoint.name}"
 
 
-def _check_output(target: Path, overwrite: bool) -> None:
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise ValueError(f"{target} is not a folder: choose another output.")
-    present = sorted(path.name for path in target.iterdir()) if target.exists() else []
-    foreign = [name for name in present if name not in {*MODEL_FILES, ADAPTER_FOLDER}]
-    if foreign:
-        raise ValueError(f"{target} holds more than a model ({', '.join(foreign[:5])}): choose another output.")
-    if present and not overwrite:
-        raise ValueError(f"{target} holds a model: overwrite it, or choose another output.")
+def _describe_run(
+    model: str, clips: FinetuningClips, options: FinetuningOptions, overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What must be the same when a run is resumed."""
+    return {
+        "model": model,
+        "labels": clips.training.labels,
+        "problem_type": clips.training.problem_type,
+        **{name: value for name, value in asdict(options).items() if name != "device"},
+        **{name: value for name, value in overrides.items() if not name.startswith(FREE_ARGUMENTS)},
+        "training clips": digest(clips.training),
+        "validation clips": digest(clips.validation),
+    }
 
 
 def _write_model(
@@ -217,9 +217,7 @@ def _write_model(
 ) -> Evaluation | None:
     """Writes the folder in one piece, and returns how well its model tags the validation clips."""
     network: Any = trainer.accelerator.unwrap_model(trainer.model)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    check = partial(check_model_folder, further=(ADAPTER_FOLDER,)) if overwrite else None
-    with new_folder(target, check) as folder, quiet():
+    with new_model_folder(target, overwrite, (ADAPTER_FOLDER,)) as folder:
         if options.lora is not None:
             network.save_pretrained(folder / ADAPTER_FOLDER)
             network = network.merge_and_unload()

@@ -2,41 +2,77 @@
 # SPDX-License-Identifier: Apache-2.0
 """transformers' `Trainer` for labelled clips."""
 
-import os
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import (
-    EarlyStoppingCallback,
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
+from ...engines.torch import ACTIVATIONS, check_device
 from ...evaluation import ClassificationMetrics, classification_metrics
 from ...labelled import SINGLE_LABEL
+from ...messages import OptionError
 from ...tagger import AudioTagger
-from .arguments import SELECTION, FinetuningOptions
-from .checkpoints import STATE_FILE
+from ..trainer import CedTrainer, EpochCallback, loading_arguments
 from .clips import FinetuningClips
 from .dataset import ClipCollator, ClipDataset, LengthGroupedOrder
+from .options import FinetuningOptions
 
+SELECTION = "selection"  # the figure by which Trainer chooses the best epoch
 MAX_VALIDATION_S = 60.0  # of each clip, in the validation of each epoch; at the end, clips are validated whole
 MAX_CLASS_WEIGHT = 10.0  # a class with a single clip must not drown the others
 ENCODER_SHARE = 0.1  # of the head's learning rate, for weights that are learnt already
 
 
-class FinetuningTrainer(Trainer):
+def make_arguments(
+    options: FinetuningOptions, folder: Path, has_validation: bool, overrides: Mapping[str, Any]
+) -> TrainingArguments:
+    """
+    What `Trainer` is given: fields of `options`, replaced by `overrides`.
+
+    Raises:
+        OptionError: if the device is not there, or `overrides` has the output folder.
+        ValueError: if `overrides` has a field or a value that transformers does not know.
+    """
+    if options.device is not None:
+        check_device(options.device)
+    if "output_dir" in overrides:
+        raise OptionError("output_dir", overrides["output_dir"], "no such training argument: `output_dir` sets it")
+    values: dict[str, Any] = {
+        **loading_arguments(overrides.get("dataloader_num_workers")),
+        "num_train_epochs": options.epochs,
+        "per_device_train_batch_size": options.batch_size,
+        "per_device_eval_batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,  # of all
+        "weight_decay": 0.01,
+        "eval_strategy": "epoch" if has_validation else "no",
+        "save_strategy": "epoch",
+        "logging_strategy": "epoch",
+        "save_total_limit": 2,  # the best and the last
+        "load_best_model_at_end": has_validation,
+        "metric_for_best_model": SELECTION if has_validation else None,
+        "greater_is_better": True if has_validation else None,
+        "report_to": ["tensorboard"] if find_spec("tensorboard") else [],
+        "seed": options.seed,
+        "use_cpu": options.device == "cpu",
+        "train_sampling_strategy": "group_by_length",
+        "restore_callback_states_from_checkpoint": True,  # the patience that is left
+    }
+    try:
+        return TrainingArguments(output_dir=str(folder), **{**values, **overrides})
+    except TypeError as error:  # an unknown name
+        raise ValueError(f"`training_arguments`: {error}") from error
+
+
+class FinetuningTrainer(CedTrainer):
     """
     transformers' Trainer with class weights, soft labels for one class per clip (mixup), a learning rate of its own
     for the encoder, and clips of similar length in a batch.
@@ -70,14 +106,6 @@ class FinetuningTrainer(Trainer):
             loss = nn.functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
         return (loss, outputs) if return_outputs else loss
 
-    def finish_from(self, checkpoint: Path) -> None:
-        """Takes the state that training ended in, in place of training: a finished Trainer would go a step too far."""
-        self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
-        best = self.state.best_model_checkpoint
-        if not self.args.load_best_model_at_end or best is None or not os.path.isdir(best):
-            best = str(checkpoint)
-        self._load_from_checkpoint(best)
-
     def create_optimizer(self, model: Any = None) -> Any:
         if self.optimizer is None:
             optimizer = super().create_optimizer(model)
@@ -92,17 +120,6 @@ class FinetuningTrainer(Trainer):
             optimizer.param_groups = groups
         return self.optimizer
 
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        names = super().get_decay_parameter_names(model)
-        return [name for name in names if not re.search(r"pos_embed|cls_token|init_bn", name)]
-
-    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        loader: Any = super()._get_dataloader(*args, **kwargs)
-        # Seeds of workers would be drawn from the global generator, and how often depends on whether the run was
-        # resumed. That is left to dropout.
-        getattr(loader, "base_dataloader", loader).generator = torch.Generator()
-        return loader
-
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
@@ -114,16 +131,6 @@ class FinetuningTrainer(Trainer):
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_eval_sampler(eval_dataset)
         return LengthGroupedOrder(eval_dataset, self.args.eval_batch_size * self.args.world_size)
-
-
-class EpochCallback(TrainerCallback):
-    """Tells a [`ClipDataset`] which epoch it is; accelerate does not always pass that on."""
-
-    def __init__(self, dataset: ClipDataset) -> None:
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.dataset.epoch = int(state.epoch or 0)
 
 
 def make_trainer(
@@ -143,10 +150,9 @@ def make_trainer(
         validation = ClipDataset(clips.validation, clips.validation_lengths, rate, round(MAX_VALIDATION_S * rate))
         if options.patience and arguments.load_best_model_at_end:
             own_callbacks.append(EarlyStoppingCallback(options.patience))
-    shown = [callback for callback in callbacks if isinstance(callback, ProgressCallback)]
     is_balanced = options.class_weights == "balanced"
     default_rate = arguments.learning_rate * (1.0 if options.lora is not None else ENCODER_SHARE)
-    trainer = FinetuningTrainer(
+    return FinetuningTrainer(
         model=model,
         args=arguments,
         data_collator=ClipCollator(tagger.feature_extractor, masks=options.masks),
@@ -154,16 +160,11 @@ def make_trainer(
         eval_dataset=validation,
         processing_class=tagger.feature_extractor,
         compute_metrics=partial(_compute_metrics, problem_type=problem_type),
-        callbacks=[*own_callbacks, *(callback for callback in callbacks if callback not in shown)],
+        callbacks=[*own_callbacks, *callbacks],
         problem_type=problem_type,
         weights=class_weights(clips.training.targets, problem_type) if is_balanced else None,
         encoder_learning_rate=options.encoder_learning_rate or default_rate,
     )
-    if shown:
-        trainer.remove_callback(PrinterCallback)
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(shown[0])
-    return trainer
 
 
 def class_weights(targets: np.ndarray, problem_type: str) -> torch.Tensor:
@@ -191,12 +192,9 @@ def _compute_metrics(prediction: EvalPrediction, problem_type: str) -> dict[str,
     logits = torch.as_tensor(prediction.predictions).float()
     if not torch.isfinite(logits).all():
         raise ValueError("The model's outputs are not numbers any more: lower the learning rate.")
-    if problem_type == SINGLE_LABEL:
-        targets = np.eye(logits.shape[1])[prediction.label_ids]
-        scores = logits.softmax(dim=-1).numpy()
-    else:
-        targets = np.asarray(prediction.label_ids) >= 0.5
-        scores = logits.sigmoid().numpy()
+    scores = ACTIVATIONS[problem_type](logits).numpy()
+    is_single = problem_type == SINGLE_LABEL
+    targets = np.eye(logits.shape[1])[prediction.label_ids] if is_single else np.asarray(prediction.label_ids) >= 0.5
     metrics = classification_metrics(targets, scores, problem_type=problem_type)
     return {**metrics.summary(), SELECTION: _selection(metrics)}
 
