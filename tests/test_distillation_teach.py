@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Teaching: what teachers said is stored, whoever they are, however often the work is stopped, by however many."""
 
-import importlib.util
 import json
 import os
 import random
@@ -789,7 +788,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(audio: Path, teacher: 
 @pytest.mark.parametrize("value", [0, 1.5, True])
 def test_counts_are_whole_and_at_least_one(audio: Path, teacher: Path, tmp_path: Path, name: str, value: Any) -> None:
     arguments: dict[str, Any] = {"epochs": 1, name: value}
-    with pytest.raises(ValueError, match=f"`{name}` must be a whole number, at least 1, got {value}"):
+    with pytest.raises(ValueError, match=f"`{name}={value}`: expected a whole number from 1"):
         teach(audio, [str(teacher)], tmp_path / "s", **arguments)
 
 
@@ -952,9 +951,9 @@ def test_a_list_of_files_is_taught(audio: Path, teacher: Path, tmp_path: Path) -
         (["AUDIO", "-t", "CED"], 2, "missing --epochs: the paper has 120 for twenty thousand clips"),
         (["AUDIO", "-t", "CED", "-e", "1"], 2, "missing --output: the folder of the store"),
         (["nix", "-t", "CED", "-e", "1", "-o", "STORE"], 2, "nix: no such file or folder"),
-        (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--max-shift", "3"], 2, "--max-shift is the part of a chunk"),
-        (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--chunk", "1"], 2, "--max-time-mask (192 frames of"),
-        (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--device", "gpu9"], 1, "--device gpu9: "),
+        (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--max-shift", "3"], 2, "--max-shift 3: expected a number"),
+        (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--chunk", "1"], 2, "--max-time-mask 192: expected"),
+        (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--device", "gpu9"], 2, "--device gpu9: "),
         (["AUDIO", "-t", "nix.py:f", "-e", "1", "-o", "STORE"], 1, "The teacher nix.py:f cannot be loaded: "),
         (["AUDIO/bad.wav", "-t", "CED", "-e", "1", "-o", "STORE"], 1, "None of 1 audio files can be used; the first"),
         (["AUDIO", "-t", "CED", "-e", "1", "-o", "AUDIO"], 1, "a folder with something else in it"),
@@ -976,7 +975,6 @@ def test_without_the_extra_one_line_says_what_to_install(
 ) -> None:
     for name in [name for name in sys.modules if name.startswith("ced_model.training.distillation")]:
         monkeypatch.delitem(sys.modules, name)
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "datasets" else find_spec(name))
+    monkeypatch.setattr("ced_model.training.find_spec", lambda name: None if name == "datasets" else object())
     said = run(audio, "-t", teacher, "-e", 1, "-o", tmp_path / "store", code=1)
-    assert said == 'ced: distillation needs accelerate and datasets: pip install "ced_model[train]"\n'
+    assert said == 'ced: distillation needs datasets: pip install "ced_model[train]"\n'

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from safetensors import SafetensorError, safe_open
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from ..output import write_file
 
@@ -119,14 +119,29 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None if found is None else Path(found)
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+
+
+def find_checkpoints(folder: Path) -> dict[int, bool]:
+    """The steps of the checkpoints in a folder, in ascending order, and whether each was written to its end."""
+    names = (path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-") for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+    steps = sorted(int(name) for name in names if name.isdecimal())
+    return {step: _is_complete(checkpoint_path(folder, step)) for step in steps}
+
+
 def is_whole(checkpoint: Path) -> bool:
     """Whether weights, optimizer and state are all there, and undamaged as far as that can be checked."""
+    return _is_complete(checkpoint) and all(_is_sound(checkpoint / name) for name in ARCHIVES)
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether the state is there, which comes last, and the weights are as long as their header says."""
     try:
         json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         (weights,) = (checkpoint / name for name in WEIGHT_FILES if (checkpoint / name).exists())
-        with safe_open(weights, "pt"):  # compares the length of the file with its header
-            pass
-        return all(_is_sound(checkpoint / name) for name in ARCHIVES)
+        with safe_open(weights, "pt"):
+            return True
     except (OSError, ValueError, SafetensorError):
         return False
 

@@ -18,6 +18,7 @@ import torch
 
 from ...audio import SAMPLING_RATE
 from ...feature_extraction_ced import CedFeatureExtractor
+from ...messages import OptionError, check_number
 
 SEED_BITS = 31  # a seed is stored as a non-negative int32
 FRAMES_PER_SECOND = 100  # of CED's front end
@@ -50,18 +51,15 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ("max_time_mask", "max_freq_mask"):
             value = getattr(self, name)
-            if not _is_int(value) or value < 0:
-                raise ValueError(f"`{name}` must be a whole number, at least 0, got {value!r}.")
-        if not _is_number(self.max_shift) or not 0 <= self.max_shift <= 0.5:
-            raise ValueError(
-                f"`max_shift` is the part of a chunk that it may be shifted by: 0 to 0.5, got {self.max_shift!r}."
-            )
-        if not _is_number(self.chunk_s) or not 0.15 <= self.chunk_s < float("inf"):
-            raise ValueError(f"`chunk_s` must be at least 0.15 seconds (one patch), got {self.chunk_s!r}.")
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise OptionError(name, value, "a whole number from 0")
+        for name, low, high in (("max_shift", 0, 0.5), ("chunk_s", 0.15, 86400)):
+            check_number(name, getattr(self, name), low)
+            if getattr(self, name) > high:
+                raise OptionError(name, getattr(self, name), f"a number up to {high}")
         if self.max_time_mask > self.chunk_s * FRAMES_PER_SECOND:
-            raise ValueError(
-                f"`max_time_mask` ({self.max_time_mask} frames of 10 ms) is longer than `chunk_s` ({self.chunk_s:g} s);"
-                " choose a shorter mask."
+            raise OptionError(
+                "max_time_mask", self.max_time_mask, f"at most the frames of 10 ms in `chunk_s` {self.chunk_s:g}"
             )
 
     @property
@@ -189,11 +187,3 @@ def _generator(seed: int, purpose: int) -> np.random.PCG64:
 def _below(generator: np.random.PCG64, bound: int) -> int:
     """A uniform whole number from 0 to below `bound`."""
     return int(generator.random_raw()) * bound >> 64
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -12,7 +12,7 @@ from transformers.training_args import OptimizerNames
 
 from ...model_card import create_model_card
 from ...modeling_ced import CedForAudioClassification
-from .arguments import Plan, is_default_schedule
+from .plan import Plan, is_default_schedule
 from .store import Store, top_k_of
 
 if TYPE_CHECKING:

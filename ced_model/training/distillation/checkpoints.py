@@ -1,73 +1,20 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of a training: which are whole, which are best, and their average."""
+"""Checkpoints of a distillation: which are best, and their average."""
 
-import json
-import re
 import shutil
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...messages import printable
+from ..run_folder import checkpoint_path, find_checkpoints
 
 LOSS = "eval_bce"  # by which checkpoints are compared
-
-
-def checkpoint_path(folder: Path, step: int) -> Path:
-    return folder / f"checkpoint-{step}"
-
-
-def find_checkpoints(folder: Path) -> dict[int, bool]:
-    """The steps of the checkpoints in a folder, in ascending order, and whether each is whole."""
-    found = {int(match[1]): path for path in folder.glob("checkpoint-*") if (match := _step(path))}
-    return {step: _is_whole(found[step]) for step in sorted(found)}
-
-
-def _step(path: Path) -> re.Match[str] | None:
-    return re.fullmatch(r"checkpoint-(\d+)", path.name)
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether all was written before the process ended; `trainer_state.json` comes last."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        with safe_open(checkpoint / "model.safetensors", "pt"):
-            pass
-    except (OSError, ValueError, SafetensorError):
-        return False
-    return all(zipfile.is_zipfile(checkpoint / name) for name in ("optimizer.pt", "scheduler.pt"))
-
-
-def _is_sound(checkpoint: Path) -> bool:
-    """Whether the checksums in the archives that torch wrote are right; torch does not compare them when it loads."""
-    try:
-        for name in ("optimizer.pt", "scheduler.pt"):
-            with zipfile.ZipFile(checkpoint / name) as archive:
-                if archive.testzip() is not None:
-                    return False
-    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError):
-        return False
-    return True
-
-
-def remove_incomplete(folder: Path) -> int | None:
-    """Removes checkpoints that are not whole, or damaged; returns the step of the last one that is left, if any."""
-    found = {
-        step: is_whole and _is_sound(checkpoint_path(folder, step))
-        for step, is_whole in find_checkpoints(folder).items()
-    }
-    for step, is_whole in found.items():
-        if not is_whole:
-            shutil.rmtree(checkpoint_path(folder, step))
-    return max((step for step, is_whole in found.items() if is_whole), default=None)
 
 
 def choose_checkpoints(folder: Path, log_history: Sequence[Mapping[str, Any]], number: int) -> tuple[int, ...]:

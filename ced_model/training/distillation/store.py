@@ -269,7 +269,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(f"{path}: no store: there is no {MANIFEST}. `ced distill teach` makes a store.") from error
     except (ValueError, RecursionError, OSError) as error:
-        raise ValueError(f"{file}: corrupt: {_one_line(error)}.") from error
+        raise ValueError(f"{file}: corrupt: {one_line(error).rstrip('.')}.") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"{file}: not the manifest of a distillation store.")
     version = manifest.get("format_version")
@@ -320,7 +320,7 @@ def read_chunks(path: Path, manifest: Mapping[str, Any]) -> pa.Table:
         content = file.read_bytes()
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{file}: corrupt: {_one_line(error)}.") from error
+        raise ValueError(f"{file}: corrupt: {one_line(error).rstrip('.')}.") from error
     if not table.schema.equals(CHUNKS_SCHEMA):
         raise ValueError(f"{file}: corrupt: it has the columns {one_line(table.schema.names)}.")
     if len(table) != manifest["num_chunks"]:
@@ -416,7 +416,7 @@ def _read_rows(file: Path, shard: Shard, manifest: Mapping[str, Any]) -> ShardRo
     try:
         table = pq.read_table(file, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(_one_line(error)) from error
+        raise ValueError(one_line(error).rstrip(".")) from error
     if not table.schema.equals(shard_schema(top_k_of(manifest))):
         raise ValueError(
             "its columns are " + one_line(", ".join(f"{field.name} {field.type}" for field in table.schema))
@@ -477,7 +477,3 @@ def _parquet_bytes(table: pa.Table, **options: Any) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True, **options)
     return sink.getvalue().to_pybytes()
-
-
-def _one_line(error: BaseException) -> str:
-    return one_line(error).rstrip(".") or type(error).__name__

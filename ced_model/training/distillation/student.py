@@ -6,29 +6,27 @@ import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from huggingface_hub.errors import HFValidationError, StrictDataclassError
-from huggingface_hub.utils import validate_repo_id
-from safetensors import SafetensorError
+from huggingface_hub.errors import StrictDataclassError
 
 from ...bundled import resolve_model
 from ...configuration_ced import CED_SIZES, CedConfig
 from ...feature_extraction_ced import CedFeatureExtractor
+from ...labelled import MULTI_LABEL
+from ...messages import one_line
 from ...modeling_ced import CedForAudioClassification
+from ...pretrained import load_classifier, load_feature_extractor
 from .front_ends import front_end_parameters
 from .store import Store
+from .teachers import describe_label_difference
 
 SIZES = tuple(name.removeprefix("ced-") for name in CED_SIZES)
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 LABEL_FIELDS = ("id2label", "outputdim", "num_labels")
-MULTI_LABEL: Literal["multi_label_classification"] = (
-    "multi_label_classification"  # teachers' probabilities are each for itself
-)
-SHARED_FIELDS = ("n_fft", "win_size", "hop_size", "f_min", "f_max", "center")  # of configuration and feature extractor
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,8 @@ def load_student(
             classes, or if front end or length of the chunks are not those of the model.
     """
     if isinstance(student, CedForAudioClassification):
-        return _from_model(student, store, seed, "the given model", None)
+        extractor = load_feature_extractor(None, student.config)
+        return _from_model(student, extractor, class_names(student.config), store, seed, "the given model")
     if isinstance(student, CedConfig):
         return _from_config(student, store, seed, "the given configuration", None)
     name = resolve_model(student)
@@ -91,21 +90,15 @@ def load_student(
         folder = path.parent if path.is_file() else path
         config = _read_config(path if path.is_file() else path / "config.json", store.labels)
         return _from_config(config, store, seed, f"`{path.absolute().name}`", folder)
-    if not path.exists() and not _is_repo_id(name):
+    is_local = path.exists()
+    if not is_local and name.count("/") != 1:
         raise ValueError(
             f"The student {name!r} is none of {', '.join(SIZES)}, and no config.json, model folder or Hub id either."
         )
-    source = os.fspath(path) if path.exists() else name
-    model = _load_model(source)
-    return _from_model(model, store, seed, f"`{path.absolute().name if path.exists() else name}`", source)
-
-
-def _is_repo_id(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return name.count("/") == 1 and not name.endswith((".json", ".pt", ".safetensors"))
+    model, extractor, has_head = load_classifier(path if is_local else name)
+    labels = class_names(model.config) if has_head else []
+    loaded = _from_model(model, extractor, labels, store, seed, f"`{path.absolute().name if is_local else name}`")
+    return loaded if is_local else replace(loaded, base_model=name)
 
 
 # --- Random weights --------------------------------------------------------------------------------------------------
@@ -131,13 +124,13 @@ def _read_config(path: Path, labels: Sequence[str]) -> CedConfig:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"The student's {path} cannot be read: {_one_line(error)}.") from error
+        raise ValueError(f"The student's {path} cannot be read: {one_line(error)}.") from error
     if not isinstance(stored, dict) or stored.get("model_type") != CedConfig.model_type:
         raise ValueError(f'The student\'s {path} is not the configuration of a CED model: "model_type" must be "ced".')
     try:
         config = CedConfig.from_dict(stored)
     except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ValueError(f"The student's {path} is not possible: {_one_line(error)}") from error
+        raise ValueError(f"The student's {path} is not possible: {one_line(error)}") from error
     given = [name for name in LABEL_FIELDS if name in stored]
     own = class_names(config) if "id2label" in stored or config.num_labels != len(labels) else labels
     if given and (difference := label_difference(own, labels)):
@@ -149,7 +142,10 @@ def _read_config(path: Path, labels: Sequence[str]) -> CedConfig:
 
 
 def _from_config(config: CedConfig, store: Store, seed: int, description: str, folder: Path | None) -> Student:
-    extractor = _load_extractor(folder, config)
+    try:
+        extractor = load_feature_extractor(folder, config)
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"The student's feature extractor cannot be loaded: {one_line(error)}") from error
     notes = _check_fits(config, extractor, store)
     if config.problem_type != MULTI_LABEL:
         notes.append(f"the student becomes multi-label; its configuration says {config.problem_type}")
@@ -171,48 +167,25 @@ def _make_model(config: CedConfig, labels: Sequence[str], seed: int) -> CedForAu
 # --- Weights to go on from -------------------------------------------------------------------------------------------
 
 
-def _load_model(source: str) -> CedForAudioClassification:
-    try:
-        stored, _ = CedConfig.get_config_dict(source)
-        if stored.get("model_type") != CedConfig.model_type:
-            raise ValueError(f"it is no CED model, its `model_type` is {stored.get('model_type')!r}")
-        architecture: Any = CedForAudioClassification
-        model, report = architecture.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        if isinstance(error, OSError) and not os.path.isdir(source):
-            raise ValueError(
-                f"The student {source} is not here, and the Hugging Face Hub does not give it: check the name and the"
-                f" network, or give a local folder. ({_one_line(error)})"
-            ) from error
-        raise ValueError(f"The student {source} cannot be loaded: {_one_line(error)}") from error
-    missing = sorted(map(str, report["missing_keys"]))
-    if missing and not all(name.startswith("outputlayer.") for name in missing):
-        raise ValueError(f"The student {source} lacks weights: {', '.join(missing[:3])}, … Give a complete model.")
-    if missing:
-        model.config.id2label = {}  # an encoder; its configuration's classes mean nothing
-    return model
-
-
 def _from_model(
     source: CedForAudioClassification,
+    extractor: CedFeatureExtractor,
+    labels: list[str],
     store: Store,
     seed: int,
     description: str,
-    location: str | None,
 ) -> Student:
-    folder = Path(location) if location is not None and os.path.isdir(location) else None
-    extractor = _load_extractor(location, source.config)
+    """A copy of `source`, with a new head unless its `labels` are those of the store."""
     notes = _check_fits(source.config, extractor, store)
     model = _make_model(source.config, store.labels, seed)
     model.encoder.load_state_dict(source.encoder.state_dict())
-    difference = label_difference(class_names(source.config), store.labels)
+    difference = label_difference(labels, store.labels)
     if not difference and source.config.problem_type == MULTI_LABEL:
         model.outputlayer.load_state_dict(source.outputlayer.state_dict())
     else:
         reason = difference or f"it was trained for {source.config.problem_type}"
         notes.append(f"the student's head is replaced by a new one: {reason}")
-    base_model = location if location is not None and folder is None else None
-    return Student(model, extractor, description, base_model, has_weights=True, notes=tuple(notes))
+    return Student(model, extractor, description, has_weights=True, notes=tuple(notes))
 
 
 # --- What must fit ---------------------------------------------------------------------------------------------------
@@ -225,15 +198,9 @@ def class_names(config: CedConfig) -> list[str]:
 
 def label_difference(own: Sequence[str], stored: Sequence[str]) -> str | None:
     """One phrase on how a student's classes differ from the store's; None if they are the same in the same order."""
-    if list(own) == list(stored):
-        return None
     if not own:
         return f"it has no classes, the store has {len(stored)}"
-    if len(own) != len(stored):
-        return f"it has {_count(own)}, the store has {len(stored)}"
-    index = next(index for index, pair in enumerate(zip(own, stored, strict=True)) if pair[0] != pair[1])
-    kind = "in another order" if sorted(own) == sorted(stored) else "other ones"
-    return f"its {_count(own)} are {kind}: class {index} is {own[index]!r}, in the store {stored[index]!r}"
+    return describe_label_difference(own, stored, "the student", "the store")
 
 
 def front_end_difference(own: Mapping[str, Any], stored: Mapping[str, Any]) -> str | None:
@@ -242,31 +209,13 @@ def front_end_difference(own: Mapping[str, Any], stored: Mapping[str, Any]) -> s
     return ", ".join(f"{name} is {own.get(name)}, in the store {stored.get(name)}" for name in differing) or None
 
 
-def _load_extractor(location: str | os.PathLike[str] | None, config: CedConfig) -> CedFeatureExtractor:
-    """The front end that is stored beside a configuration, or else what the configuration says."""
-    try:
-        if location is not None and _has_extractor(location):
-            extractor = CedFeatureExtractor.from_pretrained(location)
-        else:
-            shared = {name: getattr(config, name) for name in SHARED_FIELDS}
-            extractor = CedFeatureExtractor(feature_size=config.n_mels, **shared)
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"The student's feature extractor cannot be loaded: {_one_line(error)}") from error
+def _check_fits(config: CedConfig, extractor: CedFeatureExtractor, store: Store) -> list[str]:
+    """Raises a ValueError if the store's chunks are not what the model takes; notes on what it will not learn."""
     if extractor.feature_size != config.n_mels:
         raise ValueError(
             f"The student's preprocessor_config.json has {extractor.feature_size} mel bins, its config.json"
             f" {config.n_mels}."
         )
-    return extractor
-
-
-def _has_extractor(location: str | os.PathLike[str]) -> bool:
-    is_hub_id = not os.path.isdir(location)
-    return is_hub_id or os.path.isfile(os.path.join(location, "preprocessor_config.json"))
-
-
-def _check_fits(config: CedConfig, extractor: CedFeatureExtractor, store: Store) -> list[str]:
-    """Raises a ValueError if the store's chunks are not what the model takes; notes on what it will not learn."""
     _check_front_end(extractor, store)
     frames = _chunk_frames(extractor, store)
     if frames > config.target_length:
@@ -300,11 +249,3 @@ def _seconds(store: Store) -> str:
 
 def _patches(frames: int, config: CedConfig) -> int:
     return frames // config.patch_size
-
-
-def _count(names: Sequence[str]) -> str:
-    return f"{len(names)} class{'es' * (len(names) != 1)}"
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

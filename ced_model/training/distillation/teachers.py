@@ -19,6 +19,9 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, PreTrainedModel
 
 from ...bundled import resolve_model
+from ...engines.torch import ACTIVATIONS
+from ...labelled import MULTI_LABEL, SINGLE_LABEL
+from ...messages import one_line
 from .front_ends import CedFrontEnd, Features, FrontEnd, MaskRegion, choose_front_end
 from .store import MAX_CLASSES
 
@@ -68,14 +71,15 @@ class ModelTeacher:
         self.model = model.eval()
         self.front_end: FrontEnd | None = front_end
         self.labels = [str(label) for _, label in sorted((model.config.id2label or {}).items())]
-        self.is_multi_label = model.config.problem_type == "multi_label_classification"
+        is_multi_label = model.config.problem_type == MULTI_LABEL  # transformers' classifiers often leave it out
+        self.problem_type = MULTI_LABEL if is_multi_label else SINGLE_LABEL
         self._settings = extractor_settings
 
     @torch.inference_mode()
     def probabilities(self, inputs: TeacherInputs, features: Features) -> np.ndarray:
         device = self.model.device
         logits = self.model(**{name: tensor.to(device) for name, tensor in features.items()}).logits.float()
-        return (logits.sigmoid() if self.is_multi_label else logits.softmax(dim=-1)).cpu().numpy()
+        return ACTIVATIONS[self.problem_type](logits).cpu().numpy()
 
     def describe(self) -> dict[str, Any]:
         assert self.front_end is not None
@@ -84,7 +88,7 @@ class ModelTeacher:
             "kind": "transformers",
             "model_type": self.model.config.model_type,
             "checksum": _weights_checksum(self.model, self._settings),
-            "activation": "sigmoid" if self.is_multi_label else "softmax",
+            "activation": "sigmoid" if self.problem_type == MULTI_LABEL else "softmax",
             "masks": self.front_end.masks,
             "front_end": self._settings,
         }
@@ -208,7 +212,7 @@ def _load_model(source: str, name: str, device: str | torch.device) -> ModelTeac
         )
         extractor = AutoFeatureExtractor.from_pretrained(source)
     except Exception as error:  # safetensors, json, torch and the Hub's client all have their own
-        reason = _one_line(error)
+        reason = one_line(error)
         if isinstance(error, OSError) and not os.path.isdir(source):  # no such repository, or no way to it
             reason = reason.rstrip(".") + "; or give a local folder, or a callable as path/to/file.py:attribute"
         raise ValueError(f"The teacher {name} cannot be loaded: {reason}") from error
@@ -249,7 +253,7 @@ def _load_callable(name: str) -> CallableTeacher:
         if inspect.isclass(function):
             function = function()
     except Exception as error:  # the user's code may raise anything
-        raise ValueError(f"The teacher {name} cannot be loaded: {type(error).__name__}: {_one_line(error)}") from error
+        raise ValueError(f"The teacher {name} cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
     if not callable(function):
         raise ValueError(f"The teacher {name} is a {type(function).__name__}, not a callable.")
     return CallableTeacher(name, function, getattr(module, "__file__", None))
@@ -343,7 +347,3 @@ def describe_label_difference(first: Sequence[str], other: Sequence[str], name: 
         if label != other_label:
             return f"class {index} is {label!r} in {name}, but {other_label!r} in {other_name}"
     return None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

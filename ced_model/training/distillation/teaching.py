@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 import ced_model
 
 from ...audio import SAMPLING_RATE, AudioError, describe
+from ...engines.torch import check_device
+from ...messages import OptionError
 from .augmentation import Augmentation, sample_seed, shift_waveform
 from .chunks import AudioFiles, AudioSource, ChunkReader, cut_files, find_audio
 from .front_ends import CED_FRONT_END, front_end_parameters, mask_region
@@ -122,7 +124,9 @@ def teach(
     augmentation = augmentation or Augmentation()
     _check_counts(epochs=epochs, top_k=top_k, batch_size=batch_size, shard_chunks=shard_chunks)
     sample_seed(seed, 0, 0)
-    target = None if device is None else _usable(device)
+    if device is not None:
+        check_device(device)
+    target = None if device is None else torch.device(device)
     state = _join_processes(target)
     if target is None or (target.type == state.device.type and target.index is None):
         target = state.device  # of several GPUs its own
@@ -166,15 +170,7 @@ def overhead(store: Store) -> tuple[int, float]:
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"`{name}` must be a whole number, at least 1, got {count!r}.")
-
-
-def _usable(device: str) -> torch.device:
-    try:
-        torch.zeros(1, device=device)
-        return torch.device(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"`device={device!r}`: {str(error).splitlines()[0]}") from error
+            raise OptionError(name, count, "a whole number from 1")
 
 
 def _join_processes(device: torch.device | None) -> PartialState:

@@ -2,12 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training a student on a store, with transformers' `Trainer` (paper, sections 2 and 3)."""
 
-import json
 import logging
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,48 +16,28 @@ import pyarrow.compute as pc
 import torch
 from huggingface_hub import ModelCard
 from safetensors import SafetensorError
+from sklearn.metrics import average_precision_score
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import (
-    EvalPrediction,
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-try:
-    from sklearn.metrics import average_precision_score
-except ImportError as missing:
-    raise ImportError('distillation needs scikit-learn: pip install "ced_model[train]"') from missing
-
-from ...audio import SAMPLING_RATE, AudioError
+from ...audio import SAMPLING_RATE
 from ...configuration_ced import CedConfig
-from ...conversion import check_model_folder, check_output_dir, save_model_folder
 from ...messages import one_line
 from ...modeling_ced import CedForAudioClassification
-from ...output import new_folder, write_file
-from .arguments import DistillationArguments, Plan, make_training_arguments
+from ...pretrained import check_output, new_model_folder, save_model_folder
+from ..run_folder import FREE_ARGUMENTS, checkpoint_path, last_checkpoint, open_run, run_folder_of
+from ..shared_trainer import CedTrainer, EpochCallback, one_line_errors
 from .card import METRIC_NAMES, make_card
-from .checkpoints import (
-    KeepBest,
-    average_checkpoints,
-    checkpoint_path,
-    choose_checkpoints,
-    find_checkpoints,
-    remove_incomplete,
-)
+from .checkpoints import KeepBest, average_checkpoints, choose_checkpoints
 from .inputs import DistillationDataset, EpochSampler, StoredRows, collate, set_input_statistics, split_by_file
+from .options import DistillationArguments
+from .plan import Plan, make_training_arguments
 from .store import Store, open_store
 from .student import load_student
 
 logger = logging.getLogger(__name__)
 
-TRAINING_SUFFIX = ".training"  # of the folder beside the output, for checkpoints and logs
-RUN_FILE = "run.json"
 STATISTICS_CHUNKS = 256  # from which the input statistics of a student without weights are computed
 TAG_THRESHOLD = 0.5  # probability from which on a class is a tag of the teachers
 LOWER_THE_RATE = "lower the learning rate, or make the warm-up longer."
@@ -137,32 +115,38 @@ def distill(
             other, if there is something at `output`, or if the loss is not finite any more.
     """
     target = Path(output).absolute()
-    folder = target.with_name(target.name + TRAINING_SUFFIX)
+    folder = run_folder_of(target)
     plan = make_plan(store, student, folder, arguments or DistillationArguments(), audio, allow_unfinished)
     config = plan.student.model.config.to_dict()  # Trainer adds to that of the model
     training = make_training_arguments(plan)
     may_replace = overwrite or (resume and folder.is_dir())
-    if training.process_index == 0:
-        check_audio(plan.store, plan.audio_root)
-        check_output_dir(target, may_replace)
-        last = prepare_folder(folder, describe_run(student, plan, training), resume, overwrite)
-        for line in describe_plan(plan, last):
-            say(line)
-    trainer: Any = make_trainer(plan, training, callbacks)
-    averaged = train(trainer, plan)
-    weights = average_checkpoints([checkpoint_path(folder, step) for step in averaged])
-    result = Distillation(
-        folder=target,
-        parameters=trainer.model.num_parameters(),
-        steps=trainer.state.global_step,
-        averaged=averaged,
-        metrics=evaluate(trainer, weights) if plan.holds_out else {},
-    )
-    if trainer.is_world_process_zero():
-        model = CedForAudioClassification(CedConfig.from_dict(config)).eval()
-        model.load_state_dict(weights)
-        write_folder(model, plan, target, make_card(model, plan, training, result), may_replace)
-    trainer.accelerator.wait_for_everyone()
+    with ExitStack() as stack:
+        checkpoint = None
+        if training.process_index == 0:
+            check_audio(plan.store, plan.audio_root)
+            check_output(target, may_replace)
+            run = describe_run(student, plan, training)
+            checkpoint = stack.enter_context(open_run(folder, run, resume=resume, overwrite=overwrite))
+            for line in describe_plan(plan, checkpoint):
+                say(line)
+        trainer: Any = make_trainer(plan, training, callbacks)
+        trainer.accelerator.wait_for_everyone()  # until the first process has prepared the folder
+        if training.process_index:
+            checkpoint = last_checkpoint(folder)
+        averaged = train(trainer, plan, checkpoint)
+        weights = average_checkpoints([checkpoint_path(folder, step) for step in averaged])
+        result = Distillation(
+            folder=target,
+            parameters=trainer.model.num_parameters(),
+            steps=trainer.state.global_step,
+            averaged=averaged,
+            metrics=evaluate(trainer, weights) if plan.holds_out else {},
+        )
+        if trainer.is_world_process_zero():
+            model = CedForAudioClassification(CedConfig.from_dict(config)).eval()
+            model.load_state_dict(weights)
+            write_folder(model, plan, target, make_card(model, plan, training, result), may_replace)
+        trainer.accelerator.wait_for_everyone()
     return result
 
 
@@ -183,7 +167,7 @@ def make_plan(
         total = len(opened.shards())
         raise ValueError(
             f"{store}: unfinished: {total - len(opened.missing)} of {total} shards are there. Run the `ced distill"
-            " teach` that began it again, or train on what is there with --allow-unfinished."
+            " teach` that began it again, or allow an unfinished store to train on what is there."
         )
     rows = StoredRows(opened)
     split = split_by_file(opened, rows, arguments.held_out)
@@ -203,18 +187,18 @@ def make_plan(
 def check_audio(store: Store, root: Path) -> None:
     """Raises a ValueError if the audio folder, or a file in it that has chunks, is not there."""
     if not root.is_dir():
-        raise ValueError(f"The audio of the store is not at {root}: give the folder that it is in with --audio.")
+        raise ValueError(f"The audio of the store is not at {root}: give the folder that it is in as `audio`.")
     paths = store.chunks["path"].unique().to_pylist()
     missing = [path for path in paths if not (root / path).is_file()]
     if missing:
         raise ValueError(
             f"{len(missing)} of the store's {len(paths)} audio files are not in {root}, such as {missing[0]}: give the"
-            " folder that they are in with --audio."
+            " folder that they are in as `audio`."
         )
 
 
-def describe_plan(plan: Plan, last_step: int | None) -> list[str]:
-    """What is trained on what, from which step on if it is not the first, and what is odd about it; each one line."""
+def describe_plan(plan: Plan, checkpoint: Path | None) -> list[str]:
+    """What is trained on what, from which checkpoint on, and what is odd about it; each one line."""
     store, (training, held_out) = plan.store, plan.split
     parameters = plan.student.model.num_parameters()
     notes = [
@@ -222,8 +206,8 @@ def describe_plan(plan: Plan, last_step: int | None) -> list[str]:
         f"store: {len(training):,} chunks in {store.num_epochs} variants to train on, {len(held_out):,} held out",
         *plan.student.notes,
     ]
-    if last_step is not None:
-        notes.append(f"going on from step {last_step:,}")
+    if checkpoint is not None:
+        notes.append(f"going on from {checkpoint.name}")
     if store.missing:
         untaught = store.num_chunks - len(plan.split.training) - len(plan.split.held_out)
         lack = f", and {untaught} of {store.num_chunks} chunks are in none" if untaught else ""
@@ -254,7 +238,7 @@ def describe_run(
         "student": str(student) if isinstance(student, str | os.PathLike) else plan.student.model.config.to_diff_dict(),
         "processes": training.world_size,
         **arguments,
-        **{name: value for name, value in further.items() if not name.startswith(("logging_", "dataloader_"))},
+        **{name: value for name, value in further.items() if not name.startswith(FREE_ARGUMENTS)},
         "store": {
             name: manifest[name] for name in ("labels", "teachers", "augmentation", "seed", "num_epochs", "num_chunks")
         },
@@ -262,51 +246,10 @@ def describe_run(
     }
 
 
-def prepare_folder(folder: Path, run: dict[str, Any], resume: bool, overwrite: bool) -> int | None:
-    """
-    Makes the folder of checkpoints and logs, or leaves what is whole in it for a run that goes on.
-
-    Returns:
-        The step of the checkpoint to go on from, if there is one.
-
-    Raises:
-        ValueError: if it holds another run, or something else.
-    """
-    if folder.exists():
-        try:
-            earlier = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{folder} is in the way: it has no readable {RUN_FILE} of a training.") from error
-        if resume:
-            _check_same_run(folder, earlier, json.loads(json.dumps(run)))
-            return remove_incomplete(folder)
-        if not overwrite:
-            raise ValueError(
-                f"{folder} holds the checkpoints of an earlier run: go on with --resume, or discard them with"
-                " --overwrite."
-            )
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    write_file(folder / RUN_FILE, json.dumps(run, indent=2, ensure_ascii=False).encode())
-    return None
-
-
-def _check_same_run(folder: Path, earlier: dict[str, Any], run: dict[str, Any]) -> None:
-    for name in {**earlier, **run}:
-        then, now = earlier.get(name), run.get(name)
-        if then != now:
-            is_short = not isinstance(then, dict) and not isinstance(now, dict)
-            difference = f"{then} then, {now} now" if is_short else "it has changed since"
-            raise ValueError(
-                f"{folder} was begun with another {name}: {difference}. Resume with the same, or discard it with"
-                " --overwrite."
-            )
-
-
 # --- Training --------------------------------------------------------------------------------------------------------
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(CedTrainer):
     """
     A `Trainer` whose loss is the binary cross-entropy with the teachers' probabilities.
 
@@ -322,12 +265,6 @@ class DistillationTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return self.sampler
 
-    def get_train_dataloader(self) -> DataLoader:
-        return _with_own_generator(super().get_train_dataloader())
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        return _with_own_generator(super().get_eval_dataloader(eval_dataset))
-
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -336,35 +273,6 @@ class DistillationTrainer(Trainer):
         # Not in the model: under autocast its own loss is in half precision on some devices.
         loss = nn.functional.binary_cross_entropy_with_logits(outputs.logits.float(), labels)
         return (loss, outputs) if return_outputs else loss
-
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Matrices alone: not biases, norms (`init_bn` among them), positions or the class token."""
-        return [
-            name
-            for name, parameter in model.named_parameters()
-            if parameter.ndim >= 2 and "pos_embed" not in name and "cls_token" not in name
-        ]
-
-
-def _with_own_generator(loader: Any) -> DataLoader:
-    """
-    Seeds of workers would be drawn from the global generator, and by how often depends on their number and on whether
-    the run was resumed. The global generator is left to dropout.
-    """
-    getattr(loader, "base_dataloader", loader).generator = torch.Generator()
-    return loader
-
-
-class EpochStart(TrainerCallback):
-    """Tells the sampler which epoch begins, also in one that is resumed midway; accelerate does not always."""
-
-    def __init__(self, sampler: EpochSampler) -> None:
-        self.sampler = sampler
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.sampler.epoch = int(state.epoch or 0)
 
 
 class StopAtNan(TrainerCallback):
@@ -394,9 +302,7 @@ def make_trainer(plan: Plan, training: TrainingArguments, callbacks: Sequence[Tr
     )
     lengths = plan.store.chunks["num_samples"].to_numpy()[plan.split.training]
     sampler = EpochSampler(lengths, training.train_batch_size * training.world_size, arguments.seed)
-    shown = [callback for callback in callbacks if isinstance(callback, ProgressCallback)]
-    others = [callback for callback in callbacks if callback not in shown]
-    trainer = DistillationTrainer(
+    return DistillationTrainer(
         sampler=sampler,
         model=plan.student.model,
         args=training,
@@ -404,44 +310,21 @@ def make_trainer(plan: Plan, training: TrainingArguments, callbacks: Sequence[Tr
         train_dataset=dataset,
         eval_dataset=held_out if plan.holds_out else None,
         compute_metrics=compute_metrics,
-        callbacks=[EpochStart(sampler), StopAtNan(), KeepBest(plan.folder, arguments.average), *others],
+        callbacks=[EpochCallback(sampler), StopAtNan(), KeepBest(plan.folder, arguments.average), *callbacks],
     )
-    if shown:
-        trainer.remove_callback(PrinterCallback)
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(shown[0])
-    return trainer
 
 
-def train(trainer: Trainer, plan: Plan) -> tuple[int, ...]:
-    """Trains to the end, from the last checkpoint if there is one; the steps of the checkpoints to average."""
-    trainer.accelerator.wait_for_everyone()  # the first process has prepared the folder
-    last = max(find_checkpoints(plan.folder), default=None)
-    with one_line_errors():
-        if last is None:
-            if not plan.student.has_weights:
-                _set_input_statistics(trainer)
-            trainer.train()
-        else:
-            _go_on(trainer, checkpoint_path(plan.folder, last))
+def train(trainer: Any, plan: Plan, checkpoint: Path | None) -> tuple[int, ...]:
+    """Trains to the end, from a checkpoint if there is one; the steps of the checkpoints to average."""
+    if checkpoint is None and not plan.student.has_weights:
+        with one_line_errors():
+            keys = list(islice(trainer.sampler, STATISTICS_CHUNKS))
+            workers = trainer.args.dataloader_num_workers
+            options: dict[str, Any] = {"collate_fn": collate, "num_workers": workers, "generator": torch.Generator()}
+            batches = DataLoader(trainer.train_dataset, 32, sampler=keys, **options)
+            set_input_statistics(trainer.model.encoder.init_bn, batches)
+    trainer.train_from(checkpoint)
     return choose_checkpoints(plan.folder, trainer.state.log_history, plan.arguments.average)
-
-
-def _go_on(trainer: Trainer, checkpoint: Path) -> None:
-    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    if state.global_step < state.max_steps:
-        trainer.train(resume_from_checkpoint=str(checkpoint))
-    else:  # Trainer would make one more step
-        trainer.state = state
-        trainer.state.is_world_process_zero = trainer.is_world_process_zero()
-
-
-def _set_input_statistics(trainer: Any) -> None:
-    keys = list(islice(trainer.sampler, STATISTICS_CHUNKS))
-    workers = trainer.args.dataloader_num_workers
-    batches = DataLoader(trainer.train_dataset, 32, sampler=keys, collate_fn=collate, num_workers=workers)
-    _with_own_generator(batches)
-    set_input_statistics(trainer.model.encoder.init_bn, batches)
 
 
 def evaluate(trainer: Any, weights: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -487,31 +370,14 @@ def measure_agreement(logits: torch.Tensor, probabilities: torch.Tensor) -> dict
     return metrics
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """What goes wrong in a worker, or with a disk that is full, as one line."""
-    try:
-        yield
-    except AudioError as error:  # from a worker it comes with the worker's whole stack
-        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ced_model.audio.AudioError: ")) from error
-    except (SafetensorError, RuntimeError) as error:
-        from_torch_save = any(name in str(error) for name in ("PytorchStreamWriter", "inline_container"))
-        if isinstance(error, RuntimeError) and not from_torch_save:
-            raise
-        raise ValueError(
-            "A checkpoint could not be written, perhaps because the disk is full: free some space and go on with"
-            f" --resume. ({str(error).splitlines()[0]})"
-        ) from error
-
-
 # --- After training --------------------------------------------------------------------------------------------------
 
 
 def write_folder(model: CedForAudioClassification, plan: Plan, target: Path, card: ModelCard, overwrite: bool) -> None:
     """Writes a complete model folder, which appears in one piece; raises a ValueError if that fails."""
     try:
-        with new_folder(target, check_model_folder if overwrite else None) as folder:
+        with new_model_folder(target, overwrite) as folder:
             save_model_folder(model, plan.student.feature_extractor, folder, card)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or one_line(error)
-        raise ValueError(f"{target} could not be written: {reason}. Try again with --resume.") from error
+        raise ValueError(f"{target} could not be written: {reason}. Resume the run to try again.") from error

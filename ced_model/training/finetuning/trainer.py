@@ -19,7 +19,7 @@ from ...evaluation import ClassificationMetrics, classification_metrics
 from ...labelled import SINGLE_LABEL
 from ...messages import OptionError
 from ...tagger import AudioTagger
-from ..trainer import CedTrainer, EpochCallback, loading_arguments
+from ..shared_trainer import CedTrainer, EpochCallback, loading_arguments
 from .clips import FinetuningClips
 from .dataset import ClipCollator, ClipDataset, LengthGroupedOrder
 from .options import FinetuningOptions
