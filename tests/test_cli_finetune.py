@@ -18,18 +18,18 @@ import pytest
 import soundfile
 import torch
 from cli_process import start
+from typer.main import get_command
 from typer.testing import CliRunner
 
-import ced_model.finetuning.run
-from ced_cli.app import app
-from ced_cli.errors import CliError
-from ced_cli.finetune import FinetuneOptions, finetune_model
-from ced_cli.training_options import parse_settings
+import ced_model.training.finetuning.run
 from ced_model import AudioTagger
+from ced_model.cli.app import app
+from ced_model.cli.errors import CliError
+from ced_model.cli.training_options import parse_settings
 
 Run = Callable[..., Any]
 REPOSITORY = Path(__file__).parent.parent
-HEAVY = ("torch", "transformers", "numpy", "sklearn", "scipy", "datasets", "pandas", "pyarrow", "soundfile", "rich")
+HEAVY = ("torch", "transformers", "sklearn", "scipy", "datasets", "pandas", "pyarrow", "soundfile", "rich")
 QUICK = ["--batch-size", "8", "--learning-rate", "0.004", "--device", "cpu", "--threads", "1"]
 NO_WORKERS = ["--set", "dataloader_num_workers=0"]
 
@@ -153,8 +153,7 @@ def test_clips_with_one_class_can_have_scores_of_their_own(ced: Run, sounds: Pat
     ced(
         "finetune", sounds, "--model", base, "-o", tmp_path / "out", "--multi-label", "--epochs", 1, *QUICK, *NO_WORKERS
     )
-    model = AudioTagger.from_pretrained(tmp_path / "out").model
-    assert model.config.problem_type == "multi_label_classification"
+    assert AudioTagger(tmp_path / "out").problem_type == "multi_label_classification"
 
 
 def test_without_validation_the_loss_is_shown(ced: Run, sounds: Path, base: Path, tmp_path: Path) -> None:
@@ -174,9 +173,8 @@ def test_on_a_terminal_a_bar_shows_how_far_it_is(
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    settings = ("dataloader_num_workers=0",)
-    options = FinetuneOptions(str(base), str(tmp_path / "out"), epochs=2, batch_size=8, device="cpu", settings=settings)
-    finetune_model(str(sounds), options)
+    arguments = [sounds, "--model", base, "--output", tmp_path / "out", "--epochs", 2, *QUICK, *NO_WORKERS]
+    get_command(app).main(["finetune", *map(str, arguments)], standalone_mode=False)
     shown = terminal.getvalue()
     assert re.search(r"100%\|\S+\| 6/6 \[", shown)
     assert re.findall(r"^epoch (\d) of 2  loss", shown.replace("\r", "\n"), re.MULTILINE) == ["1", "2"]
@@ -186,18 +184,18 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     ced: Run, sounds: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["finetune", sounds, "--model", base, "-o", tmp_path / "out", "--epochs", 2, *QUICK, *NO_WORKERS]
-    write_model = ced_model.finetuning.run._write_model
+    write_model = ced_model.training.finetuning.run._write_model
 
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ced_model.finetuning.run, "_write_model", interrupt)
+    monkeypatch.setattr(ced_model.training.finetuning.run, "_write_model", interrupt)
     assert "--resume goes on" in last_line(ced(*arguments, code=130).stderr)
-    monkeypatch.setattr(ced_model.finetuning.run, "_write_model", write_model)
+    monkeypatch.setattr(ced_model.training.finetuning.run, "_write_model", write_model)
     refused = last_line(ced(*arguments, code=1).stderr)
-    assert "out.training holds the checkpoints of a run: --resume, or --overwrite" in refused
+    assert "out.training holds the checkpoints of a run: resume it, or overwrite it" in refused
     assert "going on from checkpoint-6" in ced(*arguments, "--resume").stderr
-    assert "out holds a model: --overwrite, or choose another output" in last_line(ced(*arguments, code=1).stderr)
+    assert "out is not empty: overwrite it, or choose another output" in last_line(ced(*arguments, code=1).stderr)
 
 
 # Wrong usage
@@ -215,10 +213,10 @@ def test_help_and_wrong_usage_import_nothing_heavy(arguments: list[str], code: i
     arguments = [{"MODEL": str(base), "DATA": str(sounds)}.get(argument, argument) for argument in arguments]
     script = f"""
 import sys
-import ced_cli
+import ced_model.cli
 sys.argv = ["ced", *{arguments!r}]
 try:
-    ced_cli.main()
+    ced_model.cli.main()
 finally:
     print("\\nimported:", *({{name.split(".")[0] for name in sys.modules}} & set({HEAVY!r})))
 """
@@ -241,21 +239,21 @@ def test_help_is_whole_and_fits(ced: Run, monkeypatch: pytest.MonkeyPatch) -> No
     [
         (["--train", "tail"], 2, "--train tail: expected head, all, or last:K"),
         (["--train", "last:0"], 2, "--train last:0"),
-        (["--train", "last:9"], 1, "--train last:9: the encoder has 3 blocks"),
-        (["--train", "head", "--lora", "4"], 2, "leave one out"),
+        (["--train", "last:9"], 2, "--train last:9: expected at most last:3"),
+        (["--train", "head", "--lora", "4"], 2, "--lora 4: expected a rank of at least 1, and blocks to train"),
         (["--class-weights", "yes"], 2, "--class-weights yes: expected balanced or none"),
-        (["--epochs", "0"], 2, "--epochs 0 must be a number above 0"),
+        (["--epochs", "0"], 2, "--epochs 0: expected a number above 0"),
         (["--learning-rate", "nan"], 2, "--learning-rate nan"),
         (["--validation-share", "1.5"], 2, "--validation-share 1.5"),
         (["--validation", "no-such"], 2, "--validation 'no-such': there is no such file"),
         (["--validation", "DATA", "--validation-share", "0.2"], 2, "leave one out"),
         (["--validation", "DATA"], 1, "20 of 20 validation clips are training clips, too"),
-        (["--crop", "20"], 1, "--crop 20: this model looks at 0.15 to 10.12 seconds at once"),
-        (["--device", "gpu"], 1, "--device gpu must be 'cpu', 'cuda' or 'mps'"),
+        (["--crop", "20"], 2, "--crop 20: expected 0.15 to 10.12 seconds"),
+        (["--device", "gpu"], 2, "--device gpu: expected cpu, cuda or mps"),
         (["--split", "dev"], 1, "there is no split 'dev'"),
         (["--set", "bf16"], 2, "--set bf16: expected NAME=VALUE"),
         (["--set", "bf=1"], 2, "--set bf=1: TrainingArguments has no such field: did you mean bf16?"),
-        (["--set", "output_dir=x"], 1, "--set has output_dir"),
+        (["--set", "output_dir=x"], 2, "--output-dir x: expected no such training argument"),
         (["--set", "warmup_steps=-1"], 1, "warmup_steps"),
         (["--output", "DATA"], 1, "holds more than a model (noise, tone)"),
         (["--model", "no-such-folder/"], 1, "no-such-folder"),
@@ -280,9 +278,11 @@ def test_missing_extras_are_named(
     ced: Run, sounds: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["finetune", sounds, "--model", base, "-o", tmp_path / "out"]
-    monkeypatch.setattr("ced_cli.finetune.find_spec", lambda name: None if name == "sklearn" else object())
+    monkeypatch.delitem(sys.modules, "ced_model.training.finetuning")
+    monkeypatch.setattr("ced_model.training.find_spec", lambda name: None if name == "sklearn" else object())
     assert 'scikit-learn: pip install "ced_model[train]"' in last_line(ced(*arguments, code=1).stderr)
-    monkeypatch.setattr("ced_cli.finetune.find_spec", lambda name: None if name == "peft" else object())
+    monkeypatch.undo()
+    monkeypatch.setattr("ced_model.training.finetuning.options.find_spec", lambda name: None)
     assert 'pip install "ced_model[lora]"' in last_line(ced(*arguments, "--lora", 4, code=1).stderr)
 
 

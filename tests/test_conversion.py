@@ -4,6 +4,7 @@
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,13 +44,15 @@ from ced_model import (
     CedFeatureExtractor,
     CedForAudioClassification,
     CedModel,
-    conversion,
     custom_code,
     zenodo,
 )
 from ced_model.configuration_ced import CED_SIZES
-from ced_model.conversion import MODEL_FILES, ConversionError, convert_checkpoint, push_to_hub
+from ced_model.conversion import ConversionError, convert, convert_checkpoint, push_to_hub
+from ced_model.conversion.checkpoint import _make_checkpoint
+from ced_model.conversion.shape import make_config
 from ced_model.model_card import PUBLISHED_FIGURES, create_model_card, published_eval_results
+from ced_model.pretrained import MODEL_FILES
 
 REPOSITORY = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
@@ -185,8 +188,8 @@ def test_published_shapes_are_recognised_from_the_tensors_alone(size: str) -> No
         re.sub(r"^init_bn\.", "init_bn.1.", name.removeprefix("encoder.")): tensor
         for name, tensor in model.state_dict().items()
     }
-    checkpoint = conversion._make_checkpoint(tensors, {}, None, "`a.pt`.", None)
-    config, notes = conversion._make_config(checkpoint, None)
+    checkpoint = _make_checkpoint(tensors, {}, None, "`a.pt`.", None)
+    config, notes = make_config(checkpoint, None)
     assert notes == []
     expected = model.config.to_dict()
     assert {field: value for field, value in config.to_dict().items() if expected[field] != value} == {}
@@ -208,8 +211,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_downloaded_checkpoint_becomes_ced_tiny_with_labels_and_figures(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversion, "download_checkpoint", lambda size: tiny_checkpoint)
-    conversion.run(None, str(tmp_path / "tiny"), download="tiny")
+    monkeypatch.setattr(zenodo, "download_checkpoint", lambda size: tiny_checkpoint)
+    assert script.main(["--download", "tiny", str(tmp_path / "tiny")]) == 0
     config = CedConfig.from_pretrained(tmp_path / "tiny")
     assert (config.name, config.id2label[0], config.id2label[21]) == ("ced-tiny", "Speech", "Chuckle, chortle")
     card = ModelCard.load(tmp_path / "tiny" / "README.md")
@@ -360,12 +363,12 @@ def test_every_unknown_missing_and_misshapen_tensor_is_named(tmp_path: Path) -> 
 def test_any_single_missing_tensor_is_named(name: str, tmp_path: Path) -> None:
     tensors = original_tensors()
     del tensors[name]
-    checkpoint = conversion._make_checkpoint(tensors, {}, None, "`a.pt`.", None)
-    config, _ = conversion._make_config(checkpoint, None)
+    checkpoint = _make_checkpoint(tensors, {}, None, "`a.pt`.", None)
+    config, _ = make_config(checkpoint, None)
     if name == "blocks.0.attn.qkv.bias":  # the other blocks have it
         assert config.qkv_bias
     with pytest.raises(ConversionError, match=f"1 missing: {re.escape(name)}$"):
-        conversion._build_model(checkpoint, config)
+        convert._build_model(checkpoint, config)
 
 
 def test_a_stray_block_number_does_not_make_a_giant(tmp_path: Path) -> None:
@@ -562,13 +565,18 @@ def test_an_interrupted_write_leaves_the_old_folder(
     def interrupt(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr(conversion, step, interrupt)
+    monkeypatch.setattr(convert, step, interrupt)
     with pytest.raises((ConversionError, KeyboardInterrupt)) as caught:
         convert_checkpoint(MICRO_HUB, target, overwrite=True)
     if isinstance(error, OSError):
         assert "could not be written" in str(caught.value) and "No space left" in str(caught.value)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
     assert list(tmp_path.iterdir()) == [target]
+
+
+def kept_folder(error: Exception) -> Path:
+    """The folder that an error names, which holds what could not get its name."""
+    return Path(str(error).partition("the result is in ")[2].partition(": ")[0])
 
 
 def test_a_failed_move_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -585,7 +593,7 @@ def test_a_failed_move_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "rename", fail_once)
     with pytest.raises(ConversionError, match="Input/output error; the result is in ") as caught:
         convert_checkpoint(MICRO_HUB, target, overwrite=True)
-    kept = Path(str(caught.value).rpartition(" ")[2])
+    kept = kept_folder(caught.value)
     assert sorted(tmp_path.iterdir()) == sorted([target, kept]) and (kept / "model.safetensors").exists()
     assert (target / "README.md").read_text() == "mine"
 
@@ -593,7 +601,7 @@ def test_a_failed_move_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pyt
 def test_a_folder_that_appears_during_the_work_is_left_alone_and_the_model_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, check = tmp_path / "out", conversion._verify
+    target, check = tmp_path / "out", convert._verify
     for overwrite in (False, True):
 
         def appear(*arguments: Any) -> None:
@@ -601,11 +609,11 @@ def test_a_folder_that_appears_during_the_work_is_left_alone_and_the_model_is_ke
             target.mkdir(exist_ok=True)
             (target / "mine.txt").write_text("mine")
 
-        monkeypatch.setattr(conversion, "_verify", appear)
+        monkeypatch.setattr(convert, "_verify", appear)
         (target / "mine.txt").unlink(missing_ok=True)
         with pytest.raises(ConversionError, match="left as it is; the result is in ") as caught:
             convert_checkpoint(MICRO_HUB, target, overwrite=overwrite)
-        kept = Path(str(caught.value).rpartition(" ")[2])
+        kept = kept_folder(caught.value)
         assert (kept / "model.safetensors").exists() and [path.name for path in target.iterdir()] == ["mine.txt"]
 
 
@@ -634,13 +642,13 @@ def drop_weight(folder: Path) -> None:
 def test_nothing_is_kept_unless_the_written_folder_proves_equal(
     damage: Any, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = conversion.save_model_folder
+    save = convert.save_model_folder
 
     def save_and_damage(model: Any, extractor: Any, folder: Path, card: ModelCard) -> None:
         save(model, extractor, folder, card)
         damage(folder)
 
-    monkeypatch.setattr(conversion, "save_model_folder", save_and_damage)
+    monkeypatch.setattr(convert, "save_model_folder", save_and_damage)
     assert complaint in fails(ORIGINAL, tmp_path / "out")
 
 
@@ -757,7 +765,7 @@ def card_snippets(folder: Path) -> list[str]:
     return snippets
 
 
-def test_code_in_the_cards_runs_as_printed(tmp_path: Path) -> None:
+def test_code_in_the_cards_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = original_tensors()
     encoder = {name: tensor for name, tensor in tensors.items() if not name.startswith("outputlayer.")}
     snippets = []
@@ -771,7 +779,10 @@ def test_code_in_the_cards_runs_as_printed(tmp_path: Path) -> None:
     without_package = "import sys; sys.modules['ced_model'] = None\n"
     printed = run_python(without_package + remote, tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules"))
     assert "LABEL_" in printed and "torch.Size([48])" in printed
-    assert printed == run_python(local, tmp_path, PYTHONPATH=str(REPOSITORY))
+    monkeypatch.chdir(tmp_path)
+    with redirect_stdout(io.StringIO()) as here:
+        exec(local, {})
+    assert here.getvalue() == printed
 
 
 # --- Hub -------------------------------------------------------------------------------------------------------------

@@ -20,10 +20,10 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from ced_cli.app import app
 from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification
-from ced_model.distillation.checkpoints import find_checkpoints
-from ced_model.distillation.store import SHARDS
+from ced_model.cli.app import app
+from ced_model.training.distillation.store import SHARDS
+from ced_model.training.run_folder import find_checkpoints
 
 pytestmark = pytest.mark.cluster
 
@@ -87,7 +87,7 @@ def store(school: Path, lessons: list[Any]) -> Path:
 
 
 def start_two(arguments: list[Any], output: Path) -> subprocess.Popen[bytes]:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ced_cli"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ced_model"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with open(output, "wb") as stream:
         return subprocess.Popen([*launch, *map(str, arguments)], env=environment, stdout=stream, stderr=stream)
@@ -153,5 +153,5 @@ def test_two_processes_learn_as_one_does_and_go_on_when_one_was_killed(
     saved = tmp_path / "killed.training" / "checkpoint-8" / "trainer_state.json"
     kill_one_of_two(arguments("killed", 8), tmp_path / "said", saved.exists)
     assert not (tmp_path / "killed").exists()
-    assert "going on from step " in run_two([*arguments("killed", 8), "--resume"], tmp_path / "said")
+    assert "going on from checkpoint-" in run_two([*arguments("killed", 8), "--resume"], tmp_path / "said")
     assert losses(tmp_path / "killed") == pytest.approx(together, abs=1e-6)

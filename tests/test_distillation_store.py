@@ -17,8 +17,8 @@ from datasets import load_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ced_model.distillation.augmentation import Augmentation, sample_seed
-from ced_model.distillation.store import (
+from ced_model.training.distillation.augmentation import Augmentation, sample_seed
+from ced_model.training.distillation.store import (
     CHUNKS,
     MANIFEST,
     SHARDS,

@@ -334,7 +334,7 @@ def test_the_problem_type_can_be_forced(table: Table) -> None:
     one_line(error)
     with pytest.raises(ValueError, match="these are soft"):
         read_labelled(table("path,Dog,Cat\na.wav,0.5,0\n"), problem_type=SINGLE_LABEL)
-    with pytest.raises(ValueError, match="`problem_type='both'` must be"):
+    with pytest.raises(ValueError, match="`problem_type='both'`: expected"):
         read_labelled(single, problem_type="both")
 
 
@@ -430,8 +430,10 @@ def test_reading_leaves_nothing_behind(table: Table, tmp_path: Path, monkeypatch
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_without_the_extra_one_line_tells_what_to_install(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_need_no_extra_and_folders_name_it(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     path = table("path,label\na.wav,Dog\nb.wav,Cat\n")
-    monkeypatch.setitem(sys.modules, "datasets", None)
+    for package in ("datasets", "pandas", "torch", "transformers"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert len(read_labelled(path)) == 2
     with pytest.raises(ImportError, match=r'needs datasets: pip install "ced_model\[train\]"'):
-        read_labelled(path)
+        read_labelled(path.parent)

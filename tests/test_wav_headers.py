@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from ced_model.audio import AudioError, duration_s, read_audio, read_blocks
-from ced_model.distillation.chunks import ChunkReader, cut_file
+from ced_model.training.distillation.chunks import ChunkReader, cut_file
 
 RATE = 16000
 SAMPLES = np.random.default_rng(0).uniform(-0.5, 0.5, (3 * RATE, 2)).astype(np.float32)

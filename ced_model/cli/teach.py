@@ -1,130 +1,156 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced distill teach`: audio and teachers → a store."""
+"""`ced distill teach`: audio and teachers → a store. What is heavy is imported inside functions."""
 
-import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from .errors import FAILED, INTERRUPTED, CliError
-from .inputs import escape_name, read_list
-from .model import quieten
-from .progress import RunProgress
+import typer
+
+from . import options
+from .errors import CliError, one_line_errors
 from .terminal import one_line, say
-from .training_output import with_option_names
+from .training_output import training_errors
 
 if TYPE_CHECKING:
-    from ..distillation.store import Store
+    from ..training.distillation.store import Store
 
 
-@dataclass(frozen=True)
-class TeachOptions:
-    """The options of `ced distill teach`, named as on the command line; None where they were not given."""
+@one_line_errors
+def teach(
+    audio: Annotated[list[str] | None, typer.Argument(metavar="AUDIO", hidden=True)] = None,
+    list_file: Annotated[
+        str | None,
+        typer.Option("--from", metavar="FILE", help="A list of paths, one a line or separated by NUL; - for stdin."),
+    ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--teacher", "-t", metavar="TEACHER", help="A teacher; given several times, the mean of them is stored."
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs", "-e", metavar="N", min=1, help="How often each chunk is heard, each time altered otherwise."
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="STORE", help="The folder of the store.")
+    ] = None,
+    top_k: Annotated[
+        int,
+        typer.Option(
+            "--top-k", "-k", metavar="N", min=1, help="Classes to store; by default the best 20.", show_default=False
+        ),
+    ] = 20,
+    chunk_s: Annotated[
+        float,
+        typer.Option(
+            "--chunk", metavar="SECONDS", help="Length that audio is cut into; by default 10.", show_default=False
+        ),
+    ] = 10.0,
+    max_shift: Annotated[
+        float,
+        typer.Option(
+            metavar="PART",
+            help="Circular shift in time at most, as a part of a chunk; by default 0.5.",
+            show_default=False,
+        ),
+    ] = 0.5,
+    max_time_mask: Annotated[
+        int,
+        typer.Option(
+            metavar="FRAMES", help="Frames of 10 ms that are masked at most; by default 192.", show_default=False
+        ),
+    ] = 192,
+    max_freq_mask: Annotated[
+        int,
+        typer.Option(metavar="BINS", help="Mel bins of 64 that are masked at most; by default 24.", show_default=False),
+    ] = 24,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Decides all shifts and masks; by default 0.", show_default=False)
+    ] = 0,
+    device: options.Device = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Chunks that are computed together; by default 16.", show_default=False),
+    ] = 16,
+    num_workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=0,
+            help="Processes that read audio; by default 4 for a GPU, 0 for a CPU.",
+        ),
+    ] = None,
+) -> None:
+    """Store what teachers say of audio.
 
-    teachers: tuple[str, ...]
-    epochs: int | None
-    output: str | None
-    top_k: int
-    chunk: float
-    max_shift: float
-    max_time_mask: int
-    max_freq_mask: int
-    seed: int
-    device: str | None
-    batch_size: int
-    workers: int | None
+    AUDIO is folders (searched recursively; hidden entries are left out) and files. It is cut into chunks of 10 s; a
+    last piece under half a chunk is left out, a shorter file is a chunk as it is.
 
+    A TEACHER is a model folder, the id of a Hub repository (any audio classifier of transformers), or a Python callable
+    as module:attribute or path/to/file.py:attribute.
 
-def teach(audio: list[str], list_file: str | None, options: TeachOptions) -> None:
+    Interrupted or killed, the same command goes on where it was. On several GPUs or machines (with a shared folder):
+    accelerate launch -m ced_model distill teach …
+
+    Example: ced distill teach sounds/ -t mispeech/ced-base -t mispeech/ced-small --epochs 10 -o store
     """
-    Makes a store, or goes on with it, and says on stderr what it is.
-
-    Raises:
-        CliError: for wrong usage, and where it cannot go on.
-    """
-    paths = _checked_usage(audio, list_file, options)
-    assert options.epochs is not None and options.output is not None
-    try:
-        from ..distillation.augmentation import Augmentation
-        from ..distillation.teaching import teach
-    except ImportError as error:  # of an extra: it says which
-        raise CliError(str(error), FAILED) from error
-    quieten()
-    with _one_line(options.output):
-        try:
-            augmentation = Augmentation(options.chunk, options.max_shift, options.max_time_mask, options.max_freq_mask)
-        except ValueError as error:
-            raise CliError(_with_options(str(error))) from error
-        with _Progress() as progress:
-            store = teach(
-                paths,
-                options.teachers,
-                options.output,
-                epochs=options.epochs,
-                augmentation=augmentation,
-                top_k=options.top_k,
-                seed=options.seed,
-                batch_size=options.batch_size,
-                device=options.device,
-                num_workers=options.workers,
-                progress=progress,
-            )
-    _finish(store)
+    _teach(**locals())
 
 
-def _checked_usage(audio: list[str], list_file: str | None, options: TeachOptions) -> list[str]:
-    """All paths of audio; what can be seen to be wrong is told before torch is imported."""
+def _teach(
+    audio: list[str] | None,
+    list_file: str | None,
+    teacher: list[str] | None,
+    epochs: int | None,
+    output: str | None,
+    chunk_s: float,
+    max_shift: float,
+    max_time_mask: int,
+    max_freq_mask: int,
+    **teaching: Any,
+) -> None:
+    """Runs the command; `teaching` has keyword arguments of the library's `teach`."""
+    from .inputs import escape_name, read_list
+    from .model import quieten
+
     for value, advice in (
         (audio or list_file, "AUDIO: folders and files, or --from FILE"),
-        (options.teachers, "--teacher: a model folder, a Hub id, or a callable as path/to/file.py:attribute"),
-        (options.epochs, "--epochs: the paper has 120 for twenty thousand clips, and 10 for two million"),
-        (options.output, "--output: the folder of the store"),
+        (teacher, "--teacher: a model folder, a Hub id, or a callable as path/to/file.py:attribute"),
+        (epochs, "--epochs: the paper has 120 for twenty thousand clips, and 10 for two million"),
+        (output, "--output: the folder of the store"),
     ):
         if not value:
             raise CliError(f"missing {advice}")
-    for path in audio:
+    assert teacher is not None and epochs is not None and output is not None
+    paths = list(audio or [])
+    for path in paths:
         if not os.path.exists(path):
             raise CliError(f"{escape_name(path)}: no such file or folder")
-    paths = audio + ([] if list_file is None else read_list(list_file))
+    paths += [] if list_file is None else read_list(list_file)
     if not paths:
         raise CliError(f"--from {escape_name(str(list_file))}: an empty list")
-    return paths
+    from ..training.distillation.augmentation import Augmentation
+    from ..training.distillation.teaching import teach
 
-
-@contextmanager
-def _one_line(output: str) -> Iterator[None]:
-    """What may go wrong in a run becomes a `CliError`. What a user's own teacher raises keeps its stack trace."""
-    import torch
-
-    again = f"the same command goes on with {output}"
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise CliError(f"interrupted; {again}", INTERRUPTED) from error
-    except torch.OutOfMemoryError as error:
-        raise CliError(f"out of memory: choose a smaller --batch-size; {again}", FAILED) from error
-    except ValueError as error:
-        raise CliError(_with_options(str(error)), FAILED) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise CliError(f"{output}: {error.strerror}: make room, then {again}", FAILED) from error
-
-
-def _with_options(message: str) -> str:
-    names = {"chunk_s": "chunk", "num_workers": "workers"} | {field.name: field.name for field in fields(TeachOptions)}
-    return with_option_names(message, names)
+    quieten()
+    with training_errors(output, f"the same command goes on with {output}"), _Progress() as progress:
+        augmentation = Augmentation(chunk_s, max_shift, max_time_mask, max_freq_mask)
+        store = teach(paths, teacher, output, epochs=epochs, augmentation=augmentation, progress=progress, **teaching)
+    _finish(store)
 
 
 class _Progress:
-    """What `ced_model.distillation.teaching.TeachingProgress` describes, on stderr; of the main process only."""
+    """A `TeachingProgress` on stderr; of the main process only."""
 
     def __init__(self) -> None:
-        self._bar: RunProgress | None = None
+        self._bar: Any = None
 
     def __enter__(self) -> "_Progress":
         return self
@@ -162,6 +188,8 @@ class _Progress:
                 self._bar.count(failed=False)
 
     def _begin(self, total: int) -> None:
+        from .progress import RunProgress
+
         self._bar = RunProgress(total).__enter__()
 
     def _say(self, text: str) -> None:
@@ -179,7 +207,7 @@ def _finish(store: "Store") -> None:
     from accelerate import PartialState
     from rich.filesize import decimal
 
-    from ..distillation.teaching import overhead
+    from ..training.distillation.teaching import overhead
 
     if _is_main_process():
         audio = store.manifest["audio"]

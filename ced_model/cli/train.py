@@ -1,134 +1,157 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced distill train`: a store → a student, as a model folder."""
+"""`ced distill train`: a store → a student, as a model folder. What is heavy is imported inside functions."""
 
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ..bundled import DEFAULT_MODEL
-from .errors import FAILED, INTERRUPTED, CliError
-from .model import quieten
+import typer
+
+from . import options
+from .errors import CliError, one_line_errors
 from .terminal import put, say
-from .training_options import parse_settings, split_settings
-from .training_output import is_main_process, make_progress, with_option_names
+from .training_options import Settings, parse_settings, split_settings
+from .training_output import is_main_process, make_progress, training_errors, use_threads
 
 if TYPE_CHECKING:
-    from ..distillation.training import Distillation
+    from ..training.distillation.training import Distillation
 
-# Names of the library, where they are not those of the options with a - for each _.
-OPTION_NAMES = {"consistent": "no-consistency", "training": "set"}
-SIZES = ("tiny", "mini", "small", "base")
 SHARES = {"top1": "top-1", "mAP": "mAP"}
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """The options of `ced distill train`, named as on the command line; None where they were not given."""
+@one_line_errors
+def train(
+    store: Annotated[str, typer.Argument(metavar="STORE", hidden=True)],
+    student: Annotated[
+        str | None,
+        typer.Option(
+            "--student",
+            "-s",
+            metavar="STUDENT",
+            help="tiny, mini, small, base, a config.json, a model folder or Hub id.",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Write the model here, at the end; until then DIR.training."
+        ),
+    ] = None,
+    audio: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where the audio is now; by default where it was taught.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", "-e", metavar="N", min=1, help="By default as many as the store has.")
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="End after N optimiser steps, in place of --epochs.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Chunks per step and process; by default 32.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(metavar="RATE", help="Highest; by default 0.001.")] = None,
+    mixup: Annotated[
+        float | None, typer.Option(metavar="ALPHA", help="Mix inputs and their targets; by default not.")
+    ] = None,
+    leftover: Annotated[
+        str | None,
+        typer.Option(metavar="zero|even", help="Targets of classes that are not stored; by default zero."),
+    ] = None,
+    no_consistency: Annotated[
+        bool, typer.Option("--no-consistency", help="Alter inputs otherwise than the teachers heard them.")
+    ] = False,
+    held_out: Annotated[
+        float | None,
+        typer.Option(metavar="PART", help="Part of the chunks, in whole files, to choose by; by default 0.05."),
+    ] = None,
+    average: Annotated[
+        int | None, typer.Option(metavar="K", min=1, help="Best checkpoints to average; by default 4.")
+    ] = None,
+    save_steps: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Evaluate and save every N steps; by default each epoch.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Processes that prepare inputs; by default half of the CPUs."),
+    ] = None,
+    threads: options.Threads = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Of all that is random; by default 0.")] = None,
+    report_to: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where figures go besides, such as tensorboard.")
+    ] = None,
+    settings: Settings = None,
+    allow_unfinished: Annotated[
+        bool, typer.Option("--allow-unfinished", help="Train on a store that is not complete yet.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the model in DIR, and a run that is not resumed.")
+    ] = False,
+) -> None:
+    """Train a student on what teachers said.
 
-    student: str | None = None
-    output: str | None = None
-    audio: str | None = None
-    epochs: int | None = None
-    max_steps: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    mixup: float | None = None
-    leftover: str | None = None
-    no_consistency: bool = False
-    held_out: float | None = None
-    average: int | None = None
-    save_steps: int | None = None
-    workers: int | None = None
-    threads: int | None = None
-    seed: int | None = None
-    report_to: str | None = None
-    settings: tuple[str, ...] = ()
-    allow_unfinished: bool = False
-    resume: bool = False
-    overwrite: bool = False
+    STORE is what `ced distill teach` made. The student hears exactly what the teachers heard, and learns what they said
+    of it. A size begins with random weights, a model with its own; a head that does not fit the store is replaced.
 
+    On several GPUs or machines: accelerate launch -m ced_model distill train …
 
-def train_student(store: str, options: TrainOptions) -> None:
+    Example: ced distill train store --student tiny --output my-tagger
     """
-    Trains a student on a store, and says on stderr how it goes.
+    _train(**locals())
 
-    Raises:
-        CliError: for wrong usage, and where it cannot go on.
-    """
-    student, output = _checked_usage(store, options)
-    if options.threads is not None:
-        import torch
 
-        torch.set_num_threads(options.threads)
-    with _one_line_failures(output):
-        from ..distillation.training import DistillationArguments, distill
+def _train(
+    store: str,
+    *,
+    student: str | None,
+    output: str | None,
+    audio: str | None,
+    no_consistency: bool,
+    settings: list[str] | None,
+    threads: int | None,
+    allow_unfinished: bool,
+    resume: bool,
+    overwrite: bool,
+    **training: Any,
+) -> None:
+    """Runs the command; `training` has fields of `DistillationArguments`, None where they were not given."""
+    if student is None:
+        raise CliError("choose with --student what to train: tiny, mini, small, base, a config.json, or a model")
+    if output is None:
+        raise CliError("choose with --output DIR where to write the model")
+    if not os.path.isdir(os.path.expanduser(store)):
+        raise CliError(f"{store}: there is no such folder; `ced distill teach` makes a store")
+    if resume and overwrite:
+        raise CliError("--resume keeps the checkpoints, --overwrite discards them: choose one")
+    split_settings(settings)
+    from ..training.distillation.options import DistillationArguments
+    from .model import quieten
 
-        given = {name: getattr(options, name, None) for name in DistillationArguments.__dataclass_fields__}
-        values = {name: value for name, value in given.items() if value is not None}
-        values |= {"consistent": not options.no_consistency, "training": parse_settings(options.settings)}
-        try:
-            arguments = DistillationArguments(**values)
-        except ValueError as error:
-            raise CliError(_with_option_names(str(error)).rstrip(".")) from error
+    given = {name: value for name, value in training.items() if value is not None}
+    output = os.path.expanduser(output)
+    with training_errors(output, f"--resume goes on from the last checkpoint in {output}"):
+        arguments = DistillationArguments(consistent=not no_consistency, training=parse_settings(settings), **given)
+        from ..training.distillation.training import distill
+
         quieten()
+        use_threads(threads)
         done = distill(
             os.path.expanduser(store),
             student,
             output,
             arguments,
-            audio=None if options.audio is None else os.path.expanduser(options.audio),
-            resume=options.resume,
-            overwrite=options.overwrite,
-            allow_unfinished=options.allow_unfinished,
+            audio=None if audio is None else os.path.expanduser(audio),
+            resume=resume,
+            overwrite=overwrite,
+            allow_unfinished=allow_unfinished,
             callbacks=[make_progress(_line)],
             say=say,
         )
     if is_main_process():
         put(*_report(done, output))
     _leave_group()
-
-
-def _checked_usage(store: str, options: TrainOptions) -> tuple[str, str]:
-    """Student and output. Raises `CliError` for what can be seen to be wrong without the cost of imports."""
-    if options.student is None:
-        raise CliError("choose with --student what to train: tiny, mini, small, base, a config.json, or a model")
-    path = os.path.expanduser(options.student)
-    is_known = options.student in (*SIZES, DEFAULT_MODEL)
-    if not is_known and not os.path.exists(path) and options.student.count("/") != 1:
-        raise CliError(
-            f"--student {options.student}: it is none of {', '.join(SIZES)}, and there is no such file or folder"
-        )
-    if options.output is None:
-        raise CliError("choose with --output DIR where to write the model")
-    if not os.path.isdir(os.path.expanduser(store)):
-        raise CliError(f"{store}: there is no such folder; `ced distill teach` makes a store")
-    if options.audio is not None and not os.path.isdir(os.path.expanduser(options.audio)):
-        raise CliError(f"--audio {options.audio}: there is no such folder")
-    if options.epochs is not None and options.max_steps is not None:
-        raise CliError("--epochs and --max-steps both say when to end: give one of them")
-    if options.resume and options.overwrite:
-        raise CliError("--resume keeps the checkpoints, --overwrite discards them: choose one")
-    split_settings(options.settings)
-    return options.student, os.path.expanduser(options.output)
-
-
-@contextmanager
-def _one_line_failures(output: str) -> Iterator[None]:
-    """What goes wrong fails the command with one line, with options named as on the command line."""
-    try:
-        yield
-    except (ValueError, ImportError) as error:
-        raise CliError(_with_option_names(str(error)).rstrip("."), FAILED) from error
-    except KeyboardInterrupt as error:
-        raise CliError(f"interrupted; --resume goes on from the last checkpoint in {output}", INTERRUPTED) from error
-
-
-def _with_option_names(message: str) -> str:
-    return with_option_names(message, {name: name for name in TrainOptions.__dataclass_fields__} | OPTION_NAMES)
 
 
 def _leave_group() -> None:

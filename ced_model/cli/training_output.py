@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the commands that train say on stderr."""
 
+import errno
 import os
-import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from .errors import FAILED, INTERRUPTED, CliError
 from .terminal import one_line, say
 
 if TYPE_CHECKING:
@@ -23,17 +25,35 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def with_option_names(message: str, names: Mapping[str, str]) -> str:
-    """A message of the library whose `name` and `name=value` in backquotes become options of the command line."""
+def use_threads(threads: int | None) -> None:
+    """CPU threads of torch, by default as many as it chooses."""
+    if threads is not None:
+        import torch
 
-    def option(match: re.Match[str]) -> str:
-        name, value = match[1], match[2]
-        if name not in names:
-            return match[0]
-        flag = "--" + names[name].replace("_", "-")
-        return flag if value is None else f"{flag} {value.strip(chr(39))}"
+        torch.set_num_threads(threads)
 
-    return re.sub(r"`(\w+)(?:=([^`]*))?`", option, message)
+
+@contextmanager
+def training_errors(output: str, again: str) -> Iterator[None]:
+    """Errors of the user's doing as a CliError of one line, `again` being how to continue. Others keep their stack."""
+    from ..messages import OptionError
+
+    try:
+        yield
+    except OptionError:
+        raise  # wrong usage: the command knows its flag
+    except ValueError as error:
+        raise CliError(str(error).rstrip("."), FAILED) from error
+    except KeyboardInterrupt as error:
+        raise CliError(f"interrupted; {again}", INTERRUPTED) from error
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # of torch, which may not be imported yet
+            raise
+        raise CliError(f"out of memory: choose a smaller --batch-size; {again}", FAILED) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise CliError(f"{output}: {error.strerror}: make room, then {again}", FAILED) from error
 
 
 def make_progress(make_line: MakeLine) -> "TrainerCallback":

@@ -14,9 +14,10 @@ from scipy.special import expit
 import yamnet
 from ced_model import CedFeatureExtractor, CedForAudioClassification
 from ced_model.audioset import AUDIOSET_LABELS
-from ced_model.distillation.arguments import DistillationArguments, make_training_arguments
-from ced_model.distillation.training import make_plan, make_trainer
 from ced_model.evaluation import ClassificationMetrics, classification_metrics
+from ced_model.training.distillation.options import DistillationArguments
+from ced_model.training.distillation.plan import make_training_arguments
+from ced_model.training.distillation.training import make_plan, make_trainer
 from named_sounds import NAMED_SOUNDS
 from scenes import Shards
 from sources import SAMPLING_RATE, Bank

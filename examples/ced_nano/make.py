@@ -60,7 +60,7 @@ def start(work: Path, arguments: PretrainArguments) -> None:
 def teach(work: Path, processes: int) -> None:
     """The teacher hears whole scenes under seeded augmentation, and once without any for comparison."""
     scenes.write_audio(work, "train", DISTILLED_HOURS, work / "audio", processes=processes)
-    command = ("torch.distributed.run", "--nproc-per-node", processes, "-m", "ced_cli", "distill", "teach")
+    command = ("torch.distributed.run", "--nproc-per-node", processes, "-m", "ced_model", "distill", "teach")
     _run(*command, work / "audio", "-t", TEACHER, "-e", DISTILLED_EPOCHS, "-o", work / "store")
     _run(*command, work / "audio", "-t", TEACHER, "-e", 1, "-o", work / "store-plain", *NO_AUGMENTATION)
 
@@ -88,7 +88,7 @@ def _train(work: Path, store: str, output: Path, *options: object) -> None:
     output.parent.mkdir(exist_ok=True)
     student = work / "pretrain" / "student"
     given = ("--learning-rate", 5e-4, "--workers", 1, "--set", "bf16=true", "--resume", *options)
-    _run("ced_cli", "distill", "train", work / store, "-s", student, "-o", output, *given)
+    _run("ced_model", "distill", "train", work / store, "-s", student, "-o", output, *given)
 
 
 def _run(*command: object) -> None:

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import save_file
 
 from ced_model import CedFeatureExtractor, CedForAudioClassification
-from ced_model.distillation.checkpoints import average_checkpoints
+from ced_model.training.distillation.checkpoints import average_checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "ced_nano.md"

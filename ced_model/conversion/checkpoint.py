@@ -1,0 +1,173 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Original checkpoints and Hub repositories → tensors under the names of the Hub format. No code in a file is run."""
+
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..hub import PUBLISHED_MODELS, ModelNotFoundError, locate_model
+from ..messages import one_line
+from ..model_folder import check_settings
+from ..zenodo import sha256_of
+
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
+DECODER_NAME = re.compile(r"(decoder|mask_token)")  # what masked-autoencoder files carry beside the encoder
+
+
+class ConversionError(ValueError):
+    """Why a checkpoint was not converted: one line that says what is wrong and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))  # names of files and tensors are in it
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read from a source: tensors under the names of the Hub format, and what is known about the model."""
+
+    tensors: dict[str, torch.Tensor]
+    source_names: dict[str, str]  # Hub name -> name in the source, for messages
+    dropped: tuple[str, ...]  # decoder tensors of a masked autoencoder
+    settings: Mapping[str, Any]  # a training checkpoint's "config"
+    folder: Path | None  # a Hub repository's, with its config.json
+    description: str  # one Markdown sentence for the model card
+    hub_id: str | None = None
+    published: str | None = None  # "ced-tiny", ... where the source is proved to be that model
+
+    @property
+    def has_head(self) -> bool:
+        return any(name.startswith("outputlayer.") for name in self.tensors)
+
+
+def read_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
+    """Reads a `.pt` file, a Hub folder or a Hub id; raises [`ConversionError`] if it is missing or bad."""
+    path = Path(source)
+    if path.is_dir():
+        return _read_folder(path, f"the model folder `{path.absolute().name}`.", None)
+    if path.exists():
+        return _read_file(path)
+    name = os.fspath(source)
+    if name.count("/") == 1 and not name.endswith(CHECKPOINT_SUFFIXES):
+        try:
+            folder = locate_model(name)
+        except ModelNotFoundError as error:
+            raise ConversionError(str(error)) from error
+        checkpoint = _read_folder(folder, f"[{name}](https://huggingface.co/{name}).", name)
+        return replace(checkpoint, published=name.removeprefix("mispeech/") if name in PUBLISHED_MODELS else None)
+    raise ConversionError(f"{name} does not exist: give a .pt file, a model folder, or a Hub id such as user/model.")
+
+
+def _read_folder(folder: Path, description: str, hub_id: str | None) -> Checkpoint:
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise ConversionError(f"{folder} has no {name}: a model folder needs config.json and model.safetensors.")
+    try:
+        check_settings(folder)
+    except ValueError as error:
+        raise ConversionError(f"{folder}: {error}") from error
+    try:
+        tensors = load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise ConversionError(f"{folder / 'model.safetensors'} cannot be read: {one_line(error)}") from error
+    return _make_checkpoint(tensors, {}, folder, description, hub_id)
+
+
+def _read_file(path: Path) -> Checkpoint:
+    if path.suffix == ".safetensors":
+        raise ConversionError(f"{path} is one file of a model folder: give the folder, which also has the config.json.")
+    content = _load_pickle(path)
+    settings: Any = {}
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        settings = content.get("config")
+        content = content["model"]
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items()
+    ):
+        raise ConversionError(
+            f"{path} holds neither a state dict (names and tensors) nor one under 'model': save model.state_dict()."
+        )
+    description = f"`{path.name}`, SHA-256 `{sha256_of(path)}`."
+    settings = settings if isinstance(settings, Mapping) else {}
+    return _make_checkpoint(dict(content), settings, None, description, None)
+
+
+def _load_pickle(path: Path) -> Any:
+    """Loads tensors and plain Python data from a file; code in it is never run."""
+    try:
+        _check_zip(path)
+        # torch's own messages are pages long, advise unsafe loading, and come as all sorts of exceptions.
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ConversionError(f"{path} cannot be read: {one_line(error)}") from error
+    except pickle.UnpicklingError as error:
+        objects = _objects_beside_tensors(path, error)
+        if not objects:
+            raise ConversionError(_not_a_checkpoint(path)) from error
+        raise ConversionError(
+            f"{path} holds Python objects beside tensors ({', '.join(objects)}), and loading these could run code from"
+            " the file: where you trust it, save the model's state_dict() alone and convert that."
+        ) from error
+    except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
+        raise ConversionError(_not_a_checkpoint(path)) from error
+
+
+def _not_a_checkpoint(path: Path) -> str:
+    return f"{path} is damaged or no PyTorch checkpoint: if it was downloaded, delete it and download it again."
+
+
+def _check_zip(path: Path) -> None:
+    """Raises ValueError if a part of the archive is damaged; torch.load itself does not look at the checksums."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            try:
+                damaged = archive.testzip()
+            except zipfile.BadZipFile as error:
+                raise ValueError(str(error)) from error
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged")
+
+
+def _objects_beside_tensors(path: Path, error: pickle.UnpicklingError) -> list[str]:
+    try:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # not a zip archive, or not to be disassembled: torch's message names the first object
+        return re.findall(r"GLOBAL ([\w.]+) was not an allowed global", str(error))[:1]
+
+
+def _make_checkpoint(
+    named: dict[str, torch.Tensor],
+    settings: Mapping[str, Any],
+    folder: Path | None,
+    description: str,
+    hub_id: str | None,
+) -> Checkpoint:
+    tensors: dict[str, torch.Tensor] = {}
+    source_names: dict[str, str] = {}
+    dropped = []
+    for name, tensor in named.items():
+        plain = name.removeprefix("encoder.")
+        if plain.startswith("front_end."):  # window and filterbank are no weights
+            continue
+        if DECODER_NAME.match(plain):
+            dropped.append(name)
+            continue
+        hub_name = (
+            plain if plain.startswith("outputlayer.") else "encoder." + re.sub(r"^init_bn\.1\.", "init_bn.", plain)
+        )
+        if hub_name in tensors:
+            raise ConversionError(
+                f"both {source_names[hub_name]} and {name} are the tensor {hub_name}: keep one of them."
+            )
+        tensors[hub_name] = tensor
+        source_names[hub_name] = name
+    return Checkpoint(tensors, source_names, tuple(dropped), settings, folder, description, hub_id)

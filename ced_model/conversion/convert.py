@@ -1,0 +1,234 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint → a model folder that was loaded again and found equal to it."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard
+from safetensors import SafetensorError
+
+from ..configuration_ced import CedConfig
+from ..feature_extraction_ced import CedFeatureExtractor
+from ..messages import one_line, printable
+from ..model_card import create_model_card, published_eval_results, published_size
+from ..modeling_ced import CedForAudioClassification, CedModel
+from ..pretrained import MODEL_FILES, check_output, load_feature_extractor, new_model_folder, save_model_folder
+from .checkpoint import Checkpoint, ConversionError, read_checkpoint
+from .shape import make_config
+
+UNKNOWN_DATA = "The source of these weights does not say what they were trained on."
+VERIFICATION_SAMPLES = 48000  # 3 s
+VERIFICATION_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A folder that was written and verified."""
+
+    folder: Path
+    architecture: str
+    size: str | None  # "ced-tiny", ... for the published shapes
+    parameters: int
+    num_labels: int | None  # None for an encoder
+    notes: tuple[str, ...]  # what was assumed or left out
+
+
+def convert_checkpoint(
+    source: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    *,
+    num_heads: int | None = None,
+    overwrite: bool = False,
+    model_id: str | None = None,
+    published: str | None = None,
+) -> Conversion:
+    """
+    Converts an original CED checkpoint or a Hub repository into a complete model folder.
+
+    The folder holds safetensors, both configurations, the custom code and a model card. It appears in one piece, after
+    it was loaded again and found equal to the source; a failure leaves `output_dir` as it was.
+
+    Args:
+        source (`str` or `os.PathLike`):
+            An original `.pt` file (a bare state dict, or one under `"model"`; without a head it becomes an encoder), a
+            folder in the format of the Hub, or a Hub id.
+        output_dir (`str` or `os.PathLike`):
+            The folder to write. It must be missing or empty, or hold nothing but a model folder's files with
+            `overwrite`.
+        num_heads (`int`, *optional*):
+            Attention heads, which the shapes do not tell; needed only where the source does not say and the width is
+            not a published one.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Whether to replace a model folder at `output_dir`.
+        model_id (`str`, *optional*):
+            Hub id that the model card's code names; by default the name of the folder.
+        published (`str`, *optional*):
+            `"tiny"`, `"mini"`, `"small"` or `"base"` where `source` is what [`download_checkpoint`] returned for it.
+            The model card then has the published figures and `base_model`. The Hub ids of the published models have
+            them without it, other sources never.
+
+    Returns:
+        [`Conversion`]: what was written.
+
+    Raises:
+        `ConversionError`: with one line, if the source cannot be read, holds unknown, missing or misshapen tensors (all
+            are named), or the folder cannot be written or does not prove equal.
+    """
+    target = Path(output_dir).absolute()
+    try:
+        check_output(target, overwrite)
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
+    checkpoint = read_checkpoint(source)
+    if published is not None:
+        checkpoint = replace(checkpoint, published=f"ced-{published}")
+    config, notes = make_config(checkpoint, num_heads)
+    model = _build_model(checkpoint, config)
+    feature_extractor = load_feature_extractor(checkpoint.folder, config)
+    card = _make_card(model, checkpoint, model_id or target.name)
+    try:
+        with new_model_folder(target, overwrite) as folder:
+            save_model_folder(model, feature_extractor, folder, card)
+            _verify(folder, model, feature_extractor, checkpoint)
+    except (OSError, SafetensorError) as error:
+        raise ConversionError(f"{target} could not be written: {one_line(error)}") from error
+    if checkpoint.dropped:
+        names = ", ".join(map(printable, checkpoint.dropped))
+        notes.append(f"left out {len(checkpoint.dropped)} decoder tensors: {names}")
+    return Conversion(
+        folder=target,
+        architecture=type(model).__name__,
+        size=published_size(config),
+        parameters=model.num_parameters(),
+        num_labels=config.num_labels if checkpoint.has_head else None,
+        notes=tuple(notes),
+    )
+
+
+# --- Model -----------------------------------------------------------------------------------------------------------
+
+
+def _build_model(checkpoint: Checkpoint, config: CedConfig) -> CedModel | CedForAudioClassification:
+    """The model with the checkpoint's tensors, in their dtype; every tensor that does not fit is named in one error."""
+    architecture: Any = CedForAudioClassification if checkpoint.has_head else CedModel
+    with torch.device("meta"):
+        shapes = architecture(config).state_dict()
+    expected = {_hub_name(name, checkpoint): tensor for name, tensor in shapes.items()}
+    problems = _find_problems(checkpoint, expected)
+    if problems:
+        raise ConversionError("the tensors are not those of this model: " + "; ".join(problems))
+    floating = {tensor.dtype for name, tensor in checkpoint.tensors.items() if expected[name].is_floating_point()}
+    # Mixed precision is widened, which loses nothing.
+    dtype = floating.pop() if len(floating) == 1 else torch.float32
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are not ours to draw
+        model = architecture(config).to(dtype)
+    model.load_state_dict({name: checkpoint.tensors[_hub_name(name, checkpoint)] for name in shapes})
+    return model.eval()
+
+
+def _hub_name(name: str, checkpoint: Checkpoint) -> str:
+    """Name of a model's tensor in the Hub format; a bare encoder has its own without the prefix."""
+    return name if checkpoint.has_head else f"encoder.{name}"
+
+
+def _find_problems(checkpoint: Checkpoint, expected: Mapping[str, torch.Tensor]) -> list[str]:
+    """One phrase per kind of misfit, with the names that the source uses."""
+    tensors, names = checkpoint.tensors, checkpoint.source_names
+    is_original = checkpoint.folder is None
+    common = [name for name in tensors if name in expected]
+    misshapen = [name for name in common if tensors[name].shape != expected[name].shape]
+    typed_wrong = [name for name in common if not _fits_dtype(tensors[name].dtype, expected[name].dtype)]
+    not_finite = [name for name in common if not torch.isfinite(tensors[name]).all()]
+    kinds = {
+        "missing": [_original_name(name) if is_original else name for name in expected if name not in tensors],
+        "unknown": [names[name] for name in tensors if name not in expected],
+        "misshapen": [
+            f"{names[name]} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}" for name in misshapen
+        ],
+        "of the wrong type": [f"{names[name]} {tensors[name].dtype}" for name in typed_wrong],
+        "with NaN or infinite values": [names[name] for name in not_finite],
+    }
+    return [f"{len(listed)} {kind}: {', '.join(listed)}" for kind, listed in kinds.items() if listed]
+
+
+def _fits_dtype(dtype: torch.dtype, expected: torch.dtype) -> bool:
+    """Whether weights come in a precision that models run in, and the counter of BatchNorm as an integer."""
+    return dtype in (torch.float32, torch.float16, torch.bfloat16) if expected.is_floating_point else dtype == expected
+
+
+def _original_name(name: str) -> str:
+    return re.sub(r"^init_bn\.", "init_bn.1.", name.removeprefix("encoder."))
+
+
+def _make_card(model: CedModel | CedForAudioClassification, checkpoint: Checkpoint, model_id: str) -> ModelCard:
+    config: CedConfig = model.config
+    # A shape proves nothing: anyone may have trained these weights on anything.
+    is_published = checkpoint.published is not None and checkpoint.published == published_size(config)
+    return create_model_card(
+        model,
+        model_id=model_id,
+        source=f"Converted from {checkpoint.description}",
+        base_model=checkpoint.hub_id or (f"mispeech/{checkpoint.published}" if is_published else None),
+        eval_results=published_eval_results(config) if is_published and checkpoint.has_head else [],
+        datasets=None if is_published else [],
+        training_data=None if is_published else UNKNOWN_DATA,
+    )
+
+
+def _verify(
+    folder: Path,
+    model: CedModel | CedForAudioClassification,
+    feature_extractor: CedFeatureExtractor,
+    checkpoint: Checkpoint,
+) -> None:
+    """Loads the folder again; raises [`ConversionError`] unless its tensors are the source's, its outputs `model`'s."""
+    absent = sorted(MODEL_FILES - {path.name for path in folder.iterdir()})
+    if absent:
+        raise ConversionError(f"the written folder is not complete, nothing was kept: {', '.join(absent)} missing.")
+    architecture: Any = type(model)
+    reloaded, report = architecture.from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
+    loaded = {_hub_name(name, checkpoint): tensor for name, tensor in reloaded.state_dict().items()}
+    differing = [name for name, tensor in checkpoint.tensors.items() if not _equals(loaded.get(name), tensor)]
+    differing += [
+        name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in map(str, report[kind])
+    ]
+    if differing:
+        raise ConversionError(f"the written tensors differ from the source, nothing was kept: {', '.join(differing)}")
+    try:
+        deviation = _deviation(model, feature_extractor, reloaded, CedFeatureExtractor.from_pretrained(folder))
+    except (ValueError, RuntimeError) as error:
+        raise ConversionError(f"the model cannot be run, nothing was kept: {one_line(error)}") from error
+    if not deviation <= VERIFICATION_TOLERANCE:
+        raise ConversionError(
+            f"the written model's outputs differ by {deviation:.2g} from the source, nothing was kept."
+        )
+
+
+def _equals(loaded: torch.Tensor | None, source: torch.Tensor) -> bool:
+    # The loaded dtype is the source's, or wider where the source mixes several.
+    return loaded is not None and torch.equal(loaded, source.to(loaded.dtype))
+
+
+def _deviation(
+    model: torch.nn.Module,
+    feature_extractor: CedFeatureExtractor,
+    reloaded: torch.nn.Module,
+    reloaded_extractor: CedFeatureExtractor,
+) -> float:
+    """Largest difference of the two models' outputs for the same noise, each behind its own feature extractor."""
+    waveform = 0.1 * torch.randn(VERIFICATION_SAMPLES, generator=torch.Generator().manual_seed(0))
+    outputs = []
+    for network, front_end in ((model, feature_extractor), (reloaded, reloaded_extractor)):
+        input_values = front_end(waveform, sampling_rate=front_end.sampling_rate)["input_values"]
+        with torch.inference_mode():
+            output = network.float().eval()(input_values)
+        outputs.append(output.logits if "logits" in output else output.last_hidden_state)
+    if outputs[0].shape != outputs[1].shape:
+        return float("inf")
+    return (outputs[0] - outputs[1]).abs().max().item()

@@ -1,0 +1,63 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Model folder → Hub repository."""
+
+import os
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.errors import HTTPError as HubConnectionError  # of the HTTP client that huggingface_hub uses
+from huggingface_hub.utils import validate_repo_id
+
+from ..messages import one_line
+from .checkpoint import ConversionError
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raises [`ConversionError`] if `repo_id` cannot name a repository on the Hub."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ConversionError(f"{repo_id} is no Hub repository name: {one_line(error)}") from error
+
+
+def push_to_hub(folder: str | os.PathLike[str], repo_id: str, api: huggingface_hub.HfApi | None = None) -> str:
+    """
+    Uploads a model folder to the Hub, creating the repository if needed.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            A folder written by [`convert_checkpoint`].
+        repo_id (`str`):
+            The repository, `user/model`.
+        api (`huggingface_hub.HfApi`, *optional*):
+            The client to use, with its token; by default one with the token of `hf auth login` or `HF_TOKEN`.
+
+    Returns:
+        `str`: the address of the repository.
+
+    Raises:
+        `ConversionError`: with one line, if there is no token, no permission or no network.
+    """
+    check_repo_id(repo_id)
+    client = api or huggingface_hub.HfApi()
+    try:
+        repo = client.create_repo(repo_id, exist_ok=True)
+        client.upload_folder(repo_id=repo.repo_id, folder_path=Path(folder), commit_message="Add CED model")
+    except (OSError, HubConnectionError, ValueError) as error:
+        raise ConversionError(
+            f"{folder} is complete, but not uploaded to {repo_id} (run again with --overwrite): {_upload_hint(error)}"
+        ) from error
+    return str(repo)
+
+
+def _upload_hint(error: Exception) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, LocalTokenNotFoundError) or status == 401:
+        return "log in with `hf auth login` or set HF_TOKEN to a token with write access."
+    if status == 403:
+        return "the token may not write there; use one with write access."
+    if isinstance(error, HfHubHTTPError):
+        return f"the Hub answered {one_line(error)}"
+    return f"the Hugging Face Hub could not be reached; is there no network? ({one_line(error)})"

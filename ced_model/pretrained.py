@@ -1,0 +1,145 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch models from and to model folders: weights, both configurations, custom code and model card."""
+
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from .configuration_ced import CedConfig
+from .custom_code import CODE_FILES
+from .feature_extraction_ced import CedFeatureExtractor
+from .messages import one_line, printable
+from .model_folder import PREPROCESSOR, check_model_folder, find_folder, front_end_of
+from .model_settings import FRONT_END_DEFAULTS
+from .modeling_ced import CedForAudioClassification
+from .output import new_folder
+
+HUB_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+MODEL_FILES = frozenset((*HUB_FILES, *CODE_FILES, "README.md"))
+
+
+class Loaded(NamedTuple):
+    """
+    A classifier in float32 on the CPU.
+
+    Attributes:
+        model: The classifier. The head of an encoder is new.
+        feature_extractor: Its front end.
+        has_head: Whether the head was in the folder.
+    """
+
+    model: CedForAudioClassification
+    feature_extractor: CedFeatureExtractor
+    has_head: bool
+
+
+def load_classifier(model: str | os.PathLike[str]) -> Loaded:
+    """
+    Loads a model folder, Hub id or bundled model to train it further.
+
+    Raises:
+        ValueError: in one line, if it is not a CED model, or lacks tensors.
+        OSError: if there is no such folder or repository, or it cannot be reached.
+    """
+    try:
+        folder = find_folder(model)
+        check_model_folder(folder)
+        with quiet():
+            loaded: Any = CedForAudioClassification.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
+        network, report = loaded
+        feature_extractor = load_feature_extractor(folder, network.config)
+    except (SafetensorError, StrictDataclassError, RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(f"{printable(model)} cannot be loaded: {one_line(error)}") from error
+    missing = sorted(map(str, report["missing_keys"]))
+    absent = [name for name in missing if not name.startswith("outputlayer.")]
+    if absent:
+        raise ValueError(f"{printable(model)} cannot be loaded: it lacks {len(absent)} tensors, such as {absent[0]}.")
+    return Loaded(network, feature_extractor, not missing)
+
+
+def load_feature_extractor(folder: Path | None, config: CedConfig) -> CedFeatureExtractor:
+    """The feature extractor of a model folder: of its `preprocessor_config.json` or, without one, of `config`."""
+    if folder is not None and (folder / PREPROCESSOR).is_file():
+        return CedFeatureExtractor.from_pretrained(folder)
+    front_end = {"sampling_rate": FRONT_END_DEFAULTS["sampling_rate"], "feature_size": config.n_mels}
+    return CedFeatureExtractor.from_front_end(front_end_of(config.to_dict() | front_end))
+
+
+def check_output(folder: Path, overwrite: bool, further: Collection[str] = ()) -> None:
+    """
+    Raises a ValueError if writing a model to `folder` would harm what is there.
+
+    Args:
+        overwrite: Whether a model in it may be replaced.
+        further: Names that may be beside the model's own files.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise ValueError(f"{folder} is not a folder: choose another output.")
+    if not folder.exists():
+        return
+    check_replaceable(folder, further)
+    if any(folder.iterdir()) and not overwrite:
+        raise ValueError(f"{folder} is not empty: overwrite it, or choose another output.")
+
+
+def check_replaceable(folder: Path, further: Collection[str] = ()) -> None:
+    """Raises a ValueError if a folder holds anything but a model and what is named in `further`."""
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in {*MODEL_FILES, *further})
+    if foreign:
+        raise ValueError(
+            f"{folder} holds more than a model ({', '.join(foreign[:5])}) and is kept: choose another output."
+        )
+
+
+@contextmanager
+def new_model_folder(target: Path, overwrite: bool, further: Collection[str] = ()) -> Iterator[Path]:
+    """A folder that becomes `target` at the end of the context, see [`new_folder`] and [`check_output`]."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with new_folder(target, partial(check_replaceable, further=further) if overwrite else None) as folder, quiet():
+        yield folder
+
+
+def save_model_folder(
+    model: PreTrainedModel,
+    feature_extractor: CedFeatureExtractor,
+    folder: str | os.PathLike[str],
+    card: ModelCard,
+) -> None:
+    """
+    Writes what a Hub repository of a CED model holds into `folder`: weights, both configurations, custom code, card.
+
+    The folder loads with `trust_remote_code=True` where `ced_model` is not installed.
+    """
+    model.save_pretrained(folder)
+    feature_extractor.save_pretrained(folder)
+    # safetensors creates its file for the owner alone, whatever the umask is.
+    shutil.copymode(Path(folder) / "config.json", Path(folder) / "model.safetensors")
+    card.save(Path(folder) / "README.md")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' report on tensors that were not loaded, and its progress bar."""
+    verbosity, shows_bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if shows_bar:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,189 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The augmentation that teachers and student share: one seed fixes it to the bit (paper, section 2).
+
+Nothing here reads or changes a global random state. A seed is a hash of numbers, and what a seed decides is drawn from
+raw 64-bit outputs of a generator of its own, which NumPy keeps the same on every platform and in every version.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+
+from ...audio import SAMPLING_RATE
+from ...feature_extraction_ced import CedFeatureExtractor
+from ...messages import OptionError, check_number
+
+SEED_BITS = 31  # a seed is stored as a non-negative int32
+FRAMES_PER_SECOND = 100  # of CED's front end
+
+SHIFT, TIME_MASK, FREQ_MASK = range(3)  # the generators of one seed, one for each thing to decide
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """
+    How far inputs are altered. With zeros for the three last, they are not altered at all.
+
+    Attributes:
+        chunk_s: Length of a chunk in seconds.
+        max_shift: Largest circular shift of a chunk's waveform in either direction, as a part of its length; at 0.5,
+            the most, any part of the chunk may come first.
+        max_time_mask: Most frames (10 ms) of the log-mel that are masked in a chunk of `chunk_s`; of a shorter one in
+            proportion, since a fixed number could cover all of it.
+        max_freq_mask: Most mel bins that are masked.
+
+    Raises:
+        ValueError: if a value is not possible; the message names it.
+    """
+
+    chunk_s: float = 10.0
+    max_shift: float = 0.5
+    max_time_mask: int = 192
+    max_freq_mask: int = 24
+
+    def __post_init__(self) -> None:
+        for name in ("max_time_mask", "max_freq_mask"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise OptionError(name, value, "a whole number from 0")
+        for name, low, high in (("max_shift", 0, 0.5), ("chunk_s", 0.15, 86400)):
+            check_number(name, getattr(self, name), low)
+            if getattr(self, name) > high:
+                raise OptionError(name, getattr(self, name), f"a number up to {high}")
+        if self.max_time_mask > self.chunk_s * FRAMES_PER_SECOND:
+            raise OptionError(
+                "max_time_mask", self.max_time_mask, f"at most the frames of 10 ms in `chunk_s` {self.chunk_s:g}"
+            )
+
+    @property
+    def chunk_samples(self) -> int:
+        """Length of a whole chunk in samples at 16 kHz."""
+        return round(self.chunk_s * SAMPLING_RATE)
+
+    def to_dict(self) -> dict[str, float | int]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`; a ValueError says which entry is missing, unknown or not possible."""
+        names = {field.name for field in fields(cls)}
+        if not isinstance(values, Mapping) or set(values) != names:
+            got = sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
+            raise ValueError(f"An augmentation has the entries {sorted(names)}, got {got}.")
+        return cls(**values)
+
+
+class MaskBounds(NamedTuple):
+    """What is masked of a log-mel: all bins of frames `[time_start, time_stop)`, all frames of bins `[freq_start,
+    freq_stop)`."""
+
+    time_start: int
+    time_stop: int
+    freq_start: int
+    freq_stop: int
+
+
+def sample_seed(store_seed: int, chunk_id: int, epoch: int) -> int:
+    """
+    The seed of a chunk in an augmentation epoch.
+
+    Returns:
+        A whole number from 0 to 2³¹ − 1, the same on every platform: a hash of the three numbers.
+
+    Raises:
+        ValueError: if one of them does not fit into 64 bits.
+    """
+    try:
+        numbers = struct.pack("<3q", store_seed, chunk_id, epoch)
+    except struct.error as error:
+        raise ValueError(
+            f"A seed is made of whole numbers of up to 64 bits, got {store_seed!r}, {chunk_id!r}, {epoch!r}."
+        ) from error
+    digest = hashlib.blake2b(numbers, digest_size=8, person=b"ced sample").digest()
+    return int.from_bytes(digest, "little") >> (64 - SEED_BITS)
+
+
+def shift_waveform(waveform: np.ndarray, seed: int, augmentation: Augmentation) -> np.ndarray:
+    """A copy of a waveform of shape `(samples,)`, shifted circularly: what leaves at one end enters at the other."""
+    furthest = int(augmentation.max_shift * len(waveform))
+    return np.roll(waveform, _below(_generator(seed, SHIFT), 2 * furthest + 1) - furthest)
+
+
+def mask_bounds(seed: int, augmentation: Augmentation, num_frames: int, num_mels: int) -> MaskBounds:
+    """The time mask and the frequency mask of a log-mel; each has a uniform width from 0 on, and a uniform place."""
+    in_proportion = int(augmentation.max_time_mask * num_frames / (augmentation.chunk_s * FRAMES_PER_SECOND))
+    time = _mask(seed, TIME_MASK, min(augmentation.max_time_mask, in_proportion), num_frames)
+    return MaskBounds(*time, *_mask(seed, FREQ_MASK, min(augmentation.max_freq_mask, num_mels), num_mels))
+
+
+def mask_log_mel(log_mel: torch.Tensor, seed: int, augmentation: Augmentation) -> torch.Tensor:
+    """
+    A copy of a log-mel of shape `(mels, frames)` with a time mask and a frequency mask.
+
+    They are filled with the mean of the log-mel before masking. Zero would not do: before the model's `init_bn`, 0 dB
+    is a loud sound, and decibels have no value that stands for nothing.
+    """
+    num_mels, num_frames = log_mel.shape
+    bounds = mask_bounds(seed, augmentation, num_frames, num_mels)
+    masked = log_mel.clone(memory_format=torch.contiguous_format)
+    # Added up in double precision by one thread: torch's own sum depends on the number of threads.
+    mean = float(np.mean(masked.numpy(force=True), dtype=np.float64))
+    masked[:, bounds.time_start : bounds.time_stop] = mean
+    masked[bounds.freq_start : bounds.freq_stop] = mean
+    return masked
+
+
+def augmented_log_mel(
+    waveform: np.ndarray, seed: int, augmentation: Augmentation, feature_extractor: CedFeatureExtractor
+) -> torch.Tensor:
+    """
+    What CED models see of a chunk under a seed, teachers and students alike: shifted, transformed, masked.
+
+    Args:
+        waveform: The chunk as it was cut, float32 of shape `(samples,)` at 16 kHz.
+
+    Returns:
+        float32 of shape `(mels, frames)`, in decibels, on the CPU. Bit-identical in every process and whatever it is
+        batched with: each chunk is computed alone, by one thread.
+    """
+    shifted = shift_waveform(waveform, seed, augmentation)
+    with one_thread():
+        features = feature_extractor(shifted, sampling_rate=SAMPLING_RATE, device="cpu")
+        return mask_log_mel(features["input_values"][0], seed, augmentation)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes on one CPU thread, as in a worker of a `DataLoader`: a matrix product may depend on how many."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _mask(seed: int, purpose: int, max_width: int, length: int) -> tuple[int, int]:
+    generator = _generator(seed, purpose)
+    width = _below(generator, max_width + 1)
+    start = _below(generator, length - width + 1)
+    return start, start + width
+
+
+def _generator(seed: int, purpose: int) -> np.random.PCG64:
+    return np.random.PCG64(np.random.SeedSequence([seed, purpose]))
+
+
+def _below(generator: np.random.PCG64, bound: int) -> int:
+    """A uniform whole number from 0 to below `bound`."""
+    return int(generator.random_raw()) * bound >> 64

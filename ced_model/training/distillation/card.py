@@ -1,0 +1,122 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The model card of a distilled student: what it learned from, how, and how far it agrees with its teachers."""
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+from huggingface_hub import EvalResult, ModelCard
+from transformers import SchedulerType, TrainingArguments
+from transformers.training_args import OptimizerNames
+
+from ...model_card import create_model_card
+from ...modeling_ced import CedForAudioClassification
+from .plan import Plan, is_default_schedule
+from .store import Store, top_k_of
+
+if TYPE_CHECKING:
+    from .training import Distillation
+
+# What is measured on held-out files, as a reader of the card knows it.
+METRIC_NAMES = {
+    "bce": "Binary cross-entropy with the teachers' probabilities",
+    "prior_bce": "The same of the best constant answer",
+    "top1": "Top-1 agreement with the teachers",
+    "mAP": "mAP against the teachers' tags (probability ≥ 0.5)",
+}
+
+
+def make_card(
+    model: CedForAudioClassification, plan: Plan, training: TrainingArguments, result: "Distillation"
+) -> ModelCard:
+    """The card of a student."""
+    results = [
+        EvalResult(
+            task_type="audio-classification",
+            task_name="Audio tagging",
+            dataset_type="held-out-audio",
+            dataset_name=f"{_counted(plan.split.held_out, plan.store)} held out",
+            metric_type=name,
+            metric_name=METRIC_NAMES[name],
+            metric_value=round(value, 4),
+        )
+        for name, value in result.metrics.items()
+    ]
+    return create_model_card(
+        model,
+        model_id=result.folder.name,
+        source="Distilled with `ced distill` from the teachers below, without labels.",
+        base_model=plan.student.base_model,
+        eval_results=results,
+        datasets=[],
+        training_data=_describe(plan, training, result),
+    )
+
+
+def _describe(plan: Plan, training: TrainingArguments, result: "Distillation") -> str:
+    store = plan.store
+    consistent = "the same augmented chunks (consistent"
+    whose = consistent if plan.arguments.consistent else "other augmentations of the same chunks (inconsistent"
+    rows = {**_describe_store(plan), **_describe_training(plan, training, result)}
+    return "\n".join(
+        [
+            f"{_duration(store.manifest['audio']['hours'])} of audio, cut into {store.num_chunks:,} chunks of"
+            f" {store.augmentation.chunk_s:g} s. No labels were used: the student learned what the teachers say of"
+            f" {whose} ensemble distillation).",
+            "",
+            "### How it was distilled",
+            "",
+            "| | |",
+            "| --- | --- |",
+            *(f"| {name} | {text} |" for name, text in rows.items()),
+        ]
+    )
+
+
+def _describe_store(plan: Plan) -> dict[str, str]:
+    store, augmentation = plan.store, plan.store.augmentation
+    elsewhere = "zero" if plan.arguments.leftover == "zero" else "the rest of 1 in equal parts"
+    whose = "the very same for teachers and student" if plan.arguments.consistent else "not the one the teachers had"
+    return {
+        "Teachers": ", ".join(f"`{_teacher_name(teacher['name'])}`" for teacher in store.manifest["teachers"]),
+        "Targets": f"the teachers' mean probabilities: the {top_k_of(store.manifest)} highest, {elsewhere} elsewhere",
+        "Augmentation": f"circular shift of up to ±{augmentation.max_shift * augmentation.chunk_s:g} s, masks of up to"
+        f" {augmentation.max_time_mask} frames and {augmentation.max_freq_mask} mel bins, in {store.num_epochs}"
+        f" variants of each chunk; {whose}",
+    }
+
+
+def _describe_training(plan: Plan, training: TrainingArguments, result: "Distillation") -> dict[str, str]:
+    arguments = plan.arguments
+    batch = arguments.batch_size * training.gradient_accumulation_steps * training.world_size
+    mixup = f", with mixup (α = {arguments.mixup:g})" if arguments.mixup else ""
+    scheduler, optimiser = SchedulerType(training.lr_scheduler_type), OptimizerNames(training.optim)
+    schedule = "cosine to a tenth" if is_default_schedule(training) else f"{scheduler.value} schedule"
+    warmup = training.get_warmup_steps(result.steps) / result.steps
+    chosen = "best on held-out files" if plan.holds_out else "at the end"
+    steps = ", ".join(f"{step:,}" for step in sorted(result.averaged))
+    return {
+        "Began as": plan.student.description,
+        "Loss": f"binary cross-entropy{mixup}",
+        "Training": f"{result.steps:,} steps of {batch} chunks, out of {_counted(plan.split.training, plan.store)}",
+        "Optimiser": f"{optimiser.value}, learning rate {training.learning_rate:g}, warm-up over {warmup:.0%} of the"
+        f" steps, {schedule}, weight decay {training.weight_decay:g}",
+        "Weights": f"mean of the {len(result.averaged)} checkpoints {chosen} (steps {steps})"
+        if len(result.averaged) > 1
+        else f"those of step {steps}",
+    }
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+
+
+def _teacher_name(name: str) -> str:
+    """A teacher's name without the folder that it was in on some machine; the id of a Hub repository as it is."""
+    return os.path.basename(name.rstrip("/\\")) if name.startswith((".", "~", os.sep)) or ":" in name else name
+
+
+def _counted(chunks: np.ndarray, store: Store) -> str:
+    files = len(set(store.chunks["path"].take(chunks).to_pylist()))
+    return f"{len(chunks):,} chunks of {files:,} file{'s' * (files != 1)}"

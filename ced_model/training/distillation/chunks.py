@@ -1,0 +1,308 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Audio files → chunks, and a chunk's waveform, which is the same samples whenever and wherever it is read.
+
+What a chunk's waveform is depends on its file alone:
+
+- Uncompressed and FLAC files can be read from anywhere, so the chunk's own part is read and resampled, with 0.1 s on
+  both sides for the resampling filter. From the middle of an hour this takes no longer than from the start. It differs
+  from resampling the file as a whole in the last bit (up to 1.5e-7 of full scale).
+- Other formats (MP3, Ogg, what PyAV reads) give other samples after seeking than without, so they are decoded from the
+  start to the chunk. A reader that is asked for chunks in their order decodes a file once.
+"""
+
+import math
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from ...audio import (
+    MAX_ARRAY_CHANNELS,
+    SAMPLING_RATE,
+    UNKNOWN_FRAMES,
+    AudioError,
+    describe,
+    read_audio,
+    read_blocks,
+    sound_file,
+    walk_audio,
+)
+from .store import Chunk
+
+MIN_SAMPLES = 2400  # 0.15 s, one patch
+CONTEXT_SAMPLES = 1600  # at 16 kHz, on both sides: more than the resampling filter looks at
+SEEKABLE_FORMATS = frozenset("WAV WAVEX RF64 W64 AIFF AU CAF FLAC".split())
+SEEKABLE_SUBTYPES = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
+
+AudioSource = str | os.PathLike | Sequence[str | os.PathLike]
+
+
+@dataclass
+class AudioFiles:
+    """
+    What there is to cut.
+
+    Attributes:
+        root: The folder that `paths` are relative to.
+        paths: Files, with `/`, each once.
+        skipped: Files that cannot be used, and why.
+    """
+
+    root: Path
+    paths: list[str]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Cut:
+    """
+    Files cut into chunks.
+
+    Attributes:
+        chunks: In the order of files and time.
+        skipped: Files that cannot be used, and why.
+        num_files: Files that have chunks.
+        num_bytes: The disk space of these.
+    """
+
+    chunks: list[Chunk] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    num_files: int = 0
+    num_bytes: int = 0
+
+
+def find_audio(audio: AudioSource) -> AudioFiles:
+    """
+    The audio files of a folder, or of a list of files and folders, in the order of the list and of names.
+
+    Folders are searched recursively for the extensions of audio files; hidden entries are left out, links to folders
+    are followed. A listed file is taken whatever its extension.
+
+    Raises:
+        ValueError: if there is none, or a single path does not exist.
+    """
+    sources = [audio] if isinstance(audio, str | os.PathLike) else list(audio)
+    places = [os.path.abspath(os.fspath(source)) for source in sources]
+    if len(places) == 1 and not os.path.exists(places[0]):
+        raise ValueError(f"{describe(sources[0])}: no such file or folder.")
+    problems: list[OSError] = []
+    files = dict.fromkeys(
+        file for place in places for file in (walk_audio(place, problems) if os.path.isdir(place) else [place])
+    )
+    if not files and not problems:
+        raise ValueError(f"No audio files in {', '.join(map(describe, sources)) or 'an empty list'}.")
+    root = os.path.commonpath([place if os.path.isdir(place) else os.path.dirname(place) for place in places])
+    found = AudioFiles(Path(root), [])
+    for file in files:
+        path = Path(file).relative_to(root).as_posix()
+        try:
+            path.encode()
+            found.paths.append(path)
+        except UnicodeEncodeError:
+            found.skipped[describe(path)] = "its name is not UTF-8; rename it"
+    for problem in problems:
+        folder = describe(os.path.relpath(problem.filename, root))
+        found.skipped[folder] = f"a folder that cannot be listed: {problem.strerror}"
+    return found
+
+
+def cut_files(
+    files: AudioFiles, chunk_samples: int, *, on_file: Callable[[str, str | None], object] | None = None
+) -> Cut:
+    """
+    Cuts all files; those that cannot be read are skipped.
+
+    Args:
+        on_file: Told of each file as it is done, with the reason if it is skipped.
+
+    Raises:
+        ValueError: if no file can be used; with the reason of the first.
+    """
+    cut = Cut(skipped=dict(files.skipped))
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # decoding lets go of Python's lock
+        for first in range(0, len(files.paths), 1024):  # the pool takes all that it is given at once
+            paths = files.paths[first : first + 1024]
+            results = pool.map(lambda path: _try_cut(files.root, path, chunk_samples), paths)
+            for path, (chunks, num_bytes, reason) in zip(paths, results, strict=True):
+                if reason is not None:
+                    cut.skipped[path] = reason
+                else:
+                    cut.chunks += chunks
+                    cut.num_files += 1
+                    cut.num_bytes += num_bytes
+                if on_file is not None:
+                    on_file(path, reason)
+    if not cut.chunks:
+        path, reason = next(iter(cut.skipped.items()))
+        raise ValueError(f"None of {len(cut.skipped)} audio files can be used; the first, {path}: {reason}.")
+    return cut
+
+
+def cut_file(root: str | os.PathLike, path: str, chunk_samples: int) -> list[Chunk]:
+    """
+    The chunks of a file: pieces of `chunk_samples`, and a last piece if it is at least half as long.
+
+    A file that is shorter than half a chunk is a chunk as it is.
+
+    Raises:
+        AudioError: if any part of the file cannot be read, or if all of it is shorter than one patch (0.15 s).
+    """
+    chunks: list[Chunk] = []
+    for piece in _pieces(Path(root, path), chunk_samples):
+        if chunks and 2 * len(piece) < chunk_samples:
+            continue
+        chunks.append(Chunk(path, len(chunks) * chunk_samples, len(piece), _crc32(piece)))
+    if chunks[0].num_samples < MIN_SAMPLES:
+        raise _too_short(path)
+    return chunks
+
+
+@dataclass
+class _Stream:
+    """A file that is decoded piece by piece in one process, whose position others must not move."""
+
+    path: str
+    process: int
+    blocks: Iterator[np.ndarray]
+    next_number: int = 0
+
+
+class ChunkReader:
+    """
+    Reads chunks' waveforms below an audio root.
+
+    Attributes:
+        root: The folder that chunks' paths are relative to.
+        chunk_samples: Length of a whole chunk: `Augmentation.chunk_samples`.
+    """
+
+    def __init__(self, root: str | os.PathLike, chunk_samples: int) -> None:
+        self.root = Path(root)
+        self.chunk_samples = chunk_samples
+        self._stream: _Stream | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_stream": None}
+
+    def read(self, chunk: Chunk) -> np.ndarray:
+        """
+        The waveform of a chunk.
+
+        Returns:
+            float32 of shape `(num_samples,)` at 16 kHz, bit-identical to what was cut.
+
+        Raises:
+            AudioError: if the file is gone, cannot be read, or holds other samples than were cut.
+        """
+        file = self.root / chunk.path
+        if is_seekable(file):
+            waveform = _read_part(file, chunk.start, chunk.num_samples)
+        else:
+            waveform = self._decode_to(chunk)[: chunk.num_samples]
+        if len(waveform) != chunk.num_samples or _crc32(waveform) != chunk.crc32:
+            raise AudioError(
+                f"{describe(file)}: not the audio that was cut into chunks (at {chunk.start / SAMPLING_RATE:g} s): it"
+                " was changed since, or another version of libsndfile or soxr decodes it"
+            )
+        return waveform
+
+    def _decode_to(self, chunk: Chunk) -> np.ndarray:
+        """The piece at the chunk's place of a file that cannot seek; empty if it ends before."""
+        number, stream = chunk.start // self.chunk_samples, self._stream
+        if stream is None or (stream.path, stream.process) != (chunk.path, os.getpid()) or number < stream.next_number:
+            stream = _Stream(chunk.path, os.getpid(), _blocks(self.root / chunk.path, self.chunk_samples))
+        self._stream = stream
+        piece = next(islice(stream.blocks, number - stream.next_number, None), np.empty(0, np.float32))
+        stream.next_number = number + 1
+        return piece
+
+
+def is_seekable(file: str | os.PathLike) -> bool:
+    """Whether reading from the middle of a file gives the samples that reading from its start does."""
+    if not os.path.isfile(file):  # opening a FIFO would wait for a writer
+        return False
+    try:
+        with sound_file(file) as sound:
+            return (
+                sound.format in SEEKABLE_FORMATS
+                and sound.subtype.startswith(SEEKABLE_SUBTYPES)
+                and sound.channels <= MAX_ARRAY_CHANNELS
+                and sound.frames < UNKNOWN_FRAMES
+            )
+    except (soundfile.SoundFileError, OSError):  # what is wrong with it, reading will tell
+        return False
+
+
+def _try_cut(root: Path, path: str, chunk_samples: int) -> tuple[list[Chunk], int, str | None]:
+    """The chunks of a file and its bytes, or why it has none."""
+    try:
+        return cut_file(root, path, chunk_samples), os.stat(root / path).st_size, None
+    except (AudioError, OSError) as error:
+        text = " ".join(str(error).split())
+        return [], 0, text.removeprefix(f"{describe(root / path)}: ").removeprefix(f"{describe(path)}: ")
+
+
+def _pieces(file: Path, chunk_samples: int) -> Iterator[np.ndarray]:
+    """A file in pieces of `chunk_samples`, of which the last may be shorter; at least one, none of them empty."""
+    if not is_seekable(file):
+        yield from _blocks(file, chunk_samples)
+        return
+    for start in count(0, chunk_samples):
+        piece = _read_part(file, start, chunk_samples)
+        if len(piece):
+            yield piece
+        if len(piece) < chunk_samples:
+            return
+
+
+def _blocks(file: Path, chunk_samples: int) -> Iterator[np.ndarray]:
+    return read_blocks(file, block_s=chunk_samples / SAMPLING_RATE)
+
+
+def _read_part(file: Path, start: int, num_samples: int) -> np.ndarray:
+    """
+    Samples `[start, start + num_samples)` at 16 kHz of a file that can seek, or as many as there are.
+
+    The part that is read begins where a frame of the file and a sample at 16 kHz are at the same time, so that the
+    phase of the resampling filter is that of the whole file.
+    """
+    with sound_file(file) as sound:
+        rate = sound.samplerate
+        divisor = math.gcd(rate, SAMPLING_RATE)
+        unit_samples, unit_frames = SAMPLING_RATE // divisor, rate // divisor  # of the same duration
+        unit = max(0, start - CONTEXT_SAMPLES) // unit_samples
+        first, stop = unit * unit_frames, -(-(start + num_samples + CONTEXT_SAMPLES) * rate // SAMPLING_RATE)
+        stop = min(stop, sound.frames)
+        if first >= stop and start:
+            return np.empty(0, np.float32)
+        try:
+            sound.seek(min(first, sound.frames))
+            frames = sound.read(stop - first, dtype="float32", always_2d=True)
+        except soundfile.SoundFileError as error:
+            raise AudioError(f"{describe(file)}: damaged after {first / rate:.1f} s ({error})") from error
+    if len(frames) != stop - first:
+        raise AudioError(f"{describe(file)}: truncated: {(stop - first - len(frames)) / rate:.1f} s are missing")
+    if len(frames) <= MAX_ARRAY_CHANNELS:  # only a file that has no more: the context alone is longer
+        raise _too_short(file)
+    try:
+        samples = read_audio({"array": frames.T, "sampling_rate": rate})
+    except AudioError as error:  # it names an array
+        raise AudioError(f"{describe(file)}: {str(error).partition(': ')[2]}") from error
+    skipped = start - unit * unit_samples
+    return samples[skipped : skipped + num_samples]
+
+
+def _too_short(file: str | os.PathLike) -> AudioError:
+    return AudioError(f"{describe(file)}: shorter than {MIN_SAMPLES / SAMPLING_RATE:g} s, one patch of the model")
+
+
+def _crc32(waveform: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(waveform, "<f4").data)

@@ -1,0 +1,108 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What is trained on what, and the arguments that `Trainer` is given for it."""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import parse_flag_from_env
+from transformers import TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
+
+from ..shared_trainer import loading_arguments
+from .inputs import Split, StoredRows
+from .options import DistillationArguments
+from .store import Store
+from .student import Student
+
+MIN_LR_RATE = 0.1  # the cosine ends at a tenth of the learning rate (paper, section 3)
+WARMUP = 0.05  # of all steps
+# Soft targets under an augmentation that is new in every epoch are hard to learn by heart, so it has only to bound the
+# weights: at a mean learning rate of 5e-4, 10,000 steps shrink a weight without gradient by 5 %.
+WEIGHT_DECAY = 0.01
+LOG_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    What is trained on what, and how.
+
+    Attributes:
+        store: The chunks.
+        rows: What the teachers said of them.
+        audio_root: The folder that the chunks' paths are relative to.
+        student: The model as it begins.
+        split: Which chunks are trained on, and which are held out.
+        arguments: How to train.
+        folder: For checkpoints and logs.
+    """
+
+    store: Store
+    rows: StoredRows
+    audio_root: Path
+    student: Student
+    split: Split
+    arguments: DistillationArguments
+    folder: Path
+
+    @property
+    def holds_out(self) -> bool:
+        return len(self.split.held_out) > 0
+
+
+def make_training_arguments(plan: Plan) -> TrainingArguments:
+    """What `Trainer` is told; raises a ValueError with one line if transformers refuses a field."""
+    arguments = plan.arguments
+    strategy = "epoch" if arguments.save_steps is None else "steps"
+    fields: dict[str, Any] = {
+        **loading_arguments(arguments.workers),
+        "output_dir": str(plan.folder),
+        "num_train_epochs": plan.store.num_epochs if arguments.epochs is None else arguments.epochs,
+        "max_steps": -1 if arguments.max_steps is None else arguments.max_steps,
+        "per_device_train_batch_size": arguments.batch_size,
+        "per_device_eval_batch_size": arguments.batch_size,
+        "learning_rate": arguments.learning_rate,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "warmup_steps": WARMUP,
+        "weight_decay": WEIGHT_DECAY,
+        "seed": arguments.seed,
+        "report_to": arguments.report_to,
+        "eval_strategy": strategy if plan.holds_out else "no",
+        "save_strategy": strategy,
+        # By default processes on a machine without a GPU would not know of each other.
+        "use_cpu": parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available(),
+        "logging_nan_inf_filter": False,
+        **arguments.training,
+    }
+    if arguments.save_steps is not None:
+        fields |= {"save_steps": arguments.save_steps, "eval_steps": arguments.save_steps}
+    if fields["lr_scheduler_type"] == "cosine_with_min_lr":
+        fields.setdefault("lr_scheduler_kwargs", {"min_lr_rate": MIN_LR_RATE})
+    interval = arguments.save_steps or _steps_per_epoch(fields, len(plan.split.training))
+    fields.setdefault("logging_steps", min(LOG_STEPS, interval))  # each evaluation comes with a training loss
+    try:
+        training = TrainingArguments(**fields)
+        for callback in get_reporting_integration_callbacks(training.report_to):
+            callback()  # it looks for its package
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        raise ValueError(f"transformers cannot train like this: {' '.join(str(error).split())}") from error
+    if training.world_size != (launched := int(os.environ.get("WORLD_SIZE", "1"))):
+        raise ValueError(f"{launched} processes were launched, but accelerate cannot join them here: run one process.")
+    return training
+
+
+def is_default_schedule(training: TrainingArguments) -> bool:
+    """Whether the learning rate goes by a cosine to a tenth."""
+    kwargs = {"min_lr_rate": MIN_LR_RATE}
+    return training.lr_scheduler_type == "cosine_with_min_lr" and training.lr_scheduler_kwargs == kwargs
+
+
+def _steps_per_epoch(fields: dict[str, Any], num_chunks: int) -> int:
+    accumulated = int(fields.get("gradient_accumulation_steps", 1))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    return math.ceil(num_chunks / (fields["per_device_train_batch_size"] * accumulated * processes))

@@ -1,0 +1,349 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Teachers: transformers' audio classifiers and Python callables, and ensembles of them."""
+
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, PreTrainedModel
+
+from ...bundled import resolve_model
+from ...engines.torch import ACTIVATIONS
+from ...labelled import MULTI_LABEL, SINGLE_LABEL
+from ...messages import one_line
+from .front_ends import CedFrontEnd, Features, FrontEnd, MaskRegion, choose_front_end
+from .store import MAX_CLASSES
+
+
+@dataclass
+class TeacherInputs:
+    """
+    What teachers are given of a batch of chunks.
+
+    Attributes:
+        waveforms: Shifted, float32 of shape `(batch, samples)` at 16 kHz; None if no teacher wants it.
+        masks: What is to be masked of each; None if no teacher wants it.
+        features: For each front end of the ensemble.
+    """
+
+    waveforms: np.ndarray | None = None
+    masks: list[MaskRegion] | None = None
+    features: list[Features] = field(default_factory=list)
+
+
+class Teacher(Protocol):
+    """
+    Gives probabilities.
+
+    Attributes:
+        name: As the user gave it.
+        labels: Its classes in their order.
+        front_end: What makes its features; None if it takes the waveform.
+    """
+
+    name: str
+    labels: list[str]
+    front_end: FrontEnd | None
+
+    def probabilities(self, inputs: TeacherInputs, features: Features) -> np.ndarray:
+        """Of shape `(batch, classes)`, from the features of its front end, if it has one."""
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest, with a `checksum` that tells whether it is still the same teacher."""
+
+
+class ModelTeacher:
+    """An audio classifier of transformers: sigmoid if it is multi-label, softmax if it has one class per clip."""
+
+    def __init__(self, name: str, model: PreTrainedModel, front_end: FrontEnd, extractor_settings: dict) -> None:
+        self.name = name
+        self.model = model.eval()
+        self.front_end: FrontEnd | None = front_end
+        self.labels = [str(label) for _, label in sorted((model.config.id2label or {}).items())]
+        is_multi_label = model.config.problem_type == MULTI_LABEL  # transformers' classifiers often leave it out
+        self.problem_type = MULTI_LABEL if is_multi_label else SINGLE_LABEL
+        self._settings = extractor_settings
+
+    @torch.inference_mode()
+    def probabilities(self, inputs: TeacherInputs, features: Features) -> np.ndarray:
+        device = self.model.device
+        logits = self.model(**{name: tensor.to(device) for name, tensor in features.items()}).logits.float()
+        return ACTIVATIONS[self.problem_type](logits).cpu().numpy()
+
+    def describe(self) -> dict[str, Any]:
+        assert self.front_end is not None
+        return {
+            "name": self.name,
+            "kind": "transformers",
+            "model_type": self.model.config.model_type,
+            "checksum": _weights_checksum(self.model, self._settings),
+            "activation": "sigmoid" if self.problem_type == MULTI_LABEL else "softmax",
+            "masks": self.front_end.masks,
+            "front_end": self._settings,
+        }
+
+
+class CallableTeacher:
+    """A Python callable: `(waveforms)` or `(waveforms, masks=…)` → probabilities, with `labels`."""
+
+    def __init__(self, name: str, function: Callable[..., Any], source: str | None) -> None:
+        self.name = name
+        self.front_end: FrontEnd | None = None
+        self.labels = _callable_labels(name, function)
+        self.takes_masks = _takes_masks(function)
+        self._function = function
+        self._source = source
+
+    def probabilities(self, inputs: TeacherInputs, features: Features) -> np.ndarray:
+        assert inputs.waveforms is not None
+        masks = {"masks": inputs.masks} if self.takes_masks else {}
+        result = self._function(inputs.waveforms.copy(), **masks)
+        if isinstance(result, torch.Tensor):
+            result = result.detach().float().cpu()
+        return _checked(self.name, np.asarray(result), (len(inputs.waveforms), len(self.labels)))
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "kind": "callable",
+            "checksum": _file_checksum(self._source),
+            "masks": "given to the callable in seconds and hertz" if self.takes_masks else "none: shifted only",
+        }
+
+
+class Ensemble:
+    """
+    Teachers with the same labels; their probabilities are averaged.
+
+    Attributes:
+        front_ends: What makes the teachers' features, each once.
+    """
+
+    def __init__(self, teachers: Sequence[Teacher]) -> None:
+        """Raises ValueError if there is no teacher, or if their labels differ."""
+        if not teachers:
+            raise ValueError("No teacher: give at least one.")
+        for teacher in teachers:
+            _check_labels(teachers[0], teacher)
+        self.teachers = list(teachers)
+        self.labels = teachers[0].labels
+        self.front_ends: list[FrontEnd] = []
+        self._places = [self._add(teacher.front_end) for teacher in teachers]
+
+    @property
+    def wants_waveforms(self) -> bool:
+        return any(teacher.front_end is None for teacher in self.teachers)
+
+    @property
+    def needs_equal_lengths(self) -> bool:
+        """Whether a batch must consist of chunks of one length."""
+        return self.wants_waveforms or any(front_end.needs_equal_lengths for front_end in self.front_ends)
+
+    def probabilities(self, inputs: TeacherInputs) -> np.ndarray:
+        """The mean of the teachers' probabilities, float64 of shape `(batch, classes)`."""
+        each = [
+            teacher.probabilities(inputs, {} if place is None else inputs.features[place])
+            for teacher, place in zip(self.teachers, self._places, strict=True)
+        ]
+        return np.asarray(np.mean(each, axis=0, dtype=np.float64))
+
+    def describe(self) -> list[dict[str, Any]]:
+        return [teacher.describe() for teacher in self.teachers]
+
+    def _add(self, front_end: FrontEnd | None) -> int | None:
+        """The place of a front end in `front_ends`. All of CED's are one."""
+        if front_end is None:
+            return None
+        for place, known in enumerate(self.front_ends):
+            if isinstance(front_end, CedFrontEnd) and isinstance(known, CedFrontEnd):
+                return place
+        self.front_ends.append(front_end)
+        return len(self.front_ends) - 1
+
+
+TeacherSource = str | os.PathLike | Callable[..., Any]
+
+
+def load_teachers(sources: Sequence[TeacherSource], device: str | torch.device = "cpu") -> Ensemble:
+    """
+    Loads an ensemble.
+
+    Args:
+        sources: Each a model folder, the id of a Hub repository, a callable, or where there is one, as
+            `module:attribute` or `path/to/file.py:attribute`.
+        device: Where transformers' models run; callables choose by themselves.
+
+    Raises:
+        ValueError: if one cannot be loaded, is no classifier, or has other labels than the first; the message names it.
+    """
+    if isinstance(sources, str | os.PathLike):
+        raise ValueError(f"Teachers are a list, got {os.fspath(sources)!r}.")
+    return Ensemble([load_teacher(source, device) for source in sources])
+
+
+def load_teacher(source: TeacherSource, device: str | torch.device = "cpu") -> Teacher:
+    """Loads one teacher: see `load_teachers`."""
+    if not isinstance(source, str | os.PathLike):
+        return _wrap_callable(source)
+    name = os.fspath(source)
+    if ":" in name and not os.path.exists(name):
+        return _load_callable(name)
+    return _load_model(resolve_model(os.path.expanduser(name)), name, device)
+
+
+# Models
+
+
+def _load_model(source: str, name: str, device: str | torch.device) -> ModelTeacher:
+    try:
+        model, report = AutoModelForAudioClassification.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True
+        )
+        extractor = AutoFeatureExtractor.from_pretrained(source)
+    except Exception as error:  # safetensors, json, torch and the Hub's client all have their own
+        reason = one_line(error)
+        if isinstance(error, OSError) and not os.path.isdir(source):  # no such repository, or no way to it
+            reason = reason.rstrip(".") + "; or give a local folder, or a callable as path/to/file.py:attribute"
+        raise ValueError(f"The teacher {name} cannot be loaded: {reason}") from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ValueError(
+            f"The teacher {name} has no weights for {len(missing)} of its tensors, the first is {missing[0]}: it is not"
+            " a trained audio classifier."
+        )
+    if model.config.problem_type == "regression":
+        raise ValueError(f"The teacher {name} is a regression model: its outputs are no probabilities.")
+    settings = json.loads(extractor.to_json_string())
+    return ModelTeacher(name, model.to(device), choose_front_end(extractor), settings)
+
+
+def _weights_checksum(model: PreTrainedModel, extractor_settings: dict[str, Any]) -> str:
+    """A checksum of all that decides a model's outputs: weights, configuration and front end."""
+    checksum = 0
+    for settings in (model.config.to_dict(), extractor_settings):
+        kept = {key: value for key, value in settings.items() if key not in ("_name_or_path", "transformers_version")}
+        checksum = zlib.crc32(json.dumps(kept, sort_keys=True, default=str).encode(), checksum)
+    for name, tensor in sorted(model.state_dict().items()):
+        weights = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        checksum = zlib.crc32(weights.data, zlib.crc32(name.encode(), checksum))
+    return f"{checksum:08x}"
+
+
+# Callables
+
+
+def _load_callable(name: str) -> CallableTeacher:
+    place, _, attribute = name.rpartition(":")
+    try:
+        module = _load_file(place) if place.endswith(".py") else importlib.import_module(place)
+        function = module
+        for part in attribute.split("."):
+            function = getattr(function, part)
+        if inspect.isclass(function):
+            function = function()
+    except Exception as error:  # the user's code may raise anything
+        raise ValueError(f"The teacher {name} cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
+    if not callable(function):
+        raise ValueError(f"The teacher {name} is a {type(function).__name__}, not a callable.")
+    return CallableTeacher(name, function, getattr(module, "__file__", None))
+
+
+def _wrap_callable(function: Any) -> CallableTeacher:
+    named = function if hasattr(function, "__qualname__") else type(function)
+    name = f"{named.__module__}:{named.__qualname__}"
+    if not callable(function) or inspect.isclass(function):
+        raise ValueError(f"The teacher {name} is neither a name nor an object that can be called with waveforms.")
+    try:
+        source = inspect.getsourcefile(named)
+    except TypeError:  # a built-in one, or one of an interactive session
+        source = None
+    return CallableTeacher(name, function, source if source and os.path.isfile(source) else None)
+
+
+def _load_file(place: str) -> ModuleType:
+    path = Path(place).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {place}")
+    spec = importlib.util.spec_from_file_location(f"ced_teacher_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _callable_labels(name: str, function: Callable[..., Any]) -> list[str]:
+    labels = getattr(function, "labels", None)
+    if isinstance(labels, str) or not isinstance(labels, Sequence) or not all(isinstance(x, str) for x in labels):
+        raise ValueError(
+            f"The teacher {name} must have `labels`, a list of the names of its classes, got {labels!r:.80}."
+        )
+    return list(labels)
+
+
+def _takes_masks(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some built-in callables have none
+        return False
+    return any(
+        (parameter.name == "masks" and parameter.kind is not parameter.POSITIONAL_ONLY)
+        or parameter.kind is parameter.VAR_KEYWORD
+        for parameter in parameters
+    )
+
+
+def _checked(name: str, probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Raises ValueError unless it is finite probabilities of that shape."""
+    if probabilities.shape != shape:
+        raise ValueError(
+            f"The teacher {name} returned the shape {probabilities.shape}, not {shape}: (batch, classes) of its labels."
+        )
+    if probabilities.dtype.kind != "f":
+        raise ValueError(f"The teacher {name} returned values of type {probabilities.dtype}, not floating point.")
+    low, high = float(probabilities.min()), float(probabilities.max())
+    if not (low >= -1e-4 and high <= 1 + 1e-4):  # not a number fails, too
+        raise ValueError(
+            f"The teacher {name} returned values from {low:.3g} to {high:.3g}, which are no probabilities: apply a"
+            " sigmoid or a softmax to logits."
+        )
+    return probabilities.clip(0, 1)
+
+
+def _file_checksum(path: str | None) -> str | None:
+    """Of a callable's source; what else it depends on, such as weights, is not seen."""
+    return None if path is None else f"{zlib.crc32(Path(path).read_bytes()):08x}"
+
+
+# Ensembles
+
+
+def _check_labels(first: Teacher, other: Teacher) -> None:
+    if not 1 <= len(other.labels) <= MAX_CLASSES:
+        raise ValueError(f"The teacher {other.name} has {len(other.labels)} classes; a store has 1 to {MAX_CLASSES}.")
+    if len(set(other.labels)) < len(other.labels):
+        twice = next(label for label in other.labels if other.labels.count(label) > 1)
+        raise ValueError(f"The teacher {other.name} has more than one class {twice!r}.")
+    difference = describe_label_difference(first.labels, other.labels, first.name, other.name)
+    if difference is not None:
+        raise ValueError(f"Teachers must have the same labels in the same order: {difference}.")
+
+
+def describe_label_difference(first: Sequence[str], other: Sequence[str], name: str, other_name: str) -> str | None:
+    """Where two lists of labels differ, in one line; None if they do not."""
+    if len(first) != len(other):
+        return f"{name} has {len(first)} classes, {other_name} has {len(other)}"
+    for index, (label, other_label) in enumerate(zip(first, other, strict=True)):
+        if label != other_label:
+            return f"class {index} is {label!r} in {name}, but {other_label!r} in {other_name}"
+    return None

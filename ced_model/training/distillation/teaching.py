@@ -1,0 +1,397 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Teaching: audio and teachers → a store. Spread by `accelerate launch`, and continued where it was stopped."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+from torch.utils.data import DataLoader, Dataset
+
+import ced_model
+
+from ...audio import SAMPLING_RATE, AudioError, describe
+from ...engines.torch import check_device
+from ...messages import OptionError
+from .augmentation import Augmentation, sample_seed, shift_waveform
+from .chunks import AudioFiles, AudioSource, ChunkReader, cut_files, find_audio
+from .front_ends import CED_FRONT_END, front_end_parameters, mask_region
+from .store import (
+    CHUNKS,
+    DEFAULT_SHARD_CHUNKS,
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    SHARDS,
+    Shard,
+    ShardRows,
+    Store,
+    find_damage,
+    open_store,
+    read_chunks,
+    read_manifest,
+    top_k_of,
+    top_probabilities,
+    write_chunks,
+    write_manifest,
+    write_shard,
+)
+from .teachers import Ensemble, TeacherInputs, TeacherSource, describe_label_difference, load_teachers
+
+WAIT = timedelta(days=365)  # for the slowest process; the default of half an hour is soon over
+MAX_NAMED = 3  # files in a message
+
+
+class TeachingProgress(Protocol):
+    """Told how far the work of this process is."""
+
+    def found(self, num_files: int) -> None:
+        """So many files are to be cut into chunks."""
+        return None
+
+    def cut(self, path: str, reason: str | None) -> None:
+        """A file is cut, or skipped for a reason."""
+        return None
+
+    def planned(self, num_inputs: int, num_done: int) -> None:
+        """So many inputs (a chunk in an epoch) are this process's part, and so many of these are there already."""
+        return None
+
+    def damaged(self, file: Path, problem: str) -> None:
+        """A shard is corrupt, and will be made anew."""
+        return None
+
+    def taught(self, num_inputs: int, audio_s: float) -> None:
+        """So many more inputs are done."""
+        return None
+
+
+class Unwatched(TeachingProgress):
+    """Tells nobody."""
+
+
+def teach(
+    audio: AudioSource,
+    teachers: Sequence[TeacherSource],
+    output: str | os.PathLike,
+    *,
+    epochs: int,
+    augmentation: Augmentation | None = None,
+    top_k: int = 20,
+    seed: int = 0,
+    batch_size: int = 16,
+    device: str | None = None,
+    num_workers: int | None = None,
+    shard_chunks: int = DEFAULT_SHARD_CHUNKS,
+    progress: TeachingProgress | None = None,
+) -> Store:
+    """
+    Stores what teachers say of audio under seeded augmentation, without labels (paper, section 2).
+
+    Called again with the same arguments, it goes on where it was stopped; more `epochs` than before are added. Under
+    `accelerate launch` the processes, which may be on several machines with a shared folder, divide the shards.
+
+    Args:
+        audio: A folder, or a list of files and folders. What cannot be read is skipped, and listed in the manifest.
+        teachers: Model folders, ids of Hub repositories, or callables: see `load_teachers`.
+        output: The folder of the store.
+        epochs: Times that each chunk is heard, each under an augmentation of its own.
+        augmentation: By default that of the paper.
+        top_k: Highest probabilities that are stored.
+        seed: Of the store; with the numbers of a chunk and an epoch it gives the seed of their augmentation.
+        batch_size: Chunks that teachers hear at once.
+        device: Where transformers' models run; by default a GPU if there is one, under `accelerate launch` its own.
+        num_workers: Processes that prepare inputs; by default 4 for a GPU and none for a CPU, which they would share.
+        shard_chunks: Chunks in a shard, the most that a process loses when it is killed.
+        progress: Told how far it is.
+
+    Raises:
+        ValueError: if an argument, a teacher or all audio cannot be used, or if `output` is another store (the message
+            has the difference).
+        AudioError: if audio was changed or removed since the store was begun.
+        OSError: if the disk is full; what is stored so far remains, and can be continued.
+    """
+    output, progress = Path(output), progress or Unwatched()
+    augmentation = augmentation or Augmentation()
+    _check_counts(epochs=epochs, top_k=top_k, batch_size=batch_size, shard_chunks=shard_chunks)
+    sample_seed(seed, 0, 0)
+    if device is not None:
+        check_device(device)
+    target = None if device is None else torch.device(device)
+    state = _join_processes(target)
+    if target is None or (target.type == state.device.type and target.index is None):
+        target = state.device  # of several GPUs its own
+    if state.is_main_process:
+        _check_output(output)
+        files = find_audio(audio)
+    ensemble = load_teachers(teachers, target)
+    if state.is_main_process:
+        wanted = {
+            "teachers": ensemble.describe(),
+            "labels": ensemble.labels,
+            "augmentation": augmentation.to_dict(),
+            "front_end": front_end_parameters(CED_FRONT_END),
+            "seed": seed,
+            "top_k": top_k,
+            "num_epochs": epochs,
+        }
+        if (output / MANIFEST).exists():
+            _continue_store(output, wanted, files)
+        else:
+            _begin_store(output, wanted | {"shard_chunks": shard_chunks}, files, augmentation, progress)
+    state.wait_for_everyone()
+    manifest = read_manifest(output)
+    store = Store(output, manifest, read_chunks(output, manifest), ())
+    own = store.shards()[state.process_index :: state.num_processes]
+    workers = num_workers if num_workers is not None else 0 if target.type == "cpu" else 4
+    _teach_shards(store, own, ensemble, batch_size, workers, progress)
+    state.wait_for_everyone()
+    return open_store(output) if state.is_main_process else store
+
+
+def overhead(store: Store) -> tuple[int, float]:
+    """Bytes of a store on disk, and as a part of those of its audio."""
+    num_bytes = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file())
+    return num_bytes, num_bytes / store.manifest["audio"]["bytes"]
+
+
+# Beginning and continuing
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise OptionError(name, count, "a whole number from 1")
+
+
+def _join_processes(device: torch.device | None) -> PartialState:
+    """What `accelerate launch` or `torchrun` started, if they did."""
+    on_cpu = device is not None and device.type == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
+    # By default processes on a machine without a GPU would not know of each other, and all do all of the work.
+    state = PartialState(cpu=on_cpu or not torch.accelerator.is_available(), timeout=WAIT)
+    if state.num_processes != int(os.environ.get("WORLD_SIZE", state.num_processes)):
+        raise ValueError(
+            f"{os.environ['WORLD_SIZE']} processes were launched, but accelerate cannot join them: run one process."
+        )
+    return state
+
+
+def _check_output(output: Path) -> None:
+    """Raises ValueError if `output` is neither a store, nor what is left of one that was just begun, nor free."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise ValueError(f"{output}: a file; a store is a folder.")
+    names = {entry.name for entry in output.iterdir()}
+    own = {CHUNKS, SHARDS}
+    if MANIFEST not in names and not all(name in own or name.endswith(".tmp") for name in names):
+        raise ValueError(f"{output}: a folder with something else in it; give a new one for the store.")
+
+
+def _begin_store(
+    output: Path, wanted: dict[str, Any], files: AudioFiles, augmentation: Augmentation, progress: TeachingProgress
+) -> None:
+    progress.found(len(files.paths))
+    cut = cut_files(files, augmentation.chunk_samples, on_file=progress.cut)
+    _check_unbegun(output)  # after what takes long
+    (output / SHARDS).mkdir(parents=True, exist_ok=True)
+    chunks_checksum = write_chunks(output, cut.chunks)
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        **wanted,
+        "num_chunks": len(cut.chunks),
+        "chunks_checksum": chunks_checksum,
+        "audio": {
+            "root": str(files.root),
+            "num_files": cut.num_files,
+            "bytes": cut.num_bytes,
+            "hours": round(sum(chunk.num_samples for chunk in cut.chunks) / SAMPLING_RATE / 3600, 6),
+            "num_skipped": len(cut.skipped),
+            "skipped": [{"path": path, "reason": reason} for path, reason in cut.skipped.items()],
+        },
+        "versions": _versions(),
+    }
+    try:
+        write_manifest(output, manifest, replace=False)  # last, since it says that the rest is there
+    except FileExistsError:
+        _check_unbegun(output)
+        raise
+
+
+def _check_unbegun(output: Path) -> None:
+    _check_output(output)
+    if (output / MANIFEST).exists():
+        raise ValueError(f"{output}: another run began a store there in the meantime: run the same command again.")
+
+
+def _continue_store(output: Path, wanted: dict[str, Any], files: AudioFiles) -> None:
+    """Raises ValueError with the difference if a store is not of the teachers, audio and options that are wanted."""
+    manifest = read_manifest(output)
+    chunks = read_chunks(output, manifest)
+    problem = _difference(manifest, wanted) or _file_difference(manifest, chunks["path"].unique().to_pylist(), files)
+    if problem is not None:
+        raise ValueError(
+            f"{output}: this store was begun otherwise: {problem}. Continue as it was begun, or choose another."
+        )
+    for left in (output / SHARDS).glob(".*.tmp"):  # by a process that was killed
+        with suppress(OSError):
+            left.unlink()
+    audio = manifest["audio"] | {"root": str(files.root)}  # which may have moved
+    changed = manifest | {"num_epochs": wanted["num_epochs"], "audio": audio}
+    if changed != manifest:
+        write_manifest(output, changed)
+
+
+def _difference(manifest: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    for name in ("augmentation", "front_end"):
+        for key, value in wanted[name].items():
+            if manifest[name].get(key) != value:
+                return f"its `{key}` is {manifest[name].get(key)}, not {value}"
+    for name in ("seed", "top_k"):
+        if manifest[name] != wanted[name]:
+            return f"its `{name}` is {manifest[name]}, not {wanted[name]}"
+    if manifest["num_epochs"] > wanted["num_epochs"]:
+        return f"it has {manifest['num_epochs']} epochs, not {wanted['num_epochs']}; there may only be more"
+    labels = describe_label_difference(manifest["labels"], wanted["labels"], "the store", "the teachers")
+    return labels or _teacher_difference(manifest["teachers"], wanted["teachers"])
+
+
+def _teacher_difference(stored: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> str | None:
+    if len(stored) != len(wanted):
+        return f"its teachers are {_names(stored)}, not {_names(wanted)}"
+    for old, new in zip(stored, wanted, strict=True):
+        for key in new.keys() | old.keys():
+            if key != "name" and old.get(key) != new.get(key):  # a teacher may move, but not change
+                other = f"not {new['name']}" if old["name"] != new["name"] else f"which has changed since ({key})"
+                return f"its teacher is {old['name']}, {other}"
+    return None
+
+
+def _names(teachers: list[dict[str, Any]]) -> str:
+    return " and ".join(teacher["name"] for teacher in teachers)
+
+
+def _file_difference(manifest: Mapping[str, Any], cut: list[str], files: AudioFiles) -> str | None:
+    known = {*cut, *(entry["path"] for entry in manifest["audio"]["skipped"])}
+    found = {*files.paths, *files.skipped}
+    gone, new = sorted(known - found), sorted(found - known)
+    parts = [f"audio files are gone: {_some(gone)}"] if gone else []
+    parts += [f"audio files are new: {_some(new)}"] if new else []
+    return "; ".join(parts) or None
+
+
+def _some(paths: list[str]) -> str:
+    more = len(paths) - MAX_NAMED
+    return ", ".join(map(describe, paths[:MAX_NAMED])) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _versions() -> dict[str, str]:
+    others = ("torch", "transformers", "numpy", "soundfile", "soxr", "pyarrow")
+    return {"ced_model": ced_model.__version__} | {package: version(package) for package in others}
+
+
+# Teaching
+
+
+class Batch(NamedTuple):
+    """Chunks of a shard that are heard at once."""
+
+    shard: Shard
+    chunks: list[int]
+
+
+class TeachingInputs(Dataset):
+    """Batches → what the teachers are given, or the error that there was; made in the workers of a `DataLoader`."""
+
+    def __init__(self, store: Store, ensemble: Ensemble) -> None:
+        self.store = store
+        self.augmentation = store.augmentation
+        self.front_ends = ensemble.front_ends  # without the models
+        self.wants_waveforms = ensemble.wants_waveforms
+        self.reader = ChunkReader(store.audio_root, store.augmentation.chunk_samples)
+
+    def __getitem__(self, batch: Batch) -> tuple[Batch, TeacherInputs | AudioError]:
+        try:
+            waveforms = [self.reader.read(self.store.chunk(chunk)) for chunk in batch.chunks]
+        except AudioError as error:  # raised here, its message would become a worker's stack trace
+            return batch, error
+        seeds = [sample_seed(self.store.seed, chunk, batch.shard.epoch) for chunk in batch.chunks]
+        pairs = list(zip(waveforms, seeds, strict=True))
+        inputs = TeacherInputs()
+        for front_end in self.front_ends:
+            inputs.features.append(front_end.collate([front_end(*pair, self.augmentation) for pair in pairs]))
+        if self.wants_waveforms:
+            inputs.waveforms = np.stack([shift_waveform(*pair, self.augmentation) for pair in pairs])
+            inputs.masks = [mask_region(seed, self.augmentation, len(waveform)) for waveform, seed in pairs]
+        return batch, inputs
+
+
+def _teach_shards(
+    store: Store, shards: Sequence[Shard], ensemble: Ensemble, batch_size: int, workers: int, progress: TeachingProgress
+) -> None:
+    """Makes those of `shards` that are not there."""
+    waiting = list(_waiting(store, shards, progress))
+    total, to_do = (sum(shard.stop - shard.start for shard in some) for some in (shards, waiting))
+    progress.planned(total, total - to_do)
+    if not waiting:
+        return
+    num_samples = store.chunks["num_samples"].to_numpy()
+    equal_lengths = ensemble.needs_equal_lengths
+    loader = DataLoader(
+        TeachingInputs(store, ensemble),
+        sampler=(batch for shard in waiting for batch in plan_batches(shard, num_samples, batch_size, equal_lengths)),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # without one it draws from torch's global state
+    )
+    k = top_k_of(store.manifest)
+    for shard, results in groupby(loader, key=lambda result: result[0].shard):
+        seeds = [sample_seed(store.seed, chunk, shard.epoch) for chunk in range(shard.start, shard.stop)]
+        shape = (shard.stop - shard.start, k)
+        rows = ShardRows(np.array(seeds, np.int32), np.empty(shape, np.float16), np.empty(shape, np.int16))
+        for batch, inputs in results:
+            if isinstance(inputs, AudioError):
+                raise inputs
+            places = np.array(batch.chunks) - shard.start
+            rows.values[places], rows.indices[places] = top_probabilities(ensemble.probabilities(inputs), k)
+            progress.taught(len(places), float(num_samples[batch.chunks].sum()) / SAMPLING_RATE)
+        write_shard(store.path, shard, rows, store.manifest)
+
+
+def _as_it_is(result: Any) -> Any:
+    return result
+
+
+def _waiting(store: Store, shards: Sequence[Shard], progress: TeachingProgress) -> Iterator[Shard]:
+    """Those of `shards` that are not there, or corrupt."""
+    for shard in shards:
+        file = store.path / SHARDS / shard.file_name
+        problem = find_damage(store.path, shard, store.manifest) if file.exists() else None
+        if problem is not None:
+            progress.damaged(file, problem)
+        if problem is not None or not file.exists():
+            yield shard
+
+
+def plan_batches(shard: Shard, num_samples: np.ndarray, batch_size: int, equal_lengths: bool) -> list[Batch]:
+    """
+    The batches of a shard: chunks of about the same length together, or of exactly the same.
+
+    They depend on nothing else, so that a shard that is made again is the same.
+    """
+    lengths = num_samples[shard.start : shard.stop]
+    order = np.argsort(lengths, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1) if equal_lengths else [order]
+    groups = [part[first : first + batch_size] for part in parts for first in range(0, len(part), batch_size)]
+    return [Batch(shard, (group + shard.start).tolist()) for group in groups]

@@ -1,0 +1,101 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The model card of a fine-tuned model."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard
+from transformers import Trainer
+
+from ...bundled import resolve_model
+from ...evaluation import ClassificationMetrics, Evaluation
+from ...labelled import SINGLE_LABEL
+from ...model_card import create_model_card
+from ...modeling_ced import CedForAudioClassification
+from .clips import FinetuningClips
+from .model import describe_trained
+from .options import FinetuningOptions
+from .trainer import FinetuningTrainer
+
+
+def make_card(
+    model: CedForAudioClassification,
+    trainer: FinetuningTrainer,
+    clips: FinetuningClips,
+    options: FinetuningOptions,
+    base_model: str,
+    name: str,
+    evaluation: Evaluation | None,
+) -> ModelCard:
+    is_local = os.path.isdir(resolve_model(base_model))
+    base_name = Path(base_model).absolute().name if is_local else base_model
+    return create_model_card(
+        model,
+        model_id=name,
+        source=f"Fine-tuned from `{base_name}`.",
+        base_model=None if is_local else base_model,
+        eval_results=[] if evaluation is None else _eval_results(evaluation.metrics, clips.name),
+        datasets=[],
+        training_data=_describe_training(trainer, clips, options, base_name),
+    )
+
+
+def _eval_results(metrics: ClassificationMetrics, data_name: str) -> list[EvalResult]:
+    figures = metrics.summary()
+    names = {"mAP": "Mean average precision", "mAUC": "Mean area under the ROC curve", "top_1": "Top-1 accuracy"}
+    return [
+        EvalResult(
+            task_type="audio-classification",
+            task_name="Audio classification",
+            dataset_type=data_name,
+            dataset_name=data_name,
+            dataset_split="validation",
+            metric_type=short,
+            metric_name=long,
+            metric_value=round(figures[short], 4),
+        )
+        for short, long in names.items()
+        if math.isfinite(figures[short])
+    ]
+
+
+def _describe_training(
+    trainer: FinetuningTrainer, clips: FinetuningClips, options: FinetuningOptions, base_name: str
+) -> str:
+    """A paragraph for the model card."""
+    extractor: Any = trainer.processing_class
+    hours = sum(clips.training_lengths) / extractor.sampling_rate / 3600
+    length = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+    kind = "one class" if clips.training.problem_type == SINGLE_LABEL else "any number of classes"
+    lines = [
+        f"{len(clips.training)} clips ({length}) of `{clips.name}`, each with {kind}, on top of what `{base_name}` had"
+        f" learnt. Trained: {describe_trained(options)}, at a highest learning rate of"
+        f" {trainer.args.learning_rate:g} for the head"
+        + ("" if options.train == "head" else f" and {trainer.encoder_learning_rate:g} for the rest")
+        + f", in batches of {trainer.args.train_batch_size}, with seed {options.seed}."
+    ]
+    extras = {
+        "classes balanced by weights in the loss": options.class_weights == "balanced",
+        f"mixup (α = {options.mixup:g})": bool(options.mixup),
+        "time and frequency masks": options.masks,
+    }
+    lines += [f"With {', '.join(name for name, is_used in extras.items() if is_used)}."] if any(extras.values()) else []
+    if clips.validation is None:
+        lines.append(f"Nothing was held out; these are the weights after {best_epoch(trainer):g} epochs.")
+    else:
+        origin = "held out at random, in proportion in each class" if clips.is_held_out else "given apart"
+        lines.append(
+            f"Validation clips: {len(clips.validation)}, {origin}. They chose the best epoch, number"
+            f" {best_epoch(trainer):g} of {trainer.state.epoch or 0:g}, so figures on other recordings may be lower."
+        )
+    return " ".join(lines)
+
+
+def best_epoch(trainer: Trainer) -> float:
+    state = trainer.state
+    epochs: dict[Any, float] = {entry["step"]: entry["epoch"] for entry in state.log_history if "epoch" in entry}
+    best = state.best_global_step if trainer.args.load_best_model_at_end else None
+    return round(epochs.get(best, state.epoch or 0.0), 2)

@@ -1,0 +1,209 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Labelled clips → batches for transformers' `Trainer`.
+
+Clips are decoded in the workers of the `DataLoader`, cut at random if they are long, mixed and masked if asked for, and
+padded as log-mels with an attention mask. What is random about a clip is decided by a generator of its own, made of the
+seed, the epoch and the clip's index: neither the order, nor batches, nor the number of workers or processes matter.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from ...audio import AudioError, describe, read_blocks
+from ...feature_extraction_ced import CedFeatureExtractor
+from ...labelled import SINGLE_LABEL, LabelledClips
+from ..distillation.augmentation import Augmentation, mask_log_mel, sample_seed
+
+audio_logger = logging.getLogger("ced_model.audio")
+
+BLOCK_S = 10.0  # decoded at a time
+# Widths of the masks; of a clip shorter than 10 s the time mask is narrower in proportion (paper, section 2).
+MASKS = Augmentation(chunk_s=10.0, max_shift=0.0, max_time_mask=192, max_freq_mask=24)
+
+
+class ClipDataset(Dataset):
+    """
+    Clips as items `{"waveform": float32 (samples,), "labels": tensor, "seed": int or None}` for a [`ClipCollator`].
+
+    Args:
+        clips: what to decode.
+        lengths: of the clips in samples, as [`check_clips`] finds them.
+        sampling_rate: Hz of the waveforms.
+        max_samples: Longer clips are cut to so many samples.
+        seed: For training: clips are cut at random, differently in each epoch. Without it they are cut behind their
+            first `max_samples`, and nothing is mixed or masked.
+        mixup: The parameter α of mixup (https://arxiv.org/abs/1710.09412): each clip is mixed with another one, and
+            so are their labels, in proportions drawn from Beta(α, α). 0 for none.
+    """
+
+    def __init__(
+        self,
+        clips: LabelledClips,
+        lengths: Sequence[int],
+        sampling_rate: int,
+        max_samples: int,
+        *,
+        seed: int | None = None,
+        mixup: float = 0.0,
+    ) -> None:
+        self.clips = clips
+        self.sampling_rate = sampling_rate
+        self.max_samples = max_samples
+        self.seed = seed
+        self.mixup = mixup
+        self._clip_lengths = list(lengths)
+        # In shared memory, since workers that outlive an epoch hold copies of the data set.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def lengths(self) -> list[int]:
+        """Samples of each item."""
+        return [min(length, self.max_samples) for length in self._clip_lengths]
+
+    @property
+    def epoch(self) -> int:
+        """Training: the epoch, which takes part in all that is random. Set it at the beginning of each."""
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if self.seed is None:
+            return {"waveform": self._read(index, 0), "labels": self._labels(index), "seed": None}
+        seed = sample_seed(self.seed, index, self.epoch)
+        generator = np.random.default_rng(seed)
+        waveform = self._read(index, self._random_start(index, generator))
+        if not self.mixup:
+            return {"waveform": waveform, "labels": self._labels(index), "seed": seed}
+        other = int(generator.integers(len(self)))
+        start = self._random_start(other, generator)
+        weight = float(generator.beta(self.mixup, self.mixup))
+        mixed = mix(waveform, self._read(other, start), weight)
+        targets = weight * self.clips.targets[index] + (1 - weight) * self.clips.targets[other]
+        return {"waveform": mixed, "labels": torch.from_numpy(targets.astype(np.float32)), "seed": seed}
+
+    def _random_start(self, index: int, generator: np.random.Generator) -> int:
+        return int(generator.integers(max(0, self._clip_lengths[index] - self.max_samples) + 1))
+
+    def _labels(self, index: int) -> torch.Tensor:
+        targets = self.clips.targets[index]
+        if self.clips.problem_type == SINGLE_LABEL:
+            return torch.tensor(int(targets.argmax()))
+        return torch.from_numpy(targets)
+
+    def _read(self, index: int, start: int) -> np.ndarray:
+        path = self.clips.paths[index]
+        waveform = _read_part(path, start, start + self.max_samples, self.sampling_rate)
+        if not len(waveform):  # damaged before there, or shorter than its header says
+            waveform = _read_part(path, 0, self.max_samples, self.sampling_rate)
+        if not len(waveform):
+            raise AudioError(f"{describe(path)}: could be read at first, but not any more")
+        return waveform
+
+
+def mix(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:
+    """`weight` of the first waveform and the rest of the second, which is cut or padded to the first one's length."""
+    mixed = np.float32(weight) * first
+    common = min(len(first), len(second))
+    mixed[:common] += np.float32(1 - weight) * second[:common]
+    return mixed
+
+
+def _read_part(path: str, start: int, stop: int, sampling_rate: int) -> np.ndarray:
+    """Samples `[start, stop)` of a file, or as many of them as there are before its end or damage."""
+    parts = [np.empty(0, np.float32)]
+    position = 0
+    with _each_warning_once():
+        try:
+            with closing(read_blocks(path, sampling_rate=sampling_rate, block_s=BLOCK_S)) as blocks:  # type: ignore[type-var]
+                for block in blocks:
+                    parts.append(block[max(0, start - position) : stop - position])
+                    position += len(block)
+                    if position >= stop:
+                        break
+        except (AudioError, OSError) as error:
+            audio_logger.warning("%s; the audio before that is used", error)
+    return np.concatenate(parts)
+
+
+@contextmanager
+def _each_warning_once() -> Iterator[None]:
+    """A clip that is damaged or cut off comes up in every epoch."""
+    audio_logger.addFilter(_is_new)
+    try:
+        yield
+    finally:
+        audio_logger.removeFilter(_is_new)
+
+
+def _is_new(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    is_new = message not in _warned
+    _warned.add(message)
+    return is_new
+
+
+_warned: set[str] = set()
+
+
+class ClipCollator:
+    """
+    Items of a [`ClipDataset`] → `input_values`, `labels` and, if clips were padded, an `attention_mask`.
+
+    Args:
+        feature_extractor: computes the log-mels and pads them.
+        masks: Whether to mask a part in time and one in frequency of each training clip (SpecAugment).
+    """
+
+    def __init__(self, feature_extractor: CedFeatureExtractor, *, masks: bool = False) -> None:
+        self.feature_extractor = feature_extractor
+        self.masks = masks
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        waveforms = [item["waveform"] for item in items]
+        batch = dict(self.feature_extractor(waveforms, sampling_rate=self.feature_extractor.sampling_rate))
+        if self.masks:
+            self._mask(batch["input_values"], items)
+        batch["labels"] = torch.stack([item["labels"] for item in items])
+        return batch
+
+    def _mask(self, input_values: torch.Tensor, items: list[dict[str, Any]]) -> None:
+        extractor = self.feature_extractor
+        for values, item in zip(input_values, items, strict=True):
+            if item["seed"] is not None:
+                frames = extractor.num_frames(max(len(item["waveform"]), extractor.min_samples))
+                values[:, :frames] = mask_log_mel(values[:, :frames], item["seed"], MASKS)
+
+
+class LengthGroupedOrder(Sampler[int]):
+    """
+    The indices of a [`ClipDataset`] in the random order of its epoch, clips of similar length together.
+
+    That of transformers draws from the global generator, which an interrupted epoch does not bring back.
+    """
+
+    def __init__(self, dataset: ClipDataset, batch_size: int) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        # Index -1 is no clip's.
+        seed = sample_seed(self.dataset.seed or 0, -1, self.dataset.epoch)
+        generator = torch.Generator().manual_seed(seed)
+        return iter(get_length_grouped_indices(self.dataset.lengths, self.batch_size, generator=generator))

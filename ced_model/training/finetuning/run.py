@@ -1,0 +1,229 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Labelled clips → a model folder."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+from transformers import TrainerCallback
+
+from ...audio import describe
+from ...evaluation import Evaluation, evaluate
+from ...labelled import SINGLE_LABEL, Skipped
+from ...messages import OptionError
+from ...pretrained import check_output, load_classifier, new_model_folder, save_model_folder
+from ...tagger import AudioTagger
+from ..run_folder import FREE_ARGUMENTS, last_checkpoint, open_run, run_folder_of
+from .card import best_epoch, make_card
+from .clips import DataSource, FinetuningClips, digest, read_clips, write_table
+from .model import choose_trained, count_trained, describe_trained, set_classes
+from .options import FinetuningOptions
+from .trainer import FinetuningTrainer, make_arguments, make_trainer
+
+logger = logging.getLogger(__name__)
+
+HELD_OUT_FILE = "held_out.jsonl"
+ADAPTER_FOLDER = "adapter"
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """
+    A model folder that was written.
+
+    Attributes:
+        folder: the model.
+        checkpoints: the folder of the run: checkpoints, logs for TensorBoard, and the list of the validation clips.
+        labels: the classes.
+        evaluation: of the validation clips, each tagged whole by [`AudioTagger`] with this model; None without any,
+            and in a distributed run but in the main process.
+        num_training_clips, num_validation_clips: that were used.
+        held_out: a table of the validation clips, if they were taken from the training data.
+        skipped: clips that were left out, with the reason.
+        epochs: that were trained until the end.
+        best_epoch: the one whose model this is.
+        num_trained: trained parameters.
+    """
+
+    folder: Path
+    checkpoints: Path
+    labels: list[str]
+    evaluation: Evaluation | None
+    num_training_clips: int
+    num_validation_clips: int
+    held_out: Path | None
+    skipped: list[Skipped]
+    epochs: float
+    best_epoch: float
+    num_trained: int
+
+
+def finetune(
+    data: DataSource,
+    output_dir: str | os.PathLike,
+    *,
+    model: str | os.PathLike,
+    validation: DataSource | None = None,
+    options: FinetuningOptions | None = None,
+    reading: Mapping[str, Any] | None = None,
+    training_arguments: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    say: Callable[[str], object] = logger.info,
+) -> Finetuned:
+    """
+    Fine-tunes a CED model on labelled clips and writes it as a model folder.
+
+    The head is replaced by a new one for the classes of the clips, unless these are the model's own. The model of the
+    best epoch by validation is kept: by mean average precision for multi-label clips, else by the share of right
+    answers, and of equal epochs by the Brier score. `output_dir` appears in one piece at the end. Checkpoints are in a
+    folder beside it, with `.training` behind its name, from which an interrupted run goes on.
+
+    Args:
+        data: clips, or a folder or table for [`read_labelled`]. Of its splits that of training is used, and that of
+            validation unless `validation` is given.
+        output_dir: the folder to write.
+        model: the folder or Hub id of a CED model, or `"ced-nano"`, the bundled one.
+        validation: the same as `data`, for validation. Without it and without such a split, a share of the clips is
+            held out.
+        options: how to fine-tune.
+        reading: options of [`read_labelled`] for `data` and `validation`, such as `audio_root`; a `split` is that of
+            `data`.
+        training_arguments: fields of [`~transformers.TrainingArguments`] that override what `options` and this
+            function make of them.
+        resume: go on from the last checkpoint, if there is one.
+        overwrite: replace the model that is in `output_dir`, and discard checkpoints unless they are resumed.
+        callbacks: further callbacks of the `Trainer`; a [`~transformers.ProgressCallback`] takes the place of its own.
+        say: called with lines that tell what is left out, assumed and trained.
+
+    Returns:
+        The [`Finetuned`] model.
+
+    Raises:
+        ValueError: in one line, if the clips, the model, the options or the folders do not fit.
+        OSError: if there is no such model, or something cannot be written.
+        ImportError: if an extra is not installed.
+    """
+    options = options or FinetuningOptions()
+    target = Path(output_dir).absolute()
+    checkpoints = run_folder_of(target)
+    check_output(target, overwrite, (ADAPTER_FOLDER,))
+    network, feature_extractor, _ = load_classifier(model)
+    tagger = AudioTagger(network, feature_extractor=feature_extractor)
+    crop = _crop_samples(tagger, options.crop_s)
+    clips = read_clips(data, validation, tagger, dict(reading or {}), options)
+    problem_type = clips.training.problem_type
+    keeps_head = set_classes(network, clips.training.labels, problem_type, options.seed)
+    trained = choose_trained(network, options)
+    overrides = training_arguments or {}
+    arguments = make_arguments(options, checkpoints, clips.validation is not None, overrides)
+    held_out = checkpoints / HELD_OUT_FILE if clips.is_held_out else None
+
+    checkpoint, evaluation = None, None
+    with ExitStack() as stack:
+        if arguments.should_save:
+            run = _describe_run(str(model), clips, options, overrides)
+            checkpoint = stack.enter_context(open_run(checkpoints, run, resume=resume, overwrite=overwrite))
+            if held_out is not None and clips.validation is not None:
+                write_table(held_out, clips.validation)
+            for line in _opening_lines(clips, keeps_head, trained, options, checkpoint):
+                say(line)
+        arguments.distributed_state.wait_for_everyone()
+        if not arguments.should_save:
+            checkpoint = last_checkpoint(checkpoints)
+        trainer = make_trainer(trained, tagger, clips, crop, options, arguments, callbacks)
+        trainer.train_from(checkpoint)
+        if arguments.should_save:
+            evaluation = _write_model(trainer, tagger, clips, options, str(model), target, overwrite)
+        arguments.distributed_state.wait_for_everyone()
+    return Finetuned(
+        folder=target,
+        checkpoints=checkpoints,
+        labels=clips.training.labels,
+        evaluation=evaluation,
+        num_training_clips=len(clips.training),
+        num_validation_clips=0 if clips.validation is None else len(clips.validation),
+        held_out=held_out,
+        skipped=clips.skipped,
+        epochs=trainer.state.epoch or 0.0,
+        best_epoch=best_epoch(trainer),
+        num_trained=count_trained(trained),
+    )
+
+
+def _crop_samples(tagger: AudioTagger, crop_s: float | None) -> int:
+    if crop_s is None:
+        return round(tagger.max_window_s * tagger.sampling_rate)
+    if not tagger.min_window_s <= crop_s <= tagger.max_window_s:
+        bounds = f"{tagger.min_window_s:.3g} to {tagger.max_window_s:.4g} seconds"
+        raise OptionError("crop_s", crop_s, f"{bounds}, which this model looks at in one piece")
+    return round(crop_s * tagger.sampling_rate)
+
+
+def _opening_lines(
+    clips: FinetuningClips, keeps_head: bool, trained: nn.Module, options: FinetuningOptions, checkpoint: Path | None
+) -> Iterator[str]:
+    """What is to be known before training."""
+    for path, reason in clips.skipped:
+        yield f"left out: {describe(path)}: {reason}"
+    yield from (f"note: {note}" for note in clips.notes)
+    labels = clips.training.labels
+    for subset, verb in ((clips.training, "trained"), (clips.validation, "validated")):
+        absent: Any = [] if subset is None else np.flatnonzero((subset.targets < 0.5).all(axis=0))
+        if len(absent):
+            names = ", ".join(repr(labels[index]) for index in absent[:5]) + (", …" if len(absent) > 5 else "")
+            yield f"note: no clip of {names}: {'it is' if len(absent) == 1 else 'they are'} not {verb}"
+    kind = "one" if clips.training.problem_type == SINGLE_LABEL else "any number of them"
+    yield f"{len(clips.training)} clips of {len(labels)} classes, {kind} per clip" + (
+        "" if clips.validation is None else f"; {len(clips.validation)} {'held out ' * clips.is_held_out}for validation"
+    )
+    head = "the model's own head" if keeps_head else "a new head"
+    yield f"training {describe_trained(options)}, {count_trained(trained):,} parameters, with {head}"
+    if checkpoint is not None:
+        yield f"going on from {checkpoint.name}"
+
+
+def _describe_run(
+    model: str, clips: FinetuningClips, options: FinetuningOptions, overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What must be the same when a run is resumed."""
+    return {
+        "model": model,
+        "labels": clips.training.labels,
+        "problem_type": clips.training.problem_type,
+        **{name: value for name, value in asdict(options).items() if name != "device"},
+        **{name: value for name, value in overrides.items() if not name.startswith(FREE_ARGUMENTS)},
+        "training clips": digest(clips.training),
+        "validation clips": digest(clips.validation),
+    }
+
+
+def _write_model(
+    trainer: FinetuningTrainer,
+    tagger: AudioTagger,
+    clips: FinetuningClips,
+    options: FinetuningOptions,
+    base_model: str,
+    target: Path,
+    overwrite: bool,
+) -> Evaluation | None:
+    """Writes the folder in one piece, and returns how well its model tags the validation clips."""
+    network: Any = trainer.accelerator.unwrap_model(trainer.model)
+    with new_model_folder(target, overwrite, (ADAPTER_FOLDER,)) as folder:
+        if options.lora is not None:
+            network.save_pretrained(folder / ADAPTER_FOLDER)
+            network = network.merge_and_unload()
+        evaluation = None
+        if clips.validation is not None:
+            evaluation = evaluate(AudioTagger(network, feature_extractor=tagger.feature_extractor), clips.validation)
+        card = make_card(network, trainer, clips, options, base_model, target.name, evaluation)
+        save_model_folder(network, tagger.feature_extractor, folder, card)
+    return evaluation

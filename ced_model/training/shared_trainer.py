@@ -1,0 +1,123 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What fine-tuning and distillation share of transformers' `Trainer` and its arguments."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
+
+from ..audio import AudioError
+from .run_folder import STATE_FILE
+
+MAX_WORKERS = 16
+
+
+class CedTrainer(Trainer):
+    """
+    transformers' `Trainer`, whose random numbers depend on seeds and epochs alone.
+
+    Args:
+        callbacks: As for `Trainer`; a [`~transformers.ProgressCallback`] replaces the trainer's own.
+    """
+
+    def __init__(self, *args: Any, callbacks: Sequence[TrainerCallback] = (), **kwargs: Any) -> None:
+        shown = [callback for callback in callbacks if isinstance(callback, ProgressCallback)]
+        super().__init__(*args, callbacks=[callback for callback in callbacks if callback not in shown], **kwargs)
+        if shown:
+            self.remove_callback(PrinterCallback)
+            self.remove_callback(ProgressCallback)
+            self.add_callback(shown[0])
+
+    def train_from(self, checkpoint: Path | None) -> None:
+        """
+        Trains to the end, from `checkpoint` on if it is not None.
+
+        Raises:
+            ValueError: in one line, if a clip cannot be read, or a checkpoint cannot be written.
+        """
+        with one_line_errors():
+            if checkpoint is None:
+                self.train()
+            elif not _has_ended(state := TrainerState.load_from_json(str(checkpoint / STATE_FILE))):
+                self.train(resume_from_checkpoint=str(checkpoint))
+            else:  # `train` would make one more step
+                state.is_world_process_zero = self.is_world_process_zero()
+                self.state = state
+                best = state.best_model_checkpoint
+                use_best = self.args.load_best_model_at_end and best is not None and os.path.isdir(best)
+                self._load_from_checkpoint(best if use_best else str(checkpoint))
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Matrices only: not biases, norms (`init_bn` among them), positions or the class token."""
+        return [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.ndim >= 2 and not re.search(r"pos_embed|cls_token", name)
+        ]
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        loader: Any = super()._get_dataloader(*args, **kwargs)
+        # Seeds of workers would be drawn from the global generator, which is left to dropout: how many are drawn
+        # depends on the number of workers and on whether the run was resumed.
+        getattr(loader, "base_dataloader", loader).generator = torch.Generator()
+        return loader
+
+
+class EpochCallback(TrainerCallback):
+    """Sets the attribute `epoch` of a data set or sampler at the beginning of each; accelerate does not always."""
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.target.epoch = int(state.epoch or 0)
+
+
+def _has_ended(state: TrainerState) -> bool:
+    """Whether training was finished when a checkpoint was written: all epochs were done, or patience ran out."""
+    return bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
+
+
+def default_workers() -> int:
+    """Data loading processes: half of this process's CPUs, since more would slow down training itself."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(max(1, cpus // (2 * processes)), MAX_WORKERS)
+
+
+def loading_arguments(workers: int | None) -> dict[str, Any]:
+    """Fields of `TrainingArguments` for data loading that both trainings share."""
+    workers = default_workers() if workers is None else workers
+    return {
+        "dataloader_num_workers": workers,
+        "dataloader_persistent_workers": workers > 0,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "ddp_find_unused_parameters": False,
+    }
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Errors of a data loading worker, or of a full disk, as a ValueError of one line."""
+    try:
+        yield
+    except AudioError as error:  # from a worker it comes with the worker's stack
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ced_model.audio.AudioError: ")) from error
+    except (SafetensorError, RuntimeError) as error:
+        from_torch_save = any(name in str(error) for name in ("PytorchStreamWriter", "inline_container"))
+        if isinstance(error, RuntimeError) and not from_torch_save:
+            raise
+        raise ValueError(
+            "A checkpoint could not be written, perhaps because the disk is full: free some space, then resume."
+            f" ({str(error).splitlines()[0]})"
+        ) from error
