@@ -10,7 +10,8 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ import numpy as np
 import onnx
 
 from .calibration import synthetic_recordings
-from .engines import EngineError, MissingPackageError, one_line_error, require
+from .engines import INSTALL, EngineError, MissingPackageError, one_line_error, require
 from .log_mel import FrontEnd, log_mel
 from .model_folder import ModelFolder
 from .onnx_graph import build_graph
-from .output import new_file, new_folder
+from .output import new_file
 
 BLOCKS = "encoder.blocks."
 LAYOUT = 1  # of what is kept; another number leaves everything that was kept before alone
@@ -73,7 +74,7 @@ def quantize_openvino(
     model: ModelFolder, recordings: Sequence[np.ndarray] | None = None, front_end: FrontEnd | None = None
 ) -> Any:
     """The same as an `openvino.Model`, by NNCF."""
-    require(("openvino", "nncf"), "int8 with OpenVINO", 'pip install "ced_model[openvino]"')
+    require(("openvino", "nncf"), "int8 with OpenVINO", INSTALL["openvino"])
     import nncf
     import openvino
 
@@ -114,62 +115,69 @@ def _calibration_inputs(
     return clips if takes_waveforms else [np.ascontiguousarray(log_mel(clip, front_end)) for clip in clips]
 
 
-# Kept for later runs: by what makes them
+# Kept for later runs, by what makes them
 
 
-def cached_onnx(model: ModelFolder) -> Path:
-    """The file of [`quantize_onnx`], made the first time."""
+def cached_onnx(model: ModelFolder) -> bytes:
+    """What [`quantize_onnx`] returns, as the content of a file."""
     import onnxruntime
 
-    path = _place(model, f"onnxruntime-{onnxruntime.__version__}") / "model.onnx"
-    if not path.is_file():
-        with _making(model):
-            content = quantize_onnx(model).SerializeToString()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with new_file(path, replace=True, keeps=False) as file:
-                file.write(content)
-    return path
+    place = _place(model, f"onnxruntime-{onnxruntime.__version__}")
+    (content,) = _cached(model, place, ("model.onnx",), lambda: [quantize_onnx(model).SerializeToString()])
+    return content
 
 
-def cached_openvino(model: ModelFolder) -> Path:
-    """The `.xml` of [`quantize_openvino`], made the first time."""
-    require(("openvino", "nncf"), "int8 with OpenVINO", 'pip install "ced_model[openvino]"')
+def cached_openvino(model: ModelFolder) -> tuple[bytes, bytes]:
+    """What [`quantize_openvino`] returns, as the content of the `.xml` and the `.bin`."""
+    require(("openvino", "nncf"), "int8 with OpenVINO", INSTALL["openvino"])
     import openvino
 
-    folder = _place(model, f"openvino-{openvino.__version__.split('-')[0]}")
-    if not (folder / "model.xml").is_file():
-        with _making(model):
-            program = quantize_openvino(model)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError), new_folder(folder) as part:
-                openvino.save_model(program, str(part / "model.xml"), compress_to_fp16=False)
-    return folder / "model.xml"
+    def make() -> list[bytes]:
+        with tempfile.TemporaryDirectory() as folder:
+            openvino.save_model(quantize_openvino(model), f"{folder}/model.xml", compress_to_fp16=False)
+            return [Path(folder, name).read_bytes() for name in names]
+
+    names = ("model.xml", "model.bin")
+    xml, weights = _cached(model, _place(model, f"openvino-{openvino.__version__.split('-')[0]}"), names, make)
+    return xml, weights
+
+
+def _cached(model: ModelFolder, path: Path, names: Sequence[str], make: Callable[[], list[bytes]]) -> list[bytes]:
+    """
+    Files of a zip archive, whose checksums are verified. If it is missing or damaged, it is made.
+
+    Processes may do so at the same time: each makes the same, and the last one's archive stays.
+    """
+    with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        return [archive.read(name) for name in names]
+    logger = logging.getLogger(__name__)
+    logger.warning("quantizing %s to int8, once: the result is kept for later runs ...", model.name)
+    try:
+        contents = make()
+    except (EngineError, MissingPackageError):
+        raise
+    except Exception as error:  # the quantizers have their own, of many kinds
+        raise EngineError(f"{model.name} cannot be quantized to int8: {one_line_error(error)}") from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(path, replace=True, keeps=False) as file, zipfile.ZipFile(file, "w") as archive:
+            for name, content in zip(names, contents, strict=True):
+                archive.writestr(name, content)
+    except OSError as error:
+        logger.warning(
+            "the int8 version is not kept: %s; name another folder in the environment variable HF_ASSETS_CACHE",
+            one_line_error(error),
+        )
+    return contents
 
 
 def _place(model: ModelFolder, runtime: str) -> Path:
-    """The folder of a model's int8 version, in the folder that the Hub's client has for such files."""
+    """The file of a model's int8 version, in the folder that the Hub's client has for such files."""
     home = os.environ.get("HF_HOME") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "huggingface"
     )
     assets = os.environ.get("HF_ASSETS_CACHE") or os.path.join(home, "assets")
-    return Path(assets, "ced_model", f"int8-{LAYOUT}", runtime, model.fingerprint())
-
-
-@contextlib.contextmanager
-def _making(model: ModelFolder) -> Iterator[None]:
-    """Says what happens, and what to do where it fails."""
-    logging.getLogger(__name__).info("quantizing %s to int8; the result is kept for later runs", model.name)
-    try:
-        yield
-    except (EngineError, MissingPackageError):
-        raise
-    except OSError as error:
-        raise OSError(
-            f"the int8 version of {model.name} cannot be kept: {one_line_error(error)}; name another folder in the"
-            " environment variable HF_ASSETS_CACHE"
-        ) from error
-    except Exception as error:  # the quantizers have their own, of many kinds
-        raise EngineError(f"{model.name} cannot be quantized to int8: {one_line_error(error)}") from error
+    return Path(assets, "ced_model", f"int8-{LAYOUT}", runtime, f"{model.fingerprint()}.zip")
 
 
 @contextlib.contextmanager
