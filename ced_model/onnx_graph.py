@@ -85,7 +85,8 @@ class GraphBuilder:
 
     def shape_of(self, values: str, axis: int) -> str:
         """One dimension of a value, int64 of shape (1,)."""
-        return self.node("Shape", values, start=axis, **({} if axis == -1 else {"end": axis + 1}))
+        attributes: dict[str, Any] = {"start": axis} if axis == -1 else {"start": axis, "end": axis + 1}
+        return self.node("Shape", values, **attributes)
 
     def join(self, *parts: str | int) -> str:
         """A shape from dimensions that are known and others that are not."""

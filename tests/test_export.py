@@ -44,7 +44,7 @@ EXPORTS = {
     "torch-float16": ("torch", "waveform", "float16"),
     "sherpa-onnx-float16": ("sherpa-onnx", None, "float16"),
 }
-SAMPLES = (2400, 2401, 5119, 5120, 40000, 161919)  # 16 frames, 31, 32, some, and `target_length`
+SAMPLES = (2400, 5119, 5120, 161919)  # 16 frames, 32, 33 and `target_length`
 LABELS = ["Speech", 'so-called "music"', "a, b", "Größe", *(f"class {index}" for index in range(4, 12)), "Crow"]
 
 Export = Callable[[str], ExportReport]
@@ -105,7 +105,7 @@ def test_an_export_gives_what_torch_gives_for_any_length_and_batch(
     export = load_export(exported(name).folder, num_threads=1)
     tolerance = verification.TOLERANCES[export.metadata["compute_type"]]
     for samples in SAMPLES:
-        for batch_size in (1, 2, 5):
+        for batch_size in (1, 2):
             batch = clips(samples, batch_size)
             mel = torch.stack([CedFeatureExtractor().log_mel(torch.from_numpy(clip)) for clip in batch])
             with torch.inference_mode():

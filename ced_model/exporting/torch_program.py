@@ -49,6 +49,9 @@ class InSinglePrecision(nn.Module):
 class LogMel(nn.Module):
     """[`ced_model.log_mel.log_mel`] for a batch of clips: (B, samples) → (B, n_mels, T)."""
 
+    window: torch.Tensor
+    filters: torch.Tensor
+
     def __init__(self, front_end: FrontEnd) -> None:
         super().__init__()
         self.settings = front_end
