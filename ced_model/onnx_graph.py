@@ -38,9 +38,9 @@ PROBABILITIES, EMBEDDINGS = "probabilities", "embeddings"
 class GraphBuilder:
     """Collects the nodes and constants of a graph. A value is known by its name."""
 
-    def __init__(self, tensors: Mapping[str, StoredTensor], inline: bool = False) -> None:
+    def __init__(self, tensors: Mapping[str, StoredTensor], inline: bool = False, in_half: bool = False) -> None:
         self.tensors = tensors
-        self.inline = inline
+        self.inline, self.in_half = inline, in_half
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -64,13 +64,13 @@ class GraphBuilder:
     def weight(self, name: str) -> str:
         """A weight of the checkpoint, as float32."""
         tensor = self.tensors[name]
-        if self.inline:
-            if name not in self.initializers:
-                self.initializers[name] = numpy_helper.from_array(tensor.read(), name)
-            return name
-        if name not in self.initializers:
+        if not self.inline:
             self.initializers[name] = _external_tensor(name, tensor)
-        if tensor.dtype == "F32":
+        else:
+            is_matrix = name.endswith(".weight") and len(tensor.shape) > 1
+            dtype = np.float16 if self.in_half and is_matrix else np.float32
+            self.initializers[name] = numpy_helper.from_array(tensor.read().astype(dtype, copy=False), name)
+        if self.initializers[name].data_type == TensorProto.FLOAT:
             return name
         return self.node("Cast", name, name=f"{name}.float32", to=TensorProto.FLOAT)
 
@@ -85,7 +85,8 @@ class GraphBuilder:
 
     def shape_of(self, values: str, axis: int) -> str:
         """One dimension of a value, int64 of shape (1,)."""
-        return self.node("Shape", values, start=axis, **({} if axis == -1 else {"end": axis + 1}))
+        attributes: dict[str, Any] = {"start": axis} if axis == -1 else {"start": axis, "end": axis + 1}
+        return self.node("Shape", values, **attributes)
 
     def join(self, *parts: str | int) -> str:
         """A shape from dimensions that are known and others that are not."""
@@ -102,8 +103,9 @@ def build_graph(
     tensors: Mapping[str, StoredTensor],
     *,
     front_end: FrontEnd | None = None,
-    with_embeddings: bool = True,
     inline: bool = False,
+    in_half: bool = False,
+    any_length: bool = False,
 ) -> onnx.ModelProto:
     """
     The graph of a classifier.
@@ -112,26 +114,34 @@ def build_graph(
         settings: The architecture, as [`ModelSettings`] has it.
         tensors: The tensors of the checkpoint by name.
         front_end: Put this front end inside the graph, which then takes waveforms.
-        with_embeddings: Whether embeddings are the second output.
         inline: Store the weights in the graph, as float32, instead of pointing at the safetensors file.
+        in_half: Store the matrices among these weights as float16. They are computed with in float32.
+        any_length: Take spectrograms of any length, as sherpa-onnx gives them, and return the probabilities alone.
 
     Returns:
         A model with the input `log_mel` (float32, (B, n_mels, T): decibels, 16 ≤ T ≤ `target_length`) or `waveform`
         (float32, (B, samples)), and the outputs `probabilities` (float32, (B, classes); of a regression model its raw
         outputs) and `embeddings` (float32, (B, D)).
     """
-    g = GraphBuilder(tensors, inline)
+    g = GraphBuilder(tensors, inline, in_half)
     if front_end is None:
         graph_input = helper.make_tensor_value_info("log_mel", TensorProto.FLOAT, ["batch", settings.n_mels, "frames"])
         log_mel = "log_mel"
     else:
         graph_input = helper.make_tensor_value_info("waveform", TensorProto.FLOAT, ["batch", "samples"])
         log_mel = write_front_end(g, "waveform", front_end)
-    tokens, batch_tokens = write_encoder(g, log_mel, settings)
+    values = write_batch_norm(g, log_mel)
+    if any_length:
+        values = split_long_clips(g, values, settings)
+    tokens = write_encoder(g, values, settings)
     pooled = pool_tokens(g, tokens, settings)
-    probabilities = write_head(g, tokens, pooled, batch_tokens, settings)
+    probabilities = write_head(g, tokens, pooled, settings)
     outputs = {PROBABILITIES: (probabilities, settings.num_labels)}
-    if with_embeddings:
+    if any_length:
+        by_clip = g.node("Reshape", probabilities, g.join(g.shape_of(log_mel, 0), -1, settings.num_labels))
+        mean = g.node("ReduceMean", by_clip, g.constant([1]), keepdims=0)
+        outputs[PROBABILITIES] = (mean, settings.num_labels)
+    else:
         outputs[EMBEDDINGS] = (pooled, settings.embed_dim)
     for name, (value, _) in outputs.items():
         g.nodes.append(helper.make_node("Identity", [value], [name], name=name))
@@ -203,9 +213,8 @@ def _cut_frames(g: GraphBuilder, waveform: str, front_end: FrontEnd) -> str:
     return g.node("Concat", *parts, axis=2)
 
 
-def write_encoder(g: GraphBuilder, log_mel: str, settings: ModelSettings) -> tuple[str, str]:
-    """Log-mel (B, n_mels, T) → tokens (B, N, D), behind the class token if there is one; and the shape (B, N, D)."""
-    values = write_batch_norm(g, log_mel)
+def write_encoder(g: GraphBuilder, values: str, settings: ModelSettings) -> str:
+    """Normalised log-mel (B, n_mels, T) → tokens (B, N, D), behind the class token if there is one."""
     patches = write_patches(g, values, settings)
     tokens = write_tokens(g, patches, settings)
     shape = g.node("Shape", tokens)  # (B, N, D)
@@ -215,7 +224,7 @@ def write_encoder(g: GraphBuilder, log_mel: str, settings: ModelSettings) -> tup
     for index in range(settings.depth):
         rows = write_block(g, rows, by_head, f"encoder.blocks.{index}", settings)
     rows = g.layer_norm(rows, "encoder.norm", 1e-6)
-    return g.node("Reshape", rows, shape, name="last_hidden_state"), shape
+    return g.node("Reshape", rows, shape, name="last_hidden_state")
 
 
 def write_batch_norm(g: GraphBuilder, log_mel: str) -> str:
@@ -223,6 +232,27 @@ def write_batch_norm(g: GraphBuilder, log_mel: str) -> str:
     names = ("weight", "bias", "running_mean", "running_var")
     weights = [g.weight(f"encoder.init_bn.{name}") for name in names]
     return g.node("BatchNormalization", log_mel, *weights, name="encoder.init_bn", epsilon=1e-5)
+
+
+def split_long_clips(g: GraphBuilder, values: str, settings: ModelSettings) -> str:
+    """
+    (B, n_mels, T) of any length → (B · n, n_mels, L): n pieces of equal length, with 16 ≤ L ≤ `target_length`.
+
+    What is missing in the last piece, at most n − 1 frames, is filled with the mean, and so is a clip of under 16.
+    """
+    longest, one = g.constant([settings.target_length]), g.constant([1])
+
+    def divide_up(dividend: str, divisor: str) -> str:
+        return g.node("Div", g.node("Sub", g.node("Add", dividend, divisor), one), divisor)
+
+    frames = g.shape_of(values, 2)
+    pieces = divide_up(frames, longest)
+    length = g.node("Max", divide_up(frames, pieces), g.constant([settings.patch_size]))
+    missing = g.node("Sub", g.node("Mul", pieces, length), frames)
+    padded = g.node("Pad", values, g.node("Concat", g.constant([0] * 5), missing, axis=0))
+    by_piece = g.node("Reshape", padded, g.join(0, 0, pieces, length))
+    by_piece = g.node("Transpose", by_piece, perm=[0, 2, 1, 3])  # (B, n, n_mels, L)
+    return g.node("Reshape", by_piece, g.join(-1, settings.n_mels, length))
 
 
 def write_patches(g: GraphBuilder, values: str, settings: ModelSettings) -> str:
@@ -296,7 +326,7 @@ def pool_tokens(g: GraphBuilder, tokens: str, settings: ModelSettings) -> str:
     return g.node("ReduceMean", tokens, g.constant([1]), name="pooler_output", keepdims=0)
 
 
-def write_head(g: GraphBuilder, tokens: str, pooled: str, shape: str, settings: ModelSettings) -> str:
+def write_head(g: GraphBuilder, tokens: str, pooled: str, settings: ModelSettings) -> str:
     """Probabilities (B, classes) from the embeddings; with `dm` pooling the mean of those of each step in time."""
     if settings.pooling != "dm":
         return _classify(g, pooled, settings)

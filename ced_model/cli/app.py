@@ -391,14 +391,17 @@ def export(
     model: options.Model = None,
     format: Annotated[
         str | None,
-        typer.Option("--format", "-f", metavar="FORMAT", help="onnx, openvino, torch, executorch or sherpa-onnx."),
+        typer.Option("--format", "-f", metavar="FORMAT", help="onnx, openvino, sherpa-onnx or torch."),
     ] = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="DIR", help="The folder to make, once all is verified.")
     ] = None,
-    quantize: Annotated[
+    compute_type: Annotated[
         str | None,
-        typer.Option(metavar="fp16|int8", help="fp16 halves the file; int8 computes in 8-bit integers."),
+        typer.Option(
+            metavar="TYPE",
+            help="float32 (default), float16 (half the size, computed in float32) or int8 (not with torch).",
+        ),
     ] = None,
     input: Annotated[
         str | None,
@@ -414,13 +417,20 @@ def export(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the export that DIR has.")] = False,
 ) -> None:
-    """Export a model to another runtime.
+    """Export a model for another program.
 
-    The folder has the model, labels.csv, metadata.json and a README.md with lines that run it. What was written is run
-    by its own runtime and compared with torch, on clips from the shortest to the longest. Where probabilities differ by
-    more than 0.0001 (fp16: 0.01, int8: 0.25) the export fails, and nothing is left behind.
+    The folder has the model, labels.csv, metadata.json and a README.md with code that runs it. The files are run by
+    their own runtime and compared with the model, on clips from the shortest to the longest. If probabilities differ by
+    more than 0.0001 (float16: 0.01, int8: 0.25), the export fails, and nothing is left behind.
     """
-    from .export import ExportOptions
     from .export import export as export_to
 
-    export_to(ExportOptions(model, format, output, quantize, input, tuple(audio or ()), overwrite))
+    export_to(
+        model=model,
+        format=format,
+        output=output,
+        compute_type=compute_type,
+        input=input,
+        audio=audio or (),
+        overwrite=overwrite,
+    )

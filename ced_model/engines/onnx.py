@@ -40,22 +40,37 @@ class OnnxEngine:
         return Outputs(*session.run([PROBABILITIES, EMBEDDINGS], {"log_mel": np.ascontiguousarray(log_mels)}))
 
     def _open(self, num_threads: int) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        # Calls run on the thread that they come from and, in a session of several threads, on the session's own.
-        options.intra_op_num_threads = num_threads
-        options.log_severity_level = ERRORS_ONLY
-        graph: str | bytes
+        weights_folder = None
         if self.compute_type == "int8":
             from ..quantization import cached_onnx
 
-            graph = str(cached_onnx(self.model))
+            graph = cached_onnx(self.model)
         else:
             in_memory = self.model.path is None
-            if not in_memory:
-                # Relative to it, since ONNX Runtime refuses links that lead elsewhere, as those in the Hub's cache do.
-                options.add_session_config_entry(WEIGHTS_FOLDER, self.model.weights_folder)
+            weights_folder = None if in_memory else self.model.weights_folder
             graph = build_graph(self.model.settings, self.model.tensors, inline=in_memory).SerializeToString()
         try:
-            return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            return open_session(graph, num_threads, weights_folder)
         except Exception as error:  # of many kinds, all of ONNX Runtime's own
             raise EngineError(f"ONNX Runtime cannot open {self.model.name}: {one_line_error(error)}") from error
+
+
+def open_session(
+    graph: str | bytes, num_threads: int, weights_folder: str | None = None
+) -> onnxruntime.InferenceSession:
+    """
+    A session on the CPU.
+
+    Args:
+        graph: A file, or its content.
+        num_threads: 0 for what ONNX Runtime chooses.
+        weights_folder: Where the weights are that the graph points at, links resolved: ONNX Runtime refuses links that
+            lead elsewhere, as those in the Hub's cache do.
+    """
+    options = onnxruntime.SessionOptions()
+    # Calls run on the thread that they come from and, in a session of several threads, on the session's own.
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = ERRORS_ONLY
+    if weights_folder is not None:
+        options.add_session_config_entry(WEIGHTS_FOLDER, weights_folder)
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -1,8 +1,9 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Exports CED to other runtimes: the front end inside, verified, with what it needs to be run beside it."""
+"""Folders for other programs: a model with its front end inside, verified, and a README.md that says how to run it."""
 
 from .export import ExportReport, export_model
+from .programs import LoadedExport, load_export
 from .verification import Check, VerificationError
 
-__all__ = ["Check", "ExportReport", "VerificationError", "export_model"]
+__all__ = ["Check", "ExportReport", "LoadedExport", "VerificationError", "export_model", "load_export"]

@@ -1,35 +1,29 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One call from a model to a verified folder for another runtime."""
+"""One call from a model to a verified folder for another program."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-import torch
+from typing import NamedTuple
 
 from ..audio import AudioInput
-from ..feature_extraction_ced import CedFeatureExtractor
-from ..modeling_ced import CedForAudioClassification
+from ..calibration import bundled_recordings, load_recordings, synthetic_recordings
+from ..engines import EngineError, MissingPackageError, one_line_error
+from ..messages import OptionError
+from ..model_folder import ModelFolder, open_model
 from ..output import new_folder
-from ..runtimes import load_export
-from ..runtimes.formats import Choice, Format, Input, Quantization, check_export_packages, choose
-from .graph import TaggingGraph, store_in_half
-from .metadata import LABELS_FILE, build_metadata, graph_input, labels_csv, max_samples
-from .output import METADATA_FILE, check_export, check_output
+from .formats import choose_format
+from .metadata import LABELS_FILE, METADATA_FILE, build_metadata, labels_csv
+from .programs import load_export, write_program
 from .readme import write_readme
-from .recordings import bundled_recordings, load_recordings, spread, synthetic_recordings
-from .to_sherpa_onnx import SherpaComparison, check_front_end, compare_with_sherpa
-from .tracing import GraphInput
-from .verification import Check, verify
-
-MAX_CALIBRATION = 32  # clips: the extremes of activations are found by then
+from .sherpa_onnx import SherpaComparison, check_front_end, compare_with_sherpa
+from .verification import Check, open_references, verify
 
 
 class ExportReport(NamedTuple):
-    """What was written and how far it is from torch."""
+    """What was written, and how far it is from the model."""
 
     folder: Path
     file: Path  # the program
@@ -40,129 +34,110 @@ class ExportReport(NamedTuple):
 
 
 def export_model(
-    model: CedForAudioClassification,
-    output: str | Path,
+    model: str | os.PathLike[str] | ModelFolder,
+    output: str | os.PathLike[str],
     *,
-    feature_extractor: CedFeatureExtractor,
     format: str = "onnx",
     input: str | None = None,
-    quantize: str | None = None,
+    compute_type: str | None = None,
     recordings: Iterable[AudioInput] = (),
-    model_name: str = "ced",
     overwrite: bool = False,
+    num_threads: int | None = None,
 ) -> ExportReport:
     """
-    Exports a classifier for another runtime, and verifies what was written against torch.
+    Exports a classifier for another program, and verifies what was written against the model.
 
     Args:
-        model (`CedForAudioClassification`):
-            The classifier.
-        output (`str` or `Path`):
-            The folder to make. It appears when all is written and verified; until then there is nothing.
-        feature_extractor (`CedFeatureExtractor`):
-            The front end of the model.
-        format (`str`, *optional*, defaults to `"onnx"`):
-            `"onnx"`, `"openvino"`, `"torch"` (a program of torch.export), `"executorch"` or `"sherpa-onnx"`.
-        input (`str`, *optional*):
-            `"waveform"`, the default where the format takes it, or `"mel"`.
-        quantize (`str`, *optional*):
-            `"fp16"` stores the weights in half precision and computes in single precision; `"int8"` computes the
-            transformer blocks in 8-bit integers, calibrated on the `recordings`.
-        recordings (`Iterable` of paths, bytes, file objects or arrays, *optional*):
-            Audio to verify on and to calibrate with, of which up to 100 are used (32 of these to
-            calibrate with), the first 10.12 s of each; by default imitations
-            of recordings, and for verification those of `resources/`, too, if they are on the machine.
-        model_name (`str`, *optional*, defaults to `"ced"`):
-            What the metadata call the model.
-        overwrite (`bool`, *optional*, defaults to `False`):
-            Whether to replace an export that is at `output` already.
-
-    Returns:
-        [`ExportReport`]: sizes and measured differences.
+        model: A model folder, a Hub id, `"ced-nano"`, or what `open_model` returned.
+        output: The folder to make. It appears when everything is written and verified.
+        format: `"onnx"`, `"openvino"`, `"sherpa-onnx"` or `"torch"` (a program of torch.export).
+        input: `"waveform"`, the default where the format takes it, or `"mel"`.
+        compute_type: `"float32"` (default); `"float16"` stores the weights in half precision and computes in float32;
+            `"int8"` computes the transformer blocks in 8-bit integers, calibrated on the `recordings`.
+        recordings: Audio to verify on and to calibrate with: up to 100 recordings are used (32 of these to calibrate
+            with), the first 10.12 s of each. By default synthetic sounds, and for verification also the recordings of
+            `resources/`, if they are on the machine.
+        overwrite: Whether to replace an export that is at `output` already.
+        num_threads: CPU threads for verification, by default one per core.
 
     Raises:
-        `ValueError`: if the format does not take the input or the quantization, or for a front end that no graph has.
-        `ImportError`: if packages are missing; it names the extra.
-        `FileExistsError`: if there is something at `output`.
-        `AudioError`: if a recording cannot be read.
-        `VerificationError`: if the export does not compute what the model does. Nothing is left behind.
+        OptionError: for a combination that does not exist, and for an `output` that may not be replaced.
+        ModelFolderError: if the model cannot be loaded.
+        MissingPackageError: if packages are missing; the message has the command that installs them.
+        AudioError: if a recording cannot be read.
+        EngineError: if PyTorch or a quantizer cannot make the program.
+        VerificationError: if the export does not compute what the model does. Nothing is left behind.
     """
-    choice = choose(format, input, quantize)
-    check_export_packages(choice)
+    choice = choose_format(format, input, compute_type)
     destination = check_output(output, overwrite)
-    if choice.format is Format.SHERPA_ONNX:
-        check_front_end(feature_extractor)
-    rate = feature_extractor.sampling_rate
-    longest = max_samples(model.config, feature_extractor)
+    if not isinstance(model, ModelFolder):
+        model = open_model(model)
+    front_end = model.front_end
+    if choice.format == "sherpa-onnx":
+        check_front_end(front_end)
+    if choice.input == "waveform" and front_end.n_fft % 2:
+        raise OptionError("input", "waveform", f"mel, since the model's `n_fft={front_end.n_fft}` is odd")
+    if choice.format == "torch" and model.path is None:
+        raise OptionError("model", model.name, "a folder or a Hub id for the format torch")
+    rate, longest = front_end.sampling_rate, front_end.max_samples(model.settings.target_length)
     given = load_recordings(recordings, rate, longest)
     imitations = [clip[:longest] for clip in synthetic_recordings(rate)]
     clips = given or bundled_recordings(rate, longest) + imitations
-    with_embeddings = choice.format is not Format.SHERPA_ONNX
-    graph = TaggingGraph(model, feature_extractor if choice.input is Input.WAVEFORM else None, with_embeddings)
-    reference = TaggingGraph(model).model  # on the CPU, in float32
-    metadata = build_metadata(model_name, model.config, feature_extractor, choice, with_embeddings)
+    metadata = build_metadata(model, choice)
     with new_folder(destination, check_export if overwrite else None) as folder:
         text = json.dumps(metadata, ensure_ascii=False, indent=1)
         (folder / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
         (folder / LABELS_FILE).write_text(labels_csv(metadata), encoding="utf-8")
-        calibration = None
-        if choice.quantization is Quantization.INT8:
-            # Loud recordings among so few widen the ranges: with those of `resources/` among the imitations, int8
-            # changes the best class of ced-nano on 1.0 % of recordings, without them on 0.7 %.
-            calibration = _calibration_arrays(given or imitations, feature_extractor, choice)
-        inputs = graph_input(model.config, feature_extractor, choice)
-        _write_program(choice, graph, inputs, folder / choice.file, metadata, calibration)
-        loaded = load_export(folder)
-        checks = verify(loaded, reference, feature_extractor, clips)
+        try:
+            write_program(model, choice, folder / choice.file, metadata, given or imitations)
+        except (EngineError, MissingPackageError, OSError):
+            raise
+        except Exception as error:  # exporters and quantizers have their own, of many kinds
+            raise EngineError(f"it could not be made: {one_line_error(error)}") from error
+        export = load_export(folder, num_threads=num_threads)
+        checks = verify(export, model, open_references(model, num_threads or os.cpu_count() or 1), clips)
         comparison = None
-        if choice.format is Format.SHERPA_ONNX:
-            comparison = compare_with_sherpa(folder, loaded, feature_extractor, clips)
+        if choice.format == "sherpa-onnx":
+            comparison = compare_with_sherpa(folder, export, front_end, clips)
         (folder / "README.md").write_text(write_readme(metadata, checks, comparison), encoding="utf-8")
-        program = [path for path in folder.iterdir() if path.stem == Path(choice.file).stem]
-        num_bytes = sum(path.stat().st_size for path in program)
-        del loaded
+        num_bytes = sum(path.stat().st_size for path in folder.glob(f"{Path(choice.file).stem}.*"))
+        del export  # keeps the file open
     return ExportReport(destination, destination / choice.file, num_bytes, checks, comparison, bool(given))
 
 
-def _calibration_arrays(
-    clips: Sequence[np.ndarray], extractor: CedFeatureExtractor, choice: Choice
-) -> list[np.ndarray]:
-    """Recordings as the graph takes them, each of its own length."""
-    arrays = []
-    for clip in spread(clips, MAX_CALIBRATION):
-        clip = np.pad(clip, (0, max(0, extractor.min_samples - len(clip))))
-        if choice.input is Input.MEL:
-            arrays.append(extractor.log_mel(torch.from_numpy(clip)).contiguous().numpy())
-        else:
-            arrays.append(clip)
-    return arrays
+def check_output(output: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """
+    The folder to make, links resolved.
+
+    Raises:
+        OptionError: if there is something that may not be replaced: anything but an empty folder or, with `overwrite`,
+            another export; or if the folder that it would be in does not exist.
+    """
+    path = Path(os.path.realpath(Path(output).expanduser()))
+    expected = None
+    if not path.parent.is_dir():
+        expected = "a name in a folder that exists"
+    elif path.exists() and not path.is_dir():
+        expected = "a folder, not a file"
+    elif path.is_dir() and any(path.iterdir()):
+        if not _is_export(path):
+            expected = "a new folder, not one with other files in it"
+        elif not overwrite:
+            expected = "a new folder; this one has an export, which `overwrite` replaces"
+    if expected is not None:
+        raise OptionError("output", os.fspath(output), expected)
+    return path
 
 
-def _write_program(
-    choice: Choice,
-    graph: TaggingGraph,
-    graph_input: GraphInput,
-    path: Path,
-    metadata: Mapping[str, Any],
-    calibration: Sequence[np.ndarray] | None,
-) -> None:
-    """Each format's module imports packages that the others do not need."""
-    in_half = choice.quantization is Quantization.FP16
-    if in_half and choice.format is not Format.OPENVINO:  # its converter would undo this
-        store_in_half(graph)
-    if choice.format in (Format.ONNX, Format.SHERPA_ONNX):
-        from .to_onnx import write_onnx
+def check_export(folder: Path) -> None:
+    """Raises a FileExistsError if a folder is not an export."""
+    if not _is_export(folder):
+        raise FileExistsError(f"{folder} has other files in it")
 
-        write_onnx(graph, graph_input, path, metadata, calibration)
-    elif choice.format is Format.OPENVINO:
-        from .to_openvino import write_openvino
 
-        write_openvino(graph, graph_input, path, metadata, calibration, in_half)
-    elif choice.format is Format.TORCH:
-        from .to_torch import write_torch
-
-        write_torch(graph, graph_input, path, metadata)
-    else:
-        from .to_executorch import write_executorch
-
-        write_executorch(graph, graph_input, path, calibration)
+def _is_export(folder: Path) -> bool:
+    try:
+        metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(metadata, dict) and metadata.get("model_type") == "ced" and "format" in metadata

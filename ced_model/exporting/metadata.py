@@ -1,76 +1,54 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What an export tells of itself: how to feed it, and what its outputs mean."""
+"""The metadata of an export: how to feed it, and what its outputs mean."""
 
+import os
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ..audioset import AUDIOSET_CLASSES
-from ..configuration_ced import CedConfig
-from ..feature_extraction_ced import CedFeatureExtractor
-from ..runtimes.formats import Choice, Format, Input, versions
-from .graph import ACTIVATIONS
-from .tracing import GraphInput
+from ..model_folder import ModelFolder
+from ..onnx_graph import ACTIVATIONS, EMBEDDINGS, PROBABILITIES
+from .formats import Choice, versions_of
 
-LABELS_FILE = "labels.csv"
+METADATA_FILE, LABELS_FILE = "metadata.json", "labels.csv"
 
 
-def build_metadata(
-    model_name: str, config: CedConfig, extractor: CedFeatureExtractor, choice: Choice, with_embeddings: bool
-) -> dict[str, Any]:
+def build_metadata(model: ModelFolder, choice: Choice) -> dict[str, Any]:
     """
     The metadata of an export, in types that JSON has.
 
-    Lengths are in samples (`min_samples`, `max_samples`) and frames: a clip must be at least as long as the first, so
-    pad shorter ones with zeros, and at most as long as the second, so cut longer ones into windows.
+    Lengths are in samples (`min_samples`, `max_samples`) and frames. Shorter clips are to be padded with zeros, longer
+    ones to be cut into windows.
     """
-    names: Any = config.id2label
-    labels = [str(names[index]) for index in range(config.num_labels or 0)]
+    settings, front_end = model.settings, model.front_end
+    parameters = asdict(front_end)
     return {
-        "model": model_name,
+        "model": Path(os.path.realpath(model.name)).name if os.path.isdir(model.name) else model.name,
         "model_type": "ced",
-        "format": choice.format.value,
-        "quantization": "none" if choice.quantization is None else choice.quantization.value,
-        "input": choice.input.value,
-        "outputs": ["probabilities", "embeddings"] if with_embeddings else ["probabilities"],
-        "activation": ACTIVATIONS[str(config.problem_type)],
-        "problem_type": config.problem_type,
-        "sampling_rate": extractor.sampling_rate,
-        "min_samples": extractor.min_samples,
-        "max_samples": max_samples(config, extractor),
-        "min_frames": extractor.num_frames(extractor.min_samples),
-        "max_frames": config.target_length,
-        "patch_frames": config.patch_size,
-        "embedding_size": config.embed_dim,
-        "front_end": {
-            "n_mels": extractor.feature_size,
-            "n_fft": extractor.n_fft,
-            "win_size": extractor.win_size,
-            "hop_size": extractor.hop_size,
-            "f_min": extractor.f_min,
-            "f_max": extractor.f_max,
-            "center": extractor.center,
-        },
-        "labels": labels,
-        "mids": machine_ids(labels),
-        "versions": versions(choice),
+        "format": choice.format,
+        "compute_type": choice.compute_type,
+        "input": choice.input,
+        "outputs": [PROBABILITIES] if choice.format == "sherpa-onnx" else [PROBABILITIES, EMBEDDINGS],
+        "activation": ACTIVATIONS[settings.problem_type].lower() or "none",
+        "problem_type": settings.problem_type,
+        "sampling_rate": parameters.pop("sampling_rate"),
+        "min_samples": front_end.min_samples,
+        "max_samples": front_end.max_samples(settings.target_length),
+        "min_frames": front_end.num_frames(front_end.min_samples),
+        "max_frames": settings.target_length,
+        "patch_frames": settings.patch_size,
+        "embedding_size": settings.embed_dim,
+        "front_end": parameters,
+        "labels": list(model.labels),
+        "mids": machine_ids(model.labels),
+        "versions": versions_of(choice),
     }
 
 
-def max_samples(config: CedConfig, extractor: CedFeatureExtractor) -> int:
-    """Samples of the longest clip that is encoded in one piece."""
-    first = 0 if extractor.center else extractor.n_fft
-    return first + config.target_length * extractor.hop_size - 1
-
-
-def graph_input(config: CedConfig, extractor: CedFeatureExtractor, choice: Choice) -> GraphInput:
-    """What the graph takes."""
-    if choice.input is Input.WAVEFORM:
-        return GraphInput("waveform", "samples", (max_samples(config, extractor),), extractor.min_samples)
-    return GraphInput("input_values", "frames", (config.n_mels, config.target_length), config.patch_size)
-
-
-def machine_ids(labels: list[str]) -> list[str]:
+def machine_ids(labels: tuple[str, ...]) -> list[str]:
     """The machine ids of AudioSet's classes by their names, empty for other classes."""
     known = {name: mid for mid, name in AUDIOSET_CLASSES}
     return [known.get(label, "") for label in labels]
@@ -78,11 +56,13 @@ def machine_ids(labels: list[str]) -> list[str]:
 
 def labels_csv(metadata: Mapping[str, Any]) -> str:
     """
-    A table `index,mid,display_name` with the names in double quotes always, which sherpa-onnx's C++ insists on. It
-    knows no double quotes in a name, which become single ones for it.
+    A table `index,mid,display_name`.
+
+    Names are always in double quotes, as sherpa-onnx requires. It does not know double quotes in a name, which become
+    single ones for it.
     """
     rows = ["index,mid,display_name"]
-    quote = "'" if metadata["format"] == Format.SHERPA_ONNX else '""'
+    quote = "'" if metadata["format"] == "sherpa-onnx" else '""'
     for index, (mid, label) in enumerate(zip(metadata["mids"], metadata["labels"], strict=True)):
         name = " ".join(label.split()).replace('"', quote)
         rows.append(f'{index},{mid},"{name}"')

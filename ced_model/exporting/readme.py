@@ -1,31 +1,16 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The README.md of an export: what it is, ten lines that run it, and how far it is from torch."""
+"""The README.md of an export: what it is, ten lines that run it, and how far it is from the model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..runtimes.formats import SUPPORT, Format
-from .to_sherpa_onnx import SherpaComparison
+from .formats import FORMATS
+from .sherpa_onnx import SherpaComparison
 from .verification import Check
 
-RUNTIMES = {
-    Format.ONNX: "ONNX Runtime",
-    Format.OPENVINO: "OpenVINO",
-    Format.TORCH: "PyTorch",
-    Format.EXECUTORCH: "ExecuTorch",
-    Format.SHERPA_ONNX: "sherpa-onnx",
-}
-PACKAGES = {
-    Format.ONNX: "numpy onnxruntime",
-    Format.OPENVINO: "numpy openvino",
-    Format.TORCH: "numpy torch",
-    Format.EXECUTORCH: "numpy executorch",
-    Format.SHERPA_ONNX: "numpy sherpa-onnx",
-}
-
 CODE = {
-    Format.ONNX: """\
+    "onnx": """\
 import csv
 import numpy as np
 import onnxruntime
@@ -37,7 +22,7 @@ labels = [row["display_name"] for row in csv.DictReader(open("labels.csv", encod
 for index in np.argsort(-probabilities[0])[:5]:
     print(f"{{probabilities[0, index]:.3f}} {{labels[index]}}")
 """,
-    Format.OPENVINO: """\
+    "openvino": """\
 import csv
 import numpy as np
 import openvino
@@ -49,7 +34,7 @@ labels = [row["display_name"] for row in csv.DictReader(open("labels.csv", encod
 for index in np.argsort(-probabilities[0])[:5]:
     print(f"{{probabilities[0, index]:.3f}} {{labels[index]}}")
 """,
-    Format.TORCH: """\
+    "torch": """\
 import csv
 import numpy as np
 import torch
@@ -57,24 +42,11 @@ import torch
 model = torch.export.load("model.pt2").module()
 labels = [row["display_name"] for row in csv.DictReader(open("labels.csv", encoding="utf-8"))]
 {values}
-probabilities = model({name}=torch.from_numpy({name}))["probabilities"]
+probabilities = model(torch.from_numpy({name}))["probabilities"]
 for index in probabilities[0].argsort(descending=True)[:5]:
     print(f"{{probabilities[0, index]:.3f}} {{labels[index]}}")
 """,
-    Format.EXECUTORCH: """\
-import csv
-import numpy as np
-import torch
-from executorch.runtime import Runtime
-
-program = Runtime.get().load_program("model.pte")
-labels = [row["display_name"] for row in csv.DictReader(open("labels.csv", encoding="utf-8"))]
-{values}
-{outputs} = program.load_method("forward").execute([torch.from_numpy({name})])
-for index in probabilities[0].argsort(descending=True)[:5]:
-    print(f"{{probabilities[0, index]:.3f}} {{labels[index]}}")
-""",
-    Format.SHERPA_ONNX: """\
+    "sherpa-onnx": """\
 import numpy as np
 import sherpa_onnx
 
@@ -91,19 +63,19 @@ VALUES = {
     "waveform": (
         "waveform = np.zeros((1, {rate}), np.float32)  # one second of silence: put mono audio at {rate} Hz here"
     ),
-    "mel": "input_values = np.zeros((1, {n_mels}, 101), np.float32)  # put log-mel spectrograms in dB here",
+    "mel": "log_mel = np.zeros((1, {n_mels}, 101), np.float32)  # put log-mel spectrograms in dB here",
 }
 
 
 def write_readme(metadata: Mapping[str, Any], checks: Sequence[Check], comparison: SherpaComparison | None) -> str:
     """The text of the README.md."""
-    format = Format(metadata["format"])
-    weights = {"none": "", "fp16": ", weights stored in half precision", "int8": ", in 8-bit integers"}
+    format = metadata["format"]
+    weights = {"float32": "", "float16": ", weights stored in half precision", "int8": ", in 8-bit integers"}
     parts = [
-        f"# {metadata['model']} for {RUNTIMES[format]}",
-        f"An audio tagger of {len(metadata['labels'])} classes{weights[metadata['quantization']]}, exported by"
+        f"# {metadata['model']} for {FORMATS[format].runtime}",
+        f"An audio tagger of {len(metadata['labels'])} classes{weights[metadata['compute_type']]}, exported by"
         f" ced_model {metadata['versions']['ced_model']}.",
-        f"To run it: `pip install {PACKAGES[format]}`, and in this folder",
+        f"To run it: `pip install numpy {FORMATS[format].pip}`, and in this folder",
         f"```python\n{_code(format, metadata)}```",
         _describe(format, metadata),
         "## Verified",
@@ -114,20 +86,20 @@ def write_readme(metadata: Mapping[str, Any], checks: Sequence[Check], compariso
     return "\n\n".join(parts) + "\n"
 
 
-def _code(format: Format, metadata: Mapping[str, Any]) -> str:
+def _code(format: str, metadata: Mapping[str, Any]) -> str:
     rate, n_mels = metadata["sampling_rate"], metadata["front_end"]["n_mels"]
     return CODE[format].format(
         values=VALUES[metadata["input"]].format(rate=rate, n_mels=n_mels),
         outputs=", ".join(metadata["outputs"]) if len(metadata["outputs"]) > 1 else "(probabilities,)",
-        name="waveform" if metadata["input"] == "waveform" else "input_values",
+        name="waveform" if metadata["input"] == "waveform" else "log_mel",
         rate=rate,
     )
 
 
-def _describe(format: Format, metadata: Mapping[str, Any]) -> str:
+def _describe(format: str, metadata: Mapping[str, Any]) -> str:
     rate = metadata["sampling_rate"]
     shortest, longest = metadata["min_samples"] / rate, metadata["max_samples"] / rate
-    lines = [f"- `{SUPPORT[format].file}` is the model; `metadata.json` has what this page says, for programs."]
+    lines = [f"- `{FORMATS[format].file}` is the model; `metadata.json` has the same facts for programs."]
     if metadata["input"] == "waveform":
         lines.append(
             f"- Input: `waveform`, float32 of shape (batch, samples), mono at {rate} Hz in [-1, 1]. The front end is"
@@ -137,7 +109,7 @@ def _describe(format: Format, metadata: Mapping[str, Any]) -> str:
         )
     else:
         lines.append(
-            f"- Input: `input_values`, float32 of shape (batch, {metadata['front_end']['n_mels']}, frames), log-mel"
+            f"- Input: `log_mel`, float32 of shape (batch, {metadata['front_end']['n_mels']}, frames), log-mel"
             f" spectrograms in dB, of {metadata['min_frames']} to {metadata['max_frames']} frames (clips of"
             f" {shortest:.2f} to {longest:.2f} s at {rate} Hz)."
         )
@@ -151,7 +123,7 @@ def _describe(format: Format, metadata: Mapping[str, Any]) -> str:
             else "."
         )
     )
-    if format is Format.OPENVINO:
+    if format == "openvino":
         lines.append(
             "- Without `INFERENCE_PRECISION_HINT`, some processors compute in bfloat16: faster, and off by some 0.01."
         )
@@ -167,7 +139,7 @@ def _verified(metadata: Mapping[str, Any], checks: Sequence[Check]) -> str:
         row = f"| {check.batch_size} of {check.seconds:.2f} s | {check.probabilities:.1e} |"
         rows.append(row if check.embeddings is None else f"{row} {check.embeddings:.1e} |")
     versions = ", ".join(f"{name} {version}" for name, version in metadata["versions"].items())
-    return "Differences from torch in float32:\n\n" + "\n".join(rows) + f"\n\nMade with {versions}."
+    return "Differences from the model in float32:\n\n" + "\n".join(rows) + f"\n\nMade with {versions}."
 
 
 def _compared(comparison: SherpaComparison) -> str:

@@ -1,29 +1,29 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Compares an export, run by its own runtime from its files, with the model and the feature extractor."""
+"""Compares an export, run by its own runtime from its files, with the model in float32."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from ..feature_extraction_ced import CedFeatureExtractor
-from ..modeling_ced import CedForAudioClassification
-from ..runtimes import LoadedExport
-from .recordings import cut_clips
+from ..calibration import cut_clips
+from ..engines import Choice, Engine, Outputs, is_installed, one_line_error, open_engine
+from ..log_mel import log_mel
+from ..model_folder import ModelFolder
+from .programs import LoadedExport
 
 BATCH_SIZES = (1, 3)
 NUM_LENGTHS = 5
 
-# Largest differences in probability that are accepted, by `quantization` of the metadata.
-TOLERANCES = {"none": 1e-4, "fp16": 1e-2, "int8": 0.25}
+# Largest differences in probability that are accepted.
+TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.25}
 # The same for embeddings, as parts of the largest absolute value in one.
-EMBEDDING_TOLERANCES = {"none": 1e-3, "fp16": 1e-2, "int8": 0.5}
+EMBEDDING_TOLERANCES = {"float32": 1e-3, "float16": 1e-2, "int8": 0.5}
 
 
 class Check(NamedTuple):
-    """How far an export is from torch for clips of one length."""
+    """How far an export is from the model for clips of one length."""
 
     seconds: float
     batch_size: int
@@ -32,72 +32,63 @@ class Check(NamedTuple):
 
 
 class VerificationError(RuntimeError):
-    """An export does not compute what the model does."""
+    """An export that does not compute what the model does. The message is one line."""
+
+
+def open_references(model: ModelFolder, num_threads: int) -> list[Engine]:
+    """The model in float32: by ONNX Runtime, and by torch where that is installed."""
+    names = ["onnx"] + (["torch"] if model.path is not None and is_installed("torch") else [])
+    return [open_engine(model, Choice(name, "float32", "cpu"), num_threads) for name in names]
 
 
 def verify(
-    export: LoadedExport,
-    model: CedForAudioClassification,
-    extractor: CedFeatureExtractor,
-    recordings: Sequence[np.ndarray],
+    export: LoadedExport, model: ModelFolder, references: Sequence[Engine], recordings: Sequence[np.ndarray]
 ) -> list[Check]:
     """
     Compares batches of one and of several clips of lengths from the shortest to the longest.
 
     Raises:
-        VerificationError: where probabilities or embeddings differ by more than the quantization allows.
+        VerificationError: if probabilities or embeddings differ by more than the compute type allows.
     """
-    metadata = export.metadata
+    lengths = np.geomspace(export.metadata["min_samples"], export.metadata["max_samples"], NUM_LENGTHS).round()
     checks = []
-    lengths = np.geomspace(metadata["min_samples"], metadata["max_samples"], NUM_LENGTHS).round().astype(int).tolist()
-    for number, samples in enumerate(lengths):
+    for number, samples in enumerate(lengths.astype(int).tolist()):
         for batch_size in BATCH_SIZES:
             clips = cut_clips(recordings, samples, batch_size, start=number * len(BATCH_SIZES) + batch_size)
-            checks.append(_check(export, model, extractor, clips))
+            log_mels = np.stack([log_mel(clip, model.front_end) for clip in clips])
+            expected = [reference.run(log_mels, is_alone=True) for reference in references]
+            checks.append(_check(export, clips, log_mels, expected))
     return checks
 
 
-def _check(
-    export: LoadedExport, model: CedForAudioClassification, extractor: CedFeatureExtractor, clips: np.ndarray
-) -> Check:
+def _check(export: LoadedExport, clips: np.ndarray, log_mels: np.ndarray, expected: Sequence[Outputs]) -> Check:
     metadata = export.metadata
-    mel = torch.stack([extractor.log_mel(torch.from_numpy(clip)) for clip in clips])
-    expected = compute_expected(model, mel, metadata["activation"])
     seconds = clips.shape[1] / metadata["sampling_rate"]
     try:
-        outputs = export.run(clips if metadata["input"] == "waveform" else mel.contiguous().numpy())
+        outputs = export.run(clips if metadata["input"] == "waveform" else log_mels)
     except Exception as error:  # each runtime has its own
-        reason = " ".join(str(error).split())
+        reason = one_line_error(error)
         raise VerificationError(f"{len(clips)} clips of {seconds:.2f} s cannot be run: {reason}") from error
-    difference = float(np.abs(outputs["probabilities"] - expected["probabilities"]).max())
+    difference = max(float(np.abs(outputs["probabilities"] - each.probabilities).max()) for each in expected)
     relative = None
     if "embeddings" in outputs:
-        scale = np.abs(expected["embeddings"]).max()
-        relative = float(np.abs(outputs["embeddings"] - expected["embeddings"]).max() / scale)
+        scale = np.abs(expected[0].embeddings).max()
+        relative = max(float(np.abs(outputs["embeddings"] - each.embeddings).max() / scale) for each in expected)
     check = Check(seconds, len(clips), difference, relative)
-    _judge(check, metadata["quantization"])
+    judge(check, metadata["compute_type"])
     return check
 
 
-def compute_expected(model: CedForAudioClassification, mel: torch.Tensor, activation: str) -> dict[str, np.ndarray]:
-    """What torch says of mel spectrograms: `probabilities` and `embeddings`."""
-    with torch.inference_mode():
-        logits: Any = model(mel).logits
-        if activation != "none":
-            logits = logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=-1)
-        embeddings = model.encoder(mel).pooler_output
-    return {"probabilities": logits.numpy(), "embeddings": embeddings.numpy()}
-
-
-def _judge(check: Check, quantization: str) -> None:
+def judge(check: Check, compute_type: str) -> None:
+    """Raises a [`VerificationError`] if the differences are larger than the compute type allows."""
     where = f"clips of {check.seconds:.2f} s in a batch of {check.batch_size}"
-    if not check.probabilities <= TOLERANCES[quantization]:  # NaN is no match either
+    allowed, of_embeddings = TOLERANCES[compute_type], EMBEDDING_TOLERANCES[compute_type]
+    if not check.probabilities <= allowed:  # NaN is not a match either
         raise VerificationError(
-            f"{where} differ from torch by {check.probabilities:.2g} in probability,"
-            f" more than {TOLERANCES[quantization]:g}"
+            f"{where} differ from the model by {check.probabilities:.2g} in probability, more than {allowed:g}"
         )
-    if check.embeddings is not None and not check.embeddings <= EMBEDDING_TOLERANCES[quantization]:
+    if check.embeddings is not None and not check.embeddings <= of_embeddings:
         raise VerificationError(
-            f"{where} have embeddings that differ from torch's by {check.embeddings:.2g} of their size,"
-            f" more than {EMBEDDING_TOLERANCES[quantization]:g}"
+            f"{where} have embeddings that differ from the model's by {check.embeddings:.2g} of their size, more than"
+            f" {of_embeddings:g}"
         )

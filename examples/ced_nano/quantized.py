@@ -17,7 +17,13 @@ import yamnet
 from ced_model import AudioTagger
 from sources import SAMPLING_RATE
 
-VARIANTS = (("torch", None), ("onnx", None), ("openvino", None), ("onnx", "int8"), ("openvino", "int8"))
+VARIANTS = (
+    ("torch", "float32"),
+    ("onnx", "float32"),
+    ("openvino", "float32"),
+    ("onnx", "int8"),
+    ("openvino", "int8"),
+)
 
 
 def scores_of(tagger: AudioTagger, waveforms: list[np.ndarray]) -> np.ndarray:
@@ -35,14 +41,14 @@ def compare(work: Path) -> list[dict[str, Any]]:
     taught = np.stack([yamnet.teacher()(waveform[None])[0] for waveform in waveforms])
     rows: list[dict[str, Any]] = []
     reference = None
-    for runtime, quantize in VARIANTS:
-        tagger = AudioTagger.from_pretrained(str(work / "packed"), device="cpu", runtime=runtime, quantize=quantize)
+    for engine, compute_type in VARIANTS:
+        tagger = AudioTagger(str(work / "packed"), engine=engine, compute_type=compute_type, device="cpu")
         scores = scores_of(tagger, waveforms)
         reference = scores if reference is None else reference
         metrics = heldout.metrics_of(taught, scores)
         rows.append(
             {
-                "runtime": " ".join(filter(None, (runtime, quantize))),
+                "engine": f"{engine} {compute_type}",
                 "recordings": len(scores),
                 "same_top_1": float((scores.argmax(1) == reference.argmax(1)).mean()),
                 "mean_difference": float(np.abs(scores - reference).mean()),
@@ -62,7 +68,7 @@ def main() -> None:
     (work / "report" / "quantized.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     for row in rows:
         print(
-            f"{row['runtime']:<14} same top-1 {row['same_top_1']:.2%}  mAP {row['mAP']:.4f}  top-1 {row['top_1']:.2%}"
+            f"{row['engine']:<16} same top-1 {row['same_top_1']:.2%}  mAP {row['mAP']:.4f}  top-1 {row['top_1']:.2%}"
             f"  difference {row['mean_difference']:.1e} mean, {row['max_difference']:.1e} at most"
         )
 

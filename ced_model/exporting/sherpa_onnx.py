@@ -1,25 +1,26 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX as sherpa-onnx's C++ expects it, and a comparison with what that makes of it."""
+"""What sherpa-onnx's C++ requires of a model, and a comparison of its scores with the model's."""
 
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from ..feature_extraction_ced import CedFeatureExtractor
-from ..runtimes import LoadedExport
-from ..runtimes.formats import SUPPORT, Format
+from ..log_mel import FrontEnd, log_mel
+from ..messages import OptionError
+from .formats import FORMATS
 from .metadata import LABELS_FILE
+from .programs import LoadedExport
 from .verification import VerificationError
 
-# A process of its own: where sherpa-onnx does not like a model, it ends the process.
+# Run in a process of its own, since sherpa-onnx ends the process if it does not accept a model.
 SCRIPT = """
 import json, sys
 import numpy as np
@@ -41,7 +42,7 @@ print("\\x1e" + json.dumps(found))
 
 
 class SherpaComparison(NamedTuple):
-    """How far sherpa-onnx, whose features are Kaldi's, is from torch."""
+    """How far sherpa-onnx, whose features are Kaldi's, is from the same file with this package's features."""
 
     recordings: int
     probability: float  # the largest difference
@@ -49,38 +50,39 @@ class SherpaComparison(NamedTuple):
     top_1: int  # recordings with the same best class
 
 
-def check_front_end(extractor: CedFeatureExtractor) -> None:
-    """Raises `ValueError` for another front end than that of the published models, which is in sherpa-onnx's C++."""
-    theirs = CedFeatureExtractor()
-    for field in ("sampling_rate", "feature_size", "n_fft", "win_size", "hop_size", "f_min", "f_max", "center"):
-        ours, expected = getattr(extractor, field), getattr(theirs, field)
-        if field == "f_max":
-            ours, expected = ours or extractor.sampling_rate / 2, expected or theirs.sampling_rate / 2
-        if ours != expected:
-            raise ValueError(f"sherpa-onnx has a front end of its own, with {field}={expected}; this model has {ours}")
+def check_front_end(front_end: FrontEnd) -> None:
+    """Raises an `OptionError` for another front end than that of the published models, which sherpa-onnx computes."""
+    theirs = FrontEnd(f_max=8000)
+    ours = replace(front_end, f_max=front_end.f_max or front_end.sampling_rate / 2)
+    for field, expected in asdict(theirs).items():
+        if (value := getattr(ours, field)) != expected:
+            raise OptionError(
+                "format",
+                "sherpa-onnx",
+                f"onnx or openvino for this model: sherpa-onnx computes features with {field}={expected}, the model"
+                f" requires {value}",
+            )
 
 
 def compare_with_sherpa(
-    folder: Path, export: LoadedExport, extractor: CedFeatureExtractor, recordings: Sequence[np.ndarray]
+    folder: Path, export: LoadedExport, front_end: FrontEnd, recordings: Sequence[np.ndarray]
 ) -> SherpaComparison:
     """
     Runs `AudioTagging` of the PyPI package on recordings.
 
     Raises:
-        VerificationError: if it does not take the model, or gives other classes or other names.
+        VerificationError: if it does not accept the model, or returns other classes or names.
     """
-    metadata = export.metadata
-    labels = [" ".join(label.split()).replace('"', "'") for label in metadata["labels"]]
-    clips = [clip for clip in recordings if len(clip) >= metadata["min_samples"]]
+    labels = [" ".join(label.split()).replace('"', "'") for label in export.metadata["labels"]]
+    clips = [clip for clip in recordings if len(clip) >= front_end.min_samples]
     differences, same = [], 0
-    for clip, events in zip(clips, _run_sherpa(folder, clips, extractor.sampling_rate, len(labels)), strict=True):
+    for clip, events in zip(clips, _run_sherpa(folder, clips, front_end.sampling_rate, len(labels)), strict=True):
         if sorted((index, name) for index, name, _ in events) != list(enumerate(labels)):
             raise VerificationError("sherpa-onnx reads other names from the labels than the model has")
         scores = np.zeros(len(labels))
         for index, _, probability in events:
             scores[index] = probability
-        mel = extractor.log_mel(torch.from_numpy(clip))[None].contiguous().numpy()
-        expected = export.run(mel)["probabilities"][0]
+        expected = export.run(log_mel(clip, front_end)[None])["probabilities"][0]
         differences.append(np.abs(scores - expected))
         same += int(scores.argmax() == expected.argmax())
     return SherpaComparison(len(clips), float(np.max(differences)), float(np.mean(differences)), same)
@@ -89,7 +91,7 @@ def compare_with_sherpa(
 def _run_sherpa(
     folder: Path, clips: Sequence[np.ndarray], sampling_rate: int, top_k: int
 ) -> list[list[tuple[int, str, float]]]:
-    model = folder / SUPPORT[Format.SHERPA_ONNX].file
+    model = folder / FORMATS["sherpa-onnx"].file
     with tempfile.NamedTemporaryFile(suffix=".npz") as file:
         np.savez(file, *clips)
         file.flush()

@@ -1,0 +1,94 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What can be exported. Imports nothing heavy."""
+
+from importlib.metadata import version
+from typing import NamedTuple
+
+from ..engines import INSTALL, require
+from ..messages import OptionError
+
+COMPUTE_TYPES = ("float32", "float16", "int8")
+
+
+class Format(NamedTuple):
+    """
+    A format of exports.
+
+    Attributes:
+        file: The model, in the folder of an export.
+        runtime: The name of what runs it.
+        packages: What exporting and verifying require.
+        pip: What running it requires, for pip.
+        install: The command that installs `packages`.
+        inputs: `"waveform"` or `"mel"`; the first is the default.
+        compute_types: What it can compute in.
+    """
+
+    file: str
+    runtime: str
+    packages: tuple[str, ...]
+    pip: str
+    install: str
+    inputs: tuple[str, ...] = ("waveform", "mel")
+    compute_types: tuple[str, ...] = COMPUTE_TYPES
+
+
+FORMATS = {
+    "onnx": Format("model.onnx", "ONNX Runtime", ("onnx", "onnxruntime"), "onnxruntime", INSTALL["onnx"]),
+    "openvino": Format("model.xml", "OpenVINO", ("openvino",), "openvino", INSTALL["openvino"]),
+    "sherpa-onnx": Format(
+        "model.onnx", "sherpa-onnx", ("sherpa_onnx",), "sherpa-onnx", 'pip install "ced_model[sherpa-onnx]"', ("mel",)
+    ),
+    "torch": Format(
+        "model.pt2", "PyTorch", ("torch", "transformers"), "torch", INSTALL["torch"], compute_types=COMPUTE_TYPES[:2]
+    ),
+}
+
+
+class Choice(NamedTuple):
+    """A combination that exists: a name of `FORMATS`, and values of its `inputs` and `compute_types`."""
+
+    format: str
+    input: str
+    compute_type: str
+
+    @property
+    def file(self) -> str:
+        return FORMATS[self.format].file
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What exporting requires besides ONNX Runtime."""
+        by_nncf = self.format == "openvino" and self.compute_type == "int8"
+        return FORMATS[self.format].packages + (("nncf",) if by_nncf else ())
+
+
+def choose_format(format: str, input: str | None = None, compute_type: str | None = None) -> Choice:
+    """
+    Checks what was asked for. Defaults are the first input of the format, and `"float32"`.
+
+    Raises:
+        OptionError: for what does not exist; it lists what does.
+        MissingPackageError: if a package is not installed; it has the command that installs it.
+    """
+    if format not in FORMATS:
+        raise OptionError("format", format, ", ".join(FORMATS))
+    known = FORMATS[format]
+    input, compute_type = input or known.inputs[0], compute_type or "float32"
+    if input not in known.inputs:
+        raise OptionError("input", input, f"{' or '.join(known.inputs)} for the format {format}")
+    if compute_type not in known.compute_types:
+        raise OptionError("compute_type", compute_type, f"{' or '.join(known.compute_types)} for the format {format}")
+    choice = Choice(format, input, compute_type)
+    require(("onnx", "onnxruntime"), "exporting", INSTALL["onnx"])  # the reference for verification
+    require(choice.packages, f"the format {format}", known.install)
+    return choice
+
+
+def versions_of(choice: Choice) -> dict[str, str]:
+    """Versions of what makes an export."""
+    from .. import __version__
+
+    packages = dict.fromkeys(("onnx", "onnxruntime", *choice.packages))
+    return {"ced_model": __version__} | {name: version(name) for name in packages}

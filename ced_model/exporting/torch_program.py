@@ -1,0 +1,87 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A program of torch.export: one file, for PyTorch without transformers and this package."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.fx.experimental._config as symbolic_shapes
+from torch import nn
+from torch.export import Dim
+from torch.nn.utils import parametrize
+
+from ..engines.torch import ACTIVATIONS, load_model
+from ..log_mel import AMIN, TOP_DB, FrontEnd, hann_window, mel_filters
+from ..model_folder import ModelFolder
+from .metadata import METADATA_FILE
+
+
+class TorchProgram(nn.Module):
+    """A classifier of probabilities and embeddings, on waveforms if it has a front end."""
+
+    def __init__(self, model: ModelFolder, front_end: FrontEnd | None, in_half: bool) -> None:
+        super().__init__()
+        self.front_end = None if front_end is None else LogMel(front_end)
+        self.model = load_model(model).requires_grad_(False)
+        if in_half:
+            for module in list(self.model.modules()):
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    module.weight = nn.Parameter(module.weight.half(), requires_grad=False)
+                    parametrize.register_parametrization(module, "weight", InSinglePrecision(), unsafe=True)
+
+    def forward(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Waveforms (B, samples) or log-mel (B, n_mels, T) → (B, classes) and (B, D)."""
+        encoded = self.model.encoder(values if self.front_end is None else self.front_end(values), return_dict=True)
+        probabilities = ACTIVATIONS[str(self.model.config.problem_type)](self.model.classify(encoded))
+        return {"probabilities": probabilities, "embeddings": encoded.pooler_output}
+
+
+class InSinglePrecision(nn.Module):
+    """A parametrization: a weight stored in half precision is computed with in single precision."""
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight.float()
+
+
+class LogMel(nn.Module):
+    """[`ced_model.log_mel.log_mel`] for a batch of clips: (B, samples) → (B, n_mels, T)."""
+
+    window: torch.Tensor
+    filters: torch.Tensor
+
+    def __init__(self, front_end: FrontEnd) -> None:
+        super().__init__()
+        self.settings = front_end
+        self.register_buffer("window", torch.from_numpy(hann_window(front_end)))
+        self.register_buffer("filters", torch.from_numpy(mel_filters(front_end)))
+
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+        size = self.settings.n_fft
+        if self.settings.center:
+            waveform = nn.functional.pad(waveform[:, None], (size // 2, size // 2), mode="reflect")[:, 0]
+        frames = waveform.unfold(1, size, self.settings.hop_size) * self.window
+        mel = torch.matmul(torch.fft.rfft(frames).abs().square(), self.filters)  # (B, T, n_mels)
+        decibels = 10.0 * torch.log10(mel.clamp(min=AMIN))
+        return torch.maximum(decibels, decibels.amax(dim=(1, 2), keepdim=True) - TOP_DB).transpose(1, 2)
+
+
+def write_torch(
+    model: ModelFolder, path: Path, metadata: Mapping[str, Any], front_end: FrontEnd | None, in_half: bool
+) -> None:
+    """Writes the file, with `metadata` as JSON among its extra files."""
+    shortest, longest = (metadata[f"{end}_{'frames' if front_end is None else 'samples'}"] for end in ("min", "max"))
+    length = (shortest + longest) // 2
+    sample = torch.zeros(2, length) if front_end else torch.zeros(2, model.settings.n_mels, length)
+    # Otherwise a batch, or a number of patches, of one would count as another program.
+    with symbolic_shapes.patch(backed_size_oblivious=True), torch.no_grad():  # type: ignore[attr-defined]
+        dynamic = {"values": {0: Dim.AUTO, sample.dim() - 1: Dim.AUTO}}
+        program = torch.export.export(
+            TorchProgram(model, front_end, in_half).eval(), (sample,), dynamic_shapes=dynamic, strict=False
+        )
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # names folders of this machine
+    torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata, ensure_ascii=False)})

@@ -1,0 +1,409 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""AudioTagger with each engine: the scores of torch, and int8 versions that are made once and kept."""
+
+import gc
+import logging
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from ced_model import AudioError, AudioTagger, CedConfig, CedFeatureExtractor, CedForAudioClassification, engines
+from ced_model.engines import EngineError, MissingPackageError
+from ced_model.exporting.verification import TOLERANCES
+from ced_model.messages import OptionError
+from ced_model.model_folder import ModelFolder, open_model
+from ced_model.quantization import BLOCKS, quantize_onnx, quantize_openvino
+
+RATE = 16000
+PATIENCE_S = 300.0  # after which a test that waits for another process fails; nothing is asserted about time
+ENGINES = {"onnx": ("onnx", "float32"), "openvino": ("openvino", "float32")} | {
+    f"{name}-int8": (name, "int8") for name in ("onnx", "openvino")
+}
+LABELS = ["Speech", "a, b", "Größe", *(f"class {index}" for index in range(3, 12)), "Crow"]
+# Front ends and heads: a kind of model → settings of its configuration, and of its front end.
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "audioset": ({"id2label": dict(enumerate(LABELS))}, {}),
+    "single label": (
+        {
+            "id2label": {0: "alarm", 1: "hum"},
+            "problem_type": "single_label_classification",
+            "pooling": "token",
+            "target_length": 300,
+        },
+        {"hop_size": 200, "win_size": 400, "n_fft": 401, "f_min": 50, "f_max": 7000, "center": False},
+    ),
+    "regression": ({"id2label": {0: "dB"}, "problem_type": "regression", "pooling": "logit"}, {}),
+}
+
+Folders = Callable[[str], Path]
+MakeTagger = Callable[..., AudioTagger]
+
+
+def make_model(kind: str = "audioset") -> CedForAudioClassification:
+    """A classifier of one block whose outputs depend on its input."""
+    torch.manual_seed(0)
+    settings, front_end = KINDS[kind]
+    model = CedForAudioClassification(CedConfig(embed_dim=48, depth=1, num_heads=3, **settings, **front_end)).eval()
+    with torch.no_grad():  # as after training: inputs are normalised, and outputs differ
+        model.encoder.init_bn.running_mean.fill_(-30.0)
+        model.encoder.init_bn.running_var.fill_(200.0)
+        model.outputlayer[1].weight.normal_(std=0.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """The folder of each kind of model."""
+    place = tmp_path_factory.mktemp("models")
+
+    def find(kind: str) -> Path:
+        if not (place / kind).exists():
+            make_model(kind).save_pretrained(place / kind)
+            CedFeatureExtractor(**KINDS[kind][1]).save_pretrained(place / kind)
+        return place / kind
+
+    return find
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder of the cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("assets")
+        patch.setenv("HF_ASSETS_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def make_tagger(folders: Folders) -> MakeTagger:
+    def make(engine: str = "torch", kind: str = "audioset", **options: Any) -> AudioTagger:
+        name, compute_type = ENGINES.get(engine, ("torch", "float32"))
+        options = {"num_threads": 2, "device": "cpu"} | options
+        return AudioTagger(folders(kind), engine=name, compute_type=compute_type, **options)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def sounds(resources: Path) -> list[Any]:
+    """Of several lengths: recordings, 0.05 s, and 23.4 s of noise that grows."""
+    noise = np.random.default_rng(0).normal(size=int(23.4 * RATE)).astype(np.float32)
+    noise *= np.linspace(0.001, 0.3, len(noise), dtype=np.float32)
+    return [*(resources / f"{name}.flac" for name in ("misc_crow", "perc_snap", "misc_burp")), noise[:800], noise]
+
+
+def scores_of(tagger: AudioTagger, sounds: list[Any], **options: Any) -> np.ndarray:
+    """Scores of all classes: `(sounds, classes)`."""
+    found = np.full((len(sounds), len(tagger.labels)), np.nan)
+    for row, tags in zip(found, tagger(sounds, top_k=len(tagger.labels), **options), strict=True):
+        for tag in tags:
+            row[tag.index] = tag.score
+    return found
+
+
+# Each feature of the tagger
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_tags_embeddings_and_timelines_of_any_length_are_those_of_torch(
+    engine: str, make_tagger: MakeTagger, sounds: list[Any]
+) -> None:
+    reference, tagger = make_tagger(), make_tagger(engine)
+    assert (tagger.engine, tagger.compute_type, reference.engine) == (*ENGINES[engine], "torch")
+    tolerance = TOLERANCES[tagger.compute_type]
+    expected, found = scores_of(reference, sounds), scores_of(tagger, sounds)
+    assert np.ptp(expected, axis=0).max() > 0.3  # classes that sounds differ in
+    np.testing.assert_allclose(found, expected, atol=tolerance, rtol=0)
+    assert (np.abs(found - expected).max() > 1e-4) == (tagger.compute_type == "int8")  # it really is another arithmetic
+    alone = np.concatenate([scores_of(tagger, [sound]) for sound in sounds])
+    np.testing.assert_allclose(alone, found, atol=1e-5, rtol=0)
+    embeddings = reference.embed(sounds)
+    np.testing.assert_allclose(tagger.embed(sounds), embeddings, atol=tolerance * embeddings.max(), rtol=0)
+    assert tagger.embed(sounds[0]).shape == (48,) and tagger.embed([]).shape == (0, 48)
+    noise = sounds[-1]
+    one, other = reference.timeline(noise, hop_s=0.7), tagger.timeline(noise, hop_s=0.7)
+    np.testing.assert_array_equal(other.start_s, one.start_s)
+    np.testing.assert_allclose(other.scores, one.scores, atol=tolerance, rtol=0)
+    assert tagger.events(noise, 0.4, hop_s=0.7) == other.events(0.4)
+    updates = list(tagger.stream(np.array_split(noise, 50), sampling_rate=RATE, hop_s=0.7))
+    np.testing.assert_allclose([update.scores for update in updates], other.scores, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino-int8"])
+@pytest.mark.parametrize("options", [{"num_threads": 1}, {"num_threads": 3, "batch_size": 1}, {"batch_size": 7}])
+def test_neither_threads_nor_batches_change_scores(
+    engine: str, options: dict[str, int], make_tagger: MakeTagger, sounds: list[Any]
+) -> None:
+    tagger = make_tagger(engine, **options)
+    np.testing.assert_allclose(
+        scores_of(tagger, sounds, window_s=1.9), scores_of(make_tagger(engine), sounds, window_s=1.9), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+@pytest.mark.parametrize("kind", ["single label", "regression"])
+def test_other_heads_labels_poolings_and_front_ends_work(
+    kind: str, engine: str, make_tagger: MakeTagger, sounds: list[Any]
+) -> None:
+    reference, tagger = make_tagger(kind=kind), make_tagger(engine, kind)
+    expected = scores_of(reference, sounds)
+    np.testing.assert_allclose(scores_of(tagger, sounds), expected, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(tagger.embed(sounds), reference.embed(sounds), atol=1e-3, rtol=0)
+    if kind == "single label":
+        np.testing.assert_allclose(expected.sum(axis=1), 1, atol=1e-5)
+    else:
+        assert expected.min() < 0 or expected.max() > 1  # no probabilities
+
+
+def test_openvino_computes_in_bfloat16_if_asked_to(
+    make_tagger: MakeTagger, folders: Folders, sounds: list[Any]
+) -> None:
+    tagger = AudioTagger(folders("audioset"), engine="openvino", compute_type="bfloat16")
+    assert tagger.compute_type == "bfloat16"
+    np.testing.assert_allclose(scores_of(tagger, sounds), scores_of(make_tagger(), sounds), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("engine", ["onnx-int8", "openvino"])
+def test_a_broken_file_does_not_stop_the_others_or_change_their_scores(
+    engine: str, make_tagger: MakeTagger, resources: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF" + bytes(100))
+    files = [resources / "misc_crow.flac", broken, np.full(RATE, 1e30, np.float32), resources / "misc_burp.flac"]
+    tagger = make_tagger(engine)
+    results = list(tagger.tag(files))
+    assert [type(result.error) for result in results] == [type(None), AudioError, AudioError, type(None)]
+    assert [results[index].tags for index in (0, 3)] == tagger([files[0], files[3]])
+
+
+@pytest.mark.parametrize("engine", ["onnx", "onnx-int8", "openvino"])
+def test_a_model_in_memory_is_computed_with_its_present_weights(
+    engine: str, make_tagger: MakeTagger, sounds: list[Any]
+) -> None:
+    model = make_model().train()
+    name, compute_type = ENGINES[engine]
+    tagger = AudioTagger(model, engine=name, compute_type=compute_type, num_threads=2)
+    np.testing.assert_allclose(scores_of(tagger, sounds[:2]), scores_of(make_tagger(engine), sounds[:2]), atol=1e-6)
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_a_tagger_can_be_pickled_and_leaves_the_threads_of_torch_as_they_are(
+    engine: str, make_tagger: MakeTagger, sounds: list[Any]
+) -> None:
+    threads = torch.get_num_threads()
+    tagger = make_tagger(engine)
+    again = pickle.loads(pickle.dumps(tagger))
+    np.testing.assert_allclose(scores_of(again, sounds), scores_of(tagger, sounds), atol=1e-5)
+    assert torch.get_num_threads() == threads
+
+
+# Forked processes
+
+
+def in_a_fork(function: Callable[[], Any]) -> Any:
+    """What a function returns, or raises, in a process that is forked from this one."""
+    with multiprocessing.get_context("fork").Pool(1, initializer=_remember, initargs=(function,)) as pool:
+        return pool.apply_async(_call).get(timeout=PATIENCE_S)
+
+
+def _remember(function: Callable[[], Any]) -> None:
+    global _function
+    _function = function
+
+
+def _call() -> Any:
+    found = _function()
+    gc.collect()  # frees what a fork can free
+    return found
+
+
+@pytest.mark.parametrize("engine", ["onnx", "onnx-int8"])
+def test_a_forked_process_tags_with_a_tagger_of_its_parent(
+    engine: str, make_tagger: MakeTagger, sounds: list[Any]
+) -> None:
+    taggers = [make_tagger(engine), make_tagger(engine)]
+    expected = [scores_of(tagger, sounds) for tagger in taggers]
+
+    def tag() -> np.ndarray:
+        taggers.pop()  # used by the parent only
+        tagger = taggers.pop()
+        return np.concatenate([scores_of(tagger, sounds), scores_of(tagger, sounds[:1])])
+
+    np.testing.assert_allclose(in_a_fork(tag), np.concatenate([expected[0], expected[0][:1]]), atol=1e-5)
+    np.testing.assert_allclose(scores_of(taggers[0], sounds), expected[0], atol=1e-5)
+
+
+def test_a_forked_process_that_cannot_use_openvino_is_told_what_to_do(
+    make_tagger: MakeTagger, sounds: list[Any]
+) -> None:
+    tagger = make_tagger("openvino")
+    tagger(sounds[:2])
+    for use in (lambda: tagger(sounds[0]), lambda: make_tagger("openvino", "regression")(sounds[0])):
+        with pytest.raises(RuntimeError, match="^OpenVINO cannot be used in a process that was forked after .*spawn"):
+            in_a_fork(use)
+    assert in_a_fork(lambda: scores_of(make_tagger("onnx"), sounds[:1])).shape == (1, 13)
+
+
+# What is refused, before anything is loaded
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "tflite"}, "`engine='tflite'`: expected auto, onnx, openvino, torch"),
+        (
+            {"engine": "torch", "compute_type": "int8"},
+            "expected .* with the engine torch; onnx or openvino can do int8",
+        ),
+        ({"engine": "onnx", "compute_type": "float16"}, "expected float32 or int8 with the engine onnx; torch can do"),
+        ({"compute_type": "int4"}, "`compute_type='int4'`: expected float32, int8, bfloat16, float16"),
+        ({"engine": "onnx", "device": "cuda:1"}, "`device='cuda:1'`: expected cpu, where the engine onnx computes"),
+    ],
+    ids=str,
+)
+def test_what_there_is_not_is_refused_before_work(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message) as error:
+        AudioTagger("./there-is-no-such-folder", **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("engine", "package", "install"),
+    [
+        ("onnx", "onnxruntime", "the engine onnx requires onnxruntime: pip install onnxruntime onnx"),
+        ("openvino", "openvino", 'the engine openvino requires openvino: pip install "ced_model[openvino]"'),
+        ("openvino-int8", "nncf", 'int8 with OpenVINO requires nncf: pip install "ced_model[openvino]"'),
+    ],
+)
+def test_a_missing_package_is_one_line_with_the_command_that_installs_it(
+    engine: str, package: str, install: str, make_tagger: MakeTagger, sounds: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == package else find_spec(name))
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    with pytest.raises(MissingPackageError) as error:
+        make_tagger(engine)(sounds[0])
+    assert str(error.value) == install
+
+
+def test_a_model_with_adapters_is_for_torch_alone() -> None:
+    import peft
+
+    model = peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["qkv"]), make_model())
+    with pytest.raises(EngineError, match="^the model has other layers than CED, such as adapters: merge them first"):
+        AudioTagger(model, engine="onnx")
+
+
+# int8
+
+
+@pytest.fixture(scope="module")
+def opened(folders: Folders) -> ModelFolder:
+    return open_model(folders("audioset"))
+
+
+def test_int8_takes_linear_layers_of_the_blocks_and_leaves_the_log_and_standard_output_alone(
+    opened: ModelFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    graph = quantize_onnx(opened, front_end=opened.front_end).graph
+    dequantized = {output for node in graph.node if node.op_type == "DequantizeLinear" for output in node.output}
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm", "Conv")]
+    in_int8 = sorted(node.name for node in products if node.input[1] in dequantized)
+    assert in_int8 == sorted(f"{BLOCKS}0.{name}" for name in ("attn.proj", "attn.qkv", "mlp.fc1"))
+    program = quantize_openvino(opened)  # checks its own layers
+    int8_constants = [
+        node.get_friendly_name().split("/")[0]
+        for node in program.get_ops()
+        if node.get_type_name() == "Constant" and node.get_element_type().get_type_name() == "i8" and node.data.ndim > 1
+    ]
+    assert len(int8_constants) == 3
+    assert root.handlers == [] and capsys.readouterr().out == ""
+
+
+def test_a_graph_that_the_quantizer_leaves_as_it_is_is_an_error(
+    opened: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(model: onnx.ModelProto, path: str, *_: Any, **__: Any) -> None:
+        onnx.save(model, path)
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_static", leave)
+    monkeypatch.setattr("nncf.quantize", lambda model, *_, **__: model)
+    for quantize in (quantize_onnx, quantize_openvino):
+        with pytest.raises(EngineError, match="^3 of 3 layers could not be quantized to int8$"):
+            quantize(opened)
+
+
+@pytest.mark.parametrize("engine", ["onnx-int8", "openvino-int8"])
+def test_int8_versions_are_made_once_for_a_model_and_again_if_damaged(
+    engine: str,
+    make_tagger: MakeTagger,
+    sounds: list[Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path))
+    caplog.set_level(logging.WARNING, "ced_model")
+    expected = scores_of(make_tagger(engine), sounds[:1])
+    (message,) = caplog.messages
+    assert message.endswith("to int8, once: the result is kept for later runs ...")
+    np.testing.assert_allclose(scores_of(make_tagger(engine), sounds[:1]), expected, atol=1e-6)
+    assert len(caplog.messages) == 1
+    (kept,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    whole = kept.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:300] + bytes([whole[300] ^ 1]) + whole[301:]):
+        kept.write_bytes(damaged)
+        caplog.clear()
+        np.testing.assert_allclose(scores_of(make_tagger(engine), sounds[:1]), expected, atol=1e-6)
+        assert len(caplog.messages) == 1 and zipfile.ZipFile(kept).testzip() is None
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
+
+
+def test_float32_makes_no_export_and_int8_works_where_nothing_can_be_kept(
+    make_tagger: MakeTagger,
+    sounds: list[Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "file"))
+    for engine in ("onnx", "openvino"):
+        make_tagger(engine)(sounds[0])
+    assert not caplog.messages
+    assert len(make_tagger("onnx-int8")(sounds[0])) == 5
+    assert "the int8 version is not kept: " in caplog.messages[1] and "HF_ASSETS_CACHE" in caplog.messages[1]
+
+
+def test_processes_may_make_the_same_int8_version_at_the_same_time(
+    folders: Folders, resources: Path, make_tagger: MakeTagger, tmp_path: Path
+) -> None:
+    script = (
+        "import sys; from ced_model import AudioTagger\n"
+        "tagger = AudioTagger(sys.argv[1], engine='onnx', compute_type='int8', num_threads=1)\n"
+        "print(*sorted((tag.index, round(tag.score, 4)) for tag in tagger(sys.argv[2], top_k=13)))\n"
+        "assert 'torch' not in sys.modules"
+    )
+    crow = resources / "misc_crow.flac"
+    environment = os.environ | {"HF_ASSETS_CACHE": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-c", script, folders("audioset"), crow]
+    processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [process.communicate(timeout=PATIENCE_S)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert printed[0] == printed[1] and printed[0].count("(") == 13
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
