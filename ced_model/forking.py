@@ -36,7 +36,7 @@ def use_before_fork_only(library: str) -> None:
     """
     if _used_by.setdefault(library, os.getpid()) != os.getpid():
         raise ForkError(
-            f"{library} cannot be used in a process that was forked after it was used: use another runtime, or start"
+            f"{library} cannot be used in a process that was forked after it was used: use the engine onnx, or start"
             ' processes by "spawn" or "forkserver"'
         )
 

@@ -35,10 +35,10 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from typer.testing import CliRunner
 
-from ced_cli import demo as demo_command
-from ced_cli.app import app as ced_app
 from ced_model import AudioTagger, Event, Timeline
 from ced_model.audio import AudioError
+from ced_model.cli import demo as demo_command
+from ced_model.cli.app import app as ced_app
 from ced_model.demo import answer as answer_module
 from ced_model.demo import limits as limits_module
 from ced_model.demo import models as models_module
@@ -60,7 +60,7 @@ TABLA, CROW = RESOURCES / "loop_tabla.flac", RESOURCES / "misc_crow.flac"
 
 @pytest.fixture(scope="module")
 def tagger() -> AudioTagger:
-    return AudioTagger.from_pretrained(MICRO)
+    return AudioTagger(MICRO)
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +330,7 @@ def test_the_page_fetches_the_model_and_then_shows_what_was_uploaded(url):
 def test_a_model_that_cannot_be_reached_holds_up_nobody_and_is_not_tried_again_at_once(url, client, monkeypatch):
     tried: list[str] = []
     may_fail = threading.Event()
-    load = AudioTagger.from_pretrained
+    load = AudioTagger
 
     def stall(name: str) -> AudioTagger:
         if name != "mispeech/ced-base":
@@ -676,7 +676,7 @@ def test_wrong_usage_is_one_line(arguments, message):
 
 def test_help_and_wrong_usage_need_neither_torch_nor_gradio():
     code = (
-        "import sys; from ced_cli.app import app\n"
+        "import sys; from ced_model.cli.app import app\n"
         "for arguments in (['--help'], ['--max-minutes', '0']):\n"
         "    try: app(['demo', *arguments], standalone_mode=False)\n"
         "    except BaseException: pass\n"

@@ -9,6 +9,8 @@ Importing this imports none of them.
 import ctypes
 import os
 import sys
+import threading
+import weakref
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -16,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ..forking import after_fork, never_free
 from ..messages import OptionError, one_line
 
 INSTALL = {
@@ -177,27 +180,30 @@ def open_engine(model: Any, choice: Choice, num_threads: int) -> Engine:
 
 
 class PerProcess:
-    """
-    Values that are made once in each process: sessions of a runtime have threads, which a forked process lacks.
-
-    What a parent process made stays referenced in its forked child, since its destructor would wait for those threads.
-    """
+    """Values that are made once in each process: sessions of a runtime have threads, which a forked process lacks."""
 
     def __init__(self, make: Callable[..., Any]) -> None:
         self._make = make
         self._values: dict[tuple[Any, ...], Any] = {}
-        self._locks: dict[int, Any] = {}
+        self._lock = threading.Lock()
+        _PER_PROCESS.add(self)
 
     def get(self, *key: Any) -> Any:
-        import threading
+        with self._lock:
+            if key not in self._values:
+                self._values[key] = self._make(*key)
+            return self._values[key]
 
-        # A lock of the parent may be held by a thread that the child does not have.
-        lock = self._locks.setdefault(os.getpid(), threading.Lock())
-        with lock:
-            place = (os.getpid(), *key)
-            if place not in self._values:
-                self._values[place] = self._make(*key)
-            return self._values[place]
+
+_PER_PROCESS: "weakref.WeakSet[PerProcess]" = weakref.WeakSet()
+
+
+@after_fork
+def _make_again() -> None:
+    for each in list(_PER_PROCESS):
+        for value in each._values.values():
+            never_free(value)
+        each._values, each._lock = {}, threading.Lock()
 
 
 def one_line_error(error: BaseException) -> str:

@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenVINO on the CPU."""
 
-import os
 from typing import Any
 
 import numpy as np
 import openvino
 
+from ..forking import use_before_fork_only
 from ..model_folder import ModelFolder
 from ..onnx_graph import EMBEDDINGS, PROBABILITIES, build_graph
 from . import EngineError, Outputs, PerProcess, one_line_error
@@ -21,7 +21,8 @@ class OpenVinoEngine:
     The same graph as ONNX Runtime's, with the weights inside, since OpenVINO does not read them by offset.
 
     Raises:
-        EngineError: if OpenVINO does not take the model, or in a process that was forked after it was used.
+        EngineError: if OpenVINO does not take the model.
+        ForkError: in a process that was forked after OpenVINO was used.
     """
 
     name, device = "openvino", "cpu"
@@ -29,7 +30,6 @@ class OpenVinoEngine:
     def __init__(self, model: ModelFolder, compute_type: str, num_threads: int) -> None:
         self.model, self.compute_type, self.num_threads = model, compute_type, num_threads
         self._compiled = PerProcess(self._compile)
-        self._first_process: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self.model, "compute_type": self.compute_type, "num_threads": self.num_threads}
@@ -44,12 +44,7 @@ class OpenVinoEngine:
         return Outputs(results[PROBABILITIES], results[EMBEDDINGS])
 
     def _compile(self, num_streams: int) -> openvino.CompiledModel:
-        if self._first_process not in (None, os.getpid()):
-            raise EngineError(
-                "OpenVINO does not work in a process that was forked after it was used: use the engine onnx, or start"
-                ' processes by "spawn"'
-            )
-        self._first_process = os.getpid()
+        use_before_fork_only("OpenVINO")
         config: dict[str, Any] = {
             "PERFORMANCE_HINT": "THROUGHPUT" if num_streams > 1 else "LATENCY",
             "NUM_STREAMS": num_streams,
