@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["ced_model", "ced_cli.app", "ced_cli.tag", "rich.progress"])
+_context.set_forkserver_preload(["ced_model", "ced_model.cli.app", "ced_model.cli.tag", "rich.progress"])
 
 
 Stream = str | Path | int | None  # a path, a file descriptor, or a stream that is closed, as by `>&-`
@@ -58,7 +58,7 @@ def _run(
     sys.stderr = None if streams[2] is None else open(2, "w", buffering=1, closefd=False)
     if max_file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_size, max_file_size))
-    from ced_cli import main
+    from ced_model.cli import main
 
     sys.argv = ["ced", *arguments]
     main()
