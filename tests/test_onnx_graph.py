@@ -4,6 +4,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from ced_model import CedConfig, CedForAudioClassification
-from ced_model.engines.torch import ACTIVATIONS
+from ced_model.engines.torch import ACTIVATIONS, TensorInMemory
 from ced_model.log_mel import FrontEnd, log_mel
 from ced_model.model_folder import ModelFolder, open_model
 from ced_model.onnx_graph import build_graph, resize_positions
@@ -44,7 +45,6 @@ def save(folder: Path, dtype: torch.dtype = torch.float32, max_shard_size: str =
 
 def open_session(model: ModelFolder, **options: Any) -> onnxruntime.InferenceSession:
     graph = build_graph(model.settings, model.tensors, **options)
-    onnx.checker.check_model(graph)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = 1
     settings.add_session_config_entry(WEIGHTS_FOLDER, model.weights_folder)
@@ -149,6 +149,7 @@ def test_the_graph_can_hold_the_weights_and_leave_out_the_embeddings(tmp_path):
     graph = build_graph(model.settings, model.tensors, inline=True, with_embeddings=False)
     assert [output.name for output in graph.graph.output] == ["probabilities"]
     assert not any(tensor.external_data for tensor in graph.graph.initializer)
+    onnx.checker.check_model(graph, full_check=True)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     mels = noise_mels(2, 100)
     (expected,) = open_session(model).run(["probabilities"], {"log_mel": mels})
@@ -177,12 +178,29 @@ def test_golden_probabilities(name, golden_cases):
     session = open_session(model, front_end=model.front_end)
     (by_waveform,) = session.run(["probabilities"], {"waveform": waveform[None]})
     for found in (by_mel, by_waveform):
-        np.testing.assert_allclose(found, golden_cases[f"{name}.logits"].sigmoid().numpy(), atol=TOLERANCE, rtol=0)
-        np.testing.assert_allclose(found[0], golden_cases[f"{name}.original_probabilities"].flatten(), atol=TOLERANCE)
+        for expected in (golden_cases[f"{name}.logits"].sigmoid(), golden_cases[f"{name}.original_probabilities"]):
+            np.testing.assert_allclose(found[0], expected.flatten().numpy(), atol=TOLERANCE, rtol=0)
 
 
-def test_golden_positions_of_a_longer_table():
+@pytest.mark.parametrize("pooling", ["mean", "logit", "dm", "token"])
+def test_golden_poolings(pooling):
+    cases = load_file(GOLDEN / "pooling_cases.safetensors")
+    prefix = f"{pooling}.weights."
+    weights = {name.removeprefix(prefix): TensorInMemory(cases[name].numpy()) for name in cases if prefix in name}
+    tensors = {
+        name if name.startswith("outputlayer.") else "encoder." + name.replace("init_bn.1.", "init_bn."): weight
+        for name, weight in weights.items()
+    }
+    settings = replace(open_model(GOLDEN / "micro_hub").settings, pooling=pooling)
+    session = onnxruntime.InferenceSession(build_graph(settings, tensors, inline=True).SerializeToString())
+    mels = log_mel(cases["waveform"].numpy().astype(np.float32) / 32768, FrontEnd(f_max=8000))
+    expected = cases[f"{pooling}.output"]
+    expected = expected.sigmoid() if pooling == "logit" else expected
+    (found,) = session.run(["probabilities"], {"log_mel": mels[None]})
+    np.testing.assert_allclose(found[0], expected.flatten().numpy(), atol=TOLERANCE, rtol=0)
+
+
+def test_golden_positions_of_a_longer_target_length():
     table = open_model(GOLDEN / "micro_hub").tensors["encoder.time_pos_embed"].read()
-    expected = load_file(GOLDEN / "resized_positions.safetensors")
-    longer = next(tensor for tensor in expected.values() if tensor.shape[-1] > table.shape[-1]).numpy()
-    np.testing.assert_allclose(resize_positions(table, longer.shape[-1]), longer, atol=1e-6)
+    expected = load_file(GOLDEN / "resized_positions.safetensors")["time_pos_embed.target_length_2024"]
+    np.testing.assert_allclose(resize_positions(table, 2024 // 16), expected.numpy(), atol=1e-6)
