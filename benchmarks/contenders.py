@@ -20,10 +20,10 @@ BATCH = 8  # clips of a padded batch
 Tag = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
-def ced(folder: str, runtime: str = "torch", quantize: str | None = None) -> Tag:
+def ced(folder: str, **options: str) -> Tag:
     from ced_model import AudioTagger
 
-    tagger = AudioTagger.from_pretrained(folder, device="cpu", runtime=runtime, quantize=quantize)
+    tagger = AudioTagger(folder, device="cpu", **options)
 
     def tag(waveforms: Sequence[np.ndarray]) -> np.ndarray:
         return np.array([[tag.score for tag in tags] for tags in tagger(list(waveforms), top_k=5)])
@@ -71,11 +71,12 @@ def yamnet(folder: str) -> Tag:
 
 
 CONTENDERS: dict[str, Callable[[str], Tag]] = {
-    "torch": ced,
-    "onnx": partial(ced, runtime="onnx"),
-    "openvino": partial(ced, runtime="openvino"),
-    "onnx int8": partial(ced, runtime="onnx", quantize="int8"),
-    "openvino int8": partial(ced, runtime="openvino", quantize="int8"),
+    "torch": partial(ced, engine="torch"),
+    "onnx": partial(ced, engine="onnx"),
+    "openvino": partial(ced, engine="openvino"),
+    "openvino bfloat16": partial(ced, engine="openvino", compute_type="bfloat16"),
+    "onnx int8": partial(ced, engine="onnx", compute_type="int8"),
+    "openvino int8": partial(ced, engine="openvino", compute_type="int8"),
     "naive port": naive,
     "AST": ast,
     "YAMNet int8": yamnet,

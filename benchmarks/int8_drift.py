@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far 8-bit integers move the logits of random weights in the shape of a published model.
 
-    pip install ".[onnx,openvino]"
+    pip install ".[openvino]"
     python benchmarks/int8_drift.py [--size tiny]
 
 Random weights say nothing of sounds, so there is no accuracy to lose: that is measured on ced-nano, by
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from runtimes import save_random_model
+from tagging import save_random_model
 
 from ced_model import AudioTagger
 from ced_model.audio import read_audio
@@ -40,13 +40,13 @@ def main() -> None:
     clips = [recording[:count] for recording in recordings for count in samples if count <= len(recording)]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HF_ASSETS_CACHE"] = f"{folder}/assets"
-        save_random_model(size, folder)
-        expected = logits(AudioTagger.from_pretrained(folder, device="cpu"), clips)
+        save_random_model(f"ced-{size}", folder)
+        expected = logits(AudioTagger(folder, engine="onnx"), clips)
         print(f"ced-{size}, {len(clips)} clips; the logits spread by {expected.std():.3f}")
-        for runtime in ("onnx", "openvino"):
-            found = logits(AudioTagger.from_pretrained(folder, runtime=runtime, quantize="int8"), clips)
+        for engine in ("onnx", "openvino"):
+            found = logits(AudioTagger(folder, engine=engine, compute_type="int8"), clips)
             drift = abs(found - expected)
-            print(f"{runtime}: logits drift by {drift.mean():.1e} on average, {drift.max():.1e} at most")
+            print(f"{engine}: logits drift by {drift.mean():.1e} on average, {drift.max():.1e} at most")
 
 
 if __name__ == "__main__":

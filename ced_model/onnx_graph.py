@@ -84,8 +84,8 @@ class GraphBuilder:
         return self.node("LayerNormalization", *inputs, name=name, epsilon=epsilon)
 
     def shape_of(self, values: str, axis: int) -> str:
-        """One dimension of a value, int64 of shape (1,)."""
-        return self.node("Shape", values, start=axis, **({} if axis == -1 else {"end": axis + 1}))
+        """One dimension of a value, counted from the first axis: int64 of shape (1,)."""
+        return self.node("Shape", values, start=axis, end=axis + 1)
 
     def join(self, *parts: str | int) -> str:
         """A shape from dimensions that are known and others that are not."""

@@ -243,7 +243,7 @@ def score_inputs(
     """
     # Whether a generator has a second input is not known before it comes.
     if isinstance(inputs, Sized) and len(inputs) == 1:
-        (source,) = inputs  # type: ignore[misc]
+        (source,) = inputs
         try:
             windows = read(source)
             head = list(islice(windows, 2))

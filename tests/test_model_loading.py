@@ -123,7 +123,9 @@ def test_a_model_in_the_hubs_cache_is_used_offline(tmp_path, monkeypatch, engine
     tagger = AudioTagger("mispeech/ced-tiny", engine=engine, cache_dir=tmp_path)
     assert tagger.name == "mispeech/ced-tiny"
     clip = np.random.default_rng(0).normal(scale=0.1, size=8000).astype(np.float32)
-    np.testing.assert_allclose([tag.score for tag in tagger(clip)], [tag.score for tag in AudioTagger(MICRO)(clip)], atol=1e-5)
+    np.testing.assert_allclose(
+        [tag.score for tag in tagger(clip)], [tag.score for tag in AudioTagger(MICRO)(clip)], atol=1e-5
+    )
     assert isinstance(tagger.model, CedForAudioClassification)
     with pytest.raises(OSError, match=r"neither a folder here nor in the cache.*offline mode"):
         AudioTagger("mispeech/ced-base", cache_dir=tmp_path)

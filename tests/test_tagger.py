@@ -989,7 +989,9 @@ def test_another_kind_of_model_is_refused(tmp_path):
 
 @pytest.mark.parametrize("device", ["cuda:63", "gpu", "mps:9"])
 def test_a_device_that_is_not_there_is_one_line(device):
-    with pytest.raises(ValueError, match=f"device='{device}'`: expected cpu, or a device that PyTorch can use") as caught:
+    with pytest.raises(
+        ValueError, match=f"device='{device}'`: expected cpu, or a device that PyTorch can use"
+    ) as caught:
         AudioTagger(MICRO, engine="torch", device=device)
     assert "\n" not in str(caught.value)
 
