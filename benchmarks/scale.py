@@ -80,8 +80,6 @@ def measure_decoding(rounds: int) -> dict[str, Any]:
 
 
 def measure_front_end(rounds: int) -> float:
-    import torch
-
     from ced_model.log_mel import log_mel
 
     clips = ten_seconds()
@@ -100,7 +98,6 @@ def measure_model(folder: str, engine: str, rounds: int) -> float:
 def measure_plan() -> dict[str, float]:
     """What the driver needs to put inputs into shards: seconds, and bytes in memory and on disk, for each."""
     import psutil
-
     from ced_model.distributed.shards import ShardedOutput
     from ced_model.input_list import Input
 

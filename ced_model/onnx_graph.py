@@ -62,14 +62,12 @@ class GraphBuilder:
         return self.constants[key]
 
     def weight(self, name: str) -> str:
-        """A weight of the checkpoint, as float32."""
+        """A weight of the checkpoint as float32; each is used once."""
         tensor = self.tensors[name]
         if self.inline:
-            if name not in self.initializers:
-                self.initializers[name] = numpy_helper.from_array(tensor.read(), name)
+            self.initializers[name] = numpy_helper.from_array(tensor.read(), name)
             return name
-        if name not in self.initializers:
-            self.initializers[name] = _external_tensor(name, tensor)
+        self.initializers[name] = _external_tensor(name, tensor)
         if tensor.dtype == "F32":
             return name
         return self.node("Cast", name, name=f"{name}.float32", to=TensorProto.FLOAT)
@@ -170,9 +168,7 @@ def write_front_end(g: GraphBuilder, waveform: str, front_end: FrontEnd) -> str:
         angles = 2 * math.pi / size * (np.arange(half)[:, None] * frequencies % size)
         basis = np.concatenate([np.cos(angles), -np.sin(angles)], axis=1)
         spectrum = g.node("MatMul", g.node(op, first, second), g.constant(basis, np.float32))
-        weights = np.concatenate(
-            [filters[frequencies]] * 2
-        )  # real and imaginary parts: the sum of squares is the power
+        weights = np.concatenate([filters[frequencies]] * 2)  # power: the squares of real and imaginary parts, added
         powers.append(g.node("MatMul", g.node("Mul", spectrum, spectrum), g.constant(weights, np.float32)))
     mel = g.node("Max", g.node("Add", *powers), g.constant(AMIN, np.float32))  # (B, T, n_mels)
     decibels = g.node("Mul", g.node("Log", mel), g.constant(10 / math.log(10), np.float32))

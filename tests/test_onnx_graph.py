@@ -34,7 +34,7 @@ def save(folder: Path, dtype: torch.dtype = torch.float32, max_shard_size: str =
     config = CedConfig(**{"embed_dim": 48, "num_heads": 3, "depth": 2, "num_labels": 7, "target_length": 332} | fields)
     model = CedForAudioClassification(config)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * (0.2 if parameter.ndim > 1 else 0.05))
         bn = model.encoder.init_bn
         for buffer, low in ((bn.running_mean, -50.0), (bn.running_var, 200.0)):

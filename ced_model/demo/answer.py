@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ..audio import AudioError, describe
-from ..messages import printable
 from ..events import Event
+from ..messages import printable
 from ..results import Tag, Timeline
 from ..tagger import TIMELINE_WINDOW_S, AudioTagger
 from .limits import DemoError, Limits, read_sound

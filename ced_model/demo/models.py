@@ -124,7 +124,7 @@ class Models:
         if name == BUNDLED:
             return (
                 "ced-nano comes with the package and needs no network: very small and quick, good for a first look."
-                " The published models hear more."
+                " The published models are more accurate."
             )
         size = PUBLISHED.get(self._sources[name])
         if size is not None:
