@@ -20,10 +20,10 @@ BATCH = 8  # clips of a padded batch
 Tag = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
-def ced(folder: str, engine: str = "torch", compute_type: str = "float32") -> Tag:
+def ced(folder: str, **options: str) -> Tag:
     from ced_model import AudioTagger
 
-    tagger = AudioTagger(folder, device="cpu", engine=engine, compute_type=compute_type)
+    tagger = AudioTagger(folder, device="cpu", **options)
 
     def tag(waveforms: Sequence[np.ndarray]) -> np.ndarray:
         return np.array([[tag.score for tag in tags] for tags in tagger(list(waveforms), top_k=5)])
@@ -71,9 +71,10 @@ def yamnet(folder: str) -> Tag:
 
 
 CONTENDERS: dict[str, Callable[[str], Tag]] = {
-    "torch": ced,
+    "torch": partial(ced, engine="torch"),
     "onnx": partial(ced, engine="onnx"),
     "openvino": partial(ced, engine="openvino"),
+    "openvino bfloat16": partial(ced, engine="openvino", compute_type="bfloat16"),
     "onnx int8": partial(ced, engine="onnx", compute_type="int8"),
     "openvino int8": partial(ced, engine="openvino", compute_type="int8"),
     "naive port": naive,

@@ -95,7 +95,7 @@ def main() -> None:
         if not Path(model).is_dir():
             save_random_model(model, Path(temporary) / "model")
             model = f"{temporary}/model"
-        command = [sys.executable, "-m", "ced_cli", "demo", "--model", model]
+        command = [sys.executable, "-m", "ced_model", "demo", "--model", model]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             assert server.stdout is not None

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from runtimes import save_random_model
+from tagging import save_random_model
 
 from ced_model import AudioTagger
 from ced_model.audio import read_audio
@@ -40,7 +40,7 @@ def main() -> None:
     clips = [recording[:count] for recording in recordings for count in samples if count <= len(recording)]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HF_ASSETS_CACHE"] = f"{folder}/assets"
-        save_random_model(size, folder)
+        save_random_model(f"ced-{size}", folder)
         expected = logits(AudioTagger(folder, engine="onnx"), clips)
         print(f"ced-{size}, {len(clips)} clips; the logits spread by {expected.std():.3f}")
         for engine in ("onnx", "openvino"):

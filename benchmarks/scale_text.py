@@ -20,10 +20,10 @@ def costs(results: dict[str, Any]) -> str:
         f"| decode {name} | {each['core_s']:.1f} | {each['mb']:.0f} |" for name, each in results["decoding"].items()
     ]
     lines.append(f"| front end | {results['front_end']:.1f} | |")
-    runtimes = list(max(results["models"].values(), key=len))
-    lines += ["", "| front end and model | " + " | ".join(runtimes) + " |", "| --- |" + " ---: |" * len(runtimes)]
-    for size, by_runtime in results["models"].items():
-        cells = [f"{by_runtime[runtime]:.0f}" if runtime in by_runtime else "" for runtime in runtimes]
+    engines = list(max(results["models"].values(), key=len))
+    lines += ["", "| front end and model | " + " | ".join(engines) + " |", "| --- |" + " ---: |" * len(engines)]
+    for size, by_engine in results["models"].items():
+        cells = [f"{by_engine[engine]:.0f}" if engine in by_engine else "" for engine in engines]
         lines.append(f"| ced-{size} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -45,13 +45,13 @@ def million_hours(results: dict[str, Any]) -> str:
     decode, mb = results["decoding"][CODEC]["core_s"], results["decoding"][CODEC]["mb"]
     lines = [f"A million hours, {CODEC.split(',')[0]} files, {CORES:,} cores, at the speed of the steps above:", ""]
     lines += ["| | core s per hour | core hours | hours | audio in MB/s |", "| --- | --- | ---: | ---: | ---: |"]
-    for size, by_runtime in results["models"].items():
-        for runtime in {"torch": 0, min(by_runtime, key=by_runtime.__getitem__): 0}:
-            cost = decode + by_runtime[runtime]
+    for size, by_engine in results["models"].items():
+        for engine in {"onnx": 0, min(by_engine, key=by_engine.__getitem__): 0}:
+            cost = decode + by_engine[engine]
             core_hours = HOURS * cost / 3600
             rate = HOURS * mb / (core_hours / CORES * 3600)
             lines.append(
-                f"| ced-{size}, {runtime} | {decode:.1f} + {by_runtime[runtime]:.1f} = {cost:.1f} | {core_hours:,.0f} |"
+                f"| ced-{size}, {engine} | {decode:.1f} + {by_engine[engine]:.1f} = {cost:.1f} | {core_hours:,.0f} |"
                 f" {core_hours / CORES:.1f} | {rate:,.0f} |"
             )
     if "two nodes" in results["speeds"]:

@@ -53,10 +53,10 @@ def make_files(folder: Path, count: int) -> None:
         soundfile.write(folder / f"{number:05d}.{rng.choice(FORMATS)}", samples, rate)
 
 
-def with_tagger(model_dir: str, files: list[Path], dtype: str = "float32") -> Callable[[], Scores]:
+def with_tagger(model_dir: str, files: list[Path], **options: str) -> Callable[[], Scores]:
     from ced_model import AudioTagger
 
-    tagger = AudioTagger.from_pretrained(model_dir, dtype=dtype)
+    tagger = AudioTagger(model_dir, **options)
 
     def run() -> Scores:
         results = tagger.tag(files, top_k=len(tagger.labels))
@@ -114,7 +114,9 @@ def with_padded_batches(model_dir: str, files: list[Path]) -> Callable[[], Score
 
 CONTENDERS = {
     "AudioTagger": with_tagger,
-    "AudioTagger, bfloat16": partial(with_tagger, dtype="bfloat16"),
+    "AudioTagger, torch": partial(with_tagger, engine="torch"),
+    "AudioTagger, openvino": partial(with_tagger, engine="openvino"),
+    "AudioTagger, openvino bfloat16": partial(with_tagger, engine="openvino", compute_type="bfloat16"),
     "pipeline loop": with_pipeline,
     "padded batches": with_padded_batches,
 }
@@ -142,7 +144,7 @@ def measure(contender: str, model_dir: str, folder: Path) -> dict[str, float]:
 def difference_to_one_by_one(model_dir: str, files: list[Path], scores: Scores) -> float:
     from ced_model import AudioTagger
 
-    tagger = AudioTagger.from_pretrained(model_dir)
+    tagger = AudioTagger(model_dir)
     largest = 0.0
     for path in files:
         alone = scores_of({tag.label: tag.score for tag in tagger(path, top_k=len(tagger.labels))})
@@ -150,13 +152,13 @@ def difference_to_one_by_one(model_dir: str, files: list[Path], scores: Scores) 
     return largest
 
 
-def save_random_model(name: str, folder: Path) -> None:
+def save_random_model(name: str, folder: str | Path, dtype: str = "float32") -> None:
     import torch
 
     from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification
 
     torch.manual_seed(0)
-    CedForAudioClassification(CedConfig(name=name)).save_pretrained(folder)
+    CedForAudioClassification(CedConfig(name=name)).to(getattr(torch, dtype)).save_pretrained(folder)
     CedFeatureExtractor().save_pretrained(folder)
 
 

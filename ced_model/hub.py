@@ -1,17 +1,30 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The name of a model → its folder: a local one, or a snapshot from the Hugging Face Hub. Without torch."""
+"""The published models, and the folder of a model: a local one, or a snapshot from the Hugging Face Hub."""
 
 import difflib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .bundled import DEFAULT_MODEL, resolve_model
 from .messages import one_line, printable
-from .model_settings import CED_SIZES
 
-PUBLISHED_MODELS = tuple(f"mispeech/{size}" for size in CED_SIZES)
+
+class PublishedFigures(NamedTuple):
+    """Mean average precision in percent on AudioSet's evaluation set, from the paper (table 1)."""
+
+    audioset: float  # trained on all of AudioSet, as the published checkpoints are
+    balanced: float  # trained on the balanced 20,000 clips only (AS-20K); no published checkpoint
+
+
+PUBLISHED_FIGURES: dict[str, PublishedFigures] = {
+    "ced-tiny": PublishedFigures(48.1, 36.5),
+    "ced-mini": PublishedFigures(49.0, 38.5),
+    "ced-small": PublishedFigures(49.6, 41.6),
+    "ced-base": PublishedFigures(50.0, 44.0),
+}
+PUBLISHED_MODELS = tuple(f"mispeech/{size}" for size in PUBLISHED_FIGURES)
 MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
 
 

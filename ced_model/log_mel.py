@@ -103,7 +103,7 @@ def log_mel(waveform: np.ndarray, front_end: FrontEnd = FrontEnd()) -> np.ndarra
         for start in range(0, len(frames), BLOCK_FRAMES):
             block = slice(0, min(BLOCK_FRAMES, len(frames) - start))
             np.multiply(frames[start : start + BLOCK_FRAMES], window, out=windowed[block])
-            np.fft.rfft(windowed[block], out=spectrum[block])
+            np.fft.rfft(windowed[block], out=spectrum[block])  # type: ignore[arg-type]  # complex64
             np.square(spectrum[block].real, out=power[block])
             power[block] += np.square(spectrum[block].imag, out=imaginary[block])
             np.matmul(power[block], filters, out=mel[start : start + BLOCK_FRAMES])

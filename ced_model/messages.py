@@ -57,5 +57,5 @@ def _shown(value: Any) -> str:
 
 def check_number(name: str, value: Any, minimum: float = -math.inf) -> None:
     """Raises an [`OptionError`] if `value` is not a number from `minimum` on."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value >= minimum:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) >= minimum:
         raise OptionError(name, value, "a number" if minimum == -math.inf else f"a number from {minimum:g}")

@@ -5,7 +5,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from .audioset import AUDIOSET_LABELS
 from .configuration_ced import CED_SIZES, CedConfig
+from .hub import PUBLISHED_FIGURES
 from .modeling_ced import CedForAudioClassification, CedModel
 
 TEMPLATE_PATH = Path(__file__).parent / "model_card_template.md"
@@ -21,21 +22,6 @@ PAPER_URL = "https://arxiv.org/abs/2308.11957"
 MAX_LISTED_LABELS = 60
 # What the printed code applies to raw logits.
 ACTIVATIONS = {"multi_label_classification": ".sigmoid()", "single_label_classification": ".softmax(-1)"}
-
-
-class PublishedFigures(NamedTuple):
-    """Mean average precision in percent on AudioSet's evaluation set, from the paper (table 1)."""
-
-    audioset: float  # trained on all of AudioSet, as the published checkpoints are
-    balanced: float  # trained on the balanced 20,000 clips only (AS-20K); no published checkpoint
-
-
-PUBLISHED_FIGURES: dict[str, PublishedFigures] = {
-    "ced-tiny": PublishedFigures(48.1, 36.5),
-    "ced-mini": PublishedFigures(49.0, 38.5),
-    "ced-small": PublishedFigures(49.6, 41.6),
-    "ced-base": PublishedFigures(50.0, 44.0),
-}
 
 
 def has_audioset_labels(config: CedConfig) -> bool:

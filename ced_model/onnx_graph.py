@@ -62,7 +62,7 @@ class GraphBuilder:
         return self.constants[key]
 
     def weight(self, name: str) -> str:
-        """A weight of the checkpoint, as float32."""
+        """A weight of the checkpoint as float32; each is used once."""
         tensor = self.tensors[name]
         if not self.inline:
             self.initializers[name] = _external_tensor(name, tensor)
@@ -84,9 +84,8 @@ class GraphBuilder:
         return self.node("LayerNormalization", *inputs, name=name, epsilon=epsilon)
 
     def shape_of(self, values: str, axis: int) -> str:
-        """One dimension of a value, int64 of shape (1,)."""
-        attributes: dict[str, Any] = {"start": axis} if axis == -1 else {"start": axis, "end": axis + 1}
-        return self.node("Shape", values, **attributes)
+        """One dimension of a value, counted from the first axis: int64 of shape (1,)."""
+        return self.node("Shape", values, start=axis, end=axis + 1)
 
     def join(self, *parts: str | int) -> str:
         """A shape from dimensions that are known and others that are not."""
@@ -180,9 +179,7 @@ def write_front_end(g: GraphBuilder, waveform: str, front_end: FrontEnd) -> str:
         angles = 2 * math.pi / size * (np.arange(half)[:, None] * frequencies % size)
         basis = np.concatenate([np.cos(angles), -np.sin(angles)], axis=1)
         spectrum = g.node("MatMul", g.node(op, first, second), g.constant(basis, np.float32))
-        weights = np.concatenate(
-            [filters[frequencies]] * 2
-        )  # real and imaginary parts: the sum of squares is the power
+        weights = np.concatenate([filters[frequencies]] * 2)  # power: the squares of real and imaginary parts, added
         powers.append(g.node("MatMul", g.node("Mul", spectrum, spectrum), g.constant(weights, np.float32)))
     mel = g.node("Max", g.node("Add", *powers), g.constant(AMIN, np.float32))  # (B, T, n_mels)
     decibels = g.node("Mul", g.node("Log", mel), g.constant(10 / math.log(10), np.float32))

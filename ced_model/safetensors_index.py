@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .messages import one_line
+from .messages import one_line, printable
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -112,7 +112,7 @@ def find_tensors(folder: str | os.PathLike) -> dict[str, StoredTensor]:
     if single.is_file():
         return read_header(single)
     if not index.is_file():
-        raise ModelFolderError(f"it has no {WEIGHTS_FILE}.")
+        raise ModelFolderError(f"{printable(folder)} has no {WEIGHTS_FILE}.")
     shards = _read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise ModelFolderError(f"{INDEX_FILE} has no `weight_map` of file names in the folder.")

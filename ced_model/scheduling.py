@@ -142,7 +142,7 @@ def score_windows(
         `WindowScores` in whatever order they are ready, and one `InputEnd` for each input.
 
     Raises:
-        Whatever `compute` or `inputs` raise.
+        Exceptions of `compute` and of iterating over `inputs`.
     """
     run = _Run(iter(inputs), read, compute, size_of, batch_size, num_workers)
     readers = [threading.Thread(target=run.read_inputs, name=f"ced-reader-{i}") for i in range(NUM_READERS)]
@@ -243,7 +243,7 @@ def score_inputs(
     """
     # Whether a generator has a second input is not known before it comes.
     if isinstance(inputs, Sized) and len(inputs) == 1:
-        (source,) = inputs  # type: ignore[misc]
+        (source,) = inputs
         try:
             windows = read(source)
             head = list(islice(windows, 2))

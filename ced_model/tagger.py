@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .audio import MIX, AudioError, AudioInput, check_channel, describe, is_single_input, read_blocks
+from .audio import MIX, AudioInput, check_channel, describe, is_single_input, read_blocks
 from .bundled import DEFAULT_MODEL
 from .classes import find_label
 from .engines import Engine, Outputs, choose_engine, open_engine
@@ -99,11 +99,17 @@ class AudioTagger:
             from .engines.torch import TorchEngine, folder_of
 
             self._torch_model, self._feature_extractor = model, feature_extractor
-            self._folder = folder_of(model, feature_extractor, with_weights=engine not in ("auto", "torch"))
             if engine in ("auto", "torch"):
+                self._folder = folder_of(model, feature_extractor, with_weights=False)
                 self._engine = TorchEngine(model, self.num_threads)
+                for name, value in (("compute_type", compute_type), ("device", device)):
+                    own = getattr(self._engine, name)
+                    if value is not None and not own.startswith(str(value)):
+                        raise OptionError(name, str(value), f"{own}, as the model is; `model.to(…)` changes it")
             else:
-                self._engine = open_engine(self._folder, choose_engine(engine, compute_type, device), self.num_threads)
+                choice = choose_engine(engine, compute_type, device)
+                self._folder = folder_of(model, feature_extractor, with_weights=True)
+                self._engine = open_engine(self._folder, choice, self.num_threads)
         self.batch_size = batch_size or (CPU_BATCH_SIZE if self._engine.device == "cpu" else GPU_BATCH_SIZE)
         self.labels: list[str] = list(self._folder.labels)
         self.front_end = self._folder.front_end
@@ -137,9 +143,10 @@ class AudioTagger:
     def model(self) -> "CedForAudioClassification":
         """The model in PyTorch; loaded when it is first asked for, in evaluation mode."""
         if self._torch_model is None:
-            from .engines.torch import load_model
+            from .engines.torch import TorchEngine, load_model
 
-            self._torch_model = getattr(self._engine, "model", None) or load_model(self._folder)
+            is_loaded = isinstance(self._engine, TorchEngine)
+            self._torch_model = self._engine.model if is_loaded else load_model(self._folder)  # type: ignore[attr-defined]
         return self._torch_model
 
     @property
@@ -231,7 +238,7 @@ class AudioTagger:
             if result.error is not None:
                 raise result.error
             results.append(result.tags)
-        return results if isinstance(inputs, list | tuple) else results[0]
+        return results if _is_list(inputs) else results[0]
 
     def tag(
         self,
@@ -380,7 +387,7 @@ class AudioTagger:
             if state.error is not None:
                 raise state.error
             embeddings.append(state.average("mean"))
-        if not isinstance(inputs, list | tuple):
+        if not _is_list(inputs):
             return embeddings[0]
         return np.stack(embeddings) if embeddings else np.zeros((0, self._folder.settings.embed_dim), np.float32)
 
@@ -510,10 +517,8 @@ class AudioTagger:
     ) -> Iterator[tuple[Any, InputScores]]:
         """Each input with its windows' scores or its error, in the order of the inputs."""
         if is_single_input(inputs):
-            raise ValueError(
-                f"`inputs` must be a list of inputs, got a single {type(inputs).__name__}: put it into a list, or use"
-                " `tagger(…)` or `tagger.timeline(…)`."
-            )
+            wanted = "a list of inputs: put the single one into a list, or use `tagger(…)` or `tagger.timeline(…)`"
+            raise OptionError("inputs", describe(inputs), wanted)
 
         def check(source: Any, state: InputScores) -> None:
             if state.not_finite is not None:
@@ -567,8 +572,9 @@ def default_num_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _is_list(inputs: Any) -> bool:
+    return isinstance(inputs, list | tuple) or (hasattr(inputs, "dtype") and not is_single_input(inputs))
+
+
 def _as_list(inputs: Any) -> list[Any]:
-    return list(inputs) if isinstance(inputs, list | tuple) else [inputs]
-
-
-__all__ = ["AudioError", "AudioTagger", "Event", "StreamUpdate", "Tag", "TagResult", "Timeline"]
+    return list(inputs) if _is_list(inputs) else [inputs]

@@ -35,10 +35,10 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from typer.testing import CliRunner
 
-from ced_cli import demo as demo_command
-from ced_cli.app import app as ced_app
 from ced_model import AudioTagger, Event, Timeline
 from ced_model.audio import AudioError
+from ced_model.cli import demo as demo_command
+from ced_model.cli.app import app as ced_app
 from ced_model.demo import answer as answer_module
 from ced_model.demo import limits as limits_module
 from ced_model.demo import models as models_module
@@ -60,7 +60,7 @@ TABLA, CROW = RESOURCES / "loop_tabla.flac", RESOURCES / "misc_crow.flac"
 
 @pytest.fixture(scope="module")
 def tagger() -> AudioTagger:
-    return AudioTagger.from_pretrained(MICRO)
+    return AudioTagger(MICRO)
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +322,7 @@ def test_the_page_fetches_the_model_and_then_shows_what_was_uploaded(url):
             body = {"data": data, "fn_index": step["id"], "session_hash": "one"}
             server.post("gradio_api/queue/join", json=body).raise_for_status()
             answer = server.get("gradio_api/queue/data?session_hash=one").text
-        assert "misc_crow.flac, 0.5 s: heard by" in answer and str(tempfile.gettempdir()) not in answer
+        assert "misc_crow.flac, 0.5 s. Model:" in answer and str(tempfile.gettempdir()) not in answer
         (recording,) = set(re.findall(r'gradio_api/file=(/uploads/[^"]+)', answer))
         assert server.get(f"gradio_api/file={recording}").content[:4] == b"RIFF"
 
@@ -330,7 +330,7 @@ def test_the_page_fetches_the_model_and_then_shows_what_was_uploaded(url):
 def test_a_model_that_cannot_be_reached_holds_up_nobody_and_is_not_tried_again_at_once(url, client, monkeypatch):
     tried: list[str] = []
     may_fail = threading.Event()
-    load = AudioTagger.from_pretrained
+    load = AudioTagger
 
     def stall(name: str) -> AudioTagger:
         if name != "mispeech/ced-base":
@@ -585,7 +585,7 @@ def test_the_picture_is_drawn_twice_and_told_in_words(tagger):
     assert count_rows(answer, 0.5) == 3 and count_rows(answer, 0.0) == 5
     words = describe_timeline(answer, 2)
     assert words == "Highest scores over 3.0 seconds: Rain 0.90 at 0.0 to 1.5 s; Dog <b> 0.70 at 1.5 to 3.0 s."
-    html = draw_timeline(answer, tagger.feature_extractor, 0.5)
+    html = draw_timeline(answer, tagger.front_end, 0.5)
     assert "<b>" not in html and 'alt="Highest scores' in html and '<source media="(max-width: 640px)"' in html
 
 
@@ -674,16 +674,22 @@ def test_wrong_usage_is_one_line(arguments, message):
     assert result.exit_code == 2 and message in result.stderr and result.stdout == ""
 
 
-def test_help_and_wrong_usage_need_neither_torch_nor_gradio():
+def test_help_and_wrong_usage_need_no_gradio_and_serving_needs_no_torch():
     code = (
-        "import sys; from ced_cli.app import app\n"
+        "import sys; from ced_model.cli.app import app\n"
         "for arguments in (['--help'], ['--max-minutes', '0']):\n"
         "    try: app(['demo', *arguments], standalone_mode=False)\n"
         "    except BaseException: pass\n"
-        "print(sorted({'torch', 'gradio', 'transformers', 'numpy'} & set(sys.modules)))"
+        "print(sorted({'torch', 'gradio', 'transformers'} & set(sys.modules)))\n"
+        "from ced_model.demo import server\n"
+        "server.wait_until_stopped = lambda app: app.close(verbose=False)\n"
+        "app(['demo'], standalone_mode=False)\n"
+        "print(sorted({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "--max-megabytes" in run.stdout and run.stdout.splitlines()[-1] == "[]", run.stderr
+    lines = run.stdout.splitlines()
+    assert "--max-megabytes" in run.stdout and lines[-1] == "['huggingface_hub']", run.stderr  # Gradio imports it
+    assert lines[-2].startswith("The demo is at http://127.0.0.1:") and lines[-3] == "[]"
 
 
 def test_a_missing_gradio_names_the_extra(monkeypatch):

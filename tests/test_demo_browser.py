@@ -108,7 +108,7 @@ def open_page(context: BrowserContext, server: Server) -> tuple[Page, list[str],
 
 def expect_answer(page: Page, name: str) -> None:
     expect(page.get_by_role("status").filter(has_text=name)).to_be_visible(timeout=TIMEOUT_MS)
-    expect(page.get_by_text("heard by demo_model")).to_be_visible()
+    expect(page.get_by_text("Model: demo_model")).to_be_visible()
     expect(page.get_by_role("meter")).to_have_count(8)
 
 

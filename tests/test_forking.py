@@ -1,11 +1,13 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""AudioTagger in processes that are forked after a tagger was used: they answer, and never hang."""
+"""AudioTagger in other processes and threads: each engine answers or refuses in one line, and none hangs."""
 
 import itertools
 import multiprocessing
+import pickle
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +40,10 @@ def noise(seed: int) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(3 * RATE) * 0.1).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def tagger() -> AudioTagger:
+@pytest.fixture(scope="module", params=["onnx", "torch"])
+def tagger(request: pytest.FixtureRequest) -> AudioTagger:
     """Has computed with two threads, whatever the machine has."""
-    tagger = AudioTagger.from_pretrained(MICRO, device="cpu", num_threads=2)
+    tagger = AudioTagger(MICRO, engine=request.param, num_threads=2)
     tagger(noise(0))
     tagger([noise(0)] * 3)
     return tagger
@@ -61,7 +63,7 @@ def _set_tagger(tagger: AudioTagger | None, threads: int | None) -> None:
     global _tagger
     if threads is not None:
         torch.set_num_threads(threads)
-    _tagger = tagger or AudioTagger.from_pretrained(MICRO, device="cpu", num_threads=2)
+    _tagger = tagger or AudioTagger(MICRO, num_threads=2)
 
 
 def _scores(seed: int) -> list[float]:
@@ -123,3 +125,45 @@ def test_a_fork_in_the_midst_of_results_starts_its_own_and_is_refused_those_of_i
     process.join()
     assert [next(results).error for _ in range(50)] == [None] * 50
     results.close()
+
+
+def _refusal(is_new: bool) -> str:
+    try:
+        scores_of(AudioTagger(MICRO, engine="openvino") if is_new else _tagger, 0)
+    except RuntimeError as error:
+        return str(error)
+    return "no refusal"
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_openvino_refuses_in_one_line_in_a_process_that_was_forked_after_it_was_used(is_new: bool) -> None:
+    tagger = AudioTagger(MICRO, engine="openvino", num_threads=2)
+    expected = scores_of(tagger, 0)
+    with multiprocessing.get_context("fork").Pool(1, initializer=_set_tagger, initargs=(tagger, None)) as pool:
+        (refusal,) = pool.map(_refusal, [is_new])
+    assert "\n" not in refusal and "forked after it was used: use the engine onnx, or start processes by" in refusal
+    assert scores_of(tagger, 0) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def taggers() -> dict[str, AudioTagger]:
+    return {engine: AudioTagger(MICRO, engine=engine, num_threads=2) for engine in ("onnx", "openvino", "torch")}
+
+
+def test_spawned_processes_compute_with_every_engine(taggers: dict[str, AudioTagger]) -> None:
+    expected = [tagger.embed(noise(0)) for tagger in taggers.values()]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        answers = [pool.submit(tagger.embed, noise(0)) for tagger in taggers.values()]
+        found = [answer.result() for answer in answers]
+    assert np.array(found) == pytest.approx(np.array(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino", "torch"])
+def test_pickled_taggers_and_threads_give_the_same_scores(taggers: dict[str, AudioTagger], engine: str) -> None:
+    tagger = taggers[engine]
+    copy = pickle.loads(pickle.dumps(tagger))
+    assert (copy.engine, copy.compute_type, copy.labels) == (engine, "float32", tagger.labels)
+    expected = expected_of(tagger, 4)
+    with ThreadPoolExecutor(4) as pool:
+        for each in (tagger, copy):
+            assert np.array(list(pool.map(lambda seed, each=each: scores_of(each, seed), range(4)))) == expected

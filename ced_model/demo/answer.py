@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ..audio import AudioError, describe
+from ..events import Event
 from ..messages import printable
-from ..results import Event, Tag, Timeline
+from ..results import Tag, Timeline
 from ..tagger import TIMELINE_WINDOW_S, AudioTagger
-from .limits import DemoError, Limits, read_sound, unreadable
+from .limits import DemoError, Limits, read_sound
 
 TOP_K = 8
 THRESHOLD = 0.5
@@ -34,7 +35,7 @@ class Settings:
 @dataclass(frozen=True)
 class Answer:
     """
-    What was heard in a recording.
+    What is in a recording, and when.
 
     Attributes:
         name: of its file.
@@ -75,7 +76,8 @@ def listen(path: str | Path, tagger: AudioTagger, settings: Settings, limits: Li
         timeline = tagger.timeline(waveform, window_s=settings.window_s)
         events = timeline.events(settings.threshold)
     except AudioError as error:
-        raise unreadable(name, str(error).removeprefix(f"{describe(waveform)}: ")) from error
+        reason = str(error).removeprefix(f"{describe(waveform)}: ")
+        raise DemoError(f"{name} could not be tagged: {reason}. Please try another file.") from error
     except ValueError as error:
         raise DemoError(f"These settings do not work: {str(error).replace('`', '')}") from error
     return Answer(name, waveform, timeline.duration_s, result.tags, timeline, events, settings.window_s)

@@ -111,11 +111,11 @@ def _describe(service: Service, model: str) -> str:
 
 def _add_results(limits: Limits) -> list[gradio.blocks.Block]:
     script = STATUS_JS.replace("MAX_BYTES", str(limits.bytes)).replace("REASON", json.dumps(too_large(limits)))
-    status = gradio.HTML("<p>The answer will be here.</p>", js_on_load=script, elem_id="ced-status")
+    status = gradio.HTML("<p>Results appear here.</p>", js_on_load=script, elem_id="ced-status")
     with gradio.Column(visible=False, elem_id="ced-answer") as has_answer:
         tags = gradio.Label(label="Sounds, with their probabilities", show_heading=False)
         recording = gradio.Audio(
-            label="The recording, as the model hears it",
+            label="The recording as mono audio",
             interactive=False,
             buttons=[],
             elem_id="ced-recording",

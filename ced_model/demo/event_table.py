@@ -12,8 +12,8 @@ import io
 from html import escape
 from pathlib import Path
 
+from ..events import Event
 from ..messages import printable
-from ..results import Event
 from .answer import Answer
 
 MAX_ROWS = 200  # shown; the CSV has all

@@ -9,8 +9,8 @@ from pathlib import Path
 from threading import Lock, Thread
 
 from ..bundled import DEFAULT_MODEL as BUNDLED
+from ..hub import PUBLISHED_FIGURES
 from ..messages import one_line, printable
-from ..model_card import PUBLISHED_FIGURES
 from ..tagger import AudioTagger
 from .limits import DemoError
 
@@ -92,7 +92,7 @@ class Models:
 
     def _load(self, name: str, source: str, future: Future[AudioTagger]) -> None:
         try:
-            tagger = AudioTagger.from_pretrained(source)
+            tagger = AudioTagger(source)
         except BaseException as error:  # safetensors, json, torch and the Hub's client all have their own
             failure = self._failure(name, source, error)
             with self._lock:
@@ -124,7 +124,7 @@ class Models:
         if name == BUNDLED:
             return (
                 "ced-nano comes with the package and needs no network: very small and quick, good for a first look."
-                " The published models hear more."
+                " The published models are more accurate."
             )
         size = PUBLISHED.get(self._sources[name])
         if size is not None:

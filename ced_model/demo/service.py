@@ -98,7 +98,7 @@ class Service:
             events = draw_events(answer, settings.threshold)
         samples = (np.clip(answer.waveform, -1, 1) * np.iinfo(np.int16).max).astype(np.int16)
         return PageParts(
-            status=f"<p>{escape(answer.name)}, {answer.duration_s:.1f} s: heard by <b>{escape(settings.model)}</b></p>",
+            status=f"<p>{escape(answer.name)}, {answer.duration_s:.1f} s. Model: <b>{escape(settings.model)}</b></p>",
             has_answer=gradio.update(visible=True),
             tags={tag.label: min(max(tag.score, 0.0), 1.0) for tag in answer.tags},
             recording=(tagger.sampling_rate, samples),

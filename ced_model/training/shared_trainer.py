@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What fine-tuning and distillation share of transformers' `Trainer` and its arguments."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -113,11 +114,14 @@ def one_line_errors() -> Iterator[None]:
         yield
     except AudioError as error:  # from a worker it comes with the worker's stack
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ced_model.audio.AudioError: ")) from error
-    except (SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
         from_torch_save = any(name in str(error) for name in ("PytorchStreamWriter", "inline_container"))
         if isinstance(error, RuntimeError) and not from_torch_save:
             raise
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ValueError(
             "A checkpoint could not be written, perhaps because the disk is full: free some space, then resume."
-            f" ({str(error).splitlines()[0]})"
+            f" ({reason})"
         ) from error

@@ -22,7 +22,6 @@ import soxr
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ced_model import (
     AudioError,
@@ -32,9 +31,11 @@ from ced_model import (
     CedForAudioClassification,
     Tag,
     Timeline,
-    tagging,
+    scheduling,
 )
 from ced_model.audio import read_audio
+from ced_model.engines import Outputs
+from ced_model.messages import OptionError
 
 RATE = 16000
 RESOURCES = Path(__file__).parent.parent / "resources"
@@ -73,7 +74,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def tagger() -> AudioTagger:
-    return AudioTagger.from_pretrained(MICRO, device="cpu")
+    return AudioTagger(MICRO)
 
 
 def noise(seconds: float, seed: int = 0, rate: int = RATE) -> np.ndarray:
@@ -83,7 +84,7 @@ def noise(seconds: float, seed: int = 0, rate: int = RATE) -> np.ndarray:
 def probabilities(tagger: AudioTagger, waveform: np.ndarray) -> np.ndarray:
     """By the feature extractor and the model alone, for up to 10.12 s."""
     inputs = tagger.feature_extractor(waveform, sampling_rate=RATE)
-    assert inputs.input_values.shape[-1] <= tagger.target_length
+    assert inputs.input_values.shape[-1] <= 1012
     with torch.no_grad():
         return tagger.model(**inputs).logits.sigmoid()[0].numpy()
 
@@ -181,7 +182,7 @@ def test_many_inputs_of_any_length_and_format_equal_one_by_one(tagger, clips):
 
 @pytest.mark.parametrize(("batch_size", "num_threads"), [(1, 1), (3, 2), (32, 4)])
 def test_scores_do_not_depend_on_batch_size_or_threads(tagger, clips, batch_size, num_threads):
-    other = AudioTagger(tagger.model, tagger.feature_extractor, batch_size=batch_size, num_threads=num_threads)
+    other = AudioTagger(MICRO, batch_size=batch_size, num_threads=num_threads)
     for expected, tags in zip(tagger(clips, top_k=13), other(clips, top_k=13), strict=True):
         np.testing.assert_allclose(all_scores(tagger, tags), all_scores(tagger, expected), atol=1e-5, rtol=0)
 
@@ -211,7 +212,7 @@ def test_a_channel_can_be_chosen(tagger):
         np.testing.assert_allclose(tagger.embed(source, channel=channel), tagger.embed(waveform), atol=1e-5)
         assert len(tagger.events(source, 0.1, channel=channel)) == len(tagger.events(waveform, 0.1))
     for call in (tagger, tagger.timeline, tagger.events, tagger.embed):
-        with pytest.raises(ValueError, match="`channel` must be"):
+        with pytest.raises(ValueError, match="`channel='left'`: expected mix, loudest or"):
             call(source, channel="left")
         with pytest.raises(AudioError, match="has 3 channels, numbered from 0: there is no channel 3"):
             call(source, channel=3)
@@ -224,7 +225,7 @@ def test_numpy_strings_are_paths(tagger, clips):
     assert [result.tags for result in tagger.tag(paths)] == expected
     np.testing.assert_array_equal(tagger.embed(paths[0]), tagger.embed(str(clips[0])))
     for single in (paths[0], bytearray(b"RIFF"), memoryview(b"RIFF"), io.BytesIO(b"RIFF")):
-        with pytest.raises(ValueError, match="put it into a list"):
+        with pytest.raises(ValueError, match="into a list"):
             next(tagger.tag(single))
 
 
@@ -261,15 +262,15 @@ def test_tags_are_chosen_by_rank_threshold_and_class(tagger):
 def test_unknown_classes_are_refused_with_those_that_may_be_meant(tagger):
     config = CedConfig(embed_dim=16, num_heads=1, depth=1)
     audioset = AudioTagger(CedForAudioClassification(config))
-    with pytest.raises(ValueError, match="no class 'Snorring'. Did you mean 'Snoring'"):
+    with pytest.raises(ValueError, match="`labels='Snorring'`: expected a class of the model; did you mean 'Snoring'"):
         audioset(noise(1), labels=["Snorring"])
-    with pytest.raises(ValueError, match="no class 'rooster'. Did you mean .*'Chicken, rooster'"):
+    with pytest.raises(ValueError, match="did you mean .*'Chicken, rooster'"):
         audioset.events(noise(1), {"rooster": 0.5})
-    with pytest.raises(ValueError, match="no class 'xqzv'.$"):
+    with pytest.raises(ValueError, match="`labels='xqzv'`: expected a class of the model$"):
         next(audioset.tag([noise(1)], labels=["xqzv"]))
-    with pytest.raises(ValueError, match="must be a list of class names"):
+    with pytest.raises(ValueError, match="expected a list of class names"):
         audioset(noise(1), labels="Dog")
-    with pytest.raises(ValueError, match="no class 'class 99'"):
+    with pytest.raises(ValueError, match="'class 99'`: expected a class of the model"):
         tagger.timeline(noise(3)).events({"class 99": 0.5})
 
 
@@ -278,12 +279,12 @@ def test_unknown_classes_are_refused_with_those_that_may_be_meant(tagger):
     [
         ({"window_s": 0.1}, "0.15 to 10.12 seconds"),
         ({"window_s": 10.2}, "0.15 to 10.12 seconds"),
-        ({"window_s": 2, "hop_s": 2.1}, "at most `window_s=2`"),
-        ({"window_s": 2, "hop_s": 0}, "above 0"),
-        ({"window_s": 2, "hop_s": -1}, "above 0"),
+        ({"window_s": 2, "hop_s": 2.1}, "at most the window of 2 seconds"),
+        ({"window_s": 2, "hop_s": 0}, "more than 0"),
+        ({"window_s": 2, "hop_s": -1}, "more than 0"),
         ({"window_s": math.nan}, "expected a number"),
         ({"window_s": 2, "hop_s": math.inf}, "expected a length in seconds"),
-        ({"average": "median"}, "'mean' or 'max'"),
+        ({"average": "median"}, "mean or max"),
         ({"top_k": 0}, "a whole number from 1"),
     ],
 )
@@ -317,7 +318,7 @@ def test_models_with_short_inputs_see_all_of_a_clip(pooling, target_length):
     config = CedConfig(embed_dim=16, num_heads=1, depth=1, num_labels=4, target_length=target_length, pooling=pooling)
     model = CedForAudioClassification(config)
     seen: list[int] = []
-    model.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[-1]))
+    model.encoder.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[-1]))
     short = AudioTagger(model)
     assert short.max_window_s == pytest.approx(target_length / 100, abs=1e-4)
     timeline = short.timeline(noise(1.234), window_s=short.max_window_s, hop_s=short.max_window_s)
@@ -471,7 +472,7 @@ def test_a_model_with_weights_that_are_no_numbers_is_refused(micro_model, tmp_pa
     with torch.no_grad():
         micro_model.state_dict()[name].view(-1)[-1] = number
     micro_model.save_pretrained(tmp_path)
-    for load in (lambda: AudioTagger(micro_model), lambda: AudioTagger.from_pretrained(tmp_path, dtype="bfloat16")):
+    for load in (lambda: AudioTagger(micro_model), lambda: AudioTagger(tmp_path)):
         with pytest.raises(ValueError, match=f"weights are damaged: {name} holds NaN or infinity") as refusal:
             load()
         assert "\n" not in str(refusal.value)
@@ -527,7 +528,7 @@ def test_errors_do_not_keep_audio_in_memory(tagger):
 
 
 def test_results_behind_a_slow_input_are_bounded(tagger, monkeypatch):
-    monkeypatch.setattr(tagging, "MAX_WAITING", 20)
+    monkeypatch.setattr(scheduling, "MAX_WAITING", 20)
     go = threading.Event()
     taken = 0
 
@@ -574,8 +575,8 @@ def test_other_threads_keep_their_number_of_cpu_threads(tagger):
 
     before = torch.get_num_threads(), in_a_new_thread()
     workers: list[int] = []
-    other = AudioTagger(tagger.model, num_threads=3)
-    hook = other.model.register_forward_hook(lambda *_: workers.append(torch.get_num_threads()))
+    other = AudioTagger(MICRO, engine="torch", num_threads=3)
+    hook = other.model.encoder.register_forward_hook(lambda *_: workers.append(torch.get_num_threads()))
     try:
         for _ in other.tag([noise(1)] * 20):
             assert (torch.get_num_threads(), in_a_new_thread()) == before
@@ -590,11 +591,12 @@ def test_other_threads_keep_their_number_of_cpu_threads(tagger):
 
 
 def test_what_the_model_raises_reaches_the_caller():
-    class Broken(CedForAudioClassification):
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            raise RuntimeError("out of memory")
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
 
-    broken = AudioTagger(Broken(CedConfig(embed_dim=16, num_heads=1, depth=1)))
+    model = CedForAudioClassification(CedConfig(embed_dim=16, num_heads=1, depth=1))
+    model.encoder.register_forward_hook(fail)
+    broken = AudioTagger(model)
     before = our_threads()
     for inputs in ([noise(1)], [noise(1)] * 50, [noise(30)]):
         with pytest.raises(RuntimeError, match="out of memory"):
@@ -623,7 +625,7 @@ def test_several_taggers_in_several_threads(tagger, clips):
                     failures.append("other scores")
         failures.append("")
 
-    taggers = [tagger, tagger, AudioTagger.from_pretrained(MICRO, num_threads=1, batch_size=3)]
+    taggers = [tagger, tagger, AudioTagger(MICRO, num_threads=1, batch_size=3)]
     callers = [threading.Thread(target=work, args=(own,)) for own in taggers]
     threads = torch.get_num_threads()
     for caller in callers:
@@ -692,24 +694,22 @@ def test_segments_cover_the_recording_once(seconds, window_s, hop_share):
 # Events
 
 
-class BandModel(CedForAudioClassification):
+BANDS = {"low": slice(6, 10), "middle": slice(26, 30), "high": slice(44, 47)}  # mel bins
+
+
+class BandEngine:
     """Hears three bands: the score of each is 0.5 where its tone fills half of the window."""
 
-    BANDS = {"low": slice(6, 10), "middle": slice(26, 30), "high": slice(44, 47)}  # mel bins
+    name, compute_type, device = "bands", "float32", "cpu"
 
-    def __init__(self) -> None:
-        super().__init__(
-            CedConfig(embed_dim=16, num_heads=1, depth=1, id2label=dict(enumerate(self.BANDS)), num_labels=3)
-        )
-
-    def forward(self, input_values: torch.Tensor, **kwargs: Any) -> SequenceClassifierOutput:  # type: ignore[override]
-        loud = [(input_values[:, band].amax(dim=1) > -5).float().mean(dim=-1) for band in self.BANDS.values()]
-        return SequenceClassifierOutput(logits=(torch.stack(loud, dim=-1) - 0.5) * 8)
+    def run(self, log_mels: np.ndarray, is_alone: bool) -> Outputs:
+        loud = np.stack([(log_mels[:, band].max(axis=1) > -5).mean(axis=-1) for band in BANDS.values()], axis=-1)
+        return Outputs((1 / (1 + np.exp(-8 * (loud - 0.5)))).astype(np.float32), np.zeros((len(log_mels), 16)))
 
 
 def mel_tone(name: str, seconds: float) -> np.ndarray:
-    """A tone in the middle of one of the bands of `BandModel`."""
-    band = BandModel.BANDS[name]
+    """A tone in the middle of one of the bands."""
+    band = BANDS[name]
     mel = (band.start + band.stop + 1) / 2 / 65 * 2595 * math.log10(1 + 8000 / 700)
     frequency = 700 * (10 ** (mel / 2595) - 1)
     return (0.3 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
@@ -727,7 +727,10 @@ SCENE = [  # onset, offset, band
 
 @pytest.fixture(scope="module")
 def band_tagger() -> AudioTagger:
-    return AudioTagger(BandModel())
+    config = CedConfig(embed_dim=16, num_heads=1, depth=1, id2label=dict(enumerate(BANDS)), num_labels=3)
+    tagger = AudioTagger(CedForAudioClassification(config), num_threads=2)
+    tagger._engine = BandEngine()
+    return tagger
 
 
 @pytest.fixture(scope="module")
@@ -979,27 +982,27 @@ def test_embeddings_are_the_pooled_output_of_the_encoder(tagger, clips):
 def test_another_kind_of_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "audio-spectrogram-transformer"}')
     with pytest.raises(ValueError, match="'audio-spectrogram-transformer' model, not CED"):
-        AudioTagger.from_pretrained(tmp_path)
+        AudioTagger(tmp_path)
     with pytest.raises(OSError):
-        AudioTagger.from_pretrained(tmp_path / "missing")
+        AudioTagger(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("device", ["cuda:63", "gpu", "mps:9"])
 def test_a_device_that_is_not_there_is_one_line(device):
-    with pytest.raises(ValueError, match=f"device='{device}'` cannot be used") as caught:
-        AudioTagger.from_pretrained(MICRO, device=device)
+    with pytest.raises(
+        ValueError, match=f"device='{device}'`: expected cpu, or a device that PyTorch can use"
+    ) as caught:
+        AudioTagger(MICRO, engine="torch", device=device)
     assert "\n" not in str(caught.value)
 
 
-def test_without_a_gpu_the_cpu_is_used_and_half_precision_works(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    tagger = AudioTagger.from_pretrained(str(MICRO))
-    assert tagger.model.device.type == "cpu" and tagger.model.dtype == torch.float32
-    half = AudioTagger.from_pretrained(MICRO, device=torch.device("cpu"), dtype="bfloat16")
-    assert half.model.dtype == torch.bfloat16
-    waveforms = [noise(1), noise(12)]
-    for tags, others in zip(tagger(waveforms, top_k=13), half(waveforms, top_k=13), strict=True):
-        np.testing.assert_allclose(all_scores(half, others), all_scores(tagger, tags), atol=0.05)
+def test_bfloat16_is_close_to_float32(tagger):
+    for engine in ("torch", "openvino"):
+        half = AudioTagger(MICRO, engine=engine, compute_type="bfloat16")
+        assert half.compute_type == "bfloat16" and half.device == "cpu"
+        waveforms = [noise(1), noise(12)]
+        for tags, others in zip(tagger(waveforms, top_k=13), half(waveforms, top_k=13), strict=True):
+            np.testing.assert_allclose(all_scores(half, others), all_scores(tagger, tags), atol=0.05)
 
 
 def test_without_a_preprocessor_config_the_front_end_is_that_of_the_configuration(tmp_path):
@@ -1009,11 +1012,13 @@ def test_without_a_preprocessor_config_the_front_end_is_that_of_the_configuratio
     with pytest.raises(ValueError, match="`hop_size` is 160 in preprocessor_config.json, but 200 in config.json"):
         AudioTagger.from_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
-    described = AudioTagger.from_pretrained(tmp_path)
-    assert (described.feature_extractor.hop_size, described.feature_extractor.f_max) == (200, 6000)
-    assert AudioTagger(described.model).feature_extractor.hop_size == 200
-    own = AudioTagger(described.model, CedFeatureExtractor(f_max=7000))
-    assert own.feature_extractor.f_max == 7000
+    (tmp_path / "config.json").write_text(json.dumps(config | {"f_max": 6000, "hop_size": 200}))
+    described = AudioTagger(tmp_path)
+    for front_end in (described.front_end, described.feature_extractor.front_end):
+        assert (front_end.hop_size, front_end.f_max) == (200, 6000)
+    assert AudioTagger(described.model).front_end.hop_size == 200
+    own = AudioTagger(described.model, feature_extractor=CedFeatureExtractor(f_max=7000))
+    assert own.front_end.f_max == 7000 and own.feature_extractor.f_max == 7000
 
 
 RATES = {"drop_rate": 0.5, "attn_drop_rate": 0.5, "drop_path_rate": 0.5}
@@ -1084,7 +1089,7 @@ def test_a_model_with_another_forward_is_computed_in_evaluation_mode_only(tagger
 
 @pytest.mark.parametrize("options", [{"num_threads": 0}, {"batch_size": 0}])
 def test_impossible_numbers_are_refused(tagger, options):
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(OptionError, match="expected a whole number from 1"):
         AudioTagger(tagger.model, **options)
 
 
@@ -1100,10 +1105,15 @@ def test_on_audio_is_told_each_second_once(tagger, clips, job):
     assert alone == [result.duration_s]
 
 
-def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
+def test_a_checkpoint_without_a_head_or_without_safetensors_is_one_line(tmp_path):
     CedForAudioClassification.from_pretrained(MICRO).encoder.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"not a whole classification model: it lacks 4 tensors, such as outputlayer"):
-        AudioTagger.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"4 missing: outputlayer\.0\.weight.*$") as refusal:
+        AudioTagger(tmp_path)
+    assert "\n" not in str(refusal.value)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"^\S+ has no model.safetensors") as refusal:
+        AudioTagger(tmp_path)
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_single_input_in_place_of_a_list_is_refused(tagger):
@@ -1115,20 +1125,20 @@ def test_a_single_input_in_place_of_a_list_is_refused(tagger):
         torch.zeros(RATE),
         {"array": np.zeros(9)},
     ):
-        with pytest.raises(ValueError, match=r"`inputs` must be a list of inputs, got a single"):
+        with pytest.raises(ValueError, match=r"expected a list of inputs"):
             next(tagger.tag(single))
-        with pytest.raises(ValueError, match=r"put it into a list"):
+        with pytest.raises(ValueError, match=r"into a list"):
             next(tagger.timelines(single))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threshold": math.nan}, r"`threshold=nan`: expected a number\."),
-        ({"threshold": "0.3"}, r"`threshold='0.3'`: expected a number\."),
-        ({"labels": [1]}, r"A class is chosen by its name, got 1\."),
-        ({"top_k": 2.5}, r"`top_k` must be a whole number from 1, got 2.5\."),
-        ({"window_s": "2"}, r"`window_s='2'`: expected a number\."),
+        ({"threshold": math.nan}, r"`threshold=nan`: expected a number"),
+        ({"threshold": "0.3"}, r"`threshold='0.3'`: expected a number"),
+        ({"labels": [1]}, r"expected names of classes"),
+        ({"top_k": 2.5}, r"`top_k=2.5`: expected a whole number from 1"),
+        ({"window_s": "2"}, r"`window_s='2'`: expected a number"),
         ({"sampling_rate": 0}, r"0"),
     ],
 )
@@ -1170,17 +1180,17 @@ def test_half_precision_waveforms_are_taken(tagger):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     for path in (tmp_path / "none", "./there is none"):
         with pytest.raises(OSError, match="There is no folder"):
-            AudioTagger.from_pretrained(path)
+            AudioTagger(path)
 
 
 def test_only_ced_models_become_taggers():
-    with pytest.raises(ValueError, match="must be a CED classification model, got Linear"):
+    with pytest.raises(ValueError, match="`model='Linear'`: expected a CED classification model"):
         AudioTagger(torch.nn.Linear(2, 2))
 
 
 def test_a_timeline_holds_its_scores_once(tagger, monkeypatch):
     windows, classes = 20_000, 500
-    monkeypatch.setattr(tagger, "_scores", lambda model, waveforms: np.zeros((len(waveforms), classes), np.float32))
+    monkeypatch.setattr(tagger, "_scores", lambda waveforms: np.zeros((len(waveforms), classes), np.float32))
     samples = np.zeros(round(0.01 * RATE) * windows, np.float32)
     tracemalloc.start()
     timeline = tagger.timeline(samples, window_s=0.16, hop_s=0.01)

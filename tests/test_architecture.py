@@ -1,0 +1,179 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The order of the modules: no import runs upward or in a circle, and the core needs neither torch nor transformers."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "ced_model"
+
+PORT = ("configuration_ced", "feature_extraction_ced", "modeling_ced", "pipeline_ced")
+SHARED = ("log_mel", "audioset", "model_settings", "custom_code")  # of port and core; they travel with the custom code
+PORT_PACKAGES = {"torch", "numpy", "transformers", "huggingface_hub"}
+# Rooms above the core, each with the rooms that it may use.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "model_card": (),
+    "zenodo": (),
+    "conversion": ("model_card", "zenodo"),
+    "pretrained": ("conversion",),
+    "labelled": (),
+    "evaluation": ("labelled",),
+    "training": ("conversion", "evaluation", "labelled", "model_card", "pretrained"),
+    "exporting": (),
+    "writers": (),
+    "journal": ("writers",),
+    "distributed": ("journal", "writers"),
+    "serve": ("writers",),
+    "demo": (),
+}
+HEAVY = {"torch", "torchaudio", "transformers"}
+MAY_LOAD_TORCH = ("engines.torch", "evaluation_mode")
+
+
+def modules() -> dict[str, Path]:
+    """The modules of the package by their names without `ced_model.`, "" for the package itself."""
+    found = {}
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+class Import:
+    def __init__(self, target: str, is_late: bool, is_typing: bool) -> None:
+        self.target, self.is_late, self.is_typing = target, is_late, is_typing
+
+
+def imports(module: str) -> list[Import]:
+    """What a module imports: names of the package's modules begin with a dot, of others only the package is kept."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+
+    def walk(node: ast.AST, is_late: bool, is_typing: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                for name in child.names:
+                    yield Import(absolute(name.name), is_late, is_typing)
+            elif isinstance(child, ast.ImportFrom):
+                for name in child.names:
+                    yield Import(resolved(child, name.name), is_late, is_typing)
+            else:
+                is_checking = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
+                is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                yield from walk(child, is_late or is_function, is_typing or is_checking)
+
+    def absolute(name: str) -> str:
+        first, _, rest = name.partition(".")
+        return f".{rest}" if first == PACKAGE else first
+
+    def resolved(node: ast.ImportFrom, name: str) -> str:
+        if not node.level:
+            if not (node.module or "").startswith(PACKAGE):
+                return (node.module or "").partition(".")[0]
+            base = (node.module or "").partition(".")[2]
+        else:
+            parts = package.split(".") if package else []
+            base = ".".join([*parts[: len(parts) - node.level + 1], *(node.module or "").split(".")]).strip(".")
+        whole = f"{base}.{name}".strip(".")
+        return f".{whole if whole in MODULES else base}"
+
+    return list(walk(tree, False, False))
+
+
+IMPORTS = {module: imports(module) for module in MODULES}
+
+
+def room_of(module: str) -> str:
+    """`port`, `shared`, `cli`, one of `ROOMS`, or `core`."""
+    first = module.partition(".")[0]
+    if first in PORT:
+        return "port"
+    if first in SHARED:
+        return "shared"
+    if first in ("cli", "__main__"):
+        return "cli"
+    return first if first in ROOMS else "core"
+
+
+CORE = [module for module in MODULES if room_of(module) == "core" and module]
+
+
+def uses(module: str, *, late: bool = True, typing: bool = False) -> Iterator[str]:
+    """Modules of the package that a module imports."""
+    for each in IMPORTS[module]:
+        if each.target.startswith(".") and (late or not each.is_late) and (typing or not each.is_typing):
+            yield each.target[1:]
+
+
+def packages(module: str, *, late: bool) -> set[str]:
+    """Packages other than this one and Python's own that a module imports."""
+    found = {each.target for each in IMPORTS[module] if (late or not each.is_late) and not each.is_typing}
+    return {name for name in found if not name.startswith(".")} - sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module in (*PORT, *SHARED) and module])
+def test_the_port_stands_alone(module):
+    """Someone who only wants the transformers model reads these files and meets nothing else."""
+    if module == "pipeline_ced":  # also uses the core's audio, window, result and event files, which travel with it
+        assert not set(uses(module)) & set(ROOMS) and all(room_of(other) != "cli" for other in uses(module))
+        return
+    assert set(uses(module)) <= {*PORT, *SHARED}
+    assert packages(module, late=True) <= PORT_PACKAGES
+    if module in SHARED and module != "custom_code":
+        assert not packages(module, late=True) & HEAVY
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_the_core_imports_neither_torch_nor_transformers(module):
+    if module not in MAY_LOAD_TORCH:
+        assert not packages(module, late=False) & HEAVY
+        assert not [other for other in uses(module, late=False) if other in (*PORT, *MAY_LOAD_TORCH)]
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_the_core_uses_no_room_above_it(module):
+    assert [other for other in uses(module) if room_of(other) not in ("core", "port", "shared")] == []
+
+
+def test_only_the_torch_engine_and_the_tagger_meet_the_port():
+    meeting = {module for module in CORE if any(room_of(other) == "port" for other in uses(module))}
+    assert meeting == {"engines.torch", "tagger"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_use_the_core_and_the_rooms_below_them_only(room):
+    allowed = {"core", "port", "shared", room, *ROOMS[room]}
+    mine = [module for module in MODULES if room_of(module) == room]
+    assert [(module, other) for module in mine for other in uses(module) if room_of(other) not in allowed] == []
+
+
+def test_nothing_but_the_command_imports_the_command():
+    users = {module for module in MODULES for other in uses(module) if room_of(other) == "cli"}
+    assert {module for module in users if room_of(module) != "cli"} == set()
+
+
+def test_no_imports_go_in_a_circle():
+    """Imports inside functions included. A package and its own modules may import each other."""
+    graph = {
+        module: {other for other in uses(module) if other != module and not _is_own_package(module, other)}
+        for module in MODULES
+        if module
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
+
+
+def _is_own_package(module: str, other: str) -> bool:
+    """`engines` opens its `engines.onnx` when it is asked for, which takes the engine's types from `engines`."""
+    return not other or module.startswith(f"{other}.") or other.startswith(f"{module}.")
