@@ -27,7 +27,7 @@ import soundfile
 import soxr
 
 from .c_stderr import quiet_c_stderr
-from .messages import printable
+from .messages import OptionError, printable
 from .timestamps import MAX_UNSTATED_GAP_S, Frame, on_time
 from .wav_headers import AudioData, CorrectedSound, find_audio_data
 
@@ -255,12 +255,12 @@ def describe(source: Any) -> str:
 
 
 def check_channel(channel: Any) -> str | int:
-    """Raises ValueError if it is not a `channel` of `read_blocks`."""
+    """Raises an OptionError if it is not a `channel` of `read_blocks`."""
     if isinstance(channel, str) and channel in (MIX, LOUDEST):
         return str(channel)
     if isinstance(channel, int | np.integer) and not isinstance(channel, bool) and channel >= 0:
         return int(channel)
-    raise ValueError(f'`channel` must be "{MIX}", "{LOUDEST}" or the number of a channel from 0, got {channel!r}.')
+    raise OptionError("channel", channel, f"{MIX}, {LOUDEST} or the number of a channel from 0")
 
 
 # Opening

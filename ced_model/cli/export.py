@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..input_list import STANDARD_INPUT, find_inputs
 from .errors import FAILED, CliError
-from .inputs import STANDARD_INPUT, find_inputs
 from .model import choose_model, load_tagger
 from .terminal import put, say
 

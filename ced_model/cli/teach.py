@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..input_list import escape_name, read_list
 from .errors import FAILED, INTERRUPTED, CliError
-from .inputs import escape_name, read_list
 from .model import quieten
 from .progress import RunProgress
 from .terminal import one_line, say
