@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from cli_process import start
-from typer.testing import CliRunner
-
-import ced_model.finetuning.run
 from ced_cli.app import app
 from ced_cli.errors import CliError
 from ced_cli.finetune import FinetuneOptions, finetune_model
 from ced_cli.training_options import parse_settings
+from cli_process import start
+from typer.testing import CliRunner
+
+import ced_model.finetuning.run
 from ced_model import AudioTagger
 
 Run = Callable[..., Any]

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`--runtime` and `--quantize` of the commands, as a user runs them."""
+"""`--engine` and `--compute-type` of the commands, as a user runs them."""
 
 import json
 import os
@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from ced_model.cli.formats import Format
 from cli_process import start
 from typer.testing import CliRunner
 
-from ced_cli import listen
-from ced_cli.app import app
-from ced_cli.errors import CliError
-from ced_cli.formats import Format
-from ced_cli.journal import Journal
-from ced_cli.tag import TagOptions, lasting_options
 from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification
+from ced_model.cli import listen
+from ced_model.cli.app import app
+from ced_model.cli.errors import CliError
+from ced_model.cli.tag import TagOptions, lasting_options
+from ced_model.journal import Journal
 
 REPOSITORY = Path(__file__).parent.parent
 NOTE = "exporting to onnx, once: the export is kept for later runs ..."
@@ -61,9 +61,9 @@ def test_the_first_line_says_what_ran_and_the_second_that_the_model_is_exported_
     arguments = ["tag", resources / "misc_crow.flac", "--model", model, "--json", "--threads", "1"]
     code, by_torch, said = run(arguments, tmp_path, kept)
     assert (code, said) == (0, [f"model: {model} on cpu"])
-    code, by_onnx, said = run([*arguments, "--runtime", "onnx"], tmp_path, kept)
+    code, by_onnx, said = run([*arguments, "--engine", "onnx"], tmp_path, kept)
     assert (code, said) in [(0, [f"model: {model} on cpu, onnx", NOTE]), (0, [f"model: {model} on cpu, onnx"])]
-    code, again, said = run([*arguments, "--runtime", "onnx"], tmp_path, kept)
+    code, again, said = run([*arguments, "--engine", "onnx"], tmp_path, kept)
     assert (code, said, again) == (0, [f"model: {model} on cpu, onnx"], by_onnx)
     for one, other in zip(json.loads(by_onnx)[0]["tags"], json.loads(by_torch)[0]["tags"], strict=True):
         assert one["label"] == other["label"] and abs(one["score"] - other["score"]) < 1e-4
@@ -71,7 +71,7 @@ def test_the_first_line_says_what_ran_and_the_second_that_the_model_is_exported_
 
 def test_int8_is_said_to_be(model: Path, kept: Path, resources: Path, tmp_path: Path) -> None:
     code, printed, said = run(
-        ["tag", resources / "misc_crow.flac", "-m", model, "--runtime", "onnx", "--quantize", "int8", "--json"],
+        ["tag", resources / "misc_crow.flac", "-m", model, "--engine", "onnx", "--compute-type", "int8", "--json"],
         tmp_path,
         kept,
     )
@@ -82,7 +82,7 @@ def test_int8_is_said_to_be(model: Path, kept: Path, resources: Path, tmp_path: 
 def test_evaluate_and_plot_take_a_runtime(model: Path, kept: Path, resources: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     table.write_text("path,label\nmisc_crow.flac,hum\nmisc_burp.flac,alarm\n")
-    options = ["--model", model, "--runtime", "onnx"]
+    options = ["--model", model, "--engine", "onnx"]
     code, printed, said = run(
         ["evaluate", table, "--audio-root", resources, "--json", *options, "--threads", "1"], tmp_path, kept
     )
@@ -107,16 +107,16 @@ def test_listen_takes_a_runtime(model: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setitem(sys.modules, "sounddevice", sounddevice)
     monkeypatch.setattr(listen, "load_tagger", load)
-    CliRunner().invoke(app, ["listen", "--model", str(model), "--runtime", "openvino", "--quantize", "int8"])
+    CliRunner().invoke(app, ["listen", "--model", str(model), "--engine", "openvino", "--compute-type", "int8"])
     assert asked == {"runtime": "openvino", "quantize": "int8"}
 
 
 @pytest.mark.parametrize(
     ("then", "now", "message"),
     [
-        ({}, {"runtime": "onnx"}, 'another --runtime: none then, "onnx" now'),
-        ({"runtime": "onnx"}, {"runtime": "torch"}, 'another --runtime: "onnx" then, none now'),
-        ({"runtime": "onnx"}, {"runtime": "onnx", "quantize": "int8"}, 'another --quantize: none then, "int8" now'),
+        ({}, {"runtime": "onnx"}, 'another --engine: none then, "onnx" now'),
+        ({"runtime": "onnx"}, {"runtime": "torch"}, 'another --engine: "onnx" then, none now'),
+        ({"runtime": "onnx"}, {"runtime": "onnx", "quantize": "int8"}, 'another --compute-type: none then, "int8" now'),
         ({"runtime": "torch"}, {}, None),
     ],
 )
@@ -141,15 +141,15 @@ def test_an_interrupted_run_does_not_go_on_with_another_runtime(
 @pytest.mark.parametrize(
     ("command", "options", "message"),
     [
-        ("tag", ["--runtime", "tflite"], "unknown runtime 'tflite': choose one of torch, onnx, openvino"),
+        ("tag", ["--engine", "tflite"], "unknown runtime 'tflite': choose one of torch, onnx, openvino"),
         (
             "tag",
-            ["--runtime", "onnx", "--device", "cuda"],
+            ["--engine", "onnx", "--device", "cuda"],
             "the runtime onnx computes on the CPU, not on 'cuda': leave",
         ),
-        ("evaluate", ["--quantize", "int8"], "the runtime torch has no int8: choose the runtime onnx or openvino"),
-        ("plot", ["--runtime", "onnx", "--quantize", "fp16"], "unknown quantization 'fp16': choose int8, or none"),
-        ("listen", ["--runtime", "sherpa-onnx"], "unknown runtime 'sherpa-onnx': choose one of torch, onnx, openvino"),
+        ("evaluate", ["--compute-type", "int8"], "the runtime torch has no int8: choose the runtime onnx or openvino"),
+        ("plot", ["--engine", "onnx", "--compute-type", "fp16"], "unknown quantization 'fp16': choose int8, or none"),
+        ("listen", ["--engine", "sherpa-onnx"], "unknown runtime 'sherpa-onnx': choose one of torch, onnx, openvino"),
     ],
 )
 def test_what_there_is_not_is_refused_without_torch(
@@ -164,7 +164,7 @@ def test_what_there_is_not_is_refused_without_torch(
 
 def test_a_missing_runtime_names_its_extra_without_torch(model: Path, clip: Path) -> None:
     done = run_without(
-        "torch", "onnxruntime", arguments=["tag", clip, "--model", model, "--runtime", "onnx", "--quantize", "int8"]
+        "torch", "onnxruntime", arguments=["tag", clip, "--model", model, "--engine", "onnx", "--compute-type", "int8"]
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == 'ced: onnx needs onnxruntime: pip install "ced_model[onnx]"\n'
@@ -176,7 +176,7 @@ def run_without(*packages: str, arguments: list[Any]) -> subprocess.CompletedPro
         "import sys, importlib.util as util; find = util.find_spec; missing = sys.argv.pop(1).split(',')\n"
         "util.find_spec = lambda name, *rest: None if name in missing else find(name, *rest)\n"
         "for name in missing: sys.modules[name] = None\n"
-        "from ced_cli import main; main()"
+        "from ced_model.cli import main; main()"
     )
     return subprocess.run(
         [sys.executable, "-c", script, ",".join(packages), *map(str, arguments)],

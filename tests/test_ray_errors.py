@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced tag --engine ray`: what cannot work is one line, and wrong usage is told before anything is begun."""
+"""`ced tag --ray`: what cannot work is one line, and wrong usage is told before anything is begun."""
 
 import socket
 import sys
@@ -16,8 +16,8 @@ from ray.cluster_utils import Cluster
 from ray_nodes import NODE
 from typer.testing import CliRunner
 
-from ced_cli.app import app
-from ced_model.scale.cluster import running_here
+from ced_model.cli.app import app
+from ced_model.distributed.cluster import running_here
 
 pytestmark = pytest.mark.cluster
 
@@ -26,10 +26,10 @@ DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access 
 
 @pytest.fixture
 def refuse(random_model: Path, clip: Path) -> Callable[..., str]:
-    """The line with which `ced tag --engine ray CLIP …` fails; those with the model and the workers may come before."""
+    """The line with which `ced tag --ray CLIP …` fails; those with the model and the workers may come before."""
 
     def run(
-        *more: Any, code: int = 2, paths: tuple[Any, ...] = (clip,), engine: tuple[str, ...] = ("--engine", "ray")
+        *more: Any, code: int = 2, paths: tuple[Any, ...] = (clip,), engine: tuple[str, ...] = ("--ray")
     ) -> str:
         arguments = ["tag", *paths, *engine, "--model", random_model, *more]
         result = CliRunner().invoke(app, [*map(str, arguments)])
@@ -46,17 +46,17 @@ def refuse(random_model: Path, clip: Path) -> Callable[..., str]:
 
 
 def test_wrong_usage_is_one_line(refuse: Callable[..., str], tmp_path: Path) -> None:
-    needs_folder = "--engine ray writes a folder of Parquet files: give --output DIR, and no other --format"
+    needs_folder = "--ray writes a folder of Parquet files: give --output DIR, and no other --format"
     assert refuse() == needs_folder
     assert refuse("--json", "-o", tmp_path / "out") == needs_folder
     assert refuse("-o", tmp_path / "out", paths=("-",)) == (
-        "--engine ray cannot read standard input: give files, folders or URIs"
+        "--ray cannot read standard input: give files, folders or URIs"
     )
     for option in ("--ray-address=host:1", "--workers=2", "--shard-size=9"):
         name = option.partition("=")[0]
-        assert refuse(option, engine=()) == refuse(option, engine=("--engine", "local")) == f"{name} needs --engine ray"
+        assert refuse(option, engine=()) == refuse(option, engine=("--engine", "local")) == f"{name} needs --ray"
     assert refuse("-o", tmp_path / "out", "--device", "cuda:1") == (
-        "--device cuda:1: with --engine ray each worker has a GPU of its own: --device cuda"
+        "--device cuda:1: with --ray each worker has a GPU of its own: --device cuda"
     )
     assert refuse("-o", "foo://bucket/out") == "foo://bucket/: Unrecognized filesystem type in URI: foo://bucket/"
     secret = refuse("-o", "s3://KEY:SECRET@bucket/out")
@@ -91,7 +91,7 @@ def test_without_the_extra_one_line_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray.data", None)
     said = refuse("-o", tmp_path / "out", code=1)
-    assert said == '--engine ray needs Ray Data: pip install "ced_model[ray]"'
+    assert said == '--ray needs Ray Data: pip install "ced_model[ray]"'
 
 
 # Clusters

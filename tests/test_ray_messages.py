@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced tag --engine ray`: what ends a run is printed, whatever comes before and after it. Needs no cluster."""
+"""`ced tag --ray`: what ends a run is printed, whatever comes before and after it. Needs no cluster."""
 
 import subprocess
 import sys
@@ -14,13 +14,13 @@ import pytest
 import ray
 import typer
 
-from ced_cli.errors import CliError
-from ced_cli.inputs import Input
-from ced_cli.progress import RunProgress
-from ced_cli.ray import follow, said_at_once
-from ced_cli.shards import ShardedOutput
-from ced_model.scale import cluster, job
-from ced_model.scale.cluster import ClusterError, Pool
+from ced_model.cli.errors import CliError
+from ced_model.cli.progress import RunProgress
+from ced_model.cli.ray import follow, said_at_once
+from ced_model.distributed import cluster, job
+from ced_model.distributed.cluster import ClusterError, Pool
+from ced_model.distributed.shards import ShardedOutput
+from ced_model.input_list import Input
 
 STOPPED = "node 10.0.0.2: /data/part: No space left on device"
 
@@ -92,7 +92,7 @@ def test_the_line_is_printed_before_ray_is_left_and_a_failure_there_does_not_hid
 
 @pytest.mark.parametrize(("last", "lines"), [("os._exit(1)", 1), ("os.kill(os.getpid(), 9)", 1), ("pass", 0)])
 def test_a_process_that_is_ended_from_outside_leaves_a_line(last: str, lines: int) -> None:
-    script = f"import os\nfrom ced_cli.ray import told_if_ended\nwith told_if_ended('/tags'):\n    {last}"
+    script = f"import os\nfrom ced_model.cli.ray import told_if_ended\nwith told_if_ended('/tags'):\n    {last}"
     done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
     assert done.stderr == lines * "ced: Ray or the system ended this process; what is written is in /tags\n"
 

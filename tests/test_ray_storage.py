@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Paths and URIs: what `ced tag --engine ray` reads and writes, here and in a store that speaks S3."""
+"""Paths and URIs: what `ced tag --ray` reads and writes, here and in a store that speaks S3."""
 
 import os
 import resource
@@ -16,13 +16,14 @@ from moto.server import ThreadedMotoServer
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from ced_cli.app import app
-from ced_cli.errors import CliError
-from ced_cli.formats import Format, Record, read_records
-from ced_cli.inputs import Input, read_list
-from ced_cli.shards import ShardedOutput, planned_inputs, write_shard
 from ced_model.audio import read_audio
-from ced_model.scale.storage import Folder, RemoteFile, join, locate, walk_uri
+from ced_model.cli.app import app
+from ced_model.cli.errors import CliError
+from ced_model.distributed.shards import ShardedOutput, planned_inputs, write_shard
+from ced_model.input_list import Input, read_list
+from ced_model.records import Record
+from ced_model.storage import Folder, RemoteFile, join, locate, walk_uri
+from ced_model.writers import Format, read_records
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_without_ray_a_store_is_one_line(random_model: Path) -> None:
     result = CliRunner().invoke(app, ["tag", "s3://bucket/a.wav", "--model", str(random_model)])
     assert result.exit_code == 2 and not result.stdout
     assert result.stderr == (
-        "ced: s3://bucket/a.wav: to read from there add --engine ray --output DIR, or download it first\n"
+        "ced: s3://bucket/a.wav: to read from there add --ray --output DIR, or download it first\n"
     )
 
 
@@ -175,7 +176,7 @@ def test_from_a_store_to_a_store_on_a_cluster_of_its_own(
     listed = [f"{bucket}/in/long.flac{query}", f"{bucket}/in/missing.wav{query}", str(clip)]
     parquet.write_table(pyarrow.table({"uri": listed}), tmp_path / "list.parquet")
     options = ["--model", str(random_model), "--events", "--threshold", "0.6"]
-    arguments = ["tag", "--engine", "ray", "--ray-address", "local", *options, "-o", f"{bucket}/out{query}"]
+    arguments = ["tag", "--ray", "--ray-address", "local", *options, "-o", f"{bucket}/out{query}"]
     for more in ([], ["--resume"]):
         run = CliRunner().invoke(
             app, [*arguments, *more, f"{bucket}/in{query}", "--from", str(tmp_path / "list.parquet"), "--workers", "1"]
@@ -210,13 +211,14 @@ def assert_same_events(record: Record, expected: Record) -> None:
 
 def test_the_same_options_are_needed_to_go_on(tmp_path: Path, random_model: Path, clip: Path) -> None:
     """Told before a cluster is asked for."""
-    from ced_cli.formats import Format as Formats
-    from ced_cli.shards import ShardedOutput
-    from ced_cli.tag import TagOptions, lasting_options
+    from ced_model.cli.formats import Format as Formats
+
+    from ced_model.cli.tag import TagOptions, lasting_options
+    from ced_model.distributed.shards import ShardedOutput
 
     options: dict[str, Any] = {"model": str(random_model), "output": str(tmp_path), "threshold": 0.5}
     ShardedOutput(str(tmp_path), lasting_options(TagOptions(**options), Formats.PARQUET)).begin("weights")
-    arguments = ["tag", str(clip), "--engine", "ray", "--model", str(random_model), "-o", str(tmp_path), "--resume"]
+    arguments = ["tag", str(clip), "--ray", "--model", str(random_model), "-o", str(tmp_path), "--resume"]
     run = CliRunner().invoke(app, [*arguments, "--threshold", "0.7"])
     assert run.exit_code == 2 and "was begun with another --threshold: 0.5 then, 0.7 now" in run.stderr
     run = CliRunner().invoke(app, [*arguments, "--threshold", "0.5", "--ray-address", "127.0.0.1:1"])

@@ -16,6 +16,9 @@ WRONG_USAGE = 2
 FAILED = 1
 INTERRUPTED = 130
 
+TORCH = ("torch", "transformers")  # not in every installation
+INSTALL_TORCH = "pip install torch torchaudio transformers"
+
 P = ParamSpec("P")
 
 
@@ -53,6 +56,8 @@ def end_with(error: BaseException) -> NoReturn:
     if isinstance(error, OSError) and error.errno != errno.EPIPE:  # `ced … | head`: typer ends the command quietly
         place = f"{os.fsdecode(error.filename)!r}: " if error.filename else ""
         fail(place + (error.strerror or str(error)), FAILED)
+    if isinstance(error, ModuleNotFoundError) and error.name in TORCH:
+        fail(f"this command requires {' and '.join(TORCH)}: {INSTALL_TORCH}", FAILED)
     if isinstance(error, ValueError | RunError) or (isinstance(error, ImportError) and error.name is None):
         fail(str(error), FAILED)
     raise error

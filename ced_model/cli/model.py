@@ -70,7 +70,7 @@ def quieten() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of each attempt to connect
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if "transformers" in sys.modules:
+    if sys.modules.get("transformers") is not None:
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
