@@ -82,12 +82,14 @@ def run(*arguments: str | Path, code: int = 0, without: str = "") -> subprocess.
         "output = int(sys.argv.pop(1))\n"
         f"missing, find = {without.split()!r}, util.find_spec\n"
         "util.find_spec = lambda name, *rest: None if name in missing else find(name, *rest)\n"
-        "sys.modules |= dict.fromkeys(missing)\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name in missing: raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
         "from ced_model.cli import main\n"
         "try: main()\n"
         "finally:\n"
-        "    found = {name.split('.')[0] for name, module in list(sys.modules.items()) if module is not None}\n"
-        "    open(output, 'w').write(' '.join(found))\n"
+        "    open(output, 'w').write(' '.join({name.split('.')[0] for name in sys.modules}))\n"
     )
     reading, writing = os.pipe()
     done = subprocess.run(

@@ -666,8 +666,12 @@ def test_a_run_that_begins_while_another_loads_its_model_loses_nothing(
     assert result.stderr.splitlines()[-1] == f"ced: {journal_of(output)}: another run has begun in the meantime"
     assert journal_of(output).read_bytes() == theirs
     journal_of(output).unlink()
-    mine = lambda tagger: made_by | {"model": str(output.write_bytes(b"mine"))}
-    monkeypatch.setattr("ced_model.records.made_by", mine)
+
+    def write_output(tagger: Any) -> dict[str, str]:
+        output.write_bytes(b"mine")
+        return made_by
+
+    monkeypatch.setattr("ced_model.records.made_by", write_output)
     assert "written by another program" in ced(*few, "--output", output, code=1).stderr
     assert output.read_bytes() == b"mine" and not journal_of(output).exists()
 

@@ -159,7 +159,6 @@ def test_wrong_usage_shows_what_it_was_given_and_does_not_obey_it(ced: Run, nast
         ["plot", "\x1b[31m.wav", "-m", nasty_model],
         ["distill", "teach", "\x1b[31m", "-t", "x", "-e", "1", "-o", "y"],
         ["finetune", "\x1b[31m", "-o", "x"],
-        ["export", "-f", "onnx", "-o", "/\x1b[31m/x"],
         ["tag", "--\x1b[31m"],
         ["\x1b[31m"],
     ):

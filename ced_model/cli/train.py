@@ -121,6 +121,8 @@ def _one_line_failures(output: str) -> Iterator[None]:
     """What goes wrong fails the command with one line, with options named as on the command line."""
     try:
         yield
+    except ModuleNotFoundError:
+        raise
     except (ValueError, ImportError) as error:
         raise CliError(_with_option_names(str(error)).rstrip("."), FAILED) from error
     except KeyboardInterrupt as error:
