@@ -28,9 +28,7 @@ DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access 
 def refuse(random_model: Path, clip: Path) -> Callable[..., str]:
     """The line with which `ced tag --ray CLIP …` fails; those with the model and the workers may come before."""
 
-    def run(
-        *more: Any, code: int = 2, paths: tuple[Any, ...] = (clip,), engine: tuple[str, ...] = ("--ray")
-    ) -> str:
+    def run(*more: Any, code: int = 2, paths: tuple[Any, ...] = (clip,), engine: tuple[str, ...] = ("--ray")) -> str:
         arguments = ["tag", *paths, *engine, "--model", random_model, *more]
         result = CliRunner().invoke(app, [*map(str, arguments)])
         assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
