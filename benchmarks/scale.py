@@ -93,8 +93,8 @@ def measure_model(folder: str, runtime: str, rounds: int) -> float:
     """Of front end and model, as the tagger runs them."""
     from ced_model import AudioTagger
 
-    name, _, quantize = runtime.partition(" ")
-    tagger = AudioTagger.from_pretrained(folder, device="cpu", num_threads=1, runtime=name, quantize=quantize or None)
+    engine, _, compute_type = runtime.partition(" ")
+    tagger = AudioTagger(folder, device="cpu", num_threads=1, engine=engine, compute_type=compute_type or None)
     return cpu_s(lambda: tagger(ten_seconds()), rounds) / (CLIPS * 10 / 3600)
 
 
@@ -102,8 +102,8 @@ def measure_plan() -> dict[str, float]:
     """What the driver needs to put inputs into shards: seconds, and bytes in memory and on disk, for each."""
     import psutil
 
-    from ced_cli.inputs import Input
-    from ced_cli.shards import ShardedOutput
+    from ced_model.distributed.shards import ShardedOutput
+    from ced_model.input_list import Input
 
     process = psutil.Process()
     with tempfile.TemporaryDirectory() as folder:
@@ -186,7 +186,7 @@ def ray_speed(model: str, folder: Path, cores: list[int], output: Path) -> float
             raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
             for process in [raylet, *raylet.children(recursive=True)]:
                 process.cpu_affinity([core])
-        command = [sys.executable, "-m", "ced_cli", "tag", str(folder / "audio"), "--model", model, "--engine", "ray"]
+        command = [sys.executable, "-m", "ced_model", "tag", str(folder / "audio"), "--model", model, "--ray"]
         command += ["--ray-address", cluster.address, "--shard-size", str(SHARD), "--output", str(output)]
         subprocess.run(command, check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
     finally:
