@@ -222,10 +222,10 @@ def test_labels_that_do_not_do_fail_in_one_line(ced: Run, tmp_path: Path, clip: 
         (["nix.csv"], "'nix.csv': there is no such file or folder"),
         (["hf://datasets/x"], "local files only"),
         (["DATA", "--model", "/no/such/folder"], "there is no such folder"),
-        (["DATA", "--per-class", "x.txt"], "--per-class x.txt: give a name that ends in .csv"),
+        (["DATA", "--per-class", "x.txt"], "--per-class x.txt: expected a name that ends in .csv"),
         (["DATA", "--per-class", "nix/x.csv"], "there is no folder 'nix'"),
-        (["DATA", "--predictions", "x.csv"], "give a name that ends in .npz"),
-        (["DATA", "--per-class", "DATA"], "these are the labels, they would be lost"),
+        (["DATA", "--predictions", "x.csv"], "expected a name that ends in .npz"),
+        (["DATA", "--per-class", "DATA", "--overwrite"], "these are the labels, they would be lost"),
         (["DATA", "--batch-size", "0"], "greater than or equal to 1"),
         (["DATA", "--channel", "left"], "--channel left: expected mix, loudest or the number"),
         ([], "Missing argument"),
@@ -269,7 +269,9 @@ def test_a_file_that_cannot_be_written_keeps_what_it_had(
         assert last_line(result.stderr) == f"ced: '{path}': No space left on device"
         assert "mAP" in result.stdout  # the figures are not lost with the file
     assert path.read_text() == "before" and sorted(tmp_path.iterdir()) == [path, table]
-    assert f"--per-class {path} exists: add --overwrite" in last_line(ced(table, "--per-class", path, code=2).stderr)
+    assert f"--per-class {path}: expected a new file; this one exists: overwrite it" in last_line(
+        ced(table, "--per-class", path, code=2).stderr
+    )
     ced(table, "--per-class", path, "--overwrite")
     assert path.read_text().startswith("label,mid,") and sorted(tmp_path.iterdir()) == [path, table]
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from ..audioset import AUDIOSET_CLASSES
+from ..messages import OptionError
+from ..output import check_new_file, new_file
 from ..packages import require
 from . import options
 from .errors import FAILED, CliError, one_line_errors
@@ -79,9 +81,11 @@ def evaluate(
     Exit code: 0, 1 if clips were missing or could not be read (each is named on stderr), 2 for wrong usage.
     """
     _check_data(data)
-    for flag, path, extension in (("--per-class", per_class, ".csv"), ("--predictions", predictions, ".npz")):
+    for name, path, extension in (("per_class", per_class, ".csv"), ("predictions", predictions, ".npz")):
         if path is not None:
-            _check_output(flag, path, extension, data, overwrite)
+            check_new_file(name, path, extension, overwrite)
+            if os.path.exists(path) and os.path.samefile(path, os.path.expanduser(data)):
+                raise OptionError(name, path, "another name: these are the labels, they would be lost")
     require(LIBRARIES, "evaluating", INSTALL_TRAIN)
     split = _choose_split(data, split)
     tagger = load_tagger(
@@ -124,19 +128,6 @@ def _check_data(data: str) -> None:
         raise CliError(f"{data}: labelled clips are read from local files only; download them first")
     if not os.path.exists(os.path.expanduser(data)):
         raise CliError(f"{data!r}: there is no such file or folder")
-
-
-def _check_output(flag: str, path: str, extension: str, data: str, overwrite: bool) -> None:
-    if not path.lower().endswith(extension):
-        raise CliError(f"{flag} {path}: give a name that ends in {extension}")
-    if os.path.isdir(path):
-        raise CliError(f"{flag} {path}: a folder; give a file name")
-    if not os.path.isdir(os.path.dirname(path) or "."):
-        raise CliError(f"{flag} {path}: there is no folder {os.path.dirname(path)!r}")
-    if os.path.exists(path) and os.path.samefile(path, os.path.expanduser(data)):
-        raise CliError(f"{flag} {path}: these are the labels, they would be lost; give another name")
-    if os.path.exists(path) and not overwrite:
-        raise CliError(f"{flag} {path} exists: add --overwrite, or give another name")
 
 
 def _choose_split(data: str, split: str | None) -> str | None:
@@ -269,8 +260,6 @@ def _print_report(made: dict[str, Any], evaluation: "Evaluation", as_json: bool)
 def _write(
     path: str | None, overwrite: bool, evaluation: "Evaluation", write: Callable[["Evaluation", BinaryIO], None]
 ) -> None:
-    from ..output import new_file
-
     if path is not None:
         with new_file(path, overwrite) as file:
             write(evaluation, file)

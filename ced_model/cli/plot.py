@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..output import check_new_file, new_file
 from ..packages import require
 from . import options
 from .errors import FAILED, CliError, one_line_errors
@@ -44,7 +45,8 @@ def plot(
 
     The PNG shows the log-mel spectrogram of FILE, and the scores of the classes with the highest peaks below it.
     """
-    path = _checked_output(file, output, overwrite)
+    path = output or Path(f"{file}.png")
+    check_new_file("output", path, ".png", overwrite)
     require(("matplotlib",), "drawing", INSTALL_PLOT)
     if not file.exists():
         raise CliError(f"{str(file)!r}: there is no such file", FAILED)
@@ -52,19 +54,6 @@ def plot(
     windows = options.given(window_s=window_s, hop_s=hop_s)
     _save(_draw(tagger, file, windows, top_k or TOP_K, options.parse_channel(channel)), path, overwrite)
     put(str(path))
-
-
-def _checked_output(file: Path, output: Path | None, overwrite: bool) -> Path:
-    path = Path(f"{file}.png") if output is None else output
-    if path.suffix.lower() != ".png":
-        raise CliError(f"--output {path}: the picture is a PNG, give a name that ends in .png")
-    if path.is_dir():
-        raise CliError(f"--output {path}: a folder; give a file name")
-    if not path.parent.is_dir():
-        raise CliError(f"--output {path}: there is no folder {str(path.parent)!r}")
-    if path.exists() and not overwrite:
-        raise CliError(f"{path} exists: add --overwrite, or give another --output")
-    return path
 
 
 def _draw(tagger: "AudioTagger", file: Path, windows: dict[str, float], top_k: int, channel: str | int) -> "Figure":
@@ -80,11 +69,6 @@ def _draw(tagger: "AudioTagger", file: Path, windows: dict[str, float], top_k: i
 
 
 def _save(figure: Any, path: Path, overwrite: bool) -> None:
-    from ..output import new_file
-
-    try:
-        with warnings.catch_warnings(), new_file(path, overwrite) as file:
-            warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font lacks
-            figure.savefig(file, format="png")
-    except OSError as error:
-        raise CliError(f"--output {path}: {error.strerror or error}", FAILED) from error
+    with warnings.catch_warnings(), new_file(path, overwrite) as file:
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font lacks
+        figure.savefig(file, format="png")
