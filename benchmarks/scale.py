@@ -90,14 +90,15 @@ def measure_model(folder: str, engine: str, rounds: int) -> float:
     """Of front end and model, as the tagger runs them."""
     from ced_model import AudioTagger
 
-    name, _, compute_type = engine.partition(" ")
-    tagger = AudioTagger(folder, device="cpu", num_threads=1, engine=name, compute_type=compute_type or None)
+    engine, _, compute_type = engine.partition(" ")
+    tagger = AudioTagger(folder, device="cpu", num_threads=1, engine=engine, compute_type=compute_type or None)
     return cpu_s(lambda: tagger(ten_seconds()), rounds) / (CLIPS * 10 / 3600)
 
 
 def measure_plan() -> dict[str, float]:
     """What the driver needs to put inputs into shards: seconds, and bytes in memory and on disk, for each."""
     import psutil
+
     from ced_model.distributed.shards import ShardedOutput
     from ced_model.input_list import Input
 

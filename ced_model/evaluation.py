@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,10 @@ from .labelled import (
     match_labels,
     read_labelled,
 )
-from .modeling_ced import CedForAudioClassification
 from .tagger import AudioTagger
+
+if TYPE_CHECKING:
+    from .modeling_ced import CedForAudioClassification
 
 CALIBRATION_BINS = 15
 SOFT_THRESHOLD = 0.5  # from which a soft target counts as present
@@ -170,7 +172,7 @@ def classification_metrics(
 
 
 def evaluate(
-    model: AudioTagger | CedForAudioClassification | str | os.PathLike,
+    model: "AudioTagger | CedForAudioClassification | str | os.PathLike[str]",
     data: LabelledClips | str | os.PathLike,
     *,
     channel: str | int = MIX,
@@ -203,7 +205,7 @@ def evaluate(
         ImportError: if the extra `[train]` is not installed.
     """
     _import_metrics()  # before the work, not after it
-    tagger = _as_tagger(model)
+    tagger = model if isinstance(model, AudioTagger) else AudioTagger(model)
     if tagger.problem_type == "regression":
         raise ValueError("A regression model gives no probabilities of classes: it cannot be evaluated.")
     if not isinstance(data, LabelledClips):
@@ -305,12 +307,6 @@ def _check_arrays(targets: np.ndarray, scores: np.ndarray, problem_type: str) ->
 
 
 # Scores
-
-
-def _as_tagger(model: Any) -> AudioTagger:
-    if isinstance(model, AudioTagger):
-        return model
-    return AudioTagger.from_pretrained(os.fspath(model)) if isinstance(model, str | os.PathLike) else AudioTagger(model)
 
 
 def _columns(clips: LabelledClips, classes: Sequence[str]) -> list[int]:

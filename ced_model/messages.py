@@ -29,7 +29,15 @@ def _printable_character(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-class OptionError(ValueError):
+class UsageError(ValueError):
+    """Something that cannot be done as it was asked for. The message is one line."""
+
+
+class RunError(RuntimeError):
+    """Why a run cannot begin or continue. The message is one line."""
+
+
+class OptionError(UsageError):
     """
     A bad value of an argument. The message is one line: "`name=value`: expected …".
 
@@ -59,3 +67,12 @@ def check_number(name: str, value: Any, minimum: float = -math.inf) -> None:
     """Raises an [`OptionError`] if `value` is not a number from `minimum` on."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) >= minimum:
         raise OptionError(name, value, "a number" if minimum == -math.inf else f"a number from {minimum:g}")
+
+
+def clock(seconds: float) -> str:
+    """12.3 s, 1:02.3 or 1:02:03.4."""
+    minutes, rest = divmod(round(seconds * 10), 600)
+    if not minutes:
+        return f"{rest / 10:.1f} s"
+    hours, minutes = divmod(minutes, 60)
+    return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{rest / 10:04.1f}"

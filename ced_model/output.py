@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from .messages import OptionError
+
 StrPath = str | os.PathLike[str]
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)  # by another file or folder
 
@@ -54,6 +56,18 @@ def new_file(path: StrPath, replace: bool = False, keeps: bool = True) -> Iterat
         if isinstance(error, OSError) and error.errno is not None and error.filename in (None, part, os.fspath(part)):
             error.filename, error.filename2 = os.fspath(path), None  # the name that the user knows
         raise
+
+
+def check_new_file(option: str, path: StrPath, extension: str, replace: bool = False) -> None:
+    """Raises an OptionError if a file that ends in `extension` may not be written to `path`, before any work."""
+    path = Path(path)
+    if path.suffix.lower() != extension:
+        raise OptionError(option, path, f"a name that ends in {extension}")
+    if path.is_dir() or not path.parent.is_dir():
+        reason = "this is a folder" if path.is_dir() else f"there is no folder {str(path.parent)!r}"
+        raise OptionError(option, path, f"a file; {reason}")
+    if path.exists() and not replace:
+        raise OptionError(option, path, "a new file; this one exists: overwrite it, or give another name")
 
 
 def write_file(path: StrPath, content: bytes, replace: bool = True) -> None:

@@ -125,6 +125,11 @@ class AudioTagger:
         return self._folder.name
 
     @property
+    def folder(self) -> str | None:
+        """The model's folder, of a Hub repository that in the cache; None for a model in memory."""
+        return self._folder.path
+
+    @property
     def engine(self) -> str:
         """What computes: `"onnx"`, `"openvino"` or `"torch"`."""
         return self._engine.name

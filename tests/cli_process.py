@@ -1,21 +1,31 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the `ced` command as a process of its own, forked from one that has imported torch already."""
+"""Runs the `ced` command as a process of its own."""
 
-import multiprocessing
 import os
 import resource
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["ced_model", "ced_model.cli.app", "ced_model.cli.tag", "rich.progress"])
-
+REPOSITORY = Path(__file__).parent.parent
 
 Stream = str | Path | int | None  # a path, a file descriptor, or a stream that is closed, as by `>&-`
+
+
+class Process(subprocess.Popen[bytes]):
+    """A process with the names that `multiprocessing` has for its state."""
+
+    @property
+    def exitcode(self) -> int | None:
+        return self.poll()
+
+    def is_alive(self) -> bool:
+        return self.poll() is None
+
+    def join(self, timeout: float | None = None) -> None:
+        self.wait(timeout)
 
 
 def start(
@@ -26,39 +36,71 @@ def start(
     stderr: Stream = os.devnull,
     max_file_size: int | None = None,
     environment: Mapping[str, str] | None = None,
-) -> BaseProcess:
-    """Starts `ced ARGUMENTS…` with standard streams that are files or terminals; `exitcode` is there after `join`."""
-    # A Connection is what multiprocessing knows to hand a descriptor to a child with.
-    streams = [
-        stream if stream is None else Connection(os.dup(stream)) if isinstance(stream, int) else str(stream)
-        for stream in (stdin, stdout, stderr)
+) -> Process:
+    """Starts `ced ARGUMENTS…` with standard streams that are files or terminals."""
+    streams = (stdin, stdout, stderr)
+    flags = (os.O_RDONLY, os.O_WRONLY | os.O_CREAT, os.O_WRONLY | os.O_CREAT)
+    opened = [
+        os.open(os.devnull, os.O_RDWR)
+        if stream is None
+        else os.dup(stream)
+        if isinstance(stream, int)
+        else os.open(stream, flag, 0o644)
+        for stream, flag in zip(streams, flags, strict=True)
     ]
-    process = _context.Process(target=_run, args=([*map(str, arguments)], streams, max_file_size, environment or {}))
-    process.start()
-    return process
+
+    def prepare() -> None:
+        for number, stream in enumerate(streams):
+            if stream is None:
+                os.close(number)
+        if max_file_size is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_size, max_file_size))
+
+    try:
+        return Process(
+            [sys.executable, "-m", "ced_model", *map(str, arguments)],
+            stdin=opened[0],
+            stdout=opened[1],
+            stderr=opened[2],
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)} | dict(environment or {}),
+            preexec_fn=prepare if None in streams or max_file_size is not None else None,
+        )
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
-def _run(
-    arguments: list[str],
-    streams: list[str | Connection | None],
-    max_file_size: int | None,
-    environment: Mapping[str, str],
-) -> None:
-    os.environ.update(environment)
-    for number, stream in enumerate(streams):
-        flags = os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY
-        if stream is not None:
-            os.dup2(os.open(stream, flags, 0o644) if isinstance(stream, str) else stream.fileno(), number)
-    for number, stream in enumerate(streams):
-        if stream is None:
-            os.close(number)
-    # The server's own objects remember whether their files were terminals or could seek.
-    sys.stdin = None if streams[0] is None else open(0, closefd=False)
-    sys.stdout = None if streams[1] is None else open(1, "w", closefd=False)
-    sys.stderr = None if streams[2] is None else open(2, "w", buffering=1, closefd=False)
-    if max_file_size is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_size, max_file_size))
-    from ced_model.cli import main
+def run(*arguments: str | Path, code: int = 0, without: str = "") -> subprocess.CompletedProcess[str]:
+    """
+    Runs `ced ARGUMENTS…` to its end and checks its exit code.
 
-    sys.argv = ["ced", *arguments]
-    main()
+    Its `imported` has the names of all packages that the process imported. Packages named in `without` are not
+    installed for it.
+    """
+    script = (
+        "import importlib.util as util, sys\n"
+        "output = int(sys.argv.pop(1))\n"
+        f"missing, find = {without.split()!r}, util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name in missing else find(name, *rest)\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name in missing: raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        "from ced_model.cli import main\n"
+        "try: main()\n"
+        "finally:\n"
+        "    open(output, 'w').write(' '.join({name.split('.')[0] for name in sys.modules}))\n"
+    )
+    reading, writing = os.pipe()
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(writing), *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        pass_fds=[writing],
+    )
+    os.close(writing)
+    with open(reading) as file:
+        done.imported = set(file.read().split())  # type: ignore[attr-defined]
+    assert done.returncode == code, done.stderr
+    return done

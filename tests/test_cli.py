@@ -19,26 +19,25 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from cli_process import run as run_ced
 from cli_process import start
 from typer.testing import CliRunner
 
-from ced_cli.app import app
-from ced_cli.errors import CliError
-from ced_cli.formats import Format, Record, clock, json_line, read_records, write_records
-from ced_cli.inputs import escape_name, find_inputs
-from ced_cli.model import check_known, check_window
-from ced_cli.tag import TagOptions, load, make_records
 from ced_model import (
     AUDIOSET_LABELS,
     AudioTagger,
-    CedConfig,
-    CedFeatureExtractor,
-    CedForAudioClassification,
 )
+from ced_model.cli.app import app
+from ced_model.input_list import escape_name, find_inputs
+from ced_model.messages import UsageError, clock
+from ced_model.records import Record, make_records
+from ced_model.writers import Format, read_records, write_records
+from ced_model.writers.json import json_line
 
 Run = Callable[..., Any]
 REPOSITORY = Path(__file__).parent.parent
-HEAVY = ("torch", "transformers", "numpy", "soundfile", "soxr", "scipy", "rich", "pyarrow", "huggingface_hub")
+TORCH = {"torch", "transformers", "torchaudio"}
+HEAVY = TORCH | {"numpy", "onnx", "onnxruntime", "openvino", "soundfile", "soxr", "scipy", "pyarrow", "huggingface_hub"}
 
 
 @pytest.fixture
@@ -77,42 +76,59 @@ def one_line(text: str) -> str:
     return text[:-1]
 
 
-# Help and wrong usage cost nothing
+def last_line(text: str) -> str:
+    """The line of the error, after the one that names the model."""
+    model, error = text.splitlines()
+    assert model.startswith("model: ") and error.startswith("ced: ")
+    return error
+
+
+# What is imported
 
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["--help"], 0),
-        (["-h"], 0),
-        (["tag", "--help"], 0),
-        (["tag", "a.wav", "--model", "MODEL", "--window", "20"], 2),
-        (["tag", "a.wav", "--labels", "Dgo"], 2),
-        (["tag", "a.wav", "--modle", "x"], 2),
-        (["tag", "a.wav", "--model", "/no/such/folder"], 2),
-        (["tag", "a.wav", "--model", "MODEL", "--labels", "Dgo"], 2),
-        (["tag", "a.wav", "--model", "MODEL", "--threshold", "30"], 2),
-        (["tag", "no-match-*.wav", "--model", "MODEL"], 2),
-        (["labels", "dog"], 0),
-        (["labels", "xqzxqz"], 1),
+        ("--help", 0),
+        ("tag --help", 0),
+        ("evaluate --help", 0),
+        ("tag a.wav --modle x", 2),
+        ("tag a.wav --top-k 3 --events", 2),
+        ("tag a.wav --top-k 0", 2),
+        ("tag a.wav --format xml", 2),
+        ("tag s3://bucket/a.wav", 2),
+        ("evaluate no-such.csv", 2),
+        ("plot a.wav --output a.pdf", 2),
+        ("labels dog", 0),
+        ("labels xqzxqz", 1),
     ],
 )
-def test_help_and_wrong_usage_import_nothing_heavy(arguments: list[str], code: int, random_model: Path) -> None:
-    arguments = [str(random_model) if argument == "MODEL" else argument for argument in arguments]
-    script = f"""
-import sys
-import ced_cli
-sys.argv = ["ced", *{arguments!r}]
-try:
-    ced_cli.main()
-finally:
-    print("\\nimported:", *({{name.split(".")[0] for name in sys.modules}} & set({HEAVY!r})))
-"""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    assert done.stdout.splitlines()[-1] == "imported:"
-    assert "Traceback" not in done.stderr
+def test_help_and_wrong_usage_import_nothing_heavy(arguments: str, code: int) -> None:
+    done = run_ced(*arguments.split(), code=code)
+    assert not done.imported & HEAVY and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["tag", "tag --events", "plot -o PNG", "evaluate", "tag -l Dgo", "tag --window 20"])
+def test_tagging_imports_neither_torch_nor_transformers_and_works_without_them(
+    command: str, resources: Path, tmp_path: Path
+) -> None:
+    sound = resources / "misc_crow.flac"
+    (tmp_path / "table.csv").write_text(f"path,label\n{sound},Crow\n{resources / 'perc_bell.flac'},Bell\n")
+    name, *options = command.replace("PNG", str(tmp_path / "a.png")).split()
+    code = 2 if command in ("tag -l Dgo", "tag --window 20") else 0
+    done = run_ced(
+        name, tmp_path / "table.csv" if name == "evaluate" else sound, *options, code=code, without=" ".join(TORCH)
+    )
+    assert done.stderr.startswith("model: ced-nano (small, bundled") and "onnx float32 on cpu\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["finetune DATA -o x", "distill train DATA -s tiny -o x", "tag a.wav --engine torch"]
+)
+def test_what_needs_torch_names_it_in_one_line(command: str, tmp_path: Path) -> None:
+    arguments = command.replace("DATA", str(tmp_path)).split()
+    done = run_ced(*arguments, code=1, without="torch transformers")
+    assert "torch" in one_line(done.stderr) and "pip install" in done.stderr
 
 
 @pytest.mark.parametrize("command", [[], ["tag"], ["labels"], ["plot"], ["listen"]])
@@ -142,7 +158,8 @@ def test_without_a_model_the_bundled_one_tags_and_says_so(ced: Run, resources: P
     done = ced("tag", resources / "misc_crow.flac", "--json")
     assert {"Crow", "Caw"} & {tag["label"] for tag in json.loads(done.stdout)[0]["tags"]}
     first_line = done.stderr.splitlines()[0]
-    assert first_line.startswith("model: ced-nano (small, bundled; --model mispeech/ced-") and "on cpu" in first_line
+    assert first_line.startswith("model: ced-nano (small, bundled; for best accuracy: --model mispeech/ced-")
+    assert first_line.endswith("), onnx float32 on cpu")
 
 
 def test_a_folder_of_the_bundled_model_s_name_is_only_taken_when_named(
@@ -151,38 +168,38 @@ def test_a_folder_of_the_bundled_model_s_name_is_only_taken_when_named(
     (tmp_path / "ced-nano").symlink_to(random_model)
     monkeypatch.chdir(tmp_path)
     assert "model: ced-nano (small, bundled" in ced("tag", clip).stderr
-    assert "model: ced-nano on cpu" in ced("tag", clip, "--model", "ced-nano").stderr
+    assert "model: ced-nano (small" not in ced("tag", clip, "--model", "./ced-nano").stderr
 
 
 def test_what_the_bundled_model_does_not_have_is_wrong_usage_at_once(ced: Run, clip: Path) -> None:
-    assert "did you mean 'Dog', " in one_line(ced("tag", clip, "--labels", "Dogg", code=2).stderr)
-    assert "windows of up to 10.1" in one_line(ced("tag", clip, "--window", "20", code=2).stderr)
+    assert "did you mean 'Dog'?" in last_line(ced("tag", clip, "--labels", "Dogg", code=2).stderr)
+    assert "--window 20: expected 0.15 to 10.12 s" in last_line(ced("tag", clip, "--window", "20", code=2).stderr)
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["--top-k", "0"], "top-k"),
-        (["--threshold", "nan"], "--threshold nan: expected a score from 0 to 1"),
-        (["--window", "0"], "--window 0: expected seconds above 0"),
-        (["--hop", "-1"], "--hop -1"),
+        (["--threshold", "nan"], "--threshold nan: expected a number"),
+        (["--threshold", "30"], "--threshold 30: expected a score from 0 to 1"),
+        (["--window", "0"], "--window 0: expected 0.15 to 10.12 seconds"),
+        (["--hop", "-1"], "--hop -1: expected more than 0"),
         (["--window", "inf"], "--window inf"),
-        (["--window", "1", "--hop", "2"], "longer than --window 1"),
-        (["--window", "60"], "--window 60: this model looks at windows of up to 10.1199 seconds"),
+        (["--window", "1", "--hop", "2"], "--hop 2: expected more than 0 and at most the window of 1 seconds"),
+        (["--window", "60"], "--window 60: expected 0.15 to 10.12 seconds"),
         (["--window", "0.1"], "0.15 to 10.12 seconds"),
-        (["--events", "--window", "60"], "--window 60: this model looks at windows of up to 10.1199 seconds"),
-        (["--hop", "11"], "--hop 11 must be above 0 and at most --window 10,"),
-        (["--average", "median"], "median"),
+        (["--events", "--window", "60"], "--window 60: expected 0.15 to 10.12 seconds"),
+        (["--hop", "11"], "--hop 11: expected more than 0 and at most the window of 10 seconds"),
+        (["--average", "median"], "--average median: expected mean or max"),
         (["--channel", "left"], "--channel left: expected mix, loudest or the number of a channel from 0"),
         (["--channel", "-1"], "--channel -1: expected mix"),
         (["--events", "--top-k", "3"], "--top-k has no meaning with --events"),
         (["--events", "--average", "max"], "--average has no meaning with --events"),
         (["--merge-gap", "1"], "--merge-gap needs --events"),
-        (["--events", "--min-duration", "-1"], "--min-duration -1"),
-        (["--labels", "Dgo"], "no class 'Dgo': did you mean 'Dog'"),
-        (["--labels", "Dog,cat"], "no class 'Dog,cat': repeat --labels for each class"),
-        (["--labels", "Zqx"], "no class 'Zqx'; `ced labels` shows all"),
-        (["--events", "--labels", "Laugh"], "'Laughter', 'Baby laughter'"),
+        (["--events", "--min-duration", "-1"], "--min-duration -1: expected a number from 0"),
+        (["--labels", "Dgo"], "--labels Dgo: expected a class of the model; did you mean 'Dog'?"),
+        (["--labels", "Zqx"], "--labels Zqx: expected a class of the model"),
+        (["--events", "--labels", "Laugh"], "did you mean 'Laughter', 'Belly laugh'"),
         (["--json", "--format", "csv"], "--json contradicts --format csv"),
         (["--format", "xml"], "xml"),
         (["--resume"], "--resume needs --output"),
@@ -191,12 +208,12 @@ def test_what_the_bundled_model_does_not_have_is_wrong_usage_at_once(ced: Run, c
         (["--resume", "--output", "x.txt"], "--resume needs --format json, jsonl, csv or parquet"),
         (["--output", "x.xyz"], "--format table|json|jsonl|csv|parquet"),
         (["--output", "no/such/folder/x.csv"], "there is no folder"),
-        (["--output", "/dev/null", "--format", "csv"], "not a regular file"),
+        (["--output", "/dev/null", "--format", "csv"], "--output /dev/null: expected a regular file"),
         (["--format", "parquet"], "needs --output"),
         (["--device", "gpu"], "--device gpu"),
         (["--threads", "0"], "threads"),
         (["--batch-size", "0"], "batch-size"),
-        (["--from", "no-such-list"], "--from no-such-list: No such file"),
+        (["--from", "no-such-list"], "the list no-such-list: No such file"),
     ],
 )
 def test_wrong_usage_is_one_line_and_writes_nothing(
@@ -206,40 +223,6 @@ def test_wrong_usage_is_one_line_and_writes_nothing(
     result = ced("tag", clip, "--model", random_model, *arguments, code=2)
     assert expected in result.stderr.splitlines()[-1]
     assert result.stdout == "" and os.listdir(tmp_path) == []
-
-
-def test_labels_of_a_model_are_told_from_lists_of_them() -> None:
-    names = ["Dog", "Male speech, man speaking", "kazoo"]
-    check_known(names, ["dog", "male speech, man speaking"])
-    with pytest.raises(CliError, match="repeat --labels for each class"):
-        check_known(names, ["Dog", "Dog, Male speech, man speaking,kazoo"])
-    with pytest.raises(CliError, match="'Dog, man speaking': did you mean") as error:
-        check_known(names, ["Dog, man speaking"])
-    assert "repeat" not in str(error.value)
-    with pytest.raises(CliError, match="did you mean 'kazoo'"):
-        check_known(names, ["Kasooo"])
-    with pytest.raises(CliError, match="; it has 'Dog', 'Male speech, man speaking', 'kazoo'$"):
-        check_known(names, ["Xyz"])
-
-
-@pytest.mark.parametrize("center", [True, False])
-def test_windows_that_are_too_long_are_refused_before_the_model_is_loaded(tmp_path: Path, center: bool) -> None:
-    sizes: dict[str, Any] = {"hop_size": 200, "center": center}
-    config = CedConfig(embed_dim=48, depth=1, num_heads=3, target_length=112, **sizes)
-    network, front_end = CedForAudioClassification(config), CedFeatureExtractor(**sizes)
-    max_window_s = AudioTagger(network, front_end).max_window_s
-    config.save_pretrained(tmp_path)
-    network.save_pretrained(tmp_path / "whole")
-    for folder in (tmp_path, tmp_path / "whole"):
-        check_window(str(folder), max_window_s)
-        with pytest.raises(CliError, match=f"of up to {max_window_s:g} seconds"):
-            check_window(str(folder), max_window_s + 1 / 16000)
-    with pytest.raises(CliError, match=r"^--window 20: this model looks at windows of 0\.\d+ to 1\.\d+ seconds\.$"):
-        load(TagOptions(model=str(tmp_path / "whole"), window=20.0))
-
-    for content in ("[]", '{"target_length": "long"}', '{"sampling_rate": 0}', "{"):
-        (tmp_path / "config.json").write_text(content)
-        check_window(str(tmp_path), 60.0)
 
 
 def test_unusable_models_are_one_line(ced: Run, random_model: Path, clip: Path, tmp_path: Path) -> None:
@@ -262,7 +245,7 @@ def test_unusable_models_are_one_line(ced: Run, random_model: Path, clip: Path, 
 
 def test_an_unreachable_hub_is_one_line(clip: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "ced_cli", "tag", clip, "--model", "mispeech/ced-tiny"],
+        [sys.executable, "-m", "ced_model", "tag", clip, "--model", "mispeech/ced-tiny"],
         env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
@@ -288,7 +271,7 @@ def test_the_real_program_gives_the_tagger_s_results_and_nothing_else_on_stdout(
 ) -> None:
     recordings = sorted(resources.glob("*.flac"))
     done = subprocess.run(
-        [sys.executable, "-m", "ced_cli", "tag", *recordings, "--model", random_model, "--json", "--top-k", "7"],
+        [sys.executable, "-m", "ced_model", "tag", *recordings, "--model", random_model, "--json", "--top-k", "7"],
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
@@ -303,7 +286,7 @@ def test_the_real_program_gives_the_tagger_s_results_and_nothing_else_on_stdout(
         assert [(tag["label"], tag["index"]) for tag in record["tags"]] == [(tag.label, tag.index) for tag in tags]
         assert [tag["score"] for tag in record["tags"]] == pytest.approx([tag.score for tag in tags], abs=1e-5)
     said = done.stderr.splitlines()
-    assert said[0] == f"model: {random_model} on {tagger.model.device}"
+    assert said[0] == f"model: {random_model}, onnx float32 on cpu"
     assert len(said) == 2 and said[1].startswith(f"{len(recordings)} of {len(recordings)} inputs, ")
 
 
@@ -426,7 +409,7 @@ def test_a_file_that_vanishes_between_listing_and_reading_does_not_stop_the_othe
 ) -> None:
     inputs = find_inputs([str(folder)])
     (folder / "dir.wav" / "3.wav").unlink()
-    records = list(make_records(AudioTagger.from_pretrained(random_model), inputs, TagOptions(top_k=2)))
+    records = list(make_records(AudioTagger.from_pretrained(random_model), inputs, {"top_k": 2}))
     assert [os.path.relpath(record["file"], folder) for record in records] == [
         "1.WAV",
         "bad.wav",
@@ -591,16 +574,17 @@ def test_what_is_written_ends_with_a_whole_line_while_the_next_record_is_awaited
 def test_no_format_holds_numbers_that_are_none(format: str, number: float) -> None:
     tags = [{"label": "Speech", "score": 0.5, "index": 0}, {"label": "Dog", "score": number, "index": 1}]
     events = [{"onset_s": 0.0, "offset_s": 1.0, "label": "Speech", "peak": number}]
-    for kind, items in (("tags", tags), ("events", events)):
+    for kind, items, name in (("tags", tags, "score"), ("events", events, "peak")):
+        problem = f"{name} is {number}, not a finite number"
         stream = io.BytesIO()
         records = [{"file": "a", "duration_s": 1.0, kind: items}, {"file": "b", "duration_s": 1.0, kind: items[:0]}]
         write_records(records, stream, Format(format), events=kind == "events")
         if format == "table":
-            assert "failed: scores are no numbers" in stream.getvalue().decode()
+            assert f"failed: the result cannot be stored: {problem}" in stream.getvalue().decode()
         else:
             Path("found").write_bytes(stream.getvalue())
             first, second = read_records("found", Format(format), events=kind == "events")
-            assert first == {"file": "a", "error": "scores are no numbers"} and second == records[1]
+            assert first == {"file": "a", "error": f"the result cannot be stored: {problem}"} and second == records[1]
 
 
 @pytest.mark.parametrize("format", ["json", "jsonl", "csv", "parquet"])
@@ -608,11 +592,11 @@ def test_files_of_other_programs_are_not_read_as_results(format: str, tmp_path: 
     path = tmp_path / "file"
     for content in (b"hello\n", b'{"a": 1}\n', b'[{"a": 1}]\n', b"\xff\n", b'"file"\n', b"file,duration_s\n1,2\n"):
         path.write_bytes(content)
-        with pytest.raises(CliError, match="was not made by ced tag"):
+        with pytest.raises(UsageError, match="does not hold .* as they were written"):
             list(read_records(str(path), Format(format), events=False))
     with open(path, "wb") as file:
         write_records([{"file": "a", "duration_s": 1.0, "events": []}], file, Format(format), events=True)
-    with pytest.raises(CliError, match="without --events"):
+    with pytest.raises(UsageError, match="results of tags"):
         list(read_records(str(path), Format(format), events=False))
 
 

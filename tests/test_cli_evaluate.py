@@ -11,7 +11,6 @@ import os
 import pty
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +22,11 @@ from cli_process import start
 from sklearn import metrics
 from typer.testing import CliRunner
 
-from ced_cli.app import app
-from ced_cli.evaluate import table_lines
-from ced_cli.terminal import put
 from ced_model import AudioTagger
 from ced_model.audioset import AUDIOSET_CLASSES
+from ced_model.cli.app import app
+from ced_model.cli.evaluate import table_lines
+from ced_model.cli.terminal import put
 from ced_model.evaluation import Evaluation, classification_metrics, evaluate
 from ced_model.labelled import LabelledClips, read_labelled
 
@@ -107,6 +106,7 @@ def test_json_has_the_figures_of_scikit_learn(ced: Run, table: Path, tmp_path: P
     assert report["mAP"] == pytest.approx(metrics.average_precision_score(targets, scores), abs=1e-9)
     assert report["mAUC"] == pytest.approx(metrics.roc_auc_score(targets, scores), abs=1e-9)
     assert report["Brier"] == pytest.approx(((scores.astype(float) - targets) ** 2).mean(), abs=1e-9)
+    assert (report["engine"], report["compute_type"]) == ("onnx", "float32")
     assert report["num_clips"] == 4 and report["num_classes"] == 6 and report["failed"] == []
     assert report["problem_type"] == "multi_label_classification"
     assert [item["label"] for item in report["per_class"]] == LABELS
@@ -205,7 +205,7 @@ def test_clips_that_fail_are_named_and_the_exit_code_is_1(ced: Run, table: Path)
     [
         ("path,labels\na.wav,Crwo\n", r"'Crwo' \(did you mean 'Crow'\?\) is not among the 527 classes"),
         ("a,b\n1,2\n", "no column of paths"),
-        ("path,labels\nnix.wav,Crow\n", "there is no such file; --audio-root says where"),
+        ("path,labels\nnix.wav,Crow\n", "there is no such file; `audio_root`"),
         ("", "cannot be read as csv"),
     ],
 )
@@ -219,56 +219,40 @@ def test_labels_that_do_not_do_fail_in_one_line(ced: Run, tmp_path: Path, clip: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nix.csv", "--model", "MODEL"], "'nix.csv': there is no such file or folder"),
-        (["hf://datasets/x", "--model", "MODEL"], "local files only"),
+        (["nix.csv"], "'nix.csv': there is no such file or folder"),
+        (["hf://datasets/x"], "local files only"),
         (["DATA", "--model", "/no/such/folder"], "there is no such folder"),
-        (["DATA", "--model", "MODEL", "--per-class", "x.txt"], "--per-class x.txt: give a name that ends in .csv"),
-        (["DATA", "--model", "MODEL", "--per-class", "nix/x.csv"], "there is no folder 'nix'"),
-        (["DATA", "--model", "MODEL", "--predictions", "x.csv"], "give a name that ends in .npz"),
-        (["DATA", "--model", "MODEL", "--per-class", "DATA"], "these are the labels, they would be lost"),
-        (["DATA", "--model", "MODEL", "--batch-size", "0"], "greater than or equal to 1"),
-        (["DATA", "--model", "MODEL", "--channel", "left"], "--channel left: expected mix, loudest or the number"),
-        (["--model", "MODEL"], "Missing argument"),
+        (["DATA", "--per-class", "x.txt"], "--per-class x.txt: expected a name that ends in .csv"),
+        (["DATA", "--per-class", "nix/x.csv"], "there is no folder 'nix'"),
+        (["DATA", "--predictions", "x.csv"], "expected a name that ends in .npz"),
+        (["DATA", "--per-class", "DATA", "--overwrite"], "these are the labels, they would be lost"),
+        (["DATA", "--batch-size", "0"], "greater than or equal to 1"),
+        (["DATA", "--channel", "left"], "--channel left: expected mix, loudest or the number"),
+        ([], "Missing argument"),
     ],
 )
-def test_wrong_usage_costs_nothing(table: Path, random_model: Path, arguments: list[str], message: str) -> None:
-    places = {"MODEL": str(random_model), "DATA": str(table)}
-    done = run_light(["evaluate", *(places.get(argument, argument) for argument in arguments)], table.parent)
-    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
-    assert done.stdout == "\nimported:\n"
+def test_wrong_usage_is_found_before_the_work(table: Path, ced: Run, arguments: list[str], message: str) -> None:
+    shown = ced(*(str(table) if argument == "DATA" else argument for argument in arguments), code=2, model=None)
+    assert message in shown.stderr and shown.stdout == ""
     assert table.read_text().startswith("path,labels")
 
 
-def test_help_is_whole_and_costs_nothing(tmp_path: Path) -> None:
-    done = run_light(["evaluate", "--help"], tmp_path)
-    assert done.returncode == 0 and done.stdout.endswith("\nimported:\n")
-    lines = done.stdout.splitlines()
-    assert max(map(len, lines)) <= 80 and "Typer" not in done.stdout and "Optional" not in done.stdout
+def test_help_is_whole(ced: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = ced("--help", model=None).stdout
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80 and "Typer" not in shown and "Optional" not in shown
     for option in ("--split", "--per-class", "--predictions", "--audio-root", "--json", "--device", "--threads"):
         assert any(line.strip().startswith(option) for line in lines), option
-
-
-def run_light(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the command; the last line of its output has those of the libraries `HEAVY` that it imported."""
-    script = f"""
-import sys
-import ced_cli
-sys.argv = ["ced", *{arguments!r}]
-try:
-    ced_cli.main()
-finally:
-    print("\\nimported:", *({{name.split(".")[0] for name in sys.modules}} & set({HEAVY!r})))
-"""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "80"}
-    return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, cwd=folder)
 
 
 def test_without_the_extra_one_line_tells_what_to_install(
     ced: Run, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ced_cli.evaluate.find_spec", lambda name: None)
+    for name in ("datasets", "sklearn"):
+        monkeypatch.setitem(sys.modules, name, None)
     line = last_line(ced(table, code=1).stderr)
-    assert line == 'ced: evaluating needs datasets and scikit-learn: pip install "ced_model[train]"'
+    assert line == 'ced: evaluating requires datasets and sklearn: pip install "ced_model[train]"'
 
 
 def test_a_file_that_cannot_be_written_keeps_what_it_had(
@@ -285,7 +269,9 @@ def test_a_file_that_cannot_be_written_keeps_what_it_had(
         assert last_line(result.stderr) == f"ced: '{path}': No space left on device"
         assert "mAP" in result.stdout  # the figures are not lost with the file
     assert path.read_text() == "before" and sorted(tmp_path.iterdir()) == [path, table]
-    assert f"--per-class {path} exists: add --overwrite" in last_line(ced(table, "--per-class", path, code=2).stderr)
+    assert f"--per-class {path}: expected a new file; this one exists: overwrite it" in last_line(
+        ced(table, "--per-class", path, code=2).stderr
+    )
     ced(table, "--per-class", path, "--overwrite")
     assert path.read_text().startswith("label,mid,") and sorted(tmp_path.iterdir()) == [path, table]
 
@@ -337,6 +323,6 @@ def test_a_run_in_a_terminal(table: Path, random_model: Path, tmp_path: Path) ->
     process.join()
     os.close(master)
     assert process.exitcode == 0
-    assert f"model: {random_model} on cpu".encode() in shown and b"4 of 4 inputs" in shown
+    assert f"model: {random_model}, onnx float32 on cpu".encode() in shown and b"4 of 4 inputs" in shown
     expected = evaluate(AudioTagger.from_pretrained(random_model), read_labelled(table)).metrics
     assert f"mAP      {expected.mean_average_precision:6.3f}" in output.read_text(encoding="utf-8")

@@ -23,12 +23,13 @@ from cli_process import start
 from sound_folder import fill_folder
 from typer.testing import CliRunner
 
-from ced_cli.app import app
-from ced_cli.errors import CliError
-from ced_cli.formats import Format, Record, json_line, read_records, write_records
-from ced_cli.journal import open_locked
-from ced_cli.tag import TagOptions, lasting_options
 from ced_model import CedConfig, CedForAudioClassification
+from ced_model.cli.app import app
+from ced_model.journal import open_locked
+from ced_model.messages import RunError
+from ced_model.records import Record
+from ced_model.writers import Format, read_records, write_records
+from ced_model.writers.json import json_line
 
 Run = Callable[..., Any]
 REPOSITORY = Path(__file__).parent.parent
@@ -131,7 +132,7 @@ def test_the_real_program_killed_and_resumed(
     many: Path, random_model: Path, uninterrupted: list[Record], tmp_path: Path
 ) -> None:
     output = tmp_path / "tags.csv"
-    command = [sys.executable, "-m", "ced_cli", "tag", many, "--model", random_model, "--output", output, "--resume"]
+    command = [sys.executable, "-m", "ced_model", "tag", many, "--model", random_model, "--output", output, "--resume"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and lines_in(journal_of(output)) < 20:
@@ -205,7 +206,7 @@ def test_ctrl_c_keeps_the_journal_and_says_how_to_go_on(
     assert process.exitcode == 130 and 8 <= kept < len(uninterrupted)
     # The signal may come right after a line was written and before it was counted.
     assert said[-1] in {
-        f"ced: interrupted; {count} results so far in {journal_of(output)}: go on with --resume"
+        f"ced: interrupted; {count} results so far in {journal_of(output)}: resume to continue"
         for count in (kept - 1, kept)
     }
     assert (tmp_path / "stdout").read_bytes() == b"" and "Traceback" not in "".join(said)
@@ -224,7 +225,7 @@ def test_ctrl_c_leaves_whole_json_on_stdout(many: Path, random_model: Path, tmp_
     assert process.exitcode == 130
     records = json.loads((tmp_path / "stdout").read_text())
     assert 9 <= len(records) < 150
-    assert (tmp_path / "stderr").read_text().splitlines()[-1].startswith("ced: interrupted after ")
+    assert (tmp_path / "stderr").read_text().splitlines()[-1].startswith("ced: interrupted; ")
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -237,7 +238,9 @@ def test_a_full_disk_is_one_line_and_the_run_can_go_on(
     process.join()
     said = (tmp_path / "stderr").read_text().splitlines()
     assert process.exitcode == 1 and not output.exists()
-    assert said[-1].startswith(f"ced: {journal_of(output)}: File too large; ") and said[-1].endswith("with --resume")
+    assert said[-1].startswith(f"ced: {journal_of(output)}: File too large; ") and said[-1].endswith(
+        "resume to continue"
+    )
     assert "Traceback" not in "".join(said)
     assert 10 < lines_in(journal_of(output)) < 150 and journal_of(output).stat().st_size == 30_000
     ced(many, "--output", output, "--resume", code=1)
@@ -282,7 +285,7 @@ def test_a_finished_output_takes_up_new_files_and_retries_failed_ones(
     assert output.read_bytes() == before or format == "parquet"
     few[2].write_bytes(good)
     result = ced(*few, "--output", output, "--resume")
-    assert f"1 results of {output} are kept, made with whatever model" in result.stderr
+    assert f"1 results of {output} are kept" in result.stderr
     assert_same(output, expected)
 
     before = output.read_bytes()
@@ -296,7 +299,7 @@ def test_existing_results_are_not_overwritten_unasked(few: list[Path], ced: Run,
     output = tmp_path / "tags.jsonl"
     ced(few[0], "--output", output)
     before = output.read_bytes()
-    assert "add --resume to keep its results, or --overwrite" in ced(few[1], "--output", output, code=2).stderr
+    assert "resume it to keep its results, or overwrite it" in ced(few[1], "--output", output, code=2).stderr
     assert output.read_bytes() == before
     ced(few[1], "--output", output, "--overwrite")
     assert [record["file"] for record in read_records(str(output), Format.JSONL, False)] == [str(few[1])]
@@ -323,14 +326,14 @@ def unfinished(few: list[Path], ced: Run, tmp_path: Path, monkeypatch: Any) -> P
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--top-k", "4"], "another --top-k: 3 then, 4 now"),
-        ([], "another --top-k: 3 then, none now"),
-        (["--top-k", "3", "--threshold", "0.1"], "another --threshold: none then, 0.1 now"),
-        (["--top-k", "3", "--labels", "Dog"], 'another --labels: none then, ["Dog"] now'),
-        (["--top-k", "3", "--window", "1"], "another --window"),
-        (["--top-k", "3", "--average", "max"], "another --average"),
-        (["--top-k", "3", "--channel", "1"], "another --channel: none then, 1 now"),
-        (["--top-k", "3", "--format", "csv"], 'another --format: "jsonl" then, "csv" now'),
+        (["--top-k", "4"], "--top-k 4: expected 3, as when "),
+        ([], "--top-k is not given: expected 3, as when "),
+        (["--top-k", "3", "--threshold", "0.1"], "--threshold 0.1: expected not given, as when "),
+        (["--top-k", "3", "--labels", "Dog"], "--labels ['Dog']: expected not given"),
+        (["--top-k", "3", "--window", "1"], "--window 1: expected"),
+        (["--top-k", "3", "--average", "max"], "--average max: expected"),
+        (["--top-k", "3", "--channel", "1"], "--channel 1: expected mix, as when "),
+        (["--top-k", "3", "--format", "csv"], "--format csv: expected jsonl"),
     ],
 )
 def test_other_options_cannot_go_on_with_a_run(
@@ -372,7 +375,7 @@ def test_a_foreign_journal_is_left_alone(few: list[Path], ced: Run, tmp_path: Pa
     for content in (b"hello\n", b'{"a": 1}\n', b'["file"]\n', b'{"ced_journal": 99}\n'):
         journal_of(output).write_bytes(content)
         result = ced(*few, "--output", output, "--resume", code=2)
-        assert "--overwrite" in result.stderr and result.stderr.count("\n") == 1
+        assert "overwrite it" in result.stderr and result.stderr.count("\n") == 1
         assert journal_of(output).read_bytes() == content
 
 
@@ -489,7 +492,7 @@ def test_an_output_that_was_changed_so_that_results_could_be_lost_is_refused_and
     output.write_bytes(REFUSED[case](write(output, tagged(*few[:3]))))
     before = output.read_bytes()
     result = ced(*few, "--output", output, "--resume", code=2)
-    assert "or was changed since, and cannot be resumed: " in result.stderr and result.stderr.count("\n") == 1
+    assert "as they were written, and cannot be resumed: " in result.stderr and result.stderr.count("\n") == 1
     assert output.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["few", output.name]
 
 
@@ -543,7 +546,7 @@ def test_an_output_that_was_only_saved_in_another_way_goes_on_whole(
 
 
 def header(**options: Any) -> bytes:
-    lasting = lasting_options(TagOptions(), Format.JSONL) | options
+    lasting = {"format": "jsonl", "events": False, "channel": "mix"} | options
     return json.dumps({"ced_journal": 1, "options": lasting}).encode() + b"\n"
 
 
@@ -578,15 +581,15 @@ def test_a_journal_with_odd_contents_is_one_line_and_left_alone(
     output = tmp_path / "tags.jsonl"
     journal_of(output).write_bytes(lines)
     result = ced(*few, "--output", output, "--resume", code=2)
-    assert result.stderr == f"ced: {journal_of(output)} is damaged: remove it or add --overwrite\n"
+    assert result.stderr == f"ced: {journal_of(output)} is damaged: remove or overwrite it\n"
     assert journal_of(output).read_bytes() == lines and not output.exists()
 
 
 def test_what_is_not_a_file_is_not_taken_for_a_journal(few: list[Path], ced: Run, tmp_path: Path) -> None:
     output = tmp_path / "tags.jsonl"
     os.mkfifo(journal_of(output))
-    assert "not a regular file" in ced(*few, "--output", output, "--resume", code=2).stderr
-    assert "not a regular file" in ced(*few, "--output", output, "--overwrite", code=2).stderr
+    assert "a regular file" in ced(*few, "--output", output, "--resume", code=2).stderr
+    assert "a regular file" in ced(*few, "--output", output, "--overwrite", code=2).stderr
     assert "unfinished run" in ced(*few, "--output", output, code=2).stderr
 
 
@@ -612,7 +615,7 @@ def test_an_output_that_appears_during_the_run_stays_and_no_result_is_lost(
     result = ced(*few, "--output", output, code=1)
     assert result.stderr.splitlines()[-1] == (
         f"ced: {output} was written by another program in the meantime and is left as it is: move it away;"
-        f" 4 results so far in {journal_of(output)}: go on with --resume"
+        f" 4 results so far in {journal_of(output)}: resume to continue"
     )
     assert output.read_bytes() == mine
     refused = ced(*few, "--output", output, "--resume", code=2)  # without moving it
@@ -648,18 +651,27 @@ def test_a_run_that_begins_while_another_loads_its_model_loses_nothing(
     few: list[Path], ced: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "tags.jsonl"
-    theirs = header() + b'{"weights": "a"}\n' + json_line(tagged(few[0])[0])
+    theirs = (
+        header() + b'{"weights": "a", "engine": "onnx", "compute_type": "float32"}\n' + json_line(tagged(few[0])[0])
+    )
 
-    def weights(tagger: Any) -> str:
+    made_by = {"model": "b", "weights": "b", "engine": "onnx", "compute_type": "float32"}
+
+    def begin(tagger: Any) -> dict[str, str]:
         journal_of(output).write_bytes(theirs)
-        return "b"
+        return made_by
 
-    monkeypatch.setattr("ced_cli.tag.weights_of", weights)
+    monkeypatch.setattr("ced_model.records.made_by", begin)
     result = ced(*few, "--output", output, code=1)
     assert result.stderr.splitlines()[-1] == f"ced: {journal_of(output)}: another run has begun in the meantime"
     assert journal_of(output).read_bytes() == theirs
     journal_of(output).unlink()
-    monkeypatch.setattr("ced_cli.tag.weights_of", lambda tagger: str(output.write_bytes(b"mine")))
+
+    def write_output(tagger: Any) -> dict[str, str]:
+        output.write_bytes(b"mine")
+        return made_by
+
+    monkeypatch.setattr("ced_model.records.made_by", write_output)
     assert "written by another program" in ced(*few, "--output", output, code=1).stderr
     assert output.read_bytes() == b"mine" and not journal_of(output).exists()
 
@@ -672,7 +684,7 @@ def test_a_journal_is_locked_until_it_is_gone(
 
     def unlink(path: Any, *more: Any) -> None:
         if path == str(journal_of(unfinished)):
-            with pytest.raises(CliError, match="another run is writing to it"):
+            with pytest.raises(RunError, match="another run is writing to it"):
                 open_locked(path, os.O_RDWR)
             seen.append(path)
         real(path, *more)
@@ -735,7 +747,7 @@ def test_a_spreadsheet_safe_output_is_resumed_by_its_names_and_only_as_such(
     output = tmp_path / "tags.csv"
     made_up = tagged(*FORMULAS[:-1])
     before = write(output, made_up, spreadsheet_safe=True)
-    assert "is --spreadsheet-safe missing?" in ced(*formulas, "--output", output, "--resume", code=2).stderr
+    assert "was it written spreadsheet-safe?" in ced(*formulas, "--output", output, "--resume", code=2).stderr
     assert output.read_bytes() == before
     result = ced(*formulas, "--output", output, "--resume", "--spreadsheet-safe")
     assert f"{len(FORMULAS) - 1} results of {output} are kept" in result.stderr
@@ -743,12 +755,12 @@ def test_a_spreadsheet_safe_output_is_resumed_by_its_names_and_only_as_such(
     assert records[:-1] == made_up and records[-1]["file"] == FORMULAS[-1]
     write(output, made_up)
     result = ced(*formulas, "--output", output, "--resume", "--spreadsheet-safe", code=2)
-    assert "leave out --spreadsheet-safe" in result.stderr
+    assert "it is not spreadsheet-safe" in result.stderr
     output.unlink()
     interrupt_at_the_end(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
     ced(formulas[0], "--output", output, "--spreadsheet-safe", code=130)
     assert (
-        "another --spreadsheet-safe: true then, none now"
+        "--spreadsheet-safe is not given: expected True, as when "
         in ced(formulas[0], "--output", output, "--resume", code=2).stderr
     )
 

@@ -14,11 +14,11 @@ from cli_process import Stream, start
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from ced_cli.app import app
-from ced_cli.formats import Format, Record, read_records, write_records
-from ced_cli.tag import TagOptions, make_records
 from ced_model import AudioTagger, CedConfig, CedForAudioClassification, Timeline
+from ced_model.cli.app import app
+from ced_model.records import Record, make_records
 from ced_model.results import Tag, TagResult
+from ced_model.writers import Format, read_records, write_records
 
 NASTY = ["\x1b[31mDog\x1b[0m", "two\nlines", "\u202egod", "[red]Cat[/red]", "half \ud800", "bell\a\b\r", "=1+1", "é"]
 SHOWN = [r"\x1b[31mDog\x1b[0m", r"two\nlines", r"\u202egod", "[red]Cat[/red]", r"half \ud800", r"bell\x07\x08\r"]
@@ -103,7 +103,7 @@ def test_closed_standard_input_is_one_line(ced: Run, random_model: Path, clip: P
     code, printed, said = ced("tag", "-", "-m", random_model, stdin=None)
     assert (code, printed, said) == (1, "", "ced: standard input: Bad file descriptor\n")
     code, printed, said = ced("tag", "--from", "-", "-m", random_model, stdin=None)
-    assert (code, printed, said) == (2, "", "ced: --from -: Bad file descriptor\n")
+    assert (code, printed, said) == (2, "", "ced: the list -: Bad file descriptor\n")
     code, printed, said = ced("tag", clip, "-m", random_model, "--json", stdin=None)
     assert code == 0 and len(json.loads(printed)) == 1 and said.count("\n") == 1
 
@@ -135,7 +135,7 @@ def test_names_of_classes_files_and_tensors_are_shown_and_not_obeyed(
     assert code == 1
     for text in (printed, said):
         assert_harmless(text.replace("━", "-"))
-    assert r"\x1b[33mbad.wav: " in said and r"\x1b[35mmodel on cpu" in said
+    assert r"\x1b[33mbad.wav: " in said and r"\x1b[35mmodel, onnx float32 on cpu" in said
     assert all(label in printed for label in SHOWN)
 
 
@@ -159,7 +159,6 @@ def test_wrong_usage_shows_what_it_was_given_and_does_not_obey_it(ced: Run, nast
         ["plot", "\x1b[31m.wav", "-m", nasty_model],
         ["distill", "teach", "\x1b[31m", "-t", "x", "-e", "1", "-o", "y"],
         ["finetune", "\x1b[31m", "-o", "x"],
-        ["export", "-f", "onnx", "-o", "/\x1b[31m/x"],
         ["tag", "--\x1b[31m"],
         ["\x1b[31m"],
     ):
@@ -183,15 +182,15 @@ class BrokenTagger:
 
 @pytest.mark.parametrize("format", list(Format))
 def test_a_result_that_is_no_number_is_that_inputs_error_and_the_others_go_on(format: Format, tmp_path: Path) -> None:
-    from ced_cli.inputs import Input
+    from ced_model.input_list import Input
 
     names = ["a", "nan", "b", "inf", "-inf", "length", "c"]
     tagger: Any = BrokenTagger()
-    records = list(make_records(tagger, [Input(name, name) for name in names], TagOptions()))
+    records = list(make_records(tagger, [Input(name, name) for name in names], {}))
     assert [record["file"] for record in records] == names
     failed = [record["file"] for record in records if "error" in record]
     assert failed == ["nan", "inf", "-inf", "length"]
-    assert records[1]["error"] == "no result that can be written: score is nan, not a finite number"
+    assert records[1]["error"] == "the result cannot be stored: score is nan, not a finite number"
     assert_whole(records, format, tmp_path / f"x.{format}", names)
 
 
@@ -217,7 +216,7 @@ def assert_whole(records: list[Record], format: Format, path: Path, names: list[
 
 
 def test_events_without_numbers_are_an_error_too() -> None:
-    from ced_cli.inputs import Input
+    from ced_model.input_list import Input
 
     class Broken:
         def timelines(self, sources: Any, **_: Any) -> Any:
@@ -229,13 +228,13 @@ def test_events_without_numbers_are_an_error_too() -> None:
                 yield TagResult(source, source, 2.0, [], Timeline(scores, *bounds, ["Dog"], 2.0))
 
     tagger: Any = Broken()
-    (record,) = make_records(tagger, [Input("a", "a")], TagOptions(events=True))
-    assert record == {"file": "a", "error": "no result that can be written: peak is inf, not a finite number"}
+    (record,) = make_records(tagger, [Input("a", "a")], {}, events=True)
+    assert record == {"file": "a", "error": "the result cannot be stored: peak is inf, not a finite number"}
 
 
 def test_what_a_tagger_says_of_good_audio_is_untouched(random_model: Path, clip: Path) -> None:
-    from ced_cli.inputs import find_inputs
+    from ced_model.input_list import find_inputs
 
     tagger = AudioTagger.from_pretrained(random_model)
-    (record,) = make_records(tagger, find_inputs([str(clip)]), TagOptions(top_k=3))
+    (record,) = make_records(tagger, find_inputs([str(clip)]), {"top_k": 3})
     assert [tag["label"] for tag in record["tags"]] == [tag.label for tag in tagger(clip, top_k=3)]

@@ -12,16 +12,16 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from ced_cli.errors import CliError
+from ced_cli.model import choose_model
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from ced_cli.errors import CliError
-from ced_cli.model import choose_model
 from ced_model import AudioTagger, CedConfig, CedFeatureExtractor, CedForAudioClassification, bundled_folder
-from ced_model.pretrained import load_classifier
 from ced_model.hub import ModelNotFoundError, locate_model
 from ced_model.model_folder import ModelFolderError, check_model_folder
 from ced_model.model_settings import DEFAULTS, FRONT_END_DEFAULTS, check_model, expected_shapes
+from ced_model.pretrained import load_classifier
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced tag --engine ray` on two nodes: the results of one machine, whatever becomes of a node, a disk or the driver."""
+"""`ced tag --ray` on two nodes: the results of one machine, whatever becomes of a node, a disk or the driver."""
 
 import re
 import resource
@@ -23,8 +23,9 @@ from ray_nodes import NODE
 from sound_folder import fill_folder
 from typer.testing import CliRunner
 
-from ced_cli.app import app
-from ced_cli.formats import TAG_COLUMNS, Format, Record, read_records
+from ced_model.cli.app import app
+from ced_model.records import TAG_COLUMNS, Record
+from ced_model.writers import Format, read_records
 
 pytestmark = pytest.mark.cluster
 
@@ -58,12 +59,12 @@ def local(sounds: Path, random_model: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def arguments(cluster: Cluster, random_model: Path) -> list[Any]:
-    return ["tag", "--engine", "ray", "--ray-address", cluster.address, "--model", random_model]
+    return ["tag", "--ray", "--ray-address", cluster.address, "--model", random_model]
 
 
 @pytest.fixture
 def ced(arguments: list[Any]) -> Callable[..., str]:
-    """Runs `ced tag --engine ray` in this process: `ced(*arguments, code=expected exit code)` is what stderr says."""
+    """Runs `ced tag --ray` in this process: `ced(*arguments, code=expected exit code)` is what stderr says."""
 
     def run(*more: Any, code: int = 0) -> str:
         result = CliRunner().invoke(app, [*map(str, [*arguments, *more])])
@@ -194,7 +195,7 @@ def test_a_full_disk_on_one_node_is_one_line_and_leaves_whole_shards(
     process.join(PATIENCE_S)
     said = last_line(tmp_path / "stderr")
     # Of a shard, or of the model that came to the node.
-    expected = rf"ced: node [\d.]+: /\S+: File too large; \d+ of 30 shards are in {output}: go on with --resume$"
+    expected = rf"ced: node [\d.]+: /\S+: File too large; \d+ of 30 shards are in {output}: resume to continue$"
     assert process.exitcode == 1 and re.match(expected, said), said
     assert all(record in local for record in records_in(output) if "error" in record)
     assert not [part for part in output.glob(".part-*") if part.stat().st_size <= 1000]

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced tag --engine ray`: what cannot work is one line, and wrong usage is told before anything is begun."""
+"""`ced tag --ray`: what cannot work is one line, and wrong usage is told before anything is begun."""
 
 import socket
 import sys
@@ -16,8 +16,8 @@ from ray.cluster_utils import Cluster
 from ray_nodes import NODE
 from typer.testing import CliRunner
 
-from ced_cli.app import app
-from ced_model.scale.cluster import running_here
+from ced_model.cli.app import app
+from ced_model.distributed.cluster import running_here
 
 pytestmark = pytest.mark.cluster
 
@@ -26,12 +26,12 @@ DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access 
 
 @pytest.fixture
 def refuse(random_model: Path, clip: Path) -> Callable[..., str]:
-    """The line with which `ced tag --engine ray CLIP …` fails; those with the model and the workers may come before."""
+    """The line with which `ced tag --ray CLIP …` fails; those with the model and the workers may come before."""
 
     def run(
-        *more: Any, code: int = 2, paths: tuple[Any, ...] = (clip,), engine: tuple[str, ...] = ("--engine", "ray")
+        *more: Any, code: int = 2, paths: tuple[Any, ...] = (clip,), ray_option: tuple[str, ...] = ("--ray",)
     ) -> str:
-        arguments = ["tag", *paths, *engine, "--model", random_model, *more]
+        arguments = ["tag", *paths, *ray_option, "--model", random_model, *more]
         result = CliRunner().invoke(app, [*map(str, arguments)])
         assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
         lines = [line for line in result.stderr.splitlines() if not line.startswith(("model: ", "Ray: "))]
@@ -46,21 +46,21 @@ def refuse(random_model: Path, clip: Path) -> Callable[..., str]:
 
 
 def test_wrong_usage_is_one_line(refuse: Callable[..., str], tmp_path: Path) -> None:
-    needs_folder = "--engine ray writes a folder of Parquet files: give --output DIR, and no other --format"
+    needs_folder = "--ray writes a folder of Parquet files: give --output DIR, and no other --format"
     assert refuse() == needs_folder
     assert refuse("--json", "-o", tmp_path / "out") == needs_folder
     assert refuse("-o", tmp_path / "out", paths=("-",)) == (
-        "--engine ray cannot read standard input: give files, folders or URIs"
+        "workers cannot read standard input: give files, folders or URIs"
     )
     for option in ("--ray-address=host:1", "--workers=2", "--shard-size=9"):
         name = option.partition("=")[0]
-        assert refuse(option, engine=()) == refuse(option, engine=("--engine", "local")) == f"{name} needs --engine ray"
+        assert refuse(option, ray_option=()) == f"{name} needs --ray"
     assert refuse("-o", tmp_path / "out", "--device", "cuda:1") == (
-        "--device cuda:1: with --engine ray each worker has a GPU of its own: --device cuda"
+        "--device cuda:1: expected cuda: each worker has a GPU of its own"
     )
     assert refuse("-o", "foo://bucket/out") == "foo://bucket/: Unrecognized filesystem type in URI: foo://bucket/"
     secret = refuse("-o", "s3://KEY:SECRET@bucket/out")
-    assert "credentials do not belong into a URI" in secret and "SECRET" not in secret
+    assert "credentials do not belong in a URI" in secret and "SECRET" not in secret
     assert not (tmp_path / "out").exists()
 
 
@@ -70,28 +70,28 @@ def test_a_folder_with_other_things_or_other_results_in_it_is_left_alone(
     (tmp_path / "notes.txt").write_text("mine")
     for more in ([], ["--resume"]):
         assert refuse("-o", tmp_path, *more) == (
-            f"--output {tmp_path}: has other files in it, such as notes.txt; give a folder of its own"
+            f"--output {tmp_path}: expected a folder of its own; this one has other files, such as notes.txt"
         )
     (tmp_path / "notes.txt").rename(tmp_path / "_ced")
     (tmp_path / "_ced").unlink()
     (tmp_path / "_ced").mkdir()
     (tmp_path / "_ced" / "run.json").write_text(
-        '{"ced_shards": 1, "run": "x", "weights": "y", "options": {"top-k": 3}}'
+        '{"ced_shards": 1, "run": "x", "made_by": {"weights": "y"}, "options": {"events": false, "channel": "mix", "top_k": 3}}'
     )
-    assert refuse("-o", tmp_path) == f"{tmp_path} holds results: add --resume or --overwrite"
-    assert "was begun with another --format: none then" in refuse("-o", tmp_path, "--resume")
+    assert refuse("-o", tmp_path) == f"{tmp_path} holds results: resume or overwrite it"
+    assert "--top-k is not given: expected 3, as when " in refuse("-o", tmp_path, "--resume")
     (tmp_path / "_ced" / "run.json").write_text("{")
     assert refuse("-o", tmp_path, "--resume") == (
-        f"{tmp_path}/_ced/run.json is not of this version of ced: add --overwrite"
+        f"{tmp_path}/_ced/run.json is not of this version of ced: overwrite it"
     )
 
 
 def test_without_the_extra_one_line_says_what_to_install(
     refuse: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ray.data", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     said = refuse("-o", tmp_path / "out", code=1)
-    assert said == '--engine ray needs Ray Data: pip install "ced_model[ray]"'
+    assert said == 'tagging on Ray requires ray: pip install "ced_model[ray]"'
 
 
 # Clusters
@@ -180,7 +180,7 @@ def test_missing_credentials_are_one_line(refuse: Callable[..., str], closed_sto
     assert said.startswith("s3://bucket/sounds") and "ACCESS_DENIED" in said and said.endswith(hint)
     assert refuse("-o", f"s3://bucket/out{closed_store}", code=1).endswith(hint)
     assert refuse("-o", tmp_path / "out", "--from", f"s3://bucket/list.parquet{closed_store}", paths=()).startswith(
-        "--from s3://bucket/list.parquet"
+        "the list s3://bucket/list.parquet"
     )
     assert not (tmp_path / "out").exists()
 
@@ -198,7 +198,7 @@ def test_a_node_without_credentials_is_one_line(
 def test_patterns_are_for_local_paths(refuse: Callable[..., str], clip: Path, tmp_path: Path) -> None:
     pattern = f"file://{clip.parent}/*.wav"
     said = refuse("-o", tmp_path / "out", paths=(pattern,))
-    assert said == f"{pattern}: patterns are for local paths; give the folder, or a list with --from"
+    assert said == f"{pattern}: patterns are for local paths; give the folder, or a list of paths"
 
 
 def test_the_note_of_a_cluster_that_is_gone_is_not_believed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import ray
 from ray.cluster_utils import Cluster
 from ray_nodes import NODE
 
-from ced_model.scale.cluster import Pool, choose_pool, connected
-from ced_model.scale.job import run_shards
+from ced_model.distributed.cluster import Pool, choose_pool, connected
+from ced_model.distributed.job import run_shards
 
 pytestmark = pytest.mark.cluster
 

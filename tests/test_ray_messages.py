@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced tag --engine ray`: what ends a run is printed, whatever comes before and after it. Needs no cluster."""
+"""`ced tag --ray`: what ends a run is printed, whatever comes before and after it. Needs no cluster."""
 
 import subprocess
 import sys
@@ -14,14 +14,15 @@ import pytest
 import ray
 import typer
 
-from ced_cli.errors import CliError
-from ced_cli.inputs import Input
-from ced_cli.progress import RunProgress
-from ced_cli.ray import follow, said_at_once
-from ced_cli.shards import ShardedOutput
-from ced_model.scale import cluster, job
-from ced_model.scale.cluster import ClusterError, Pool
+from ced_model.cli.ray import Observer
+from ced_model.distributed import cluster, job
+from ced_model.distributed.cluster import ClusterError, Pool
+from ced_model.distributed.shards import ShardedOutput
+from ced_model.distributed.tagging import RunObserver, _reported, follow
+from ced_model.input_list import Input
+from ced_model.messages import RunError, UsageError
 
+MADE_BY = {"model": "a", "weights": "b", "engine": "onnx", "compute_type": "float32"}
 STOPPED = "node 10.0.0.2: /data/part: No space left on device"
 
 
@@ -32,7 +33,7 @@ def row(shard: int, stopped_by: str | None = None) -> dict[str, Any]:
 @pytest.fixture
 def output(tmp_path: Path) -> ShardedOutput:
     output = ShardedOutput(str(tmp_path / "tags"), {})
-    output.begin("weights")
+    output.begin(MADE_BY)
     output.plan([Input(name, name) for name in "abc"], shard_size=1)
     return output
 
@@ -57,18 +58,18 @@ def test_a_worker_that_cannot_go_on_ends_the_run_with_its_reason_in_any_order_of
 
     monkeypatch.setattr(job, "_run_once", run_once)
     shards = {number: pyarrow.table({"shard": [number]}) for number in range(3)}
-    with pytest.raises(CliError) as caught:
-        follow(job.run_shards(shards, None, {}, Pool(1, 1, 0)), output, RunProgress(3))
-    assert str(caught.value).startswith(f"{STOPPED}; ") and str(caught.value).endswith("go on with --resume")
+    with pytest.raises(RunError) as caught:
+        follow(job.run_shards(shards, None, {}, Pool(1, 1, 0)), output, RunObserver())
+    assert str(caught.value).startswith(f"{STOPPED}; ") and str(caught.value).endswith("resume to continue")
 
 
 @pytest.mark.parametrize(
     ("error", "line", "code"),
     [
-        (CliError(STOPPED, 1), STOPPED, 1),
+        (RunError(STOPPED), STOPPED, 1),
         (ClusterError("no node has 3 CPUs"), "no node has 3 CPUs", 1),
         (ray.exceptions.RaySystemError("the head is gone"), "Ray: System error: the head is gone", 1),
-        (OSError(28, "No space left on device", "/x"), "/x: No space left on device", 1),
+        (OSError(28, "No space left on device", "/x"), "'/x': No space left on device", 1),
         (KeyboardInterrupt(), "interrupted", 130),
     ],
     ids=lambda value: type(value).__name__,
@@ -85,14 +86,14 @@ def test_the_line_is_printed_before_ray_is_left_and_a_failure_there_does_not_hid
     monkeypatch.setattr(ray, "init", lambda *_, **__: None)
     monkeypatch.setattr(ray, "shutdown", shutdown)
     monkeypatch.setattr(cluster, "check_versions", lambda: None)
-    with pytest.raises(typer.Exit) as caught, cluster.connected("local"), said_at_once():
+    with pytest.raises(typer.Exit) as caught, cluster.connected("local"), _reported(Observer()):
         raise error
     assert caught.value.exit_code == code and said == [f"ced: {line}\n"]
 
 
 @pytest.mark.parametrize(("last", "lines"), [("os._exit(1)", 1), ("os.kill(os.getpid(), 9)", 1), ("pass", 0)])
 def test_a_process_that_is_ended_from_outside_leaves_a_line(last: str, lines: int) -> None:
-    script = f"import os\nfrom ced_cli.ray import told_if_ended\nwith told_if_ended('/tags'):\n    {last}"
+    script = f"import os\nfrom ced_model.cli.ray import told_if_ended\nwith told_if_ended('/tags'):\n    {last}"
     done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
     assert done.stderr == lines * "ced: Ray or the system ended this process; what is written is in /tags\n"
 
@@ -101,13 +102,13 @@ def test_two_runs_that_begin_in_one_folder_do_not_take_each_others_shards(
     output: ShardedOutput, tmp_path: Path
 ) -> None:
     other = ShardedOutput(str(tmp_path / "tags"), {})
-    with pytest.raises(CliError, match="another run has begun there in the meantime"):
-        other.begin("weights")
+    with pytest.raises(RunError, match="another run has begun there in the meantime"):
+        other.begin(MADE_BY)
     second, third = (ShardedOutput(str(tmp_path / "tags"), {}) for _ in range(2))
     for each in (second, third):
         each.load()
     second.plan([Input("d", "d")], shard_size=1)
-    with pytest.raises(CliError, match="another run has begun there in the meantime"):
+    with pytest.raises(RunError, match="another run has begun there in the meantime"):
         third.plan([Input("e", "e")], shard_size=1)
 
 
@@ -115,7 +116,7 @@ def test_two_runs_that_begin_in_one_folder_do_not_take_each_others_shards(
 def test_odd_options_of_a_folder_are_one_line(options: str, tmp_path: Path) -> None:
     (tmp_path / "_ced").mkdir()
     (tmp_path / "_ced" / "run.json").write_text(
-        f'{{"ced_shards": 1, "run": "a", "weights": "b", "options": {options}}}'
+        f'{{"ced_shards": 1, "run": "a", "made_by": {{"weights": "b"}}, "options": {options}}}'
     )
-    with pytest.raises(CliError, match="is not of this version of ced: add --overwrite"):
+    with pytest.raises(UsageError, match="is not of this version of ced: overwrite it"):
         ShardedOutput(str(tmp_path), {}).load()

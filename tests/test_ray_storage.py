@@ -1,12 +1,11 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Paths and URIs: what `ced tag --engine ray` reads and writes, here and in a store that speaks S3."""
+"""Paths and URIs: what `ced tag --ray` reads and writes, here and in a store that speaks S3."""
 
 import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import boto3
 import pyarrow
@@ -16,13 +15,16 @@ from moto.server import ThreadedMotoServer
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from ced_cli.app import app
-from ced_cli.errors import CliError
-from ced_cli.formats import Format, Record, read_records
-from ced_cli.inputs import Input, read_list
-from ced_cli.shards import ShardedOutput, planned_inputs, write_shard
 from ced_model.audio import read_audio
-from ced_model.scale.storage import Folder, RemoteFile, join, locate, walk_uri
+from ced_model.cli.app import app
+from ced_model.distributed.shards import ShardedOutput, planned_inputs, write_shard
+from ced_model.input_list import Input, read_list
+from ced_model.messages import UsageError
+from ced_model.records import Record
+from ced_model.storage import Folder, RemoteFile, join, locate, walk_uri
+from ced_model.writers import Format, read_records
+
+MADE_BY = {"model": "a", "weights": "b", "engine": "onnx", "compute_type": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def test_without_ray_a_store_is_one_line(random_model: Path) -> None:
     result = CliRunner().invoke(app, ["tag", "s3://bucket/a.wav", "--model", str(random_model)])
     assert result.exit_code == 2 and not result.stdout
     assert result.stderr == (
-        "ced: s3://bucket/a.wav: to read from there add --engine ray --output DIR, or download it first\n"
+        "ced: s3://bucket/a.wav: to read from there add --ray --output DIR, or download it first\n"
     )
 
 
@@ -123,7 +125,7 @@ def test_a_run_of_many_shards_is_taken_up_by_listing_its_folder_once(
 ) -> None:
     inputs = [Input(f"{number}.wav", f"/sounds/{number}.wav") for number in range(103)]
     begun = ShardedOutput(str(tmp_path), {})
-    begun.begin("weights")
+    begun.begin(MADE_BY)
     begun.plan(inputs[:50], 4)
     begun.plan(inputs[50:], 7)
     for number in (0, 3, 12):
@@ -153,12 +155,12 @@ def test_a_list_may_be_a_column_of_a_parquet_file_anywhere(bucket: str, query: s
     parquet.write_table(table.select(["id"]), tmp_path / "single.parquet")
     assert read_list(str(tmp_path / "single.parquet")) == ["x", "y"]
     parquet.write_table(pyarrow.table({"a": ["x"], "b": ["y"]}), tmp_path / "which.parquet")
-    with pytest.raises(CliError, match="no column of paths: name it uri or path"):
+    with pytest.raises(UsageError, match="no column of paths: name it uri or path"):
         read_list(str(tmp_path / "which.parquet"))
     (tmp_path / "broken.parquet").write_text("a.wav")
-    with pytest.raises(CliError, match=r"broken\.parquet: no Parquet file$"):
+    with pytest.raises(UsageError, match=r"broken\.parquet: not a Parquet file$"):
         read_list(str(tmp_path / "broken.parquet"))
-    with pytest.raises(CliError, match=r"nothing\.parquet: "):
+    with pytest.raises(UsageError, match=r"nothing\.parquet: "):
         read_list(str(tmp_path / "nothing.parquet"))
 
 
@@ -175,7 +177,7 @@ def test_from_a_store_to_a_store_on_a_cluster_of_its_own(
     listed = [f"{bucket}/in/long.flac{query}", f"{bucket}/in/missing.wav{query}", str(clip)]
     parquet.write_table(pyarrow.table({"uri": listed}), tmp_path / "list.parquet")
     options = ["--model", str(random_model), "--events", "--threshold", "0.6"]
-    arguments = ["tag", "--engine", "ray", "--ray-address", "local", *options, "-o", f"{bucket}/out{query}"]
+    arguments = ["tag", "--ray", "--ray-address", "local", *options, "-o", f"{bucket}/out{query}"]
     for more in ([], ["--resume"]):
         run = CliRunner().invoke(
             app, [*arguments, *more, f"{bucket}/in{query}", "--from", str(tmp_path / "list.parquet"), "--workers", "1"]
@@ -210,14 +212,10 @@ def assert_same_events(record: Record, expected: Record) -> None:
 
 def test_the_same_options_are_needed_to_go_on(tmp_path: Path, random_model: Path, clip: Path) -> None:
     """Told before a cluster is asked for."""
-    from ced_cli.formats import Format as Formats
-    from ced_cli.shards import ShardedOutput
-    from ced_cli.tag import TagOptions, lasting_options
-
-    options: dict[str, Any] = {"model": str(random_model), "output": str(tmp_path), "threshold": 0.5}
-    ShardedOutput(str(tmp_path), lasting_options(TagOptions(**options), Formats.PARQUET)).begin("weights")
-    arguments = ["tag", str(clip), "--engine", "ray", "--model", str(random_model), "-o", str(tmp_path), "--resume"]
+    lasting = {"events": False, "channel": "mix", "threshold": 0.5}
+    ShardedOutput(str(tmp_path), lasting).begin(MADE_BY)
+    arguments = ["tag", str(clip), "--ray", "--model", str(random_model), "-o", str(tmp_path), "--resume"]
     run = CliRunner().invoke(app, [*arguments, "--threshold", "0.7"])
-    assert run.exit_code == 2 and "was begun with another --threshold: 0.5 then, 0.7 now" in run.stderr
+    assert run.exit_code == 2 and "--threshold 0.7: expected 0.5, as when " in run.stderr
     run = CliRunner().invoke(app, [*arguments, "--threshold", "0.5", "--ray-address", "127.0.0.1:1"])
     assert run.exit_code == 1 and "no Ray cluster answers" in run.stderr

@@ -3,45 +3,56 @@
 """`ced demo`: the tagger as a page in the browser."""
 
 import math
-from importlib.util import find_spec
+from typing import Annotated
 
-from .errors import FAILED, CliError
+import typer
+
+from ..packages import require
+from . import options
+from .errors import FAILED, CliError, one_line_errors
 from .model import choose_model, quieten
 from .terminal import put, say
 
 INSTALL_DEMO = 'pip install "ced_model[demo]"'
 
 
-def serve_demo(
-    *,
-    models: list[str],
-    host: str | None = None,
-    port: int | None = None,
-    max_megabytes: float | None = None,
-    max_minutes: float | None = None,
+@one_line_errors
+def demo(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="DIR_OR_ID",
+            help="Offer this model, too, and first: a model folder, or the id of a Hub repository. May be given several"
+            " times.",
+        ),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Listen here; by default for this machine only.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=65535, help="By default the first free one from 7860 on.")
+    ] = None,
+    max_megabytes: Annotated[
+        float | None, typer.Option(metavar="MB", help="Refuse larger files; by default 100.")
+    ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(metavar="MINUTES", help="Refuse longer recordings; by default 10.")
+    ] = None,
 ) -> None:
-    """
-    Serves the demo until Ctrl-C.
+    """Tag sounds in the browser.
 
-    Args:
-        models: model folders and Hub ids that are offered beside the bundled and the published ones, and first.
-        host: address to listen at, by default only this machine's own.
-        port: by default the first free one from 7860 on.
-        max_megabytes, max_minutes: size and duration of recordings, by default 100 MB and 10 minutes.
-
-    Raises:
-        CliError: for wrong usage, if Gradio is missing, if a model that was named cannot be loaded, or if the port is
-            taken.
+    Serves a page to upload or record sounds and see what they are and when, and the same as an API. Nothing leaves the
+    machine, except to fetch a published model that is chosen. Ctrl-C ends it.
     """
-    names = [choose_model(model) for model in models]
-    limits = {"megabytes": max_megabytes, "minutes": max_minutes}
+    names = [choose_model(name) for name in model or []]
+    limits = options.given(megabytes=max_megabytes, minutes=max_minutes)
     for name, value in limits.items():
-        if value is not None and not 0 < value < math.inf:
+        if not 0 < value < math.inf:
             raise CliError(f"--max-{name} {value:g}: expected a number above 0")
-    for package in ("gradio", "matplotlib"):
-        if find_spec(package) is None:
-            raise CliError(f"the demo needs {package}: {INSTALL_DEMO}", FAILED)
-    _serve(names, {name: value for name, value in limits.items() if value is not None}, host, port)
+    require(("gradio", "matplotlib"), "the demo", INSTALL_DEMO)
+    _serve(names, limits, host, port)
 
 
 def _serve(names: list[str], limits: dict[str, float], host: str | None, port: int | None) -> None:

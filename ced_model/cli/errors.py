@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of the user's doing end in one line on stderr and an exit code, never in a stack trace."""
+"""Errors that a user can do something about end in one line on stderr and an exit code, never in a stack trace."""
 
 import errno
 import os
@@ -10,12 +10,14 @@ from typing import NoReturn, ParamSpec
 
 import typer
 
-from ..engines import EngineError
-from ..messages import OptionError
+from ..messages import OptionError, RunError, UsageError
 
 WRONG_USAGE = 2
 FAILED = 1
 INTERRUPTED = 130
+
+TORCH = ("torch", "transformers")  # not in every installation
+INSTALL_TORCH = "pip install torch torchaudio transformers"
 
 P = ParamSpec("P")
 
@@ -29,31 +31,36 @@ class CliError(Exception):
 
 
 def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Decorates a command: errors of the user's doing and Ctrl-C become one line and an exit code."""
+    """Decorates a command: the library's errors and Ctrl-C become one line and an exit code."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except CliError as error:
-            fail(str(error), error.exit_code)
-        except OptionError as error:
-            fail(f"{flag(error.name)} {_shown(error.value)}: expected {error.expected}", WRONG_USAGE)
-        except EngineError as error:
-            fail(str(error), FAILED)
-        except KeyboardInterrupt:
-            fail("interrupted", INTERRUPTED)
-        except ImportError as error:
-            if error.name is not None:  # not a message on what to install, but a mistake in an installed package
-                raise
-            fail(str(error), FAILED)
-        except OSError as error:
-            if error.errno == errno.EPIPE:  # `ced … | head`: typer ends the command quietly
-                raise
-            place = f"{os.fsdecode(error.filename)!r}: " if error.filename else ""
-            fail(place + (error.strerror or str(error)), FAILED)
+        except (Exception, KeyboardInterrupt) as error:
+            end_with(error)
 
     return run
+
+
+def end_with(error: BaseException) -> NoReturn:
+    """Ends the command with the line of an error; raises it again if it is a mistake in the program."""
+    if isinstance(error, CliError):
+        fail(str(error), error.exit_code)
+    if isinstance(error, OptionError):
+        fail(f"{flag(error.name)} {_shown(error.value)}: expected {error.expected}", WRONG_USAGE)
+    if isinstance(error, UsageError):
+        fail(str(error), WRONG_USAGE)
+    if isinstance(error, KeyboardInterrupt):
+        fail("; ".join(filter(None, ["interrupted", str(error)])), INTERRUPTED)
+    if isinstance(error, OSError) and error.errno != errno.EPIPE:  # `ced … | head`: typer ends the command quietly
+        place = f"{os.fsdecode(error.filename)!r}: " if error.filename else ""
+        fail(place + (error.strerror or str(error)), FAILED)
+    if isinstance(error, ModuleNotFoundError) and error.name in TORCH:
+        fail(f"this command requires {' and '.join(TORCH)}: {INSTALL_TORCH}", FAILED)
+    if isinstance(error, ValueError | RunError) or (isinstance(error, ImportError) and error.name is None):
+        fail(str(error), FAILED)
+    raise error
 
 
 def flag(name: str) -> str:
@@ -72,4 +79,6 @@ def fail(message: str, exit_code: int) -> NoReturn:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "is not given"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -7,30 +7,28 @@ import io
 import json
 import math
 import os
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
 from ..audioset import AUDIOSET_CLASSES
-from ..engines import choose_engine
-from .errors import FAILED, CliError
-from .inputs import escape_name
-from .model import choose_model, load_tagger, parse_channel, shown_name
+from ..messages import OptionError
+from ..output import check_new_file, new_file
+from ..packages import require
+from . import options
+from .errors import FAILED, CliError, one_line_errors
+from .model import load_tagger
 from .progress import RunProgress
 from .terminal import one_line, put, put_json, say
 
 if TYPE_CHECKING:
-    from .. import AudioTagger
     from ..evaluation import ClassMetrics, Evaluation
     from ..labelled import LabelledClips
+    from ..tagger import AudioTagger
 
 INSTALL_TRAIN = 'pip install "ced_model[train]"'
-LIBRARIES = {"datasets": "datasets", "sklearn": "scikit-learn"}
+LIBRARIES = ("datasets", "sklearn")
 PREFERRED_SPLITS = ("test", "eval", "evaluation", "validation", "valid", "val", "dev")
 MOST_CLASSES = 20  # that are all shown
 BEST_AND_WORST = 5  # of more classes
@@ -47,96 +45,96 @@ FIGURES = {
 }
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """The options of `ced evaluate`, named as on the command line; None where they were not given."""
+@one_line_errors
+def evaluate(
+    data: Annotated[str, typer.Argument(metavar="DATA", hidden=True)],
+    model: options.Model = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which clips: test, train, … or all; of several by default those to test."),
+    ] = None,
+    audio_root: options.AudioRoot = None,
+    path_column: options.PathColumn = None,
+    label_column: options.LabelColumn = None,
+    separator: options.Separator = ";",
+    per_class: Annotated[
+        str | None, typer.Option(metavar="FILE.csv", help="Write the figures of each class here.")
+    ] = None,
+    predictions: Annotated[
+        str | None, typer.Option(metavar="FILE.npz", help="Write files, labels, targets and scores here, as arrays.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files that are there.")] = False,
+    channel: options.Channel = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    device: options.Device = None,
+    num_threads: options.Threads = None,
+    batch_size: options.BatchSize = None,
+    engine: options.Engine = "auto",
+    compute_type: options.ComputeType = None,
+) -> None:
+    """Compare a model's tags with labels.
 
-    model: str | None = None
-    split: str | None = None
-    audio_root: str | None = None
-    path_column: str | None = None
-    label_column: str | None = None
-    separator: str = ";"
-    per_class: str | None = None
-    predictions: str | None = None
-    overwrite: bool = False
-    channel: str | None = None
-    as_json: bool = False
-    device: str | None = None
-    threads: int | None = None
-    batch_size: int | None = None
-    engine: str | None = None
-    compute_type: str | None = None
+    DATA is a folder with a folder of clips for each class, a folder with a metadata.csv, or a table (CSV, TSV, JSON
+    lines, Parquet) with a column of paths and either one of classes, several with ; between them, or a column for each
+    class with values from 0 to 1. Classes are those of the model, by name or by AudioSet's machine id.
 
-
-def evaluate_data(data: str, options: EvaluateOptions) -> None:
+    Exit code: 0, 1 if clips were missing or could not be read (each is named on stderr), 2 for wrong usage.
     """
-    Evaluates a model on a folder or table of labelled clips and prints the figures.
-
-    Raises:
-        CliError: for wrong usage, and where it cannot go on.
-        typer.Exit: at the end, if clips were skipped or failed.
-    """
-    model = _checked_usage(data, options)
-    split = _choose_split(data, options.split)
+    _check_data(data)
+    for name, path, extension in (("per_class", per_class, ".csv"), ("predictions", predictions, ".npz")):
+        if path is not None:
+            check_new_file(name, path, extension, overwrite)
+            if os.path.exists(path) and os.path.samefile(path, os.path.expanduser(data)):
+                raise OptionError(name, path, "another name: these are the labels, they would be lost")
+    require(LIBRARIES, "evaluating", INSTALL_TRAIN)
+    split = _choose_split(data, split)
     tagger = load_tagger(
         model,
-        device=options.device,
-        num_threads=options.threads,
-        batch_size=options.batch_size,
-        engine=options.engine,
-        compute_type=options.compute_type,
+        device=device,
+        num_threads=num_threads,
+        batch_size=batch_size,
+        engine=engine,
+        compute_type=compute_type,
     )
-    clips = _read(data, split, options, tagger.labels)
+    from ..labelled import read_labelled
+
+    clips = read_labelled(
+        data,
+        split=split,
+        audio_root=audio_root,
+        path_column=path_column,
+        label_column=label_column,
+        separator=separator,
+        model_classes=tagger.labels,
+    )
     _print_notes(clips.notes)
     for path, reason in clips.skipped:
         _print_failure(path, reason)
-    evaluation = _evaluate(tagger, clips, parse_channel(options.channel))
+    evaluation = _evaluate(tagger, clips, options.parse_channel(channel))
     _print_notes(evaluation.notes[len(clips.notes) :])
+    made = {"data": data, "split": split, "model": tagger.name}
+    made |= {"engine": tagger.engine, "compute_type": tagger.compute_type}
     _give(
-        lambda: _write(options.per_class, options.overwrite, evaluation, _write_per_class),
-        lambda: _write(options.predictions, options.overwrite, evaluation, _write_predictions),
-        lambda: _print_report(data, split, model, evaluation, options.as_json),
+        lambda: _write(per_class, overwrite, evaluation, _write_per_class),
+        lambda: _write(predictions, overwrite, evaluation, _write_predictions),
+        lambda: _print_report(made, evaluation, as_json),
     )
     if evaluation.failed:
         raise typer.Exit(FAILED)
 
 
-def _checked_usage(data: str, options: EvaluateOptions) -> str:
-    """The model to load. Raises `CliError` for what can be seen to be wrong without it."""
-    model = choose_model(options.model)
-    choose_engine(options.engine or "auto", options.compute_type, options.device)
-    parse_channel(options.channel)
+def _check_data(data: str) -> None:
     if "://" in data:
         raise CliError(f"{data}: labelled clips are read from local files only; download them first")
     if not os.path.exists(os.path.expanduser(data)):
         raise CliError(f"{data!r}: there is no such file or folder")
-    outputs = [("--per-class", options.per_class, ".csv"), ("--predictions", options.predictions, ".npz")]
-    for flag, path, extension in outputs:
-        if path is None:
-            continue
-        if not path.lower().endswith(extension):
-            raise CliError(f"{flag} {path}: give a name that ends in {extension}")
-        if os.path.isdir(path):
-            raise CliError(f"{flag} {path}: a folder; give a file name")
-        if not os.path.isdir(os.path.dirname(path) or "."):
-            raise CliError(f"{flag} {path}: there is no folder {os.path.dirname(path)!r}")
-        if os.path.exists(path) and os.path.samefile(path, os.path.expanduser(data)):
-            raise CliError(f"{flag} {path}: these are the labels, they would be lost; give another name")
-        if os.path.exists(path) and not options.overwrite:
-            raise CliError(f"{flag} {path} exists: add --overwrite, or give another name")
-    missing = [package for module, package in LIBRARIES.items() if find_spec(module) is None]
-    if missing:
-        raise CliError(f"evaluating needs {' and '.join(missing)}: {INSTALL_TRAIN}", FAILED)
-    return model
 
 
 def _choose_split(data: str, split: str | None) -> str | None:
-    """The split to evaluate: that for testing if there are several, and stderr tells which."""
+    """The split to evaluate: that for testing if there are several, which is printed."""
     from ..labelled import find_splits
 
-    with _one_line_failures():
-        names = find_splits(data)
+    names = find_splits(data)
     if split is not None or len(names) < 2:
         return split
     chosen = next((name for name in PREFERRED_SPLITS if name in names), None)
@@ -144,21 +142,6 @@ def _choose_split(data: str, split: str | None) -> str | None:
         raise CliError(f"choose with --split: {', '.join(names)}, or all")
     say(f"split: {chosen} (of {', '.join(names)})")
     return chosen
-
-
-def _read(data: str, split: str | None, options: EvaluateOptions, classes: list[str]) -> "LabelledClips":
-    from ..labelled import read_labelled
-
-    with _one_line_failures():
-        return read_labelled(
-            data,
-            split=split,
-            audio_root=options.audio_root,
-            path_column=options.path_column,
-            label_column=options.label_column,
-            separator=options.separator,
-            model_classes=classes,
-        )
 
 
 def _evaluate(tagger: "AudioTagger", clips: "LabelledClips", channel: str | int) -> "Evaluation":
@@ -172,20 +155,10 @@ def _evaluate(tagger: "AudioTagger", clips: "LabelledClips", channel: str | int)
             with progress.hidden():
                 _print_failure(path, reason)
 
-    with _one_line_failures(), progress:
+    with progress:
         evaluation = evaluate(tagger, clips, channel=channel, on_audio=progress.add_audio, on_clip=count)
     say(progress.summary())
     return evaluation
-
-
-@contextmanager
-def _one_line_failures() -> Iterator[None]:
-    """What the library finds wrong fails the command, with options named as on the command line."""
-    try:
-        yield
-    except ValueError as error:
-        message = re.sub(r"`(\w+)`", lambda match: "--" + match[1].replace("_", "-"), str(error))
-        raise CliError(message.rstrip("."), FAILED) from error
 
 
 def _print_notes(notes: list[str]) -> None:
@@ -201,7 +174,7 @@ def _print_failure(path: str, reason: str) -> None:
 
 
 def table_lines(evaluation: "Evaluation") -> list[str]:
-    """Lines for the eye, 80 columns wide: the figures, and the classes."""
+    """The figures and the classes, in 80 columns."""
     from ..labelled import SINGLE_LABEL
 
     metrics = evaluation.metrics
@@ -228,7 +201,9 @@ def _shown(value: float) -> str:
 
 
 def _report(evaluation: "Evaluation") -> dict[str, Any]:
-    """What `--json` tells; null for what is not defined or not finite."""
+    """The content of `--json`; null for what is not defined or not finite."""
+    from ..input_list import escape_name
+
     metrics = evaluation.metrics
     return {
         "problem_type": metrics.problem_type,
@@ -272,9 +247,11 @@ def _give(*steps: Callable[[], None]) -> None:
         raise errors[0]
 
 
-def _print_report(data: str, split: str | None, model: str, evaluation: "Evaluation", as_json: bool) -> None:
+def _print_report(made: dict[str, Any], evaluation: "Evaluation", as_json: bool) -> None:
     if as_json:
-        report = {"data": escape_name(data), "split": split, "model": shown_name(model)} | _report(evaluation)
+        from ..input_list import escape_name
+
+        report = made | {"data": escape_name(made["data"])} | _report(evaluation)
         put_json(json.dumps(report, indent=1, allow_nan=False))
     else:
         put(*table_lines(evaluation))
@@ -283,8 +260,6 @@ def _print_report(data: str, split: str | None, model: str, evaluation: "Evaluat
 def _write(
     path: str | None, overwrite: bool, evaluation: "Evaluation", write: Callable[["Evaluation", BinaryIO], None]
 ) -> None:
-    from ..output import new_file
-
     if path is not None:
         with new_file(path, overwrite) as file:
             write(evaluation, file)
@@ -301,6 +276,8 @@ def _write_per_class(evaluation: "Evaluation", file: BinaryIO) -> None:
 
 def _write_predictions(evaluation: "Evaluation", file: BinaryIO) -> None:
     import numpy as np
+
+    from ..input_list import escape_name
 
     clips = evaluation.clips
     np.savez_compressed(

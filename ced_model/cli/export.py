@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from ..input_list import STANDARD_INPUT, find_inputs
 from .errors import FAILED, CliError
-from .inputs import STANDARD_INPUT, find_inputs
 from .model import choose_model, quieten, shown_name
 from .terminal import put, say
 

@@ -4,9 +4,12 @@
 
 import difflib
 from collections.abc import Sequence
+from typing import Annotated
+
+import typer
 
 from ..audioset import AUDIOSET_CLASSES
-from .errors import FAILED, CliError
+from .errors import FAILED, CliError, one_line_errors
 from .terminal import put
 
 MIN_SIMILARITY = 0.6
@@ -15,18 +18,24 @@ MAX_SIMILAR = 10
 Row = tuple[int, str, str]  # index, machine id, name
 
 
-def show_labels(query: str) -> None:
-    """Prints the classes that `query` finds as lines of index, machine id and name; all of them if it is empty."""
+@one_line_errors
+def labels(query: Annotated[list[str] | None, typer.Argument(metavar="QUERY", hidden=True)] = None) -> None:
+    """Search the 527 classes of AudioSet.
+
+    QUERY is part of a name, an index or a machine id; without it, all classes are shown. Each line has an index, a
+    machine id and a name.
+    """
     rows = [(index, mid, name) for index, (mid, name) in enumerate(AUDIOSET_CLASSES)]
-    found = find_rows(rows, query)
+    text = " ".join(query or [])
+    found = find_rows(rows, text)
     if not found:
-        raise CliError(f"no class is like {query!r}; `ced labels` shows all {len(rows)}", FAILED)
+        raise CliError(f"no class is like {text!r}; `ced labels` shows all {len(rows)}", FAILED)
     width = max(len(mid) for _, mid, _ in rows)
     put(*(f"{index:3}  {mid:{width}}  {name}" for index, mid, name in found))
 
 
 def find_rows(rows: Sequence[Row], query: str) -> list[Row]:
-    """Rows whose name contains `query`, or whose index or machine id it is; else those with the most similar names."""
+    """Rows with `query` in their name or as their index or machine id; else those with the most similar names."""
     wanted = " ".join(query.lower().split())
     found = [row for row in rows if wanted in row[2].lower() or wanted in (str(row[0]), row[1])]
     if found:

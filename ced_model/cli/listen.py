@@ -1,20 +1,23 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced listen`: what a microphone hears, tagged as it comes in."""
+"""`ced listen`: the tags of a microphone's audio, live."""
 
 import queue
 import time
 from collections.abc import Iterator
 from datetime import datetime
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import numpy as np
+import typer
 
-from ..engines import choose_engine
-from .errors import FAILED, CliError
-from .model import choose_model, load_tagger
+from . import options
+from .errors import FAILED, CliError, one_line_errors
+from .model import load_tagger
 from .terminal import put, say
+
+if TYPE_CHECKING:
+    import numpy as np
 
 INSTALL_MIC = 'pip install "ced_model[mic]"'
 
@@ -26,62 +29,47 @@ SILENCE_S = 5.0  # without a block, after which the microphone counts as lost
 
 
 class Block(NamedTuple):
-    samples: np.ndarray  # float32 of shape (samples,)
+    samples: "np.ndarray"  # float32 of shape (samples,)
     time: float  # when it had come in, in seconds since the epoch
     gap: str  # why audio before it was lost, or empty
 
 
+@one_line_errors
 def listen(
-    *,
-    model: str | None = None,
-    window_s: float | None = None,
-    hop_s: float | None = None,
-    top_k: int | None = None,
-    threshold: float | None = None,
-    labels: list[str] | None = None,
-    input_device: str | None = None,
-    list_devices: bool = False,
-    engine: str | None = None,
-    compute_type: str | None = None,
+    model: options.Model = None,
+    window_s: options.Window = None,
+    hop_s: options.Hop = None,
+    top_k: options.TopK = None,
+    threshold: options.Threshold = None,
+    labels: options.Labels = None,
+    input_device: Annotated[
+        str | None, typer.Option(metavar="DEVICE", help="Index or name of the microphone; see --list-devices.")
+    ] = None,
+    list_devices: Annotated[bool, typer.Option("--list-devices", help="Show the microphones and exit.")] = False,
+    engine: options.Engine = "auto",
+    compute_type: options.ComputeType = None,
 ) -> None:
+    """Tag a microphone's audio live.
+
+    Prints a line for each window, until Ctrl-C: the local time at its end, and its tags. Windows without tags, where a
+    threshold or classes are given, have no line. If audio is lost, a line on stderr reports it, and a new stream begins.
     """
-    Prints a line for each window of what a microphone hears, until Ctrl-C: the local time at its end, and its tags.
-
-    Windows without tags, where a threshold or classes are given, have no line. Where audio was lost, a line on stderr
-    says so, and a new stream begins.
-
-    Args:
-        model: a model folder or Hub id.
-        window_s, hop_s: windows in seconds, by default 2 s and half a window.
-        top_k, threshold, labels: which tags to print, as for `AudioTagger`.
-        input_device: index or part of the name of the microphone, by default the system's choice.
-        list_devices: only print the microphones.
-        engine, compute_type: what computes the model, as for `AudioTagger`.
-
-    Raises:
-        CliError: for wrong usage; if sounddevice, the PortAudio library or the microphone is missing or fails.
-    """
-    choose_engine(engine or "auto", compute_type)
     sounddevice = _import_sounddevice()
     if list_devices:
         _print_devices(sounddevice)
         return
-    name = choose_model(model)
-    device = _find_device(sounddevice, input_device)
-    tagger = load_tagger(name, engine=engine, compute_type=compute_type)
-    from .. import AudioError
+    microphone = Microphone(sounddevice, _find_device(sounddevice, input_device))
+    tagger = load_tagger(model, engine=engine, compute_type=compute_type)
+    from ..audio import AudioError
 
-    options: dict[str, Any] = {"hop_s": hop_s, "top_k": top_k, "threshold": threshold, "labels": labels}
-    if window_s is not None:
-        options["window_s"] = window_s
-    microphone = Microphone(sounddevice, device)
+    tagging = options.given(window_s=window_s, hop_s=hop_s, top_k=top_k, threshold=threshold, labels=labels)
     try:
-        list(tagger.stream([], **options))  # refuses impossible options before the microphone opens
+        list(tagger.stream([], **tagging))  # refuses impossible options before the microphone opens
         with microphone.opened():
             say(f"listening to {microphone.name!r} at {microphone.rate} Hz; Ctrl-C ends it")
             while True:
                 blocks = microphone.blocks_until_gap()
-                for update in tagger.stream(blocks, sampling_rate=microphone.rate, **options):
+                for update in tagger.stream(blocks, sampling_rate=microphone.rate, **tagging):
                     if update.tags:
                         tags = ", ".join(f"{tag.label} {tag.score:.2f}" for tag in update.tags)
                         put(f"{_local_time(microphone.heard_until)}  {tags}")
@@ -90,8 +78,6 @@ def listen(
         pass  # the way to end it
     except (AudioError, sounddevice.PortAudioError) as error:
         raise CliError(f"microphone {microphone.name!r}: {_reason(error)}", FAILED) from error
-    except ValueError as error:
-        raise CliError(str(error)) from error
 
 
 class Microphone:
@@ -127,7 +113,7 @@ class Microphone:
             callback=self._receive,
         )
 
-    def _receive(self, samples: np.ndarray, frames: int, times: Any, status: Any) -> None:
+    def _receive(self, samples: "np.ndarray", frames: int, times: Any, status: Any) -> None:
         """Called by the sound card's thread: `samples` of shape `(frames, 1)` are only valid meanwhile."""
         if self._has_lost_block and not self._blocks.empty():
             return  # one long gap from time to time leaves more to be heard than many short ones
@@ -138,7 +124,7 @@ class Microphone:
         except queue.Full:
             self._has_lost_block = True
 
-    def blocks_until_gap(self) -> Iterator[np.ndarray]:
+    def blocks_until_gap(self) -> Iterator["np.ndarray"]:
         """Consecutive blocks of shape `(samples,)`, ending where audio was lost."""
         if self._after_gap is not None:
             self.heard_until = self._after_gap.time
@@ -159,7 +145,7 @@ def _import_sounddevice() -> ModuleType:
     try:
         import sounddevice
     except ImportError as error:
-        raise CliError(f"listening needs sounddevice: {INSTALL_MIC}", FAILED) from error
+        raise CliError(f"listening requires sounddevice: {INSTALL_MIC}", FAILED) from error
     except OSError as error:  # the package is there, the library that it loads is not
         raise CliError(
             f"{error}; install PortAudio (Debian, Ubuntu: libportaudio2; Fedora: portaudio; Homebrew: portaudio)",

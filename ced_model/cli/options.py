@@ -1,8 +1,8 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Options that several commands share. Nothing heavy is imported here: `ced --help` must answer at once."""
+"""Options that several commands share, named after the library's keyword arguments."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,9 +26,11 @@ Labels = Annotated[
     list[str] | None,
     typer.Option("--labels", "-l", metavar="CLASS", help="Consider this class only. May be given several times."),
 ]
-Window = Annotated[float | None, typer.Option(metavar="SECONDS", help="Length of the windows; by default 2.")]
+Window = Annotated[
+    float | None, typer.Option("--window", metavar="SECONDS", help="Length of the windows; by default 2.")
+]
 Hop = Annotated[
-    float | None, typer.Option(metavar="SECONDS", help="Distance between windows; by default half a window.")
+    float | None, typer.Option("--hop", metavar="SECONDS", help="Distance between windows; by default half a window.")
 ]
 Channel = Annotated[
     str | None,
@@ -39,11 +41,12 @@ Channel = Annotated[
 Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; by default a GPU if there is one.")
 ]
-Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="CPU threads; by default one per core.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads; by default one per core.")
+]
 BatchSize = Annotated[int | None, typer.Option(metavar="N", min=1, help="Windows that are computed together at most.")]
 Engine = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="auto (default: the fastest that is installed), onnx, openvino or torch."),
+    str, typer.Option(metavar="NAME", help="auto (the fastest that is installed), onnx, openvino or torch.")
 ]
 ComputeType = Annotated[
     str | None,
@@ -53,7 +56,7 @@ ComputeType = Annotated[
     ),
 ]
 AudioRoot = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Where a table's paths start; by default beside the table.")
+    str | None, typer.Option(metavar="DIR", help="Folder of a table's relative paths; by default the table's.")
 ]
 PathColumn = Annotated[
     str | None, typer.Option(metavar="NAME", help="A table's column of paths; by default file_name, path, …")
@@ -61,4 +64,14 @@ PathColumn = Annotated[
 LabelColumn = Annotated[
     str | None, typer.Option(metavar="NAME", help="A table's column of classes; by default label, labels, …")
 ]
-Separator = Annotated[str, typer.Option(metavar="TEXT", help="What is between classes in a text.")]
+Separator = Annotated[str, typer.Option(metavar="TEXT", help="Separates classes in one cell.")]
+
+
+def parse_channel(channel: str | None) -> str | int:
+    """The value of `--channel` as the library takes it."""
+    return "mix" if channel is None else int(channel) if channel.isdigit() else channel
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given: the library has the defaults."""
+    return {name: value for name, value in options.items() if value is not None}

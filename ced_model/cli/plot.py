@@ -4,107 +4,71 @@
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ..engines import choose_engine
-from .errors import FAILED, CliError
-from .model import choose_model, load_tagger, parse_channel
+import typer
+
+from ..output import check_new_file, new_file
+from ..packages import require
+from . import options
+from .errors import FAILED, CliError, one_line_errors
+from .model import load_tagger
 from .terminal import put
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .. import AudioTagger
+    from ..tagger import AudioTagger
 
 INSTALL_PLOT = 'pip install "ced_model[plot]"'
-
 TOP_K = 10
 
 
-def plot_file(
-    file: Path,
-    *,
-    model: str | None = None,
-    output: Path | None = None,
-    overwrite: bool = False,
-    window_s: float | None = None,
-    hop_s: float | None = None,
-    top_k: int | None = None,
-    channel: str | None = None,
-    engine: str | None = None,
-    compute_type: str | None = None,
+@one_line_errors
+def plot(
+    file: Annotated[Path, typer.Argument(metavar="FILE", hidden=True)],
+    model: options.Model = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The PNG; by default FILE with .png.")
+    ] = None,
+    window_s: options.Window = None,
+    hop_s: options.Hop = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture that is there.")] = False,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", "-k", metavar="N", min=1, help="Classes to draw; by default 10.")
+    ] = None,
+    channel: options.Channel = None,
+    engine: options.Engine = "auto",
+    compute_type: options.ComputeType = None,
 ) -> None:
-    """
-    Draws a recording of any length and prints the path of the PNG.
+    """Draw an audio file and its tags over time.
 
-    Args:
-        file: the recording.
-        model: a model folder or Hub id.
-        output: the PNG, by default `file` with `.png` appended.
-        overwrite: replace a file that is there, once the new one is complete.
-        window_s, hop_s: windows of the timeline in seconds, by default 2 s and half a window.
-        top_k: number of classes, those with the highest peaks; 10 by default.
-        channel: of the recording: mix, loudest or a number; mix by default.
-        engine, compute_type: what computes the model, as for `AudioTagger`.
-
-    Raises:
-        CliError: for wrong usage, if matplotlib is missing, or if the file cannot be read.
+    The PNG shows the log-mel spectrogram of FILE, and the scores of the classes with the highest peaks below it.
     """
-    path = _checked_output(file, output, overwrite)
-    chosen = parse_channel(channel)
-    choose_engine(engine or "auto", compute_type)
-    name = choose_model(model)
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise CliError(f"drawing needs matplotlib: {INSTALL_PLOT}", FAILED) from error
+    path = output or Path(f"{file}.png")
+    check_new_file("output", path, ".png", overwrite)
+    require(("matplotlib",), "drawing", INSTALL_PLOT)
     if not file.exists():
         raise CliError(f"{str(file)!r}: there is no such file", FAILED)
-    tagger = load_tagger(name, engine=engine, compute_type=compute_type)
-    figure = _draw(tagger, file, window_s, hop_s, top_k or TOP_K, chosen)
-    _save(figure, path, overwrite)
+    tagger = load_tagger(model, engine=engine, compute_type=compute_type)
+    windows = options.given(window_s=window_s, hop_s=hop_s)
+    _save(_draw(tagger, file, windows, top_k or TOP_K, options.parse_channel(channel)), path, overwrite)
     put(str(path))
 
 
-def _checked_output(file: Path, output: Path | None, overwrite: bool) -> Path:
-    path = Path(f"{file}.png") if output is None else output
-    if path.suffix.lower() != ".png":
-        raise CliError(f"--output {path}: the picture is a PNG, give a name that ends in .png")
-    if path.is_dir():
-        raise CliError(f"--output {path}: a folder; give a file name")
-    if not path.parent.is_dir():
-        raise CliError(f"--output {path}: there is no folder {str(path.parent)!r}")
-    if path.exists() and not overwrite:
-        raise CliError(f"{path} exists: add --overwrite, or give another --output")
-    return path
-
-
-def _draw(
-    tagger: "AudioTagger", file: Path, window_s: float | None, hop_s: float | None, top_k: int, channel: str | int
-) -> "Figure":
-    from .. import AudioError
+def _draw(tagger: "AudioTagger", file: Path, windows: dict[str, float], top_k: int, channel: str | int) -> "Figure":
     from ..audio import describe, read_blocks
     from ..drawing import BLOCK_FRAMES, MAX_COLUMNS, make_figure, mel_picture
-    from ..tagger import TIMELINE_WINDOW_S
 
     front_end = tagger.front_end
-    try:
-        window_s = TIMELINE_WINDOW_S if window_s is None else window_s
-        timeline = tagger.timeline(file, window_s=window_s, hop_s=hop_s, channel=channel)
-        block_s = BLOCK_FRAMES * front_end.hop_size / front_end.sampling_rate
-        blocks = read_blocks(file, sampling_rate=front_end.sampling_rate, block_s=block_s, channel=channel)
-        decibels, column_s = mel_picture(blocks, front_end, MAX_COLUMNS)
-    except AudioError as error:
-        raise CliError(str(error), FAILED) from error
+    timeline = tagger.timeline(file, channel=channel, **windows)
+    block_s = BLOCK_FRAMES * front_end.hop_size / front_end.sampling_rate
+    blocks = read_blocks(file, sampling_rate=front_end.sampling_rate, block_s=block_s, channel=channel)
+    decibels, column_s = mel_picture(blocks, front_end, MAX_COLUMNS)
     return make_figure(decibels, column_s, timeline, front_end, describe(file.name), top_k)
 
 
 def _save(figure: Any, path: Path, overwrite: bool) -> None:
-    from ..output import new_file
-
-    try:
-        with warnings.catch_warnings(), new_file(path, overwrite) as file:
-            warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font lacks
-            figure.savefig(file, format="png")
-    except OSError as error:
-        raise CliError(f"--output {path}: {error.strerror or error}", FAILED) from error
+    with warnings.catch_warnings(), new_file(path, overwrite) as file:
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font lacks
+        figure.savefig(file, format="png")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from .formats import clock
+from ..messages import clock
 
 REFRESH_S = 0.1
 LONG_S = 120  # a single recording from this length on has a bar

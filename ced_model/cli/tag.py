@@ -1,269 +1,316 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced tag`: inputs → records → standard output, or a file that an interrupted run can go on with."""
+"""`ced tag`: inputs → records → standard output, or a file that an interrupted run can continue."""
 
-import math
 import os
-import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..engines import choose_engine
-from .errors import FAILED, INTERRUPTED, CliError
-from .formats import Format, Record, check_available, sound_record, write_records
-from .inputs import STANDARD_INPUT, Input, find_inputs
-from .journal import Journal
-from .model import choose_model, load_tagger, parse_channel
+from ..writers import Format, check_available, write_records
+from . import options
+from .errors import FAILED, CliError, one_line_errors
+from .model import load_tagger
 from .progress import RunProgress
 from .terminal import one_line, refuse_stdout, say
 
 if TYPE_CHECKING:
-    from .. import AudioTagger, TagResult
+    from ..input_list import Input
+    from ..records import Record
+    from ..tagger import AudioTagger
 
 EVENT_THRESHOLD = 0.5
 STORES = ("s3://", "gs://", "gcs://", "abfs://", "abfss://", "hdfs://", "hf://")  # which PyArrow reads
 
 
-@dataclass(frozen=True)
-class TagOptions:
-    """The options of `ced tag`, named as on the command line; None where they were not given."""
+@one_line_errors
+def tag(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PATHS", hidden=True),  # the help has it in the text: Typer would show its type
+    ] = None,
+    list_file: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="FILE", help="A list of paths, one a line or separated by NUL, or Parquet; - for stdin."
+        ),
+    ] = None,
+    model: options.Model = None,
+    top_k: options.TopK = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(metavar="SCORE", help="Leave out tags with a lower score; with --events, by default 0.5."),
+    ] = None,
+    labels: options.Labels = None,
+    window_s: Annotated[
+        float | None,
+        typer.Option(
+            "--window", metavar="SECONDS", help="Length of the windows of long clips; by default 10, with --events 2."
+        ),
+    ] = None,
+    hop_s: Annotated[
+        float | None,
+        typer.Option(
+            "--hop",
+            metavar="SECONDS",
+            help="Distance between windows; by default no overlap, with --events half a window.",
+        ),
+    ] = None,
+    average: Annotated[
+        str | None,
+        typer.Option(metavar="mean|max", help="How window scores are combined; by default the mean."),
+    ] = None,
+    channel: options.Channel = None,
+    events: Annotated[bool, typer.Option("--events", help="Find when each class occurs.")] = False,
+    min_duration_s: Annotated[
+        float | None, typer.Option("--min-duration", metavar="SECONDS", help="With --events: leave out shorter ones.")
+    ] = None,
+    merge_gap_s: Annotated[
+        float | None,
+        typer.Option(
+            "--merge-gap", metavar="SECONDS", help="With --events: join those of a class no further apart than this."
+        ),
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help=f"{', '.join(Format)}; by default a table, with --output by the name of the file.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write here, at the end; until then to FILE.journal. With --ray a folder, shard by shard.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the results that --output has, tag the rest and what failed.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard the results that --output has.")] = False,
+    spreadsheet_safe: Annotated[
+        bool,
+        typer.Option("--spreadsheet-safe", help="In csv, put ' before names that a spreadsheet takes for formulas."),
+    ] = False,
+    device: options.Device = None,
+    num_threads: options.Threads = None,
+    batch_size: options.BatchSize = None,
+    engine: options.Engine = "auto",
+    compute_type: options.ComputeType = None,
+    ray: Annotated[bool, typer.Option("--ray", help="Work on the nodes of a Ray cluster.")] = False,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Head of the cluster; by default RAY_ADDRESS, or else this machine."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="With --ray: by default as many as there is room for.")
+    ] = None,
+    shard_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="With --ray: inputs per file; by default 16 to 256.")
+    ] = None,
+) -> None:
+    """Tag audio files, folders or standard input.
 
-    model: str | None = None
-    top_k: int | None = None
-    threshold: float | None = None
-    labels: tuple[str, ...] | None = None
-    window: float | None = None
-    hop: float | None = None
-    average: str | None = None
-    channel: str | None = None
-    events: bool = False
-    min_duration: float | None = None
-    merge_gap: float | None = None
-    format: Format | None = None
-    output: str | None = None
-    resume: bool = False
-    overwrite: bool = False
-    spreadsheet_safe: bool = False
-    engine: str | None = None
-    compute_type: str | None = None
-    device: str | None = None
-    threads: int | None = None
-    batch_size: int | None = None
-    ray: bool = False
-    ray_address: str | None = None
-    workers: int | None = None
-    shard_size: int | None = None
+    PATHS are files, folders (searched recursively; hidden entries are left out), patterns such as "**/*.wav", or -
+    for standard input. With --ray they and --output may also be URIs, such as s3://bucket/folder.
 
+    Each input is tagged once, in the given order; one that cannot be read does not stop the others. Exit code: 0, 1
+    if inputs failed (each is named on stderr and in the output), 2 for wrong usage.
 
-def tag(paths: list[str], list_file: str | None, options: TagOptions) -> None:
+    In json, jsonl, csv and parquet, bytes of a file name that are not UTF-8 are written as \\xNN (and a backslash
+    before xNN as \\x5c): put the byte in place of each to have the name back.
     """
-    Tags what `find_inputs` makes of `paths` and `list_file`, and writes what was found.
-
-    Raises:
-        CliError: for wrong usage, and where it cannot go on.
-        typer.Exit: at the end, if inputs failed.
-    """
-    format = check_options(options)
-    if options.ray:
+    _refuse("has no meaning with --events" if events else "", top_k=top_k, average=average)
+    _refuse("" if events else "needs --events", min_duration=min_duration_s, merge_gap=merge_gap_s)
+    _refuse("" if ray else "needs --ray", ray_address=ray_address, workers=workers, shard_size=shard_size)
+    _refuse("" if output else "needs --output FILE", resume=resume or None, overwrite=overwrite or None)
+    if resume and overwrite:
+        raise CliError("--resume keeps results, --overwrite discards them: choose one")
+    if as_json and format not in (None, Format.JSON):
+        raise CliError(f"--json contradicts --format {format}")
+    format = _choose_format(Format.JSON if as_json else format, output, ray, resume)
+    if spreadsheet_safe and format is not Format.CSV:
+        raise CliError(f"--spreadsheet-safe is for --format csv, not {format}")
+    check_available(format)
+    tagging = options.given(window_s=window_s, hop_s=hop_s, channel=options.parse_channel(channel))
+    if events:
+        limit = EVENT_THRESHOLD if threshold is None else threshold
+        tagging["thresholds"] = dict.fromkeys(labels, limit) if labels else limit
+        tagging |= options.given(min_duration_s=min_duration_s, merge_gap_s=merge_gap_s)
+    else:
+        tagging |= options.given(top_k=top_k, threshold=threshold, labels=labels, average=average)
+    computing = {
+        "model": model,
+        "engine": engine,
+        "compute_type": compute_type,
+        "device": device,
+        "num_threads": num_threads,
+        "batch_size": batch_size,
+    }
+    paths = paths or []
+    if ray:
         from .ray import tag_on_ray
 
-        progress = tag_on_ray(paths, list_file, options)
+        storing = {"resume": resume, "overwrite": overwrite, "ray_address": ray_address}
+        storing |= {"workers": workers, "shard_size": shard_size}
+        progress = tag_on_ray(
+            paths, str(output), list_file=list_file, events=events, options=tagging, **computing, **storing
+        )
     elif remote := [path for path in paths if path.startswith(STORES)]:
         raise CliError(f"{remote[0]}: to read from there add --ray --output DIR, or download it first")
-    elif options.output is None:
-        progress = _tag_to_stdout(find_inputs(paths, list_file), options, format)
     else:
-        progress = _tag_to_file(find_inputs(paths, list_file), options, format, options.output)
+        from ..input_list import find_inputs
+
+        run = _Run(find_inputs(paths, list_file), computing, tagging, events, format, spreadsheet_safe)
+        progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite)
     if progress.total > 1:
         say(progress.summary())
     if progress.failed:
         raise typer.Exit(FAILED)
 
 
-def check_options(options: TagOptions) -> Format:
-    """Raises `CliError` for what can be seen to be wrong without the model; returns the format."""
-    for name in ("threshold", "window", "hop", "min_duration", "merge_gap"):
-        _check_number(name, getattr(options, name))
-    if options.window and options.hop and options.hop > options.window:
-        raise CliError(f"--hop {options.hop:g} is longer than --window {options.window:g}: audio would be left out")
-    for name in ("min_duration", "merge_gap") if not options.events else ("top_k", "average"):
-        if getattr(options, name) is not None:
-            raise CliError(f"{_flag(name)} {'has no meaning with' if options.events else 'needs'} --events")
-    if options.resume and options.overwrite:
-        raise CliError("--resume keeps results, --overwrite discards them: choose one")
-    if options.output is None and (options.resume or options.overwrite):
-        raise CliError(f"--{'resume' if options.resume else 'overwrite'} needs --output FILE")
-    for name in ("ray_address", "workers", "shard_size") if not options.ray else ():
-        if getattr(options, name) is not None:
-            raise CliError(f"{_flag(name)} needs --ray")
-    parse_channel(options.channel)
-    format = _choose_format(options)
-    if options.spreadsheet_safe and format is not Format.CSV:
-        raise CliError(f"--spreadsheet-safe is for --format csv, not {format}")
-    check_available(format)
-    choose_engine(options.engine or "auto", options.compute_type, options.device)
-    choose_model(options.model)
-    return format
+def _refuse(reason: str, **given: Any) -> None:
+    """Refuses options that were given, if there is a reason."""
+    for name in options.given(**given) if reason else ():
+        raise CliError(f"--{name.replace('_', '-')} {reason}")
 
 
-def _check_number(name: str, value: float | None) -> None:
-    if value is None:
-        return
-    if name == "threshold":
-        is_valid, wanted = 0 <= value <= 1, "a score from 0 to 1"
-    elif name in ("window", "hop"):
-        is_valid, wanted = 0 < value < math.inf, "seconds above 0"
-    else:
-        is_valid, wanted = 0 <= value < math.inf, "seconds from 0"
-    if not is_valid:
-        raise CliError(f"{_flag(name)} {value:g}: expected {wanted}")
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _choose_format(options: TagOptions) -> Format:
-    format = options.format
-    if options.ray:
-        if options.output is None or format not in (None, Format.PARQUET):
+def _choose_format(format: Format | None, output: str | None, ray: bool, resume: bool) -> Format:
+    if ray:
+        if output is None or format not in (None, Format.PARQUET):
             raise CliError("--ray writes a folder of Parquet files: give --output DIR, and no other --format")
         return Format.PARQUET
-    if options.output is None:
+    if output is None:
         if format is Format.PARQUET:
             raise CliError("--format parquet needs --output FILE")
         return format or Format.TABLE
     if format is None:
-        suffix = os.path.splitext(options.output)[1].lower().removeprefix(".")
+        suffix = os.path.splitext(output)[1].lower().removeprefix(".")
         try:
             format = Format({"txt": "table"}.get(suffix, suffix))
         except ValueError as error:
-            raise CliError(f"--output {options.output}: add --format {'|'.join(Format)}") from error
-    if options.resume and format is Format.TABLE:
+            raise CliError(f"--output {output}: add --format {'|'.join(Format)}") from error
+    if resume and format is Format.TABLE:
         raise CliError("--resume needs --format json, jsonl, csv or parquet")
     return format
 
 
-# Tagging
+class _Run:
+    """
+    A run on this machine.
+
+    Args:
+        inputs: What is tagged.
+        computing: Keyword arguments of `load_tagger`.
+        tagging: Keyword arguments of `AudioTagger.tag`, or with `events` of `AudioTagger.events`.
+        events: Whether to find events.
+        format: The format of the results.
+        spreadsheet_safe: As for `write_records`.
+    """
+
+    def __init__(
+        self,
+        inputs: list["Input"],
+        computing: dict[str, Any],
+        tagging: dict[str, Any],
+        events: bool,
+        format: Format,
+        spreadsheet_safe: bool,
+    ) -> None:
+        self.inputs, self.computing, self.tagging = inputs, computing, tagging
+        self.events, self.format, self.spreadsheet_safe = events, format, spreadsheet_safe
+
+    def load(self) -> "AudioTagger":
+        """Loads the model and checks the options, some of which depend on it."""
+        from ..records import check_options
+
+        tagger = load_tagger(**self.computing)
+        check_options(tagger, self.tagging, self.events)
+        return tagger
+
+    def to_stdout(self) -> RunProgress:
+        tagger = self.load()
+        with _progress(self.inputs) as progress:
+            try:
+                same_terminal = self.format is Format.TABLE and sys.stdout.isatty() and sys.stderr.isatty()
+                records = self.records(tagger, self.inputs, progress, say_errors=not same_terminal)
+                write_records(
+                    records, sys.stdout.buffer, self.format, self.events, spreadsheet_safe=self.spreadsheet_safe
+                )
+            except KeyboardInterrupt as error:
+                raise KeyboardInterrupt(f"{progress.done} of {len(self.inputs)} inputs were done") from error
+            except OSError as error:
+                refuse_stdout(error)
+        return progress
+
+    def to_file(self, output: str, resume: bool, overwrite: bool) -> RunProgress:
+        from ..input_list import STANDARD_INPUT
+        from ..journal import Journal
+        from ..records import made_by
+
+        if resume and any(item.name == STANDARD_INPUT for item in self.inputs):
+            raise CliError("--resume cannot know whether standard input is the same")
+        lasting = {"format": self.format, "events": self.events} | self.tagging
+        if self.spreadsheet_safe:
+            lasting["spreadsheet_safe"] = True
+        journal = Journal(output, lasting)
+        try:
+            if resume:
+                journal.load()
+            elif overwrite:
+                journal.overwrite()
+            else:
+                journal.refuse_existing()
+            waiting = [item for item in self.inputs if item.name not in journal]
+            progress = _progress(waiting)
+            tagger = self.load() if waiting else None
+            if len(waiting) < len(self.inputs):
+                note = ""
+                if journal.is_finished and self.format is not Format.PARQUET:
+                    note = "; a finished output does not have the model and options that made it"
+                say(f"{len(self.inputs) - len(waiting)} results of {journal.output} are kept{note}")
+            if tagger is not None:
+                journal.begin(made_by(tagger))
+                with progress:
+                    try:
+                        for record in self.records(tagger, waiting, progress):
+                            journal.append(record)
+                    except KeyboardInterrupt as error:
+                        raise KeyboardInterrupt(journal.advice) from error
+            if not journal.is_finished:
+                journal.finish(item.name for item in self.inputs)
+        finally:
+            journal.close()
+        return progress
+
+    def records(
+        self, tagger: "AudioTagger", inputs: list["Input"], progress: RunProgress, say_errors: bool = True
+    ) -> Iterator["Record"]:
+        """The records, counted, and failed ones named on stderr."""
+        from ..records import make_records
+
+        for record in make_records(tagger, inputs, self.tagging, events=self.events, on_audio=progress.add_audio):
+            error = record.get("error")
+            progress.count(failed=error is not None)
+            if error is not None and say_errors:
+                with progress.hidden():
+                    print_error(record["file"], error)
+            if sys.stdout.isatty():
+                with progress.hidden():
+                    yield record
+            else:
+                yield record
 
 
-def make_records(
-    tagger: "AudioTagger",
-    inputs: list[Input],
-    options: TagOptions,
-    on_audio: Callable[[float], object] | None = None,
-) -> Iterator[Record]:
-    """Records of inputs in their order, as they become ready; `on_audio` is told the seconds that were scored."""
-    readable = [item for item in inputs if item.error is None]
-    results = _results(tagger, (item.source for item in readable), options, on_audio)
-    for item in inputs:
-        if item.error is not None:
-            yield {"file": item.name, "error": item.error}
-        else:
-            yield sound_record(_record(item.name, next(results), options), options.events)
-
-
-def _results(
-    tagger: "AudioTagger",
-    sources: Iterable[Any],
-    options: TagOptions,
-    on_audio: Callable[[float], object] | None = None,
-) -> Iterator["TagResult"]:
-    labels = None if options.labels is None else list(options.labels)
-    if not options.events:
-        return tagger.tag(
-            sources,
-            top_k=options.top_k,
-            threshold=options.threshold,
-            labels=labels,
-            window_s=options.window,
-            hop_s=options.hop,
-            average=options.average or "mean",
-            channel=parse_channel(options.channel),
-            on_audio=on_audio,
-        )
-    from ..tagger import TIMELINE_WINDOW_S
-
-    window_s = TIMELINE_WINDOW_S if options.window is None else options.window
-    reading: dict[str, Any] = {"hop_s": options.hop, "channel": parse_channel(options.channel)}
-    return tagger.timelines(sources, window_s=window_s, on_audio=on_audio, **reading)
-
-
-def _record(name: str, result: "TagResult", options: TagOptions) -> Record:
-    if result.error is not None:
-        return {"file": name, "error": _reason(result)}
-    record: Record = {"file": name, "duration_s": result.duration_s}
-    if result.timeline is not None:
-        events = result.timeline.events(_thresholds(options), options.min_duration or 0.0, options.merge_gap or 0.0)
-        record["events"] = [
-            {
-                "onset_s": round(event.onset_s, 6),
-                "offset_s": round(event.offset_s, 6),
-                "label": _storable(event.label),
-                "peak": _score(event.peak),
-            }
-            for event in events
-        ]
-    else:
-        record["tags"] = [
-            {"label": _storable(tag.label), "score": _score(tag.score), "index": tag.index} for tag in result.tags
-        ]
-    return record
-
-
-def _thresholds(options: TagOptions) -> float | dict[str, float]:
-    threshold = EVENT_THRESHOLD if options.threshold is None else options.threshold
-    return threshold if options.labels is None else dict.fromkeys(options.labels, threshold)
-
-
-def _score(score: float) -> float:
-    return float(f"{score:.7g}")  # a float32 has no more digits
-
-
-def _storable(text: str) -> str:
-    """Text that any format can hold: half a surrogate pair is escaped."""
-    return text.encode(errors="backslashreplace").decode()
-
-
-def _reason(result: "TagResult") -> str:
-    """Why an input failed, in one line without its name."""
-    text = " ".join(str(result.error).split()).removeprefix(f"{result.name}: ")
-    if _is_pipe(result.source):
-        text += "; send it to `ced tag -`"
-    return _storable(text) or type(result.error).__name__
-
-
-def _is_pipe(source: Any) -> bool:
-    """Whether it is the path of a FIFO, such as the shell's process substitution gives."""
-    try:
-        return isinstance(source, str) and stat.S_ISFIFO(os.stat(source).st_mode)
-    except (OSError, ValueError):
-        return False
-
-
-def load(options: TagOptions) -> "AudioTagger":
-    """Loads the model and checks the options that depend on it."""
-    tagger = load_tagger(
-        choose_model(options.model),
-        engine=options.engine,
-        compute_type=options.compute_type,
-        device=options.device,
-        num_threads=options.threads,
-        batch_size=options.batch_size,
-    )
-    list(_results(tagger, [], options))
-    if options.events:
-        from ..events import check_event_options
-
-        check_event_options(tagger.labels, _thresholds(options), 0.0, 0.0)
-    return tagger
-
-
-def _progress(inputs: list[Input]) -> RunProgress:
+def _progress(inputs: list["Input"]) -> RunProgress:
     length_s = None
     if len(inputs) == 1 and inputs[0].error is None and sys.stderr.isatty():
         from ..audio import duration_s
@@ -272,98 +319,5 @@ def _progress(inputs: list[Input]) -> RunProgress:
     return RunProgress(len(inputs), length_s)
 
 
-def _watched(records: Iterator[Record], progress: RunProgress, say_errors: bool = True) -> Iterator[Record]:
-    """The records, counted, and failed ones named on stderr."""
-    for record in records:
-        error = record.get("error")
-        progress.count(failed=error is not None)
-        if error is not None and say_errors:
-            with progress.hidden():
-                print_error(record["file"], error)
-        if sys.stdout.isatty():
-            with progress.hidden():
-                yield record
-        else:
-            yield record
-
-
 def print_error(name: str, error: str) -> None:
     say(f"{name}: {one_line(error)}")
-
-
-# To standard output
-
-
-def _tag_to_stdout(inputs: list[Input], options: TagOptions, format: Format) -> RunProgress:
-    tagger = load(options)
-    with _progress(inputs) as progress:
-        try:
-            same_terminal = format is Format.TABLE and sys.stdout.isatty() and sys.stderr.isatty()
-            records = _watched(
-                make_records(tagger, inputs, options, progress.add_audio), progress, say_errors=not same_terminal
-            )
-            write_records(records, sys.stdout.buffer, format, options.events, options.spreadsheet_safe)
-        except KeyboardInterrupt as error:
-            raise CliError(f"interrupted after {progress.done} of {len(inputs)} inputs", INTERRUPTED) from error
-        except OSError as error:
-            refuse_stdout(error)
-    return progress
-
-
-# To a file
-
-
-def _tag_to_file(inputs: list[Input], options: TagOptions, format: Format, output: str) -> RunProgress:
-    if options.resume and any(item.name == STANDARD_INPUT for item in inputs):
-        raise CliError("--resume cannot know whether standard input is the same")
-    journal = Journal(output, lasting_options(options, format))
-    try:
-        if options.resume:
-            journal.load()
-        elif options.overwrite:
-            journal.overwrite()
-        else:
-            journal.refuse_existing()
-        waiting = [item for item in inputs if item.name not in journal]
-        progress = _progress(waiting)
-        tagger = load(options) if waiting else None
-        if len(waiting) < len(inputs):
-            _print_kept(len(inputs) - len(waiting), journal)
-        if tagger is not None:
-            journal.begin(tagger.fingerprint)
-            records = make_records(tagger, waiting, options, progress.add_audio)
-            _journal_records(journal, progress, records)
-        if not journal.is_finished:
-            journal.finish(item.name for item in inputs)
-    finally:
-        journal.close()
-    return progress
-
-
-def _print_kept(count: int, journal: Journal) -> None:
-    note = ""
-    if journal.is_finished:
-        note = ", made with whatever model and options there were: a finished output does not tell"
-    say(f"{count} results of {journal.output} are kept{note}")
-
-
-def _journal_records(journal: Journal, progress: RunProgress, records: Iterator[Record]) -> None:
-    with progress:
-        try:
-            for record in _watched(records, progress):
-                journal.append(record)
-        except KeyboardInterrupt as error:
-            raise CliError(f"interrupted; {journal.advice}", INTERRUPTED) from error
-
-
-def lasting_options(options: TagOptions, format: Format) -> dict[str, Any]:
-    """What all results in one output must have in common, by the names of the options."""
-    names = ("top_k", "threshold", "labels", "window", "hop", "average", "events", "min_duration", "merge_gap")
-    channel = parse_channel(options.channel)
-    computing = {
-        "engine": None if options.engine == "auto" else options.engine,
-        "compute-type": None if options.compute_type == "float32" else options.compute_type,
-    }
-    lasting = {"format": format} | {name.replace("_", "-"): getattr(options, name) for name in names} | computing
-    lasting["channel"] = None if channel == "mix" else channel
-    return lasting | ({"spreadsheet-safe": True} if options.spreadsheet_safe else {})

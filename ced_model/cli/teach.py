@@ -117,7 +117,7 @@ def _teach(
     **teaching: Any,
 ) -> None:
     """Runs the command; `teaching` has keyword arguments of the library's `teach`."""
-    from .inputs import escape_name, read_list
+    from ..input_list import escape_name, read_list
     from .model import quieten
 
     for value, advice in (

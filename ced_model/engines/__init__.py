@@ -8,18 +8,18 @@ Importing this imports none of them.
 
 import ctypes
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ..forking import after_fork, never_free
-from ..messages import OptionError, one_line
+from ..messages import OptionError, RunError, one_line
+from ..packages import MissingPackageError as MissingPackageError
+from ..packages import missing, require
 
 INSTALL = {
     "onnx": "pip install onnxruntime onnx",
@@ -35,12 +35,8 @@ COMPUTE_TYPES = {
 ENGINES = tuple(PACKAGES)
 
 
-class EngineError(RuntimeError):
+class EngineError(RunError):
     """An engine that cannot compute a model. The message is one line and says what to do."""
-
-
-class MissingPackageError(ImportError):
-    """A package that is not installed. The message is one line with the command that installs it."""
 
 
 class Outputs(NamedTuple):
@@ -133,22 +129,12 @@ def _fastest(compute_type: str, device: str | None, on_cpu: bool) -> str:
 
 
 def is_installed(engine: str) -> bool:
-    return not _missing(PACKAGES[engine])
+    return not missing(PACKAGES[engine])
 
 
 def check_installed(engine: str) -> None:
     """Raises a `MissingPackageError` if packages of an engine are missing."""
     require(PACKAGES[engine], f"the engine {engine}", INSTALL[engine])
-
-
-def require(packages: tuple[str, ...], purpose: str, install: str) -> None:
-    """Raises a `MissingPackageError` of one line if one of `packages` is not installed."""
-    if missing := _missing(packages):
-        raise MissingPackageError(f"{purpose} requires {' and '.join(missing)}: {install}")
-
-
-def _missing(packages: tuple[str, ...]) -> list[str]:
-    return [name for name in packages if name not in sys.modules and find_spec(name) is None]
 
 
 @cache

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Work on shards by the workers of a Ray cluster, whatever becomes of its nodes meanwhile."""
+"""Work on shards by the workers of a Ray cluster, with retries when nodes fail."""
 
 import gc
 import logging
@@ -38,7 +38,7 @@ def run_shards(
             number. Its objects are made once in each worker.
         arguments: for the class.
         pool: how many workers, with what.
-        on_death: called with what Ray says of results, workers or nodes that were lost, in one line.
+        on_death: called with Ray's message about lost results, workers or nodes, in one line.
 
     Yields:
         The rows that workers return, as they come. Shards that no worker could finish are left out.

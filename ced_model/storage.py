@@ -14,9 +14,9 @@ from typing import Any
 
 from pyarrow import fs
 
-from .. import messages
-from ..audio import AUDIO_EXTENSIONS
-from ..output import write_file
+from .audio import AUDIO_EXTENSIONS
+from .messages import one_line
+from .output import write_file
 
 # An upload to these appears as a whole when it is closed; elsewhere a file is written beside its place and moved.
 OBJECT_STORES = {"s3", "gcs", "abfs"}
@@ -42,7 +42,7 @@ def locate(path: str) -> tuple[fs.FileSystem, str]:
     rest, _, query = rest.partition("?")
     host, _, inner = rest.partition("/")
     if ":" in host.rpartition("@")[0]:
-        raise ValueError(f"{scheme}://…@…: credentials do not belong into a URI; set the store's environment variables")
+        raise ValueError(f"{scheme}://…@…: credentials do not belong in a URI; set the store's environment variables")
     file_system, root = _file_system(f"{scheme}://{host}/" + (f"?{query}" if query else ""))
     return file_system, f"{root.rstrip('/')}/{inner.lstrip('/')}".rstrip("/") or "/"
 
@@ -52,7 +52,7 @@ def _file_system(root: str) -> tuple[fs.FileSystem, str]:
     try:
         return fs.FileSystem.from_uri(root)
     except (ValueError, ImportError) as error:
-        raise ValueError(f"{root}: {one_line(error)}") from error
+        raise ValueError(f"{root}: {reason_of(error)}") from error
 
 
 def join(folder: str, name: str) -> str:
@@ -76,7 +76,7 @@ def walk_uri(uri: str) -> Iterator[str]:
     file_system, path = locate(uri)
     kind = file_system.get_file_info(path).type
     if kind is fs.FileType.NotFound and any(mark in path for mark in "*["):
-        raise ValueError(f"{uri}: patterns are for local paths; give the folder, or a list with --from")
+        raise ValueError(f"{uri}: patterns are for local paths; give the folder, or a list of paths")
     if kind is not fs.FileType.Directory:
         yield uri
         return
@@ -171,6 +171,6 @@ class Folder:
         stream.close()
 
 
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return messages.one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")
+def reason_of(error: BaseException) -> str:
+    """The reason that an error gives, in one line."""
+    return one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")

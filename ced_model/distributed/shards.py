@@ -13,15 +13,15 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from ..scale.storage import Folder, RemoteFile, is_uri
-from .errors import FAILED, CliError
-from .formats import Format, Record, read_records, write_records
-from .inputs import Input
-from .journal import check_same_options
+from ..input_list import Input
+from ..messages import OptionError, RunError, UsageError
+from ..records import Record, check_same_maker, check_same_options
+from ..storage import Folder, RemoteFile, is_uri
+from ..writers import Format, read_records, write_records
 
 if TYPE_CHECKING:
     import pyarrow
@@ -48,18 +48,18 @@ class ShardedOutput:
         self.folder = Folder(output)
         self.options = json.loads(json.dumps(options))
         self.run = ""  # tells the results of one run from those of another that was begun in their place
-        self.weights: str | None = None
+        self.made_by: dict[str, str] = {}  # model, weights, engine and compute type
         self.shards: dict[int, pyarrow.Table] = {}
         self.done: dict[int, int] = {}  # failed inputs of the shards that are written
         self.plans = 0
 
     def refuse_existing(self) -> None:
-        """Raises `CliError` if there are results already, or anything else."""
+        """Raises `UsageError` if there are results already, or anything else."""
         if "run.json" in self.folder.list(STATE):
-            raise CliError(f"{self.output} holds results: add --resume or --overwrite")
+            raise UsageError(f"{self.output} holds results: resume or overwrite it")
         if other := sorted(self.folder.list()):
-            raise CliError(
-                f"--output {self.output}: has other files in it, such as {other[0]}; give a folder of its own"
+            raise OptionError(
+                "output", self.output, f"a folder of its own; this one has other files, such as {other[0]}"
             )
 
     def clear(self) -> None:
@@ -78,7 +78,7 @@ class ShardedOutput:
         Takes up what a run left, if one did.
 
         Raises:
-            CliError: if it was made with other options or by another program.
+            UsageError: if it was made with other options or by another program.
         """
         if "run.json" not in self.folder.list(STATE):
             self.refuse_existing()
@@ -88,12 +88,12 @@ class ShardedOutput:
             header = json.loads(self.folder.read(RUN))
             if header["ced_shards"] != VERSION:
                 raise ValueError("another version")
-            self.run, self.weights = header["run"], header["weights"]
-            if not isinstance(self.run, str) or not isinstance(self.weights, str):
+            self.run, self.made_by = header["run"], dict(header["made_by"])
+            if not isinstance(self.run, str) or not isinstance(self.made_by["weights"], str):
                 raise ValueError("no names of the run and the weights")
             options = dict(header["options"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CliError(f"{path} is not of this version of ced: add --overwrite") from error
+            raise UsageError(f"{path} is not of this version of ced: overwrite it") from error
         check_same_options(path, options, self.options)
         self._load_plans()
         there = self.folder.list()
@@ -115,7 +115,7 @@ class ShardedOutput:
                     raise ValueError("no plan")
                 numbers = table["shard"].to_numpy()
             except ValueError as error:
-                raise CliError(f"{self.output}/{STATE}/{name} is damaged: add --overwrite") from error
+                raise UsageError(f"{self.output}/{STATE}/{name} is damaged: overwrite it") from error
             # The inputs of a shard are next to each other.
             starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
             for start, end in zip(starts, [*starts[1:], len(numbers)], strict=True):
@@ -138,21 +138,22 @@ class ShardedOutput:
                 raise
             return None
 
-    def begin(self, weights: str) -> None:
+    def begin(self, made_by: dict[str, str]) -> None:
         """
-        Makes ready for results of a model with these weights.
+        Makes ready for results.
+
+        Args:
+            made_by: The `model`, the checksum of its `weights`, the `engine` and the `compute_type`.
 
         Raises:
-            CliError: if the results so far are of other weights.
+            UsageError: if the results so far were made by others.
         """
-        if self.weights not in (None, weights):
-            raise CliError(
-                f"{self.output} was begun with another model of this name: resume with the same, or add --overwrite"
-            )
-        if self.weights is None:
-            self.weights, self.run = weights, uuid.uuid4().hex
-            header = {"ced_shards": VERSION, "run": self.run, "weights": weights, "options": self.options}
-            self._write_new(RUN, json.dumps(header, indent=1).encode())
+        if self.made_by:
+            check_same_maker(self.output, self.made_by, made_by)
+            return
+        self.made_by, self.run = made_by, uuid.uuid4().hex
+        header = {"ced_shards": VERSION, "run": self.run, "made_by": made_by, "options": self.options}
+        self._write_new(RUN, json.dumps(header, indent=1).encode())
 
     def unplanned(self, inputs: Iterable[Input]) -> list[Input]:
         """Those that are in no shard yet."""
@@ -184,7 +185,7 @@ class ShardedOutput:
         try:
             self.folder.write(name, content, replace=False)
         except FileExistsError as error:
-            raise CliError(f"{self.output}: another run has begun there in the meantime: --resume", FAILED) from error
+            raise RunError(f"{self.output}: another run has begun there in the meantime: resume it") from error
 
     def waiting(self) -> dict[int, "pyarrow.Table"]:
         """The shards that are not written, or in which inputs failed."""
@@ -197,8 +198,8 @@ class ShardedOutput:
 
     @property
     def advice(self) -> str:
-        """What to do after an interruption."""
-        return f"{len(self.done)} of {len(self.shards)} shards are in {self.output}: go on with --resume"
+        """Where the results are after an interruption."""
+        return f"{len(self.done)} of {len(self.shards)} shards are in {self.output}: resume to continue"
 
 
 def shard_name(number: int) -> str:
@@ -236,22 +237,24 @@ def read_shard(folder: Folder, number: int, events: bool) -> list[Record]:
     try:
         content = io.BytesIO(folder.read(shard_name(number)))
         return list(read_records(content, Format.PARQUET, events))
-    except (FileNotFoundError, CliError):
+    except (FileNotFoundError, UsageError):
         return []
 
 
-def write_shard(folder: Folder, number: int, records: Iterable[Record], events: bool) -> None:
+def write_shard(
+    folder: Folder, number: int, records: Iterable[Record], events: bool, made_by: Mapping[str, str] | None = None
+) -> None:
     buffer = io.BytesIO()
-    write_records(records, buffer, Format.PARQUET, events)
+    write_records(records, buffer, Format.PARQUET, events, made_by=made_by)
     folder.write(shard_name(number), buffer.getvalue())
 
 
 def check_run(folder: Folder, run: str) -> None:
-    """Raises `CliError` where the folder does not hold what this run began."""
+    """Raises a `RunError` unless the folder holds what this run began."""
     try:
         if json.loads(folder.read(RUN))["run"] == run:
             return
         reason = "another run was begun there in the meantime"
     except FileNotFoundError:
         reason = "it is not the same folder there: give one that all nodes see, a shared one or s3://…"
-    raise CliError(f"{folder.uri}: {reason}", FAILED)
+    raise RunError(f"{folder.uri}: {reason}")

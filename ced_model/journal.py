@@ -3,10 +3,10 @@
 """
 The journal of an unfinished output: `FILE.journal` beside it.
 
-Its first line holds the options, the second one tells the weights, and each further line is the record of one input,
-written at once when it is ready. Only when all inputs are there does the output itself appear, in one step, and the
-journal goes. So whatever ends the process, nothing is lost but a last line that was not written to its end, and an
-output is never half a result.
+Its first line holds the options, the second one the model, its weights' checksum, the engine and the compute type, and
+each further line is the record of one input, written as soon as it is ready. The output itself appears in one step when
+all inputs are done, and the journal is removed. However the process ends, nothing is lost but a last line that was not
+written to its end, and an output is never half a result.
 
 A run holds a lock on its journal from before it reads it until after it removed it, and takes no journal that it did
 not find or make itself. An output that was not there, or was another one, when the run began is not replaced.
@@ -20,9 +20,11 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..output import new_file, put_file, remove_abandoned, temporary_name
-from .errors import FAILED, CliError
-from .formats import Format, Record, check_record, json_line, parse_json, read_records, write_records
+from .messages import OptionError, RunError, UsageError
+from .output import new_file, put_file, remove_abandoned, temporary_name
+from .records import Record, check_record, check_same_maker, check_same_options
+from .writers import Format, read_records, write_records
+from .writers.json import json_line, parse_json
 
 VERSION = 1
 MAX_LINE = 2**28  # bytes; the events of days are far less
@@ -41,7 +43,7 @@ class Journal:
         self.output = os.path.realpath(output)  # replacing a link's target, not the link
         self.path = f"{self.output}.journal"
         self.options = json.loads(json.dumps(options))
-        self.weights: str | None = None
+        self.made_by: dict[str, str] = {}  # model, weights, engine and compute type
         self.offsets: dict[str, int] = {}  # where the last record of each input is
         self.failed: set[str] = set()
         self.size = 0
@@ -53,27 +55,27 @@ class Journal:
     def _check_place(self) -> None:
         parent = os.path.dirname(self.output)
         if not os.path.isdir(parent):
-            raise CliError(f"--output {self.output}: there is no folder {parent}")
+            raise OptionError("output", self.output, f"a file in a folder that exists; there is no folder {parent}")
         if os.path.lexists(self.output) and not os.path.isfile(self.output):
-            raise CliError(f"--output {self.output}: not a regular file")
+            raise OptionError("output", self.output, "a regular file")
 
     def __contains__(self, name: str) -> bool:
         """Whether an input needs no further work: those that failed are tried again."""
         return name in self.offsets and name not in self.failed
 
     def refuse_existing(self) -> None:
-        """Raises `CliError` if there are results already."""
+        """Raises `UsageError` if there are results already."""
         if os.path.lexists(self.path):
-            raise CliError(f"{self.path} holds the results of an unfinished run: add --resume or --overwrite")
+            raise UsageError(f"{self.path} holds the results of an unfinished run: resume or overwrite it")
         if os.path.exists(self.output):
-            raise CliError(f"{self.output} exists: add --resume to keep its results, or --overwrite")
+            raise UsageError(f"{self.output} exists: resume it to keep its results, or overwrite it")
 
     def load(self) -> None:
         """
         Takes up what an unfinished or, failing that, a finished run left. Nothing is written yet.
 
         Raises:
-            CliError: if it was made with other options or by another program or changed since, or another run is at
+            UsageError: if it was made with other options or by another program or changed since, or another run is at
                 work on it.
         """
         with suppress(FileNotFoundError):
@@ -108,25 +110,27 @@ class Journal:
 
     @property
     def _spreadsheet_safe(self) -> bool:
-        return bool(self.options.get("spreadsheet-safe"))
+        return bool(self.options.get("spreadsheet_safe"))
 
     def _read_journal(self) -> None:
         with self._reader() as file:
             while (line := file.readline(MAX_LINE)).endswith(b"\n"):
                 try:
                     self._take_line(line)
+                except UsageError:
+                    raise
                 except ValueError as error:
-                    raise CliError(f"{self.path} is damaged: remove it or add --overwrite") from error
+                    raise UsageError(f"{self.path} is damaged: remove or overwrite it") from error
             if len(line) == MAX_LINE:  # else it was killed while writing it
-                raise CliError(f"{self.path} is damaged: remove it or add --overwrite")
+                raise UsageError(f"{self.path} is damaged: remove or overwrite it")
 
     def _take_line(self, line: bytes) -> None:
         entry = parse_json(line)
         if not self.size:
             self._check_header(entry)
             self.size += len(line)
-        elif isinstance(entry, dict) and entry.keys() == {"weights"} and isinstance(entry["weights"], str):
-            self.weights = entry["weights"]
+        elif isinstance(entry, dict) and isinstance(entry.get("weights"), str):
+            self.made_by = entry
             self.size += len(line)
         else:
             check_record(entry, self._events)
@@ -136,7 +140,7 @@ class Journal:
         if not isinstance(header, dict) or not isinstance(header.get("options"), dict):
             raise ValueError("no header")
         if header.get("ced_journal") != VERSION:
-            raise CliError(f"{self.path} is not a journal of this version of ced: remove it or add --overwrite")
+            raise UsageError(f"{self.path} is not a journal of this version of ced: remove or overwrite it")
         check_same_options(self.path, header["options"], self.options)
 
     def _check_output_in_journal(self) -> None:
@@ -144,12 +148,12 @@ class Journal:
         try:
             with self._reader() as file:
                 lost = next((record for record in self._read_output() if self._would_lose(record, file)), None)
-        except CliError as error:
-            raise CliError(f"{error}; the results of an unfinished run are in {self.path}") from error
+        except UsageError as error:
+            raise UsageError(f"{error}; the results of an unfinished run are in {self.path}") from error
         if lost is not None:
-            raise CliError(
+            raise UsageError(
                 f"{self.output} has another result for {lost['file']!r} than {self.path} of an unfinished run: move"
-                " one of them away, then --resume goes on with the other"
+                " one of them away, then resume the other"
             )
 
     def _would_lose(self, record: Record, file: BinaryIO) -> bool:
@@ -168,17 +172,19 @@ class Journal:
             self.failed.add(name)
         self.size += length
 
-    def begin(self, weights: str) -> None:
+    def begin(self, made_by: dict[str, str]) -> None:
         """
-        Makes ready to append results of a model with these weights.
+        Makes ready to append results.
+
+        Args:
+            made_by: The `model`, the checksum of its `weights`, the `engine` and the `compute_type`.
 
         Raises:
-            CliError: if the results so far are of other weights, or another run began meanwhile.
+            UsageError: if the results so far were made by others.
+            RunError: if another run began meanwhile.
         """
-        if self.weights not in (None, weights):
-            raise CliError(
-                f"{self.path} was begun with another model of this name: resume with the same, or add --overwrite"
-            )
+        if self.made_by:
+            check_same_maker(self.path, self.made_by, made_by)
         if self._file is None:
             self._create()
         assert self._file is not None
@@ -186,9 +192,9 @@ class Journal:
         self._file.seek(self.size)
         if not self.size:
             self._append({"ced_journal": VERSION, "options": self.options})
-        if self.weights is None:
-            self._append({"weights": weights})
-            self.weights = weights
+        if not self.made_by:
+            self._append(made_by)
+            self.made_by = made_by
 
     def _create(self) -> None:
         """Makes the journal; a finished output becomes one again."""
@@ -200,12 +206,12 @@ class Journal:
             else:
                 self._file = open_locked(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         except (FileExistsError, FileNotFoundError) as error:
-            raise CliError(f"{self.path}: another run has begun in the meantime", FAILED) from error
+            raise RunError(f"{self.path}: another run has begun in the meantime") from error
         if os.fstat(self._file.fileno()).st_size != self.size:
-            raise CliError(f"{self.path}: another run has begun in the meantime", FAILED)
+            raise RunError(f"{self.path}: another run has begun in the meantime")
         try:
             self._check_replaced()  # from now on no other run replaces it
-        except CliError:
+        except RunError:
             os.unlink(self.path)
             raise
 
@@ -218,9 +224,9 @@ class Journal:
         self.is_finished = False
 
     def _check_replaced(self, advice: str = "") -> None:
-        """Raises `CliError` if the output is not the one that was there when the run began."""
+        """Raises `UsageError` if the output is not the one that was there when the run began."""
         if _identity(self.output) != self._replaced:
-            raise CliError(f"{self.output} was written by another program in the meantime{advice}", FAILED)
+            raise RunError(f"{self.output} was written by another program in the meantime{advice}")
 
     def append(self, record: Record) -> None:
         offset = self.size
@@ -236,13 +242,13 @@ class Journal:
             while line:
                 line = line[self._file.write(line) :]
         except OSError as error:
-            raise CliError(f"{self.path}: {error.strerror}; {self.advice}", FAILED) from error
+            raise RunError(f"{self.path}: {error.strerror}; {self.advice}") from error
 
     @property
     def advice(self) -> str:
-        """What to do after an interruption."""
+        """Where the results are after an interruption."""
         count = f"{len(self.offsets)} result{'s' * (len(self.offsets) != 1)}"
-        return f"{count} so far in {self.path}: go on with --resume"
+        return f"{count} so far in {self.path}: resume to continue"
 
     def finish(self, names: Iterable[str]) -> None:
         """Writes the output: inputs of earlier runs that are not among `names`, then `names` in their order."""
@@ -254,7 +260,14 @@ class Journal:
         part = temporary_name(Path(self.output))
         try:
             with open(part, "xb") as file:
-                write_records(self._records(order), file, self._format, self._events, self._spreadsheet_safe)
+                write_records(
+                    self._records(order),
+                    file,
+                    self._format,
+                    self._events,
+                    spreadsheet_safe=self._spreadsheet_safe,
+                    made_by=self.made_by,
+                )
                 file.flush()
                 os.fsync(file.fileno())
             self._check_replaced(taken)
@@ -263,7 +276,7 @@ class Journal:
             self._check_replaced(taken)
             raise
         except OSError as error:
-            raise CliError(f"{self.output}: {error.strerror or error}; {self.advice}", FAILED) from error
+            raise RunError(f"{self.output}: {error.strerror or error}; {self.advice}") from error
         finally:
             with suppress(OSError):
                 os.unlink(part)
@@ -293,20 +306,10 @@ class Journal:
             self._file = None
 
 
-def check_same_options(path: str, then: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises `CliError` for the first option that is not what it was when the results of `path` were begun."""
-    for name in {**now, **then}:
-        if then.get(name) != now.get(name):
-            raise CliError(
-                f"{path} was begun with another --{name}: {_shown(then.get(name))} then, {_shown(now.get(name))} now;"
-                " resume with the same, or add --overwrite"
-            )
-
-
 def open_locked(path: str | Path, flags: int) -> FileIO:
     """Opens a journal, so that no second process can while this one runs (where the system has such locks)."""
     if os.path.lexists(path) and not os.path.isfile(path):
-        raise CliError(f"{path}: not a regular file")
+        raise UsageError(f"{path}: not a regular file")
     while True:
         file = FileIO(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), "r+")
         try:
@@ -315,7 +318,7 @@ def open_locked(path: str | Path, flags: int) -> FileIO:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.close()
-            raise CliError(f"{path}: another run is writing to it", FAILED) from error
+            raise RunError(f"{path}: another run is writing to it") from error
         except (ImportError, OSError):  # Windows, or a file system without locks
             return file
         with suppress(FileNotFoundError):
@@ -331,7 +334,3 @@ def _identity(path: str) -> tuple[int, ...] | None:
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _shown(value: Any) -> str:
-    return "none" if value is None else json.dumps(value, ensure_ascii=False)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files, folders, patterns and lists on the command line → the inputs of a run."""
+"""Files, folders, patterns and lists of paths → the inputs of a run."""
 
 import glob
 import os
@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-from .errors import FAILED, CliError
+from .messages import RunError, UsageError
+from .packages import require
 
 STANDARD_INPUT = "-"
 PATH_COLUMNS = ("uri", "path", "file", "file_name", "filename", "filepath", "file_path", "url", "audio")
@@ -25,10 +26,10 @@ class Input:
     Something to tag.
 
     Attributes:
-        name: what the output calls it, with `escape_name` applied.
+        name: its name in outputs, with `escape_name` applied.
         source: what `AudioTagger` reads.
         error: why there is nothing to read, or None.
-        is_empty: whether it is a folder or pattern in which there is nothing to tag.
+        is_empty: whether it is a folder or pattern without any audio file.
     """
 
     name: str
@@ -47,15 +48,15 @@ def find_inputs(paths: Iterable[str], list_file: str | None = None) -> list[Inpu
         list_file: a file of paths of files and folders, one a line or separated by NUL; `-` for standard input.
 
     Raises:
-        CliError: if nothing is found, or standard input is asked for twice or is a terminal.
+        UsageError: if nothing is found, or standard input is asked for twice or is a terminal.
     """
     paths = list(paths)
     if not paths and list_file is None:
-        raise CliError("nothing to tag: give files, folders, patterns, - for standard input, or --from FILE")
+        raise UsageError("nothing to tag: give files, folders, patterns, a list of paths, or - for standard input")
     if "" in paths:
-        raise CliError("'' is no path")
+        raise UsageError("'' is not a path")
     if STANDARD_INPUT in paths and list_file == STANDARD_INPUT:
-        raise CliError("standard input is either audio (-) or a list (--from -), not both")
+        raise UsageError("standard input is either audio or a list of paths, not both")
     found: dict[str, Input] = {}
     for path in paths:
         for item in [_standard_input()] if path == STANDARD_INPUT else _expand(path):
@@ -64,7 +65,7 @@ def find_inputs(paths: Iterable[str], list_file: str | None = None) -> list[Inpu
         for item in _expand_path(path):
             found.setdefault(_key(item), item)
     if all(item.is_empty for item in found.values()):
-        raise CliError(f"no input found in {', '.join(map(_shown, paths + ([list_file] if list_file else [])))}")
+        raise UsageError(f"no input found in {', '.join(map(_shown, paths + ([list_file] if list_file else [])))}")
     return list(found.values())
 
 
@@ -120,9 +121,9 @@ def _file(path: str) -> Input:
 
 
 def _walk(folder: str) -> Iterator[Input]:
-    problems: list[OSError] = []
-    from ..audio import walk_audio
+    from .audio import walk_audio
 
+    problems: list[OSError] = []
     for path in walk_audio(folder, problems):
         while problems:
             yield _unlisted(problems.pop(0))
@@ -145,7 +146,7 @@ def read_list(list_file: str) -> list[str]:
             with open(list_file, "rb") as file:
                 content = file.read()
     except OSError as error:
-        raise CliError(f"--from {escape_name(list_file)}: {error.strerror}") from error
+        raise UsageError(f"the list {escape_name(list_file)}: {error.strerror}") from error
     content = content.removeprefix(b"\xef\xbb\xbf")
     separated_by_nul = b"\0" in content
     lines = content.split(b"\0") if separated_by_nul else [line.removesuffix(b"\r") for line in content.split(b"\n")]
@@ -154,12 +155,12 @@ def read_list(list_file: str) -> list[str]:
 
 def _read_parquet_list(list_file: str) -> list[str]:
     """The paths in a Parquet file, which may be on any file system that PyArrow knows."""
-    try:
-        from pyarrow import ArrowInvalid, parquet
+    require(("pyarrow",), "a list of paths in Parquet", 'pip install "ced_model[parquet]"')
+    from pyarrow import ArrowInvalid, parquet
 
-        from ..scale.storage import locate
-    except ImportError as error:
-        raise CliError('--from a Parquet file needs pyarrow: pip install "ced_model[parquet]"', FAILED) from error
+    from .storage import locate
+
+    place = f"the list {escape_name(list_file)}"
     try:
         file_system, path = locate(list_file)
         with file_system.open_input_file(path) as file, parquet.ParquetFile(file) as table:
@@ -167,24 +168,24 @@ def _read_parquet_list(list_file: str) -> list[str]:
             texts = [field.name for field in schema if str(field.type) in ("string", "large_string")]
             column = next((name for name in PATH_COLUMNS if name in texts), texts[0] if len(texts) == 1 else None)
             if column is None:
-                raise CliError(
-                    f"--from {list_file}: no column of paths: name it {PATH_COLUMNS[0]} or {PATH_COLUMNS[1]}"
-                )
+                raise UsageError(f"{place}: no column of paths: name it {PATH_COLUMNS[0]} or {PATH_COLUMNS[1]}")
             return [path for path in table.read([column])[column].to_pylist() if path]
     except OSError as error:
-        raise CliError(f"--from {escape_name(list_file)}: {error.strerror or error}") from error
+        raise UsageError(f"{place}: {error.strerror or error}") from error
+    except UsageError:
+        raise
     except ValueError as error:
-        reason = "no Parquet file" if isinstance(error, ArrowInvalid) and "://" not in list_file else str(error)
-        raise CliError(f"--from {escape_name(list_file)}: {reason}") from error
+        reason = "not a Parquet file" if isinstance(error, ArrowInvalid) and "://" not in list_file else error
+        raise UsageError(f"{place}: {reason}") from error
 
 
 def _standard_input() -> Input:
     """Standard input, as a file that can be sought in. Read here, not in a thread that could not be stopped."""
     if sys.stdin.isatty():
-        raise CliError("-: standard input is a terminal; send an audio file to it")
+        raise UsageError("-: standard input is a terminal; send an audio file to it")
     copy = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process runs
     try:
         shutil.copyfileobj(sys.stdin.buffer, copy, 2**20)
     except OSError as error:
-        raise CliError(f"standard input: {error.strerror or error}", FAILED) from error
+        raise RunError(f"standard input: {error.strerror or error}") from error
     return Input(STANDARD_INPUT, copy)

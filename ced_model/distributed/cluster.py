@@ -14,16 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .storage import one_line
+from ..messages import RunError
+from ..storage import reason_of
 
-PACKAGES = ("ced_model", "torch", "transformers")  # what decides the scores
+PACKAGES = ("ced_model", "numpy", "onnxruntime", "openvino", "torch", "transformers")  # scores depend on these
 THREADS = 4  # of a worker, by default: as many as read its files
 CONNECT_S = 10.0
 START_S = 120.0  # in which each node must have answered
 LOCAL_STORE_BYTES = 512 * 2**20  # of objects in memory, on a cluster of our own: a model and lists of paths
 
 
-class ClusterError(Exception):
+class ClusterError(RunError):
     """The cluster cannot be used. The message is one line."""
 
 
@@ -38,12 +39,12 @@ class Pool(NamedTuple):
 @contextlib.contextmanager
 def connected(address: str | None = None, *, num_cpus: int | None = None) -> Iterator[None]:
     """
-    A context in which Ray is connected, quietly, and without telling its makers of it.
+    A context in which Ray is connected, without output and without usage statistics.
 
     Args:
-        address: `HOST:PORT` of a cluster's head; `local` begins one here, which ends with the context. By default what
-            the environment variable `RAY_ADDRESS` says, or a cluster that was begun on this machine, or else `local`.
-        num_cpus: of a cluster that is begun here, by default all.
+        address: `HOST:PORT` of a cluster's head; `local` starts one here, which ends with the context. By default the
+            environment variable `RAY_ADDRESS`, a cluster that was started on this machine, or else `local`.
+        num_cpus: of a cluster that is started here, by default all.
 
     Raises:
         ClusterError: if it cannot be reached, or is not of the same versions.
@@ -72,7 +73,7 @@ def connected(address: str | None = None, *, num_cpus: int | None = None) -> Ite
 
 
 def _check_address(address: str) -> None:
-    """Ray itself waits long, and then says much."""
+    """Ray itself waits long, and then prints much."""
     if address == "local":
         return
     if address == "auto":
@@ -87,7 +88,7 @@ def _check_address(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
     except (OSError, OverflowError) as error:
-        raise ClusterError(f"no Ray cluster answers at {address}: {one_line(error)}") from error
+        raise ClusterError(f"no Ray cluster answers at {address}: {reason_of(error)}") from error
 
 
 def running_here() -> str | None:
@@ -105,7 +106,7 @@ def _shown(address: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    text = one_line(error)
+    text = reason_of(error)
     if "Version mismatch" in text:
         text += "; install the same versions of Ray and Python here and there"
     return text
@@ -114,12 +115,12 @@ def _reason(error: Exception) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """
-    Ray writes past all its settings: from C++ to descriptor 2, and what its nodes report to `sys.stdout`.
+    Ray ignores its own settings: C++ code writes to descriptor 2, and reports of nodes go to `sys.stdout`.
 
-    Both go nowhere in this context, `sys.stderr` goes where it went.
+    Both are discarded in this context; `sys.stderr` still works.
     """
     with contextlib.ExitStack() as stack, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"ray\.|ced_model\.scale")
+        warnings.filterwarnings("ignore", module=r"ray\.|ced_model\.distributed")
         stack.enter_context(contextlib.redirect_stdout(_Nowhere()))
         descriptor = os.dup(2)
         stack.callback(os.close, descriptor)
@@ -152,7 +153,7 @@ def check_versions() -> None:
 
     packages = PACKAGES
 
-    def installed() -> dict[str, str]:  # in here, Ray sends the code: a node need not have it, nor import torch for it
+    def installed() -> dict[str, str]:  # in here, Ray sends the code: a node need not have it
         from importlib.metadata import PackageNotFoundError, version
 
         versions = {}

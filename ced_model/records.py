@@ -1,0 +1,246 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Records: the results of a run over many inputs, as they are stored.
+
+A record is a JSON object for one input: `{"file", "duration_s", "tags": [{"label", "score", "index"}]}`, or of events
+`{"file", "duration_s", "events": [{"onset_s", "offset_s", "label", "peak"}]}`, or `{"file", "error"}` if the input
+could not be read. In tables each tag or event is a row; an input without any is a row with its file and duration, a
+failed one a row with its file and error.
+"""
+
+import math
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from .messages import OptionError, UsageError, one_line
+
+if TYPE_CHECKING:
+    from .input_list import Input
+    from .results import TagResult
+    from .tagger import AudioTagger
+
+Record = dict[str, Any]
+
+TAG_COLUMNS = ("file", "duration_s", "rank", "label", "index", "score", "error")
+EVENT_COLUMNS = ("file", "duration_s", "onset_s", "offset_s", "label", "peak", "error")
+NUMBERS: dict[str, type] = {"rank": int, "index": int} | dict.fromkeys(
+    ("duration_s", "score", "onset_s", "offset_s", "peak"), float
+)
+ITEM_KEYS = {"tags": ("label", "score", "index"), "events": ("onset_s", "offset_s", "label", "peak")}
+EVENT_OPTIONS = ("thresholds", "min_duration_s", "merge_gap_s")
+
+
+def make_records(
+    tagger: "AudioTagger",
+    inputs: Iterable["Input"],
+    options: Mapping[str, Any],
+    *,
+    events: bool = False,
+    on_audio: Callable[[float], object] | None = None,
+) -> Iterator[Record]:
+    """
+    Tags inputs one after another.
+
+    Args:
+        tagger: The tagger.
+        inputs: The inputs.
+        options: Keyword arguments of `AudioTagger.tag`, or with `events` of `AudioTagger.events`.
+        events: Whether to find events instead of tags.
+        on_audio: Called with the seconds of audio whenever some more were scored.
+
+    Yields:
+        A record of each input, in their order, as soon as it is ready.
+
+    Raises:
+        OptionError: for options that are not possible, before any input is read.
+    """
+    inputs = list(inputs)
+    results = _results(tagger, (item.source for item in inputs if item.error is None), options, events, on_audio)
+    for item in inputs:
+        if item.error is not None:
+            yield {"file": item.name, "error": item.error}
+        else:
+            yield sound_record(_record(item.name, next(results), options, events), events)
+
+
+def check_options(tagger: "AudioTagger", options: Mapping[str, Any], events: bool = False) -> None:
+    """Raises an [`OptionError`] if [`make_records`] cannot take the options."""
+    list(_results(tagger, [], options, events))
+    thresholds = options.get("thresholds" if events else "threshold")
+    for value in thresholds.values() if isinstance(thresholds, Mapping) else [thresholds]:
+        if value is not None and tagger.problem_type != "regression" and not 0 <= value <= 1:
+            raise OptionError("threshold", value, "a score from 0 to 1")
+    if events:
+        from .events import check_event_options
+
+        finding = {"thresholds": 0.5, "min_duration_s": 0.0, "merge_gap_s": 0.0} | _finding(options)
+        check_event_options(tagger.labels, **finding)
+
+
+def _finding(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in EVENT_OPTIONS}
+
+
+def _results(
+    tagger: "AudioTagger",
+    sources: Iterable[Any],
+    options: Mapping[str, Any],
+    events: bool,
+    on_audio: Callable[[float], object] | None = None,
+) -> Iterator["TagResult"]:
+    if not events:
+        return tagger.tag(sources, on_audio=on_audio, **options)
+    reading = {name: value for name, value in options.items() if name not in EVENT_OPTIONS}
+    return tagger.timelines(sources, on_audio=on_audio, **reading)
+
+
+def _record(name: str, result: "TagResult", options: Mapping[str, Any], events: bool) -> Record:
+    if result.error is not None:
+        return {"file": name, "error": _reason(result)}
+    record: Record = {"file": name, "duration_s": result.duration_s}
+    if events:
+        assert result.timeline is not None
+        record["events"] = [
+            {
+                "onset_s": round(event.onset_s, 6),
+                "offset_s": round(event.offset_s, 6),
+                "label": _storable(event.label),
+                "peak": _score(event.peak),
+            }
+            for event in result.timeline.events(**_finding(options))
+        ]
+    else:
+        record["tags"] = [
+            {"label": _storable(tag.label), "score": _score(tag.score), "index": tag.index} for tag in result.tags
+        ]
+    return record
+
+
+def _score(score: float) -> float:
+    return float(f"{score:.7g}")  # a float32 has no more digits
+
+
+def _storable(text: str) -> str:
+    """Text that any format can hold: half a surrogate pair is escaped."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _reason(result: "TagResult") -> str:
+    """Why an input failed, in one line without its name."""
+    text = " ".join(str(result.error).split()).removeprefix(f"{result.name}: ")
+    if _is_pipe(result.source):
+        text += "; send it to `ced tag -`"
+    return _storable(text) or type(result.error).__name__
+
+
+def _is_pipe(source: Any) -> bool:
+    """Whether it is the path of a FIFO, such as the shell's process substitution gives."""
+    try:
+        return isinstance(source, str) and stat.S_ISFIFO(os.stat(source).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+# What a record may hold
+
+
+def check_record(record: Any, events: bool) -> None:
+    """Raises a ValueError unless `record` is one as the module describes them, with finite numbers."""
+    key = "events" if events else "tags"
+    if not isinstance(record, dict) or not isinstance(record.get("file"), str):
+        raise ValueError(f"{excerpt(record)} is not the record of a file")
+    if record.keys() == {"file", "error"} and isinstance(record["error"], str):
+        return
+    if record.keys() != {"file", "duration_s", key} or not isinstance(record[key], list):
+        raise ValueError(f"{record['file']!r} has neither {key} nor an error, or more than that")
+    _check_number(record, "duration_s")
+    for item in record[key]:
+        if not isinstance(item, dict) or item.keys() != set(ITEM_KEYS[key]) or not isinstance(item["label"], str):
+            raise ValueError(f"{record['file']!r} has {excerpt(item)} among its {key}")
+        for name in item.keys() - {"label"}:
+            _check_number(item, name)
+
+
+def _check_number(values: Record, name: str) -> None:
+    value = values[name]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or (NUMBERS[name] is int and not isinstance(value, int)):
+        raise ValueError(f"{name} is {excerpt(value)}, not a finite number")
+
+
+def excerpt(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:40] + "…"
+
+
+def sound_record(record: Record, events: bool) -> Record:
+    """The record, or if it is not one that all formats can hold, one with that as its error."""
+    try:
+        check_record(record, events)
+        return record
+    except ValueError as error:
+        return {"file": str(record["file"]), "error": f"the result cannot be stored: {one_line(error)}"}
+
+
+def check_same_options(path: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises an [`OptionError`] for the first option that is not what it was when the results of `path` were begun."""
+    for name in {**now, **then}:
+        if then.get(name) != now.get(name):
+            before = "not given" if then.get(name) is None else then[name]
+            raise OptionError(name, now.get(name), f"{before}, as when {path} was begun; or overwrite it")
+
+
+def made_by(tagger: "AudioTagger") -> dict[str, str]:
+    """What makes records, as it is stored with them."""
+    return {
+        "model": tagger.name,
+        "weights": tagger.fingerprint,
+        "engine": tagger.engine,
+        "compute_type": tagger.compute_type,
+    }
+
+
+def check_same_maker(path: str, then: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raises a `UsageError` unless results that [`made_by`] describes so can stand in one output."""
+    if then["weights"] != now["weights"]:
+        raise UsageError(f"{path} was begun with another model: resume with the same one, or overwrite it")
+    names = ("engine", "compute_type")
+    check_same_options(path, {name: then.get(name) for name in names}, {name: now[name] for name in names})
+
+
+# Rows of tables
+
+
+def columns(events: bool) -> tuple[str, ...]:
+    """The columns of a table of records."""
+    return EVENT_COLUMNS if events else TAG_COLUMNS
+
+
+def rows_of(record: Record, events: bool) -> list[dict[str, Any]]:
+    """The rows of one record; empty cells are left out."""
+    head = {key: record[key] for key in ("file", "duration_s", "error") if key in record}
+    if events:
+        items = record.get("events", [])
+    else:
+        items = [{"rank": rank, **tag} for rank, tag in enumerate(record.get("tags", []), start=1)]
+    return [head | item for item in items] or [head]
+
+
+def records_of(rows: Iterable[dict[str, Any]], events: bool) -> Iterator[Record]:
+    """Records from rows in which empty cells are None; the rows of an input stand together, in their order."""
+    key = "events" if events else "tags"
+    empty = dict.fromkeys(columns(events))
+    for file, group in groupby(rows, key=lambda row: row["file"]):
+        rows_of_file = list(group)
+        first = rows_of_file[0]
+        record: Record = {"file": file, "error": first["error"]}
+        if first["error"] is None:
+            items = [{name: row[name] for name in ITEM_KEYS[key]} for row in rows_of_file]
+            record = {"file": file, "duration_s": first["duration_s"], key: [] if first["label"] is None else items}
+        if [empty | row for row in rows_of(record, events)] != rows_of_file:
+            raise ValueError(f"the rows of {file!r} are not those of one result: was one changed, removed or moved?")
+        yield record

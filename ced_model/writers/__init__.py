@@ -1,0 +1,105 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Records in files: a table to read; JSON, JSON lines, CSV and Parquet for programs. One file for each format."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
+from typing import Any, BinaryIO
+
+from ..messages import UsageError, one_line
+from ..packages import require
+from ..records import Record, check_record, sound_record
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+def write_records(
+    records: Iterable[Record],
+    stream: BinaryIO,
+    format: Format,
+    events: bool,
+    *,
+    spreadsheet_safe: bool = False,
+    made_by: Mapping[str, str] | None = None,
+) -> None:
+    """
+    Writes records as they come.
+
+    Args:
+        records: Records of inputs, in their order.
+        stream: Flushed after each record (Parquet: each batch of rows), and left open.
+        format: One of the five.
+        events: Whether the records hold events instead of tags.
+        spreadsheet_safe: For CSV, put `'` before text that a spreadsheet would take for a formula.
+        made_by: For Parquet, the model, engine and compute type.
+    """
+    records = (sound_record(record, events) for record in records)
+    if format is Format.CSV:
+        from . import csv
+
+        csv.write(records, stream, events, spreadsheet_safe)
+    elif format is Format.PARQUET:
+        from . import parquet
+
+        parquet.write(records, stream, events, made_by)
+    elif format is Format.TABLE:
+        from . import table
+
+        table.write(records, stream, events)
+    else:
+        from . import json
+
+        (json.write_array if format is Format.JSON else json.write_lines)(records, stream)
+
+
+def read_records(path: Any, format: Format, events: bool, spreadsheet_safe: bool = False) -> Iterator[Record]:
+    """
+    The records of a file that `write_records` made; of Parquet, `path` may be an open file. A table cannot be read.
+
+    Nothing is left out: a file that holds anything that is not in the records, or in another order, is refused.
+
+    Raises:
+        UsageError: if the file is not as `write_records` leaves it.
+    """
+    seen: set[str] = set()
+    try:
+        for record in _read(path, format, events, spreadsheet_safe):
+            check_record(record, events)
+            if record["file"] in seen:
+                raise ValueError(f"{record['file']!r} is there again, after others: were rows sorted or copied?")
+            seen.add(record["file"])
+            yield record
+    except (ValueError, TypeError, RecursionError, OSError) as error:  # pyarrow's and json's are ValueErrors
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        kind = f"{format} results of {'events' if events else 'tags'}{', spreadsheet-safe' * spreadsheet_safe}"
+        raise UsageError(
+            f"{path} does not hold {kind} as they were written, and cannot be resumed: {one_line(error)}; overwrite it,"
+            " or choose another output"
+        ) from error
+
+
+def _read(path: Any, format: Format, events: bool, spreadsheet_safe: bool) -> Iterator[Record]:
+    if format is Format.CSV:
+        from . import csv
+
+        return csv.read(path, events, spreadsheet_safe)
+    if format is Format.PARQUET:
+        from . import parquet
+
+        return parquet.read(path, events)
+    from . import json
+
+    return json.read_array(path) if format is Format.JSON else json.read_lines(path)
+
+
+def check_available(format: Format) -> None:
+    """Raises a `MissingPackageError` if the format needs a package that is not installed."""
+    if format is Format.PARQUET:
+        require(("pyarrow",), "Parquet", 'pip install "ced_model[parquet]"')

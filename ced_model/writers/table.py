@@ -1,0 +1,58 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Records as a table to read, in colour on a terminal."""
+
+import io
+import sys
+from collections.abc import Iterable
+from typing import BinaryIO
+
+from rich.console import Console
+from rich.text import Text
+
+from ..messages import clock, printable
+from ..records import Record
+
+BAR_WIDTH = 20
+
+
+def write(records: Iterable[Record], stream: BinaryIO, events: bool) -> None:
+    encoding = sys.stdout.encoding if stream is getattr(sys.stdout, "buffer", None) else "utf-8"
+    text = io.TextIOWrapper(stream, encoding=encoding, errors="replace", write_through=True)
+    try:
+        console = Console(file=text, highlight=False)
+        for index, record in enumerate(records):
+            if index:
+                console.print()
+            _print_record(console, record, events)
+            stream.flush()
+    finally:
+        text.detach()  # else it would close the stream
+
+
+def _print_record(console: Console, record: Record, events: bool) -> None:
+    lines = [Text(printable(record["file"]), style="bold")]
+    if "error" in record:
+        lines.append(Text(f"  failed: {printable(record['error'])}", style="red"))
+    else:
+        lines[0].append(f"  {clock(record['duration_s'])}", style="not bold dim")
+        if events:
+            lines += [_event_line(event, record["duration_s"]) for event in record["events"]]
+        else:
+            lines += [_tag_line(tag) for tag in record["tags"]]
+        if len(lines) == 1:
+            lines.append(Text("  nothing above the threshold", style="dim"))
+    for line in lines:
+        console.print(line, soft_wrap=True)  # names are never cut
+
+
+def _tag_line(tag: Record) -> Text:
+    filled = round(min(max(tag["score"], 0.0), 1.0) * BAR_WIDTH)
+    bar = "━" * filled + " " * (BAR_WIDTH - filled)
+    return Text.assemble(f"  {tag['score']:.3f}  ", (bar, "cyan"), f"  {printable(tag['label'])}")
+
+
+def _event_line(event: Record, duration_s: float) -> Text:
+    width = len(clock(duration_s))
+    onset, offset = clock(event["onset_s"]), clock(event["offset_s"])
+    return Text.assemble(f"  {onset:>{width}} – {offset:>{width}}  {event['peak']:.3f}  {printable(event['label'])}")
