@@ -139,7 +139,8 @@ class AudioTagger:
         if self._torch_model is None:
             from .engines.torch import load_model
 
-            self._torch_model = getattr(self._engine, "model", None) or load_model(self._folder)
+            is_torch = self._engine.name == "torch"
+            self._torch_model = self._engine.model if is_torch else load_model(self._folder)
         return self._torch_model
 
     @property

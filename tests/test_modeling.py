@@ -260,7 +260,7 @@ def test_any_padded_batch_equals_its_clips_one_by_one(pooling: str, data: st.Dat
     check_batch(model, make_clips(lengths, n_mels), filling, extra=data.draw(st.integers(0, 70)))
 
 
-@pytest.mark.parametrize("pooling", ("mean", "token", "dm"))
+@pytest.mark.parametrize("pooling", ("mean", "token"))
 def test_flex_attention_equals_the_definition(pooling: str, uncompiled_flex: None) -> None:
     model = make_model(attn_implementation="flex_attention", pooling=pooling, pad_last=pooling == "mean", depth=1)
     check_batch(model, make_clips((16, 40, 64)))
@@ -617,8 +617,7 @@ SHORT, LONG = (40, 50, 33), (170, 235, 360)
         (SHORT, {"pooling": "token"}, False),
         (LONG, {"pad_last": False}, False),
         (LONG, {"pooling": "dm", "eval_avg": "max"}, False),
-        (SHORT, {"pooling": "dm"}, True),
-        (LONG, {"pad_last": False}, True),
+        (LONG, {"pooling": "dm", "pad_last": False}, True),
     ],
 )
 def test_compiled_once_for_all_lengths(
@@ -644,7 +643,7 @@ def test_compiled_once_for_all_lengths(
 def test_a_compiled_model_takes_every_length_in_a_few_graphs(fresh_compiler: None) -> None:
     model = make_model(depth=1)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
-    for length in (40, 16, 17, 48, 64, 65, 128, 129, 450):
+    for length in (40, 16, 17, 64, 65, 128, 450):
         batch = pad(make_clips((length, max(16, length // 2))))
         assert difference(compiled(**batch).logits, model(**batch).logits) < TOLERANCE
     # Besides short and long ones: a single patch, and exactly as many as there are positions.
