@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CED model configuration."""
 
-from .custom_code import drop_absent_code
+from .custom_code import OwnCode, drop_absent_code
 
 # isort: split
 
@@ -28,21 +28,21 @@ from .model_settings import (
 @strict
 class CedConfig(PreTrainedConfig):
     r"""
-    Configuration of a [`CedModel`] or [`CedForAudioClassification`]. It reads and writes the `config.json` of the
-    `mispeech/ced-*` repositories; fields it does not know are kept. The defaults give the shape of
+    Configuration of a [`CedModel`] or [`CedForAudioClassification`], which reads and writes the `config.json` of the
+    `mispeech/ced-*` repositories and keeps fields that it does not know. The defaults are those of
     [mispeech/ced-base](https://huggingface.co/mispeech/ced-base).
 
     Args:
         name (`str`, *optional*):
-            One of `"ced-tiny"`, `"ced-mini"`, `"ced-small"`, `"ced-base"` fills in the `embed_dim` and `num_heads` of
-            that size. With an explicit `embed_dim` the name is only stored.
+            `"ced-tiny"`, `"ced-mini"`, `"ced-small"` or `"ced-base"` fills in the `embed_dim` and `num_heads` of that
+            size. With an explicit `embed_dim` the name is only stored.
         embed_dim (`int`, *optional*, defaults to 768):
             Width of the tokens. Alias: `hidden_size`.
         depth (`int`, *optional*, defaults to 12):
             Number of transformer blocks. Alias: `num_hidden_layers`.
         num_heads (`int`, *optional*, defaults to 12):
-            Number of attention heads; must divide `embed_dim`. Without it, an explicit `embed_dim` gives
-            `embed_dim // 64` heads, as in every published size. Alias: `num_attention_heads`.
+            Number of attention heads, by default `embed_dim // 64`; must divide `embed_dim`. Alias:
+            `num_attention_heads`.
         mlp_ratio (`float`, *optional*, defaults to 4.0):
             Width of the hidden MLP layer as a multiple of `embed_dim`.
         qkv_bias (`bool`, *optional*, defaults to `True`):
@@ -56,35 +56,30 @@ class CedConfig(PreTrainedConfig):
         patch_size (`int`, *optional*, defaults to 16):
             Height (mel bins) and width (frames) of a patch.
         patch_stride (`int`, *optional*, defaults to 16):
-            Distance between patches; CED patches do not overlap, so it equals `patch_size`.
+            Distance between patches; they do not overlap, so it equals `patch_size`.
         n_mels (`int`, *optional*, defaults to 64):
             Number of mel bins, the height of `input_values`; a multiple of `patch_size`.
         target_length (`int`, *optional*, defaults to 1012):
-            Longest input in frames (10 ms each) that is encoded in one piece; longer clips are split into chunks of
-            this many frames. There are `target_length // patch_size` time positions.
+            Longest input in frames (of 10 ms) that is encoded in one piece; longer clips are split into chunks of this
+            many frames. There are `target_length // patch_size` time positions.
         pooling (`str`, *optional*, defaults to `"mean"`):
             How tokens become one vector: `"mean"` over all tokens, `"logit"` (the same, but long clips average raw
-            outputs instead of probabilities), `"dm"` (mean over frequency, then the averaged probability over time)
-            or `"token"` (a class token).
+            outputs instead of probabilities), `"dm"` (mean over frequency, then the averaged probability over time) or
+            `"token"` (a class token).
         eval_avg (`str`, *optional*, defaults to `"mean"`):
             How the chunks of a long clip are combined: `"mean"` or `"max"` of their probabilities.
         pad_last (`bool`, *optional*, defaults to `True`):
-            Whether the last chunk of a long clip is filled up with zeros, as the published checkpoints were
-            evaluated. With `False` it keeps its own length.
-        outputdim (`int`, *optional*, defaults to 527):
-            Number of classes. Alias: `num_labels`.
-        id2label (`dict[int, str]`, *optional*):
-            Class names. Without them, 527 classes get the names of AudioSet; so does a table of AudioSet names cut
-            at their first comma, as some published `config.json` files have it. Any other table is kept.
+            Whether the last chunk of a long clip is filled up with zeros, as the published checkpoints were evaluated.
+            With `False` it keeps its own length.
         problem_type (`str`, *optional*, defaults to `"multi_label_classification"`):
             `"multi_label_classification"` (sigmoid and binary cross-entropy, as AudioSet),
             `"single_label_classification"` (softmax and cross-entropy) or `"regression"` (mean squared error).
         n_fft (`int`, *optional*, defaults to 512):
-            Size of the Fourier transform of the front end, in samples.
+            Size of the Fourier transform of the front end in samples.
         win_size (`int`, *optional*, defaults to 512):
-            Length of the Hann window of the front end, in samples.
+            Length of the Hann window in samples.
         hop_size (`int`, *optional*, defaults to 160):
-            Distance between frames, in samples.
+            Distance between frames in samples.
         f_min (`float`, *optional*, defaults to 0):
             Lowest frequency of the mel filterbank in Hz.
         f_max (`float`, *optional*, defaults to 8000):
@@ -95,12 +90,15 @@ class CedConfig(PreTrainedConfig):
             The loss that the checkpoint was trained with; stored and otherwise ignored.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the initial linear weights and position embeddings.
+        num_labels (`int`, *optional*, defaults to 527):
+            Number of classes. Alias: `outputdim`.
+        id2label (`dict[int, str]`, *optional*):
+            Class names. Without them, 527 classes get the names of AudioSet; so does a table of AudioSet names cut at
+            their first comma, as some published `config.json` files have it. Any other table is kept.
 
     Raises:
-        `huggingface_hub.errors.StrictDataclassError`: when a field has the wrong type or a value that no CED model can
-        have; the message names the field, what was expected, and its value.
-        `ValueError`: when `name` is no published size although no `embed_dim` is given, or when the number of classes
-        and `id2label` are not possible or contradict each other.
+        `huggingface_hub.errors.StrictDataclassError`: for a value that is not possible; the message names the field.
+        `ValueError`: for an unknown `name` without `embed_dim`, and for classes that contradict each other.
 
     Example:
 
@@ -115,8 +113,7 @@ class CedConfig(PreTrainedConfig):
     ```"""
 
     model_type = "ced"
-    # What is saved carries the code, so that it loads where this package is not installed.
-    _auto_class: ClassVar[str | None] = "AutoConfig"
+    _auto_class = OwnCode("AutoConfig")
     attribute_map: ClassVar[dict[str, str]] = {
         "hidden_size": "embed_dim",
         "num_hidden_layers": "depth",
@@ -150,30 +147,20 @@ class CedConfig(PreTrainedConfig):
     loss: str | None = "BCE"
     initializer_range: float = 0.02
 
-    def __init_subclass__(cls, *args: Any, **kwargs: Any) -> None:
-        super().__init_subclass__(*args, **kwargs)
-        cls._auto_class = None  # another author's code is saved only if it is registered
-
     def __post_init__(self, **kwargs: Any) -> None:
-        check_numbers({**vars(self), **kwargs})
         for alias in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
             if alias in kwargs:
                 setattr(self, alias, kwargs.pop(alias))
         self.embed_dim, self.num_heads = fill_in_size(self.name, self.embed_dim, self.num_heads)
-        # `None` is what a repository without the field stores, and CED checkpoints are multi-label.
+        # Repositories without the field store `None`, and CED checkpoints are multi-label.
         self.problem_type = self.problem_type or "multi_label_classification"
-        kwargs["num_labels"] = self._fill_in_labels(kwargs.pop("outputdim", None), kwargs.pop("num_labels", None))
-        super().__post_init__(**kwargs)
 
-    def _fill_in_labels(self, outputdim: int | None, num_labels: int | None) -> int:
-        """Gives 527 classes without (whole) names the names of AudioSet; returns the number of classes."""
-        count = count_labels({"num_labels": num_labels, "outputdim": outputdim, "id2label": self.id2label})
-        names = name_labels(self.id2label, count)
-        stored = {int(index): name for index, name in (self.id2label or {}).items()}
-        if self.label2id is None or names != stored:
-            self.label2id = {name: index for index, name in names.items()}
-        self.id2label = names
-        return count
+        counts = {field: kwargs.pop(field, None) for field in ("num_labels", "outputdim")}
+        kwargs["num_labels"] = count_labels({**counts, "id2label": self.id2label})
+        stored, self.id2label = self.id2label, name_labels(self.id2label, kwargs["num_labels"])
+        if self.label2id is None or list(self.id2label.values()) != list((stored or {}).values()):
+            self.label2id = {name: index for index, name in self.id2label.items()}
+        super().__post_init__(**kwargs)
 
     @property
     def num_patches(self) -> tuple[int, int]:
@@ -181,7 +168,7 @@ class CedConfig(PreTrainedConfig):
         return self.n_mels // self.patch_size, self.target_length // self.patch_size
 
     def validate_architecture(self) -> None:
-        """Part of `@strict`-powered validation. Refuses what no CED model can be."""
+        """Part of `@strict`-powered validation. Raises a ValueError for values that are not possible in CED."""
         check_numbers(vars(self))
         check_architecture(vars(self))
 
@@ -193,18 +180,16 @@ class CedConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """
-        A configuration from a stored dictionary; `kwargs` override its fields.
+        A configuration from a stored dictionary, whose fields `kwargs` override.
 
-        transformers sets most overrides on the finished configuration. Here they take part in its construction, so that
-        they are validated, and the fields that depend on them are filled in, as everywhere else.
+        transformers sets most overrides on the finished configuration. Here they are validated, and the fields that
+        depend on them are filled in, as at construction.
         """
         config_dict = dict(config_dict)
         if "outputdim" in kwargs:
             kwargs.setdefault("num_labels", kwargs.pop("outputdim"))
-        if "id2label" in kwargs:
-            for field in ("label2id", "outputdim"):
-                config_dict.pop(field, None)
-        elif kwargs.get("num_labels") is not None and len(config_dict.get("id2label") or {}) != kwargs["num_labels"]:
+        count = kwargs.get("num_labels")
+        if "id2label" in kwargs or (count is not None and count != len(config_dict.get("id2label") or {})):
             for field in ("id2label", "label2id", "outputdim"):
                 config_dict.pop(field, None)
         # A dtype may be "auto", which transformers resolves itself.
@@ -214,9 +199,7 @@ class CedConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as a dictionary, with `outputdim` as the `config.json` of the Hub has it."""
-        output = super().to_dict()
-        output["outputdim"] = self.num_labels
-        return output
+        return {**super().to_dict(), "outputdim": self.num_labels}
 
 
 __all__ = ["CED_SIZES", "CedConfig"]

@@ -4,19 +4,12 @@
 
 import os
 import re
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import transformers
-
 MIN_TRANSFORMERS = "5.23"
-
-# Older versions lack what is imported, or load the model and give other scores.
-if [int(number) for number in re.findall(r"\d+", transformers.__version__)[:2]] < [5, 23]:
-    raise ImportError(
-        f"CED needs transformers {MIN_TRANSFORMERS} or newer, found {transformers.__version__}:"
-        f' pip install --upgrade "transformers>={MIN_TRANSFORMERS}"'
-    )
 
 CODE_FILES = (
     "audioset.py",
@@ -27,7 +20,7 @@ CODE_FILES = (
     "model_settings.py",
     "modeling_ced.py",
 )
-# What `config.json` and `preprocessor_config.json` say about these files.
+# The `auto_map` of `config.json` and of `preprocessor_config.json`.
 AUTO_MAP = {
     "AutoConfig": "configuration_ced.CedConfig",
     "AutoModel": "modeling_ced.CedModel",
@@ -35,9 +28,34 @@ AUTO_MAP = {
 }
 EXTRACTOR_AUTO_MAP = {"AutoFeatureExtractor": "feature_extraction_ced.CedFeatureExtractor"}
 
+with suppress(PackageNotFoundError):
+    # Older versions lack what is imported, or load the model and give other scores.
+    found = version("transformers")
+    if [int(number) for number in re.findall(r"\d+", found)[:2]] < [int(part) for part in MIN_TRANSFORMERS.split(".")]:
+        raise ImportError(
+            f"CED needs transformers {MIN_TRANSFORMERS} or newer, found {found}:"
+            f' pip install --upgrade "transformers>={MIN_TRANSFORMERS}"'
+        )
+
+
+class OwnCode:
+    """
+    The `_auto_class` of a class whose code is saved with it, so that it loads where this package is not installed.
+    Subclasses by other authors have none, until they are registered by `register_for_auto_class`.
+    """
+
+    def __init__(self, auto_class: str) -> None:
+        self.auto_class = auto_class
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.owner = owner
+
+    def __get__(self, instance: Any, owner: type) -> str | None:
+        return self.auto_class if owner is self.owner else None
+
 
 def drop_absent_code(owner: Any, folder: str | os.PathLike[str]) -> None:
-    """Removes what the `auto_map` of a configuration or feature extractor says about files that `folder` lacks."""
+    """Removes from the `auto_map` of a configuration or feature extractor the files that `folder` does not have."""
     auto_map = vars(owner).pop("auto_map", None)
     kept = {
         auto_class: place

@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Feature extractor class for CED: waveform to log-mel spectrogram."""
 
-from .custom_code import drop_absent_code
+from .custom_code import OwnCode, drop_absent_code
 
 # isort: split
 
 import math
 import os
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,20 +30,12 @@ PCM_RANGES = {
 }
 
 
-# Cached tensors must stay usable in training when the first call was made in inference mode.
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)
-def _constants(front_end: FrontEnd, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Window and mel filterbank on a device."""
-    return tuple(torch.from_numpy(values(front_end)).to(device) for values in (hann_window, mel_filters))
-
-
 class CedFeatureExtractor(SequenceFeatureExtractor):
     r"""
     Constructs a CED feature extractor: mono waveforms become log-mel spectrograms in decibels.
 
-    Every clip is computed as if it were alone (the dynamic range is clamped 120 dB below its own maximum), and clips of
-    different lengths are padded as mel frames, with an `attention_mask` that tells the model which frames are real.
+    Every clip is computed by itself (the dynamic range is clamped 120 dB below its own maximum), and clips of different
+    lengths are padded as mel frames, with an `attention_mask` for the model.
 
     This feature extractor inherits from [`~feature_extraction_sequence_utils.SequenceFeatureExtractor`] which contains
     the methods to load, save and pad.
@@ -53,12 +44,11 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
         feature_size (`int`, *optional*, defaults to 64):
             Number of mel bins.
         sampling_rate (`int`, *optional*, defaults to 16000):
-            Sampling rate that waveforms must have, in hertz (Hz).
+            Sampling rate that waveforms must have in hertz (Hz).
         padding_value (`float`, *optional*, defaults to 0.0):
-            Value of padded mel frames. The model never looks at them where the `attention_mask` is passed on.
+            Value of padded mel frames. The model ignores them if it gets the `attention_mask`.
         return_attention_mask (`bool`, *optional*, defaults to `False`):
-            `True` always returns an `attention_mask`; `False`, as Hub repositories store it, returns one whenever clips
-            were padded.
+            `True` always returns an `attention_mask`; `False`, as Hub repositories store it, when clips were padded.
         f_min (`float`, *optional*, defaults to 0):
             Lowest frequency of the mel filterbank in Hz.
         f_max (`float`, *optional*):
@@ -73,8 +63,8 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             Whether frames are centred on multiples of `hop_size`, with reflection at both ends of the clip.
 
     Raises:
-        `ValueError`: when `padding_side` is not `"right"`, since CED's time positions count from the first frame, or
-            when a parameter of the front end is not possible.
+        `ValueError`: for parameters that are not possible. `padding_side` must be `"right"`, since CED's time positions
+            count from the first frame.
 
     Example:
 
@@ -94,12 +84,7 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
     """
 
     model_input_names = ["input_values", "attention_mask"]
-    # What is saved carries the code, so that it loads where this package is not installed.
-    _auto_class: str | None = "AutoFeatureExtractor"
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls._auto_class = None  # another author's code is saved only if it is registered
+    _auto_class = OwnCode("AutoFeatureExtractor")
 
     def __init__(
         self,
@@ -156,11 +141,9 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
         """Samples that give one patch of 16 frames (2,400 in the published models); shorter clips are zero-padded."""
         return self.front_end.min_samples
 
-    @torch.no_grad()
     def log_mel(self, waveform: torch.Tensor) -> torch.Tensor:
         """
-        Log-mel spectrogram of one clip, without any check or padding, and without gradient: by NumPy on a CPU, by torch
-        on other devices.
+        Log-mel spectrogram of one clip, without checks, padding or gradient: by NumPy on the CPU, else by PyTorch.
 
         Args:
             waveform (`torch.Tensor` of shape `(samples,)`):
@@ -171,8 +154,22 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             below the clip's maximum − 120 dB raised to it.
         """
         if waveform.device.type == "cpu":
-            return torch.from_numpy(log_mel(waveform.numpy(), self.front_end))
-        return _torch_log_mel(waveform, self.front_end)
+            return torch.from_numpy(log_mel(waveform.detach().numpy(), self.front_end))
+        return self._torch_log_mel(waveform)
+
+    @torch.no_grad()
+    def _torch_log_mel(self, waveform: torch.Tensor) -> torch.Tensor:
+        """[`~ced_model.log_mel.log_mel`] in PyTorch, on the waveform's device."""
+        front_end, device = self.front_end, waveform.device
+        window, filters = (torch.from_numpy(values(front_end)).to(device) for values in (hann_window, mel_filters))
+        if front_end.center:
+            half = front_end.n_fft // 2
+            waveform = torch.nn.functional.pad(waveform[None], (half, half), mode="reflect")[0]
+        frames = waveform.unfold(0, front_end.n_fft, front_end.hop_size)
+        with torch.autocast(device.type, enabled=False):  # decibels need more than half precision
+            power = torch.view_as_real(torch.fft.rfft(frames * window)).square().sum(dim=-1)
+            decibels = 10.0 * torch.log10((power @ filters).clamp(min=AMIN))
+        return decibels.clamp(min=decibels.amax() - TOP_DB).T
 
     def __call__(
         self,
@@ -188,43 +185,41 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
         **kwargs: Any,
     ) -> BatchFeature:
         """
-        Computes the log-mel spectrograms of one or several clips, as input for the model.
+        Computes the log-mel spectrograms of one or several clips, the input of the model.
 
         Args:
             raw_speech (`np.ndarray`, `torch.Tensor`, `list[float]` or a list of these):
                 One mono clip of shape `(samples,)`, several of shape `(clips, samples)`, or a list of clips, which may
-                differ in length. Floats are taken as they are (full scale is 1.0); 8-, 16- and 32-bit integers are
-                PCM and are scaled by their type's range.
+                differ in length. Floats have full scale 1.0; 8-, 16- and 32-bit integers are PCM.
             sampling_rate (`int`, *optional*):
-                The sampling rate of `raw_speech` in Hz. Pass it, so that audio of another rate is noticed.
+                The sampling rate of `raw_speech` in Hz, for a check. Without it there is a warning.
             padding (`bool`, `str` or [`~utils.PaddingStrategy`], *optional*):
-                `True` or `"longest"` pads to the longest clip of the batch, `"max_length"` to the frames of
-                `max_length`, `False` or `"do_not_pad"` not at all. By default `"max_length"` if `max_length` is given,
-                else `"longest"`.
+                `True` or `"longest"` pads to the longest clip of the batch, `"max_length"` to `max_length`, `False` or
+                `"do_not_pad"` not at all. By default `"max_length"` if `max_length` is given, else `"longest"`.
             max_length (`int`, *optional*):
                 Length in samples to pad or truncate to.
             truncation (`bool`, *optional*, defaults to `False`):
-                Whether to cut clips longer than `max_length` to their first `max_length` samples.
+                Whether to cut clips to their first `max_length` samples.
             pad_to_multiple_of (`int`, *optional*):
                 Pads further, to a multiple of this many frames.
             return_attention_mask (`bool`, *optional*):
-                Whether to return the `attention_mask`. By default it comes whenever a clip was padded.
+                Whether to return the `attention_mask`, by default whenever a clip was padded.
             return_tensors (`str` or [`~utils.TensorType`], *optional*, defaults to `"pt"`):
                 `"pt"` returns `torch.Tensor`, `"np"` `np.ndarray`, and `None` a list with one `np.ndarray` per clip.
             device (`str` or `torch.device`, *optional*):
-                Where to compute, and where tensors are returned. By default where each clip already is.
+                Where to compute and to return tensors, by default where each clip is.
 
         Returns:
             [`BatchFeature`] with
 
-            - **input_values** -- log-mel spectrograms in dB, float32 of shape `(clips, feature_size, frames)`, where a
-              clip of `n` samples has `1 + n // hop_size` frames. Clips shorter than one patch (2,400 samples) are
-              zero-padded to it before, and these zeros count as audio.
+            - **input_values** -- log-mel spectrograms in dB, float32 of shape `(clips, feature_size, frames)`. A clip
+              of `n` samples has `1 + n // hop_size` frames. Clips shorter than one patch (2,400 samples) are first
+              zero-padded to it, and these zeros count as audio.
             - **attention_mask** -- int64 of shape `(clips, frames)`, 1 for frames of the clip and 0 for padding.
 
         Raises:
-            `ValueError`: if the sampling rate is another, if a clip is empty, holds NaN or infinity, or has more than
-                one dimension, if its type is not a waveform's, or if the clips do not fit into one tensor as asked.
+            `ValueError`: for another sampling rate, for a clip that is not a mono waveform of finite samples, and for
+                clips that do not fit into one tensor without padding.
         """
         self._check_sampling_rate(sampling_rate)
         if kwargs:
@@ -238,35 +233,30 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             padding = "longest" if max_length is None else "max_length"
         strategy = self._get_padding_strategies(padding=padding, max_length=max_length)
 
-        features = []
-        for index, clip in enumerate(_split_clips(raw_speech)):
-            waveform = _to_waveform(clip, index, device)
-            if truncation and max_length is not None:
-                waveform = waveform[:max_length]
-            waveform = torch.nn.functional.pad(waveform, (0, max(0, self.min_samples - len(waveform))))
-            feature = self.log_mel(waveform)
+        waveforms = [_to_waveform(clip, index, device) for index, clip in enumerate(_split_clips(raw_speech))]
+        if truncation:
+            waveforms = [waveform[:max_length] for waveform in waveforms]
+        features = [self.log_mel(_pad(waveform, self.min_samples)) for waveform in waveforms]
+        for index, feature in enumerate(features):
             if not math.isfinite(feature.amax().item()):
                 raise ValueError(f"Clip {index} has samples too large for 32-bit floats; scale it to [-1, 1].")
-            features.append(feature)
 
         lengths = [feature.shape[-1] for feature in features]
-        targets = self._target_frames(lengths, strategy, max_length, pad_to_multiple_of)
-        padded = targets != lengths
+        targets = list(lengths)
+        if strategy != PaddingStrategy.DO_NOT_PAD:
+            longest = max(lengths)
+            if strategy == PaddingStrategy.MAX_LENGTH and max_length is not None:
+                longest = max(longest, self.num_frames(max(max_length, self.min_samples)))
+            multiple = pad_to_multiple_of or 1
+            targets = [-(-longest // multiple) * multiple] * len(lengths)
+
+        padded = zip(features, targets, strict=True)
+        data = {"input_values": [_pad(feature, target, self.padding_value) for feature, target in padded]}
         if return_attention_mask is None:
-            return_attention_mask = self.return_attention_mask or padded
-        data = {
-            "input_values": [
-                feature
-                if length == target
-                else torch.nn.functional.pad(feature, (0, target - length), value=self.padding_value)
-                for feature, target, length in zip(features, targets, lengths, strict=True)
-            ]
-        }
+            return_attention_mask = self.return_attention_mask or targets != lengths
         if return_attention_mask:
-            data["attention_mask"] = [
-                (torch.arange(target, device=feature.device) < length).long()
-                for feature, target, length in zip(features, targets, lengths, strict=True)
-            ]
+            masks = (feature.new_ones(feature.shape[-1], dtype=torch.long) for feature in features)
+            data["attention_mask"] = [_pad(mask, target) for mask, target in zip(masks, targets, strict=True)]
         return _to_batch_feature(data, return_tensors)
 
     def _check_sampling_rate(self, sampling_rate: int | None) -> None:
@@ -282,36 +272,9 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
                 f" or `torchaudio.functional.resample(waveform, {sampling_rate}, {self.sampling_rate})`."
             )
 
-    def _target_frames(
-        self,
-        lengths: list[int],
-        strategy: PaddingStrategy,
-        max_length: int | None,
-        pad_to_multiple_of: int | None,
-    ) -> list[int]:
-        """Frames of each clip after padding."""
-        targets = list(lengths)
-        if strategy != PaddingStrategy.DO_NOT_PAD:
-            longest = max(lengths)
-            if strategy == PaddingStrategy.MAX_LENGTH and max_length is not None:
-                longest = max(longest, self.num_frames(max(max_length, self.min_samples)))
-            targets = [longest] * len(lengths)
-            if pad_to_multiple_of is not None:
-                targets = [-(-target // pad_to_multiple_of) * pad_to_multiple_of for target in targets]
-        return targets
 
-
-def _torch_log_mel(waveform: torch.Tensor, front_end: FrontEnd) -> torch.Tensor:
-    """[`log_mel`] on the waveform's device."""
-    window, filters = _constants(front_end, waveform.device)
-    if front_end.center:
-        half = front_end.n_fft // 2
-        waveform = torch.cat([waveform[1 : half + 1].flip(0), waveform, waveform[-half - 1 : -1].flip(0)])
-    frames = waveform.unfold(0, front_end.n_fft, front_end.hop_size)
-    with torch.autocast(waveform.device.type, enabled=False):  # decibels need more than half precision
-        power = torch.fft.rfft(frames * window).abs().square()
-        decibels = 10.0 * torch.log10((power @ filters).clamp(min=AMIN))
-    return decibels.clamp(min=decibels.amax() - TOP_DB).T
+def _pad(values: torch.Tensor, length: int, value: float = 0.0) -> torch.Tensor:
+    return torch.nn.functional.pad(values, (0, max(0, length - values.shape[-1])), value=value)
 
 
 def _split_clips(raw_speech: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch CED model."""
 
-from .custom_code import AUTO_MAP
+from .custom_code import AUTO_MAP, OwnCode
 
 # isort: split
 
@@ -44,15 +44,14 @@ MAX_LOGIT = math.log((1 - 1e-7) / 1e-7)
 class CedModelOutput(BaseModelOutputWithPooling):
     r"""
     last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
-        Tokens after the final LayerNorm. A clip of up to `target_length` frames has `4 * (frames // 16)` of them in
-        frequency-major order (token = band · (frames // 16) + patch in time), behind the class token if
-        `pooling="token"`. A longer clip has those of its chunks one after another.
+        Tokens after the final LayerNorm, `n_mels // 16 * (frames // 16)` in frequency-major order, behind the class
+        token if `pooling="token"`. A clip longer than `target_length` has the tokens of its chunks one after another.
     pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
-        Mean of the clip's tokens, or its class token if `pooling="token"`. For a long clip, the mean or maximum
+        Mean of the clip's tokens, or its class token if `pooling="token"`; for a long clip, the mean or maximum
         (`eval_avg`) over its chunks.
     chunk_states (`torch.FloatTensor` of shape `(batch_size, chunks, hidden_size)`):
-        What the classification head takes: the pooled tokens of each chunk; with `pooling="dm"` the mean over frequency
-        of each step in time, of shape `(batch_size, chunks, patches, hidden_size)`.
+        Input of the classification head: the pooled tokens of each chunk. With `pooling="dm"` the mean over frequency
+        at each position in time, of shape `(batch_size, chunks, patches, hidden_size)`.
     patch_mask (`torch.LongTensor` of shape `(batch_size, chunks, patches)`, *optional*):
         1 for the valid patches in time of each chunk. `None` if all are valid.
     chunk_mask (`torch.LongTensor` of shape `(batch_size, chunks)`, *optional*):
@@ -65,82 +64,69 @@ class CedModelOutput(BaseModelOutputWithPooling):
 
 
 class CedChunks(NamedTuple):
-    """How the frames of an input are cut: inputs longer than `target_length` are encoded as several chunks."""
+    """How the frames of an input are split: inputs longer than `target_length` are encoded in several chunks."""
 
     number: int
-    frames: int  # from the start of one chunk to the next
-    patches: int  # per chunk, in time
+    frames: int  # of each chunk
+    patches: int  # of each chunk, in time
     last_patches: int  # of the last chunk, which may be shorter
 
+    @classmethod
+    def of(cls, config: CedConfig, num_frames: int) -> "CedChunks":
+        patches = num_frames // config.patch_size
+        if num_frames <= config.target_length:
+            return cls(1, num_frames, patches, patches)
+        longest = config.target_length // config.patch_size
+        if config.pad_last:
+            number = (num_frames + config.target_length - 1) // config.target_length
+            return cls(number, config.target_length, longest, longest)
+        number = (patches + longest - 1) // longest
+        return cls(number, longest * config.patch_size, longest, patches - (number - 1) * longest)
 
-def get_chunks(config: CedConfig, num_frames: int) -> CedChunks:
-    """The chunks of an input of `num_frames` frames."""
-    size = config.patch_size
-    if num_frames <= config.target_length:
-        return CedChunks(1, num_frames, num_frames // size, num_frames // size)
-    patches = config.target_length // size
-    if config.pad_last:
-        number = (num_frames + config.target_length - 1) // config.target_length
-        return CedChunks(number, config.target_length, patches, patches)
-    number = (num_frames // size + patches - 1) // patches
-    return CedChunks(number, size * patches, patches, num_frames // size - (number - 1) * patches)
+    def split(self, values: torch.Tensor) -> torch.Tensor:
+        """Mel frames `(batch_size, n_mels, frames)` as zero-padded rows `(batch_size * chunks, n_mels, frames)`."""
+        if self.number == 1:
+            return values
+        values = nn.functional.pad(values, (0, self.number * self.frames - values.shape[-1]))
+        return values.unflatten(2, (self.number, self.frames)).transpose(1, 2).flatten(0, 1)
 
+    def join(self, rows: torch.Tensor, num_bands: int, dim: int = 1) -> torch.Tensor:
+        """
+        Tokens of each clip's chunks one after another along `dim`, without those that only pad the last chunk.
 
-def split_chunks(values: torch.Tensor, chunks: CedChunks) -> torch.Tensor:
-    """Mel frames `(batch_size, n_mels, frames)`, zero-padded, as rows `(batch_size * chunks, n_mels, chunk frames)`."""
-    if chunks.number == 1:
-        return values
-    values = nn.functional.pad(values, (0, chunks.number * chunks.frames - values.shape[-1]))
-    return values.unflatten(2, (chunks.number, chunks.frames)).transpose(1, 2).flatten(0, 1)
+        `rows` has one row per chunk, whose tokens are in frequency-major order, possibly behind a class token.
+        """
+        if self.number == 1:
+            return rows
+        tokens = rows.movedim(dim, 1).unflatten(0, (-1, self.number))
+        special = tokens.shape[2] - num_bands * self.patches
+        last = tokens[:, -1, special:].unflatten(1, (num_bands, self.patches))[:, :, : self.last_patches]
+        parts = [tokens[:, :-1].flatten(1, 2), tokens[:, -1, :special], last.flatten(1, 2)]
+        return torch.cat(parts, dim=1).movedim(1, dim)
 
+    def get_masks(self, config: CedConfig, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Valid patches `(batch_size, chunks, patches)` and the chunks that each clip has `(batch_size, chunks)`.
 
-def join_chunks(rows: torch.Tensor, chunks: CedChunks, num_bands: int) -> torch.Tensor:
-    """
-    Tokens of each clip's chunks one after another, without those that padded the last chunk.
-
-    Args:
-        rows (`torch.Tensor` of shape `(batch_size * chunks, tokens, …)`):
-            One row per chunk, its tokens in frequency-major order, possibly behind a class token.
-        num_bands (`int`):
-            Patches in frequency.
-
-    Returns:
-        `torch.Tensor` of shape `(batch_size, sequence_length, …)`.
-    """
-    if chunks.number == 1:
-        return rows
-    tokens = rows.unflatten(0, (-1, chunks.number))
-    if chunks.last_patches == chunks.patches:
-        return tokens.flatten(1, 2)
-    special = rows.shape[1] - num_bands * chunks.patches
-    last = tokens[:, -1, special:].unflatten(1, (num_bands, chunks.patches))[:, :, : chunks.last_patches]
-    return torch.cat([tokens[:, :-1].flatten(1, 2), tokens[:, -1, :special], last.flatten(1, 2)], dim=1)
-
-
-def get_patch_mask(
-    config: CedConfig, attention_mask: torch.Tensor, chunks: CedChunks
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    Valid patches `(batch_size, chunks, patches)` and the chunks that each clip has `(batch_size, chunks)`.
-
-    A patch is valid only if all of its frames are. Chunks that a clip does not have count as valid in the first mask,
-    since attention needs something to attend to.
-    """
-    size = config.patch_size
-    frames = nn.functional.pad(attention_mask.bool(), (0, chunks.number * chunks.frames - attention_mask.shape[-1]))
-    starts = torch.arange(chunks.number, device=frames.device) * chunks.frames
-    if chunks.number > 1 and config.pad_last:
-        # The zeros that fill up the last chunk of a long clip count as valid.
-        positions = torch.arange(frames.shape[-1], device=frames.device)
-        lengths = (frames * (positions + 1)).amax(dim=-1, keepdim=True)
-        frames = frames | ((lengths > config.target_length) & (positions >= lengths))
-        chunk_mask = (starts < lengths) | (starts == 0)
-    frames = frames.unflatten(1, (chunks.number, chunks.frames))
-    # Pooling drops a remainder of frames as the convolution does; a slice would fix the length of an exported model.
-    patch_mask = nn.functional.max_pool2d((~frames).float(), (1, size)) == 0
-    if chunks.number == 1 or not config.pad_last:
-        chunk_mask = patch_mask.any(dim=-1) | (starts == 0)
-    return patch_mask | ~chunk_mask.unsqueeze(-1), chunk_mask
+        A patch is valid only if all of its frames are. Chunks that a clip does not have count as valid in the first
+        mask, since attention needs something to attend to.
+        """
+        frames = nn.functional.pad(attention_mask.bool(), (0, self.number * self.frames - attention_mask.shape[-1]))
+        if config.pad_last:
+            # The zeros that fill up the last chunk of a long clip count as valid.
+            positions = torch.arange(frames.shape[-1], device=frames.device)
+            last = (frames * positions).amax(dim=-1, keepdim=True)
+            frames = frames | ((last >= config.target_length) & (positions // self.frames == last // self.frames))
+        frames = frames.unflatten(1, (self.number, self.frames))
+        # Pooling drops a remainder of frames as the convolution does; a slice would fix the length of exported models.
+        patch_mask = nn.functional.max_pool2d((~frames).float(), (1, config.patch_size)) == 0
+        if not is_tracing(patch_mask) and not (has_patch := patch_mask[:, 0].any(dim=-1)).all():
+            raise ValueError(
+                f"`attention_mask` leaves clip {has_patch.int().argmin().item()} without a whole patch of"
+                f" {config.patch_size} frames. `CedFeatureExtractor` pads short clips to one patch."
+            )
+        chunk_mask = patch_mask.any(dim=-1) | (torch.arange(self.number, device=frames.device) == 0)
+        return patch_mask | ~chunk_mask.unsqueeze(-1), chunk_mask
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -160,60 +146,56 @@ def masked_max(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
 
 def masked_log_mean_exp(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Logarithm of the mean of `values.exp()`, as [`masked_mean`]."""
-    if mask is None:
-        # Not `math.log`: it would fix the length of a compiled or exported model.
-        return values.logsumexp(dim=-2) - values.new_ones(values.shape[-2]).sum().log()
+    mask = values.new_ones(values.shape[:-1]) if mask is None else mask
     values = values.masked_fill(~mask.bool().unsqueeze(-1), -math.inf)
     return values.logsumexp(dim=-2) - mask.sum(dim=-1, keepdim=True).to(values.dtype).log()
 
 
-def average_probabilities(logits: torch.Tensor, mask: torch.Tensor | None, problem_type: str | None) -> torch.Tensor:
+def average_probabilities(logits: torch.Tensor, mask: torch.Tensor | None, problem_type: str) -> torch.Tensor:
     """
     Logits of the mean class probability, as [`masked_mean`]; regression outputs are averaged as they are.
 
-    It stays in the log domain, so that certain answers neither overflow nor lose their gradient.
+    The computation stays in the log domain: saturated probabilities neither overflow nor lose their gradient.
     """
     if problem_type == "regression":
         return masked_mean(logits, mask)
     logits = logits.float()
     if problem_type == "single_label_classification":
         return masked_log_mean_exp(logits.log_softmax(dim=-1), mask)
-    log_p = masked_log_mean_exp(nn.functional.logsigmoid(logits), mask)
-    return log_p - masked_log_mean_exp(nn.functional.logsigmoid(-logits), mask)
+    positive, negative = nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits)
+    return masked_log_mean_exp(positive, mask) - masked_log_mean_exp(negative, mask)
 
 
 def masked_batch_norm(norm: nn.BatchNorm2d, values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """
-    Batch normalisation of mel frames `(batch_size, n_mels, frames)`, one channel per mel bin.
-
-    In training, the statistics come from the frames where `mask` `(batch_size, frames)` is True. A frozen `norm` (its
-    weight needs no gradient) uses its running statistics and leaves them as they are, in training too.
+    Batch normalisation of mel frames `(batch_size, n_mels, frames)`, one channel per mel bin. Frames where `mask`
+    `(batch_size, frames)` is False are left out of the statistics, and zero in the result.
     """
-    frozen = not norm.weight.requires_grad
-    # As in PyTorch, statistics of the batch are used in evaluation too where there are no running ones.
-    by_batch = (norm.training and not frozen) or norm.running_mean is None or norm.running_var is None
-    if not by_batch or (frozen and norm.training):
-        return nn.functional.batch_norm(
-            values, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=by_batch, eps=norm.eps
-        )
-    if mask is None:
+    if mask is not None:
+        padding = ~mask.bool().unsqueeze(1)
+        # NaN or infinity in the padding would reach statistics and gradients, since 0 · NaN is NaN.
+        values = values.masked_fill(padding, 0.0)
+    # A frozen layer uses its running statistics and leaves them as they are, in training too.
+    is_frozen = not norm.weight.requires_grad
+    if norm.running_mean is not None and (is_frozen or not norm.training):
+        mean, var = norm.running_mean, norm.running_var
+    elif mask is None:
         return norm(values.unsqueeze(2)).squeeze(2)
-    weights = mask.unsqueeze(1).to(values.dtype)
-    count = weights.sum()
-    mean = (values * weights).sum(dim=(0, 2), keepdim=True) / count
-    var = ((values - mean).square() * weights).sum(dim=(0, 2), keepdim=True) / count
-    if norm.running_mean is not None and norm.running_var is not None:
-        with torch.no_grad():
-            momentum: float | torch.Tensor = 0.0 if norm.momentum is None else norm.momentum
-            if norm.num_batches_tracked is not None:
+    else:
+        weights = (~padding).to(values.dtype)
+        count = weights.sum()
+        mean = values.sum(dim=(0, 2)) / count
+        var = ((values - mean[:, None]).square() * weights).sum(dim=(0, 2)) / count
+        if norm.running_mean is not None:
+            with torch.no_grad():
                 norm.num_batches_tracked.add_(1)
-                if norm.momentum is None:  # the cumulative average
-                    momentum = 1 / norm.num_batches_tracked.to(values.dtype)
-            norm.running_mean.lerp_(mean.flatten(), momentum)
-            # As in PyTorch, the running variance is the unbiased one.
-            norm.running_var.lerp_((var * count / (count - 1).clamp(min=1)).flatten(), momentum)
-    values = (values - mean) * torch.rsqrt(var + norm.eps)
-    return values * norm.weight[:, None] + norm.bias[:, None]
+                # Without a momentum, the cumulative average. The running variance is the unbiased one, as in PyTorch.
+                momentum = 1 / norm.num_batches_tracked.to(var.dtype) if norm.momentum is None else norm.momentum
+                norm.running_mean.lerp_(mean, momentum)
+                norm.running_var.lerp_(var * count / (count - 1).clamp(min=1), momentum)
+    values = (values - mean[:, None]) * torch.rsqrt(var + norm.eps)[:, None]
+    values = values * norm.weight[:, None] + norm.bias[:, None]
+    return values if mask is None else values.masked_fill(padding, 0.0)
 
 
 class CedPatchEmbeddings(nn.Module):
@@ -344,30 +326,26 @@ class CedLayer(GradientCheckpointingLayer):
 
 class ResizeTimePositions(ConversionOps):
     """
-    Fits a checkpoint's time positions `(1, hidden_size, 1, positions)` to the model's `target_length`: the first ones
-    for a shorter table, bilinear interpolation for a longer one.
+    Fits the time positions `(1, hidden_size, 1, positions)` of a checkpoint to the model's `target_length`: the first
+    ones for a shorter table, bilinear interpolation for a longer one.
     """
 
     def convert(
         self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
     ) -> dict[str, Any]:
         _, positions = kwargs["config"].num_patches
-        return {
-            name: resize_time_positions(value[0] if isinstance(value, list) else value, positions)
-            for name, value in input_dict.items()
-        }
+        tables = {name: table[0] if isinstance(table, list) else table for name, table in input_dict.items()}
+        for name, table in tables.items():
+            if table.shape[-1] < positions:
+                resized = nn.functional.interpolate(table.float(), size=(1, positions), mode="bilinear")
+                tables[name] = resized.to(table.dtype)
+            else:
+                tables[name] = table[..., :positions].contiguous()
+        return tables
 
     @property
     def reverse_op(self) -> ConversionOps:
         return self  # a model is saved with the positions that it has
-
-
-def resize_time_positions(table: torch.Tensor, positions: int) -> torch.Tensor:
-    """The table `(1, hidden_size, 1, …)` of a checkpoint with as many time `positions` as asked for."""
-    if positions <= table.shape[-1]:
-        return table[..., :positions].contiguous()
-    resized = nn.functional.interpolate(table.float(), size=(1, positions), mode="bilinear", align_corners=False)
-    return resized.to(table.dtype)
 
 
 register_checkpoint_conversion_mapping(
@@ -378,7 +356,6 @@ register_checkpoint_conversion_mapping(
 @auto_docstring
 class CedPreTrainedModel(PreTrainedModel):
     config: CedConfig
-    config_class = CedConfig
     base_model_prefix = "encoder"
     main_input_name = "input_values"
     input_modalities = ("audio",)
@@ -396,36 +373,30 @@ class CedPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": CedLayer, "attentions": CedAttention}
     _input_embed_layer = "patch_embed"
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if cls.__module__ != __name__:
-            cls._auto_class = None  # another author's code is saved only if it is registered
-
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """
         Saves the model as [`~PreTrainedModel.save_pretrained`] does, with its code, so that the folder loads with
         `trust_remote_code=True` where this package is not installed.
         """
-        # Whole: transformers names this class alone, and what is stored may name another repository's code.
+        # All classes: transformers names this one alone, and a stored map may name the code of another repository.
         self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialises the weights as the paper's code does."""
+        """Initialize the weights"""
         super()._init_weights(module)
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=std)
-        elif isinstance(module, nn.Conv2d):
-            # PyTorch's own initialisation of a convolution.
+        elif isinstance(module, nn.Conv2d):  # as PyTorch does
             bound = 1 / math.sqrt(module.weight[0].numel())
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, CedModel):
             init.normal_(module.time_pos_embed, std=std)
             init.normal_(module.freq_pos_embed, std=std)
-            if module.cls_token is not None and module.token_pos_embed is not None:
+            if module.cls_token is not None:
                 init.normal_(module.cls_token, std=1e-6)
                 init.normal_(module.token_pos_embed, std=std)
 
@@ -437,17 +408,16 @@ class CedPreTrainedModel(PreTrainedModel):
     """
 )
 class CedModel(CedPreTrainedModel):
-    # What is saved carries the code, so that it loads where this package is not installed.
-    _auto_class = "AutoModel"
+    _auto_class = OwnCode("AutoModel")
 
     def __init__(self, config: CedConfig) -> None:
         super().__init__(config)
-        num_bands, positions = config.num_patches
-        # The dtype of `_keep_in_fp32_modules_strict`, which counts only where weights are loaded.
+        self.num_bands, positions = config.num_patches
+        # The dtype of `_keep_in_fp32_modules_strict`, which applies only where weights are loaded.
         self.init_bn = nn.BatchNorm2d(config.n_mels, momentum=0.01, dtype=torch.float32)
         self.patch_embed = CedPatchEmbeddings(config)
         self.time_pos_embed = nn.Parameter(torch.zeros(1, config.hidden_size, 1, positions))
-        self.freq_pos_embed = nn.Parameter(torch.zeros(1, config.hidden_size, num_bands, 1))
+        self.freq_pos_embed = nn.Parameter(torch.zeros(1, config.hidden_size, self.num_bands, 1))
         self.cls_token = self.token_pos_embed = None
         if config.pooling == "token":
             self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
@@ -473,66 +443,56 @@ class CedModel(CedPreTrainedModel):
     ) -> CedModelOutput:
         r"""
         input_values (`torch.Tensor` of shape `(batch_size, n_mels, frames)`):
-            Log-mel spectrograms in decibels, as [`CedFeatureExtractor`] makes them; at least 16 frames.
+            Log-mel spectrograms in decibels from [`CedFeatureExtractor`], with at least 16 frames.
         attention_mask (`torch.Tensor` of shape `(batch_size, frames)`, *optional*):
             1 for frames of the clip, 0 for padding behind it. With it each clip's output is that of the clip alone.
-            Without it all frames count.
-
-        Raises:
-            `ValueError`: if `input_values` are of another layout or shorter than one patch (16 frames), or if the
-                `attention_mask` has another shape or leaves a clip less than one patch.
-
-        Example:
-
-        ```python
-        >>> import ced_model
-        >>> import torch
-        >>> from transformers import AutoFeatureExtractor, AutoModel
-
-        >>> feature_extractor = AutoFeatureExtractor.from_pretrained("mispeech/ced-tiny")
-        >>> model = AutoModel.from_pretrained("mispeech/ced-tiny")
-
-        >>> waveform = torch.zeros(16000)  # one second of silence: put mono audio at 16 kHz here
-        >>> inputs = feature_extractor(waveform, sampling_rate=16000)
-        >>> with torch.no_grad():
-        ...     outputs = model(**inputs)
-        >>> outputs.last_hidden_state.shape, outputs.pooler_output.shape
-        (torch.Size([1, 24, 192]), torch.Size([1, 192]))
-        ```
+            Without it all frames count. Each clip needs one valid patch of 16 frames.
         """
-        self._check_inputs(input_values, attention_mask)
-        num_bands, _ = self.config.num_patches
-        chunks = get_chunks(self.config, input_values.shape[-1])
-        patch_mask, chunk_mask = self._get_masks(input_values, attention_mask, chunks)
+        n_mels, size = self.config.n_mels, self.config.patch_size
+        if input_values.ndim != 3 or input_values.shape[1] != n_mels or input_values.shape[2] < size:
+            raise ValueError(
+                f"`input_values` must have shape (batch_size, {n_mels}, frames) with at least {size} frames, got"
+                f" {tuple(input_values.shape)}. `CedFeatureExtractor` makes such log-mel spectrograms of waveforms."
+            )
+        batch_size, _, num_frames = input_values.shape
+        if attention_mask is not None and attention_mask.shape != (batch_size, num_frames):
+            raise ValueError(
+                f"`attention_mask` must have shape (batch_size, frames), here {(batch_size, num_frames)}, got"
+                f" {tuple(attention_mask.shape)}."
+            )
+        chunks = CedChunks.of(self.config, num_frames)
+        if attention_mask is None and chunks.last_patches < chunks.patches:
+            attention_mask = torch.ones_like(input_values[:, 0])
+        values = masked_batch_norm(self.init_bn, input_values.to(self.init_bn.weight.dtype), attention_mask)
+        hidden_states = self._embed(chunks.split(values))
+        patch_mask = chunk_mask = block_mask = None  # all is valid; exported models would compute a mask nevertheless
+        if attention_mask is not None:
+            patch_mask, chunk_mask = chunks.get_masks(self.config, attention_mask)
+            block_mask = create_bidirectional_mask(
+                config=self.config,
+                inputs_embeds=hidden_states,
+                attention_mask=self._get_token_rows(patch_mask, chunk_mask),
+            )
         # A tuple, if the configuration asks for one, is made of the result alone.
-        rows = self._encode_chunks(input_values, attention_mask, chunks, patch_mask, return_dict=True, **kwargs)
+        rows = self._encode(hidden_states, block_mask, return_dict=True, **kwargs)
 
         tokens = rows.last_hidden_state.unflatten(0, (-1, chunks.number))  # (batch_size, chunks, tokens, hidden_size)
         if self.config.pooling == "token":
             pooled = tokens[:, :, 0]
         else:
-            pooled = masked_mean(tokens, None if patch_mask is None else patch_mask.repeat(1, 1, num_bands))
+            pooled = masked_mean(tokens, None if patch_mask is None else patch_mask.repeat(1, 1, self.num_bands))
         chunk_states = pooled
         if self.config.pooling == "dm":
-            chunk_states = tokens.unflatten(2, (num_bands, chunks.patches)).mean(dim=2)
-        if chunks.number > 1:
-            pooled = (masked_mean if self.config.eval_avg == "mean" else masked_max)(pooled, chunk_mask)
-        else:
-            pooled = pooled.squeeze(1)
+            chunk_states = tokens.unflatten(2, (self.num_bands, chunks.patches)).mean(dim=2)
 
-        def join(states: torch.Tensor | None) -> torch.Tensor | None:
-            return None if states is None else join_chunks(states, chunks, num_bands)
-
-        def join_queries(weights: torch.Tensor | None) -> torch.Tensor | None:
-            if weights is None or chunks.number == 1:
-                return weights  # the tensor itself, so that its gradient can be retained
-            return join_chunks(weights.transpose(1, 2), chunks, num_bands).transpose(1, 2)
+        def join(outputs: tuple[torch.Tensor | None, ...] | None, dim: int) -> tuple[torch.Tensor | None, ...] | None:
+            return outputs and tuple(x if x is None else chunks.join(x, self.num_bands, dim) for x in outputs)
 
         return CedModelOutput(
-            last_hidden_state=join(rows.last_hidden_state),
-            pooler_output=pooled,
-            hidden_states=None if rows.hidden_states is None else tuple(map(join, rows.hidden_states)),
-            attentions=None if rows.attentions is None else tuple(map(join_queries, rows.attentions)),
+            last_hidden_state=chunks.join(rows.last_hidden_state, self.num_bands),
+            pooler_output=(masked_mean if self.config.eval_avg == "mean" else masked_max)(pooled, chunk_mask),
+            hidden_states=join(rows.hidden_states, dim=1),
+            attentions=join(rows.attentions, dim=2),
             chunk_states=chunk_states,
             patch_mask=None if patch_mask is None else patch_mask.long(),
             chunk_mask=None if chunk_mask is None else chunk_mask.long(),
@@ -540,33 +500,12 @@ class CedModel(CedPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
-    def _encode_chunks(
-        self,
-        input_values: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        chunks: CedChunks,
-        patch_mask: torch.Tensor | None,
-        **kwargs: Unpack[TransformersKwargs],
+    def _encode(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs: Unpack[TransformersKwargs]
     ) -> BaseModelOutputWithPooling:
-        """Encodes every chunk of every clip as a row of its own: `(batch_size * chunks, tokens, hidden_size)`."""
-        values, frame_mask = input_values.to(self.init_bn.weight.dtype), None
-        if attention_mask is not None:
-            frame_mask = attention_mask.bool()
-            # NaN or infinity in the padding would reach statistics and gradients, since 0 · NaN is NaN.
-            values = values.masked_fill(~frame_mask.unsqueeze(1), 0.0)
-        values = masked_batch_norm(self.init_bn, values, frame_mask)
-        if frame_mask is not None:
-            values = values.masked_fill(~frame_mask.unsqueeze(1), 0.0)
-        hidden_states = self._embed(split_chunks(values, chunks))
-
-        block_mask = None  # of attention to all tokens; exported models would compute one nevertheless
-        if patch_mask is not None:
-            rows_mask = self._get_token_rows(patch_mask, torch.ones_like(patch_mask[..., 0]))
-            block_mask = create_bidirectional_mask(
-                config=self.config, inputs_embeds=hidden_states, attention_mask=rows_mask
-            )
+        """The blocks and the final norm, on rows of `(batch_size * chunks, tokens, hidden_size)`."""
         for block in self.blocks:
-            hidden_states = block(hidden_states, block_mask, **kwargs)
+            hidden_states = block(hidden_states, attention_mask, **kwargs)
         return BaseModelOutputWithPooling(last_hidden_state=self.norm(hidden_states))
 
     def _embed(self, values: torch.Tensor) -> torch.Tensor:
@@ -575,9 +514,9 @@ class CedModel(CedPreTrainedModel):
         # A slice would keep exported models from the full length, where it takes the whole table.
         positions = torch.arange(patches.shape[-1], device=patches.device)
         patches = patches + self.time_pos_embed.index_select(-1, positions) + self.freq_pos_embed
-        # All blocks keep this layout: rows in one piece save each LayerNorm a copy.
+        # All blocks keep this layout: contiguous rows save each LayerNorm a copy.
         hidden_states = patches.flatten(2).transpose(1, 2).contiguous()
-        if self.cls_token is not None and self.token_pos_embed is not None:
+        if self.cls_token is not None:
             cls_token = (self.cls_token + self.token_pos_embed).expand(hidden_states.shape[0], -1, -1)
             hidden_states = torch.cat([cls_token, hidden_states], dim=1)
         return self.pos_drop(hidden_states)
@@ -591,55 +530,17 @@ class CedModel(CedPreTrainedModel):
                 The mask that was passed to the model.
 
         Returns:
-            `torch.BoolTensor` of shape `(batch_size, sequence_length)`: `last_hidden_state[i, mask[i]]` is what clip
-            `i` gives alone.
+            `torch.BoolTensor` of shape `(batch_size, sequence_length)`: `last_hidden_state[i, mask[i]]` equals the
+            tokens of clip `i` alone.
         """
-        num_bands, _ = self.config.num_patches
-        chunks = get_chunks(self.config, attention_mask.shape[-1])
-        patch_mask, chunk_mask = get_patch_mask(self.config, attention_mask, chunks)
-        rows = self._get_token_rows(patch_mask & chunk_mask.unsqueeze(-1), chunk_mask)
-        return join_chunks(rows, chunks, num_bands)
+        chunks = CedChunks.of(self.config, attention_mask.shape[-1])
+        patch_mask, chunk_mask = chunks.get_masks(self.config, attention_mask)
+        return chunks.join(self._get_token_rows(patch_mask & chunk_mask.unsqueeze(-1), chunk_mask), self.num_bands)
 
-    def _get_token_rows(self, patch_mask: torch.Tensor, class_token: torch.Tensor) -> torch.Tensor:
-        """Masks of patches `(batch_size, chunks, patches)` and class tokens as one of `(rows, tokens)`."""
-        num_bands, _ = self.config.num_patches
-        tokens = patch_mask.flatten(0, 1).repeat(1, num_bands)
-        return tokens if self.cls_token is None else torch.cat([class_token.reshape(-1, 1), tokens], dim=1)
-
-    def _get_masks(
-        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None, chunks: CedChunks
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """[`get_patch_mask`], or None where everything is valid."""
-        if attention_mask is None:
-            if chunks.last_patches == chunks.patches:
-                return None, None
-            attention_mask = input_values.new_ones(input_values.shape[0], input_values.shape[-1], dtype=torch.bool)
-        patch_mask, chunk_mask = get_patch_mask(self.config, attention_mask, chunks)
-        if not is_tracing(patch_mask) and not (has_patch := patch_mask[:, 0].any(dim=-1)).all():
-            raise ValueError(
-                f"`attention_mask` leaves clip {has_patch.int().argmin().item()} without a whole patch of"
-                f" {self.config.patch_size} frames. `CedFeatureExtractor` pads short clips to one patch."
-            )
-        return patch_mask, chunk_mask
-
-    def _check_inputs(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
-        n_mels, size = self.config.n_mels, self.config.patch_size
-        if input_values.ndim != 3 or input_values.shape[1] != n_mels:
-            raise ValueError(
-                f"`input_values` must have shape (batch_size, {n_mels}, frames), got {tuple(input_values.shape)}."
-                " `CedFeatureExtractor` turns waveforms into such log-mel spectrograms."
-            )
-        if input_values.shape[-1] < size:
-            raise ValueError(
-                f"`input_values` have {input_values.shape[-1]} frames, but one patch takes {size}."
-                " `CedFeatureExtractor` pads short clips to one patch."
-            )
-        expected = (input_values.shape[0], input_values.shape[-1])
-        if attention_mask is not None and attention_mask.shape != expected:
-            raise ValueError(
-                f"`attention_mask` must have shape (batch_size, frames), here {expected}, got"
-                f" {tuple(attention_mask.shape)}."
-            )
+    def _get_token_rows(self, patch_mask: torch.Tensor, chunk_mask: torch.Tensor) -> torch.Tensor:
+        """Masks of patches `(batch_size, chunks, patches)` and chunks as one of tokens `(rows, tokens)`."""
+        tokens = patch_mask.flatten(0, 1).repeat(1, self.num_bands)
+        return tokens if self.cls_token is None else torch.cat([chunk_mask.reshape(-1, 1), tokens], dim=1)
 
 
 @auto_docstring(
@@ -648,7 +549,7 @@ class CedModel(CedPreTrainedModel):
     """
 )
 class CedForAudioClassification(CedPreTrainedModel):
-    _auto_class = "AutoModelForAudioClassification"
+    _auto_class = OwnCode("AutoModelForAudioClassification")
 
     def __init__(self, config: CedConfig) -> None:
         super().__init__(config)
@@ -676,10 +577,10 @@ class CedForAudioClassification(CedPreTrainedModel):
     ) -> SequenceClassifierOutput:
         r"""
         input_values (`torch.Tensor` of shape `(batch_size, n_mels, frames)`):
-            Log-mel spectrograms in decibels, as [`CedFeatureExtractor`] makes them; at least 16 frames.
+            Log-mel spectrograms in decibels from [`CedFeatureExtractor`], with at least 16 frames.
         attention_mask (`torch.Tensor` of shape `(batch_size, frames)`, *optional*):
             1 for frames of the clip, 0 for padding behind it. With it each clip's output is that of the clip alone.
-            Without it all frames count.
+            Without it all frames count. Each clip needs one valid patch of 16 frames.
         labels (`torch.Tensor`, *optional*):
             By `config.problem_type`: `"multi_label_classification"` (the default) takes multi-hot or soft targets of
             shape `(batch_size, num_labels)` for a binary cross-entropy; `"single_label_classification"` takes class
@@ -688,12 +589,8 @@ class CedForAudioClassification(CedPreTrainedModel):
             multi-label model set the problem type to `"single_label_classification"`, with a warning.
 
         Returns:
-            The `logits` are raw: `logits.sigmoid()` are the tag probabilities. A clip longer than `target_length`
-            frames is split into chunks, and its logits are those of the chunks' averaged (or, by `eval_avg`, maximal)
-            probabilities.
-
-        Raises:
-            `ValueError`: if the inputs are not as described, or if the labels' shape does not fit the problem type.
+            The `logits` are raw: `logits.sigmoid()` are the tag probabilities. The logits of a clip longer than
+            `target_length` frames are those of its chunks' averaged (or, by `eval_avg`, maximal) probabilities.
 
         Example:
 
@@ -709,9 +606,6 @@ class CedForAudioClassification(CedPreTrainedModel):
         >>> inputs = feature_extractor(waveform, sampling_rate=16000)
         >>> with torch.no_grad():
         ...     scores = model(**inputs).logits.sigmoid()[0]
-        >>> scores.shape
-        torch.Size([527])
-
         >>> top_tags = [model.config.id2label[index] for index in scores.topk(5).indices.tolist()]
         ```
         """
@@ -729,22 +623,19 @@ class CedForAudioClassification(CedPreTrainedModel):
 
     def classify(self, outputs: CedModelOutput) -> torch.Tensor:
         """Logits of shape `(batch_size, num_labels)` from the output of the encoder."""
-        logits = self.outputlayer(outputs.chunk_states)  # (batch_size, chunks, num_labels)
-        if self.config.pooling == "dm":
-            logits = average_probabilities(logits, outputs.patch_mask, self.config.problem_type)
-        return self._combine_chunks(logits, outputs.chunk_mask) if logits.shape[1] > 1 else logits.squeeze(1)
-
-    def _combine_chunks(self, logits: torch.Tensor, chunk_mask: torch.Tensor | None) -> torch.Tensor:
-        """Logits of long clips `(batch_size, num_labels)` from their chunks' `(batch_size, chunks, num_labels)`."""
         config = self.config
+        logits = self.outputlayer(outputs.chunk_states)  # (batch_size, chunks, num_labels)
+        if config.pooling == "dm":
+            logits = average_probabilities(logits, outputs.patch_mask, config.problem_type)
+        if logits.shape[1] == 1:
+            return logits.squeeze(1)
         if config.pooling == "logit" or config.problem_type == "regression":
-            return (masked_mean if config.eval_avg == "mean" else masked_max)(logits, chunk_mask)
+            return (masked_mean if config.eval_avg == "mean" else masked_max)(logits, outputs.chunk_mask)
         if config.eval_avg == "mean":
-            logits = average_probabilities(logits, chunk_mask, config.problem_type)
-        elif config.problem_type == "single_label_classification":
-            logits = masked_max(logits.log_softmax(dim=-1), chunk_mask)
+            logits = average_probabilities(logits, outputs.chunk_mask, config.problem_type)
         else:
-            logits = masked_max(logits, chunk_mask)
+            is_softmax = config.problem_type == "single_label_classification"
+            logits = masked_max(logits.log_softmax(dim=-1) if is_softmax else logits, outputs.chunk_mask)
         return logits.clamp(-MAX_LOGIT, MAX_LOGIT)
 
     def _prepare_labels(self, labels: torch.Tensor, batch_size: int) -> torch.Tensor:
@@ -757,18 +648,18 @@ class CedForAudioClassification(CedPreTrainedModel):
             )
             self.config.problem_type = "single_label_classification"
         if self.config.problem_type == "single_label_classification":
-            fits, expected = is_index, f"({batch_size},) with class indices"
+            labels, fits, expected = labels.long(), is_index, f"({batch_size},) with class indices"
         else:
-            shapes = [(batch_size, self.num_labels), *([(batch_size,)] if self.num_labels == 1 else [])]
-            fits, expected = tuple(labels.shape) in shapes, f"({batch_size}, {self.num_labels})"
+            if self.num_labels == 1 and labels.ndim == 1:
+                labels = labels.unsqueeze(1)
+            labels, expected = labels.to(self.dtype), (batch_size, self.num_labels)
+            fits = labels.shape == expected
         if not fits:
             raise ValueError(
-                f"`labels` of shape {tuple(labels.shape)} and type {labels.dtype} do not fit"
-                f" `problem_type={self.config.problem_type!r}`, which takes shape {expected}."
+                f"`labels` of shape {tuple(labels.shape)} do not fit `problem_type={self.config.problem_type!r}`, which"
+                f" takes shape {expected}."
             )
-        if self.config.problem_type == "single_label_classification":
-            return labels.long()
-        return labels.to(self.dtype).reshape(batch_size, self.num_labels)
+        return labels
 
 
 __all__ = ["CedForAudioClassification", "CedModel", "CedPreTrainedModel"]

@@ -9,18 +9,16 @@ other while they are half loaded, so each function returns early until everythin
 again after the next module.
 """
 
-import re
 import sys
-from contextlib import suppress
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import wrapt
 
-MIN_TRANSFORMERS = (5, 23)
+from . import custom_code as _check_version  # noqa: F401  # raises an ImportError if transformers is too old
+
 AUTO = "transformers.models.auto"
 PACKAGE = __name__.rpartition(".")[0]
 
@@ -63,26 +61,9 @@ _done: set[Entry] = set()
 
 
 def register_when_imported() -> None:
-    """
-    Arranges for CED to be found by the Auto classes; those that are imported already find it at once.
-
-    Raises:
-        ImportError: if the installed version of transformers is too old: it would load CED and give other scores.
-    """
-    _check_version()
+    """Arranges for CED to be found by the Auto classes; those that are imported already find it at once."""
     for trigger in TRIGGERS:
         wrapt.register_post_import_hook(_register, trigger)
-
-
-def _check_version() -> None:
-    with suppress(PackageNotFoundError):
-        found = version("transformers")
-        if tuple(int(number) for number in re.findall(r"\d+", found)[:2]) < MIN_TRANSFORMERS:
-            wanted = ".".join(map(str, MIN_TRANSFORMERS))
-            raise ImportError(
-                f"CED requires transformers {wanted} or newer, found {found}:"
-                f' pip install --upgrade "transformers>={wanted}"'
-            )
 
 
 def _register(_: ModuleType) -> None:

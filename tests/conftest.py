@@ -19,6 +19,12 @@ settings.register_profile("ced", deadline=None, suppress_health_check=[HealthChe
 settings.load_profile("ced")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Models this small gain nothing from more threads, which cost tenfold where other processes share the cores."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of golden tensors; its README.md describes them."""

@@ -12,8 +12,6 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from ced_cli.errors import CliError
-from ced_cli.model import choose_model
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
@@ -214,16 +212,13 @@ def test_every_way_to_a_model_refuses_a_bad_folder_with_the_same_reason(folder: 
         with pytest.raises(ValueError) as caught:
             load(folder)
         assert reason in str(caught.value)
-    with pytest.raises(CliError) as error:
-        choose_model(str(folder))
-    assert str(error.value) == f"{folder} cannot be loaded: preprocessor_config.json: {reason}"
 
 
 def test_a_folder_is_checked_without_torch() -> None:
     script = f"""
 import sys
-from ced_cli.model import choose_model
-choose_model({bundled_folder()!r})
+from ced_model.model_folder import open_model
+open_model({bundled_folder()!r})
 assert not {{"torch", "transformers"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=True)
@@ -286,7 +281,7 @@ def test_a_cached_repository_is_used_when_the_hub_does_not_answer(
 
     tagger = AudioTagger.from_pretrained("user/micro")
     assert unreachable == ["user/micro"]
-    assert tagger.labels[0] == "class 0" and tagger.model.config.name_or_path == "user/micro"
+    assert tagger.labels[0] == "class 0" and tagger.name == "user/micro"
 
 
 def test_offline_mode_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,18 +218,29 @@ def uncompiled_flex(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WrappedFlexAttention, "_compiled_flex_attention", staticmethod(flex_attention))
 
 
-@pytest.mark.parametrize("fields", list(product(POOLINGS, ("mean", "max"), (True, False), PROBLEM_TYPES)))
-def test_mixed_lengths_equal_the_definition(fields: tuple[str, str, bool, str]) -> None:
-    settings = dict(zip(("pooling", "eval_avg", "pad_last", "problem_type"), fields, strict=True))
+# How the chunks of long clips are made and combined.
+CHUNKS = tuple(product(("mean", "max"), (True, False)))
+
+
+@pytest.mark.parametrize("pooling, problem_type", list(product(range(4), range(3))))
+def test_mixed_lengths_equal_the_definition(pooling: int, problem_type: int) -> None:
+    eval_avg, pad_last = CHUNKS[(pooling + problem_type) % 4]  # every pair of settings occurs
+    settings = {"pooling": POOLINGS[pooling], "problem_type": PROBLEM_TYPES[problem_type]}
     for target_length in (64, 73):  # a multiple of a patch, and not
-        model = make_model(attn_implementation="eager", target_length=target_length, **settings)
+        model = make_model(
+            attn_implementation="eager",
+            target_length=target_length,
+            eval_avg=eval_avg,
+            pad_last=pad_last,
+            **settings,
+        )
         check_batch(model, make_clips((16, 33, target_length, target_length + 1)))
         check_batch(model, make_clips((16, target_length, 2 * target_length, 2 * target_length + 20, 170)))
         check_batch(model, make_clips((40, 16)))
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_any_padded_batch_equals_its_clips_one_by_one(pooling: str, data: st.DataObject) -> None:
     patch_size, n_mels = data.draw(st.sampled_from([(16, 64), (16, 32), (16, 16), (8, 24)]))
@@ -249,7 +260,7 @@ def test_any_padded_batch_equals_its_clips_one_by_one(pooling: str, data: st.Dat
     check_batch(model, make_clips(lengths, n_mels), filling, extra=data.draw(st.integers(0, 70)))
 
 
-@pytest.mark.parametrize("pooling", ("mean", "token", "dm"))
+@pytest.mark.parametrize("pooling", ("mean", "token"))
 def test_flex_attention_equals_the_definition(pooling: str, uncompiled_flex: None) -> None:
     model = make_model(attn_implementation="flex_attention", pooling=pooling, pad_last=pooling == "mean", depth=1)
     check_batch(model, make_clips((16, 40, 64)))
@@ -257,7 +268,7 @@ def test_flex_attention_equals_the_definition(pooling: str, uncompiled_flex: Non
 
 
 @pytest.mark.parametrize("pad_last", (True, False))
-@pytest.mark.parametrize("frames", (1008, 1011, 1012, 1013, 1023, 1024, 2016, 2024, 2025, 2032))
+@pytest.mark.parametrize("frames", (1008, 1012, 1013, 1024, 2024, 2025))
 def test_lengths_around_the_published_target_length(frames: int, pad_last: bool) -> None:
     model = make_model(target_length=1012, depth=1, pad_last=pad_last)
     check_batch(model, make_clips((frames, 500)))
@@ -313,7 +324,7 @@ def test_long_clips_of_certain_answers_give_finite_logits() -> None:
         ((2, 40, 64), None, "64, frames"),
         ((64, 40), None, "64, frames"),
         ((2, 1, 64, 40), None, "64, frames"),
-        ((2, 64, 15), None, "15 frames, but one patch takes 16"),
+        ((2, 64, 15), None, r"at least 16 frames, got \(2, 64, 15\)"),
         ((2, 64, 40), (2, 39), r"attention_mask.*\(2, 40\)"),
         ((2, 64, 40), (1, 40), r"attention_mask.*\(2, 40\)"),
         ((2, 64, 40), (40,), r"attention_mask.*\(2, 40\)"),
@@ -471,11 +482,10 @@ def test_a_frozen_encoder_leaves_its_statistics_alone(masked: bool) -> None:
     }
 
 
-@pytest.mark.parametrize("filling", (0.0, math.nan, math.inf))
 @pytest.mark.parametrize("train", (True, False))
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_every_weight_of_a_long_padded_batch_gets_a_finite_gradient(pooling: str, train: bool, filling: float) -> None:
-    for eval_avg, pad_last in product(("mean", "max"), (True, False)):
+def test_every_weight_of_a_long_padded_batch_gets_a_finite_gradient(pooling: str, train: bool) -> None:
+    for (eval_avg, pad_last), filling in zip(CHUNKS, (0.0, math.nan, math.inf, math.nan), strict=True):
         model = make_model(pooling=pooling, eval_avg=eval_avg, pad_last=pad_last).train(train)
         model(**pad(make_clips((30, 64, 150)), filling), labels=torch.rand(3, 5)).loss.backward()
         for name, parameter in model.named_parameters():
@@ -597,21 +607,21 @@ def fresh_compiler() -> Any:
     torch.compiler.reset()
 
 
+# Clips whose last chunk happens to be filled exactly are another graph without `pad_last`, and not among these.
+SHORT, LONG = (40, 50, 33), (170, 235, 360)
+
+
 @pytest.mark.parametrize(
-    "fields, train",
+    "lengths, fields, train",
     [
-        ({}, False),
-        ({"pad_last": False}, False),
-        ({"pooling": "dm"}, False),
-        ({"pooling": "token", "eval_avg": "max"}, False),
-        ({}, True),
-        ({"pooling": "dm", "pad_last": False}, True),
+        (SHORT, {"pooling": "token"}, False),
+        (LONG, {"pad_last": False}, False),
+        (LONG, {"pooling": "dm", "eval_avg": "max"}, False),
+        (LONG, {"pooling": "dm", "pad_last": False}, True),
     ],
 )
-# Not among the long ones: clips whose last chunk happens to be whole, which without `pad_last` are another graph.
-@pytest.mark.parametrize("lengths", ((40, 50, 33, 60, 39), (170, 185, 235, 360)), ids=("short", "long"))
 def test_compiled_once_for_all_lengths(
-    lengths: tuple[int, ...], train: bool, fields: dict[str, Any], fresh_compiler: None
+    lengths: tuple[int, ...], fields: dict[str, Any], train: bool, fresh_compiler: None
 ) -> None:
     model = make_model(depth=1, **fields).train(train)
     reference = copy.deepcopy(model)
@@ -633,17 +643,20 @@ def test_compiled_once_for_all_lengths(
 def test_a_compiled_model_takes_every_length_in_a_few_graphs(fresh_compiler: None) -> None:
     model = make_model(depth=1)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
-    for length in (40, 16, 17, 32, 48, 63, 64, 65, 100, 128, 129, 192, 193, 450):
+    for length in (40, 16, 17, 64, 65, 128, 450):
         batch = pad(make_clips((length, max(16, length // 2))))
         assert difference(compiled(**batch).logits, model(**batch).logits) < TOLERANCE
     # Besides short and long ones: a single patch, and exactly as many as there are positions.
     assert counters["stats"]["unique_graphs"] <= 5
 
 
-@pytest.mark.parametrize("masked", (False, True), ids=("unmasked", "masked"))
 @pytest.mark.parametrize(
-    "model_class, pooling",
-    [(CedForAudioClassification, "mean"), (CedForAudioClassification, "dm"), (CedModel, "token")],
+    "model_class, pooling, masked",
+    [
+        (CedForAudioClassification, "mean", False),
+        (CedForAudioClassification, "dm", True),
+        (CedModel, "token", True),
+    ],
 )
 def test_an_exported_model_takes_every_batch_and_length(model_class: Any, pooling: str, masked: bool) -> None:
     model = make_model(model_class, pooling=pooling, target_length=512, depth=1)
@@ -655,7 +668,7 @@ def test_an_exported_model_takes_every_batch_and_length(model_class: Any, poolin
     # Otherwise PyTorch takes it that there is never one patch alone, as it would broadcast.
     with symbolic_shapes_config.patch(backed_size_oblivious=True):
         program = torch.export.export(model, (), kwargs=inputs, dynamic_shapes=shapes).module()
-    for lengths in ((16,), (16, 16), (17, 16), (31,), (32, 20, 16), (500, 16), (512,), (512, 511)):
+    for lengths in ((16,), (17, 16), (32, 20, 16), (500, 16), (512, 511)):
         inputs = pad(make_clips(lengths))
         if not masked:
             del inputs["attention_mask"]

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """transformers' own audio-classification pipeline gives CED's tags for real recordings."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -129,15 +128,3 @@ def test_audioset_names_come_from_the_package(tmp_path: Path, resources: Path) -
     CedFeatureExtractor().save_pretrained(tmp_path)
     tags = pipeline("audio-classification", model=str(tmp_path))(read_at_16_khz(resources, "misc_crow"), top_k=2)
     assert tags[0]["label"] == "Chuckle, chortle" and tags[0]["score"] > 0.9 > 0.1 > tags[1]["score"]
-
-
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="transformers decodes files by an ffmpeg binary")
-@pytest.mark.parametrize("name", ["misc_crow", "misc_burp"])
-def test_a_path_is_decoded(
-    name: str, pipe: Any, model: CedForAudioClassification, feature_extractor: CedFeatureExtractor, resources: Path
-) -> None:
-    scores = get_scores(model, feature_extractor, read_at_16_khz(resources, name))
-    path = resources / f"{name}.flac"
-    # ffmpeg resamples with another filter.
-    assert_tags(pipe(str(path), top_k=13), scores, top_k=13, atol=2e-2)
-    assert_tags(pipe(path.read_bytes(), top_k=13), scores, top_k=13, atol=2e-2)

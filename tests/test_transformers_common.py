@@ -4,11 +4,9 @@
 
 import random
 import unittest
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from common_tests_source import import_common_tests
 from transformers.testing_utils import torch_device
@@ -46,15 +44,6 @@ REPLACED = {
     "test_reverse_loading_mapping": "its check that loading renames tensors is switched off by its own argument: CED's"
     " conversion resizes the time positions and keeps their name",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small gain nothing from more threads, which cost tenfold where other processes share the cores."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 class CedModelTester:

@@ -52,7 +52,7 @@ def listen(
     """Tag a microphone's audio live.
 
     Prints a line for each window, until Ctrl-C: the local time at its end, and its tags. Windows without tags, where a
-    threshold or classes are given, have no line. If audio is lost, a line on stderr reports it, and a new stream begins.
+    threshold or classes are given, have no line. If audio is lost, a line on stderr reports it and a new stream begins.
     """
     sounddevice = _import_sounddevice()
     if list_devices:

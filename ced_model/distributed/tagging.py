@@ -40,7 +40,7 @@ class RunObserver:
         """So many inputs are to be tagged."""
 
     def tagged(self, inputs: int, audio_s: float, failures: list[dict[str, str]]) -> None:
-        """A shard is written: so many of its inputs were tagged now, with the `file` and `error` of those that failed."""
+        """A shard is written: how many of its inputs were tagged now, and `file` and `error` of those that failed."""
 
     def failed(self, error: BaseException) -> None:
         """The run ends with this error. Called before Ray is left, which may fail, hang or end the process."""
