@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..messages import printable
 from .errors import FAILED, INTERRUPTED, CliError
-from .terminal import one_line, say
+from .terminal import say
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -92,7 +93,7 @@ def make_progress(make_line: MakeLine) -> "TrainerCallback":
             rate = (state.global_step - self.first_step) * batch / max(time.monotonic() - self.begun, 1e-9)
             line = make_line(state, self.loss, metrics, rate) if state.is_world_process_zero else None
             if line is not None and self.training_bar is not None:
-                self.training_bar.write(one_line(line), file=sys.stderr)
+                self.training_bar.write(printable(line), file=sys.stderr)
             elif line is not None:
                 say(line)
 
