@@ -76,7 +76,8 @@ def test_a_folder_with_other_things_or_other_results_in_it_is_left_alone(
     (tmp_path / "_ced").unlink()
     (tmp_path / "_ced").mkdir()
     (tmp_path / "_ced" / "run.json").write_text(
-        '{"ced_shards": 1, "run": "x", "made_by": {"weights": "y"}, "options": {"events": false, "channel": "mix", "top_k": 3}}'
+        '{"ced_shards": 1, "run": "x", "made_by": {"weights": "y"},'
+        ' "options": {"events": false, "channel": "mix", "top_k": 3}}'
     )
     assert refuse("-o", tmp_path) == f"{tmp_path} holds results: resume or overwrite it"
     assert "--top-k is not given: expected 3, as when " in refuse("-o", tmp_path, "--resume")
