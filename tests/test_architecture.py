@@ -20,8 +20,8 @@ PORT_PACKAGES = {"torch", "numpy", "transformers", "huggingface_hub"}
 ROOMS: dict[str, tuple[str, ...]] = {
     "model_card": (),
     "zenodo": (),
-    "conversion": ("model_card", "zenodo"),
-    "pretrained": ("conversion",),
+    "pretrained": (),
+    "conversion": ("model_card", "pretrained", "zenodo"),
     "labelled": (),
     "evaluation": ("labelled",),
     "training": ("conversion", "evaluation", "labelled", "model_card", "pretrained"),

@@ -13,8 +13,7 @@ from ..messages import printable
 from .errors import end_with
 from .model import announce, choose_model, quieten
 from .progress import RunProgress
-from .tag import print_error
-from .terminal import say
+from .terminal import say, say_error
 
 if TYPE_CHECKING:
     from ..tagger import AudioTagger
@@ -52,7 +51,7 @@ class Observer(distributed.RunObserver):
         self.progress.add_audio(audio_s)
         for failure in failures:
             with self.progress.hidden():
-                print_error(failure["file"], failure["error"])
+                say_error(failure["file"], failure["error"])
         for index in range(inputs):
             self.progress.count(failed=index < len(failures))
 

@@ -14,7 +14,7 @@ from . import options
 from .errors import FAILED, CliError, one_line_errors
 from .model import load_tagger
 from .progress import RunProgress
-from .terminal import one_line, refuse_stdout, say
+from .terminal import refuse_stdout, say, say_error
 
 if TYPE_CHECKING:
     from ..input_list import Input
@@ -302,7 +302,7 @@ class _Run:
             progress.count(failed=error is not None)
             if error is not None and say_errors:
                 with progress.hidden():
-                    print_error(record["file"], error)
+                    say_error(record["file"], error)
             if sys.stdout.isatty():
                 with progress.hidden():
                     yield record
@@ -317,7 +317,3 @@ def _progress(inputs: list["Input"]) -> RunProgress:
 
         length_s = duration_s(inputs[0].source)
     return RunProgress(len(inputs), length_s)
-
-
-def print_error(name: str, error: str) -> None:
-    say(f"{name}: {one_line(error)}")

@@ -64,6 +64,11 @@ def say(*lines: str) -> None:
         pass
 
 
+def say_error(name: str, error: str) -> None:
+    """Prints why an input failed."""
+    say(f"{name}: {one_line(error)}")
+
+
 class PrintableRecord(logging.LogRecord):
     """A log message without colours and control characters, whatever names are in it."""
 
