@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from . import demo, distill, evaluate, finetune, labels, listen, options, plot, tag
-from .errors import FAILED, CliError, one_line_errors
+from .endings import one_line_errors
+from .errors import FAILED, CliError
 from .terminal import abandon_stdout, put, say
 
 app = typer.Typer(

@@ -9,7 +9,8 @@ import typer
 
 from ..packages import require
 from . import options
-from .errors import FAILED, CliError, one_line_errors
+from .endings import one_line_errors
+from .errors import FAILED, CliError
 from .model import choose_model, quieten
 from .terminal import put, say
 

@@ -17,7 +17,8 @@ from ..messages import OptionError
 from ..output import check_new_file, new_file
 from ..packages import require
 from . import options
-from .errors import FAILED, CliError, one_line_errors
+from .endings import one_line_errors
+from .errors import FAILED, CliError
 from .model import load_tagger
 from .progress import RunProgress
 from .terminal import one_line, put, put_json, say

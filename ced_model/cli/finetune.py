@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .errors import CliError, one_line_errors
+from .endings import one_line_errors
+from .errors import CliError
 from .terminal import put, say
 from .training_options import Settings, parse_settings, split_settings
 from .training_output import is_main_process, make_progress, training_errors, use_threads

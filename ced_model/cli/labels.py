@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from ..audioset import AUDIOSET_CLASSES
-from .errors import FAILED, CliError, one_line_errors
+from .endings import one_line_errors
+from .errors import FAILED, CliError
 from .terminal import put
 
 MIN_SIMILARITY = 0.6

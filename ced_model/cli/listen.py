@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from . import options
-from .errors import FAILED, CliError, one_line_errors
+from .endings import one_line_errors
+from .errors import FAILED, CliError
 from .model import load_tagger
 from .terminal import put, say
 

@@ -11,7 +11,8 @@ import typer
 from ..output import check_new_file, new_file
 from ..packages import require
 from . import options
-from .errors import FAILED, CliError, one_line_errors
+from .endings import one_line_errors
+from .errors import FAILED, CliError
 from .model import load_tagger
 from .terminal import put
 

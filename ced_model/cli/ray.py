@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import distributed
 from ..messages import printable
-from .errors import end_with
+from .endings import end_with
 from .model import announce, choose_model, quieten
 from .progress import RunProgress
 from .terminal import say, say_error

@@ -11,7 +11,8 @@ import typer
 
 from ..writers import Format, check_available, write_records
 from . import options
-from .errors import FAILED, CliError, one_line_errors
+from .endings import one_line_errors
+from .errors import FAILED, CliError
 from .model import load_tagger
 from .progress import RunProgress
 from .terminal import refuse_stdout, say, say_error

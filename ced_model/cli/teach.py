@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .errors import CliError, one_line_errors
+from .endings import one_line_errors
+from .errors import CliError
 from .terminal import one_line, say
 from .training_output import training_errors
 
