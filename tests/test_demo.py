@@ -626,7 +626,7 @@ def test_the_recordings_are_found_in_a_checkout_and_travel_with_the_package():
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (AudioError("<array>: not today"), "misc_crow.flac could not be read as sound: not today. Please try"),
+        (AudioError("<array>: not today"), "misc_crow.flac could not be tagged: not today. Please try"),
         (ValueError("`window_s` is too long"), "These settings do not work: window_s is too long"),
     ],
 )
