@@ -346,7 +346,7 @@ class AudioTagger:
         channel: str | int = MIX,
     ) -> list[Event]:
         """
-        When sounds occur in a recording.
+        Finds when sounds occur in a recording.
 
         Args:
             source, window_s, hop_s, sampling_rate, channel: As for [`AudioTagger.timeline`].

@@ -339,7 +339,7 @@ def test_a_model_that_cannot_be_reached_holds_up_nobody_and_is_not_tried_again_a
         assert may_fail.wait(60)
         raise OSError("We couldn't connect")
 
-    monkeypatch.setattr(AudioTagger, "from_pretrained", stall)
+    monkeypatch.setattr(models_module, "AudioTagger", stall)
     waiting = [client.submit(handle_file(CROW), model="mispeech/ced-base", api_name="/tags") for _ in range(3)]
     while not tried:
         time.sleep(0.01)
@@ -361,7 +361,7 @@ def test_a_model_that_could_not_be_fetched_is_tried_again_later(monkeypatch, ret
         tried.append(name)
         raise OSError("We couldn't connect")
 
-    monkeypatch.setattr(AudioTagger, "from_pretrained", fail)
+    monkeypatch.setattr(models_module, "AudioTagger", fail)
     monkeypatch.setattr(models_module, "RETRY_S", retry_s)
     models = Models()
     for _ in range(2):
@@ -494,7 +494,7 @@ def test_a_file_that_has_gone_is_asked_for_again(tmp_path):
 
 def test_models_are_loaded_once_and_few_at_a_time(monkeypatch):
     loaded: list[str] = []
-    monkeypatch.setattr(AudioTagger, "from_pretrained", lambda name: loaded.append(name) or object())
+    monkeypatch.setattr(models_module, "AudioTagger", lambda name: loaded.append(name) or object())
     models = Models()
     first = models.load("mispeech/ced-tiny")
     assert models.load("mispeech/ced-tiny") is first and loaded == ["mispeech/ced-tiny"]
@@ -508,7 +508,7 @@ def test_a_published_model_that_cannot_be_fetched_is_one_kind_line(monkeypatch):
     def fail(_: str) -> AudioTagger:
         raise OSError("We couldn't connect to the Hub\nand so on")
 
-    monkeypatch.setattr(AudioTagger, "from_pretrained", fail)
+    monkeypatch.setattr(models_module, "AudioTagger", fail)
     parts = Service(Models(), LIMITS).show(str(CROW), "mispeech/ced-base", 2, 0.5)
     assert "mispeech/ced-base could not be fetched" in parts.status and "\n" not in parts.status
     assert 'role="alert"' in parts.status
@@ -626,7 +626,7 @@ def test_the_recordings_are_found_in_a_checkout_and_travel_with_the_package():
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (AudioError("<array>: not today"), "misc_crow.flac could not be read as sound: not today. Please try"),
+        (AudioError("<array>: not today"), "misc_crow.flac could not be tagged: not today. Please try"),
         (ValueError("`window_s` is too long"), "These settings do not work: window_s is too long"),
     ],
 )

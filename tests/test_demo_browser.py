@@ -19,6 +19,7 @@ from demo_files import COMPLAINTS, MICRO, RESOURCES, make_bad_files, serve
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from ced_model import AUDIOSET_LABELS, AudioTagger, CedConfig
+from ced_model.demo import models as models_module
 from ced_model.demo.event_table import to_csv
 
 pytestmark = pytest.mark.browser
@@ -135,7 +136,7 @@ def test_a_recording_of_the_page_is_answered_with_bars_timeline_and_events(page,
     shown = picture.evaluate("image => [image.currentSrc === image.src, image.naturalWidth, image.clientWidth]")
     assert shown[0] == (size == "desktop"), "each width has a picture of its own"
     assert shown[1] >= shown[2] > 0.85 * min(SIZES[size]["viewport"]["width"] - 60, 800)
-    events = AudioTagger.from_pretrained(server.model).events(RESOURCES / "loop_tabla.flac")
+    events = AudioTagger(server.model).events(RESOURCES / "loop_tabla.flac")
     expect(page.locator("#ced-events tbody tr")).to_have_count(min(len(events), 200))
     take(page, size, "answer")
 
@@ -173,7 +174,7 @@ def test_the_events_download_as_csv(page, server):
     with page.expect_download() as download:
         page.get_by_role("link", name="Download the events as CSV").click()
     assert download.value.suggested_filename == "loop_tabla.events.csv"
-    events = AudioTagger.from_pretrained(server.model).events(RESOURCES / "loop_tabla.flac")
+    events = AudioTagger(server.model).events(RESOURCES / "loop_tabla.flac")
     lines = Path(download.value.path()).read_text().splitlines()
     assert len(lines) == len(events) + 1 == len(to_csv(events).splitlines())
     assert [line[:11] for line in lines] == [line[:11] for line in to_csv(events).splitlines()]
@@ -248,7 +249,7 @@ def test_a_file_that_is_too_large_is_refused_and_the_page_goes_on(page, size, fi
 
 
 def test_settings_are_used_and_a_model_that_cannot_be_fetched_leaves_the_others(page, server, monkeypatch):
-    load = AudioTagger.from_pretrained
+    load = AudioTagger
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     page.get_by_role("button", name="bell").click()
     expect_answer(page, "perc_bell.flac")
@@ -258,7 +259,7 @@ def test_settings_are_used_and_a_model_that_cannot_be_fetched_leaves_the_others(
             raise OSError("no network")
         return load(name)
 
-    monkeypatch.setattr(AudioTagger, "from_pretrained", refuse)
+    monkeypatch.setattr(models_module, "AudioTagger", refuse)
     page.get_by_role("combobox", name="Model").click()
     page.get_by_role("option", name="mispeech/ced-base").click()
     expect(page.get_by_text("the best of the family")).to_be_visible()
