@@ -109,7 +109,9 @@ def test_help_and_wrong_usage_import_nothing_heavy(arguments: str, code: int) ->
 
 
 @pytest.mark.parametrize("command", ["tag", "tag --events", "plot -o PNG", "evaluate", "tag -l Dgo", "tag --window 20"])
-def test_tagging_imports_neither_torch_nor_transformers_and_works_without_them(command: str, resources: Path, tmp_path: Path) -> None:
+def test_tagging_imports_neither_torch_nor_transformers_and_works_without_them(
+    command: str, resources: Path, tmp_path: Path
+) -> None:
     sound = resources / "misc_crow.flac"
     (tmp_path / "table.csv").write_text(f"path,label\n{sound},Crow\n{resources / 'perc_bell.flac'},Bell\n")
     name, *options = command.replace("PNG", str(tmp_path / "a.png")).split()
