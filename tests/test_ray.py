@@ -134,8 +134,8 @@ def test_two_nodes_say_what_one_machine_says(
     output = tmp_path / "tags"
     monkeypatch.chdir(tmp_path)  # where no node is
     said = ced(sounds, *SLOW, "-o", "tags", "--shard-size", 4, code=1)
+    assert "Ray: 2 workers with 1 CPU each" in said and "30 of 30 inputs" in said and "3 failed" in said, said
     assert_same(records_in(output), local)
-    assert "Ray: 2 workers with 1 CPU each" in said and "30 of 30 inputs" in said and "3 failed" in said
     assert said.count("00.wav: ") == 1 and len(said.splitlines()) == 6  # model, Ray, three errors, summary
     table = pyarrow.dataset.dataset(output).to_table()
     assert tuple(table.column_names) == TAG_COLUMNS and len(set(table["file"].to_pylist())) == 30

@@ -91,6 +91,8 @@ def tag_on_ray(
         MissingPackageError: if Ray Data is not installed.
     """
     require(("pyarrow", "ray"), "tagging on Ray", 'pip install "ced_model[ray]"')
+    import ray.data  # noqa: F401  # before `connected`, since it shows warnings that are hidden there
+
     from ..storage import is_uri
     from .cluster import choose_pool, connected
     from .shards import ShardedOutput
