@@ -36,7 +36,7 @@ def compare(work: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     reference = None
     for runtime, quantize in VARIANTS:
-        tagger = AudioTagger.from_pretrained(str(work / "packed"), device="cpu", runtime=runtime, quantize=quantize)
+        tagger = AudioTagger.from_pretrained(str(work / "packed"), device="cpu", engine=runtime, compute_type=quantize)
         scores = scores_of(tagger, waveforms)
         reference = scores if reference is None else reference
         metrics = heldout.metrics_of(taught, scores)
