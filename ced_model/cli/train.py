@@ -127,13 +127,18 @@ def _train(
     if resume and overwrite:
         raise CliError("--resume keeps the checkpoints, --overwrite discards them: choose one")
     split_settings(settings)
-    from ..training.distillation.options import DistillationArguments
+    from ..training.distillation.options import DistillationArguments, check_training_fields
     from .model import quieten
 
     given = {name: value for name, value in training.items() if value is not None}
     output = os.path.expanduser(output)
+    further = parse_settings(settings)
+    try:
+        check_training_fields(further)
+    except ValueError as error:
+        raise CliError(str(error).rstrip(".")) from error
+    arguments = DistillationArguments(consistent=not no_consistency, training=further, **given)
     with training_errors(output, f"--resume goes on from the last checkpoint in {output}"):
-        arguments = DistillationArguments(consistent=not no_consistency, training=parse_settings(settings), **given)
         from ..training.distillation.training import distill
 
         quieten()

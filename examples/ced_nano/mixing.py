@@ -14,6 +14,7 @@ import scipy.signal
 import soundfile
 import soxr
 
+from ced_model.output import new_file
 from sources import SAMPLING_RATE, Bank
 
 SCENE_S = 10.0
@@ -171,7 +172,7 @@ def make_rooms(path: Path, *, count: int = 200) -> list[np.ndarray]:
             room.compute_rir()
             response = np.asarray(room.rir[0][0], np.float32)
             rooms[f"{number:03d}"] = response / np.abs(response).max()
-        np.savez(path.with_suffix(".part.npz"), **rooms)
-        path.with_suffix(".part.npz").replace(path)
+        with new_file(path, replace=True) as file:
+            np.savez(file, **rooms)
     with np.load(path) as rooms:
         return [rooms[name] for name in sorted(rooms.files)]

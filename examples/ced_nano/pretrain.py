@@ -7,7 +7,6 @@ over each of the teacher's patches in it, so a scene of 10 s is 19 examples, not
 """
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 import yamnet
 from ced_model import CedConfig, CedForAudioClassification
 from ced_model.audioset import AUDIOSET_LABELS
+from ced_model.output import new_file
 from scenes import Shards
 
 TIME_PATCH = 16  # frames
@@ -192,6 +192,6 @@ def pretrain(config: CedConfig, shards: Shards, folder: Path, arguments: Pretrai
                 "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 "arguments": asdict(arguments),
             }
-            torch.save(state, folder / "last.part")
-            os.replace(folder / "last.part", folder / "last.pt")
+            with new_file(folder / "last.pt", replace=True) as file:
+                torch.save(state, file)
     return averaged.module

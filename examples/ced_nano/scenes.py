@@ -4,7 +4,6 @@
 
 import functools
 import json
-import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 import yamnet
 from ced_model import CedFeatureExtractor
+from ced_model.output import new_file
 from mixing import SCENE_S, Mixer, make_rooms
 from sources import SAMPLING_RATE, Bank
 
@@ -32,8 +32,8 @@ def listen(folder: Path) -> None:
         count = len(Bank(folder).rows)
         scores = list(pool.map(_listen_to, [folder] * count, range(count), chunksize=64))
     means, peaks = zip(*scores, strict=True)
-    np.savez(folder / "heard.part.npz", mean=np.array(means), peak=np.array(peaks))
-    os.replace(folder / "heard.part.npz", folder / "heard.npz")
+    with new_file(folder / "heard.npz") as file:
+        np.savez(file, mean=np.array(means), peak=np.array(peaks))
 
 
 _open_bank = functools.cache(Bank)
@@ -136,5 +136,5 @@ def _write_minute(folder: Path, minute: int) -> None:
     count = round(60 / SCENE_S)
     waveform = np.concatenate([_mixer.scene(index) for index in range(count * minute, count * (minute + 1))])
     path = _audio_path(folder, minute)
-    soundfile.write(path.with_suffix(".part"), waveform, SAMPLING_RATE, format="FLAC")
-    os.replace(path.with_suffix(".part"), path)
+    with new_file(path) as file:
+        soundfile.write(file, waveform, SAMPLING_RATE, format="FLAC")

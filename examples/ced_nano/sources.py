@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import re
 import subprocess
 import tarfile
@@ -19,6 +18,7 @@ import numpy as np
 
 import instruments
 from ced_model.audio import AudioError, read_audio
+from ced_model.output import write_file
 from named_sounds import is_reserved
 
 logger = logging.getLogger(__name__)
@@ -146,9 +146,7 @@ def build_bank(sources: Path, bank: Path) -> None:
             rows.append({"source": source, "start": start, "samples": len(samples)})
             file.write(samples.tobytes())
             start += len(samples)
-    temporary = bank / "recordings.jsonl.part"
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    os.replace(temporary, bank / "recordings.jsonl")
+    write_file(bank / "recordings.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def _decode(path: Path) -> np.ndarray | None:
