@@ -41,13 +41,8 @@ def compare(work: Path) -> list[dict[str, Any]]:
     taught = np.stack([yamnet.teacher()(waveform[None])[0] for waveform in waveforms])
     rows: list[dict[str, Any]] = []
     reference = None
-<<<<<<< HEAD
     for engine, compute_type in VARIANTS:
         tagger = AudioTagger(str(work / "packed"), engine=engine, compute_type=compute_type, device="cpu")
-=======
-    for runtime, quantize in VARIANTS:
-        tagger = AudioTagger.from_pretrained(str(work / "packed"), device="cpu", engine=runtime, compute_type=quantize)
->>>>>>> ec2a058f868fc4c4c9d47a4f8b1075c95b9382df
         scores = scores_of(tagger, waveforms)
         reference = scores if reference is None else reference
         metrics = heldout.metrics_of(taught, scores)
