@@ -62,7 +62,7 @@ class ModelFolder:
         for name, tensor in sorted(self.tensors.items()):
             digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
             for values in tensor.chunks():
-                digest.update(values)
+                digest.update(values.tobytes())
         return digest.hexdigest()[:32]
 
 

@@ -102,10 +102,10 @@ class AudioTagger:
             if engine in ("auto", "torch"):
                 self._folder = folder_of(model, feature_extractor, with_weights=False)
                 self._engine = TorchEngine(model, self.num_threads)
-                for name, value in (("compute_type", compute_type), ("device", device)):
-                    own = getattr(self._engine, name)
-                    if value is not None and not own.startswith(str(value)):
-                        raise OptionError(name, str(value), f"{own}, as the model is; `model.to(…)` changes it")
+                for field, asked in (("compute_type", compute_type), ("device", device)):
+                    own = getattr(self._engine, field)
+                    if asked is not None and not own.startswith(str(asked)):
+                        raise OptionError(field, str(asked), f"{own}, as the model is; `model.to(…)` changes it")
             else:
                 choice = choose_engine(engine, compute_type, device)
                 self._folder = folder_of(model, feature_extractor, with_weights=True)

@@ -57,7 +57,7 @@ def plot(
     put(str(path))
 
 
-def _draw(tagger: "AudioTagger", file: Path, windows: dict[str, float], top_k: int, channel: str | int) -> "Figure":
+def _draw(tagger: "AudioTagger", file: Path, windows: dict[str, Any], top_k: int, channel: str | int) -> "Figure":
     from ..audio import describe, read_blocks
     from ..drawing import BLOCK_FRAMES, MAX_COLUMNS, make_figure, mel_picture
 

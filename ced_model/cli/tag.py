@@ -148,7 +148,7 @@ def tag(
         tagging |= options.given(min_duration_s=min_duration_s, merge_gap_s=merge_gap_s)
     else:
         tagging |= options.given(top_k=top_k, threshold=threshold, labels=labels, average=average)
-    computing = {
+    computing: dict[str, Any] = {
         "model": model,
         "engine": engine,
         "compute_type": compute_type,
@@ -160,7 +160,7 @@ def tag(
     if ray:
         from .ray import tag_on_ray
 
-        storing = {"resume": resume, "overwrite": overwrite, "ray_address": ray_address}
+        storing: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "ray_address": ray_address}
         storing |= {"workers": workers, "shard_size": shard_size}
         progress = tag_on_ray(
             paths, str(output), list_file=list_file, events=events, options=tagging, **computing, **storing

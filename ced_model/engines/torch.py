@@ -55,7 +55,8 @@ class TorchEngine:
         """Loads a [`ModelFolder`] onto the device of `choice`."""
         with cpu_threads():
             check_device(choice.device)
-            return cls(load_model(folder, getattr(torch, choice.compute_type)).to(choice.device), num_threads)
+            model: Any = load_model(folder, getattr(torch, choice.compute_type))
+            return cls(model.to(choice.device), num_threads)
 
     @torch.inference_mode()
     def run(self, log_mels: np.ndarray, is_alone: bool) -> Outputs:
@@ -63,7 +64,7 @@ class TorchEngine:
         with cpu_threads(self.num_threads if is_alone else 1):
             values = torch.from_numpy(np.ascontiguousarray(log_mels)).to(self.model.device)
             encoded = model.encoder(values, return_dict=True)
-            probabilities = ACTIVATIONS[model.config.problem_type](model.classify(encoded).float())
+            probabilities = ACTIVATIONS[str(model.config.problem_type)](model.classify(encoded).float())
             return Outputs(probabilities.cpu().numpy(), encoded.pooler_output.float().cpu().numpy())
 
 
@@ -109,7 +110,7 @@ def folder_of(
         ValueError: if it is not a CED classifier.
         EngineError: if `with_weights` and the model has other layers than CED, such as adapters.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", None) != CedConfig.model_type or not hasattr(model, "num_labels"):
         raise OptionError("model", type(model).__name__, "a CED classification model, a folder or a Hub id")
     fields = config.to_dict() | {"num_labels": config.num_labels, "feature_size": config.n_mels}

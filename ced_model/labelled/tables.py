@@ -154,7 +154,7 @@ def _read_parquet(path: str) -> Table:
 
 def _named(feature: Any, values: list[Any]) -> list[Any]:
     """Values with the names that a column of class labels of datasets has for its numbers."""
-    inner = feature[0] if isinstance(feature, list) else feature or {}
+    inner: Any = feature[0] if isinstance(feature, list) else feature or {}
     inner = inner.get("feature", inner)
     if inner.get("_type") != "ClassLabel":
         return values

@@ -31,7 +31,8 @@ class CedTrainer(Trainer):
 
     def __init__(self, *args: Any, callbacks: Sequence[TrainerCallback] = (), **kwargs: Any) -> None:
         shown = [callback for callback in callbacks if isinstance(callback, ProgressCallback)]
-        super().__init__(*args, callbacks=[callback for callback in callbacks if callback not in shown], **kwargs)
+        kwargs["callbacks"] = [callback for callback in callbacks if callback not in shown]
+        super().__init__(*args, **kwargs)
         if shown:
             self.remove_callback(PrinterCallback)
             self.remove_callback(ProgressCallback)
@@ -84,7 +85,8 @@ class EpochCallback(TrainerCallback):
 
 def _has_ended(state: TrainerState) -> bool:
     """Whether training was finished when a checkpoint was written: all epochs were done, or patience ran out."""
-    return bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
+    callbacks: Any = state.stateful_callbacks
+    return bool(callbacks["TrainerControl"]["args"]["should_training_stop"])
 
 
 def default_workers() -> int:

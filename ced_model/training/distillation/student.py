@@ -158,7 +158,7 @@ def _make_model(config: CedConfig, labels: Sequence[str], seed: int) -> CedForAu
     config = copy.deepcopy(config)
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: index for index, name in enumerate(labels)}
-    config.problem_type = MULTI_LABEL
+    config.problem_type = MULTI_LABEL  # type: ignore[assignment]
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are not ours to draw
         torch.manual_seed(seed)
         return CedForAudioClassification(config).float()

@@ -24,7 +24,7 @@ def set_classes(model: CedForAudioClassification, labels: Sequence[str], problem
     """
     config: Any = model.config
     config.problem_type = problem_type
-    if [config.id2label[index] for index in range(model.num_labels)] == list(labels):
+    if [config.id2label[index] for index in range(config.num_labels)] == list(labels):
         return True
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
