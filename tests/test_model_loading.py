@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from ced_model import AudioTagger, CedForAudioClassification, engines
+from ced_model import packages as installed_packages
 from ced_model.engines import Choice, MissingPackageError, choose_engine
 from ced_model.messages import OptionError
 
@@ -31,7 +32,11 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
     """Simulates what is installed, and whether there is a CUDA GPU."""
 
     def simulate(*packages: str, has_gpu: bool = False) -> None:
-        monkeypatch.setattr(engines, "_missing", lambda names: [name for name in names if name not in packages])
+        def missing(names: tuple[str, ...]) -> list[str]:
+            return [name for name in names if name not in packages]
+
+        for module in (engines, installed_packages):
+            monkeypatch.setattr(module, "missing", missing)
         monkeypatch.setattr(engines, "has_cuda_gpu", lambda: has_gpu)
 
     return simulate

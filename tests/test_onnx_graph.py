@@ -144,10 +144,10 @@ def test_waveforms_give_what_their_log_mels_give(tmp_path, front_end):
             np.testing.assert_allclose(found, value, atol=5e-5 * max(1.0, float(np.abs(value).max())), rtol=0)
 
 
-def test_the_graph_can_hold_the_weights_and_leave_out_the_embeddings(tmp_path):
+def test_the_graph_can_hold_the_weights(tmp_path):
     model = open_model(save(tmp_path, torch.float16))
-    graph = build_graph(model.settings, model.tensors, inline=True, with_embeddings=False)
-    assert [output.name for output in graph.graph.output] == ["probabilities"]
+    graph = build_graph(model.settings, model.tensors, inline=True)
+    assert [output.name for output in graph.graph.output] == ["probabilities", "embeddings"]
     assert not any(tensor.external_data for tensor in graph.graph.initializer)
     onnx.checker.check_model(graph, full_check=True)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
