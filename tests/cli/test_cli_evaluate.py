@@ -31,7 +31,7 @@ from ced_model.evaluation import Evaluation, classification_metrics, evaluate
 from ced_model.labelled import LabelledClips, read_labelled
 
 Run = Callable[..., Any]
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "numpy", "sklearn", "scipy", "datasets", "pandas", "pyarrow", "soundfile", "rich")
 
 SOUNDS = {"misc_crow": "Crow;Bird", "perc_bell": "Bell", "loop_tabla": "Tabla;Drum", "misc_burp": "/m/03q5_w"}

@@ -32,7 +32,7 @@ from ced_model.writers import Format, read_records, write_records
 from ced_model.writers.json import json_line
 
 Run = Callable[..., Any]
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 FORMATS = ["json", "jsonl", "csv", "parquet"]
 
 

@@ -27,7 +27,7 @@ from ced_model.training.run_folder import find_checkpoints
 
 pytestmark = pytest.mark.cluster
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LABELS = {index: f"class {index}" for index in range(7)}
 PATIENCE_S = 240
 # The teacher of `teacher/`, slowly: there must be a middle to be killed in.

@@ -52,7 +52,7 @@ from ced_model.training.distillation.teaching import teach
 from ced_model.training.distillation.training import distill, measure_agreement
 from ced_model.training.run_folder import find_checkpoints, last_checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LABELS = [f"class {index}" for index in range(7)]
 EPOCHS = 3
 AUGMENTATION = Augmentation(chunk_s=1.0, max_time_mask=20)

@@ -772,7 +772,7 @@ def test_a_folder_that_is_no_run_is_not_touched(sounds: Path, base: Path, tmp_pa
 def test_the_example_runs_and_its_model_tags(
     sounds: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = Path(__file__).parent.parent / "examples" / "finetune.py"
+    script = Path(__file__).parents[2] / "examples" / "finetune.py"
     monkeypatch.setattr(sys, "argv", [str(script), str(sounds), str(base), str(tmp_path / "out")])
     runpy.run_path(str(script), run_name="__main__")
     tagger = AudioTagger.from_pretrained(tmp_path / "out")

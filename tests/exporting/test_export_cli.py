@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from ced_model.cli.app import app
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 
 
 def run(*arguments: Any) -> tuple[int, str, str]:

@@ -24,7 +24,7 @@ from ced_model.demo.event_table import to_csv
 
 pytestmark = pytest.mark.browser
 
-SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 SIZES: dict[str, Any] = {
     "desktop": {"viewport": {"width": 1280, "height": 900}},
     "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True},

@@ -53,7 +53,7 @@ from ced_model.demo.service import Service
 from ced_model.demo.uploads import Uploads, remove_old
 from ced_model.recordings import NAMES, find_recordings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TABLA, CROW = RESOURCES / "loop_tabla.flac", RESOURCES / "misc_crow.flac"
 
 

@@ -54,7 +54,7 @@ from ced_model.training.distillation.store import SHARDS, Chunk, Shard, Store, o
 from ced_model.training.distillation.teachers import load_teacher, load_teachers
 from ced_model.training.distillation.teaching import TeachingInputs, overhead, plan_batches, teach
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 LABELS = {index: f"class {index}" for index in range(13)}
 SHORT = Augmentation(chunk_s=1.0, max_time_mask=19)
 

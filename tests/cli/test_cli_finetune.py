@@ -28,7 +28,7 @@ from ced_model.cli.errors import CliError
 from ced_model.cli.training_options import parse_settings
 
 Run = Callable[..., Any]
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "sklearn", "scipy", "datasets", "pandas", "pyarrow", "soundfile", "rich")
 QUICK = ["--batch-size", "8", "--learning-rate", "0.004", "--device", "cpu", "--threads", "1"]
 NO_WORKERS = ["--set", "dataloader_num_workers=0"]

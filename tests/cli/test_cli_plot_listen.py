@@ -34,8 +34,8 @@ from ced_model.cli.listen import Microphone
 from ced_model.drawing import make_figure, mel_picture, tag_picture, time_label
 from ced_model.log_mel import FrontEnd, log_mel
 
-MODEL = Path(__file__).parent / "golden" / "micro_hub"
-TABLA = Path(__file__).parent.parent / "resources" / "loop_tabla.flac"
+MODEL = Path(__file__).parents[1] / "golden" / "micro_hub"
+TABLA = Path(__file__).parents[2] / "resources" / "loop_tabla.flac"
 RATE = 16000
 FRONT_END = FrontEnd()
 

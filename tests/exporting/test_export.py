@@ -145,7 +145,7 @@ def test_the_report_and_the_readme_tell_what_was_measured(name: str, exported: E
 
 @pytest.mark.parametrize("name", EXPORTS)
 def test_no_file_names_a_folder_of_the_machine_that_made_it(name: str, exported: Export) -> None:
-    here = [str(Path(__file__).parent.parent), str(Path(torch.__file__).parent), str(exported(name).folder.parent)]
+    here = [str(Path(__file__).parents[2]), str(Path(torch.__file__).parent), str(exported(name).folder.parent)]
     for file in exported(name).folder.iterdir():
         content = file.read_bytes()
         assert not any(folder.encode() in content for folder in here), file.name
