@@ -21,6 +21,11 @@ def one_line(text: Any) -> str:
     return printable(" ".join(str(text).split()))
 
 
+def one_line_error(error: BaseException) -> str:
+    """The message of a runtime's exception, printable and not endless."""
+    return one_line(error)[:300] or type(error).__name__
+
+
 def _printable_character(character: str) -> str:
     if character.isprintable() or unicodedata.category(character) == "Zs":
         return character
@@ -35,6 +40,10 @@ class UsageError(ValueError):
 
 class RunError(RuntimeError):
     """Why a run cannot begin or continue. The message is one line."""
+
+
+class EngineError(RunError):
+    """An engine that cannot compute a model. The message is one line and says what to do."""
 
 
 class OptionError(UsageError):

@@ -5,6 +5,12 @@
 import sys
 from importlib.util import find_spec
 
+INSTALL = {
+    "onnx": "pip install onnxruntime onnx",
+    "openvino": 'pip install "ced_model[openvino]"',
+    "torch": "pip install torch torchaudio transformers",
+}
+
 
 class MissingPackageError(ImportError):
     """A package that is not installed. The message is one line with the command that installs it."""

@@ -20,11 +20,12 @@ import onnx
 import rich
 
 from .calibration import synthetic_recordings
-from .engines import INSTALL, EngineError, MissingPackageError, one_line_error, require
 from .log_mel import FrontEnd, log_mel
+from .messages import EngineError, one_line_error
 from .model_folder import ModelFolder
 from .onnx_graph import build_graph
 from .output import new_file
+from .packages import INSTALL, MissingPackageError, require
 
 BLOCKS = "encoder.blocks."
 LAYOUT = 2  # of what is kept; another number leaves everything that was kept before alone

@@ -17,15 +17,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ..forking import after_fork, never_free
-from ..messages import OptionError, RunError, one_line
+from ..messages import EngineError as EngineError
+from ..messages import OptionError
+from ..messages import one_line_error as one_line_error
+from ..packages import INSTALL as INSTALL
 from ..packages import MissingPackageError as MissingPackageError
 from ..packages import missing, require
 
-INSTALL = {
-    "onnx": "pip install onnxruntime onnx",
-    "openvino": 'pip install "ced_model[openvino]"',
-    "torch": "pip install torch torchaudio transformers",
-}
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",), "torch": ("torch", "transformers")}
 COMPUTE_TYPES = {
     "onnx": ("float32", "int8"),
@@ -33,10 +31,6 @@ COMPUTE_TYPES = {
     "torch": ("float32", "bfloat16", "float16"),
 }
 ENGINES = tuple(PACKAGES)
-
-
-class EngineError(RunError):
-    """An engine that cannot compute a model. The message is one line and says what to do."""
 
 
 class Outputs(NamedTuple):
@@ -190,8 +184,3 @@ def _make_again() -> None:
         for value in each._values.values():
             never_free(value)
         each._values, each._lock = {}, threading.Lock()
-
-
-def one_line_error(error: BaseException) -> str:
-    """The message of a runtime's exception, printable and not endless."""
-    return one_line(error)[:300] or type(error).__name__
