@@ -11,7 +11,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import onnx
 import pytest
 import torch
 
-from ced_model import AudioError, AudioTagger, CedConfig, CedFeatureExtractor, CedForAudioClassification, engines
+from ced_model import AudioError, AudioTagger, CedConfig, CedFeatureExtractor, CedForAudioClassification
 from ced_model.engines import EngineError, MissingPackageError
 from ced_model.exporting.verification import TOLERANCES
 from ced_model.messages import OptionError
@@ -292,7 +291,7 @@ def test_what_there_is_not_is_refused_before_work(options: dict[str, Any], messa
 def test_a_missing_package_is_one_line_with_the_command_that_installs_it(
     engine: str, package: str, install: str, make_tagger: MakeTagger, sounds: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == package else find_spec(name))
+    monkeypatch.setattr("ced_model.packages.missing", lambda names: [name for name in names if name == package])
     monkeypatch.delitem(sys.modules, package, raising=False)
     with pytest.raises(MissingPackageError) as error:
         make_tagger(engine)(sounds[0])

@@ -4,7 +4,6 @@
 
 import json
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ced_model import engines
 from ced_model.cli import listen
 from ced_model.cli.app import app
 from ced_model.cli.errors import CliError
@@ -107,7 +105,7 @@ def test_what_there_is_not_is_one_line_of_wrong_usage(
 def test_a_missing_engine_is_one_line_with_what_to_install(
     golden: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
+    monkeypatch.setattr("ced_model.packages.missing", lambda names: [name for name in names if name == "openvino"])
     monkeypatch.delitem(sys.modules, "openvino", raising=False)
     code, printed, said = run("tag", clip, "--model", golden / "micro_hub", "--engine", "openvino")
     assert (code, printed) == (1, "")

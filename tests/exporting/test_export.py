@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import pytest
 import sherpa_onnx
 import torch
 
-from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification, engines
+from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification
 from ced_model.audioset import AUDIOSET_CLASSES
 from ced_model.calibration import spread
 from ced_model.engines import MissingPackageError
@@ -416,7 +415,7 @@ def test_what_is_not_supported_is_refused_with_what_is(arguments: tuple, message
 def test_a_missing_package_is_one_line_with_the_command_that_installs_it(
     arguments: tuple, missing: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == missing else find_spec(name))
+    monkeypatch.setattr("ced_model.packages.missing", lambda names: [name for name in names if name == missing])
     monkeypatch.delitem(sys.modules, missing, raising=False)
     with pytest.raises(MissingPackageError, match=re.escape(message)):
         choose_format(*arguments)
