@@ -88,7 +88,7 @@ def test_listen_takes_an_engine(golden: Path, monkeypatch: pytest.MonkeyPatch) -
             "--device cuda: expected cpu, where the engine onnx computes",
         ),
         (
-            "evaluate",
+            "tag",
             ["--engine", "torch", "--compute-type", "int8"],
             "--compute-type int8: expected float32 or bfloat",
         ),
