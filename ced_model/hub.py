@@ -5,7 +5,7 @@
 import difflib
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .bundled import DEFAULT_MODEL, resolve_model
 from .messages import one_line, printable
@@ -41,13 +41,11 @@ def locate_model(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
-    **_: Any,
 ) -> Path:
     """
     The folder of a model: a local folder, the bundled model, or the snapshot of a Hub repository.
 
-    The Hub is asked once; if it does not answer, what is in the cache is used. Other keywords of `from_pretrained` than
-    those that choose a snapshot are ignored.
+    The Hub is asked once; if it does not answer, what is in the cache is used.
 
     Raises:
         `ModelNotFoundError`: if there is no such folder, and no such repository or no way to it.
