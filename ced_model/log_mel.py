@@ -11,6 +11,9 @@ PATCH_FRAMES = 16  # a clip shorter than one patch of the model is zero-padded t
 AMIN = 1e-10  # power below which decibels are not computed: -100 dB
 TOP_DB = 120.0  # dynamic range kept below each clip's own maximum, in dB
 BLOCK_FRAMES = 128  # transformed at a time, so that the intermediate arrays stay in the processor's cache
+# Multiplications up to which OpenBLAS computes a product on the calling thread. Its own threads would compete with those
+# of the engine, and do not survive a fork: the next product of the parent process could hang or crash.
+SINGLE_THREADED = 2**18 - 1
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def log_mel(waveform: np.ndarray, front_end: FrontEnd = FrontEnd()) -> np.ndarra
     windowed = np.empty((BLOCK_FRAMES, size), np.float32)
     spectrum = np.empty((BLOCK_FRAMES, size // 2 + 1), np.complex64)
     power, imaginary = np.empty_like(spectrum, np.float32), np.empty_like(spectrum, np.float32)
+    rows = max(1, SINGLE_THREADED // filters.size)
     with np.errstate(over="ignore", invalid="ignore"):  # samples that are too large give infinity or NaN
         for start in range(0, len(frames), BLOCK_FRAMES):
             block = slice(0, min(BLOCK_FRAMES, len(frames) - start))
@@ -106,7 +110,9 @@ def log_mel(waveform: np.ndarray, front_end: FrontEnd = FrontEnd()) -> np.ndarra
             np.fft.rfft(windowed[block], out=spectrum[block])  # type: ignore[arg-type]  # complex64
             np.square(spectrum[block].real, out=power[block])
             power[block] += np.square(spectrum[block].imag, out=imaginary[block])
-            np.matmul(power[block], filters, out=mel[start : start + BLOCK_FRAMES])
+            for row in range(0, block.stop, rows):
+                last = min(row + rows, block.stop)
+                np.matmul(power[row:last], filters, out=mel[start + row : start + last])
     np.log10(np.maximum(mel, AMIN, out=mel), out=mel)
     mel *= 10
     return np.maximum(mel, mel.max() - np.float32(TOP_DB), out=mel).T

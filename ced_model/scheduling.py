@@ -215,7 +215,8 @@ class InputScores:
         if how == "max":
             return self.scores.max(axis=0)
         weights = (self.spans[:, 1] - self.spans[:, 0]).astype(np.float64)
-        return (weights @ self.scores / weights.sum()).astype(np.float32)
+        # Not a matrix product: OpenBLAS would start threads, which do not survive a fork.
+        return (np.einsum("w,wc->c", weights, self.scores) / weights.sum()).astype(np.float32)
 
 
 def score_inputs(
