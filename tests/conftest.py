@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import torch
 from hypothesis import HealthCheck, settings
+from torch.utils.data._utils import signal_handling
 
 from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification
 
@@ -23,6 +24,17 @@ settings.load_profile("ced")
 def one_thread() -> None:
     """Models this small gain nothing from more threads, which cost tenfold where other processes share the cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_handler_of_ended_processes() -> None:
+    """
+    Keeps `DataLoader` from installing a handler of SIGCHLD in this process.
+
+    It stays installed after the loader is gone, and runs on the alternate signal stack that one of the native libraries
+    in this process has released: the next child process that ends would end pytest with a segmentation fault.
+    """
+    signal_handling._SIGCHLD_handler_set = True
 
 
 @pytest.fixture(scope="session")
