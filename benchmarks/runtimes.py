@@ -6,7 +6,8 @@
     python benchmarks/runtimes.py [--rounds 9] [--sizes tiny base] [--write]
 
 Weights are random, in the published shapes. Every contender has a process of its own, and they take turns; a ratio is
-the median of the ratios of the rounds. `--write` puts the tables into docs/performance.md and the picture into docs/images/.
+the median of the ratios of the rounds. `--write` puts the tables into docs/performance.md and the picture into
+docs/images/.
 """
 
 import argparse
@@ -197,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--sizes", nargs="+", default=["tiny", "base"], choices=["tiny", "mini", "small", "base"])
-    parser.add_argument("--write", action="store_true", help="the tables into docs/performance.md, the picture into docs/images/")
+    parser.add_argument("--write", action="store_true", help="tables and picture into docs/")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:

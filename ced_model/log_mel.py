@@ -11,8 +11,8 @@ PATCH_FRAMES = 16  # a clip shorter than one patch of the model is zero-padded t
 AMIN = 1e-10  # power below which decibels are not computed: -100 dB
 TOP_DB = 120.0  # dynamic range kept below each clip's own maximum, in dB
 BLOCK_FRAMES = 128  # transformed at a time, so that the intermediate arrays stay in the processor's cache
-# Multiplications up to which OpenBLAS computes a product on the calling thread. Its own threads would compete with those
-# of the engine, and do not survive a fork: the next product of the parent process could hang or crash.
+# Multiplications up to which OpenBLAS computes a product on the calling thread. Its own threads would compete with
+# those of the engine, and do not survive a fork: the next product of the parent process could hang.
 SINGLE_THREADED = 2**18 - 1
 
 
