@@ -146,7 +146,7 @@ def _finetune(
         "problem_type": "multi_label_classification" if multi_label else None,
     }
     output = os.path.expanduser(output)
-    with training_errors(output, "--resume goes on from the last checkpoint"):
+    with training_errors(output, "--resume continues from the last checkpoint"):
         from ..training.finetuning import finetune
 
         quieten()

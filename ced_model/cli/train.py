@@ -138,7 +138,7 @@ def _train(
     except ValueError as error:
         raise CliError(str(error).rstrip(".")) from error
     arguments = DistillationArguments(consistent=not no_consistency, training=further, **given)
-    with training_errors(output, f"--resume goes on from the last checkpoint in {output}"):
+    with training_errors(output, f"--resume continues from the last checkpoint in {output}"):
         from ..training.distillation.training import distill
 
         quieten()
