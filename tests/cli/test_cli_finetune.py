@@ -190,7 +190,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ced_model.training.finetuning.run, "_write_model", interrupt)
-    assert "--resume goes on" in last_line(ced(*arguments, code=130).stderr)
+    assert "--resume continues" in last_line(ced(*arguments, code=130).stderr)
     monkeypatch.setattr(ced_model.training.finetuning.run, "_write_model", write_model)
     refused = last_line(ced(*arguments, code=1).stderr)
     assert "out.training holds the checkpoints of a run: resume it, or overwrite it" in refused
