@@ -1,10 +1,12 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What figures were measured on."""
+"""What figures were measured on, and the peak memory of a process."""
 
 import os
 import platform
 import re
+import resource
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,6 +15,17 @@ def describe_machine(packages: tuple[str, ...] = ("torch", "onnxruntime", "openv
     """Processor, CPUs that this process may use, and versions of packages."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return ", ".join([_processor(), f"{cpus} CPUs", *filter(None, map(_with_version, packages))])
+
+
+def peak_memory_mb() -> float:
+    """Peak memory of this process. On Linux `ru_maxrss` is at least what the parent had, so it is read elsewhere."""
+    try:
+        match = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    except OSError:
+        match = None
+    if match:
+        return int(match[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def _processor() -> str:

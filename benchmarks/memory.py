@@ -9,7 +9,6 @@ model has random weights in the shapes of ced-tiny.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from machine import peak_memory_mb
 from tagging import RESOURCES, save_random_model
 
 
@@ -42,7 +42,7 @@ def measure(path: str, model_dir: str, job: str) -> None:
     else:
         tagger.timeline(path, window_s=2.0, hop_s=1.0)
     wall_s = time.perf_counter() - start
-    print(wall_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(wall_s, peak_memory_mb())
 
 
 def main() -> None:

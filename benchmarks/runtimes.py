@@ -13,7 +13,6 @@ docs/images/.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from contenders import CONTENDERS, make_clip
-from machine import describe_machine
+from machine import describe_machine, peak_memory_mb
 from pages import write_between
 from tagging import save_random_model
 
@@ -53,8 +52,7 @@ def serve(contender: str, folder: str) -> None:
             start = time.perf_counter()
             tag(JOBS[job])
             times.append(time.perf_counter() - start)
-        memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": statistics.median(times), "peak_mb": memory_mb}), flush=True)
+        print(json.dumps({"seconds": statistics.median(times), "peak_mb": peak_memory_mb()}), flush=True)
 
 
 class Worker:

@@ -12,7 +12,6 @@ what is timed is from the first file to the last result, without imports and loa
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from machine import describe_machine, peak_memory_mb
 
 RESOURCES = Path(__file__).parents[1] / "resources"
 RATES = [8000, 16000, 22050, 32000, 44100, 48000]
@@ -135,7 +135,7 @@ def measure(contender: str, model_dir: str, folder: Path) -> dict[str, float]:
     wall_s = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    result = {"wall_s": wall_s, "cpu": cpu_s / wall_s / len(os.sched_getaffinity(0)), "peak_mb": after.ru_maxrss / 1024}
+    result = {"wall_s": wall_s, "cpu": cpu_s / wall_s / len(os.sched_getaffinity(0)), "peak_mb": peak_memory_mb()}
     if contender == "AudioTagger":
         result["max_difference"] = difference_to_one_by_one(model_dir, files[:100], scores)
     return result
@@ -193,7 +193,7 @@ def main() -> None:
 
     print(
         f"{arguments.files} files, {audio_s / 3600:.2f} h of audio, {arguments.model} shapes, {arguments.rounds}"
-        f" rounds; {platform.machine()}, {len(os.sched_getaffinity(0))} CPUs"
+        f" rounds; {describe_machine()}"
     )
     print("| contender | audio s / s | × pipeline loop | CPU use | peak memory |")
     print("| --- | ---: | ---: | ---: | ---: |")
