@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Audio files, bytes and arrays → blocks of mono float32 at the model's sampling rate, in bounded memory.
 
-libsndfile decodes (wav, flac, ogg, opus, mp3, aiff, …); what it cannot open goes to PyAV, if the extra `[av]` is
-installed (m4a, mp4, webm, …). A file that is not whole is never passed over in silence: where the decoder fails midway,
-the audio before that point is delivered, and then an `AudioError` says how many seconds it was; where the header states
-another length than the file has, the audio that is there is delivered and a one-line warning is logged.
+libsndfile decodes most formats (wav, flac, ogg, opus, mp3, aiff, …). PyAV decodes the others if the extra `[av]` is
+installed (m4a, mp4, webm, …). Damage is always reported: if the decoder fails midway, the audio before that point is
+delivered and then an `AudioError` is raised with its length; if the header states another length than the file has,
+the audio in the file is delivered and a one-line warning is logged.
 """
 
 import io
@@ -15,8 +15,8 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain, groupby
 from operator import itemgetter
@@ -26,16 +26,23 @@ import numpy as np
 import soundfile
 import soxr
 
-from .c_stderr import quiet_c_stderr
+from .audio_chunks import AudioError as AudioError
+from .audio_chunks import Chunk, Warn, checked_rate, chunk_frames, no_warning, reason_of, to_float, warn_if_cut
+from .av_decoding import av_chunks, av_container, av_stream, stated_end_s
 from .messages import OptionError, printable
-from .timestamps import MAX_UNSTATED_GAP_S, Frame, on_time
-from .wav_headers import AudioData, CorrectedSound, find_audio_data
+from .soundfile_decoding import UNKNOWN_FRAMES as UNKNOWN_FRAMES
+from .soundfile_decoding import (
+    mp3_states_length,
+    open_sound,
+    promised_frames,
+    soundfile_chunks,
+    unread_bytes,
+    warn_of_header,
+)
 
 logger = logging.getLogger(__name__)
 
 AudioInput = str | os.PathLike | bytes | BinaryIO | np.ndarray | dict[str, Any] | Any  # Any: tensors, duck-typed
-Chunk = tuple[np.ndarray, float]  # float32 samples, (channels, samples) or (samples,), and their sampling rate in Hz
-Warn = Callable[..., object]
 
 AUDIO_EXTENSIONS = frozenset(
     # libsndfile
@@ -47,36 +54,12 @@ AUDIO_EXTENSIONS = frozenset(
 )
 
 SAMPLING_RATE = 16000
-MIN_SAMPLING_RATE = 1000  # below, a few kB in a file of damaged header would become hours of audio
-MAX_SAMPLING_RATE = 10_000_000  # far above any recorder; a header that says more is damaged, and soxr slows down there
-
-CHUNK_S = 1.0  # decoded at a time, whatever the block size, so that the samples do not depend on it
-CHUNK_SAMPLES = 2**20  # and at most so many over all channels: 4 MB
-CUT_TOLERANCE_S = 0.1  # shorter than the header's promise by less than this: encoder padding, not lost audio
-UNKNOWN_FRAMES = 2**62  # libsndfile's length of a stream that does not state its own is 2**63 - 1
-UNREAD_TOLERANCE = 8192  # bytes after the last MP3 or Ogg frame that may be tags
 MAX_ARRAY_CHANNELS = 32
 
 MIX, LOUDEST = "mix", "loudest"
 CANCELLED = 0.01  # energy of the mix relative to that of the channels: unrelated channels keep 1 / their number
 CANCELLED_SHARE, CANCELLED_S = 0.1, 10.0  # of the audible time, from which it is worth a warning
 SILENCE = 1e-8  # mean square up to which a chunk is silent, -80 dB
-
-AV_TIME_BASE = 1_000_000
-DEFAULT_STREAM = 1  # AV_DISPOSITION_DEFAULT
-ZERO_BASED = frozenset(("mov", "matroska", "flv", "asf", "avi"))  # formats whose recordings start at timestamp 0
-# Formats without a length: what FFmpeg says is the file's size divided by the bit rate of the first frames,
-# or a difference of timestamps
-UNSTATED = frozenset(
-    "aac ac3 ac4 amr amrnb amrwb aptx aptx_hd dts dtshd eac3 g722 g723_1 g726 g729 gsm loas mlp mp3 mpeg mpegts sbc "
-    "truehd".split()
-)
-
-INSTALL_AV = 'pip install "ced_model[av]"'
-
-
-class AudioError(ValueError):
-    """An input that cannot be read as audio. The message is one line and begins with the input's name."""
 
 
 def read_blocks(
@@ -130,7 +113,7 @@ def read_blocks(
         else:
             decode = partial(_decoded, stack.enter_context(_opened(source, name)), name)
         if channel == LOUDEST:
-            channel = _loudest_channel(decode(warn=_no_warning))
+            channel = _loudest_channel(decode(warn=no_warning))
         yield from _blocks(_one_channel(decode(), channel, name), sampling_rate, block_samples, name)
 
 
@@ -158,12 +141,12 @@ def duration_s(source: Any, *, array_sampling_rate: int | None = None) -> float 
             return None
         with _opened(source, name) as file:
             try:
-                sound, _ = _open_sound(file)
+                sound, _ = open_sound(file)
             except soundfile.SoundFileError:
-                with _av_container(file, name, "") as container:
-                    return _stated_end_s(container, _av_stream(container))
+                with av_container(file, name, "") as container:
+                    return stated_end_s(container, av_stream(container))
             with sound:
-                if sound.frames >= UNKNOWN_FRAMES or (sound.format == "MP3" and not _mp3_states_length(file)):
+                if sound.frames >= UNKNOWN_FRAMES or (sound.format == "MP3" and not mp3_states_length(file)):
                     return None
                 return sound.frames / sound.samplerate
     except (ValueError, OSError):  # AudioError, and what a broken file object raises
@@ -180,7 +163,7 @@ def sound_file(path: str | os.PathLike) -> Iterator[Any]:
         soundfile.SoundFileError, OSError: if it cannot be opened.
     """
     with open(path, "rb", buffering=0) as file:
-        sound, _ = _open_sound(file)
+        sound, _ = open_sound(file)
         with sound:
             yield sound
 
@@ -278,7 +261,7 @@ def _opened(source: Any, name: str) -> Iterator[BinaryIO]:
         except AudioError:
             raise
         except Exception as error:  # OSError mostly, but a file object may raise anything
-            raise AudioError(f"{name}: cannot be opened: {_one_line(error)}") from error
+            raise AudioError(f"{name}: cannot be opened: {reason_of(error)}") from error
         if empty:
             raise AudioError(f"{name}: holds no audio: the file is empty")
         yield file
@@ -321,246 +304,37 @@ def _regular_file(path: str | bytes, name: str) -> str | bytes:
     return path
 
 
-def _open_sound(file: BinaryIO) -> tuple[Any, AudioData | None]:
-    """
-    The decoder of a file, and its audio data if it is of WAV's family.
-
-    Raises:
-        soundfile.SoundFileError: if libsndfile cannot open it.
-    """
-    data = find_audio_data(file)
-    if data is not None and data.needs_correction:
-        with suppress(soundfile.SoundFileError):
-            return CorrectedSound(file, data), data
-    return _open_soundfile(file), data
-
-
-def _open_soundfile(file: BinaryIO) -> soundfile.SoundFile:
-    file.seek(0)
-    with quiet_c_stderr():
-        # on Windows a descriptor of Python's C runtime means nothing to libsndfile's
-        return soundfile.SoundFile(file.fileno() if os.name == "posix" else file, closefd=False)
-
-
-def _one_line(error: BaseException) -> str:
-    reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-    if reason.startswith("File does not exist"):  # what libsndfile says of an open file in which it finds no MPEG frame
-        reason = "no audio frame found"
-    return " ".join(reason.split()).rstrip(".") or type(error).__name__
-
-
 # Decoding: a file or an array → chunks `(channels, samples)` float32 with their sampling rate
 
 
 def _decoded(file: BinaryIO, name: str, warn: Warn = logger.warning) -> Iterator[Chunk]:
     try:
-        sound, data = _open_sound(file)
+        sound, data = open_sound(file)
     except soundfile.SoundFileError as error:
-        yield from _av_chunks(file, name, _one_line(error), warn)
+        yield from av_chunks(file, name, reason_of(error), warn)
         return
     with sound:
         if data is not None:
-            _warn_of_header(name, data, sound, warn)
-        frames = yield from _soundfile_chunks(sound, name)
-        unread = _unread_bytes(sound.format, file)
-        _warn_if_cut(
-            name, frames / sound.samplerate, _promised_frames(sound, data, file, frames) / sound.samplerate, warn
+            warn_of_header(name, data, sound, warn)
+        frames = yield from soundfile_chunks(sound, name)
+        unread = unread_bytes(sound.format, file)
+        warn_if_cut(
+            name, frames / sound.samplerate, promised_frames(sound, data, file, frames) / sound.samplerate, warn
         )
     if unread:
         seconds = f"{frames / sound.samplerate:.1f} s"
         try:
-            rest = _av_chunks(file, name, f"which stops after {seconds}", warn, has_timestamps=False)
+            rest = av_chunks(file, name, f"which stops after {seconds}", warn, has_timestamps=False)
             yield from _rest(rest, frames)
         except AudioError as error:
             reason = str(error).removeprefix(f"{name}: ")
             warn("%s: only the first %s were read, not the last %d bytes: %s", name, seconds, unread, reason)
 
 
-def _warn_of_header(name: str, data: AudioData, sound: Any, warn: Warn) -> None:
-    if data.stated is not None and data.is_understated:
-        seconds = sound.frames / sound.samplerate
-        stated_s = seconds * data.stated / data.size
-        warn("%s: wrong header: it states %.1f s of audio; all %.1f s in the file are read", name, stated_s, seconds)
-    if data.is_followed:
-        warn("%s: another recording follows its end, which is not read", name)
-
-
-def _soundfile_chunks(sound: Any, name: str) -> Generator[Chunk, None, int]:
-    """Returns the number of frames read."""
-    rate = _checked_rate(sound.samplerate, name)
-    size = _chunk_frames(rate, sound.channels)
-    # soundfile seeks to where it is after every read of a seekable file, which alters the samples of MP3
-    sound.seekable = lambda: False
-    frames = 0
-    while True:
-        try:
-            with quiet_c_stderr() if sound.format == "MP3" else nullcontext():
-                pcm = sound.read(size, dtype="float32", always_2d=True)
-        except (soundfile.SoundFileError, OSError) as error:
-            raise _damaged(name, frames / rate, error) from error
-        if not len(pcm):
-            return frames
-        frames += len(pcm)
-        yield pcm.T, rate
-
-
-def _promised_frames(sound: Any, data: AudioData | None, file: BinaryIO, frames: int) -> float:
-    """The length that the header promises; `frames`, those read, where it promises nothing."""
-    if sound.format == "OGG" and _ogg_ends_within_page(file):
-        return np.inf
-    if sound.frames >= UNKNOWN_FRAMES or (sound.format == "MP3" and not _mp3_states_length(file)):
-        return frames
-    if data is not None:  # libsndfile lowers `frames` to what is there
-        return frames * max(data.stated or 0, data.size) / max(data.size, 1)
-    return sound.frames
-
-
-def _mp3_states_length(file: BinaryIO) -> bool:
-    """Whether the first MPEG frame, after an ID3v2 tag, is a Xing, Info or VBRI header."""
-    file.seek(0)
-    tag = file.read(10)
-    file.seek(10 + int("".join(f"{byte & 0x7F:07b}" for byte in tag[6:]), 2) if tag[:3] == b"ID3" else 0)
-    return re.search(rb"Xing|Info|VBRI", file.read(4096)) is not None
-
-
-def _ogg_ends_within_page(file: BinaryIO) -> bool:
-    file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))  # a page holds at most 65,307 bytes
-    tail = file.read(2**16)
-    page = tail[max(tail.rfind(b"OggS"), 0) :]
-    return len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
-
-
-def _unread_bytes(format: str, file: BinaryIO) -> int:
-    """Bytes, other than tags, where libsndfile stopped: it reads an MP3 or Ogg file to the length that it expects, of
-    files joined end to end the first only, of MP3 without a length header as many frames as the first one's bit rate
-    suggests."""
-    position = file.tell()
-    unread = file.seek(0, os.SEEK_END) - position
-    if format not in ("MP3", "OGG") or unread <= UNREAD_TOLERANCE:
-        return 0
-    file.seek(-UNREAD_TOLERANCE, os.SEEK_END)
-    return 0 if b"APETAGEX" in file.read(UNREAD_TOLERANCE) else unread
-
-
-def _av_chunks(file: BinaryIO, name: str, reason: str, warn: Warn, *, has_timestamps: bool = True) -> Iterator[Chunk]:
-    """The default audio stream by PyAV. `reason` says why it is not left to libsndfile."""
-    with _av_container(file, name, reason) as container:
-        stream = _av_stream(container)
-        streams = container.streams.audio
-        if len(streams) > 1:
-            warn("%s: has %d audio streams: number %d is read", name, len(streams), streams.index(stream) + 1)
-        if not has_timestamps or _format_names(container) & UNSTATED - {"mpeg", "mpegts"}:
-            yield from ((samples, rate) for _, samples, rate in _av_frames(container, stream, name))
-            return
-        seconds, ignored = 0.0, list[str]()
-        stated_s = _stated_end_s(container, stream, of_all=True)
-        for samples, rate in on_time(_av_frames(container, stream, name), stated_s, ignored.append):
-            seconds += samples.shape[1] / rate
-            yield samples, rate
-        if ignored:
-            warn("%s: %s", name, ignored[0])
-        else:
-            _warn_if_cut(name, seconds, _stated_end_s(container, stream) or 0.0, warn)
-
-
-def _av_frames(container: Any, stream: Any, name: str) -> Iterator[Frame]:
-    origin_s, seconds = _origin_s(container), 0.0
-    try:
-        for frame in container.decode(stream):
-            samples = frame.to_ndarray()
-            if not frame.format.is_planar:
-                samples = samples.reshape(-1, frame.layout.nb_channels).T
-            rate = _checked_rate(frame.sample_rate, name)
-            seconds += samples.shape[1] / rate
-            yield None if frame.time is None else frame.time - origin_s, _to_float(samples, name), rate
-    except AudioError:
-        raise
-    except Exception as error:  # by FFmpeg's error code PyAV raises nearly any built-in type
-        raise _damaged(name, seconds, error) from error
-
-
-@contextmanager
-def _av_container(file: BinaryIO, name: str, reason: str) -> Iterator[Any]:
-    try:
-        import av
-    except ImportError as error:
-        raise AudioError(
-            f"{name}: libsndfile cannot read it ({reason}); for m4a, mp4, webm and more: {INSTALL_AV}"
-        ) from error
-    file.seek(0)
-    try:
-        # without the whitelist a playlist in place of audio makes FFmpeg fetch what it lists
-        container = _av_open(av, file)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise AudioError(
-            f"{name}: neither libsndfile ({reason}) nor FFmpeg ({_one_line(error)}) can read it"
-        ) from error
-    with container:
-        if not container.streams.audio:
-            raise AudioError(f"{name}: holds no audio: the file has no audio stream")
-        yield container
-
-
-def _av_open(av: Any, file: BinaryIO) -> Any:
-    if os.name == "posix":
-        # through its descriptor: where FFmpeg calls back into Python, exceptions and KeyboardInterrupt get lost
-        with suppress(av.error.ProtocolNotFoundError):  # FFmpeg before 6
-            options = {"protocol_whitelist": "fd", "fd": str(file.fileno())}
-            return av.open("fd:", metadata_errors="replace", options=options)
-    return av.open(file, metadata_errors="replace", options={"protocol_whitelist": "none"})
-
-
-def _av_stream(container: Any) -> Any:
-    """The audio stream that the file marks as the default one, else the first."""
-    streams = container.streams.audio
-    return next((stream for stream in streams if int(stream.disposition) & DEFAULT_STREAM), streams[0])
-
-
-def _format_names(container: Any) -> set[str]:
-    return set(container.format.name.split(","))
-
-
-def _origin_s(container: Any) -> float:
-    """The timestamp of the recording's start."""
-    start_s = (container.start_time or 0) / AV_TIME_BASE
-    names = _format_names(container)
-    is_late = start_s <= MAX_UNSTATED_GAP_S or (
-        "matroska" in names and start_s * AV_TIME_BASE < (container.duration or 0)
-    )
-    return 0.0 if start_s > 0 and names & ZERO_BASED and is_late else start_s
-
-
-def _stated_end_s(container: Any, stream: Any, of_all: bool = False) -> float | None:
-    """Where the audio stream ends (or all streams), in seconds from the recording's start, as the file states it; None
-    if FFmpeg had to estimate it."""
-    names = _format_names(container)
-    if names & UNSTATED or _is_estimated(container, names):
-        return None
-    if stream.duration is not None and not of_all:
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - _origin_s(container)
-    if not container.duration or (
-        len(container.streams) > 1 and not of_all
-    ):  # a picture may last longer than the sound
-        return None
-    start = 0 if "matroska" in names else container.start_time or 0  # Matroska states the end, others the length
-    return (start + container.duration) / AV_TIME_BASE - _origin_s(container)
-
-
-def _is_estimated(container: Any, names: set[str]) -> bool:
-    """Whether FFmpeg divided the size by the bit rate for lack of a stated duration. (FFmpeg knows, but PyAV does not
-    say.)"""
-    if names & {"matroska", "flv"}:  # state the duration of the whole only
-        return any(stream.duration is not None for stream in container.streams)
-    bit_rate = sum(getattr(stream, "bit_rate", None) or 0 for stream in container.streams)
-    # the quotient is that of the size without the file's header; QuickTime is often little more than its samples
-    tolerance = 1e-4 if "mov" in names else 0.05
-    return bit_rate > 0 and -1e-4 < container.bit_rate / bit_rate - 1 < tolerance
-
-
 def _array_chunks(samples: np.ndarray, rate: float, name: str, warn: Warn = logger.warning) -> Iterator[Chunk]:
-    size = _chunk_frames(rate, len(samples))
+    size = chunk_frames(rate, len(samples))
     for start in range(0, samples.shape[1], size):
-        yield _to_float(samples[:, start : start + size], name), rate
+        yield to_float(samples[:, start : start + size], name), rate
 
 
 def _samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tuple[np.ndarray, float]:
@@ -580,7 +354,7 @@ def _samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tup
     try:
         samples, rate = np.asarray(samples), float(rate)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise AudioError(f"{name}: not an array with a sampling rate: {_one_line(error)}") from error
+        raise AudioError(f"{name}: not an array with a sampling rate: {reason_of(error)}") from error
     shape = samples.shape
     samples = samples[np.newaxis] if samples.ndim == 1 else samples
     if samples.ndim != 2 or len(samples) > max(1, min(max_channels, samples.shape[1])):
@@ -588,43 +362,7 @@ def _samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tup
             f"{name}: an array of shape {shape}: expected (samples,), or (channels, samples) in a dict "
             f'{{"array": …, "sampling_rate": …}} with at most {MAX_ARRAY_CHANNELS} channels'
         )
-    return samples, _checked_rate(rate, name)
-
-
-def _to_float(pcm: np.ndarray, name: str) -> np.ndarray:
-    if pcm.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # infinity is reported with its position
-            return pcm.astype(np.float32, copy=False)
-    if pcm.dtype == np.uint8:
-        return (pcm.astype(np.float32) - 128) / 128
-    if pcm.dtype.kind == "i" and pcm.itemsize <= 4:
-        return pcm.astype(np.float32) / 2 ** (8 * pcm.itemsize - 1)
-    raise AudioError(f"{name}: samples of type {pcm.dtype}: expected floating point, int8, int16, int32 or uint8")
-
-
-def _chunk_frames(rate: float, channels: int) -> int:
-    return max(1, min(int(rate * CHUNK_S), CHUNK_SAMPLES // max(1, channels)))
-
-
-def _checked_rate(rate: float, name: str) -> float:
-    if not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
-        raise AudioError(f"{name}: sampling rate {rate:g} Hz: expected {MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} Hz")
-    return rate
-
-
-def _damaged(name: str, seconds: float, error: BaseException) -> AudioError:
-    problem = f"damaged or truncated after {seconds:.1f} s" if seconds else "cannot be decoded"
-    return AudioError(f"{name}: {problem} ({_one_line(error)})")
-
-
-def _warn_if_cut(name: str, seconds: float, promised_s: float, warn: Warn) -> None:
-    if promised_s > seconds + CUT_TOLERANCE_S:
-        promise = f"the header promises about {promised_s:.1f} s" if promised_s < np.inf else "it ends in mid-page"
-        warn("%s: truncated, only %.1f s are there (%s)", name, seconds, promise)
-
-
-def _no_warning(*message: object) -> None:
-    pass
+    return samples, checked_rate(rate, name)
 
 
 # Channels
@@ -732,7 +470,7 @@ def _resampled(chunks: Iterator[Chunk], sampling_rate: int, name: str) -> Iterat
         except AudioError:
             raise
         except (RuntimeError, ValueError) as error:
-            raise AudioError(f"{name}: cannot be resampled from {rate:g} Hz: {_one_line(error)}") from error
+            raise AudioError(f"{name}: cannot be resampled from {rate:g} Hz: {reason_of(error)}") from error
 
 
 def _rest(chunks: Iterator[Chunk], frames: int) -> Iterator[Chunk]:
