@@ -2,15 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """CED model configuration."""
 
-from .custom_code import OwnCode, drop_absent_code
+from .custom_code import CUSTOM_PIPELINES, OwnCode, copy_code, drop_absent_code
 
 # isort: split
 
 import os
+from copy import deepcopy
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .model_settings import (
     CED_SIZES,
@@ -148,6 +151,10 @@ class CedConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # With the package, `pipeline` finds its class by the type of the model. Where it finds this field instead, it
+        # refuses to continue without `trust_remote_code`.
+        if not __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
+            kwargs.pop("custom_pipelines", None)
         for alias in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
             if alias in kwargs:
                 setattr(self, alias, kwargs.pop(alias))
@@ -175,7 +182,30 @@ class CedConfig(PreTrainedConfig):
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Saves the configuration as [`~PreTrainedConfig.save_pretrained`] does, with the code that it needs."""
         drop_absent_code(self, save_directory)
-        super().save_pretrained(save_directory, *args, **kwargs)
+        kept = vars(self).pop("custom_pipelines", None)
+        if self._auto_class is not None and self._copy_pipeline(save_directory):
+            self.custom_pipelines = deepcopy(CUSTOM_PIPELINES)
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            vars(self).pop("custom_pipelines", None)
+            if kept is not None:
+                self.custom_pipelines = kept
+
+    def _copy_pipeline(self, folder: str | os.PathLike) -> bool:
+        """
+        Copies the code of the pipeline into a folder.
+
+        Returns whether it is there and can be used: an encoder has no classes.
+        """
+        name = "pipeline_ced.py"
+        # Of a copy that transformers made of the custom code it is part only where the pipeline was loaded.
+        places = (Path(__file__).parent, Path(self.name_or_path or "", "."))
+        source = next((place / name for place in places if (place / name).is_file()), None)
+        if source is not None and not Path(folder).is_file():
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            copy_code(source, folder)
+        return Path(folder, name).is_file() and self.architectures != ["CedModel"]
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
