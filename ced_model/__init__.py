@@ -15,6 +15,7 @@ from .registration import register_when_imported
 
 if TYPE_CHECKING:
     from .audio import AudioError as AudioError
+    from .audio import load_audio as load_audio
     from .audioset import AUDIOSET_LABELS as AUDIOSET_LABELS
     from .bundled import bundled_folder as bundled_folder
     from .configuration_ced import CedConfig as CedConfig
@@ -35,7 +36,7 @@ __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "audio": ["AudioError"],
+        "audio": ["AudioError", "load_audio"],
         "audioset": ["AUDIOSET_LABELS"],
         "bundled": ["bundled_folder"],
         "configuration_ced": ["CedConfig"],

@@ -12,14 +12,15 @@ failed one a row with its file and error.
 import math
 import os
 import stat
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from .input_list import Input
 from .messages import OptionError, UsageError, one_line
 
 if TYPE_CHECKING:
-    from .input_list import Input
     from .results import TagResult
     from .tagger import AudioTagger
 
@@ -58,13 +59,23 @@ def make_records(
     Raises:
         OptionError: for options that are not possible, before any input is read.
     """
-    inputs = list(inputs)
-    results = _results(tagger, (item.source for item in inputs if item.error is None), options, events, on_audio)
-    for item in inputs:
-        if item.error is not None:
+    waiting: deque[Input] = deque()  # inputs that were taken, in their order
+
+    def sources() -> Iterator[Any]:
+        for item in inputs:
+            waiting.append(item)
+            if item.error is None:
+                yield item.source
+
+    for result in _results(tagger, sources(), options, events, on_audio):
+        while (item := waiting.popleft()).error is not None:
             yield {"file": item.name, "error": item.error}
-        else:
-            yield sound_record(_record(item.name, next(results), options, events), events)
+        record = _record(item.name, result, options, events)
+        if item.place is not None and "error" in record:
+            record["error"] = f"{item.place}: {record['error']}"
+        yield sound_record(record, events)
+    for item in waiting:
+        yield {"file": item.name, "error": item.error}
 
 
 def check_options(tagger: "AudioTagger", options: Mapping[str, Any], events: bool = False) -> None:

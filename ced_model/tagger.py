@@ -202,7 +202,8 @@ class AudioTagger:
 
         Args:
             inputs: A path, the bytes of a file, a file object, a waveform (array or tensor of shape `(samples,)`),
-                `{"array": waveform, "sampling_rate": Hz}`, or a list of any of these.
+                `{"array": waveform, "sampling_rate": Hz}`, a row of 🤗 datasets or the audio in it, or a list of any of
+                these.
             top_k: Number of tags per input: by default 5, or all if a `threshold` or `labels` are given.
             threshold: Leave out tags with a lower score.
             labels: Consider these classes only.
@@ -506,7 +507,7 @@ def default_num_threads() -> int:
 
 
 def _is_list(inputs: Any) -> bool:
-    return isinstance(inputs, list | tuple) or (hasattr(inputs, "dtype") and not is_single_input(inputs))
+    return (isinstance(inputs, Sequence) or hasattr(inputs, "dtype")) and not is_single_input(inputs)
 
 
 def _as_list(inputs: Any) -> list[Any]:

@@ -23,6 +23,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pretrained": (),
     "conversion": ("model_card", "pretrained", "zenodo"),
     "labelled": (),
+    "dataset_rows": ("labelled",),
     "evaluation": ("labelled",),
     "training": ("conversion", "evaluation", "labelled", "model_card", "pretrained"),
     "exporting": (),

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .errors import CliError
+
 Model = Annotated[
     str | None,
     typer.Option(
@@ -55,6 +57,16 @@ ComputeType = Annotated[
         help="float32 (default), bfloat16 (openvino, torch), float16 (torch) or int8 (onnx, openvino).",
     ),
 ]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID_OR_DIR", help="A data set of the Hub, such as owner/name, a folder of that layout, or Parquet."
+    ),
+]
+Config = Annotated[str | None, typer.Option(metavar="NAME", help="With --dataset: its configuration, if it has any.")]
+AudioColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="With --dataset: the column of audio; by default the only one.")
+]
 AudioRoot = Annotated[
     str | None, typer.Option(metavar="DIR", help="Folder of a table's relative paths; by default the table's.")
 ]
@@ -65,6 +77,12 @@ LabelColumn = Annotated[
     str | None, typer.Option(metavar="NAME", help="A table's column of classes; by default label, labels, …")
 ]
 Separator = Annotated[str, typer.Option(metavar="TEXT", help="Separates classes in one cell.")]
+
+
+def refuse(reason: str, **options: Any) -> None:
+    """Refuses options that were given, if there is a reason."""
+    for name in given(**options) if reason else ():
+        raise CliError(f"--{name.replace('_', '-')} {reason}")
 
 
 def parse_channel(channel: str | None) -> str | int:

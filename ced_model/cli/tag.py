@@ -4,7 +4,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,6 +38,12 @@ def tag(
             "--from", metavar="FILE", help="A list of paths, one a line or separated by NUL, or Parquet; - for stdin."
         ),
     ] = None,
+    dataset: options.Dataset = None,
+    config: options.Config = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --dataset: which rows; all for those of all splits.")
+    ] = None,
+    audio_column: options.AudioColumn = None,
     model: options.Model = None,
     top_k: options.TopK = None,
     threshold: Annotated[
@@ -129,10 +135,13 @@ def tag(
     In json, jsonl, csv and parquet, bytes of a file name that are not UTF-8 are written as \\xNN (and a backslash
     before xNN as \\x5c): put the byte in place of each to have the name back.
     """
-    _refuse("has no meaning with --events" if events else "", top_k=top_k, average=average)
-    _refuse("" if events else "needs --events", min_duration=min_duration_s, merge_gap=merge_gap_s)
-    _refuse("" if ray else "needs --ray", ray_address=ray_address, workers=workers, shard_size=shard_size)
-    _refuse("" if output else "needs --output FILE", resume=resume or None, overwrite=overwrite or None)
+    options.refuse("has no meaning with --events" if events else "", top_k=top_k, average=average)
+    options.refuse("" if events else "needs --events", min_duration=min_duration_s, merge_gap=merge_gap_s)
+    options.refuse("" if ray else "needs --ray", ray_address=ray_address, workers=workers, shard_size=shard_size)
+    options.refuse("" if output else "needs --output FILE", resume=resume or None, overwrite=overwrite or None)
+    options.refuse("" if dataset else "needs --dataset", config=config, split=split, audio_column=audio_column)
+    if dataset and (paths or list_file or ray):
+        raise CliError(f"--dataset excludes {'PATHS' if paths else '--from' if list_file else '--ray'}")
     if resume and overwrite:
         raise CliError("--resume keeps results, --overwrite discards them: choose one")
     if as_json and format not in (None, Format.JSON):
@@ -165,6 +174,20 @@ def tag(
         progress = tag_on_ray(
             paths, str(output), list_file=list_file, events=events, options=tagging, **computing, **storing
         )
+    elif dataset:
+        from ..dataset_rows import DatasetRows, audio_paths, find_dataset
+        from ..input_list import find_inputs
+
+        files = find_dataset(dataset, config)
+        split = files.choose(split)
+        lasting = options.given(dataset=dataset, config=config, split=split, audio_column=audio_column)
+        if files.is_table:
+            rows = DatasetRows(files, split, audio_column)
+            run = _Run(rows.inputs(), computing, tagging, events, format, spreadsheet_safe, rows.fill, lasting)
+        else:
+            found = find_inputs(audio_paths(files, split))
+            run = _Run(found, computing, tagging, events, format, spreadsheet_safe, lasting=lasting)
+        progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite)
     elif remote := [path for path in paths if path.startswith(STORES)]:
         raise CliError(f"{remote[0]}: to read from there add --ray --output DIR, or download it first")
     else:
@@ -176,12 +199,6 @@ def tag(
         say(progress.summary())
     if progress.failed:
         raise typer.Exit(FAILED)
-
-
-def _refuse(reason: str, **given: Any) -> None:
-    """Refuses options that were given, if there is a reason."""
-    for name in options.given(**given) if reason else ():
-        raise CliError(f"--{name.replace('_', '-')} {reason}")
 
 
 def _choose_format(format: Format | None, output: str | None, ray: bool, resume: bool) -> Format:
@@ -215,6 +232,8 @@ class _Run:
         events: Whether to find events.
         format: The format of the results.
         spreadsheet_safe: As for `write_records`.
+        fill: Makes inputs of those of a data set, with their audio.
+        lasting: What else must be the same where an output is continued.
     """
 
     def __init__(
@@ -225,9 +244,12 @@ class _Run:
         events: bool,
         format: Format,
         spreadsheet_safe: bool,
+        fill: Callable[[list["Input"]], Iterable["Input"]] | None = None,
+        lasting: dict[str, Any] | None = None,
     ) -> None:
         self.inputs, self.computing, self.tagging = inputs, computing, tagging
         self.events, self.format, self.spreadsheet_safe = events, format, spreadsheet_safe
+        self.fill, self.lasting = fill, lasting or {}
 
     def load(self) -> "AudioTagger":
         """Loads the model and checks the options, some of which depend on it."""
@@ -259,7 +281,7 @@ class _Run:
 
         if resume and any(item.name == STANDARD_INPUT for item in self.inputs):
             raise CliError("--resume cannot know whether standard input is the same")
-        lasting = {"format": self.format, "events": self.events} | self.tagging
+        lasting = {"format": self.format, "events": self.events} | self.tagging | self.lasting
         if self.spreadsheet_safe:
             lasting["spreadsheet_safe"] = True
         journal = Journal(output, lasting)
@@ -298,7 +320,8 @@ class _Run:
         """The records, counted, and failed ones named on stderr."""
         from ..records import make_records
 
-        for record in make_records(tagger, inputs, self.tagging, events=self.events, on_audio=progress.add_audio):
+        given = inputs if self.fill is None else self.fill(inputs)
+        for record in make_records(tagger, given, self.tagging, events=self.events, on_audio=progress.add_audio):
             error = record.get("error")
             progress.count(failed=error is not None)
             if error is not None and say_errors:
@@ -313,7 +336,7 @@ class _Run:
 
 def _progress(inputs: list["Input"]) -> RunProgress:
     length_s = None
-    if len(inputs) == 1 and inputs[0].error is None and sys.stderr.isatty():
+    if len(inputs) == 1 and inputs[0].error is None and inputs[0].place is None and sys.stderr.isatty():
         from ..audio import duration_s
 
         length_s = duration_s(inputs[0].source)

@@ -149,10 +149,10 @@ def _read_parquet(path: str) -> Table:
     table = pyarrow.parquet.read_table(path)
     described = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))  # by datasets
     features = described.get("info", {}).get("features", {})
-    return {name: _named(features.get(name), table[name].to_pylist()) for name in table.column_names}
+    return {name: label_names(features.get(name), table[name].to_pylist()) for name in table.column_names}
 
 
-def _named(feature: Any, values: list[Any]) -> list[Any]:
+def label_names(feature: Any, values: list[Any]) -> list[Any]:
     """Values with the names that a column of class labels of datasets has for its numbers."""
     inner: Any = feature[0] if isinstance(feature, list) else feature or {}
     inner = inner.get("feature", inner)
