@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..writers import Format, check_available, write_records
+from ..writers import EVENT_FORMATS, FORMATS_OF_SUFFIXES, Format, check_available, write_records
 from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
@@ -89,8 +89,9 @@ def tag(
         typer.Option(
             "--output",
             "-o",
-            metavar="FILE",
-            help="Write here, at the end; until then to FILE.journal. With --ray a folder, shard by shard.",
+            metavar="FILE|DIR",
+            help="Write here, at the end; until then to FILE.journal. For audacity and the formats after it, a folder gets"
+            " one file a recording. With --ray a folder, shard by shard.",
         ),
     ] = None,
     resume: Annotated[
@@ -129,15 +130,17 @@ def tag(
     In json, jsonl, csv and parquet, bytes of a file name that are not UTF-8 are written as \\xNN (and a backslash
     before xNN as \\x5c): put the byte in place of each to have the name back.
     """
-    _refuse("has no meaning with --events" if events else "", top_k=top_k, average=average)
+    if as_json and format not in (None, Format.JSON):
+        raise CliError(f"--json contradicts --format {format}")
+    format = _choose_format(Format.JSON if as_json else format, output, ray, resume)
+    cause = "--events" if events else f"--format {format}, which holds events"
+    events = events or format in EVENT_FORMATS
+    _refuse(f"has no meaning with {cause}" if events else "", top_k=top_k, average=average)
     _refuse("" if events else "needs --events", min_duration=min_duration_s, merge_gap=merge_gap_s)
     _refuse("" if ray else "needs --ray", ray_address=ray_address, workers=workers, shard_size=shard_size)
     _refuse("" if output else "needs --output FILE", resume=resume or None, overwrite=overwrite or None)
     if resume and overwrite:
         raise CliError("--resume keeps results, --overwrite discards them: choose one")
-    if as_json and format not in (None, Format.JSON):
-        raise CliError(f"--json contradicts --format {format}")
-    format = _choose_format(Format.JSON if as_json else format, output, ray, resume)
     if spreadsheet_safe and format is not Format.CSV:
         raise CliError(f"--spreadsheet-safe is for --format csv, not {format}")
     check_available(format)
@@ -171,7 +174,7 @@ def tag(
         from ..input_list import find_inputs
 
         run = _Run(find_inputs(paths, list_file), computing, tagging, events, format, spreadsheet_safe)
-        progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite)
+        progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite, paths)
     if progress.total > 1:
         say(progress.summary())
     if progress.failed:
@@ -194,13 +197,12 @@ def _choose_format(format: Format | None, output: str | None, ray: bool, resume:
             raise CliError("--format parquet needs --output FILE")
         return format or Format.TABLE
     if format is None:
-        suffix = os.path.splitext(output)[1].lower().removeprefix(".")
-        try:
-            format = Format({"txt": "table"}.get(suffix, suffix))
-        except ValueError as error:
-            raise CliError(f"--output {output}: add --format {'|'.join(Format)}") from error
+        formats = FORMATS_OF_SUFFIXES.get(os.path.splitext(output)[1].lower(), tuple(Format))
+        if formats in ((Format.DCASE,), tuple(Format)) or formats[0] is Format.TABLE:
+            raise CliError(f"--output {output}: add --format {'|'.join(formats)}")
+        format = formats[0]
     if resume and format is Format.TABLE:
-        raise CliError("--resume needs --format json, jsonl, csv or parquet")
+        raise CliError("--resume needs another --format than table")
     return format
 
 
@@ -238,13 +240,23 @@ class _Run:
         return tagger
 
     def to_stdout(self) -> RunProgress:
+        from ..records import made_by
+        from ..writers.event_files import check_combines
+
+        if len(self.inputs) > 1:
+            check_combines(self.format)
         tagger = self.load()
         with _progress(self.inputs) as progress:
             try:
                 same_terminal = self.format is Format.TABLE and sys.stdout.isatty() and sys.stderr.isatty()
                 records = self.records(tagger, self.inputs, progress, say_errors=not same_terminal)
                 write_records(
-                    records, sys.stdout.buffer, self.format, self.events, spreadsheet_safe=self.spreadsheet_safe
+                    records,
+                    sys.stdout.buffer,
+                    self.format,
+                    self.events,
+                    spreadsheet_safe=self.spreadsheet_safe,
+                    made_by=made_by(tagger) if self.format in EVENT_FORMATS else None,
                 )
             except KeyboardInterrupt as error:
                 raise KeyboardInterrupt(f"{progress.done} of {len(self.inputs)} inputs were done") from error
@@ -252,8 +264,8 @@ class _Run:
                 refuse_stdout(error)
         return progress
 
-    def to_file(self, output: str, resume: bool, overwrite: bool) -> RunProgress:
-        from ..input_list import STANDARD_INPUT
+    def to_file(self, output: str, resume: bool, overwrite: bool, folders: list[str]) -> RunProgress:
+        from ..input_list import STANDARD_INPUT, escape_name
         from ..journal import Journal
         from ..records import made_by
 
@@ -262,20 +274,25 @@ class _Run:
         lasting = {"format": self.format, "events": self.events} | self.tagging
         if self.spreadsheet_safe:
             lasting["spreadsheet_safe"] = True
-        journal = Journal(output, lasting)
+        names = [item.name for item in self.inputs]
+        journal = Journal(output, lasting, list(map(escape_name, folders)))
         try:
             if resume:
                 journal.load()
             elif overwrite:
                 journal.overwrite()
             else:
-                journal.refuse_existing()
+                journal.refuse_existing(names)
+            if (files := journal.event_files) is not None:
+                files.check_number([*journal.offsets, *names])
+                if resume:
+                    files.refuse_existing((name for name in names if name not in journal.offsets), journal.is_begun)
             waiting = [item for item in self.inputs if item.name not in journal]
             progress = _progress(waiting)
             tagger = self.load() if waiting else None
             if len(waiting) < len(self.inputs):
                 note = ""
-                if journal.is_finished and self.format is not Format.PARQUET:
+                if journal.is_finished and self.format not in (Format.PARQUET, *EVENT_FORMATS):
                     note = "; a finished output does not have the model and options that made it"
                 say(f"{len(self.inputs) - len(waiting)} results of {journal.output} are kept{note}")
             if tagger is not None:
@@ -287,7 +304,7 @@ class _Run:
                     except KeyboardInterrupt as error:
                         raise KeyboardInterrupt(journal.advice) from error
             if not journal.is_finished:
-                journal.finish(item.name for item in self.inputs)
+                journal.finish(names)
         finally:
             journal.close()
         return progress
@@ -298,7 +315,8 @@ class _Run:
         """The records, counted, and failed ones named on stderr."""
         from ..records import make_records
 
-        for record in make_records(tagger, inputs, self.tagging, events=self.events, on_audio=progress.add_audio):
+        options: dict[str, Any] = {"events": self.events, "sampling_rate": self.format is Format.RAVEN}
+        for record in make_records(tagger, inputs, self.tagging, on_audio=progress.add_audio, **options):
             error = record.get("error")
             progress.count(failed=error is not None)
             if error is not None and say_errors:
