@@ -5,7 +5,8 @@ Records: the results of a run over many inputs, as they are stored.
 
 A record is a JSON object for one input: `{"file", "duration_s", "tags": [{"label", "score", "index"}]}`, or of events
 `{"file", "duration_s", "events": [{"onset_s", "offset_s", "label", "peak"}]}`, or `{"file", "error"}` if the input
-could not be read. In tables each tag or event is a row; an input without any is a row with its file and duration, a
+could not be read. Where an output needs it, a record also has the `sampling_rate` of its file in Hz, and `recorded_at`
+is when its recording began (ISO 8601). In tables each tag or event is a row; an input without any is a row with its file and duration, a
 failed one a row with its file and error.
 """
 
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from .audio import native_sampling_rate
 from .input_list import Input
 from .messages import OptionError, UsageError, one_line
 
@@ -29,9 +31,10 @@ Record = dict[str, Any]
 TAG_COLUMNS = ("file", "duration_s", "rank", "label", "index", "score", "error")
 EVENT_COLUMNS = ("file", "duration_s", "onset_s", "offset_s", "label", "peak", "error")
 NUMBERS: dict[str, type] = {"rank": int, "index": int} | dict.fromkeys(
-    ("duration_s", "score", "onset_s", "offset_s", "peak"), float
+    ("duration_s", "sampling_rate", "score", "onset_s", "offset_s", "peak"), float
 )
 ITEM_KEYS = {"tags": ("label", "score", "index"), "events": ("onset_s", "offset_s", "label", "peak")}
+OPTIONAL_KEYS = {"sampling_rate", "recorded_at"}
 EVENT_OPTIONS = ("thresholds", "min_duration_s", "merge_gap_s")
 
 
@@ -41,6 +44,7 @@ def make_records(
     options: Mapping[str, Any],
     *,
     events: bool = False,
+    sampling_rate: bool = False,
     on_audio: Callable[[float], object] | None = None,
 ) -> Iterator[Record]:
     """
@@ -51,6 +55,7 @@ def make_records(
         inputs: The inputs.
         options: Keyword arguments of `AudioTagger.tag`, or with `events` of `AudioTagger.events`.
         events: Whether to find events instead of tags.
+        sampling_rate: Whether records have the sampling rates of their files.
         on_audio: Called with the seconds of audio whenever some more were scored.
 
     Yields:
@@ -73,6 +78,8 @@ def make_records(
         record = _record(item.name, result, options, events)
         if item.place is not None and "error" in record:
             record["error"] = f"{item.place}: {record['error']}"
+        if sampling_rate and "error" not in record and (rate := native_sampling_rate(item.source)):
+            record["sampling_rate"] = rate
         yield sound_record(record, events)
     for item in waiting:
         yield {"file": item.name, "error": item.error}
@@ -166,9 +173,13 @@ def check_record(record: Any, events: bool) -> None:
         raise ValueError(f"{excerpt(record)} is not the record of a file")
     if record.keys() == {"file", "error"} and isinstance(record["error"], str):
         return
-    if record.keys() != {"file", "duration_s", key} or not isinstance(record[key], list):
+    if record.keys() - OPTIONAL_KEYS != {"file", "duration_s", key} or not isinstance(record[key], list):
         raise ValueError(f"{record['file']!r} has neither {key} nor an error, or more than that")
     _check_number(record, "duration_s")
+    if "sampling_rate" in record:
+        _check_number(record, "sampling_rate")
+    if not isinstance(record.get("recorded_at", ""), str):
+        raise ValueError(f"recorded_at is {excerpt(record['recorded_at'])}, not a date and time")
     for item in record[key]:
         if not isinstance(item, dict) or item.keys() != set(ITEM_KEYS[key]) or not isinstance(item["label"], str):
             raise ValueError(f"{record['file']!r} has {excerpt(item)} among its {key}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..writers import Format, check_available, write_records
+from ..writers import EVENT_FORMATS, FORMATS_OF_SUFFIXES, Format, check_available, write_records
 from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
@@ -95,8 +95,9 @@ def tag(
         typer.Option(
             "--output",
             "-o",
-            metavar="FILE",
-            help="Write here, at the end; until then to FILE.journal. With --ray a folder, shard by shard.",
+            metavar="FILE|DIR",
+            help="Write here, at the end; until then to FILE.journal. For audacity and the formats after it, a folder gets"
+            " one file a recording. With --ray a folder, shard by shard.",
         ),
     ] = None,
     resume: Annotated[
@@ -135,7 +136,12 @@ def tag(
     In json, jsonl, csv and parquet, bytes of a file name that are not UTF-8 are written as \\xNN (and a backslash
     before xNN as \\x5c): put the byte in place of each to have the name back.
     """
-    options.refuse("has no meaning with --events" if events else "", top_k=top_k, average=average)
+    if as_json and format not in (None, Format.JSON):
+        raise CliError(f"--json contradicts --format {format}")
+    format = _choose_format(Format.JSON if as_json else format, output, ray, resume)
+    cause = "--events" if events else f"--format {format}, which holds events"
+    events = events or format in EVENT_FORMATS
+    options.refuse(f"has no meaning with {cause}" if events else "", top_k=top_k, average=average)
     options.refuse("" if events else "needs --events", min_duration=min_duration_s, merge_gap=merge_gap_s)
     options.refuse("" if ray else "needs --ray", ray_address=ray_address, workers=workers, shard_size=shard_size)
     options.refuse("" if output else "needs --output FILE", resume=resume or None, overwrite=overwrite or None)
@@ -144,9 +150,6 @@ def tag(
         raise CliError(f"--dataset excludes {'PATHS' if paths else '--from' if list_file else '--ray'}")
     if resume and overwrite:
         raise CliError("--resume keeps results, --overwrite discards them: choose one")
-    if as_json and format not in (None, Format.JSON):
-        raise CliError(f"--json contradicts --format {format}")
-    format = _choose_format(Format.JSON if as_json else format, output, ray, resume)
     if spreadsheet_safe and format is not Format.CSV:
         raise CliError(f"--spreadsheet-safe is for --format csv, not {format}")
     check_available(format)
@@ -187,14 +190,14 @@ def tag(
         else:
             found = find_inputs(audio_paths(files, split))
             run = _Run(found, computing, tagging, events, format, spreadsheet_safe, lasting=lasting)
-        progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite)
+        progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite, [])
     elif remote := [path for path in paths if path.startswith(STORES)]:
         raise CliError(f"{remote[0]}: to read from there add --ray --output DIR, or download it first")
     else:
         from ..input_list import find_inputs
 
         run = _Run(find_inputs(paths, list_file), computing, tagging, events, format, spreadsheet_safe)
-        progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite)
+        progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite, paths)
     if progress.total > 1:
         say(progress.summary())
     if progress.failed:
@@ -211,13 +214,12 @@ def _choose_format(format: Format | None, output: str | None, ray: bool, resume:
             raise CliError("--format parquet needs --output FILE")
         return format or Format.TABLE
     if format is None:
-        suffix = os.path.splitext(output)[1].lower().removeprefix(".")
-        try:
-            format = Format({"txt": "table"}.get(suffix, suffix))
-        except ValueError as error:
-            raise CliError(f"--output {output}: add --format {'|'.join(Format)}") from error
+        formats = FORMATS_OF_SUFFIXES.get(os.path.splitext(output)[1].lower(), tuple(Format))
+        if formats in ((Format.DCASE,), tuple(Format)) or formats[0] is Format.TABLE:
+            raise CliError(f"--output {output}: add --format {'|'.join(formats)}")
+        format = formats[0]
     if resume and format is Format.TABLE:
-        raise CliError("--resume needs --format json, jsonl, csv or parquet")
+        raise CliError("--resume needs another --format than table")
     return format
 
 
@@ -260,13 +262,23 @@ class _Run:
         return tagger
 
     def to_stdout(self) -> RunProgress:
+        from ..records import made_by
+        from ..writers.event_files import check_combines
+
+        if len(self.inputs) > 1:
+            check_combines(self.format)
         tagger = self.load()
         with _progress(self.inputs) as progress:
             try:
                 same_terminal = self.format is Format.TABLE and sys.stdout.isatty() and sys.stderr.isatty()
                 records = self.records(tagger, self.inputs, progress, say_errors=not same_terminal)
                 write_records(
-                    records, sys.stdout.buffer, self.format, self.events, spreadsheet_safe=self.spreadsheet_safe
+                    records,
+                    sys.stdout.buffer,
+                    self.format,
+                    self.events,
+                    spreadsheet_safe=self.spreadsheet_safe,
+                    made_by=made_by(tagger) if self.format in EVENT_FORMATS else None,
                 )
             except KeyboardInterrupt as error:
                 raise KeyboardInterrupt(f"{progress.done} of {len(self.inputs)} inputs were done") from error
@@ -274,8 +286,8 @@ class _Run:
                 refuse_stdout(error)
         return progress
 
-    def to_file(self, output: str, resume: bool, overwrite: bool) -> RunProgress:
-        from ..input_list import STANDARD_INPUT
+    def to_file(self, output: str, resume: bool, overwrite: bool, folders: list[str]) -> RunProgress:
+        from ..input_list import STANDARD_INPUT, escape_name
         from ..journal import Journal
         from ..records import made_by
 
@@ -284,20 +296,25 @@ class _Run:
         lasting = {"format": self.format, "events": self.events} | self.tagging | self.lasting
         if self.spreadsheet_safe:
             lasting["spreadsheet_safe"] = True
-        journal = Journal(output, lasting)
+        names = [item.name for item in self.inputs]
+        journal = Journal(output, lasting, list(map(escape_name, folders)))
         try:
             if resume:
                 journal.load()
             elif overwrite:
                 journal.overwrite()
             else:
-                journal.refuse_existing()
+                journal.refuse_existing(names)
+            if (files := journal.event_files) is not None:
+                files.check_number([*journal.offsets, *names])
+                if resume:
+                    files.refuse_existing((name for name in names if name not in journal.offsets), journal.is_begun)
             waiting = [item for item in self.inputs if item.name not in journal]
             progress = _progress(waiting)
             tagger = self.load() if waiting else None
             if len(waiting) < len(self.inputs):
                 note = ""
-                if journal.is_finished and self.format is not Format.PARQUET:
+                if journal.is_finished and self.format not in (Format.PARQUET, *EVENT_FORMATS):
                     note = "; a finished output does not have the model and options that made it"
                 say(f"{len(self.inputs) - len(waiting)} results of {journal.output} are kept{note}")
             if tagger is not None:
@@ -309,7 +326,7 @@ class _Run:
                     except KeyboardInterrupt as error:
                         raise KeyboardInterrupt(journal.advice) from error
             if not journal.is_finished:
-                journal.finish(item.name for item in self.inputs)
+                journal.finish(names)
         finally:
             journal.close()
         return progress
@@ -321,7 +338,8 @@ class _Run:
         from ..records import make_records
 
         given = inputs if self.fill is None else self.fill(inputs)
-        for record in make_records(tagger, given, self.tagging, events=self.events, on_audio=progress.add_audio):
+        options: dict[str, Any] = {"events": self.events, "sampling_rate": self.format is Format.RAVEN}
+        for record in make_records(tagger, given, self.tagging, on_audio=progress.add_audio, **options):
             error = record.get("error")
             progress.count(failed=error is not None)
             if error is not None and say_errors:

@@ -1,10 +1,14 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Records in files: a table to read; JSON, JSON lines, CSV and Parquet for programs. One file for each format."""
+"""
+Records in files: a table to read; JSON, JSON lines, CSV and Parquet for programs; events in the formats of programs that
+show and edit them. One file for each format.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
-from typing import Any, BinaryIO
+from importlib import import_module
+from typing import Any, BinaryIO, NamedTuple
 
 from ..messages import UsageError, one_line
 from ..packages import require
@@ -17,6 +21,39 @@ class Format(StrEnum):
     JSONL = "jsonl"
     CSV = "csv"
     PARQUET = "parquet"
+    AUDACITY = "audacity"
+    RAVEN = "raven"
+    DCASE = "dcase"
+    RTTM = "rttm"
+    TEXTGRID = "textgrid"
+    LABELSTUDIO = "labelstudio"
+
+
+class EventFormat(NamedTuple):
+    """A format that holds events only: the end of its files' names, and whether a file may hold several recordings."""
+
+    suffix: str
+    combines: bool
+
+
+EVENT_FORMATS = {
+    Format.AUDACITY: EventFormat(".txt", combines=False),
+    Format.RAVEN: EventFormat(".selections.txt", combines=True),
+    Format.DCASE: EventFormat(".tsv", combines=True),
+    Format.RTTM: EventFormat(".rttm", combines=True),
+    Format.TEXTGRID: EventFormat(".TextGrid", combines=False),
+    Format.LABELSTUDIO: EventFormat(".json", combines=True),
+}
+FORMATS_OF_SUFFIXES = {
+    ".json": (Format.JSON, Format.LABELSTUDIO),
+    ".jsonl": (Format.JSONL,),
+    ".csv": (Format.CSV,),
+    ".parquet": (Format.PARQUET,),
+    ".rttm": (Format.RTTM,),
+    ".textgrid": (Format.TEXTGRID,),
+    ".txt": (Format.TABLE, Format.AUDACITY, Format.RAVEN),
+    ".tsv": (Format.DCASE,),
+}
 
 
 def write_records(
@@ -34,13 +71,15 @@ def write_records(
     Args:
         records: Records of inputs, in their order.
         stream: Flushed after each record (Parquet: each batch of rows), and left open.
-        format: One of the five.
+        format: The format.
         events: Whether the records hold events instead of tags.
         spreadsheet_safe: For CSV, put `'` before text that a spreadsheet would take for a formula.
-        made_by: For Parquet, the model, engine and compute type.
+        made_by: For Parquet, Raven and Label Studio, the model, engine and compute type.
     """
     records = (sound_record(record, events) for record in records)
-    if format is Format.CSV:
+    if format in EVENT_FORMATS:
+        import_module(f".{format}", __name__).write(records, stream, made_by or {})
+    elif format is Format.CSV:
         from . import csv
 
         csv.write(records, stream, events, spreadsheet_safe)
