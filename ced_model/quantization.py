@@ -91,10 +91,11 @@ def _layers(model: ModelFolder) -> list[str]:
     Names of the layers to quantize: the linear layers of the blocks, without `mlp.fc2` in the first third of them.
 
     Behind the GELU of the first blocks a few values are so large that the others share few of the 255 steps. Measured
-    on 160 clips of ESC-10 with ced-nano and ONNX Runtime, the best class of float32 stays the same on 99.4 % instead of 98.1 %, and the mean difference of probabilities is 3.7e-5, not 1.0e-4. Without `fc2` in all
-    blocks it would be 2.6e-5, but a third of the work in float32. Other remedies help less: percentiles (5.7e-5, and
-    slow), leaving out `fc1` (8.1e-5), the last `fc2` (9.3e-5), `attn.proj` or `attn.qkv` (9.8e-5), a reduced range
-    (1.1e-4), symmetric weights or unsigned activations (no change).
+    on 160 clips of ESC-10 with ced-nano and ONNX Runtime, the best class of float32 stays the same on 99.4 % instead of
+    98.1 %, and the mean difference of probabilities is 3.7e-5, not 1.0e-4. Without `fc2` in all blocks it would be
+    2.6e-5, but a third of the work in float32. Other remedies help less: percentiles (5.7e-5, and slow), leaving out
+    `fc1` (8.1e-5), the last `fc2` (9.3e-5), `attn.proj` or `attn.qkv` (9.8e-5), a reduced range (1.1e-4), symmetric
+    weights or unsigned activations (no change).
     """
     depth = model.settings.depth
     return [
