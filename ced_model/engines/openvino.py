@@ -60,9 +60,9 @@ class OpenVinoEngine:
 def read_model(model: ModelFolder, compute_type: str) -> openvino.Model:
     """A model for OpenVINO's compiler."""
     if compute_type == "int8":
-        from ..quantization import cached_openvino
+        from ..quantization import cached_onnx
 
-        xml, weights = cached_openvino(model)
-        return openvino.Core().read_model(xml, weights)
-    graph = build_graph(model.settings, model.tensors, inline=True)
-    return openvino.Core().read_model(graph.SerializeToString())
+        graph = cached_onnx(model)
+    else:
+        graph = build_graph(model.settings, model.tensors, inline=True).SerializeToString()
+    return openvino.Core().read_model(graph)

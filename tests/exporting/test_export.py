@@ -408,7 +408,6 @@ def test_what_is_not_supported_is_refused_with_what_is(arguments: tuple, message
     [
         (("onnx",), "onnxruntime", "exporting requires onnxruntime: pip install onnxruntime onnx"),
         (("openvino",), "openvino", 'the format openvino requires openvino: pip install "ced_model[openvino]"'),
-        (("openvino", None, "int8"), "nncf", 'the format openvino requires nncf: pip install "ced_model[openvino]"'),
         (("sherpa-onnx",), "sherpa_onnx", 'requires sherpa_onnx: pip install "ced_model[sherpa-onnx]"'),
     ],
 )

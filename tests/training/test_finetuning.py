@@ -723,7 +723,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(lora: int | None, sounds: Path,
 
     said: list[str] = []
     resumed = finetune(sounds, tmp_path / "cut", resume=True, say=said.append, **kwargs)
-    assert "going on from checkpoint-4" in said
+    assert "continuing from checkpoint-4" in said
     assert changed(weights_of(whole.folder), weights_of(resumed.folder)) == set()
     assert (resumed.best_epoch, resumed.epochs) == (whole.best_epoch, whole.epochs)
 

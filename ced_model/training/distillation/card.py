@@ -62,7 +62,7 @@ def _describe(plan: Plan, training: TrainingArguments, result: "Distillation") -
     return "\n".join(
         [
             f"{_duration(store.manifest['audio']['hours'])} of audio, cut into {store.num_chunks:,} chunks of"
-            f" {store.augmentation.chunk_s:g} s. No labels were used: the student learned what the teachers say of"
+            f" {store.augmentation.chunk_s:g} s. No labels were used: the student learned the teachers' outputs for"
             f" {whose} ensemble distillation).",
             "",
             "### How it was distilled",
@@ -76,11 +76,10 @@ def _describe(plan: Plan, training: TrainingArguments, result: "Distillation") -
 
 def _describe_store(plan: Plan) -> dict[str, str]:
     store, augmentation = plan.store, plan.store.augmentation
-    elsewhere = "zero" if plan.arguments.leftover == "zero" else "the rest of 1 in equal parts"
     whose = "the very same for teachers and student" if plan.arguments.consistent else "not the one the teachers had"
     return {
         "Teachers": ", ".join(f"`{_teacher_name(teacher['name'])}`" for teacher in store.manifest["teachers"]),
-        "Targets": f"the teachers' mean probabilities: the {top_k_of(store.manifest)} highest, {elsewhere} elsewhere",
+        "Targets": f"the teachers' mean probabilities: the {top_k_of(store.manifest)} highest, zero elsewhere",
         "Augmentation": f"circular shift of up to ±{augmentation.max_shift * augmentation.chunk_s:g} s, masks of up to"
         f" {augmentation.max_time_mask} frames and {augmentation.max_freq_mask} mel bins, in {store.num_epochs}"
         f" variants of each chunk; {whose}",

@@ -188,7 +188,7 @@ def _opening_lines(
     head = "the model's own head" if keeps_head else "a new head"
     yield f"training {describe_trained(options)}, {count_trained(trained):,} parameters, with {head}"
     if checkpoint is not None:
-        yield f"going on from {checkpoint.name}"
+        yield f"continuing from {checkpoint.name}"
 
 
 def _describe_run(
