@@ -25,6 +25,7 @@ AUTO_MAP = {
     "AutoConfig": "configuration_ced.CedConfig",
     "AutoModel": "modeling_ced.CedModel",
     "AutoModelForAudioClassification": "modeling_ced.CedForAudioClassification",
+    "AutoModelForAudioFrameClassification": "modeling_ced.CedForAudioFrameClassification",
 }
 EXTRACTOR_AUTO_MAP = {"AutoFeatureExtractor": "feature_extraction_ced.CedFeatureExtractor"}
 
