@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .events import Event as Event
     from .feature_extraction_ced import CedFeatureExtractor as CedFeatureExtractor
     from .modeling_ced import CedForAudioClassification as CedForAudioClassification
+    from .modeling_ced import CedForAudioFrameClassification as CedForAudioFrameClassification
     from .modeling_ced import CedModel as CedModel
     from .modeling_ced import CedPreTrainedModel as CedPreTrainedModel
     from .pipeline_ced import CedAudioClassificationPipeline as CedAudioClassificationPipeline
@@ -42,7 +43,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "configuration_ced": ["CedConfig"],
         "events": ["Event"],
         "feature_extraction_ced": ["CedFeatureExtractor"],
-        "modeling_ced": ["CedForAudioClassification", "CedModel", "CedPreTrainedModel"],
+        "modeling_ced": [
+            "CedForAudioClassification",
+            "CedForAudioFrameClassification",
+            "CedModel",
+            "CedPreTrainedModel",
+        ],
         "pipeline_ced": ["CedAudioClassificationPipeline"],
         "results": ["StreamUpdate", "Tag", "TagResult", "Timeline"],
         "tagger": ["AudioTagger"],

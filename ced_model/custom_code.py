@@ -43,6 +43,7 @@ AUTO_MAP = {
     "AutoConfig": "configuration_ced.CedConfig",
     "AutoModel": "modeling_ced.CedModel",
     "AutoModelForAudioClassification": "modeling_ced.CedForAudioClassification",
+    "AutoModelForAudioFrameClassification": "modeling_ced.CedForAudioFrameClassification",
 }
 EXTRACTOR_AUTO_MAP = {"AutoFeatureExtractor": "feature_extraction_ced.CedFeatureExtractor"}
 # The field of `config.json` from which `pipeline` takes the class where this package is not installed.

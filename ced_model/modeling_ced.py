@@ -62,21 +62,21 @@ class CedModelOutput(BaseModelOutputWithPooling):
         The pooled tokens of each chunk.
     frame_states (`torch.FloatTensor` of shape `(batch_size, chunks, patches, hidden_size)`):
         Mean of the patch tokens over frequency, at each position in time.
-    patch_mask (`torch.BoolTensor` of shape `(batch_size, chunks, patches)`):
-        The valid patches in time of each chunk.
-    chunk_mask (`torch.BoolTensor` of shape `(batch_size, chunks)`):
-        The chunks that each clip has.
+    patch_mask (`torch.LongTensor` of shape `(batch_size, chunks, patches)`):
+        1 for the valid patches in time of each chunk.
+    chunk_mask (`torch.LongTensor` of shape `(batch_size, chunks)`):
+        1 for the chunks that each clip has.
     """
 
     chunk_states: torch.FloatTensor | None = None
     frame_states: torch.FloatTensor | None = None
-    patch_mask: torch.BoolTensor | None = None
-    chunk_mask: torch.BoolTensor | None = None
+    patch_mask: torch.LongTensor | None = None
+    chunk_mask: torch.LongTensor | None = None
 
 
 def combine(values: torch.Tensor, mask: torch.Tensor, how: str = "mean") -> torch.Tensor:
-    """Mean or maximum over the last dimension but one of `(…, length, size)`, where the mask `(…, length)` is True."""
-    mask = mask.unsqueeze(-1)
+    """Mean or maximum over the last dimension but one of `(…, length, size)`, where the mask `(…, length)` is 1."""
+    mask = mask.bool().unsqueeze(-1)
     if how == "max":
         return values.masked_fill(~mask, -math.inf).amax(dim=-2)
     return (values * mask).sum(dim=-2) / mask.sum(dim=-2)
@@ -89,7 +89,7 @@ def average_logits(logits: torch.Tensor, mask: torch.Tensor, problem_type: str) 
     """
 
     def log_sum(log_probabilities: torch.Tensor) -> torch.Tensor:
-        return log_probabilities.masked_fill(~mask.unsqueeze(-1), -math.inf).logsumexp(dim=-2)
+        return log_probabilities.masked_fill(~mask.bool().unsqueeze(-1), -math.inf).logsumexp(dim=-2)
 
     if problem_type == "regression":
         return combine(logits, mask)
@@ -390,8 +390,8 @@ class CedModel(CedPreTrainedModel):
             pooler_output=combine(chunk_states, chunk_mask, self.config.eval_avg),
             chunk_states=chunk_states,
             frame_states=frame_states,
-            patch_mask=patch_mask,
-            chunk_mask=chunk_mask,
+            patch_mask=patch_mask.long(),
+            chunk_mask=chunk_mask.long(),
         )
 
     def _check_inputs(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
@@ -626,9 +626,9 @@ class CedForAudioClassification(CedPreTrainedModel):
 
 @auto_docstring(
     custom_intro="""
-    CED with its tagging head on every time step of 160 ms: the tokens of a step are averaged over frequency. It loads the
-    head of classification checkpoints. Attention is over the whole clip, so the scores of a step also depend on sounds
-    before and after it: onsets are less sharp than the steps until the model is fine-tuned on strong labels.
+    CED with its tagging head on every time step of 160 ms, whose tokens are averaged over frequency. It loads the head
+    of classification checkpoints. Attention is over the whole clip, so a step's scores also depend on sounds before and
+    after it, and onsets are less sharp than the steps until the model is fine-tuned on strong labels.
     """
 )
 class CedForAudioFrameClassification(CedPreTrainedModel):

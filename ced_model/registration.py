@@ -50,6 +50,13 @@ ENTRIES = (
         "CedForAudioClassification",
         MODEL_NEEDS,
     ),
+    Entry(
+        f"{AUTO}.modeling_auto",
+        "AutoModelForAudioFrameClassification",
+        "modeling_ced",
+        "CedForAudioFrameClassification",
+        MODEL_NEEDS,
+    ),
 )
 TRIGGERS = (
     *dict.fromkeys(entry.auto_module for entry in ENTRIES),

@@ -29,7 +29,14 @@ from transformers.dynamic_module_utils import (
     get_relative_import_files,
 )
 
-from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification, CedModel, custom_code
+from ced_model import (
+    CedConfig,
+    CedFeatureExtractor,
+    CedForAudioClassification,
+    CedForAudioFrameClassification,
+    CedModel,
+    custom_code,
+)
 
 CODE_FILES = set(custom_code.CODE_FILES)
 
@@ -83,7 +90,10 @@ LOAD_AND_RUN = """
 import json, sys
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, pipeline
+from transformers import (
+    AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, AutoModelForAudioFrameClassification,
+    pipeline,
+)
 
 clips = load_file("clips.safetensors")
 options = {"trust_remote_code": True}
@@ -102,6 +112,9 @@ for folder in ("classifier", "encoder"):
         if folder == "classifier":
             model = AutoModelForAudioClassification.from_pretrained(folder, **options).eval()
             outputs["logits"] = model(**features).logits
+            model = AutoModelForAudioFrameClassification.from_pretrained(folder, **options).eval()
+            assert "transformers_modules" in type(model).__module__
+            outputs["frame logits"] = model(**features).logits
 save_file({name: value.contiguous() for name, value in outputs.items()}, "outputs.safetensors")
 pipe = pipeline("audio-classification", model="classifier", **options)
 pipe.model.save_pretrained("again")
@@ -129,7 +142,8 @@ def test_saved_folders_load_and_save_again_without_ced_model(
 
     features = extractor([clips[length] for length in sorted(clips, key=int)], sampling_rate=16000)
     tokens, logits = encoder(**features).last_hidden_state, model(**features).logits
-    here = {"logits": logits}
+    frames = CedForAudioFrameClassification.from_pretrained(golden / "micro_hub").eval()
+    here = {"logits": logits, "frame logits": frames(**features).logits}
     for folder in ("classifier", "encoder"):
         here |= {f"{folder} {name}": value for name, value in {**features, "tokens": tokens}.items()}
     there = load_file(tmp_path / "outputs.safetensors")
