@@ -263,7 +263,7 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
         if options.events:
             timeline = Timeline(state.scores, spans[:, 0], spans[:, 1], labels, state.scored_to)
             events = timeline.events(options.event_thresholds, options.min_duration_s, options.merge_gap_s)
-            if options.top_k not in (None, "auto"):
+            if not isinstance(options.top_k, str | None):
                 highest = sorted(events, key=lambda event: -event.peak)[: options.top_k]
                 events = [event for event in events if event in highest]
             return [
@@ -280,7 +280,7 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) > 0
 
 
 def _select(scores: np.ndarray, labels: list[str], options: Options) -> list[dict[str, Any]]:
