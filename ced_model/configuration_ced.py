@@ -29,6 +29,8 @@ from .model_settings import (
     name_labels,
 )
 
+CODE, PIPELINE = "configuration_ced.py", "pipeline_ced.py"
+
 
 @auto_docstring(
     custom_intro="""
@@ -174,30 +176,27 @@ class CedConfig(PreTrainedConfig):
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """As [`~PreTrainedConfig.save_pretrained`], with the code that the configuration needs."""
         drop_absent_code(self, save_directory)
-        kept = vars(self).pop("custom_pipelines", None)
-        if self._auto_class is not None and self._copy_pipeline(save_directory):
-            self.custom_pipelines = deepcopy(CUSTOM_PIPELINES)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
+        """
+        Writes the configuration. Where its code lies beside the file, the pipeline's code and its name are added.
+
+        `save_pretrained` calls this when it has noted which files are there, and before it uploads the new ones.
+        """
+        folder, kept = Path(json_file_path).parent, vars(self).pop("custom_pipelines", None)
+        if (folder / CODE).is_file() and self.architectures != ["CedModel"]:  # an encoder has no classes
+            # A copy of the custom code that transformers made holds the pipeline only if that was loaded.
+            places = [Path(__file__).parent, *([Path(self.name_or_path)] if self.name_or_path else [])]
+            if source := next((place / PIPELINE for place in places if (place / PIPELINE).is_file()), None):
+                copy_code(source, folder)
+                self.custom_pipelines = deepcopy(CUSTOM_PIPELINES)
         try:
-            super().save_pretrained(save_directory, *args, **kwargs)
+            super().to_json_file(json_file_path, use_diff)
         finally:
             vars(self).pop("custom_pipelines", None)
             if kept is not None:
                 self.custom_pipelines = kept
-
-    def _copy_pipeline(self, folder: str | os.PathLike) -> bool:
-        """
-        Copies the code of the pipeline into a folder.
-
-        Returns whether it is there and can be used: an encoder has no classes.
-        """
-        name = "pipeline_ced.py"
-        # Of a copy that transformers made of the custom code it is part only where the pipeline was loaded.
-        places = (Path(__file__).parent, Path(self.name_or_path or "", "."))
-        source = next((place / name for place in places if (place / name).is_file()), None)
-        if source is not None and not Path(folder).is_file():
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            copy_code(source, folder)
-        return Path(folder, name).is_file() and self.architectures != ["CedModel"]
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:

@@ -2,12 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Audio classification pipeline for CED."""
 
-from .custom_code import copy_code
+from .custom_code import MIN_TRANSFORMERS as MIN_TRANSFORMERS  # the import checks the version
 
 # isort: split
 
-import os
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -265,7 +263,7 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
         if options.events:
             timeline = Timeline(state.scores, spans[:, 0], spans[:, 1], labels, state.scored_to)
             events = timeline.events(options.event_thresholds, options.min_duration_s, options.merge_gap_s)
-            if isinstance(options.top_k, int):
+            if not isinstance(options.top_k, str | None):
                 highest = sorted(events, key=lambda event: -event.peak)[: options.top_k]
                 events = [event for event in events if event in highest]
             return [
@@ -280,15 +278,9 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
             ]
         return _select(state.average(options.average), labels, options)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Saves model, feature extractor and code as [`~Pipeline.save_pretrained`] does, this pipeline's included."""
-        os.makedirs(save_directory, exist_ok=True)
-        copy_code(str(sys.modules[__name__].__file__), save_directory)
-        super().save_pretrained(save_directory, **kwargs)
-
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) > 0
 
 
 def _select(scores: np.ndarray, labels: list[str], options: Options) -> list[dict[str, Any]]:
