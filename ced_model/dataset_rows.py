@@ -34,6 +34,7 @@ HUB_ID = re.compile(r"(?P<id>\w[\w.-]*(/[\w.-]+)?)(@(?P<revision>[^@\s]+))?")
 BATCH_ROWS = 8  # decoded from a Parquet file at a time
 BUFFER_BYTES = 2**20
 REMOTE = "hf://"
+NUMBER_TYPES = ("int", "uint", "float", "halffloat", "double", "bool")
 
 Encoded = tuple[bytes | None, str | None]  # the content of an audio file and its name, or without content its path
 
@@ -70,7 +71,7 @@ class DatasetFiles:
             return next(iter(self.splits))
         if split == ALL or split in self.splits:
             return split
-        raise OptionError("split", split, f"{_listed(split, self.splits)}, or {ALL}")
+        raise OptionError("split", split, f"{listed(split, self.splits)}, or {ALL}")
 
 
 def find_dataset(dataset: str, config: str | None = None) -> DatasetFiles:
@@ -132,7 +133,7 @@ def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None
         except ValueError as error:
             names = re.findall(r"'([^']*)'", str(error).partition("[")[2].partition("]")[0])
             if names and "onfig" in str(error):
-                raise OptionError("config", config, _listed(config, names)) from error
+                raise OptionError("config", config, listed(config, names)) from error
             raise UsageError(f"{shown}: {one_line(error)[:300]}") from error
         except (OSError, HTTPError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # such as a full disk
@@ -168,7 +169,7 @@ def _downloaded(dataset: str, splits: dict[str, list[str]]) -> DatasetFiles:
     return DatasetFiles(dataset, False, local, folder=folder)
 
 
-def _listed(value: str | None, names: Iterable[str]) -> str:
+def listed(value: str | None, names: Iterable[str]) -> str:
     """The names to choose from, the nearest one first if there is one."""
     names = list(names)
     close = difflib.get_close_matches(value or "", names, n=1, cutoff=0.5)
@@ -204,7 +205,8 @@ class DatasetRows:
 
     Attributes:
         names: Of the rows: the path that a row has for its audio if it is the only one with it, else `split:index`.
-        columns: The other columns.
+        places: The split and the index in it of each row.
+        columns: The other columns; `numbers` are those of numbers.
 
     Raises:
         OptionError: for an unknown column.
@@ -217,8 +219,8 @@ class DatasetRows:
         self.shards = [(name, path) for name in files.splits if split in (ALL, name) for path in files.splits[name]]
         self._features = dict(files.features)
         self._groups: list[tuple[int, int, int]] = []  # shard, row group and rows
-        self.audio_column, self.columns = "", list[str]()
-        self._places: list[tuple[str, int]] = []  # split and index of each row
+        self.audio_column, self.columns, self.numbers = "", list[str](), list[str]()
+        self.places: list[tuple[str, int]] = []
         paths: list[str | None] = []
         counts: Counter[str] = Counter()
         for number, (name, path) in enumerate(self.shards):
@@ -232,13 +234,13 @@ class DatasetRows:
                 for group in range(table.num_row_groups):
                     rows = table.metadata.row_group(group).num_rows
                     self._groups.append((number, group, rows))
-                    self._places += [(name, counts[name] + row) for row in range(rows)]
+                    self.places += [(name, counts[name] + row) for row in range(rows)]
                     counts[name] += rows
                     paths += self._paths(table, group)
         repeated = Counter(paths)
         self.names = [
             escape_name(path) if path and repeated[path] == 1 else f"{split}:{index}"
-            for path, (split, index) in zip(paths, self._places, strict=True)
+            for path, (split, index) in zip(paths, self.places, strict=True)
         ]
         if not self.names:
             raise UsageError(f"{files.name}: split {split} has no rows")
@@ -253,16 +255,17 @@ class DatasetRows:
         if wanted is None:
             usual = [name for name in ("audio", *audio) if name in audio]
             if not usual:
-                raise UsageError(f"{self.files.name}: no column of audio; it has {_listed(None, schema.names)}")
+                raise UsageError(f"{self.files.name}: no column of audio; it has {listed(None, schema.names)}")
             wanted = usual[0]
             if len(audio) > 1 and wanted != "audio":
-                raise OptionError("audio_column", None, _listed(None, audio))
+                raise OptionError("audio_column", None, listed(None, audio))
         elif wanted not in schema.names:
-            raise OptionError("audio_column", wanted, _listed(wanted, audio or schema.names))
+            raise OptionError("audio_column", wanted, listed(wanted, audio or schema.names))
         elif wanted not in audio:
-            raise OptionError("audio_column", wanted, f"a column of audio: {_listed(wanted, audio) or 'there is none'}")
+            raise OptionError("audio_column", wanted, f"a column of audio: {listed(wanted, audio) or 'there is none'}")
         self.audio_column = wanted
         self.columns = [name for name in schema.names if name not in audio]
+        self.numbers = [name for name in self.columns if str(schema.field(name).type).startswith(NUMBER_TYPES)]
 
     def _is_audio(self, column: Any) -> bool:
         import pyarrow as pa
@@ -284,9 +287,14 @@ class DatasetRows:
         column = table.read_row_group(group, columns=[leaf])[self.audio_column]
         return [None if value is None else value["path"] for value in column.to_pylist()]
 
+    def rows_of_shard(self, shard: int) -> range:
+        """The indices of the rows of a file."""
+        counts = [sum(rows for number, _, rows in self._groups if number < limit) for limit in (shard, shard + 1)]
+        return range(*counts)
+
     def place(self, index: int) -> str:
         """Where a row is, for messages."""
-        split, row = self._places[index]
+        split, row = self.places[index]
         return f"row {row} of {split}, column {printable(self.audio_column)!r}"
 
     def inputs(self) -> list[Input]:
