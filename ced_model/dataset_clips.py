@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .audio import AUDIO_EXTENSIONS
-from .dataset_rows import ALL, REMOTE, DatasetFiles, DatasetRows, audio_paths, find_dataset, listed
+from .dataset_rows import ALL, REMOTE, DatasetFiles, DatasetRows, audio_inputs, find_dataset, listed
 from .input_list import Input
 from .labelled import LabelledClips
 from .labelled.read import clips_of
@@ -168,7 +168,9 @@ def dataset_files(
     """The paths of the audio files of a data set, by default of its split for training."""
     files = find_dataset(dataset, config)
     chosen = files.choose(split, ["train"])
-    return unpack(DatasetRows(files, chosen, audio_column), say) if files.is_table else audio_paths(files, chosen)
+    if not files.is_table:
+        return [item.source for item in audio_inputs(files, chosen)]
+    return unpack(DatasetRows(files, chosen, audio_column), say)
 
 
 def training_splits(

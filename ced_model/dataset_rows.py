@@ -9,12 +9,11 @@ FFmpeg is needed: Parquet files row by row, from the Hub without storing them, a
 
 import difflib
 import json
-import logging
 import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from glob import escape
@@ -49,7 +48,7 @@ class DatasetFiles:
         is_table: Whether they are Parquet files, not audio files.
         splits: The paths of each split, or addresses that begin with `hf://`.
         features: What the data set's card has on its columns.
-        folder: Where the audio files are.
+        folder: A local folder of audio files, else empty.
     """
 
     name: str
@@ -73,10 +72,14 @@ class DatasetFiles:
             return split
         raise OptionError("split", split, f"{listed(split, self.splits)}, or {ALL}")
 
+    def names(self, split: str) -> list[str]:
+        """The split of this name, or all."""
+        return [name for name in self.splits if split in (ALL, name)]
+
 
 def find_dataset(dataset: str, config: str | None = None) -> DatasetFiles:
     """
-    Finds the files of a data set. Of a Hub repository of audio files, they are downloaded to the Hub's cache.
+    Finds the files of a data set. None is downloaded.
 
     Args:
         dataset: The id of a Hub repository, `owner/name` or `owner/name@revision`, a folder of the same layout, or a
@@ -107,11 +110,33 @@ def find_dataset(dataset: str, config: str | None = None) -> DatasetFiles:
         return DatasetFiles(dataset, True, splits, features)
     if not isinstance(builder, FolderBasedBuilder):
         kind = type(builder).__module__.rpartition(".")[2]
-        hint = "" if os.path.isdir(path) else f"; the Hub may have a copy: {id and id['id']}@{CONVERTED}"
+        hint = "; `to_parquet` of datasets writes such" if kind == "arrow" else ""
+        if id is not None and not os.path.isdir(path):
+            hint = f"; the Hub may have a copy: {id['id']}@{CONVERTED}"
         raise UsageError(f"{dataset}: {kind} files; expected Parquet files or audio files{hint}")
-    if os.path.isdir(path):
-        return DatasetFiles(dataset, False, splits, folder=path)
-    return _downloaded(dataset, splits)
+    return DatasetFiles(dataset, False, splits, folder=path if os.path.isdir(path) else "")
+
+
+def local_files(files: DatasetFiles, splits: Sequence[str]) -> DatasetFiles:
+    """A data set of audio files with the files of these splits in the Hub's cache, unless it is a local folder."""
+    if files.folder or files.is_table:
+        return files
+    from huggingface_hub import HfFileSystem, snapshot_download
+    from huggingface_hub.errors import HTTPError
+
+    found: dict[str, list[Any]] = {
+        split: [HfFileSystem().resolve_path(path) for path in files.splits[split]] for split in splits
+    }
+    every = [path for paths in found.values() for path in paths]
+    patterns = [escape(path.path_in_repo) for path in every]
+    try:
+        folder = snapshot_download(
+            every[0].repo_id, repo_type="dataset", revision=every[0].revision, allow_patterns=patterns
+        )
+    except HTTPError as error:
+        raise RunError(f"{files.name}: cannot be downloaded ({one_line(error)[:200]})") from error
+    local = {split: [os.path.join(folder, path.path_in_repo) for path in paths] for split, paths in found.items()}
+    return DatasetFiles(files.name, False, local, folder=folder)
 
 
 def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None) -> Any:
@@ -119,7 +144,6 @@ def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None
     import datasets
     from huggingface_hub.errors import HTTPError
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each try to connect has a line
     shown = escape_name(dataset)
     with tempfile.TemporaryDirectory() as cache:
         try:
@@ -153,22 +177,6 @@ def _not_found(text: str) -> str:
     )
 
 
-def _downloaded(dataset: str, splits: dict[str, list[str]]) -> DatasetFiles:
-    """A Hub repository of audio files in the Hub's cache."""
-    from huggingface_hub import snapshot_download
-
-    first = next(iter(splits.values()))[0].removeprefix(f"{REMOTE}datasets/")
-    id, _, rest = first.partition("@")
-    revision = rest.partition("/")[0]
-    prefix = f"{REMOTE}datasets/{id}@{revision}/"
-    names = {split: [path.removeprefix(prefix) for path in files] for split, files in splits.items()}
-    wanted = [escape(name) for files in names.values() for name in files]
-    patterns = wanted if len(wanted) < 10_000 else None
-    folder = snapshot_download(id, repo_type="dataset", revision=revision, allow_patterns=patterns)
-    local = {split: [os.path.join(folder, name) for name in files] for split, files in names.items()}
-    return DatasetFiles(dataset, False, local, folder=folder)
-
-
 def listed(value: str | None, names: Iterable[str]) -> str:
     """The names to choose from, the nearest one first if there is one."""
     names = list(names)
@@ -178,17 +186,54 @@ def listed(value: str | None, names: Iterable[str]) -> str:
     return shown + (", …" if len(names) > 12 else "")
 
 
-def audio_paths(files: DatasetFiles, split: str) -> list[str]:
-    """The audio files of a split of a data set of audio files: those that its metadata name, or all."""
-    every = [path for name in files.splits for path in files.splits[name]]
-    chosen = every if split == ALL else files.splits[split]
+def audio_inputs(files: DatasetFiles, split: str) -> list[Input]:
+    """The audio files of a split: those that its metadata name, or all; their names begin at the data set's folder."""
+    files = local_files(files, files.names(split))
+    chosen = [path for name in files.names(split) for path in files.splits[name]]
     found: list[str] = []
     for metadata in (path for path in chosen if os.path.basename(path) in METADATA_FILES):
         table = read_table(metadata)
         column = next((name for name in PATH_COLUMNS if name in table), None)
         names = map(str, table[column]) if column is not None else ()
         found += [os.path.join(os.path.dirname(metadata), name) for name in names]
-    return found or [path for path in chosen if os.path.splitext(path)[1].lower() in AUDIO_EXTENSIONS]
+    found = found or [path for path in chosen if os.path.splitext(path)[1].lower() in AUDIO_EXTENSIONS]
+    if not found:
+        raise UsageError(f"{escape_name(files.name)}: split {split} has no audio files")
+    return [Input(escape_name(os.path.relpath(path, os.path.abspath(files.folder))), path) for path in found]
+
+
+def dataset_inputs(
+    dataset: str, split: str | None = None, *, config: str | None = None, audio_column: str | None = None
+) -> Iterator[Any]:
+    """
+    The audio of a data set, row by row, for [`AudioTagger.tag`] and its siblings.
+
+    ```python
+    for result in tagger.tag(dataset_inputs("owner/name", split="test")):
+        print(result.name, result.tags)
+    ```
+
+    Args:
+        dataset: The id of a Hub repository, `owner/name` or `owner/name@revision`; a local folder of the same layout;
+            or a Parquet file. Parquet files of the Hub are streamed; audio files are downloaded to its cache.
+        split: Its split, or `"all"`; by default the only one.
+        config: Its configuration, if it has several.
+        audio_column: The column of audio, by default the only one.
+
+    Yields:
+        `{"bytes": the content of a file, "path": the row's name}`, or the path of an audio file.
+
+    Raises:
+        ValueError: in one line, for a data set, split or column that does not exist.
+        RunError: if the Hub cannot be reached, or a file cannot be read.
+        ImportError: if the extra `[datasets]` is not installed.
+    """
+    files = find_dataset(dataset, config)
+    chosen = files.choose(split)
+    if not files.is_table:
+        return (item.source for item in audio_inputs(files, chosen))
+    rows = DatasetRows(files, chosen, audio_column)
+    return (item.source for item in rows.fill(rows.inputs()))
 
 
 # Parquet
@@ -216,7 +261,7 @@ class DatasetRows:
 
     def __init__(self, files: DatasetFiles, split: str, audio_column: str | None = None) -> None:
         self.files = files
-        self.shards = [(name, path) for name in files.splits if split in (ALL, name) for path in files.splits[name]]
+        self.shards = [(name, path) for name in files.names(split) for path in files.splits[name]]
         self._features = dict(files.features)
         self._groups: list[tuple[int, int, int]] = []  # shard, row group and rows
         self.audio_column, self.columns, self.numbers = "", list[str](), list[str]()

@@ -20,7 +20,7 @@ from ..packages import require
 from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
-from .model import load_tagger
+from .model import load_tagger, quieten
 from .progress import RunProgress
 from .terminal import one_line, put, put_json, say
 
@@ -100,14 +100,15 @@ def evaluate(
     require(LIBRARIES, "evaluating", INSTALL_TRAIN)
     rows = None
     if dataset is not None:
-        from ..dataset_rows import DatasetRows, find_dataset
+        quieten()
+        from ..dataset_rows import DatasetRows, find_dataset, local_files
 
         files = find_dataset(dataset, config)
+        split = files.choose(_choose_split(list(files.splits), split))
         if files.is_table:
-            split = _choose_split(list(files.splits), split)
-            rows = DatasetRows(files, files.choose(split), audio_column)
-        data = files.folder
-    if rows is None:
+            rows = DatasetRows(files, split, audio_column)
+        data = local_files(files, files.names(split)).folder
+    else:
         from ..labelled import find_splits
 
         split = _choose_split(find_splits(str(data)), split)

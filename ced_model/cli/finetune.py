@@ -186,14 +186,17 @@ def _data_of(
     dataset: str, config: str | None, split: str | None, audio_column: str | None, label_column: str | None
 ) -> str:
     """The folder of a data set, or a table of its clips whose audio is now in files."""
+    from .model import quieten
+
+    quieten()
     from ..dataset_clips import training_splits, unpack_table
-    from ..dataset_rows import find_dataset
+    from ..dataset_rows import find_dataset, local_files
     from ..training.finetuning.clips import TRAIN_SPLITS, VALIDATION_SPLITS
 
     files = find_dataset(dataset, config)
-    if not files.is_table:
-        return files.folder
     splits = training_splits(files, split, TRAIN_SPLITS, VALIDATION_SPLITS)
+    if not files.is_table:
+        return local_files(files, [name for some in splits for name in files.names(some)]).folder
     return unpack_table(files, splits, audio_column=audio_column, label_column=label_column, say=say)
 
 

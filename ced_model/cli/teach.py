@@ -147,6 +147,7 @@ def _teach(
             raise CliError(f"{escape_name(path)}: no such file or folder")
     paths += [] if list_file is None else read_list(list_file)
     if dataset is not None:
+        quieten()
         from ..dataset_clips import dataset_files
 
         paths += dataset_files(dataset, config, split, audio_column, say)
