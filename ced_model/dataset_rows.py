@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from glob import escape
+from glob import escape, has_magic
 from typing import Any, BinaryIO
 
 from .audio import AUDIO_EXTENSIONS
@@ -153,7 +153,10 @@ def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None
         except datasets.exceptions.DatasetNotFoundError as error:
             raise UsageError(f"{shown}: {_not_found(one_line(error))}") from error
         except FileNotFoundError as error:  # such as EmptyDatasetError
-            raise UsageError(f"{shown}: there are no files of a data set in it") from error
+            reason = "there are no files of a data set in it"
+            if has_magic(os.path.realpath(dataset)):
+                reason += ", or its path is a pattern for datasets: rename folders with * ? [ ]"
+            raise UsageError(f"{shown}: {reason}") from error
         except ValueError as error:
             names = re.findall(r"'([^']*)'", str(error).partition("[")[2].partition("]")[0])
             if names and "onfig" in str(error):
