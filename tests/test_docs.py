@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import soundfile
 import torch
 from transformers import PreTrainedConfig
 
@@ -116,6 +117,28 @@ def workplace(checkpoints: Path, resources: Path, tmp_path: Path, monkeypatch: p
 def test_every_snippet_of_a_page_runs_and_prints_what_it_says(page: Path, workplace: dict[str, Any]) -> None:
     for snippet in find_snippets(page.read_text(encoding="utf-8")):
         run_snippet(snippet, page, workplace)
+
+
+def test_the_model_card_snippet_with_torchaudio_runs_where_torchaudio_reads_files(
+    workplace: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snippet requires torchcodec: what this reads in its place is what torchcodec gives."""
+
+    def load(path: str) -> tuple[torch.Tensor, int]:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        return torch.from_numpy(samples.T.copy()), rate
+
+    page = ROOT / "docs" / "ced.md"
+    (block,) = re.findall(r"^```python3\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    waveform, rate = ced_model.load_audio("resources/misc_crow.flac")
+    soundfile.write("clip.wav", waveform, rate, subtype="FLOAT")
+    monkeypatch.setattr("torchaudio.load", load)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(block, workplace)
+    model, extractor = workplace["model"], workplace["feature_extractor"]
+    logits = model(**extractor(waveform, sampling_rate=rate, return_tensors="pt")).logits
+    assert torch.equal(workplace["logits"], logits) and printed.getvalue().strip() in model.config.id2label.values()
 
 
 def find_documented(source: Path) -> Iterator[tuple[str, list[Snippet]]]:
