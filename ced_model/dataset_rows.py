@@ -14,9 +14,12 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from glob import escape, has_magic
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, BinaryIO
 
 from .audio import AUDIO_EXTENSIONS
@@ -32,6 +35,7 @@ CONVERTED = "refs/convert/parquet"  # the branch in which the Hub keeps a copy o
 HUB_ID = re.compile(r"(?P<id>\w[\w.-]*(/[\w.-]+)?)(@(?P<revision>[^@\s]+))?")
 BATCH_ROWS = 8  # decoded from a Parquet file at a time
 BUFFER_BYTES = 2**20
+THREADS = 8  # that read the paths of rows, file by file
 REMOTE = "hf://"
 NUMBER_TYPES = ("int", "uint", "float", "halffloat", "double", "bool")
 
@@ -191,6 +195,7 @@ def listed(value: str | None, names: Iterable[str]) -> str:
 
 def audio_inputs(files: DatasetFiles, split: str) -> list[Input]:
     """The audio files of a split: those that its metadata name, or all; their names begin at the data set's folder."""
+    is_remote = not files.folder
     files = local_files(files, files.names(split))
     chosen = [path for name in files.names(split) for path in files.splits[name]]
     found: list[str] = []
@@ -199,6 +204,9 @@ def audio_inputs(files: DatasetFiles, split: str) -> list[Input]:
         column = next((name for name in PATH_COLUMNS if name in table), None)
         names = map(str, table[column]) if column is not None else ()
         found += [os.path.join(os.path.dirname(metadata), name) for name in names]
+    if is_remote:  # no metadata of the Hub name files outside
+        known = set(chosen)
+        found = [path for path in found if path in known]
     found = found or [path for path in chosen if os.path.splitext(path)[1].lower() in AUDIO_EXTENSIONS]
     if not found:
         raise UsageError(f"{escape_name(files.name)}: split {split} has no audio files")
@@ -209,12 +217,7 @@ def dataset_inputs(
     dataset: str, split: str | None = None, *, config: str | None = None, audio_column: str | None = None
 ) -> Iterator[Any]:
     """
-    The audio of a data set, row by row, for [`AudioTagger.tag`] and its siblings.
-
-    ```python
-    for result in tagger.tag(dataset_inputs("owner/name", split="test")):
-        print(result.name, result.tags)
-    ```
+    The audio of a data set, row by row: `tagger.tag(dataset_inputs("owner/name", split="test"))`.
 
     Args:
         dataset: The id of a Hub repository, `owner/name` or `owner/name@revision`; a local folder of the same layout;
@@ -269,22 +272,18 @@ class DatasetRows:
         self._groups: list[tuple[int, int, int]] = []  # shard, row group and rows
         self.audio_column, self.columns, self.numbers = "", list[str](), list[str]()
         self.places: list[tuple[str, int]] = []
+        with _parquet(self.shards[0][1]) as table:
+            self._choose_columns(table.schema_arrow, audio_column)
         paths: list[str | None] = []
         counts: Counter[str] = Counter()
-        for number, (name, path) in enumerate(self.shards):
-            with _parquet(path) as table:
-                if not number:
-                    self._choose_columns(table.schema_arrow, audio_column)
-                elif self.audio_column not in table.schema_arrow.names:
-                    raise UsageError(
-                        f"{printable(path)}: no column {printable(self.audio_column)!r}, unlike the others"
-                    )
-                for group in range(table.num_row_groups):
-                    rows = table.metadata.row_group(group).num_rows
-                    self._groups.append((number, group, rows))
-                    self.places += [(name, counts[name] + row) for row in range(rows)]
-                    counts[name] += rows
-                    paths += self._paths(table, group)
+        with ThreadPoolExecutor(THREADS) as pool:
+            for shard, groups in enumerate(pool.map(self._paths, [path for _, path in self.shards])):
+                name = self.shards[shard][0]
+                for group, of_group in enumerate(groups):
+                    self._groups.append((shard, group, len(of_group)))
+                    self.places += [(name, counts[name] + row) for row in range(len(of_group))]
+                    counts[name] += len(of_group)
+                    paths += of_group
         repeated = Counter(paths)
         self.names = [
             escape_name(path) if path and repeated[path] == 1 else f"{split}:{index}"
@@ -326,14 +325,18 @@ class DatasetRows:
             return column.type.get_field_index("bytes") >= 0
         return pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
 
-    def _paths(self, table: Any, group: int) -> list[str | None]:
-        """The paths that a group of rows has beside the audio; no audio is read."""
+    def _paths(self, shard: str) -> list[list[str | None]]:
+        """The paths that the rows of a file have beside the audio, by group of rows; no audio is read."""
         leaf = f"{self.audio_column}.path"
-        leaves = [table.schema.column(index).path for index in range(len(table.schema))]
-        if leaf not in leaves:
-            return [None] * table.metadata.row_group(group).num_rows
-        column = table.read_row_group(group, columns=[leaf])[self.audio_column]
-        return [None if value is None else value["path"] for value in column.to_pylist()]
+        with _parquet(shard) as table:
+            if self.audio_column not in table.schema_arrow.names:
+                raise UsageError(
+                    f"{printable(shard)}: no column {printable(self.audio_column)!r}, unlike the first file"
+                )
+            if leaf not in [table.schema.column(index).path for index in range(len(table.schema))]:
+                return [[None] * table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+            columns = [table.read_row_group(group, [leaf])[self.audio_column] for group in range(table.num_row_groups)]
+            return [[value and value["path"] for value in column.to_pylist()] for column in columns]
 
     def rows_of_shard(self, shard: int) -> range:
         """The indices of the rows of a file."""
@@ -358,22 +361,30 @@ class DatasetRows:
 
     def audio(self, wanted: Container[int] | None = None) -> Iterator[tuple[int, Encoded]]:
         """The indices of rows, all or those in `wanted`, each with the bytes of a file or else its path."""
-        stop = 0
-        for shard, group, rows in self._groups:
-            start, stop = stop, stop + rows
-            if wanted is not None and not any(index in wanted for index in range(start, stop)):
+        start = 0
+        for shard, groups in groupby(self._groups, key=itemgetter(0)):
+            asked = []  # groups of rows, each with the index of its first row
+            for _, group, rows in groups:
+                if wanted is None or any(index in wanted for index in range(start, start + rows)):
+                    asked.append((group, start))
+                start += rows
+            if not asked:
                 continue
             with _parquet(self.shards[shard][1]) as table:
-                batches = table.iter_batches(BATCH_ROWS, row_groups=[group], columns=[self.audio_column])
-                for index, value in enumerate((value for batch in batches for value in batch.column(0)), start):
-                    if wanted is None or index in wanted:
-                        yield index, self._encoded(value.as_py(), index, shard)
+                for group, first in asked:
+                    batches = table.iter_batches(BATCH_ROWS, row_groups=[group], columns=[self.audio_column])
+                    for index, value in enumerate((value for batch in batches for value in batch.column(0)), first):
+                        if wanted is None or index in wanted:
+                            yield index, self._encoded(value.as_py(), index, shard)
 
     def _encoded(self, value: Any, index: int, shard: int) -> Encoded:
         content, path = (value["bytes"], value.get("path")) if isinstance(value, dict) else (value, None)
         if content is not None or path is None:
             return content, None if content is None else self.names[index]
-        beside = os.path.join(os.path.dirname(self.shards[shard][1]), path)
+        folder = os.path.dirname(self.shards[shard][1])
+        beside = os.path.join(folder, path)
+        if folder.startswith(REMOTE):  # no row of the Hub names a file here
+            return None, f"{folder}/{path}"
         return None, beside if os.path.exists(beside) else path
 
     def cells(self, columns: Iterable[str]) -> Table:

@@ -127,7 +127,8 @@ def tag(
     """Tag audio files, folders or standard input.
 
     PATHS are files, folders (searched recursively; hidden entries are left out), patterns such as "**/*.wav", or -
-    for standard input. With --ray they and --output may also be URIs, such as s3://bucket/folder.
+    for standard input. With --ray they and --output may also be URIs, such as s3://bucket/folder. With --dataset, the
+    rows of a data set are tagged; Parquet files of the Hub are streamed.
 
     Each input is tagged once, in the given order; one that cannot be read does not stop the others. Exit code: 0, 1
     if inputs failed (each is named on stderr and in the output), 2 for wrong usage.

@@ -98,7 +98,8 @@ def teach(
     """Store what teachers say of audio.
 
     AUDIO is folders (searched recursively; hidden entries are left out) and files. It is cut into chunks of 10 s; a
-    last piece under half a chunk is left out, a shorter file is a chunk as it is.
+    last piece under half a chunk is left out, a shorter file is a chunk as it is. With --dataset, the audio of a data
+    set is written to files first.
 
     A TEACHER is a model folder, the id of a Hub repository (any audio classifier of transformers), or a Python callable
     as module:attribute or path/to/file.py:attribute.
