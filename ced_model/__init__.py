@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .audioset import AUDIOSET_LABELS as AUDIOSET_LABELS
     from .bundled import bundled_folder as bundled_folder
     from .configuration_ced import CedConfig as CedConfig
+    from .dataset_rows import dataset_inputs as dataset_inputs
     from .events import Event as Event
     from .feature_extraction_ced import CedFeatureExtractor as CedFeatureExtractor
     from .modeling_ced import CedForAudioClassification as CedForAudioClassification
@@ -41,6 +42,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "audioset": ["AUDIOSET_LABELS"],
         "bundled": ["bundled_folder"],
         "configuration_ced": ["CedConfig"],
+        "dataset_rows": ["dataset_inputs"],
         "events": ["Event"],
         "feature_extraction_ced": ["CedFeatureExtractor"],
         "modeling_ced": [

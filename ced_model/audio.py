@@ -153,11 +153,6 @@ def load_audio(
     """
     Loads any audio as one waveform; neither torchaudio nor FFmpeg is needed.
 
-    ```python
-    waveform, sampling_rate = load_audio("clip.wav")
-    inputs = feature_extractor(waveform, sampling_rate=sampling_rate, return_tensors="pt")
-    ```
-
     Args:
         source: As for [`read_blocks`]: a path, the content of a file, a binary file object, an array, or what a row of
             🤗 datasets holds. URLs are not fetched.

@@ -9,15 +9,17 @@ FFmpeg is needed: Parquet files row by row, from the Hub without storing them, a
 
 import difflib
 import json
-import logging
 import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from glob import escape
+from glob import escape, has_magic
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, BinaryIO
 
 from .audio import AUDIO_EXTENSIONS
@@ -33,7 +35,9 @@ CONVERTED = "refs/convert/parquet"  # the branch in which the Hub keeps a copy o
 HUB_ID = re.compile(r"(?P<id>\w[\w.-]*(/[\w.-]+)?)(@(?P<revision>[^@\s]+))?")
 BATCH_ROWS = 8  # decoded from a Parquet file at a time
 BUFFER_BYTES = 2**20
+THREADS = 8  # that read the paths of rows, file by file
 REMOTE = "hf://"
+NUMBER_TYPES = ("int", "uint", "float", "halffloat", "double", "bool")
 
 Encoded = tuple[bytes | None, str | None]  # the content of an audio file and its name, or without content its path
 
@@ -48,7 +52,7 @@ class DatasetFiles:
         is_table: Whether they are Parquet files, not audio files.
         splits: The paths of each split, or addresses that begin with `hf://`.
         features: What the data set's card has on its columns.
-        folder: Where the audio files are.
+        folder: A local folder of audio files, else empty.
     """
 
     name: str
@@ -70,12 +74,16 @@ class DatasetFiles:
             return next(iter(self.splits))
         if split == ALL or split in self.splits:
             return split
-        raise OptionError("split", split, f"{_listed(split, self.splits)}, or {ALL}")
+        raise OptionError("split", split, f"{listed(split, self.splits)}, or {ALL}")
+
+    def names(self, split: str) -> list[str]:
+        """The split of this name, or all."""
+        return [name for name in self.splits if split in (ALL, name)]
 
 
 def find_dataset(dataset: str, config: str | None = None) -> DatasetFiles:
     """
-    Finds the files of a data set. Of a Hub repository of audio files, they are downloaded to the Hub's cache.
+    Finds the files of a data set. None is downloaded.
 
     Args:
         dataset: The id of a Hub repository, `owner/name` or `owner/name@revision`, a folder of the same layout, or a
@@ -106,11 +114,33 @@ def find_dataset(dataset: str, config: str | None = None) -> DatasetFiles:
         return DatasetFiles(dataset, True, splits, features)
     if not isinstance(builder, FolderBasedBuilder):
         kind = type(builder).__module__.rpartition(".")[2]
-        hint = "" if os.path.isdir(path) else f"; the Hub may have a copy: {id and id['id']}@{CONVERTED}"
+        hint = "; `to_parquet` of datasets writes such" if kind == "arrow" else ""
+        if id is not None and not os.path.isdir(path):
+            hint = f"; the Hub may have a copy: {id['id']}@{CONVERTED}"
         raise UsageError(f"{dataset}: {kind} files; expected Parquet files or audio files{hint}")
-    if os.path.isdir(path):
-        return DatasetFiles(dataset, False, splits, folder=path)
-    return _downloaded(dataset, splits)
+    return DatasetFiles(dataset, False, splits, folder=path if os.path.isdir(path) else "")
+
+
+def local_files(files: DatasetFiles, splits: Sequence[str]) -> DatasetFiles:
+    """A data set of audio files with the files of these splits in the Hub's cache, unless it is a local folder."""
+    if files.folder or files.is_table:
+        return files
+    from huggingface_hub import HfFileSystem, snapshot_download
+    from huggingface_hub.errors import HTTPError
+
+    found: dict[str, list[Any]] = {
+        split: [HfFileSystem().resolve_path(path) for path in files.splits[split]] for split in splits
+    }
+    every = [path for paths in found.values() for path in paths]
+    patterns = [escape(path.path_in_repo) for path in every]
+    try:
+        folder = snapshot_download(
+            every[0].repo_id, repo_type="dataset", revision=every[0].revision, allow_patterns=patterns
+        )
+    except HTTPError as error:
+        raise RunError(f"{files.name}: cannot be downloaded ({one_line(error)[:200]})") from error
+    local = {split: [os.path.join(folder, path.path_in_repo) for path in paths] for split, paths in found.items()}
+    return DatasetFiles(files.name, False, local, folder=folder)
 
 
 def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None) -> Any:
@@ -118,7 +148,6 @@ def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None
     import datasets
     from huggingface_hub.errors import HTTPError
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each try to connect has a line
     shown = escape_name(dataset)
     with tempfile.TemporaryDirectory() as cache:
         try:
@@ -128,11 +157,14 @@ def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None
         except datasets.exceptions.DatasetNotFoundError as error:
             raise UsageError(f"{shown}: {_not_found(one_line(error))}") from error
         except FileNotFoundError as error:  # such as EmptyDatasetError
-            raise UsageError(f"{shown}: there are no files of a data set in it") from error
+            reason = "there are no files of a data set in it"
+            if has_magic(os.path.realpath(dataset)):
+                reason += ", or its path is a pattern for datasets: rename folders with * ? [ ]"
+            raise UsageError(f"{shown}: {reason}") from error
         except ValueError as error:
             names = re.findall(r"'([^']*)'", str(error).partition("[")[2].partition("]")[0])
             if names and "onfig" in str(error):
-                raise OptionError("config", config, _listed(config, names)) from error
+                raise OptionError("config", config, listed(config, names)) from error
             raise UsageError(f"{shown}: {one_line(error)[:300]}") from error
         except (OSError, HTTPError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # such as a full disk
@@ -152,23 +184,7 @@ def _not_found(text: str) -> str:
     )
 
 
-def _downloaded(dataset: str, splits: dict[str, list[str]]) -> DatasetFiles:
-    """A Hub repository of audio files in the Hub's cache."""
-    from huggingface_hub import snapshot_download
-
-    first = next(iter(splits.values()))[0].removeprefix(f"{REMOTE}datasets/")
-    id, _, rest = first.partition("@")
-    revision = rest.partition("/")[0]
-    prefix = f"{REMOTE}datasets/{id}@{revision}/"
-    names = {split: [path.removeprefix(prefix) for path in files] for split, files in splits.items()}
-    wanted = [escape(name) for files in names.values() for name in files]
-    patterns = wanted if len(wanted) < 10_000 else None
-    folder = snapshot_download(id, repo_type="dataset", revision=revision, allow_patterns=patterns)
-    local = {split: [os.path.join(folder, name) for name in files] for split, files in names.items()}
-    return DatasetFiles(dataset, False, local, folder=folder)
-
-
-def _listed(value: str | None, names: Iterable[str]) -> str:
+def listed(value: str | None, names: Iterable[str]) -> str:
     """The names to choose from, the nearest one first if there is one."""
     names = list(names)
     close = difflib.get_close_matches(value or "", names, n=1, cutoff=0.5)
@@ -177,17 +193,53 @@ def _listed(value: str | None, names: Iterable[str]) -> str:
     return shown + (", …" if len(names) > 12 else "")
 
 
-def audio_paths(files: DatasetFiles, split: str) -> list[str]:
-    """The audio files of a split of a data set of audio files: those that its metadata name, or all."""
-    every = [path for name in files.splits for path in files.splits[name]]
-    chosen = every if split == ALL else files.splits[split]
+def audio_inputs(files: DatasetFiles, split: str) -> list[Input]:
+    """The audio files of a split: those that its metadata name, or all; their names begin at the data set's folder."""
+    is_remote = not files.folder
+    files = local_files(files, files.names(split))
+    chosen = [path for name in files.names(split) for path in files.splits[name]]
     found: list[str] = []
     for metadata in (path for path in chosen if os.path.basename(path) in METADATA_FILES):
         table = read_table(metadata)
         column = next((name for name in PATH_COLUMNS if name in table), None)
         names = map(str, table[column]) if column is not None else ()
         found += [os.path.join(os.path.dirname(metadata), name) for name in names]
-    return found or [path for path in chosen if os.path.splitext(path)[1].lower() in AUDIO_EXTENSIONS]
+    if is_remote:  # no metadata of the Hub name files outside
+        known = set(chosen)
+        found = [path for path in found if path in known]
+    found = found or [path for path in chosen if os.path.splitext(path)[1].lower() in AUDIO_EXTENSIONS]
+    if not found:
+        raise UsageError(f"{escape_name(files.name)}: split {split} has no audio files")
+    return [Input(escape_name(os.path.relpath(path, os.path.abspath(files.folder))), path) for path in found]
+
+
+def dataset_inputs(
+    dataset: str, split: str | None = None, *, config: str | None = None, audio_column: str | None = None
+) -> Iterator[Any]:
+    """
+    The audio of a data set, row by row: `tagger.tag(dataset_inputs("owner/name", split="test"))`.
+
+    Args:
+        dataset: The id of a Hub repository, `owner/name` or `owner/name@revision`; a local folder of the same layout;
+            or a Parquet file. Parquet files of the Hub are streamed; audio files are downloaded to its cache.
+        split: Its split, or `"all"`; by default the only one.
+        config: Its configuration, if it has several.
+        audio_column: The column of audio, by default the only one.
+
+    Yields:
+        `{"bytes": the content of a file, "path": the row's name}`, or the path of an audio file.
+
+    Raises:
+        ValueError: in one line, for a data set, split or column that does not exist.
+        RunError: if the Hub cannot be reached, or a file cannot be read.
+        ImportError: if the extra `[datasets]` is not installed.
+    """
+    files = find_dataset(dataset, config)
+    chosen = files.choose(split)
+    if not files.is_table:
+        return (item.source for item in audio_inputs(files, chosen))
+    rows = DatasetRows(files, chosen, audio_column)
+    return (item.source for item in rows.fill(rows.inputs()))
 
 
 # Parquet
@@ -204,7 +256,8 @@ class DatasetRows:
 
     Attributes:
         names: Of the rows: the path that a row has for its audio if it is the only one with it, else `split:index`.
-        columns: The other columns.
+        places: The split and the index in it of each row.
+        columns: The other columns; `numbers` are those of numbers.
 
     Raises:
         OptionError: for an unknown column.
@@ -214,31 +267,27 @@ class DatasetRows:
 
     def __init__(self, files: DatasetFiles, split: str, audio_column: str | None = None) -> None:
         self.files = files
-        self.shards = [(name, path) for name in files.splits if split in (ALL, name) for path in files.splits[name]]
+        self.shards = [(name, path) for name in files.names(split) for path in files.splits[name]]
         self._features = dict(files.features)
         self._groups: list[tuple[int, int, int]] = []  # shard, row group and rows
-        self.audio_column, self.columns = "", list[str]()
-        self._places: list[tuple[str, int]] = []  # split and index of each row
+        self.audio_column, self.columns, self.numbers = "", list[str](), list[str]()
+        self.places: list[tuple[str, int]] = []
+        with _parquet(self.shards[0][1]) as table:
+            self._choose_columns(table.schema_arrow, audio_column)
         paths: list[str | None] = []
         counts: Counter[str] = Counter()
-        for number, (name, path) in enumerate(self.shards):
-            with _parquet(path) as table:
-                if not number:
-                    self._choose_columns(table.schema_arrow, audio_column)
-                elif self.audio_column not in table.schema_arrow.names:
-                    raise UsageError(
-                        f"{printable(path)}: no column {printable(self.audio_column)!r}, unlike the others"
-                    )
-                for group in range(table.num_row_groups):
-                    rows = table.metadata.row_group(group).num_rows
-                    self._groups.append((number, group, rows))
-                    self._places += [(name, counts[name] + row) for row in range(rows)]
-                    counts[name] += rows
-                    paths += self._paths(table, group)
+        with ThreadPoolExecutor(THREADS) as pool:
+            for shard, groups in enumerate(pool.map(self._paths, [path for _, path in self.shards])):
+                name = self.shards[shard][0]
+                for group, of_group in enumerate(groups):
+                    self._groups.append((shard, group, len(of_group)))
+                    self.places += [(name, counts[name] + row) for row in range(len(of_group))]
+                    counts[name] += len(of_group)
+                    paths += of_group
         repeated = Counter(paths)
         self.names = [
             escape_name(path) if path and repeated[path] == 1 else f"{split}:{index}"
-            for path, (split, index) in zip(paths, self._places, strict=True)
+            for path, (split, index) in zip(paths, self.places, strict=True)
         ]
         if not self.names:
             raise UsageError(f"{files.name}: split {split} has no rows")
@@ -253,16 +302,17 @@ class DatasetRows:
         if wanted is None:
             usual = [name for name in ("audio", *audio) if name in audio]
             if not usual:
-                raise UsageError(f"{self.files.name}: no column of audio; it has {_listed(None, schema.names)}")
+                raise UsageError(f"{self.files.name}: no column of audio; it has {listed(None, schema.names)}")
             wanted = usual[0]
             if len(audio) > 1 and wanted != "audio":
-                raise OptionError("audio_column", None, _listed(None, audio))
+                raise OptionError("audio_column", None, listed(None, audio))
         elif wanted not in schema.names:
-            raise OptionError("audio_column", wanted, _listed(wanted, audio or schema.names))
+            raise OptionError("audio_column", wanted, listed(wanted, audio or schema.names))
         elif wanted not in audio:
-            raise OptionError("audio_column", wanted, f"a column of audio: {_listed(wanted, audio) or 'there is none'}")
+            raise OptionError("audio_column", wanted, f"a column of audio: {listed(wanted, audio) or 'there is none'}")
         self.audio_column = wanted
         self.columns = [name for name in schema.names if name not in audio]
+        self.numbers = [name for name in self.columns if str(schema.field(name).type).startswith(NUMBER_TYPES)]
 
     def _is_audio(self, column: Any) -> bool:
         import pyarrow as pa
@@ -275,18 +325,27 @@ class DatasetRows:
             return column.type.get_field_index("bytes") >= 0
         return pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
 
-    def _paths(self, table: Any, group: int) -> list[str | None]:
-        """The paths that a group of rows has beside the audio; no audio is read."""
+    def _paths(self, shard: str) -> list[list[str | None]]:
+        """The paths that the rows of a file have beside the audio, by group of rows; no audio is read."""
         leaf = f"{self.audio_column}.path"
-        leaves = [table.schema.column(index).path for index in range(len(table.schema))]
-        if leaf not in leaves:
-            return [None] * table.metadata.row_group(group).num_rows
-        column = table.read_row_group(group, columns=[leaf])[self.audio_column]
-        return [None if value is None else value["path"] for value in column.to_pylist()]
+        with _parquet(shard) as table:
+            if self.audio_column not in table.schema_arrow.names:
+                raise UsageError(
+                    f"{printable(shard)}: no column {printable(self.audio_column)!r}, unlike the first file"
+                )
+            if leaf not in [table.schema.column(index).path for index in range(len(table.schema))]:
+                return [[None] * table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+            columns = [table.read_row_group(group, [leaf])[self.audio_column] for group in range(table.num_row_groups)]
+            return [[value and value["path"] for value in column.to_pylist()] for column in columns]
+
+    def rows_of_shard(self, shard: int) -> range:
+        """The indices of the rows of a file."""
+        counts = [sum(rows for number, _, rows in self._groups if number < limit) for limit in (shard, shard + 1)]
+        return range(*counts)
 
     def place(self, index: int) -> str:
         """Where a row is, for messages."""
-        split, row = self._places[index]
+        split, row = self.places[index]
         return f"row {row} of {split}, column {printable(self.audio_column)!r}"
 
     def inputs(self) -> list[Input]:
@@ -302,22 +361,30 @@ class DatasetRows:
 
     def audio(self, wanted: Container[int] | None = None) -> Iterator[tuple[int, Encoded]]:
         """The indices of rows, all or those in `wanted`, each with the bytes of a file or else its path."""
-        stop = 0
-        for shard, group, rows in self._groups:
-            start, stop = stop, stop + rows
-            if wanted is not None and not any(index in wanted for index in range(start, stop)):
+        start = 0
+        for shard, groups in groupby(self._groups, key=itemgetter(0)):
+            asked = []  # groups of rows, each with the index of its first row
+            for _, group, rows in groups:
+                if wanted is None or any(index in wanted for index in range(start, start + rows)):
+                    asked.append((group, start))
+                start += rows
+            if not asked:
                 continue
             with _parquet(self.shards[shard][1]) as table:
-                batches = table.iter_batches(BATCH_ROWS, row_groups=[group], columns=[self.audio_column])
-                for index, value in enumerate((value for batch in batches for value in batch.column(0)), start):
-                    if wanted is None or index in wanted:
-                        yield index, self._encoded(value.as_py(), index, shard)
+                for group, first in asked:
+                    batches = table.iter_batches(BATCH_ROWS, row_groups=[group], columns=[self.audio_column])
+                    for index, value in enumerate((value for batch in batches for value in batch.column(0)), first):
+                        if wanted is None or index in wanted:
+                            yield index, self._encoded(value.as_py(), index, shard)
 
     def _encoded(self, value: Any, index: int, shard: int) -> Encoded:
         content, path = (value["bytes"], value.get("path")) if isinstance(value, dict) else (value, None)
         if content is not None or path is None:
             return content, None if content is None else self.names[index]
-        beside = os.path.join(os.path.dirname(self.shards[shard][1]), path)
+        folder = os.path.dirname(self.shards[shard][1])
+        beside = os.path.join(folder, path)
+        if folder.startswith(REMOTE):  # no row of the Hub names a file here
+            return None, f"{folder}/{path}"
         return None, beside if os.path.exists(beside) else path
 
     def cells(self, columns: Iterable[str]) -> Table:

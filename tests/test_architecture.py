@@ -25,6 +25,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "conversion": ("model_card", "pretrained", "zenodo"),
     "labelled": (),
     "dataset_rows": ("labelled",),
+    "dataset_clips": ("dataset_rows", "labelled"),
     "evaluation": ("labelled",),
     "training": ("conversion", "evaluation", "labelled", "model_card", "pretrained"),
     "exporting": (),

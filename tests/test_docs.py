@@ -143,6 +143,28 @@ def test_the_old_names_of_the_training_notebook_are_type_errors_as_the_page_on_m
         Trainer(tokenizer=CedFeatureExtractor())  # type: ignore[call-arg]
 
 
+def test_the_model_card_snippet_with_torchaudio_runs_where_torchaudio_reads_files(
+    workplace: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snippet requires torchcodec: what this reads in its place is what torchcodec gives."""
+
+    def load(path: str) -> tuple[torch.Tensor, int]:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        return torch.from_numpy(samples.T.copy()), rate
+
+    page = ROOT / "docs" / "ced.md"
+    (block,) = re.findall(r"^```python3\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    waveform, rate = ced_model.load_audio("resources/misc_crow.flac")
+    soundfile.write("clip.wav", waveform, rate, subtype="FLOAT")
+    monkeypatch.setattr("torchaudio.load", load)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(block, workplace)
+    model, extractor = workplace["model"], workplace["feature_extractor"]
+    logits = model(**extractor(waveform, sampling_rate=rate, return_tensors="pt")).logits
+    assert torch.equal(workplace["logits"], logits) and printed.getvalue().strip() in model.config.id2label.values()
+
+
 def find_documented(source: Path) -> Iterator[tuple[str, list[Snippet]]]:
     """The docstrings of a module that hold snippets."""
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @one_line_errors
 def finetune(
-    data: Annotated[str, typer.Argument(metavar="DATA", hidden=True)],
+    data: Annotated[str | None, typer.Argument(metavar="DATA", hidden=True)] = None,
+    dataset: options.Dataset = None,
+    config: options.Config = None,
+    audio_column: options.AudioColumn = None,
     model: options.Model = None,
     output: Annotated[
         str | None,
@@ -105,8 +108,11 @@ def finetune(
 
 
 def _finetune(
-    data: str,
+    data: str | None,
     *,
+    dataset: str | None,
+    config: str | None,
+    audio_column: str | None,
     model: str | None,
     output: str | None,
     validation: str | None,
@@ -125,6 +131,9 @@ def _finetune(
     """Runs the command; `training` has the fields of `FinetuningOptions`, None where they were not given."""
     from .model import choose_model, quieten
 
+    options.choose_data(
+        data, dataset, config=config, audio_column=audio_column, audio_root=audio_root, path_column=path_column
+    )
     model = choose_model(model)
     if output is None:
         raise CliError("choose with --output DIR where to write the model")
@@ -136,6 +145,8 @@ def _finetune(
     split_settings(settings)
     from ..training.finetuning import FinetuningOptions
 
+    if dataset is not None:
+        data = _data_of(dataset, config, split, audio_column, label_column)
     finetuning_options = FinetuningOptions(**{name: value for name, value in training.items() if value is not None})
     reading = {
         "split": split,
@@ -155,7 +166,7 @@ def _finetune(
         trainer_utils = logging.getLogger("transformers.trainer_utils")
         trainer_utils.addFilter(lambda record: "mtime may not be reliable" not in record.getMessage())
         done = finetune(
-            data,
+            str(data),
             output,
             model=model,
             validation=validation,
@@ -169,6 +180,24 @@ def _finetune(
         )
     if is_main_process():
         put(*_report(done, output))
+
+
+def _data_of(
+    dataset: str, config: str | None, split: str | None, audio_column: str | None, label_column: str | None
+) -> str:
+    """The folder of a data set, or a table of its clips whose audio is now in files."""
+    from .model import quieten
+
+    quieten()
+    from ..dataset_clips import training_splits, unpack_table
+    from ..dataset_rows import find_dataset, local_files
+    from ..training.finetuning.clips import TRAIN_SPLITS, VALIDATION_SPLITS
+
+    files = find_dataset(dataset, config)
+    splits = training_splits(files, split, TRAIN_SPLITS, VALIDATION_SPLITS)
+    if not files.is_table:
+        return local_files(files, [name for some in splits for name in files.names(some)]).folder
+    return unpack_table(files, splits, audio_column=audio_column, label_column=label_column, say=say)
 
 
 def _epoch_line(state: Any, loss: float | None, metrics: dict[str, float], rate: float) -> str:

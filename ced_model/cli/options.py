@@ -85,6 +85,15 @@ def refuse(reason: str, **options: Any) -> None:
         raise CliError(f"--{name.replace('_', '-')} {reason}")
 
 
+def choose_data(data: Any, dataset: str | None, *, config: Any, audio_column: Any, **of_tables: Any) -> str:
+    """The data that were given, after a check that it is either DATA or --dataset with its options."""
+    if bool(data) == bool(dataset):
+        raise CliError("give either DATA or --dataset, not both" if dataset else "missing DATA, or --dataset")
+    refuse("" if dataset else "needs --dataset", config=config, audio_column=audio_column)
+    refuse("is for tables, not for --dataset" if dataset else "", **of_tables)
+    return str(dataset or data)
+
+
 def parse_channel(channel: str | None) -> str | int:
     """The value of `--channel` as the library takes it."""
     return "mix" if channel is None else int(channel) if channel.isdigit() else channel

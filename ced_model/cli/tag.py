@@ -13,7 +13,7 @@ from ..writers import EVENT_FORMATS, FORMATS_OF_SUFFIXES, Format, check_availabl
 from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
-from .model import load_tagger
+from .model import load_tagger, quieten
 from .progress import RunProgress
 from .terminal import refuse_stdout, say, say_error
 
@@ -128,7 +128,8 @@ def tag(
     """Tag audio files, folders or standard input.
 
     PATHS are files, folders (searched recursively; hidden entries are left out), patterns such as "**/*.wav", or -
-    for standard input. With --ray they and --output may also be URIs, such as s3://bucket/folder.
+    for standard input. With --ray they and --output may also be URIs, such as s3://bucket/folder. With --dataset, the
+    rows of a data set are tagged; Parquet files of the Hub are streamed.
 
     Each input is tagged once, in the given order; one that cannot be read does not stop the others. Exit code: 0, 1
     if inputs failed (each is named on stderr and in the output), 2 for wrong usage.
@@ -178,8 +179,8 @@ def tag(
             paths, str(output), list_file=list_file, events=events, options=tagging, **computing, **storing
         )
     elif dataset:
-        from ..dataset_rows import DatasetRows, audio_paths, find_dataset
-        from ..input_list import find_inputs
+        quieten()
+        from ..dataset_rows import DatasetRows, audio_inputs, find_dataset
 
         files = find_dataset(dataset, config)
         split = files.choose(split)
@@ -188,7 +189,7 @@ def tag(
             rows = DatasetRows(files, split, audio_column)
             run = _Run(rows.inputs(), computing, tagging, events, format, spreadsheet_safe, rows.fill, lasting)
         else:
-            found = find_inputs(audio_paths(files, split))
+            found = audio_inputs(files, split)
             run = _Run(found, computing, tagging, events, format, spreadsheet_safe, lasting=lasting)
         progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite, [])
     elif remote := [path for path in paths if path.startswith(STORES)]:

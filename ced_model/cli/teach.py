@@ -25,6 +25,12 @@ def teach(
         str | None,
         typer.Option("--from", metavar="FILE", help="A list of paths, one a line or separated by NUL; - for stdin."),
     ] = None,
+    dataset: options.Dataset = None,
+    config: options.Config = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --dataset: which rows; by default those for training.")
+    ] = None,
+    audio_column: options.AudioColumn = None,
     teacher: Annotated[
         list[str] | None,
         typer.Option("--teacher", "-t", metavar="TEACHER", help="A teacher; of several, the mean is stored."),
@@ -87,7 +93,8 @@ def teach(
     """Store the outputs of teachers for audio.
 
     AUDIO is folders (searched recursively; hidden entries are left out) and files. It is cut into chunks of 10 s; a
-    last piece under half a chunk is left out, a shorter file is a chunk as it is.
+    last piece under half a chunk is left out, a shorter file is a chunk as it is. With --dataset, the audio of a data
+    set is written to files first.
 
     A TEACHER is a model folder, the id of a Hub repository (any audio classifier of transformers), or a Python callable
     as module:attribute or path/to/file.py:attribute.
@@ -103,6 +110,10 @@ def teach(
 def _teach(
     audio: list[str] | None,
     list_file: str | None,
+    dataset: str | None,
+    config: str | None,
+    split: str | None,
+    audio_column: str | None,
     teacher: list[str] | None,
     epochs: int | None,
     output: str | None,
@@ -117,7 +128,7 @@ def _teach(
     from .model import quieten
 
     for value, advice in (
-        (audio or list_file, "AUDIO: folders and files, or --from FILE"),
+        (audio or list_file or dataset, "AUDIO: folders and files, --from FILE or --dataset"),
         (teacher, "--teacher: a model folder, a Hub id, or a callable as path/to/file.py:attribute"),
         (epochs, "--epochs: the paper has 120 for twenty thousand clips, and 10 for two million"),
         (output, "--output: the folder of the store"),
@@ -125,11 +136,17 @@ def _teach(
         if not value:
             raise CliError(f"missing {advice}")
     assert teacher is not None and epochs is not None and output is not None
+    options.refuse("" if dataset else "needs --dataset", config=config, split=split, audio_column=audio_column)
     paths = list(audio or [])
     for path in paths:
         if not os.path.exists(path):
             raise CliError(f"{escape_name(path)}: no such file or folder")
     paths += [] if list_file is None else read_list(list_file)
+    if dataset is not None:
+        quieten()
+        from ..dataset_clips import dataset_files
+
+        paths += dataset_files(dataset, config, split, audio_column, say)
     if not paths:
         raise CliError(f"--from {escape_name(str(list_file))}: an empty list")
     from ..training.distillation.augmentation import Augmentation

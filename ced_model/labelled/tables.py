@@ -161,9 +161,11 @@ def label_names(feature: Any, values: list[Any]) -> list[Any]:
     names = inner["names"]
 
     def name(value: Any) -> Any:
-        return [names[index] for index in value] if isinstance(value, list) else names[value]
+        if isinstance(value, list):
+            return [name(item) for item in value]
+        return None if value is None or not 0 <= value < len(names) else names[value]  # -1 is without a label
 
-    return [None if value is None else name(value) for value in values]
+    return [name(value) for value in values]
 
 
 def rows_of(path: str, table: Table, reading: Reading) -> Rows:

@@ -228,7 +228,7 @@ def test_labels_that_do_not_do_fail_in_one_line(ced: Run, tmp_path: Path, clip: 
         (["DATA", "--per-class", "DATA", "--overwrite"], "these are the labels, they would be lost"),
         (["DATA", "--batch-size", "0"], "greater than or equal to 1"),
         (["DATA", "--channel", "left"], "--channel left: expected mix, loudest or the number"),
-        ([], "Missing argument"),
+        ([], "missing DATA, or --dataset"),
     ],
 )
 def test_wrong_usage_is_found_before_the_work(table: Path, ced: Run, arguments: list[str], message: str) -> None:
