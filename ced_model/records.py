@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from .events import EVENT_OPTIONS, class_limits, event_rules
 from .messages import OptionError, UsageError, one_line
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ NUMBERS: dict[str, type] = {"rank": int, "index": int} | dict.fromkeys(
     ("duration_s", "score", "onset_s", "offset_s", "peak"), float
 )
 ITEM_KEYS = {"tags": ("label", "score", "index"), "events": ("onset_s", "offset_s", "label", "peak")}
-EVENT_OPTIONS = ("thresholds", "min_duration_s", "merge_gap_s")
 
 
 def make_records(
@@ -70,15 +70,15 @@ def make_records(
 def check_options(tagger: "AudioTagger", options: Mapping[str, Any], events: bool = False) -> None:
     """Raises an [`OptionError`] if [`make_records`] cannot take the options."""
     list(_results(tagger, [], options, events))
-    thresholds = options.get("thresholds" if events else "threshold")
-    for value in thresholds.values() if isinstance(thresholds, Mapping) else [thresholds]:
-        if value is not None and tagger.problem_type != "regression" and not 0 <= value <= 1:
-            raise OptionError("threshold", value, "a score from 0 to 1")
     if events:
-        from .events import check_event_options
-
-        finding = {"thresholds": 0.5, "min_duration_s": 0.0, "merge_gap_s": 0.0} | _finding(options)
-        check_event_options(tagger.labels, **finding)
+        limits = [rule.threshold for rule in event_rules(tagger.labels, **_finding(options))]
+    elif isinstance(threshold := options.get("threshold"), Mapping):
+        limits = [each["threshold"] for _, each in class_limits(tagger.labels, threshold, labels=options.get("labels"))]
+    else:
+        limits = [] if threshold is None else [threshold]
+    for value in limits:
+        if tagger.problem_type != "regression" and not 0 <= value <= 1:
+            raise OptionError("threshold", value, "a score from 0 to 1")
 
 
 def _finding(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,6 +102,8 @@ def _record(name: str, result: "TagResult", options: Mapping[str, Any], events: 
     if result.error is not None:
         return {"file": name, "error": _reason(result)}
     record: Record = {"file": name, "duration_s": result.duration_s}
+    if result.recorded_at is not None:
+        record["recorded_at"] = result.recorded_at
     if events:
         assert result.timeline is not None
         record["events"] = [
@@ -155,7 +157,7 @@ def check_record(record: Any, events: bool) -> None:
         raise ValueError(f"{excerpt(record)} is not the record of a file")
     if record.keys() == {"file", "error"} and isinstance(record["error"], str):
         return
-    if record.keys() != {"file", "duration_s", key} or not isinstance(record[key], list):
+    if record.keys() - {"recorded_at"} != {"file", "duration_s", key} or not isinstance(record[key], list):
         raise ValueError(f"{record['file']!r} has neither {key} nor an error, or more than that")
     _check_number(record, "duration_s")
     for item in record[key]:

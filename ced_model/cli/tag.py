@@ -11,8 +11,9 @@ import typer
 
 from ..writers import Format, check_available, write_records
 from . import options
-from .endings import one_line_errors
+from .endings import flag, one_line_errors
 from .errors import FAILED, CliError
+from .finding import choosing, parse_thresholds
 from .model import load_tagger
 from .progress import RunProgress
 from .terminal import refuse_stdout, say, say_error
@@ -40,11 +41,11 @@ def tag(
     ] = None,
     model: options.Model = None,
     top_k: options.TopK = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(metavar="SCORE", help="Leave out tags with a lower score; with --events, by default 0.5."),
-    ] = None,
+    threshold: options.Threshold = None,
+    threshold_file: options.ThresholdFile = None,
     labels: options.Labels = None,
+    exclude: options.Exclude = None,
+    label_map: options.LabelMap = None,
     window_s: Annotated[
         float | None,
         typer.Option(
@@ -61,19 +62,21 @@ def tag(
     ] = None,
     average: Annotated[
         str | None,
-        typer.Option(metavar="mean|max", help="How window scores are combined; by default the mean."),
+        typer.Option(
+            metavar="mean|max",
+            help="How window scores are combined; by default the mean. max finds short sounds, in windows of 2 s.",
+        ),
     ] = None,
     channel: options.Channel = None,
     events: Annotated[bool, typer.Option("--events", help="Find when each class occurs.")] = False,
-    min_duration_s: Annotated[
-        float | None, typer.Option("--min-duration", metavar="SECONDS", help="With --events: leave out shorter ones.")
-    ] = None,
-    merge_gap_s: Annotated[
-        float | None,
-        typer.Option(
-            "--merge-gap", metavar="SECONDS", help="With --events: join those of a class no further apart than this."
-        ),
-    ] = None,
+    off_threshold: options.OffThreshold = None,
+    smooth_s: options.Smooth = None,
+    smoothing: options.Smoothing = None,
+    min_duration_s: options.MinDuration = None,
+    merge_gap_s: options.MergeGap = None,
+    max_duration_s: options.MaxDuration = None,
+    start_time: options.StartTime = None,
+    timezone: options.Timezone = None,
     format: Annotated[
         Format | None,
         typer.Option(
@@ -130,7 +133,16 @@ def tag(
     before xNN as \\x5c): put the byte in place of each to have the name back.
     """
     _refuse("has no meaning with --events" if events else "", top_k=top_k, average=average)
-    _refuse("" if events else "needs --events", min_duration=min_duration_s, merge_gap=merge_gap_s)
+    finding = options.given(
+        off_threshold=off_threshold,
+        smooth_s=smooth_s,
+        smoothing=smoothing,
+        min_duration_s=min_duration_s,
+        merge_gap_s=merge_gap_s,
+        max_duration_s=max_duration_s,
+    )
+    _refuse("" if events else "needs --events", **finding)
+    _refuse("" if start_time else "needs --start-time", timezone=timezone)
     _refuse("" if ray else "needs --ray", ray_address=ray_address, workers=workers, shard_size=shard_size)
     _refuse("" if output else "needs --output FILE", resume=resume or None, overwrite=overwrite or None)
     if resume and overwrite:
@@ -142,12 +154,13 @@ def tag(
         raise CliError(f"--spreadsheet-safe is for --format csv, not {format}")
     check_available(format)
     tagging = options.given(window_s=window_s, hop_s=hop_s, channel=options.parse_channel(channel))
+    tagging |= choosing(labels, exclude, label_map) | options.given(start_time=start_time, timezone=timezone)
     if events:
-        limit = EVENT_THRESHOLD if threshold is None else threshold
-        tagging["thresholds"] = dict.fromkeys(labels, limit) if labels else limit
-        tagging |= options.given(min_duration_s=min_duration_s, merge_gap_s=merge_gap_s)
+        limits = parse_thresholds(threshold, threshold_file, EVENT_THRESHOLD if labels else None)
+        tagging |= finding | {"thresholds": EVENT_THRESHOLD if limits is None else limits}
     else:
-        tagging |= options.given(top_k=top_k, threshold=threshold, labels=labels, average=average)
+        limits = parse_thresholds(threshold, threshold_file, 0.0 if labels and (threshold or threshold_file) else None)
+        tagging |= options.given(top_k=top_k, threshold=limits, average=average)
     computing: dict[str, Any] = {
         "model": model,
         "engine": engine,
@@ -170,7 +183,10 @@ def tag(
     else:
         from ..input_list import find_inputs
 
-        run = _Run(find_inputs(paths, list_file), computing, tagging, events, format, spreadsheet_safe)
+        inputs = find_inputs(paths, list_file)
+        if start_time not in (None, "auto", "none") and len(inputs) > 1:
+            raise CliError(f"--start-time {start_time} is the time of one recording, and there are {len(inputs)}")
+        run = _Run(inputs, computing, tagging, events, format, spreadsheet_safe)
         progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite)
     if progress.total > 1:
         say(progress.summary())
@@ -181,7 +197,7 @@ def tag(
 def _refuse(reason: str, **given: Any) -> None:
     """Refuses options that were given, if there is a reason."""
     for name in options.given(**given) if reason else ():
-        raise CliError(f"--{name.replace('_', '-')} {reason}")
+        raise CliError(f"{flag(name)} {reason}")
 
 
 def _choose_format(format: Format | None, output: str | None, ray: bool, resume: bool) -> Format:
