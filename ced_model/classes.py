@@ -93,23 +93,6 @@ class Vocabulary:
         indices = [index for index in map(self.find, names or []) if index is not None]
         return ClassChoice(names[0] + GROUP, tuple(dict.fromkeys(indices)), NO_INDEX) if names and indices else None
 
-    def split(self, text: str, option: str = "labels") -> list[ClassChoice]:
-        """
-        The classes of a list with commas; names may have commas themselves.
-
-        Raises:
-            OptionError: for a name that is not one of a class, with similar ones.
-        """
-        choice = self.choose(text)
-        if choice is not None:
-            return [choice]
-        pieces = [piece for piece in map(str.strip, text.split(",")) if piece]
-        names = split_names(pieces, lambda name: self.choose(name) is not None)
-        if names is None:
-            wrong = FileText.at(_first_unknown(pieces, self), getattr(text, "place", ""))
-            raise unknown_class(self.labels, wrong, option)
-        return [choice for choice in map(self.choose, names) if choice is not None]
-
 
 def split_names(pieces: Sequence[str], is_name: Callable[[str], bool]) -> list[str] | None:
     """Names, the first ones as long as can be, that make up `pieces`, which were separated by commas; or None."""
@@ -122,10 +105,10 @@ def split_names(pieces: Sequence[str], is_name: Callable[[str], bool]) -> list[s
     return rests[0]
 
 
-def _first_unknown(pieces: list[str], vocabulary: Vocabulary) -> str:
+def _first_unknown(pieces: list[str], choose: Callable[[str], ClassChoice | None]) -> str:
     while len(pieces) > 1:
         lengths = range(min(MOST_PIECES, len(pieces)), 0, -1)
-        known = next((length for length in lengths if vocabulary.choose(", ".join(pieces[:length]))), 0)
+        known = next((length for length in lengths if choose(", ".join(pieces[:length]))), 0)
         if not known or known == len(pieces):
             break
         pieces = pieces[known:]
@@ -191,18 +174,39 @@ def unknown_class(labels: Sequence[str], name: Any, option: str) -> UsageError:
     )
 
 
-def find_choices(labels: Sequence[str], wanted: Any, option: str = "labels") -> list[ClassChoice]:
-    """The classes and groups of a list, or of one text with commas between them, each once."""
+def find_choices(
+    labels: Sequence[str], wanted: Any, option: str = "labels", own: Mapping[str, ClassChoice] | None = None
+) -> list[ClassChoice]:
+    """
+    The classes and groups of a list, or of one text with commas between them, each once.
+
+    Names with commas are understood. `own` has names that users gave.
+
+    Raises:
+        OptionError: for a name that is not one of a class or group, with similar ones.
+    """
     if isinstance(wanted, str):
         wanted = [wanted]
     if not isinstance(wanted, Iterable) or isinstance(wanted, Mapping | bytes):
         raise OptionError(option, wanted, "names of classes")
+    vocabulary, own = vocabulary_of(labels), own or {}
+
+    def choose(name: Any) -> ClassChoice | None:
+        return own[name] if isinstance(name, str) and name in own else vocabulary.choose(name)
+
     found: list[ClassChoice] = []
     for name in wanted:
-        if isinstance(name, str):
-            found += vocabulary_of(labels).split(name, option)
-        else:
-            found.append(find_choice(labels, name, option))
+        if (choice := choose(name)) is not None:
+            found.append(choice)
+            continue
+        if not isinstance(name, str):
+            raise unknown_class(labels, name, option)
+        pieces = [piece for piece in map(str.strip, name.split(",")) if piece]
+        names = split_names(pieces, lambda name: choose(name) is not None)
+        if names is None:
+            wrong = FileText.at(_first_unknown(pieces, choose), getattr(name, "place", ""))
+            raise unknown_class(labels, wrong, option)
+        found += [choice for choice in map(choose, names) if choice is not None]
     return list(dict.fromkeys(found))
 
 
@@ -227,18 +231,16 @@ def choose_classes(
         OptionError: for a name that is not one of a class or group.
     """
     everything = [ClassChoice(label, (index,), index) for index, label in enumerate(labels)]
-    own: list[ClassChoice] = []
-    if wanted is None:
-        choices = everything
-    elif label_map is None:
-        choices = find_choices(labels, wanted)
-    else:  # own names can be asked for as well
-        by_name = {choice.label: choice for choice in _renamed(everything, labels, label_map)}
-        wanted = [wanted] if isinstance(wanted, str) else list(wanted)
-        own = [by_name[name] for name in wanted if name in by_name]
-        choices = find_choices(labels, [name for name in wanted if name not in by_name])
-    if label_map is not None:
-        choices = list(dict.fromkeys(own + _renamed(choices, labels, label_map)))
+    if label_map is None:
+        choices = everything if wanted is None else find_choices(labels, wanted)
+    else:
+        choices = renamed = _renamed(everything, labels, label_map)
+        if wanted is not None:  # also by own names
+            own = {choice.label: choice for choice in renamed if choice.label in label_map.values()}
+            found = find_choices(labels, wanted, own=own)
+            mine = [choice for choice in found if choice in own.values()]
+            others = [choice for choice in found if choice not in mine]
+            choices = list(dict.fromkeys(mine + _renamed(others, labels, label_map)))
     if exclude is not None:
         out = {index for choice in find_choices(labels, exclude, "exclude") for index in choice.indices}
         kept = [tuple(index for index in choice.indices if index not in out) for choice in choices]

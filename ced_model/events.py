@@ -123,6 +123,7 @@ def class_limits(
     labels: Any = None,
     exclude: Any = None,
     label_map: Mapping[str, str | None] | None = None,
+    with_silence: bool = False,
 ) -> list[tuple[ClassChoice, dict[str, Any]]]:
     """
     Classes and groups with their settings, of which `threshold` is one.
@@ -131,10 +132,11 @@ def class_limits(
         class_labels: The classes of the model.
         thresholds: A score for all, or by class as for [`Timeline.events`].
         labels, exclude, label_map: As for [`choose_classes`].
+        with_silence: Whether "Silence" is among all classes.
     """
     if not isinstance(thresholds, Mapping):
         check_number("thresholds", thresholds)
-        if labels is None:
+        if labels is None and not with_silence:
             exclude = _without_silence(class_labels, exclude, [])
         chosen = choose_classes(class_labels, labels, exclude=exclude, label_map=label_map)
         return [(choice, {"threshold": thresholds}) for choice in chosen]
@@ -144,8 +146,9 @@ def class_limits(
     own = {} if label_map is None else {str(name): name for name in label_map.values() if name}
     keys = {name: None if name in own else find_choice(class_labels, name, "thresholds") for name in by_class}
     if labels is None and others is not None:
-        silent = _without_silence(class_labels, exclude, [choice for choice in keys.values() if choice])
-        chosen = choose_classes(class_labels, exclude=silent, label_map=label_map)
+        asked_for = [choice for choice in keys.values() if choice]
+        out = exclude if with_silence else _without_silence(class_labels, exclude, asked_for)
+        chosen = choose_classes(class_labels, exclude=out, label_map=label_map)
         groups = [name for name in named if (key := keys[name]) is not None and key.index == NO_INDEX]
         chosen += choose_classes(class_labels, groups, exclude=exclude, label_map=label_map)
     else:
@@ -157,9 +160,9 @@ def class_limits(
     for choice in dict.fromkeys(chosen):
         # By its own name, as the class or group that it is, or as its classes are.
         settings = settings_of.get(fold(choice.label)) or by_choice.get(choice)
-        if settings is None:
-            settings = _lowest([each for key, each in by_choice.items() if set(key.indices) & set(choice.indices)])
-        settings = (others or {}) | settings
+        if settings is None and choice.index == NO_INDEX:
+            settings = _lowest([each for key, each in by_choice.items() if set(key.indices) <= set(choice.indices)])
+        settings = (others or {}) | (settings or {})
         if "threshold" not in settings:
             raise OptionError("thresholds", dict(thresholds), f"a threshold of {choice.label!r}, or {OTHERS!r} for all")
         found.append((choice, settings))

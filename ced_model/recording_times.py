@@ -30,7 +30,7 @@ FIRST_AUDIOMOTH, LAST_AUDIOMOTH = 0x5685C180, 0x7FFFFFFF  # 2016 to 2038
 AUDIOMOTH = re.compile(
     r"Recorded at (\d\d):(\d\d):(\d\d)(\.\d+)? (\d\d)/(\d\d)/(\d{4}) \(UTC(?:([+-])(\d\d?)(?::?(\d\d))?)?\)"
 )
-OFFSET = re.compile(r"(?:UTC|GMT)?([+-])(\d\d?)(?::?(\d\d))?")
+OFFSET = re.compile(r"(?:UTC|GMT)?([+-])(\d\d?)(?::?(\d\d))?", re.IGNORECASE)
 
 
 def parse_timezone(name: str | None) -> tzinfo | None:

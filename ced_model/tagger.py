@@ -653,7 +653,8 @@ class AudioTagger:
         if threshold is not None and not isinstance(threshold, Mapping):
             check_number("threshold", threshold)
         if isinstance(threshold, Mapping):
-            found = class_limits(self.labels, threshold, labels=labels, exclude=exclude, label_map=label_map)
+            choosing = {"labels": labels, "exclude": exclude, "label_map": label_map, "with_silence": True}
+            found = class_limits(self.labels, threshold, **choosing)
             choices, limits = [choice for choice, _ in found], np.array([each["threshold"] for _, each in found])
         else:
             choices = choose_classes(self.labels, labels, exclude=exclude, label_map=label_map)

@@ -45,7 +45,7 @@ LAYOUTS = {
 # Chunks that writers put behind the audio, recognized even if the file is cut within them
 METADATA = re.compile(
     rb"LIST|id3 |ID3 |bext|iXML|cue |smpl|inst|fact|PEAK|JUNK|junk|PAD |FLLR|acid|afsp|plst|adtl|labl|levl|_PMX|axml"
-    rb"|chna|cart|DISP|LGWV|minf|elm1|regn|umid|strc|SNDM|qlty|link|bmdt|slnt|list|NAME|AUTH|ANNO|COMT|MARK|INST|APPL"
+    rb"|guan|wamd|chna|cart|DISP|LGWV|minf|elm1|regn|umid|strc|SNDM|qlty|link|bmdt|slnt|list|NAME|AUTH|ANNO|COMT|MARK|INST|APPL"
     rb"|MIDI|AESD|SAXL|CHAN|\(c\) |info|uuid|free|mark|peak|ovvw|strg|midi|edct|chan|pakt"
 )
 TAGS = re.compile(rb"ID3[\2-\4]\0|TAG|APETAGEX")  # of taggers that know no chunks
