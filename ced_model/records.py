@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from .events import EVENT_OPTIONS, class_limits, event_rules
 from .messages import OptionError, UsageError, one_line
 
 if TYPE_CHECKING:
@@ -70,6 +69,8 @@ def make_records(
 def check_options(tagger: "AudioTagger", options: Mapping[str, Any], events: bool = False) -> None:
     """Raises an [`OptionError`] if [`make_records`] cannot take the options."""
     list(_results(tagger, [], options, events))
+    from .events import class_limits, event_rules
+
     if events:
         limits = [rule.threshold for rule in event_rules(tagger.labels, **_finding(options))]
     elif isinstance(threshold := options.get("threshold"), Mapping):
@@ -82,6 +83,8 @@ def check_options(tagger: "AudioTagger", options: Mapping[str, Any], events: boo
 
 
 def _finding(options: Mapping[str, Any]) -> dict[str, Any]:
+    from .events import EVENT_OPTIONS
+
     return {name: value for name, value in options.items() if name in EVENT_OPTIONS}
 
 
@@ -94,7 +97,7 @@ def _results(
 ) -> Iterator["TagResult"]:
     if not events:
         return tagger.tag(sources, on_audio=on_audio, **options)
-    reading = {name: value for name, value in options.items() if name not in EVENT_OPTIONS}
+    reading = {name: value for name, value in options.items() if name not in _finding(options)}
     return tagger.timelines(sources, on_audio=on_audio, **reading)
 
 
