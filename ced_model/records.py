@@ -5,9 +5,9 @@ Records: the results of a run over many inputs, as they are stored.
 
 A record is a JSON object for one input: `{"file", "duration_s", "tags": [{"label", "score", "index"}]}`, or of events
 `{"file", "duration_s", "events": [{"onset_s", "offset_s", "label", "peak"}]}`, or `{"file", "error"}` if the input
-could not be read. Where an output needs it, a record also has the `sampling_rate` of its file in Hz, and `recorded_at`
-is when its recording began (ISO 8601). In tables each tag or event is a row; an input without any is a row with its file and duration, a
-failed one a row with its file and error.
+could not be read. Where an output needs it, a record also has the `sampling_rate` of its file in Hz; `recorded_at` is
+when its recording began (ISO 8601). In tables each tag or event is a row; an input without any is a row with its file
+and duration, a failed one a row with its file and error.
 """
 
 import math
@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from .audio import native_sampling_rate
 from .messages import OptionError, UsageError, one_line
 
 if TYPE_CHECKING:
@@ -63,6 +62,8 @@ def make_records(
     Raises:
         OptionError: for options that are not possible, before any input is read.
     """
+    from .audio import native_sampling_rate
+
     inputs = list(inputs)
     results = _results(tagger, (item.source for item in inputs if item.error is None), options, events, on_audio)
     for item in inputs:

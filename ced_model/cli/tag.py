@@ -90,8 +90,8 @@ def tag(
             "--output",
             "-o",
             metavar="FILE|DIR",
-            help="Write here, at the end; until then to FILE.journal. For audacity and the formats after it, a folder gets"
-            " one file a recording. With --ray a folder, shard by shard.",
+            help="Write here, at the end; until then to FILE.journal. For audacity and the formats after it, a folder"
+            " gets one file a recording. With --ray a folder, shard by shard.",
         ),
     ] = None,
     resume: Annotated[

@@ -1,8 +1,8 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Records in files: a table to read; JSON, JSON lines, CSV and Parquet for programs; events in the formats of programs that
-show and edit them. One file for each format.
+Records in files: a table to read; JSON, JSON lines, CSV and Parquet for programs; events in the formats of programs
+that show and edit them. One file for each format.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
