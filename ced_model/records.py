@@ -5,9 +5,12 @@ Records: the results of a run over many inputs, as they are stored.
 
 A record is a JSON object for one input: `{"file", "duration_s", "tags": [{"label", "score", "index"}]}`, or of events
 `{"file", "duration_s", "events": [{"onset_s", "offset_s", "label", "peak"}]}`, or `{"file", "error"}` if the input
-could not be read. Where an output needs it, a record also has the `sampling_rate` of its file in Hz; `recorded_at` is
-when its recording began (ISO 8601). In tables each tag or event is a row; an input without any is a row with its file
-and duration, a failed one a row with its file and error.
+could not be read. Instead of tags, it may have the `scores` of all classes (`{class: score}`), or those of its
+`windows` (`[{"start_s", "end_s", "scores"}]`). Where an output needs it, a record also has the `sampling_rate` of its
+file in Hz; `recorded_at` is when its recording began (ISO 8601).
+
+In tables each tag or event is a row; an input without any is a row with its file and duration, a failed one a row with
+its file and error.
 """
 
 import math
@@ -17,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from .classes import find_label
 from .messages import OptionError, UsageError, one_line
 
 if TYPE_CHECKING:
@@ -29,7 +33,7 @@ Record = dict[str, Any]
 TAG_COLUMNS = ("file", "duration_s", "rank", "label", "index", "score", "error")
 EVENT_COLUMNS = ("file", "duration_s", "onset_s", "offset_s", "label", "peak", "error")
 NUMBERS: dict[str, type] = {"rank": int, "index": int} | dict.fromkeys(
-    ("duration_s", "sampling_rate", "score", "onset_s", "offset_s", "peak"), float
+    ("duration_s", "sampling_rate", "start_s", "end_s", "score", "onset_s", "offset_s", "peak"), float
 )
 ITEM_KEYS = {"tags": ("label", "score", "index"), "events": ("onset_s", "offset_s", "label", "peak")}
 OPTIONAL_KEYS = {"sampling_rate", "recorded_at"}
@@ -43,6 +47,7 @@ def make_records(
     *,
     events: bool = False,
     sampling_rate: bool = False,
+    wide: str = "",
     on_audio: Callable[[float], object] | None = None,
 ) -> Iterator[Record]:
     """
@@ -54,6 +59,8 @@ def make_records(
         options: Keyword arguments of `AudioTagger.tag`, or with `events` of `AudioTagger.events`.
         events: Whether to find events instead of tags.
         sampling_rate: Whether records have the sampling rates of their files.
+        wide: `"clips"` or `"windows"` for the scores of all classes (or of `labels`) instead of tags. The options of
+            `"windows"` are `labels` and the keyword arguments of `AudioTagger.timelines`.
         on_audio: Called with the seconds of audio whenever some more were scored.
 
     Yields:
@@ -65,20 +72,53 @@ def make_records(
     from .audio import native_sampling_rate
 
     inputs = list(inputs)
-    results = _results(tagger, (item.source for item in inputs if item.error is None), options, events, on_audio)
+    sources = (item.source for item in inputs if item.error is None)
+    results = _results(tagger, sources, options, events, on_audio, wide)
+    classes = wide_classes(tagger, options) if wide else {}
     for item in inputs:
         if item.error is not None:
             yield {"file": item.name, "error": item.error}
         else:
-            record = _record(item.name, next(results), options, events)
+            result = next(results)
+            if wide and result.error is None:
+                record = _wide_record(item.name, result, classes)
+            else:
+                record = _record(item.name, result, options, events)
             if sampling_rate and "error" not in record and (rate := native_sampling_rate(item.source)):
                 record["sampling_rate"] = rate
             yield sound_record(record, events)
 
 
-def check_options(tagger: "AudioTagger", options: Mapping[str, Any], events: bool = False) -> None:
+def wide_classes(tagger: "AudioTagger", options: Mapping[str, Any]) -> dict[str, int]:
+    """The classes whose scores are stored, in the order of the model, and their indices."""
+    labels = options.get("labels")
+    asked = range(len(tagger.labels)) if labels is None else {find_label(tagger.labels, name) for name in labels}
+    return {_storable(tagger.labels[index]): index for index in sorted(asked)}
+
+
+def _wide_record(name: str, result: "TagResult", classes: Mapping[str, int]) -> Record:
+    record: Record = {"file": name, "duration_s": result.duration_s}
+    if result.timeline is None:
+        scores = {tag.index: tag.score for tag in result.tags}
+        record["scores"] = {label: _score(scores[index]) for label, index in classes.items()}
+    else:
+        lines = zip(result.timeline.start_s, result.timeline.end_s, result.timeline.scores, strict=True)
+        record["windows"] = [
+            {
+                "start_s": round(float(start_s), 6),
+                "end_s": round(float(end_s), 6),
+                "scores": {label: _score(scores[index]) for label, index in classes.items()},
+            }
+            for start_s, end_s, scores in lines
+        ]
+    return record
+
+
+def check_options(tagger: "AudioTagger", options: Mapping[str, Any], events: bool = False, wide: str = "") -> None:
     """Raises an [`OptionError`] if [`make_records`] cannot take the options."""
-    list(_results(tagger, [], options, events))
+    list(_results(tagger, [], options, events, wide=wide))
+    if wide and (taken := {"file", "duration_s", "start_s", "end_s", "error"} & wide_classes(tagger, options).keys()):
+        raise OptionError("labels", min(taken), "classes with other names than the columns of the table")
     thresholds = options.get("thresholds" if events else "threshold")
     for value in thresholds.values() if isinstance(thresholds, Mapping) else [thresholds]:
         if value is not None and tagger.problem_type != "regression" and not 0 <= value <= 1:
@@ -100,10 +140,13 @@ def _results(
     options: Mapping[str, Any],
     events: bool,
     on_audio: Callable[[float], object] | None = None,
+    wide: str = "",
 ) -> Iterator["TagResult"]:
-    if not events:
+    if wide == "clips":
+        options = {"top_k": len(tagger.labels), **options}
+    if not events and wide != "windows":
         return tagger.tag(sources, on_audio=on_audio, **options)
-    reading = {name: value for name, value in options.items() if name not in EVENT_OPTIONS}
+    reading = {name: value for name, value in options.items() if name not in (*EVENT_OPTIONS, "labels")}
     return tagger.timelines(sources, on_audio=on_audio, **reading)
 
 
@@ -164,6 +207,9 @@ def check_record(record: Any, events: bool) -> None:
         raise ValueError(f"{excerpt(record)} is not the record of a file")
     if record.keys() == {"file", "error"} and isinstance(record["error"], str):
         return
+    for key in {"scores", "windows"} & record.keys():
+        _check_wide(record, key)
+        return
     if record.keys() - OPTIONAL_KEYS != {"file", "duration_s", key} or not isinstance(record[key], list):
         raise ValueError(f"{record['file']!r} has neither {key} nor an error, or more than that")
     _check_number(record, "duration_s")
@@ -176,6 +222,25 @@ def check_record(record: Any, events: bool) -> None:
             raise ValueError(f"{record['file']!r} has {excerpt(item)} among its {key}")
         for name in item.keys() - {"label"}:
             _check_number(item, name)
+
+
+def _check_wide(record: Record, key: str) -> None:
+    windows = record[key] if key == "windows" else [{"scores": record[key]}]
+    if record.keys() - OPTIONAL_KEYS != {"file", "duration_s", key} or not isinstance(windows, list):
+        raise ValueError(f"{record['file']!r} has more than {key}")
+    _check_number(record, "duration_s")
+    for window in windows:
+        times = {"start_s", "end_s"} if key == "windows" else set()
+        if (
+            not isinstance(window, dict)
+            or window.keys() != {"scores", *times}
+            or not isinstance(window["scores"], dict)
+        ):
+            raise ValueError(f"{record['file']!r} has {excerpt(window)} among its {key}")
+        for name in times:
+            _check_number(window, name)
+        for name, score in window["scores"].items():
+            _check_number({"score": score} if isinstance(name, str) else {}, "score")
 
 
 def _check_number(values: Record, name: str) -> None:

@@ -65,6 +65,10 @@ def tag(
     ] = None,
     channel: options.Channel = None,
     events: Annotated[bool, typer.Option("--events", help="Find when each class occurs.")] = False,
+    timeline: Annotated[bool, typer.Option("--timeline", help="Scores of each window, in a column a class.")] = False,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="In csv and parquet, a column a class with the scores of each input.")
+    ] = False,
     min_duration_s: Annotated[
         float | None, typer.Option("--min-duration", metavar="SECONDS", help="With --events: leave out shorter ones.")
     ] = None,
@@ -135,6 +139,15 @@ def tag(
     format = _choose_format(Format.JSON if as_json else format, output, ray, resume)
     cause = "--events" if events else f"--format {format}, which holds events"
     events = events or format in EVENT_FORMATS
+    _refuse(f"has no meaning with {cause}" if events else "", timeline=timeline or None, wide=wide or None)
+    scores = "windows" if timeline else "clips" if wide else ""
+    choice = "writes all scores: choose classes with --labels"
+    _refuse(f"has no meaning: --{'timeline' if timeline else 'wide'} {choice}" if scores else "", top_k=top_k)
+    _refuse(f"has no meaning: --{'timeline' if timeline else 'wide'} {choice}" if scores else "", threshold=threshold)
+    _refuse("has no meaning with --timeline" if timeline else "", average=average)
+    _refuse("does not work with --ray" if ray else "", timeline=timeline or None, wide=wide or None)
+    if wide and format is Format.TABLE:
+        raise CliError("--wide needs --format csv, parquet, json or jsonl")
     _refuse(f"has no meaning with {cause}" if events else "", top_k=top_k, average=average)
     _refuse("" if events else "needs --events", min_duration=min_duration_s, merge_gap=merge_gap_s)
     _refuse("" if ray else "needs --ray", ray_address=ray_address, workers=workers, shard_size=shard_size)
@@ -173,7 +186,7 @@ def tag(
     else:
         from ..input_list import find_inputs
 
-        run = _Run(find_inputs(paths, list_file), computing, tagging, events, format, spreadsheet_safe)
+        run = _Run(find_inputs(paths, list_file), computing, tagging, events, format, spreadsheet_safe, scores)
         progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite, paths)
     if progress.total > 1:
         say(progress.summary())
@@ -216,7 +229,7 @@ class _Run:
         tagging: Keyword arguments of `AudioTagger.tag`, or with `events` of `AudioTagger.events`.
         events: Whether to find events.
         format: The format of the results.
-        spreadsheet_safe: As for `write_records`.
+        spreadsheet_safe, wide: As for `write_records`.
     """
 
     def __init__(
@@ -227,16 +240,17 @@ class _Run:
         events: bool,
         format: Format,
         spreadsheet_safe: bool,
+        wide: str,
     ) -> None:
         self.inputs, self.computing, self.tagging = inputs, computing, tagging
-        self.events, self.format, self.spreadsheet_safe = events, format, spreadsheet_safe
+        self.events, self.format, self.spreadsheet_safe, self.wide = events, format, spreadsheet_safe, wide
 
     def load(self) -> "AudioTagger":
         """Loads the model and checks the options, some of which depend on it."""
         from ..records import check_options
 
         tagger = load_tagger(**self.computing)
-        check_options(tagger, self.tagging, self.events)
+        check_options(tagger, self.tagging, self.events, self.wide)
         return tagger
 
     def to_stdout(self) -> RunProgress:
@@ -257,6 +271,7 @@ class _Run:
                     self.events,
                     spreadsheet_safe=self.spreadsheet_safe,
                     made_by=made_by(tagger) if self.format in EVENT_FORMATS else None,
+                    wide=self.wide,
                 )
             except KeyboardInterrupt as error:
                 raise KeyboardInterrupt(f"{progress.done} of {len(self.inputs)} inputs were done") from error
@@ -267,13 +282,15 @@ class _Run:
     def to_file(self, output: str, resume: bool, overwrite: bool, folders: list[str]) -> RunProgress:
         from ..input_list import STANDARD_INPUT, escape_name
         from ..journal import Journal
-        from ..records import made_by
+        from ..records import made_by, wide_classes
 
         if resume and any(item.name == STANDARD_INPUT for item in self.inputs):
             raise CliError("--resume cannot know whether standard input is the same")
         lasting = {"format": self.format, "events": self.events} | self.tagging
         if self.spreadsheet_safe:
             lasting["spreadsheet_safe"] = True
+        if self.wide:
+            lasting["wide"] = self.wide
         names = [item.name for item in self.inputs]
         journal = Journal(output, lasting, list(map(escape_name, folders)))
         try:
@@ -290,6 +307,8 @@ class _Run:
             waiting = [item for item in self.inputs if item.name not in journal]
             progress = _progress(waiting)
             tagger = self.load() if waiting else None
+            if tagger and journal.classes and journal.classes != list(wide_classes(tagger, self.tagging)):
+                raise CliError(f"{output} has the scores of other classes: resume with the same ones, or overwrite it")
             if len(waiting) < len(self.inputs):
                 note = ""
                 if journal.is_finished and self.format not in (Format.PARQUET, *EVENT_FORMATS):
@@ -315,7 +334,11 @@ class _Run:
         """The records, counted, and failed ones named on stderr."""
         from ..records import make_records
 
-        options: dict[str, Any] = {"events": self.events, "sampling_rate": self.format is Format.RAVEN}
+        options: dict[str, Any] = {
+            "events": self.events,
+            "sampling_rate": self.format is Format.RAVEN,
+            "wide": self.wide,
+        }
         for record in make_records(tagger, inputs, self.tagging, on_audio=progress.add_audio, **options):
             error = record.get("error")
             progress.count(failed=error is not None)

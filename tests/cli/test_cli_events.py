@@ -339,3 +339,72 @@ def test_wrong_arguments_of_write_events_name_what_was_expected(clip: Path, tmp_
         with pytest.raises(ValueError, match=re.escape(message)):
             ced_model.write_events(*arguments)
     assert not list(tmp_path.iterdir())
+
+
+WIDE = [("--wide", "csv"), ("--wide", "parquet"), ("--timeline", "csv"), ("--timeline", "parquet")]
+
+
+def read_table(path: Path) -> pandas.DataFrame:
+    return pandas.read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
+
+
+@pytest.mark.parametrize(("option", "suffix"), WIDE)
+def test_tables_have_a_column_for_each_class(option: str, suffix: str, resources: Path, tmp_path: Path) -> None:
+    output = tmp_path / f"scores.{suffix}"
+    tagger = ced_model.AudioTagger()
+    ced(resources, tmp_path / "no.wav", option, "--output", output, code=1)
+    table = read_table(output)
+    assert list(table.columns[-528:-1]) == list(tagger.labels) and table.error.notna().sum() == 1
+    path = resources / "loop_tabla.flac"
+    rows = table[table.file == str(path)]
+    if option == "--wide":
+        (scores,) = ({tag.label: tag.score for tag in tags} for tags in tagger([path], top_k=527))
+        assert np.allclose(rows[list(tagger.labels)], [[scores[label] for label in tagger.labels]], atol=1e-5)
+    else:
+        timeline = tagger.timeline(path)
+        assert np.allclose(rows[list(tagger.labels)], timeline.scores, atol=1e-5)
+        assert np.allclose(rows[["start_s", "end_s"]], np.stack([timeline.start_s, timeline.end_s], axis=1))
+
+
+@pytest.mark.parametrize(("option", "suffix"), [*WIDE, ("--wide", "json"), ("--timeline", "jsonl")])
+def test_wide_tables_are_continued_with_the_same_classes_only(
+    option: str, suffix: str, resources: Path, clip: Path, tmp_path: Path
+) -> None:
+    output, at_once = tmp_path / f"scores.{suffix}", tmp_path / f"at_once.{suffix}"
+    options = [option, "-l", "Hi-hat", "-l", "Dog", "--spreadsheet-safe"] if suffix == "csv" else [option, "-l", "Dog"]
+    odd = tmp_path / "=odd, 'name'\n.wav"
+    ced(odd, clip, *options, "-o", output, code=1)
+    shutil.copy(resources / "perc_bell.flac", odd)
+    ced(odd, clip, *options, "-o", output, "--resume")
+    ced(odd, clip, *options, "-o", at_once)
+    if suffix == "parquet":
+        pandas.testing.assert_frame_equal(read_table(output), read_table(at_once))
+    else:
+        assert without_last_digits(output) == without_last_digits(at_once)
+    other = options[options.index("Dog") - 1 :]
+    if suffix in ("csv", "parquet"):
+        done = ced(odd, clip, resources, option, *other[2:], "-o", output, "--resume", code=2)
+        assert "has the scores of other classes" in done.stderr
+    done = ced(odd, clip, *other[2:], "-o", output, "--resume", code=2)
+    assert "cannot be resumed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--wide", "--wide needs --format csv, parquet, json or jsonl"),
+        ("--timeline --top-k 3", "--timeline writes all scores: choose classes with --labels"),
+        ("--wide --threshold 0.3 -f csv", "--wide writes all scores: choose classes with --labels"),
+        ("--timeline --format raven", "--timeline has no meaning with --format raven, which holds events"),
+        ("--timeline --events", "--timeline has no meaning with --events"),
+        ("--timeline --average max", "--average has no meaning with --timeline"),
+    ],
+)
+def test_options_that_contradict_wide_tables_are_refused(arguments: str, message: str, clip: Path) -> None:
+    done = ced(clip, *arguments.split(), code=2)
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_timeline_is_printed_with_the_best_classes_of_each_window(resources: Path) -> None:
+    lines = ced(resources / "loop_tabla.flac", "--timeline").stdout.splitlines()
+    assert len(lines) == 11 and "Music 0.8" in lines[1]
