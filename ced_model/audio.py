@@ -170,6 +170,22 @@ def duration_s(source: Any, *, array_sampling_rate: int | None = None) -> float 
         return None
 
 
+def native_sampling_rate(source: Any) -> int | None:
+    """The sampling rate in Hz that the header of a file states; None if it cannot be read."""
+    source, name = plain_input(source), describe(source)
+    try:
+        with _opened(source, name) as file:
+            try:
+                sound, _ = _open_sound(file)
+            except soundfile.SoundFileError:
+                with _av_container(file, name, "") as container:
+                    return int(_av_stream(container).rate)
+            with sound:
+                return int(sound.samplerate)
+    except (ValueError, OSError):
+        return None
+
+
 @contextmanager
 def sound_file(path: str | os.PathLike) -> Iterator[Any]:
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..writers import Format, check_available, write_records
+from ..writers import EVENT_FORMATS, FORMATS_OF_SUFFIXES, Format, check_available, write_records
 from . import options
 from .endings import flag, one_line_errors
 from .errors import FAILED, CliError
@@ -69,6 +69,10 @@ def tag(
     ] = None,
     channel: options.Channel = None,
     events: Annotated[bool, typer.Option("--events", help="Find when each class occurs.")] = False,
+    timeline: Annotated[bool, typer.Option("--timeline", help="Scores of each window, in a column a class.")] = False,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="In csv and parquet, a column a class with the scores of each input.")
+    ] = False,
     off_threshold: options.OffThreshold = None,
     smooth_s: options.Smooth = None,
     smoothing: options.Smoothing = None,
@@ -92,8 +96,9 @@ def tag(
         typer.Option(
             "--output",
             "-o",
-            metavar="FILE",
-            help="Write here, at the end; until then to FILE.journal. With --ray a folder, shard by shard.",
+            metavar="FILE|DIR",
+            help="Write here, at the end; until then to FILE.journal. For audacity and the formats after it, a folder"
+            " gets one file a recording. With --ray a folder, shard by shard.",
         ),
     ] = None,
     resume: Annotated[
@@ -132,7 +137,25 @@ def tag(
     In json, jsonl, csv and parquet, bytes of a file name that are not UTF-8 are written as \\xNN (and a backslash
     before xNN as \\x5c): put the byte in place of each to have the name back.
     """
-    _refuse("has no meaning with --events" if events else "", top_k=top_k, average=average)
+    if as_json and format not in (None, Format.JSON):
+        raise CliError(f"--json contradicts --format {format}")
+    format = _choose_format(Format.JSON if as_json else format, output, ray, resume)
+    cause = "--events" if events else f"--format {format}, which holds events"
+    events = events or format in EVENT_FORMATS
+    _refuse(f"has no meaning with {cause}" if events else "", timeline=timeline or None, wide=wide or None)
+    scores = "windows" if timeline else "clips" if wide else ""
+    choice = "writes all scores: choose classes with --labels"
+    _refuse(f"has no meaning: --{'timeline' if timeline else 'wide'} {choice}" if scores else "", top_k=top_k)
+    _refuse(
+        f"has no meaning: --{'timeline' if timeline else 'wide'} {choice}" if scores else "",
+        threshold=threshold,
+        thresholds=threshold_file,
+    )
+    _refuse("has no meaning with --timeline" if timeline else "", average=average)
+    _refuse("does not work with --ray" if ray else "", timeline=timeline or None, wide=wide or None)
+    if wide and format is Format.TABLE:
+        raise CliError("--wide needs --format csv, parquet, json or jsonl")
+    _refuse(f"has no meaning with {cause}" if events else "", top_k=top_k, average=average)
     finding = options.given(
         off_threshold=off_threshold,
         smooth_s=smooth_s,
@@ -147,9 +170,6 @@ def tag(
     _refuse("" if output else "needs --output FILE", resume=resume or None, overwrite=overwrite or None)
     if resume and overwrite:
         raise CliError("--resume keeps results, --overwrite discards them: choose one")
-    if as_json and format not in (None, Format.JSON):
-        raise CliError(f"--json contradicts --format {format}")
-    format = _choose_format(Format.JSON if as_json else format, output, ray, resume)
     if spreadsheet_safe and format is not Format.CSV:
         raise CliError(f"--spreadsheet-safe is for --format csv, not {format}")
     check_available(format)
@@ -186,8 +206,8 @@ def tag(
         inputs = find_inputs(paths, list_file)
         if start_time not in (None, "auto", "none") and len(inputs) > 1:
             raise CliError(f"--start-time {start_time} is the time of one recording, and there are {len(inputs)}")
-        run = _Run(inputs, computing, tagging, events, format, spreadsheet_safe)
-        progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite)
+        run = _Run(inputs, computing, tagging, events, format, spreadsheet_safe, scores)
+        progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite, paths)
     if progress.total > 1:
         say(progress.summary())
     if progress.failed:
@@ -210,13 +230,12 @@ def _choose_format(format: Format | None, output: str | None, ray: bool, resume:
             raise CliError("--format parquet needs --output FILE")
         return format or Format.TABLE
     if format is None:
-        suffix = os.path.splitext(output)[1].lower().removeprefix(".")
-        try:
-            format = Format({"txt": "table"}.get(suffix, suffix))
-        except ValueError as error:
-            raise CliError(f"--output {output}: add --format {'|'.join(Format)}") from error
+        formats = FORMATS_OF_SUFFIXES.get(os.path.splitext(output)[1].lower(), tuple(Format))
+        if formats in ((Format.DCASE,), tuple(Format)) or formats[0] is Format.TABLE:
+            raise CliError(f"--output {output}: add --format {'|'.join(formats)}")
+        format = formats[0]
     if resume and format is Format.TABLE:
-        raise CliError("--resume needs --format json, jsonl, csv or parquet")
+        raise CliError("--resume needs another --format than table")
     return format
 
 
@@ -230,7 +249,7 @@ class _Run:
         tagging: Keyword arguments of `AudioTagger.tag`, or with `events` of `AudioTagger.events`.
         events: Whether to find events.
         format: The format of the results.
-        spreadsheet_safe: As for `write_records`.
+        spreadsheet_safe, wide: As for `write_records`.
     """
 
     def __init__(
@@ -241,26 +260,38 @@ class _Run:
         events: bool,
         format: Format,
         spreadsheet_safe: bool,
+        wide: str,
     ) -> None:
         self.inputs, self.computing, self.tagging = inputs, computing, tagging
-        self.events, self.format, self.spreadsheet_safe = events, format, spreadsheet_safe
+        self.events, self.format, self.spreadsheet_safe, self.wide = events, format, spreadsheet_safe, wide
 
     def load(self) -> "AudioTagger":
         """Loads the model and checks the options, some of which depend on it."""
         from ..records import check_options
 
         tagger = load_tagger(**self.computing)
-        check_options(tagger, self.tagging, self.events)
+        check_options(tagger, self.tagging, self.events, self.wide)
         return tagger
 
     def to_stdout(self) -> RunProgress:
+        from ..records import made_by
+        from ..writers.event_files import check_combines
+
+        if len(self.inputs) > 1:
+            check_combines(self.format)
         tagger = self.load()
         with _progress(self.inputs) as progress:
             try:
                 same_terminal = self.format is Format.TABLE and sys.stdout.isatty() and sys.stderr.isatty()
                 records = self.records(tagger, self.inputs, progress, say_errors=not same_terminal)
                 write_records(
-                    records, sys.stdout.buffer, self.format, self.events, spreadsheet_safe=self.spreadsheet_safe
+                    records,
+                    sys.stdout.buffer,
+                    self.format,
+                    self.events,
+                    spreadsheet_safe=self.spreadsheet_safe,
+                    made_by=made_by(tagger) if self.format in EVENT_FORMATS else None,
+                    wide=self.wide,
                 )
             except KeyboardInterrupt as error:
                 raise KeyboardInterrupt(f"{progress.done} of {len(self.inputs)} inputs were done") from error
@@ -268,30 +299,39 @@ class _Run:
                 refuse_stdout(error)
         return progress
 
-    def to_file(self, output: str, resume: bool, overwrite: bool) -> RunProgress:
-        from ..input_list import STANDARD_INPUT
+    def to_file(self, output: str, resume: bool, overwrite: bool, folders: list[str]) -> RunProgress:
+        from ..input_list import STANDARD_INPUT, escape_name
         from ..journal import Journal
-        from ..records import made_by
+        from ..records import made_by, wide_classes
 
         if resume and any(item.name == STANDARD_INPUT for item in self.inputs):
             raise CliError("--resume cannot know whether standard input is the same")
         lasting = {"format": self.format, "events": self.events} | self.tagging
         if self.spreadsheet_safe:
             lasting["spreadsheet_safe"] = True
-        journal = Journal(output, lasting)
+        if self.wide:
+            lasting["wide"] = self.wide
+        names = [item.name for item in self.inputs]
+        journal = Journal(output, lasting, list(map(escape_name, folders)))
         try:
             if resume:
                 journal.load()
             elif overwrite:
                 journal.overwrite()
             else:
-                journal.refuse_existing()
+                journal.refuse_existing(names)
+            if (files := journal.event_files) is not None:
+                files.check_number([*journal.offsets, *names])
+                if resume:
+                    files.refuse_existing((name for name in names if name not in journal.offsets), journal.is_begun)
             waiting = [item for item in self.inputs if item.name not in journal]
             progress = _progress(waiting)
             tagger = self.load() if waiting else None
+            if tagger and journal.classes and journal.classes != wide_classes(tagger, self.tagging):
+                raise CliError(f"{output} has the scores of other classes: resume with the same ones, or overwrite it")
             if len(waiting) < len(self.inputs):
                 note = ""
-                if journal.is_finished and self.format is not Format.PARQUET:
+                if journal.is_finished and self.format not in (Format.PARQUET, *EVENT_FORMATS):
                     note = "; a finished output does not have the model and options that made it"
                 say(f"{len(self.inputs) - len(waiting)} results of {journal.output} are kept{note}")
             if tagger is not None:
@@ -303,7 +343,7 @@ class _Run:
                     except KeyboardInterrupt as error:
                         raise KeyboardInterrupt(journal.advice) from error
             if not journal.is_finished:
-                journal.finish(item.name for item in self.inputs)
+                journal.finish(names)
         finally:
             journal.close()
         return progress
@@ -314,7 +354,12 @@ class _Run:
         """The records, counted, and failed ones named on stderr."""
         from ..records import make_records
 
-        for record in make_records(tagger, inputs, self.tagging, events=self.events, on_audio=progress.add_audio):
+        options: dict[str, Any] = {
+            "events": self.events,
+            "sampling_rate": self.format is Format.RAVEN,
+            "wide": self.wide,
+        }
+        for record in make_records(tagger, inputs, self.tagging, on_audio=progress.add_audio, **options):
             error = record.get("error")
             progress.count(failed=error is not None)
             if error is not None and say_errors:

@@ -14,6 +14,7 @@ from ..messages import clock, printable
 from ..records import Record
 
 BAR_WIDTH = 20
+TOP_K = 3  # classes of a window
 
 
 def write(records: Iterable[Record], stream: BinaryIO, events: bool) -> None:
@@ -36,7 +37,11 @@ def _print_record(console: Console, record: Record, events: bool) -> None:
         lines.append(Text(f"  failed: {printable(record['error'])}", style="red"))
     else:
         lines[0].append(f"  {clock(record['duration_s'])}", style="not bold dim")
-        if events:
+        if record.get("recorded_at"):
+            lines[0].append(f"  {record['recorded_at'].replace('T', ' ')}", style="not bold dim")
+        if "windows" in record:
+            lines += [_window_line(window, record["duration_s"]) for window in record["windows"]]
+        elif events:
             lines += [_event_line(event, record["duration_s"]) for event in record["events"]]
         else:
             lines += [_tag_line(tag) for tag in record["tags"]]
@@ -50,6 +55,14 @@ def _tag_line(tag: Record) -> Text:
     filled = round(min(max(tag["score"], 0.0), 1.0) * BAR_WIDTH)
     bar = "━" * filled + " " * (BAR_WIDTH - filled)
     return Text.assemble(f"  {tag['score']:.3f}  ", (bar, "cyan"), f"  {printable(tag['label'])}")
+
+
+def _window_line(window: Record, duration_s: float) -> Text:
+    width = len(clock(duration_s))
+    start, end = clock(window["start_s"]), clock(window["end_s"])
+    best = sorted(window["scores"].items(), key=lambda score: -score[1])[:TOP_K]
+    tags = ", ".join(f"{printable(label)} {score:.2f}" for label, score in best)
+    return Text(f"  {start:>{width}} – {end:>{width}}  {tags}")
 
 
 def _event_line(event: Record, duration_s: float) -> Text:

@@ -63,7 +63,18 @@ def error_of(result: Any) -> str:
         (["--threshold", "Percussion=0.2,Music...=0.4"], {"thresholds": {"Percussion": 0.2, "Music...": 0.4}}),
         (["--threshold", "Percussion=0.1", "--threshold", "0.6"], {"thresholds": {"Percussion": 0.1, "*": 0.6}}),
         (
-            ["--threshold", "0.3", "--off-threshold", "0.1", "--smooth", "3", "--smoothing", "mean", "--exclude", "Music"],
+            [
+                "--threshold",
+                "0.3",
+                "--off-threshold",
+                "0.1",
+                "--smooth",
+                "3",
+                "--smoothing",
+                "mean",
+                "--exclude",
+                "Music",
+            ],
             {"thresholds": 0.3, "off_threshold": 0.1, "smooth_s": 3, "smoothing": "mean", "exclude": "Music"},
         ),
         (
