@@ -16,6 +16,7 @@ from ced_model import AudioTagger
 from ced_model.cli.app import app
 
 Run = Callable[..., Any]
+SMOOTHING = "--threshold 0.1 --off-threshold 0.05 --smooth 3 --smoothing mean --exclude Music".split()
 
 
 @pytest.fixture
@@ -63,19 +64,8 @@ def error_of(result: Any) -> str:
         (["--threshold", "Percussion=0.2,Music...=0.4"], {"thresholds": {"Percussion": 0.2, "Music...": 0.4}}),
         (["--threshold", "Percussion=0.1", "--threshold", "0.6"], {"thresholds": {"Percussion": 0.1, "*": 0.6}}),
         (
-            [
-                "--threshold",
-                "0.3",
-                "--off-threshold",
-                "0.1",
-                "--smooth",
-                "3",
-                "--smoothing",
-                "mean",
-                "--exclude",
-                "Music",
-            ],
-            {"thresholds": 0.3, "off_threshold": 0.1, "smooth_s": 3, "smoothing": "mean", "exclude": "Music"},
+            SMOOTHING,
+            {"thresholds": 0.1, "off_threshold": 0.05, "smooth_s": 3, "smoothing": "mean", "exclude": "Music"},
         ),
         (
             ["--threshold", "0.2", "--max-duration", "2", "--merge-gap", "1", "--min-duration", "1", "--hop", "0.5"],
