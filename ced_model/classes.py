@@ -89,7 +89,8 @@ class Vocabulary:
 
     def _group(self, name: str) -> ClassChoice | None:
         top = self.choose(name) if name.isdecimal() else None
-        names = _ontology().group(name if top is None else top.label)
+        name = name if top is None else top.label
+        names = _ontology().group(name) or _ontology().group(fold(name))
         indices = [index for index in map(self.find, names or []) if index is not None]
         return ClassChoice(names[0] + GROUP, tuple(dict.fromkeys(indices)), NO_INDEX) if names and indices else None
 

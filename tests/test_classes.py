@@ -42,6 +42,7 @@ def members(labels, wanted):
         ("Bee, wasp, etc.,Dog", ["Dog", "Bee, wasp, etc."]),
         ("Dog...", ["Dog..."]),
         ("dog…", ["Dog..."]),
+        ("Musical_instrument...", ["Musical instrument..."]),
         ("/m/0bt9lr...,74...", ["Dog..."]),
         ("Dog...,Bark", ["Bark", "Dog..."]),
         ("Bee, wasp, etc....", ["Bee, wasp, etc...."]),

@@ -5,6 +5,7 @@
 import io
 import sys
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import BinaryIO
 
 from rich.console import Console
@@ -42,7 +43,7 @@ def _print_record(console: Console, record: Record, events: bool) -> None:
         if "windows" in record:
             lines += [_window_line(window, record["duration_s"]) for window in record["windows"]]
         elif events:
-            lines += [_event_line(event, record["duration_s"]) for event in record["events"]]
+            lines += [_event_line(event, record) for event in record["events"]]
         else:
             lines += [_tag_line(tag) for tag in record["tags"]]
         if len(lines) == 1:
@@ -65,7 +66,15 @@ def _window_line(window: Record, duration_s: float) -> Text:
     return Text(f"  {start:>{width}} – {end:>{width}}  {tags}")
 
 
-def _event_line(event: Record, duration_s: float) -> Text:
-    width = len(clock(duration_s))
+def _event_line(event: Record, record: Record) -> Text:
+    width = len(clock(record["duration_s"]))
     onset, offset = clock(event["onset_s"]), clock(event["offset_s"])
+    if record.get("recorded_at"):
+        began = datetime.fromisoformat(record["recorded_at"])
+        times = [began + timedelta(seconds=event[name]) for name in ("onset_s", "offset_s")]
+        onset, offset = (
+            f"{time:%H:%M:%S}.{time.microsecond // 100_000}"
+            + (f" ({time:%d %b})" if time.date() > began.date() else "")
+            for time in times
+        )
     return Text.assemble(f"  {onset:>{width}} – {offset:>{width}}  {event['peak']:.3f}  {printable(event['label'])}")
