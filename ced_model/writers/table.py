@@ -72,9 +72,11 @@ def _event_line(event: Record, record: Record) -> Text:
     if record.get("recorded_at"):
         began = datetime.fromisoformat(record["recorded_at"])
         times = [began + timedelta(seconds=event[name]) for name in ("onset_s", "offset_s")]
-        onset, offset = (
-            f"{time:%H:%M:%S}.{time.microsecond // 100_000}"
-            + (f" ({time:%d %b})" if time.date() > began.date() else "")
-            for time in times
-        )
+        onset, offset = (_time_of_day(time, began) for time in times)
     return Text.assemble(f"  {onset:>{width}} – {offset:>{width}}  {event['peak']:.3f}  {printable(event['label'])}")
+
+
+def _time_of_day(time: datetime, began: datetime) -> str:
+    """With the date where it is another day than the recording's."""
+    day = f"{time:%Y-%m-%d} " if time.date() != began.date() else ""
+    return f"{day}{time:%H:%M:%S}.{time.microsecond // 100_000}"
