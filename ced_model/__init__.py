@@ -3,8 +3,8 @@
 """
 CED audio taggers.
 
-Names are imported when they are first used: tagging needs neither torch nor transformers. CED joins the Auto classes of
-transformers as soon as these are imported, before or after this package.
+Names are imported when they are first used: tagging needs neither torch nor transformers. CED joins the Auto classes
+and pipelines of transformers as soon as these are imported, before or after this package.
 """
 
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .modeling_ced import CedForAudioClassification as CedForAudioClassification
     from .modeling_ced import CedModel as CedModel
     from .modeling_ced import CedPreTrainedModel as CedPreTrainedModel
+    from .pipeline_ced import CedAudioClassificationPipeline as CedAudioClassificationPipeline
     from .results import StreamUpdate as StreamUpdate
     from .results import Tag as Tag
     from .results import TagResult as TagResult
@@ -42,6 +43,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "events": ["Event"],
         "feature_extraction_ced": ["CedFeatureExtractor"],
         "modeling_ced": ["CedForAudioClassification", "CedModel", "CedPreTrainedModel"],
+        "pipeline_ced": ["CedAudioClassificationPipeline"],
         "results": ["StreamUpdate", "Tag", "TagResult", "Timeline"],
         "tagger": ["AudioTagger"],
         "writers.event_files": ["write_events"],

@@ -2,15 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """CED model configuration."""
 
-from .custom_code import OwnCode, drop_absent_code
+from .custom_code import CUSTOM_PIPELINES, OwnCode, copy_code, drop_absent_code
 
 # isort: split
 
 import os
+from copy import deepcopy
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .model_settings import (
     CED_SIZES,
@@ -23,6 +26,8 @@ from .model_settings import (
     fill_in_size,
     name_labels,
 )
+
+CODE, PIPELINE = "configuration_ced.py", "pipeline_ced.py"
 
 
 @strict
@@ -148,6 +153,10 @@ class CedConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # With the package, `pipeline` finds its class by the type of the model. Where it finds this field instead, it
+        # refuses to continue without `trust_remote_code`.
+        if not __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
+            kwargs.pop("custom_pipelines", None)
         for alias in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
             if alias in kwargs:
                 setattr(self, alias, kwargs.pop(alias))
@@ -176,6 +185,26 @@ class CedConfig(PreTrainedConfig):
         """Saves the configuration as [`~PreTrainedConfig.save_pretrained`] does, with the code that it needs."""
         drop_absent_code(self, save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
+
+    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
+        """
+        Writes the configuration. Where its code lies beside the file, the pipeline's code and its name are added.
+
+        `save_pretrained` calls this when it has noted which files are there, and before it uploads the new ones.
+        """
+        folder, kept = Path(json_file_path).parent, vars(self).pop("custom_pipelines", None)
+        if (folder / CODE).is_file() and self.architectures != ["CedModel"]:  # an encoder has no classes
+            # A copy of the custom code that transformers made holds the pipeline only if that was loaded.
+            places = [Path(__file__).parent, *([Path(self.name_or_path)] if self.name_or_path else [])]
+            if source := next((place / PIPELINE for place in places if (place / PIPELINE).is_file()), None):
+                copy_code(source, folder)
+                self.custom_pipelines = deepcopy(CUSTOM_PIPELINES)
+        try:
+            super().to_json_file(json_file_path, use_diff)
+        finally:
+            vars(self).pop("custom_pipelines", None)
+            if kept is not None:
+                self.custom_pipelines = kept
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:

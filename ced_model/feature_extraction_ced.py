@@ -259,6 +259,39 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             data["attention_mask"] = [_pad(mask, target) for mask, target in zip(masks, targets, strict=True)]
         return _to_batch_feature(data, return_tensors)
 
+    def pad(self, processed_features: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+        """
+        Pads spectrograms of several clips to one batch, as [`~SequenceFeatureExtractor.pad`] does for `Trainer`.
+
+        Args:
+            processed_features (`BatchFeature`, `dict` of lists or list of these per clip):
+                `input_values` of shape `(feature_size, frames)` or `(1, feature_size, frames)`; other fields, such as
+                labels, are kept.
+            args, kwargs:
+                As for the method of the base class, with lengths in frames. The `attention_mask` is returned by default
+                whenever clips differ in length.
+
+        Returns:
+            [`BatchFeature`] with `input_values` of shape `(clips, feature_size, frames)`.
+        """
+        if isinstance(processed_features, (list, tuple)):
+            processed_features = {key: [row[key] for row in processed_features] for key in processed_features[0].keys()}
+        features = dict(processed_features)
+        values = [np.asarray(clip) for clip in features.get("input_values", [])]
+        if not values or any(clip.ndim < 2 or clip.shape[-2] != self.feature_size for clip in values):
+            return super().pad(processed_features, *args, **kwargs)  # sequences of other features, frames first
+        # The base class pads the first dimension.
+        features["input_values"] = [clip.reshape(clip.shape[-2:]).T for clip in values]
+        if has_mask := "attention_mask" in features:
+            features["attention_mask"] = [np.asarray(mask).reshape(-1) for mask in features["attention_mask"]]
+        if kwargs.get("return_attention_mask") is None:
+            differ = len({clip.shape[-1] for clip in values}) > 1
+            kwargs["return_attention_mask"] = has_mask or differ or self.return_attention_mask
+        batch = super().pad(features, *args, **kwargs)
+        padded = batch["input_values"]
+        batch["input_values"] = [clip.T for clip in padded] if isinstance(padded, list) else padded.swapaxes(1, 2)
+        return batch
+
     def _check_sampling_rate(self, sampling_rate: int | None) -> None:
         if sampling_rate is None:
             logger.warning_once(

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from .configuration_ced import CedConfig
-from .custom_code import CODE_FILES
+from .custom_code import CODE_FILES, MIN_TRANSFORMERS, PIPELINE_CODE
 from .feature_extraction_ced import CedFeatureExtractor
 from .messages import one_line, printable
 from .model_folder import PREPROCESSOR, check_model_folder, find_folder, front_end_of
@@ -27,7 +27,10 @@ from .modeling_ced import CedForAudioClassification
 from .output import new_folder
 
 HUB_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
-MODEL_FILES = frozenset((*HUB_FILES, *CODE_FILES, "README.md"))
+# For Hugging Face Inference Endpoints, which install the requirements and call the handler.
+HANDLER, REQUIREMENTS = "handler.py", "requirements.txt"
+CLASSIFIER_FILES = frozenset((*PIPELINE_CODE, HANDLER, REQUIREMENTS))  # which an encoder does without
+MODEL_FILES = frozenset((*HUB_FILES, *CODE_FILES, HANDLER, REQUIREMENTS, "README.md"))
 
 
 class Loaded(NamedTuple):
@@ -122,9 +125,13 @@ def save_model_folder(
     """
     Writes what a Hub repository of a CED model holds into `folder`: weights, both configurations, custom code, card.
 
-    The folder loads with `trust_remote_code=True` where `ced_model` is not installed.
+    The folder loads with `trust_remote_code=True` where `ced_model` is not installed. A classifier's also has a handler
+    for Inference Endpoints.
     """
     model.save_pretrained(folder)
+    if isinstance(model, CedForAudioClassification):
+        shutil.copyfile(Path(__file__).with_name("endpoint_handler.py"), Path(folder) / HANDLER)
+        (Path(folder) / REQUIREMENTS).write_text(f"transformers>={MIN_TRANSFORMERS}\nsoundfile\nsoxr\n")
     feature_extractor.save_pretrained(folder)
     # safetensors creates its file for the owner alone, whatever the umask is.
     shutil.copymode(Path(folder) / "config.json", Path(folder) / "model.safetensors")

@@ -2,41 +2,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """AudioTagger: files, long recordings and live audio → tags, timelines, events and embeddings."""
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .audio import MIX, AudioInput, check_channel, describe, is_single_input, read_blocks
+from .audio import MIX, AudioInput, describe, is_single_input
 from .bundled import DEFAULT_MODEL
 from .classes import choice_scores, choose_classes
 from .engines import Engine, Outputs, choose_engine, open_engine
 from .events import THRESHOLD, Event, class_limits, event_rules, smoothing_windows
 from .forking import is_forked
-from .log_mel import SharedFrames, log_mel
 from .messages import OptionError, check_number
 from .model_folder import ModelFolder, open_model
 from .recording_times import parse_start_time, parse_timezone, recorded_at
 from .results import StreamUpdate, Tag, TagResult, Timeline, check_scores
-from .scheduling import InputScores, Window, check_peaks, cut_windows, score_inputs
+from .scheduling import InputScores, Window, score_inputs
 from .streaming import smooth_stream, stream_blocks, stream_events
+from .windows import CPU_BATCH_SIZE, GPU_BATCH_SIZE, TIMELINE_WINDOW_S, ModelWindows
 
 if TYPE_CHECKING:
     from .feature_extraction_ced import CedFeatureExtractor
     from .modeling_ced import CedForAudioClassification
 
-CLIP_WINDOW_S = 10.0  # long clips are tagged in windows of the length that the published models were trained on
-TIMELINE_WINDOW_S = 2.0  # also of clips of which the maximum over windows is asked for
 TOP_K = 5
-CPU_BATCH_SIZE = 4  # windows; more no longer fit into the processor's cache
-GPU_BATCH_SIZE = 32
-
-MAX_MAGNITUDE = float(np.finfo(np.float32).max) ** 0.5  # of a spectrum: its square must still be a float32
 
 
 class AudioTagger:
@@ -188,11 +180,12 @@ class AudioTagger:
     @property
     def max_window_s(self) -> float:
         """Longest window in seconds: `target_length` frames (10.12 s for the published models)."""
-        return self._max_samples / self.sampling_rate
+        return self._windows.max_samples / self.sampling_rate
 
     @property
-    def _max_samples(self) -> int:
-        return self.front_end.max_samples(self._folder.settings.target_length)
+    def _windows(self) -> ModelWindows:
+        settings = self._folder.settings
+        return ModelWindows(self.front_end, settings.target_length, settings.patch_size)
 
     def __call__(
         self,
@@ -292,10 +285,7 @@ class AudioTagger:
         if average not in ("mean", "max"):
             raise OptionError("average", average, "mean or max")
         select = self._selection(top_k, threshold, labels, exclude, label_map)
-        if average == "max" and window_s is None:
-            window_s = min(TIMELINE_WINDOW_S, self.max_window_s)
-            hop_s = window_s / 2 if hop_s is None else hop_s
-        read = self._clip_reader(window_s, hop_s, sampling_rate, channel)
+        read = self._windows.of_clips(window_s, hop_s, sampling_rate, channel, average)
         began_at = _time_finder(start_time, timezone)
         for source, state in self._run(inputs, read, self._scores, on_audio):
             tags = [] if state.error is not None else select(state.average(average))
@@ -352,8 +342,7 @@ class AudioTagger:
 
         `start_time`, `timezone` and `on_audio` are as for [`AudioTagger.tag`].
         """
-        window, hop = self._window_samples(window_s, window_s / 2 if hop_s is None else hop_s)
-        read = self._reader(window, hop, False, sampling_rate, channel)
+        read = self._windows.of_timelines(window_s, hop_s, sampling_rate, channel)
         began_at = _time_finder(start_time, timezone)
         for source, state in self._run(inputs, read, self._scores, on_audio):
             duration_s = state.scored_to / self.sampling_rate
@@ -416,7 +405,7 @@ class AudioTagger:
         Raises:
             AudioError: if an input cannot be read, or has samples or embeddings that are not finite.
         """
-        read = self._clip_reader(window_s, None, sampling_rate, channel)
+        read = self._windows.of_clips(window_s, None, sampling_rate, channel)
         embeddings = []
         for _, state in self._run(_as_list(inputs), read, self._embeddings):
             if state.error is not None:
@@ -462,7 +451,7 @@ class AudioTagger:
             ValueError: if a chunk has another sampling rate, or does not start where the one before it ended.
             AudioError: if a chunk is not mono audio, or if samples or scores are not finite.
         """
-        window, hop = self._window_samples(window_s, window_s / 2 if hop_s is None else hop_s)
+        window, hop = self._windows.to_samples(window_s, window_s / 2 if hop_s is None else hop_s)
         select = self._selection(top_k, threshold, labels, exclude, label_map)
         event_rules([], smooth_s=smooth_s, smoothing=smoothing)  # checks them
         windows = smoothing_windows(smooth_s, hop / self.sampling_rate)
@@ -494,7 +483,7 @@ class AudioTagger:
         Raises:
             ValueError, AudioError: As [`AudioTagger.stream`] and [`AudioTagger.events`].
         """
-        window, hop = self._window_samples(window_s, window_s / 2 if hop_s is None else hop_s)
+        window, hop = self._windows.to_samples(window_s, window_s / 2 if hop_s is None else hop_s)
         rules = event_rules(self.labels, thresholds, **finding)
         updates = self._stream_scores(chunks, sampling_rate, window, hop)
         yield from stream_events(updates, hop / self.sampling_rate, rules)
@@ -503,99 +492,21 @@ class AudioTagger:
         self, chunks: Iterable[Any], sampling_rate: int | None, window: int, hop: int
     ) -> Iterator[tuple[float, float, np.ndarray]]:
         """Bounds in seconds and scores of each window of a stream."""
-        for cut in self._cut(stream_blocks(chunks, sampling_rate, self.sampling_rate), window, hop, "the stream"):
+        blocks = stream_blocks(chunks, sampling_rate, self.sampling_rate)
+        for cut in self._windows.cut(blocks, window, hop, "the stream"):
             scores = self._scores([cut.content], is_alone=not is_forked())[0]
             start_s, end_s = cut.start / self.sampling_rate, (cut.start + len(cut.waveform)) / self.sampling_rate
             check_scores(scores, "the stream", start_s)
             yield start_s, end_s, scores
 
-    # Windows
-
-    def _window_samples(self, window_s: float, hop_s: float) -> tuple[int, int]:
-        for name, value in (("window_s", window_s), ("hop_s", hop_s)):
-            check_number(name, value)
-            if not math.isfinite(value):
-                raise OptionError(name, value, "a length in seconds")
-        window, hop = round(window_s * self.sampling_rate), round(hop_s * self.sampling_rate)
-        if not self.front_end.min_samples <= window <= self._max_samples:
-            bounds = f"{self.min_window_s:.3g} to {self.max_window_s:.4g} seconds"
-            raise OptionError("window_s", window_s, f"{bounds}, which this model takes at once")
-        if not 0 < hop <= window:
-            wanted = f"more than 0 and at most the window of {window_s:g} seconds, so that no audio is left out"
-            raise OptionError("hop_s", hop_s, wanted)
-        return window, hop
-
-    def _clip_reader(
-        self, window_s: float | None, hop_s: float | None, sampling_rate: int | None, channel: str | int
-    ) -> Callable[[Any], Iterator[Window]]:
-        """How a clip is read as windows, by default 10 s long and not overlapping."""
-        length_s = min(CLIP_WINDOW_S, self.max_window_s) if window_s is None else window_s
-        window, hop = self._window_samples(length_s, length_s if hop_s is None else hop_s)
-        return self._reader(window, hop, window_s is None and hop_s is None, sampling_rate, channel)
-
-    def _reader(
-        self, window: int, hop: int, fits_whole: bool, sampling_rate: int | None, channel: str | int
-    ) -> Callable[[Any], Iterator[Window]]:
-        return partial(
-            self._windows,
-            window=window,
-            hop=hop,
-            fits_whole=fits_whole,
-            array_sampling_rate=sampling_rate,
-            channel=check_channel(channel),
-        )
-
-    def _windows(self, source: Any, *, window: int, hop: int, fits_whole: bool, **how: Any) -> Iterator[Window]:
-        """Windows of one input; with `fits_whole`, what the model takes in one piece stays in one."""
-        name = describe(source)
-        blocks = iter(read_blocks(source, sampling_rate=self.sampling_rate, **how))
-        if not fits_whole:
-            return self._cut(blocks, window, hop, name)
-        beginning: list[np.ndarray] = []
-        while sum(map(len, beginning)) <= self._max_samples:
-            block = next(blocks, None)
-            if block is None:
-                return self._cut(beginning, self._max_samples, self._max_samples, name)
-            beginning.append(block)
-        return self._cut(chain(beginning, blocks), window, hop, name)
-
-    def _cut(self, blocks: Iterable[np.ndarray], window: int, hop: int, name: str) -> Iterator[Window]:
-        """Windows of audio whose features are finite."""
-        blocks = check_peaks(blocks, MAX_MAGNITUDE / self.front_end.n_fft, self.sampling_rate, name)
-        windows = cut_windows(blocks, window, hop, self.front_end.min_samples, self._max_samples)
-        return windows if hop == window or hop % self.front_end.hop_size else self._sharing_frames(windows)
-
-    def _sharing_frames(self, windows: Iterable[Window]) -> Iterator[Window]:
-        """Overlapping windows with their log-mel spectrograms, each frame of which is computed once."""
-        shared = SharedFrames(self.front_end)
-        for window in windows:
-            samples = len(window.waveform)
-            if samples >= self.front_end.min_samples and window.start % self.front_end.hop_size == 0:
-                frames = self._patches(samples) * self._folder.settings.patch_size
-                spectrogram = shared.log_mel(window.start, window.waveform)[:, :frames]
-                window = window._replace(log_mel=spectrogram)
-            yield window
-
     # Computing
-
-    def _patches(self, num_samples: int) -> int:
-        """Patches in time of a window of so many samples."""
-        front_end = self.front_end
-        return front_end.num_frames(max(num_samples, front_end.min_samples)) // self._folder.settings.patch_size
 
     def _compute(self, contents: list[np.ndarray], is_alone: bool = False) -> Outputs:
         """
         Outputs for windows with the same number of patches, given as waveforms or log-mel spectrograms. Unless it
         `is_alone`, other calls compute as well.
         """
-        features = [content if content.ndim == 2 else self._log_mel(content) for content in contents]
-        return self._engine.run(np.stack(features), is_alone)
-
-    def _log_mel(self, waveform: np.ndarray) -> np.ndarray:
-        """The log-mel spectrogram of a window, as many frames as the model uses."""
-        frames = self._patches(len(waveform)) * self._folder.settings.patch_size
-        waveform = np.pad(waveform, (0, max(0, self.front_end.min_samples - len(waveform))))
-        return log_mel(waveform, self.front_end)[:, :frames]
+        return self._engine.run(self._windows.features(contents), is_alone)
 
     def _scores(self, contents: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
         """Class scores `(windows, classes)`."""
@@ -629,7 +540,7 @@ class AudioTagger:
             inputs,
             read,
             compute,
-            self._patches,
+            self._windows.patches,
             batch_size=self.batch_size,
             # On a CPU, a batch per core keeps all of them busier than all cores sharing a batch.
             num_workers=self.num_threads if self._engine.device == "cpu" else 1,

@@ -20,6 +20,7 @@ PORT_PACKAGES = {"torch", "numpy", "transformers", "huggingface_hub"}
 ROOMS: dict[str, tuple[str, ...]] = {
     "model_card": (),
     "zenodo": (),
+    "endpoint_handler": (),
     "pretrained": (),
     "conversion": ("model_card", "pretrained", "zenodo"),
     "labelled": (),

@@ -24,6 +24,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import soundfile
 import torch
 import yaml
 from filelock import FileLock
@@ -765,7 +766,9 @@ def card_snippets(folder: Path) -> list[str]:
     return snippets
 
 
-def test_code_in_the_cards_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_the_cards_runs_as_printed(tmp_path: Path, resources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the custom code only, and with the package."""
+    soundfile.write(tmp_path / "recording.wav", *soundfile.read(resources / "misc_crow.flac"))
     tensors = original_tensors()
     encoder = {name: tensor for name, tensor in tensors.items() if not name.startswith("outputlayer.")}
     snippets = []
@@ -776,7 +779,7 @@ def test_code_in_the_cards_runs_as_printed(tmp_path: Path, monkeypatch: pytest.M
         snippets += card_snippets(folder)
     remote = "".join(code for code in snippets if "trust_remote_code" in code)
     local = "".join(code for code in snippets if "import ced_model" in code)
-    without_package = "import sys; sys.modules['ced_model'] = None\n"
+    without_package = "import sys; sys.modules['ced_model'] = sys.modules['torchaudio'] = None\n"
     printed = run_python(without_package + remote, tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules"))
     assert "LABEL_" in printed and "torch.Size([48])" in printed
     monkeypatch.chdir(tmp_path)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import soundfile
@@ -17,10 +18,10 @@ import torch
 import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoFeatureExtractor
+from transformers import AutoFeatureExtractor, Trainer, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from ced_model import CedFeatureExtractor
+from ced_model import CedFeatureExtractor, CedForAudioClassification
 from ced_model import feature_extraction_ced as module
 
 EXTRACTOR = CedFeatureExtractor()
@@ -635,3 +636,25 @@ def test_rows_of_an_array_equal_a_list_and_truncation_equals_slicing(
     sliced = mel_of(clips[:, :max_length])
     assert torch.equal(rows[..., : sliced.shape[-1]], sliced)
     assert (rows[..., sliced.shape[-1] :] == 0).all()
+
+
+@pytest.mark.parametrize("has_mask", [True, False])
+def test_trainer_pads_what_dataset_map_stored_and_removes_unused_columns(
+    has_mask: bool, golden: Path, feature_extractor: CedFeatureExtractor, tmp_path: Path
+) -> None:
+    """Without a collator or options: as `processing_class` the feature extractor pads clips of mixed lengths."""
+    generator = np.random.default_rng(0)
+    rows = [{"audio": generator.normal(scale=0.1, size=n), "label": n % 2, "name": "x"} for n in (3000, 8001, 5000)]
+    stored = datasets.Dataset.from_list(rows).map(
+        lambda row: dict(feature_extractor(row["audio"], sampling_rate=16000, return_attention_mask=has_mask))
+    )
+    model = CedForAudioClassification.from_pretrained(
+        golden / "micro_hub", num_labels=2, problem_type="single_label_classification", ignore_mismatched_sizes=True
+    )
+    arguments = TrainingArguments(str(tmp_path), max_steps=1, report_to=[], use_cpu=True, save_strategy="no")
+    trainer = Trainer(model, arguments, train_dataset=stored, processing_class=feature_extractor)
+    trainer.train()
+    predictions = trainer.predict(stored).predictions
+    with torch.no_grad():
+        alone = [model(**feature_extractor(row["audio"], sampling_rate=16000)).logits[0] for row in rows]
+    np.testing.assert_allclose(predictions, torch.stack(alone), atol=1e-5)

@@ -18,7 +18,14 @@ from ..feature_extraction_ced import CedFeatureExtractor
 from ..messages import one_line, printable
 from ..model_card import create_model_card, published_eval_results, published_size
 from ..modeling_ced import CedForAudioClassification, CedModel
-from ..pretrained import MODEL_FILES, check_output, load_feature_extractor, new_model_folder, save_model_folder
+from ..pretrained import (
+    CLASSIFIER_FILES,
+    MODEL_FILES,
+    check_output,
+    load_feature_extractor,
+    new_model_folder,
+    save_model_folder,
+)
 from .checkpoint import Checkpoint, ConversionError, read_checkpoint
 from .shape import make_config
 
@@ -188,7 +195,8 @@ def _verify(
     checkpoint: Checkpoint,
 ) -> None:
     """Loads the folder again; raises [`ConversionError`] unless its tensors are the source's, its outputs `model`'s."""
-    absent = sorted(MODEL_FILES - {path.name for path in folder.iterdir()})
+    expected = MODEL_FILES if checkpoint.has_head else MODEL_FILES - CLASSIFIER_FILES
+    absent = sorted(expected - {path.name for path in folder.iterdir()})
     if absent:
         raise ConversionError(f"the written folder is not complete, nothing was kept: {', '.join(absent)} missing.")
     architecture: Any = type(model)
