@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .results import TagResult as TagResult
     from .results import Timeline as Timeline
     from .tagger import AudioTagger as AudioTagger
+    from .writers.event_files import write_events as write_events
 
 __version__ = "0.1.0"
 
@@ -54,6 +55,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "pipeline_ced": ["CedAudioClassificationPipeline"],
         "results": ["StreamUpdate", "Tag", "TagResult", "Timeline"],
         "tagger": ["AudioTagger"],
+        "writers.event_files": ["write_events"],
     },
 )
 

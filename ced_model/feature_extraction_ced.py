@@ -258,7 +258,8 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             masks = (feature.new_ones(feature.shape[-1], dtype=torch.long) for feature in features)
             data["attention_mask"] = [_pad(mask, target) for mask, target in zip(masks, targets, strict=True)]
         if return_tensors != "pt":
-            data = {key: [tensor.cpu().numpy() for tensor in tensors] for key, tensors in data.items()}
+            arrays = {key: [tensor.cpu().numpy() for tensor in tensors] for key, tensors in data.items()}
+            return BatchFeature(arrays, tensor_type=return_tensors)
         return BatchFeature(data, tensor_type=return_tensors)
 
     def pad(self, processed_features: Any, *args: Any, **kwargs: Any) -> BatchFeature:

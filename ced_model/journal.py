@@ -26,6 +26,7 @@ from .records import Record, check_record, check_same_maker, check_same_options
 from .writers import EVENT_FORMATS, Format, read_records, write_records
 from .writers.event_files import EventFiles
 from .writers.json import json_line, parse_json
+from .writers.wide import classes_of
 
 VERSION = 1
 MAX_LINE = 2**28  # bytes; the events of days are far less
@@ -57,6 +58,7 @@ class Journal:
         self._file: FileIO | None = None
         self._replaced: tuple[int, ...] | None = None  # the output that may be replaced
         self._discards = False
+        self.classes: list[str] = []  # whose scores a finished output holds
         self._check_place()
 
     def _check_place(self) -> None:
@@ -103,6 +105,8 @@ class Journal:
         self.is_finished = True
         for record in self._read_output():
             self._note(record, 0)
+            if self._wide and not self.classes and "error" not in record:
+                self.classes = classes_of(record)
 
     @property
     def is_begun(self) -> bool:
@@ -120,7 +124,7 @@ class Journal:
         if self.event_files is not None:
             yield from self._read_event_files(self.event_files)
             return
-        yield from read_records(self.output, self._format, self._events, self._spreadsheet_safe)
+        yield from read_records(self.output, self._format, self._events, self._spreadsheet_safe, self._wide)
 
     def _read_event_files(self, files: EventFiles) -> Iterator[Record]:
         records = files.read(verify=not self.size)  # beside a journal, `finish` looks at them
@@ -137,6 +141,10 @@ class Journal:
     @property
     def _events(self) -> bool:
         return bool(self.options["events"])
+
+    @property
+    def _wide(self) -> str:
+        return str(self.options.get("wide", ""))
 
     @property
     def _spreadsheet_safe(self) -> bool:
@@ -306,6 +314,7 @@ class Journal:
                         self._events,
                         spreadsheet_safe=self._spreadsheet_safe,
                         made_by=self.made_by,
+                        wide=self._wide,
                     )
                 file.flush()
                 os.fsync(file.fileno())

@@ -107,7 +107,8 @@ def masked_batch_norm(norm: nn.BatchNorm2d, values: torch.Tensor, mask: torch.Te
     mask = mask.unsqueeze(1)
     # NaN or infinity in the padding would reach statistics and gradients, since 0 · NaN is NaN.
     values = values.masked_fill(~mask, 0.0)
-    mean, var = norm.running_mean, norm.running_var
+    mean: Any = norm.running_mean
+    var: Any = norm.running_var
     if norm.training and norm.weight.requires_grad:  # a frozen layer keeps its running statistics, in training too
         count = mask.sum()
         mean = values.sum(dim=(0, 2)) / count

@@ -21,7 +21,7 @@ from transformers.pipelines.pt_utils import KeyDataset, PipelineIterator
 
 from .audio import MIX, AudioError, is_single_input
 from .evaluation_mode import in_evaluation_mode
-from .events import check_event_options
+from .events import event_rules
 from .forking import is_forked
 from .messages import OptionError, check_number, one_line, one_line_error, printable
 from .results import Timeline, check_scores
@@ -80,7 +80,8 @@ class Options:
             if not isinstance(value, str | bool | None) or value not in choices:
                 raise OptionError(name, value, " or ".join(map(str, choices)))
         if self.events:
-            check_event_options(labels, self.event_thresholds, self.min_duration_s, self.merge_gap_s)
+            finding: dict[str, Any] = {"min_duration_s": self.min_duration_s, "merge_gap_s": self.merge_gap_s}
+            event_rules(labels, self.event_thresholds, **finding)
         elif self.threshold is not None:
             check_number("threshold", self.threshold)
 
@@ -152,7 +153,9 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
             window_s = TIMELINE_WINDOW_S if checked.window_s is None else checked.window_s
             read = self._windows.of_timelines(window_s, checked.hop_s, checked.sampling_rate, checked.channel)
         else:
-            read = self._windows.of_clips(checked.window_s, checked.hop_s, checked.sampling_rate, checked.channel)
+            read = self._windows.of_clips(
+                checked.window_s, checked.hop_s, checked.sampling_rate, checked.channel, checked.average
+            )
         return checked, batch_size, read
 
     @property
@@ -190,7 +193,8 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
             events (`bool`): Return when each class occurs.
             window_s, hop_s (`float`, *optional*): Length of the windows and distance between their starts in seconds.
                 By default 2 s and half a window with `return_timestamps` or `events`.
-            average (`str`): How the window scores of a clip are combined, `"mean"` or `"max"`.
+            average (`str`): How the window scores of a clip are combined: `"mean"`, or `"max"` of windows of 2 s
+                (unless others are asked for), which finds short sounds.
             min_duration_s, merge_gap_s (`float`): Shortest event, and gap up to which two events become one.
             sampling_rate (`int`, *optional*): Of bare arrays in Hz, by default the model's.
             channel (`str` or `int`): `"mix"` averages the channels; 0, 1, … takes one, `"loudest"` the loudest.

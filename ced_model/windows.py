@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .audio import check_channel, describe, read_blocks
-from .log_mel import FrontEnd, log_mel
+from .log_mel import FrontEnd, SharedFrames, log_mel
 from .messages import OptionError, check_number
 from .scheduling import Window, check_peaks, cut_windows
 
@@ -47,7 +47,12 @@ class ModelWindows:
         return self.front_end.max_samples(self.target_length)
 
     def of_clips(
-        self, window_s: float | None, hop_s: float | None, sampling_rate: int | None, channel: str | int
+        self,
+        window_s: float | None,
+        hop_s: float | None,
+        sampling_rate: int | None,
+        channel: str | int,
+        average: str = "mean",
     ) -> ReadWindows:
         """
         How clips are read: in one piece if the model can take it, otherwise as windows of 10 s without overlap.
@@ -56,10 +61,15 @@ class ModelWindows:
             window_s, hop_s: Other windows, for clips of any length.
             sampling_rate: Of bare arrays in Hz, by default the model's.
             channel: As for [`read_blocks`].
+            average: With `"max"`, windows are by default 2 s long and start every second, so that the maximum finds
+                short sounds.
 
         Raises:
             OptionError: for windows that the model cannot take.
         """
+        if average == "max" and window_s is None:
+            window_s = min(TIMELINE_WINDOW_S, self.max_samples / self.front_end.sampling_rate)
+            hop_s = window_s / 2 if hop_s is None else hop_s
         length_s = min(CLIP_WINDOW_S, self.max_samples / self.front_end.sampling_rate) if window_s is None else window_s
         window, hop = self.to_samples(length_s, length_s if hop_s is None else hop_s)
         return self._reader(window, hop, window_s is None and hop_s is None, sampling_rate, channel)
@@ -117,17 +127,33 @@ class ModelWindows:
         """Windows of audio whose features are finite."""
         front_end = self.front_end
         blocks = check_peaks(blocks, MAX_MAGNITUDE / front_end.n_fft, front_end.sampling_rate, name)
-        return cut_windows(blocks, window, hop, front_end.min_samples, self.max_samples)
+        windows = cut_windows(blocks, window, hop, front_end.min_samples, self.max_samples)
+        return windows if hop == window or hop % front_end.hop_size else self._sharing_frames(windows)
+
+    def _sharing_frames(self, windows: Iterable[Window]) -> Iterator[Window]:
+        """Overlapping windows with their log-mel spectrograms, each frame of which is computed once."""
+        shared = SharedFrames(self.front_end)
+        for window in windows:
+            samples = len(window.waveform)
+            if samples >= self.front_end.min_samples and window.start % self.front_end.hop_size == 0:
+                frames = self.patches(samples) * self.patch_size
+                window = window._replace(log_mel=shared.log_mel(window.start, window.waveform)[:, :frames])
+            yield window
 
     def patches(self, num_samples: int) -> int:
         """Patches in time of a window of so many samples."""
         return self.front_end.num_frames(max(num_samples, self.front_end.min_samples)) // self.patch_size
 
-    def features(self, waveforms: list[np.ndarray]) -> np.ndarray:
-        """The model's input for windows with the same number of patches: float32 `(windows, n_mels, frames)`."""
-        frames = self.patches(len(waveforms[0])) * self.patch_size
-        features = []
-        for waveform in waveforms:
-            waveform = np.pad(waveform, (0, max(0, self.front_end.min_samples - len(waveform))))
-            features.append(log_mel(waveform, self.front_end)[:, :frames])
-        return np.stack(features)
+    def features(self, contents: list[np.ndarray]) -> np.ndarray:
+        """
+        The model's input: float32 `(windows, n_mels, frames)`.
+
+        Args:
+            contents: Windows with the same number of patches, as waveforms or as log-mel spectrograms.
+        """
+        return np.stack([content if content.ndim == 2 else self._log_mel(content) for content in contents])
+
+    def _log_mel(self, waveform: np.ndarray) -> np.ndarray:
+        frames = self.patches(len(waveform)) * self.patch_size
+        waveform = np.pad(waveform, (0, max(0, self.front_end.min_samples - len(waveform))))
+        return log_mel(waveform, self.front_end)[:, :frames]

@@ -13,12 +13,14 @@ from ..packages import require
 from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
+from .finding import choosing
 from .model import load_tagger
 from .terminal import put
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ..classes import ClassChoice
     from ..tagger import AudioTagger
 
 INSTALL_PLOT = 'pip install "ced_model[plot]"'
@@ -36,8 +38,12 @@ def plot(
     hop_s: options.Hop = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture that is there.")] = False,
     top_k: Annotated[
-        int | None, typer.Option("--top-k", "-k", metavar="N", min=1, help="Classes to draw; by default 10.")
+        int | None,
+        typer.Option("--top-k", "-k", metavar="N", min=1, help="Classes to draw; by default 10, or all of --labels."),
     ] = None,
+    labels: options.Labels = None,
+    exclude: options.Exclude = None,
+    label_map: options.LabelMap = None,
     channel: options.Channel = None,
     engine: options.Engine = "auto",
     compute_type: options.ComputeType = None,
@@ -49,20 +55,32 @@ def plot(
     path = output or Path(f"{file}.png")
     check_new_file("output", path, ".png", overwrite)
     require(("matplotlib",), "drawing", INSTALL_PLOT)
+    from ..classes import choose_classes
+
     if not file.exists():
         raise CliError(f"{str(file)!r}: there is no such file", FAILED)
     tagger = load_tagger(model, engine=engine, compute_type=compute_type)
+    classes = choosing(labels, exclude, label_map)
+    choices = choose_classes(tagger.labels, classes.pop("labels", None), **classes)
     windows = options.given(window_s=window_s, hop_s=hop_s)
-    _save(_draw(tagger, file, windows, top_k or TOP_K, options.parse_channel(channel)), path, overwrite)
+    number = top_k or (len(choices) if labels else TOP_K)
+    _save(_draw(tagger, file, windows, choices, number, options.parse_channel(channel)), path, overwrite)
     put(str(path))
 
 
-def _draw(tagger: "AudioTagger", file: Path, windows: dict[str, Any], top_k: int, channel: str | int) -> "Figure":
+def _draw(
+    tagger: "AudioTagger",
+    file: Path,
+    windows: dict[str, Any],
+    choices: list["ClassChoice"],
+    top_k: int,
+    channel: str | int,
+) -> "Figure":
     from ..audio import describe, read_blocks
     from ..drawing import BLOCK_FRAMES, MAX_COLUMNS, make_figure, mel_picture
 
     front_end = tagger.front_end
-    timeline = tagger.timeline(file, channel=channel, **windows)
+    timeline = tagger.timeline(file, channel=channel, **windows).take(choices)
     block_s = BLOCK_FRAMES * front_end.hop_size / front_end.sampling_rate
     blocks = read_blocks(file, sampling_rate=front_end.sampling_rate, block_s=block_s, channel=channel)
     decibels, column_s = mel_picture(blocks, front_end, MAX_COLUMNS)

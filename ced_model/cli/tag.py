@@ -13,6 +13,7 @@ from ..writers import EVENT_FORMATS, FORMATS_OF_SUFFIXES, Format, check_availabl
 from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
+from .finding import choosing, parse_thresholds
 from .model import load_tagger, quieten
 from .progress import RunProgress
 from .terminal import refuse_stdout, say, say_error
@@ -46,11 +47,11 @@ def tag(
     audio_column: options.AudioColumn = None,
     model: options.Model = None,
     top_k: options.TopK = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(metavar="SCORE", help="Leave out tags with a lower score; with --events, by default 0.5."),
-    ] = None,
+    threshold: options.Threshold = None,
+    threshold_file: options.ThresholdFile = None,
     labels: options.Labels = None,
+    exclude: options.Exclude = None,
+    label_map: options.LabelMap = None,
     window_s: Annotated[
         float | None,
         typer.Option(
@@ -67,19 +68,25 @@ def tag(
     ] = None,
     average: Annotated[
         str | None,
-        typer.Option(metavar="mean|max", help="How window scores are combined; by default the mean."),
+        typer.Option(
+            metavar="mean|max",
+            help="How window scores are combined; by default the mean. max finds short sounds, in windows of 2 s.",
+        ),
     ] = None,
     channel: options.Channel = None,
     events: Annotated[bool, typer.Option("--events", help="Find when each class occurs.")] = False,
-    min_duration_s: Annotated[
-        float | None, typer.Option("--min-duration", metavar="SECONDS", help="With --events: leave out shorter ones.")
-    ] = None,
-    merge_gap_s: Annotated[
-        float | None,
-        typer.Option(
-            "--merge-gap", metavar="SECONDS", help="With --events: join those of a class no further apart than this."
-        ),
-    ] = None,
+    timeline: Annotated[bool, typer.Option("--timeline", help="Scores of each window, in a column a class.")] = False,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="In csv and parquet, a column a class with the scores of each input.")
+    ] = False,
+    off_threshold: options.OffThreshold = None,
+    smooth_s: options.Smooth = None,
+    smoothing: options.Smoothing = None,
+    min_duration_s: options.MinDuration = None,
+    merge_gap_s: options.MergeGap = None,
+    max_duration_s: options.MaxDuration = None,
+    start_time: options.StartTime = None,
+    timezone: options.Timezone = None,
     format: Annotated[
         Format | None,
         typer.Option(
@@ -96,8 +103,8 @@ def tag(
             "--output",
             "-o",
             metavar="FILE|DIR",
-            help="Write here, at the end; until then to FILE.journal. For audacity and the formats after it, a folder gets"
-            " one file a recording. With --ray a folder, shard by shard.",
+            help="Write here, at the end; until then to FILE.journal. For audacity and the formats after it, a folder"
+            " gets one file a recording. With --ray a folder, shard by shard.",
         ),
     ] = None,
     resume: Annotated[
@@ -142,8 +149,30 @@ def tag(
     format = _choose_format(Format.JSON if as_json else format, output, ray, resume)
     cause = "--events" if events else f"--format {format}, which holds events"
     events = events or format in EVENT_FORMATS
+    options.refuse(f"has no meaning with {cause}" if events else "", timeline=timeline or None, wide=wide or None)
+    scores = "windows" if timeline else "clips" if wide else ""
+    choice = "writes all scores: choose classes with --labels"
+    options.refuse(f"has no meaning: --{'timeline' if timeline else 'wide'} {choice}" if scores else "", top_k=top_k)
+    options.refuse(
+        f"has no meaning: --{'timeline' if timeline else 'wide'} {choice}" if scores else "",
+        threshold=threshold,
+        thresholds=threshold_file,
+    )
+    options.refuse("has no meaning with --timeline" if timeline else "", average=average)
+    options.refuse("does not work with --ray" if ray else "", timeline=timeline or None, wide=wide or None)
+    if wide and format is Format.TABLE:
+        raise CliError("--wide needs --format csv, parquet, json or jsonl")
     options.refuse(f"has no meaning with {cause}" if events else "", top_k=top_k, average=average)
-    options.refuse("" if events else "needs --events", min_duration=min_duration_s, merge_gap=merge_gap_s)
+    finding = options.given(
+        off_threshold=off_threshold,
+        smooth_s=smooth_s,
+        smoothing=smoothing,
+        min_duration_s=min_duration_s,
+        merge_gap_s=merge_gap_s,
+        max_duration_s=max_duration_s,
+    )
+    options.refuse("" if events else "needs --events", **finding)
+    options.refuse("" if start_time else "needs --start-time", timezone=timezone)
     options.refuse("" if ray else "needs --ray", ray_address=ray_address, workers=workers, shard_size=shard_size)
     options.refuse("" if output else "needs --output FILE", resume=resume or None, overwrite=overwrite or None)
     options.refuse("" if dataset else "needs --dataset", config=config, split=split, audio_column=audio_column)
@@ -155,12 +184,13 @@ def tag(
         raise CliError(f"--spreadsheet-safe is for --format csv, not {format}")
     check_available(format)
     tagging = options.given(window_s=window_s, hop_s=hop_s, channel=options.parse_channel(channel))
+    tagging |= choosing(labels, exclude, label_map) | options.given(start_time=start_time, timezone=timezone)
     if events:
-        limit = EVENT_THRESHOLD if threshold is None else threshold
-        tagging["thresholds"] = dict.fromkeys(labels, limit) if labels else limit
-        tagging |= options.given(min_duration_s=min_duration_s, merge_gap_s=merge_gap_s)
+        limits = parse_thresholds(threshold, threshold_file, EVENT_THRESHOLD if labels else None)
+        tagging |= finding | {"thresholds": EVENT_THRESHOLD if limits is None else limits}
     else:
-        tagging |= options.given(top_k=top_k, threshold=threshold, labels=labels, average=average)
+        limits = parse_thresholds(threshold, threshold_file, 0.0 if labels and (threshold or threshold_file) else None)
+        tagging |= options.given(top_k=top_k, threshold=limits, average=average)
     computing: dict[str, Any] = {
         "model": model,
         "engine": engine,
@@ -187,17 +217,20 @@ def tag(
         lasting = options.given(dataset=dataset, config=config, split=split, audio_column=audio_column)
         if files.is_table:
             rows = DatasetRows(files, split, audio_column)
-            run = _Run(rows.inputs(), computing, tagging, events, format, spreadsheet_safe, rows.fill, lasting)
+            run = _Run(rows.inputs(), computing, tagging, events, format, spreadsheet_safe, scores, rows.fill, lasting)
         else:
             found = audio_inputs(files, split)
-            run = _Run(found, computing, tagging, events, format, spreadsheet_safe, lasting=lasting)
+            run = _Run(found, computing, tagging, events, format, spreadsheet_safe, scores, lasting=lasting)
         progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite, [])
     elif remote := [path for path in paths if path.startswith(STORES)]:
         raise CliError(f"{remote[0]}: to read from there add --ray --output DIR, or download it first")
     else:
         from ..input_list import find_inputs
 
-        run = _Run(find_inputs(paths, list_file), computing, tagging, events, format, spreadsheet_safe)
+        inputs = find_inputs(paths, list_file)
+        if start_time not in (None, "auto", "none") and len(inputs) > 1:
+            raise CliError(f"--start-time {start_time} is the time of one recording, and there are {len(inputs)}")
+        run = _Run(inputs, computing, tagging, events, format, spreadsheet_safe, scores)
         progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite, paths)
     if progress.total > 1:
         say(progress.summary())
@@ -234,7 +267,7 @@ class _Run:
         tagging: Keyword arguments of `AudioTagger.tag`, or with `events` of `AudioTagger.events`.
         events: Whether to find events.
         format: The format of the results.
-        spreadsheet_safe: As for `write_records`.
+        spreadsheet_safe, wide: As for `write_records`.
         fill: Makes inputs of those of a data set, with their audio.
         lasting: What else must be the same where an output is continued.
     """
@@ -247,11 +280,12 @@ class _Run:
         events: bool,
         format: Format,
         spreadsheet_safe: bool,
+        wide: str,
         fill: Callable[[list["Input"]], Iterable["Input"]] | None = None,
         lasting: dict[str, Any] | None = None,
     ) -> None:
         self.inputs, self.computing, self.tagging = inputs, computing, tagging
-        self.events, self.format, self.spreadsheet_safe = events, format, spreadsheet_safe
+        self.events, self.format, self.spreadsheet_safe, self.wide = events, format, spreadsheet_safe, wide
         self.fill, self.lasting = fill, lasting or {}
 
     def load(self) -> "AudioTagger":
@@ -259,7 +293,7 @@ class _Run:
         from ..records import check_options
 
         tagger = load_tagger(**self.computing)
-        check_options(tagger, self.tagging, self.events)
+        check_options(tagger, self.tagging, self.events, self.wide)
         return tagger
 
     def to_stdout(self) -> RunProgress:
@@ -280,6 +314,7 @@ class _Run:
                     self.events,
                     spreadsheet_safe=self.spreadsheet_safe,
                     made_by=made_by(tagger) if self.format in EVENT_FORMATS else None,
+                    wide=self.wide,
                 )
             except KeyboardInterrupt as error:
                 raise KeyboardInterrupt(f"{progress.done} of {len(self.inputs)} inputs were done") from error
@@ -290,13 +325,15 @@ class _Run:
     def to_file(self, output: str, resume: bool, overwrite: bool, folders: list[str]) -> RunProgress:
         from ..input_list import STANDARD_INPUT, escape_name
         from ..journal import Journal
-        from ..records import made_by
+        from ..records import made_by, wide_classes
 
         if resume and any(item.name == STANDARD_INPUT for item in self.inputs):
             raise CliError("--resume cannot know whether standard input is the same")
         lasting = {"format": self.format, "events": self.events} | self.tagging | self.lasting
         if self.spreadsheet_safe:
             lasting["spreadsheet_safe"] = True
+        if self.wide:
+            lasting["wide"] = self.wide
         names = [item.name for item in self.inputs]
         journal = Journal(output, lasting, list(map(escape_name, folders)))
         try:
@@ -313,6 +350,8 @@ class _Run:
             waiting = [item for item in self.inputs if item.name not in journal]
             progress = _progress(waiting)
             tagger = self.load() if waiting else None
+            if tagger and journal.classes and journal.classes != wide_classes(tagger, self.tagging):
+                raise CliError(f"{output} has the scores of other classes: resume with the same ones, or overwrite it")
             if len(waiting) < len(self.inputs):
                 note = ""
                 if journal.is_finished and self.format not in (Format.PARQUET, *EVENT_FORMATS):
@@ -339,7 +378,11 @@ class _Run:
         from ..records import make_records
 
         given = inputs if self.fill is None else self.fill(inputs)
-        options: dict[str, Any] = {"events": self.events, "sampling_rate": self.format is Format.RAVEN}
+        options: dict[str, Any] = {
+            "events": self.events,
+            "sampling_rate": self.format is Format.RAVEN,
+            "wide": self.wide,
+        }
         for record in make_records(tagger, given, self.tagging, on_audio=progress.add_audio, **options):
             error = record.get("error")
             progress.count(failed=error is not None)

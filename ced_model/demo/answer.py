@@ -25,11 +25,15 @@ class Settings:
         model: name of one of the models that are offered.
         window_s: length of the windows of the timeline in seconds; they overlap by half.
         threshold: score from which a class counts as present.
+        smooth_s: length in seconds over which scores are smoothed for events.
+        labels: classes and groups that are looked for, with commas between them; empty for all.
     """
 
     model: str
     window_s: float = TIMELINE_WINDOW_S
     threshold: float = THRESHOLD
+    smooth_s: float = 0.0
+    labels: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,13 @@ def listen(path: str | Path, tagger: AudioTagger, settings: Settings, limits: Li
     waveform = read_sound(path, tagger.sampling_rate, limits)
     name = printable(Path(path).name)
     try:
-        (result,) = tagger.tag([waveform], top_k=top_k)
+        labels = (settings.labels or "").strip() or None
+        (result,) = tagger.tag([waveform], top_k=top_k, labels=labels)
         if result.error is not None:
             raise result.error
         timeline = tagger.timeline(waveform, window_s=settings.window_s)
-        events = timeline.events(settings.threshold)
+        events = timeline.events(settings.threshold, smooth_s=settings.smooth_s, labels=labels)
+        timeline = timeline.select(labels)
     except AudioError as error:
         reason = str(error).removeprefix(f"{describe(waveform)}: ")
         raise DemoError(f"{name} could not be tagged: {reason}. Please try another file.") from error

@@ -57,10 +57,16 @@ class Service:
         return await self.take_turn(self.find_tags, sound, model, top_k)
 
     async def events(
-        self, sound: str, model: str, window_s: float = 2.0, threshold: float = THRESHOLD
+        self,
+        sound: str,
+        model: str,
+        window_s: float = 2.0,
+        threshold: float = THRESHOLD,
+        smooth_s: float = 0.0,
+        labels: str = "",
     ) -> dict[str, Any]:
-        """When each class reaches the threshold, ordered by onset."""
-        return await self.take_turn(self.find_events, sound, model, window_s, threshold)
+        """When each class or group reaches the threshold, ordered by onset."""
+        return await self.take_turn(self.find_events, sound, model, window_s, threshold, smooth_s, labels)
 
     async def take_turn(self, function: Callable[..., Any], sound: str | None, model: str, *settings: Any) -> Any:
         """Calls a function of a sound and a model once the model is there: one request is computed at a time."""
@@ -73,9 +79,9 @@ class Service:
             raise DemoError("Please choose a file, record something, or press one of the recordings first.")
         return listen(sound, self.models.load(settings.model), settings, self.limits, top_k)
 
-    def show(self, sound: str | None, model: str, window_s: float, threshold: float) -> PageParts:
+    def show(self, sound: str | None, *settings_of_page: Any) -> PageParts:
         """The parts of the page for a recording, or the line that says why there is no answer."""
-        settings = Settings(model, window_s, threshold)
+        settings = Settings(*settings_of_page)
         try:
             return self._parts(self._listen(sound, settings), settings)
         except DemoError as error:
@@ -86,9 +92,9 @@ class Service:
         status = f'<p class="ced-error" role="alert">{escape(message)}</p>'
         return PageParts(status, gradio.update(visible=False), None, None, "", "")
 
-    def show_again(self, sound: str | None, model: str, window_s: float, threshold: float) -> Any:
+    def show_again(self, sound: str | None, *settings: Any) -> Any:
         """The same after a setting changed: where nothing was asked yet, nothing is said."""
-        return gradio.skip() if sound is None else self.show(sound, model, window_s, threshold)
+        return gradio.skip() if sound is None else self.show(sound, *settings)
 
     def _parts(self, answer: Answer, settings: Settings) -> PageParts:
         tagger = self.models.load(settings.model)
@@ -120,10 +126,16 @@ class Service:
         return {"file": answer.name, "model": model, "duration_s": answer.duration_s, "tags": tags}
 
     def find_events(
-        self, sound: str, model: str, window_s: float = 2.0, threshold: float = THRESHOLD
+        self,
+        sound: str,
+        model: str,
+        window_s: float = 2.0,
+        threshold: float = THRESHOLD,
+        smooth_s: float = 0.0,
+        labels: str = "",
     ) -> dict[str, Any]:
-        """When each class reaches the threshold, ordered by onset."""
-        answer = self._listen_or_raise(sound, Settings(model, window_s, threshold))
+        """When each class or group reaches the threshold, ordered by onset."""
+        answer = self._listen_or_raise(sound, Settings(model, window_s, threshold, smooth_s, labels))
         events = [event._asdict() for event in answer.events]
         return {"file": answer.name, "model": model, "duration_s": answer.duration_s, "events": events}
 

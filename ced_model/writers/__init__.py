@@ -1,8 +1,8 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Records in files: a table to read; JSON, JSON lines, CSV and Parquet for programs; events in the formats of programs that
-show and edit them. One file for each format.
+Records in files: a table to read; JSON, JSON lines, CSV and Parquet for programs; events in the formats of programs
+that show and edit them. One file for each format.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,6 +36,7 @@ class EventFormat(NamedTuple):
     combines: bool
 
 
+WIDE_KEYS = {"clips": "scores", "windows": "windows"}  # which records have instead of tags
 EVENT_FORMATS = {
     Format.AUDACITY: EventFormat(".txt", combines=False),
     Format.RAVEN: EventFormat(".selections.txt", combines=True),
@@ -64,6 +65,7 @@ def write_records(
     *,
     spreadsheet_safe: bool = False,
     made_by: Mapping[str, str] | None = None,
+    wide: str = "",
 ) -> None:
     """
     Writes records as they come.
@@ -75,10 +77,18 @@ def write_records(
         events: Whether the records hold events instead of tags.
         spreadsheet_safe: For CSV, put `'` before text that a spreadsheet would take for a formula.
         made_by: For Parquet, Raven and Label Studio, the model, engine and compute type.
+        wide: `"clips"` or `"windows"` if the records hold scores of all classes, of clips or of their windows.
     """
     records = (sound_record(record, events) for record in records)
     if format in EVENT_FORMATS:
         import_module(f".{format}", __name__).write(records, stream, made_by or {})
+    elif wide and format in (Format.CSV, Format.PARQUET):
+        from . import wide as tables
+
+        if format is Format.CSV:
+            tables.write_csv(records, stream, wide, spreadsheet_safe)
+        else:
+            tables.write_parquet(records, stream, wide, made_by)
     elif format is Format.CSV:
         from . import csv
 
@@ -92,12 +102,14 @@ def write_records(
 
         table.write(records, stream, events)
     else:
-        from . import json
+        from .json import write_array, write_lines
 
-        (json.write_array if format is Format.JSON else json.write_lines)(records, stream)
+        (write_array if format is Format.JSON else write_lines)(records, stream)
 
 
-def read_records(path: Any, format: Format, events: bool, spreadsheet_safe: bool = False) -> Iterator[Record]:
+def read_records(
+    path: Any, format: Format, events: bool, spreadsheet_safe: bool = False, wide: str = ""
+) -> Iterator[Record]:
     """
     The records of a file that `write_records` made; of Parquet, `path` may be an open file. A table cannot be read.
 
@@ -107,9 +119,12 @@ def read_records(path: Any, format: Format, events: bool, spreadsheet_safe: bool
         UsageError: if the file is not as `write_records` leaves it.
     """
     seen: set[str] = set()
+    key = "events" if events else "tags"
     try:
-        for record in _read(path, format, events, spreadsheet_safe):
+        for record in _read(path, format, events, spreadsheet_safe, wide):
             check_record(record, events)
+            if "error" not in record and WIDE_KEYS.get(wide, key) not in record:
+                raise ValueError(f"{record['file']!r} has {', '.join(record)}")
             if record["file"] in seen:
                 raise ValueError(f"{record['file']!r} is there again, after others: were rows sorted or copied?")
             seen.add(record["file"])
@@ -117,14 +132,18 @@ def read_records(path: Any, format: Format, events: bool, spreadsheet_safe: bool
     except (ValueError, TypeError, RecursionError, OSError) as error:  # pyarrow's and json's are ValueErrors
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        kind = f"{format} results of {'events' if events else 'tags'}{', spreadsheet-safe' * spreadsheet_safe}"
+        kind = f"{format} results of {f'scores of {wide}' if wide else key}{', spreadsheet-safe' * spreadsheet_safe}"
         raise UsageError(
             f"{path} does not hold {kind} as they were written, and cannot be resumed: {one_line(error)}; overwrite it,"
             " or choose another output"
         ) from error
 
 
-def _read(path: Any, format: Format, events: bool, spreadsheet_safe: bool) -> Iterator[Record]:
+def _read(path: Any, format: Format, events: bool, spreadsheet_safe: bool, wide: str) -> Iterator[Record]:
+    if wide and format in (Format.CSV, Format.PARQUET):
+        from .wide import read_csv, read_parquet
+
+        return read_csv(path, wide, spreadsheet_safe) if format is Format.CSV else read_parquet(path, wide)
     if format is Format.CSV:
         from . import csv
 
@@ -133,9 +152,9 @@ def _read(path: Any, format: Format, events: bool, spreadsheet_safe: bool) -> It
         from . import parquet
 
         return parquet.read(path, events)
-    from . import json
+    from .json import read_array, read_lines
 
-    return json.read_array(path) if format is Format.JSON else json.read_lines(path)
+    return read_array(path) if format is Format.JSON else read_lines(path)
 
 
 def check_available(format: Format) -> None:

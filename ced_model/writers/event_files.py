@@ -8,13 +8,18 @@ made them, for which most of these formats have no place. Files can be continued
 byte by byte.
 """
 
+import errno
 import io
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from ..messages import RunError, UsageError
+from ..audio import SAMPLING_RATE, duration_s, native_sampling_rate, read_blocks
+from ..events import Event
+from ..input_list import escape_name
+from ..messages import OptionError, RunError, UsageError
 from ..output import write_file
 from ..records import Record, check_record
 from . import EVENT_FORMATS, Format, write_records
@@ -117,6 +122,15 @@ class EventFiles:
             write_file(path, whole)
         return self._sidecar(records)
 
+    def write_new(self, records: list[Record], replace: bool) -> None:
+        """Writes all files without a sidecar; raises a FileExistsError if one is there, unless it may be replaced."""
+        contents = self._contents(records)
+        if not replace and (taken := next(filter(os.path.lexists, contents), None)):
+            raise FileExistsError(errno.EEXIST, "there is a file, which `overwrite` would replace", taken)
+        for path, whole in contents.items():
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            write_file(path, whole, replace)
+
     def _sidecar(self, records: list[Record]) -> bytes:
         from .. import __version__
 
@@ -179,7 +193,7 @@ class EventFiles:
         return {recording: os.path.join(self.output, self._names[recording]) for recording in recordings}
 
     def _candidates(self, recording: str) -> Iterator[str]:
-        """Names for the file of a recording: `a.txt`, or where another one has it, `a.wav.txt`, `folder/a.wav.txt`, …"""
+        """Names for the file of a recording: `a.txt`; where another one has it, `a.wav.txt`, `folder/a.wav.txt`, …"""
         suffix = EVENT_FORMATS[self.format].suffix
         path = PurePath("standard-input" if recording == "-" else recording)
         relative = PurePath(path.name)
@@ -194,6 +208,62 @@ class EventFiles:
         while True:
             yield f"{whole}.{number}{suffix}"
             number += 1
+
+
+def write_events(
+    path: str | os.PathLike[str],
+    events: Mapping[Any, Sequence[Event]],
+    format: str,
+    *,
+    model: str = "",
+    overwrite: bool = False,
+) -> None:
+    """
+    Writes events of recordings into a file of another program, as `ced tag --format` does.
+
+    Args:
+        path: A file for all recordings; or a folder for one file a recording: one that exists, or a name that ends in
+            `/` or has no suffix. Folders that do not exist are made.
+        events: Paths of recordings and the events of each, as [`AudioTagger.events`] finds them. The duration and the
+            sampling rate are read from the recording, where the format has a place for them.
+        format: `"audacity"`, `"raven"`, `"dcase"`, `"rttm"`, `"textgrid"` or `"labelstudio"`. A file for Audacity or
+            Praat (`"textgrid"`) holds one recording.
+        model: The name of the model, for Raven and Label Studio.
+        overwrite: Whether files that exist may be replaced.
+
+    Raises:
+        ValueError: for another format, events that are not possible, or several recordings in a file that holds one.
+        AudioError: if a recording cannot be read.
+        FileExistsError: if a file exists, unless it may be replaced.
+    """
+    if format not in EVENT_FORMATS:
+        raise OptionError("format", format, ", ".join(EVENT_FORMATS))
+    if not isinstance(events, Mapping):
+        raise OptionError("events", type(events).__name__, "a dictionary of recordings and their events")
+    records = [_record(os.fspath(file), found) for file, found in events.items()]
+    files = EventFiles(os.fspath(path), Format(format))
+    files.check_number(record["file"] for record in records)
+    files.made_by = {"model": model}
+    files.write_new(records, overwrite)
+
+
+def _record(file: str, events: Sequence[Event]) -> Record:
+    length_s = duration_s(file)
+    if length_s is None:
+        length_s = sum(map(len, read_blocks(file))) / SAMPLING_RATE
+    for event in events:
+        if not 0 <= event.onset_s < event.offset_s < math.inf:
+            times = f"from {event.onset_s} to {event.offset_s} s"
+            raise OptionError("events", times, "an onset from 0 on, and an offset after it")
+    record: Record = {
+        "file": escape_name(file),
+        "duration_s": length_s,
+        "events": [event._asdict() for event in events],
+    }
+    if rate := native_sampling_rate(file):
+        record["sampling_rate"] = rate
+    check_record(record, events=True)
+    return record
 
 
 def check_combines(format: Format) -> None:

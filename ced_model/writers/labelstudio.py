@@ -34,7 +34,7 @@ def write(records: Iterable[Record], stream: BinaryIO, made_by: Mapping[str, str
 def _task(record: Record, model: str) -> dict[str, Any]:
     name = record["file"]
     data = {"audio": _local_url(path) if (path := local_path(name)) else name, "file": name}
-    data |= {"recorded_at": record["recorded_at"]} if "recorded_at" in record else {}
+    data |= {"recorded_at": record["recorded_at"]} if record.get("recorded_at") else {}
     events = record["events"]
     prediction: dict[str, Any] = {"model_version": model or "ced"}
     if events:

@@ -37,7 +37,8 @@ def write(records: Iterable[Record], stream: BinaryIO, made_by: Mapping[str, str
     model = name_field(made_by.get("model", ""), OPENING_QUOTE)
     for record in recordings(records):
         path = name_field(local_path(record["file"]) or record["file"])
-        for number, event in enumerate(record["events"], start=number + 1):
+        for event in record["events"]:
+            number += 1
             stream.write(
                 tabbed(
                     str(number),
@@ -45,13 +46,13 @@ def write(records: Iterable[Record], stream: BinaryIO, made_by: Mapping[str, str
                     "1",
                     seconds(start_s + event["onset_s"]),
                     seconds(start_s + event["offset_s"]),
-                    "0",
-                    f"{record.get('sampling_rate', 16000) / 2:g}",
+                    "0.0",
+                    f"{record.get('sampling_rate', 16000) / 2:.1f}",
                     label_field(event["label"], OPENING_QUOTE),
                     f"{event['peak']:.7g}",
                     path,
                     seconds(event["onset_s"]),
-                    name_field(record.get("recorded_at", "")),
+                    name_field(record.get("recorded_at") or ""),
                     model,
                 )
             )

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Events of one recording as a TextGrid of Praat, with one tier per class, since intervals of a tier may not overlap."""
+"""Events of one recording as a TextGrid of Praat: one tier per class, since intervals of a tier may not overlap."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO

@@ -117,6 +117,15 @@ def test_the_api_gives_the_events_of_the_tagger(client, tagger):
         assert [event[key] for event in found["events"]] == pytest.approx([getattr(e, key) for e in expected], abs=1e-5)
 
 
+def test_the_api_finds_the_sounds_that_are_asked_for_with_smoothing(client, tagger):
+    options = {"smooth_s": 3, "labels": "class 5, class 7"}
+    found = client.predict(handle_file(TABLA), window_s=1, threshold=0.3, **options, api_name="/events")
+    expected = tagger.events(TABLA, 0.3, window_s=1, **options)
+    assert expected and [event["label"] for event in found["events"]] == [event.label for event in expected]
+    with pytest.raises(AppError, match="expected a class of the model; did you mean 'class 5'"):
+        client.predict(handle_file(TABLA), labels="clas 5", api_name="/events")
+
+
 def test_the_api_lists_the_models_and_what_they_are_good_for(client):
     models = client.predict(api_name="/models")
     assert models[0]["model"] == "micro_hub" and "13 classes" in models[0]["good_for"]
@@ -317,7 +326,8 @@ def test_the_page_fetches_the_model_and_then_shows_what_was_uploaded(url):
         while following := [step for step in config["dependencies"] if step["trigger_after"] == steps[-1]["id"]]:
             steps += following
         assert len(steps) == 3  # keep it, fetch the model, show
-        for step, data in zip(steps, ([upload(url, CROW)], ["micro_hub"], [None, "micro_hub", 2, 0.5]), strict=True):
+        sent = [upload(url, CROW)], ["micro_hub"], [None, "micro_hub", 2, 0.5, 0, ""]
+        for step, data in zip(steps, sent, strict=True):
             body = {"data": data, "fn_index": step["id"], "session_hash": "one"}
             server.post("gradio_api/queue/join", json=body).raise_for_status()
             answer = server.get("gradio_api/queue/data?session_hash=one").text
