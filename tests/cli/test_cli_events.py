@@ -97,6 +97,7 @@ def read_textgrid(path: Path) -> Rows:
         for each in tier
         if each.mark
     ]
+    assert all(each.maxTime - each.minTime > 1e-5 for tier in read for each in tier) and all(len(tier) for tier in read)
     tiers = crowsetta.formats.seq.TextGrid.from_file(path).tiers
     bounds = [(each.xmin, each.xmax) for tier in tiers for each in tier.intervals]
     assert np.allclose(bounds, [row[1:3] for row in rows], rtol=0, atol=1e-4)  # textgrid rounds
@@ -408,3 +409,24 @@ def test_options_that_contradict_wide_tables_are_refused(arguments: str, message
 def test_a_timeline_is_printed_with_the_best_classes_of_each_window(resources: Path) -> None:
     lines = ced(resources / "loop_tabla.flac", "--timeline").stdout.splitlines()
     assert len(lines) == 11 and "Music 0.8" in lines[1]
+
+
+def test_the_commands_of_the_page_of_formats_print_what_it_shows(
+    resources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (resources.parent / "docs" / "formats.md").read_text(encoding="utf-8")
+    shutil.copytree(resources, tmp_path / "resources")
+    monkeypatch.chdir(tmp_path)
+    shown, printed = tmp_path / "shown.log", tmp_path / "printed.log"
+    commands = [
+        each for block in re.findall(r"```console\n\$ (.*?)```", page, re.DOTALL) for each in block.split("\n$ ")
+    ]
+    assert len(commands) == 8
+    for command in commands:
+        line, _, text = command.strip("\n").partition("\n")
+        program, *arguments = line.split()
+        shown.write_text(text and f"{text}\n", encoding="utf-8")
+        assert program in ("ced", "cat")
+        output = Path(arguments[0]).read_bytes() if program == "cat" else ced(*arguments[1:]).stdout_bytes
+        printed.write_bytes(output)
+        assert without_last_digits(printed) == without_last_digits(shown), line
