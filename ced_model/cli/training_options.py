@@ -38,7 +38,7 @@ def parse_settings(settings: Iterable[str] | None) -> dict[str, Any]:
     The values of `--set` in the types of the fields of `TrainingArguments`, by their names.
 
     Raises:
-        CliError: for a field that there is not, or a value that is none of its type.
+        CliError: for an unknown field, or a value of another type.
     """
     values = split_settings(settings)
     if not values:
