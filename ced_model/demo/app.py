@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The page of the demo and its endpoints for programs: what stands where, and what happens when."""
+"""The page of the demo and its endpoints."""
 
 import json
 from html import escape
@@ -11,8 +11,7 @@ import gradio
 from ..recordings import find_recordings
 from .answer import THRESHOLD, TOP_K
 from .event_table import PLAY_JS
-from .guard import answer_in_one_line
-from .inputs import without_urls
+from .guard import answer_in_one_line, without_urls
 from .limits import Limits, too_large
 from .models import Models
 from .service import Service

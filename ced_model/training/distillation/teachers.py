@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, PreTrainedModel
 
-from ...engines.torch import ACTIVATIONS
+from ...engines.torch import activate
 from ...hub import MODEL_FILES, locate_model
 from ...labelled import MULTI_LABEL, SINGLE_LABEL
 from ...messages import one_line
@@ -63,7 +63,7 @@ class ModelTeacher:
     def probabilities(self, features: Features) -> np.ndarray:
         device = self.model.device
         logits = self.model(**{name: tensor.to(device) for name, tensor in features.items()}).logits.float()
-        return ACTIVATIONS[self.problem_type](logits).cpu().numpy()
+        return activate(logits, self.problem_type).cpu().numpy()
 
     def describe(self) -> dict[str, Any]:
         return {
