@@ -58,10 +58,12 @@ def _describe(plan: Plan, training: TrainingArguments, result: "Distillation") -
     store = plan.store
     consistent = "the same augmented chunks (consistent"
     whose = consistent if plan.arguments.consistent else "other augmentations of the same chunks (inconsistent"
+    hours = store.manifest["audio"]["hours"]
+    duration = f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
     rows = {**_describe_store(plan), **_describe_training(plan, training, result)}
     return "\n".join(
         [
-            f"{_duration(store.manifest['audio']['hours'])} of audio, cut into {store.num_chunks:,} chunks of"
+            f"{duration} of audio, cut into {store.num_chunks:,} chunks of"
             f" {store.augmentation.chunk_s:g} s. No labels were used: the student learned the teachers' outputs for"
             f" {whose} ensemble distillation).",
             "",
@@ -105,10 +107,6 @@ def _describe_training(plan: Plan, training: TrainingArguments, result: "Distill
         if len(result.averaged) > 1
         else f"those of step {steps}",
     }
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
 
 
 def _teacher_name(name: str) -> str:
