@@ -33,10 +33,10 @@ MODEL_TYPE = "ced"
 @dataclass(frozen=True)
 class ModelFolder:
     """
-    A classifier as it lies on the disk.
+    A classifier on the disk.
 
     Attributes:
-        name: How the user calls it: a Hub id, the name of the bundled model, or a folder.
+        name: Its name for the user: a Hub id, the name of the bundled model, or a folder.
         path: Its folder; None for a model in memory.
         settings: Its architecture.
         front_end: Parameters of its front end.
@@ -129,7 +129,7 @@ def check_model_folder(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Checks the configuration, the front end and the names and shapes of the weights before anything is allocated.
 
     A folder without a head passes, and so does one whose weights are not in safetensors, or are quantized by another
-    library: loading them tells.
+    library: these are checked by loading them.
 
     Returns:
         The fields of `config.json`, with defaults.
@@ -215,7 +215,7 @@ def _check_shapes(
 
 
 def _is_resized(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    """Whether these are time positions, of which loading takes some or makes more."""
+    """Whether these are time positions, which loading truncates or interpolates."""
     return name == "encoder.time_pos_embed" and found[:-1] == expected[:-1] and len(found) == 4 and found[-1] > 0
 
 

@@ -126,7 +126,7 @@ def save_model_folder(
     """
     model.save_pretrained(folder)
     feature_extractor.save_pretrained(folder)
-    # safetensors creates its file for the owner alone, whatever the umask is.
+    # safetensors ignores the umask and creates its file for the owner alone.
     shutil.copymode(Path(folder) / "config.json", Path(folder) / "model.safetensors")
     card.save(Path(folder) / "README.md")
 

@@ -229,7 +229,7 @@ def test_weights_that_are_not_proved_to_be_published_claim_nothing(tiny_checkpoi
     for folder in (done.folder, again.folder, wrong.folder):
         card = ModelCard.load(folder / "README.md")
         assert (card.data.base_model, card.data.eval_results, card.data.datasets) == (None, None, None)
-        assert "does not say what they were trained on" in card.text and "48.1" not in card.text
+        assert "training data of these weights are not known" in card.text and "48.1" not in card.text
         assert "two million" not in card.text
 
 

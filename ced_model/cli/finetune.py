@@ -50,7 +50,7 @@ def finetune(
     lora: Annotated[
         int | None, typer.Option(metavar="RANK", min=1, help="Train LoRA adapters in place of these blocks.")
     ] = None,
-    epochs: Annotated[float | None, typer.Option(metavar="N", help="At most so many; by default 20.")] = None,
+    epochs: Annotated[float | None, typer.Option(metavar="N", help="Most epochs; by default 20.")] = None,
     patience: Annotated[
         int | None,
         typer.Option(metavar="N", min=0, help="Stop after N epochs without progress; by default 5, 0 for never."),
@@ -170,7 +170,7 @@ def _epoch_line(state: Any, loss: float | None, metrics: dict[str, float], rate:
 
 
 def _report(done: "Finetuned", output: str) -> Iterator[str]:
-    """What the command ends with on stdout: the validation figures, and what can be done with the model."""
+    """The lines on stdout at the end: validation figures, and commands that use the model."""
     if done.evaluation is not None:
         from .evaluate import table_lines
 

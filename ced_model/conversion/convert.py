@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint → a model folder that was loaded again and found equal to it."""
+"""A checkpoint → a model folder, loaded again and verified to be equal."""
 
 import os
 import re
@@ -22,7 +22,7 @@ from ..pretrained import MODEL_FILES, check_output, load_feature_extractor, new_
 from .checkpoint import Checkpoint, ConversionError, read_checkpoint
 from .shape import make_config
 
-UNKNOWN_DATA = "The source of these weights does not say what they were trained on."
+UNKNOWN_DATA = "The training data of these weights are not known."
 VERIFICATION_SAMPLES = 48000  # 3 s
 VERIFICATION_TOLERANCE = 1e-5
 
@@ -62,8 +62,8 @@ def convert_checkpoint(
             The folder to write. It must be missing or empty, or hold nothing but a model folder's files with
             `overwrite`.
         num_heads (`int`, *optional*):
-            Attention heads, which the shapes do not tell; needed only where the source does not say and the width is
-            not a published one.
+            Attention heads, which cannot be inferred from shapes; needed only if the source does not have the number
+            and the width is not a published one.
         overwrite (`bool`, *optional*, defaults to `False`):
             Whether to replace a model folder at `output_dir`.
         model_id (`str`, *optional*):

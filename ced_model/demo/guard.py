@@ -79,7 +79,7 @@ class Guard:
         return f"{API}file={self.folder}{name.removeprefix(UPLOADS)}"
 
     async def _checked_body(self, receive: Receive) -> Receive:
-        """Reads a request's JSON, with the folder in place of what stands for it, and gives it on."""
+        """Reads a request's JSON, puts the real folder into it, and passes it on."""
         content = b""
         is_more = True
         while is_more:
@@ -126,8 +126,8 @@ class _Answer:
     """
     Sends an answer on without the server's folders.
 
-    Its start waits for what follows: an endpoint that streams finds out late that there is no such session or event,
-    has that in its first message, and raises.
+    Its start is held back until the first content: an endpoint that streams reports an unknown session or event in its
+    first message, and raises.
     """
 
     def __init__(self, send: Send, folder: str, path: str) -> None:

@@ -138,7 +138,7 @@ def cpu_threads(number: int | None = None) -> Iterator[None]:
     """
     How many CPU threads PyTorch uses for what this thread computes in the context, by default as many as before.
 
-    In a forked process it is one: those of the parent's pool are not there, and PyTorch would wait for them for ever.
+    In a forked process it is one: the threads of the parent's pool do not exist there, and PyTorch would wait for them.
     """
     before = torch.get_num_threads()
     try:

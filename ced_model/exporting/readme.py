@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The README.md of an export: what it is, ten lines that run it, and how far it is from the model."""
+"""The README.md of an export: a description, ten lines of code that run it, and its deviation from the model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

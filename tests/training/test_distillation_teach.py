@@ -537,8 +537,8 @@ def test_in_python_a_callable_is_a_teacher_as_it_is(audio: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("attribute", "message"),
     [
-        ("Logits", r"returned values from -3 to -3, which are no probabilities: apply a sigmoid or a softmax"),
-        ("NotANumber", "returned values from nan to nan, which are no probabilities"),
+        ("Logits", r"returned values from -3 to -3, which are not probabilities: apply a sigmoid or a softmax"),
+        ("NotANumber", "returned values from nan to nan, which are not probabilities"),
         ("Integers", "returned values of type int64, not floating point"),
         ("Transposed", r"returned the shape \(13, 1\), not \(1, 13\)"),
         ("Failing", "cannot be loaded: RuntimeError: no weights"),

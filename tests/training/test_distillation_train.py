@@ -772,7 +772,7 @@ def test_nothing_is_lost_without_overwrite(lesson: Path, tmp_path: Path) -> None
         run(overwrite=True)
     (tmp_path / "other.training").mkdir()
     (tmp_path / "other.training" / "thesis.txt").touch()
-    with pytest.raises(ValueError, match="other.training holds something else than checkpoints"):
+    with pytest.raises(ValueError, match="other.training holds other files than checkpoints"):
         run("other", overwrite=True)
 
 

@@ -234,7 +234,7 @@ def is_seekable(file: str | os.PathLike) -> bool:
 
 
 def _pieces(file: Path, chunk_samples: int) -> Iterator[np.ndarray]:
-    """A file in pieces of `chunk_samples`, of which the last may be shorter; at least one, none of them empty."""
+    """A file in pieces of `chunk_samples`; the last may be shorter. At least one, and none is empty."""
     if not is_seekable(file):
         yield from _blocks(file, chunk_samples)
         return

@@ -271,7 +271,7 @@ def _checked(name: str, probabilities: np.ndarray, shape: tuple[int, int]) -> np
     low, high = float(probabilities.min()), float(probabilities.max())
     if not (low >= -1e-4 and high <= 1 + 1e-4):  # not a number fails, too
         raise ValueError(
-            f"The teacher {name} returned values from {low:.3g} to {high:.3g}, which are no probabilities: apply a"
+            f"The teacher {name} returned values from {low:.3g} to {high:.3g}, which are not probabilities: apply a"
             " sigmoid or a softmax to logits."
         )
     return probabilities.clip(0, 1)
