@@ -77,14 +77,11 @@ def convert_checkpoint(
         [`Conversion`]: what was written.
 
     Raises:
-        `ConversionError`: with one line, if the source cannot be read, holds unknown, missing or misshapen tensors (all
+        `ValueError`: with one line, if the source cannot be read, holds unknown, missing or misshapen tensors (all
             are named), or the folder cannot be written or does not prove equal.
     """
     target = Path(output_dir).absolute()
-    try:
-        check_output(target, overwrite)
-    except ValueError as error:
-        raise ConversionError(str(error)) from error
+    check_output(target, overwrite)
     checkpoint = read_checkpoint(source)
     if published is not None:
         checkpoint = replace(checkpoint, published=f"ced-{published}")
