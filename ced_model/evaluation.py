@@ -380,13 +380,3 @@ def _import_metrics() -> Any:
     except ImportError as error:
         raise ImportError(f"Evaluation needs scikit-learn: {INSTALL_TRAIN}") from error
     return metrics
-
-
-__all__ = [
-    "ClassMetrics",
-    "ClassificationMetrics",
-    "Evaluation",
-    "classification_metrics",
-    "d_prime",
-    "evaluate",
-]

@@ -30,7 +30,7 @@ MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", 
 
 
 class ModelNotFoundError(OSError):
-    """Why there is no folder of a model: one line that says what happened and what to do."""
+    """Why a model was not found: one line with the reason and the remedy."""
 
 
 def locate_model(

@@ -5,11 +5,11 @@ The journal of an unfinished output: `FILE.journal` beside it.
 
 Its first line holds the options, the second one the model, its weights' checksum, the engine and the compute type, and
 each further line is the record of one input, written as soon as it is ready. The output itself appears in one step when
-all inputs are done, and the journal is removed. However the process ends, nothing is lost but a last line that was not
-written to its end, and an output is never half a result.
+all inputs are done, and the journal is removed. However the process ends, at most an incomplete last line is
+lost, and the output is never incomplete.
 
-A run holds a lock on its journal from before it reads it until after it removed it, and takes no journal that it did
-not find or make itself. An output that was not there, or was another one, when the run began is not replaced.
+A run locks its journal before it reads it, until after it has removed it. An output that appeared or changed after the
+run began is not replaced.
 """
 
 import json
@@ -87,7 +87,7 @@ class Journal:
 
     def load(self) -> None:
         """
-        Takes up what an unfinished or, failing that, a finished run left. Nothing is written yet.
+        Reads the results of an unfinished or else a finished run. Nothing is written yet.
 
         Raises:
             UsageError: if it was made with other options or by another program or changed since, or another run is at
@@ -342,7 +342,7 @@ class Journal:
                 yield json.loads(file.readline())
 
     def _reader(self) -> BinaryIO:
-        """The journal that is locked, whatever has its name."""
+        """The locked journal, even if another file has its name now."""
         assert self._file is not None
         reader = open(os.dup(self._file.fileno()), "rb")
         reader.seek(0)
@@ -376,7 +376,7 @@ def open_locked(path: str | Path, flags: int) -> FileIO:
 
 
 def _identity(path: str) -> tuple[int, ...] | None:
-    """What tells a file from others and from its earlier contents; None if there is none."""
+    """Identifies a file and its contents; None if there is no file."""
     try:
         status = os.stat(path)
     except FileNotFoundError:

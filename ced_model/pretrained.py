@@ -133,7 +133,7 @@ def save_model_folder(
         shutil.copyfile(Path(__file__).with_name("endpoint_handler.py"), Path(folder) / HANDLER)
         (Path(folder) / REQUIREMENTS).write_text(f"transformers>={MIN_TRANSFORMERS}\nsoundfile\nsoxr\n")
     feature_extractor.save_pretrained(folder)
-    # safetensors creates its file for the owner alone, whatever the umask is.
+    # safetensors ignores the umask and creates its file for the owner alone.
     shutil.copymode(Path(folder) / "config.json", Path(folder) / "model.safetensors")
     card.save(Path(folder) / "README.md")
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
+from . import options, training_options
 from .endings import one_line_errors
 from .errors import CliError
 from .terminal import put, say
-from .training_options import Settings, parse_settings, split_settings
+from .training_options import parse_settings, split_settings
 from .training_output import is_main_process, make_progress, training_errors, use_threads
 
 if TYPE_CHECKING:
@@ -28,12 +28,7 @@ def finetune(
     config: options.Config = None,
     audio_column: options.AudioColumn = None,
     model: options.Model = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output", "-o", metavar="DIR", help="Write the model here, at the end; until then DIR.training."
-        ),
-    ] = None,
+    output: training_options.Output = None,
     validation: Annotated[
         str | None, typer.Option(metavar="DATA", help="Clips to validate with; by default the split of that name.")
     ] = None,
@@ -58,7 +53,7 @@ def finetune(
     lora: Annotated[
         int | None, typer.Option(metavar="RANK", min=1, help="Train LoRA adapters in place of these blocks.")
     ] = None,
-    epochs: Annotated[float | None, typer.Option(metavar="N", help="At most so many; by default 20.")] = None,
+    epochs: Annotated[float | None, typer.Option(metavar="N", help="Most epochs; by default 20.")] = None,
     patience: Annotated[
         int | None,
         typer.Option(metavar="N", min=0, help="Stop after N epochs without progress; by default 5, 0 for never."),
@@ -66,9 +61,7 @@ def finetune(
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Clips per step and device; by default 16.")
     ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(metavar="RATE", help="Highest, of the head; by default 0.001.")
-    ] = None,
+    learning_rate: training_options.LearningRate = None,
     encoder_learning_rate: Annotated[
         float | None,
         typer.Option(metavar="RATE", help="Of the encoder; by default a tenth of the head's, with --lora the same."),
@@ -82,20 +75,18 @@ def finetune(
             "--crop", metavar="SECONDS", help="Train on parts of this length of longer clips; by default 10.1."
         ),
     ] = None,
-    mixup: Annotated[float | None, typer.Option(metavar="ALPHA", help="Mix clips and their labels.")] = None,
+    mixup: training_options.Mixup = None,
     masks: Annotated[
         bool, typer.Option("--masks", help="Mask a part of each spectrogram in time and in frequency.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Of all that is random; by default 0.")] = None,
-    settings: Settings = None,
+    seed: training_options.Seed = None,
+    settings: training_options.Settings = None,
     device: Annotated[
         str | None, typer.Option(metavar="DEVICE", help="cpu, cuda or mps; by default a GPU if there is one.")
     ] = None,
     threads: options.Threads = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the model in DIR, and a run that is not resumed.")
-    ] = False,
+    resume: training_options.Resume = False,
+    overwrite: training_options.Overwrite = False,
 ) -> None:
     """Train a model further on labelled clips of your own.
 
@@ -208,7 +199,7 @@ def _epoch_line(state: Any, loss: float | None, metrics: dict[str, float], rate:
 
 
 def _report(done: "Finetuned", output: str) -> Iterator[str]:
-    """What the command ends with on stdout: the validation figures, and what can be done with the model."""
+    """The lines on stdout at the end: validation figures, and commands that use the model."""
     if done.evaluation is not None:
         from .evaluate import table_lines
 

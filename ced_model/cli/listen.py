@@ -168,7 +168,7 @@ class Microphone:
     def _receive(self, samples: "np.ndarray", frames: int, times: Any, status: Any) -> None:
         """Called by the sound card's thread: `samples` of shape `(frames, 1)` are only valid meanwhile."""
         if self._has_lost_block and not self._blocks.empty():
-            return  # one long gap from time to time leaves more to be heard than many short ones
+            return  # a long gap now and then loses less context than many short ones
         gap = TOO_SLOW if self._has_lost_block else OVERFLOW if status.input_overflow else ""
         try:
             self._blocks.put_nowait(Block(samples[:, 0].copy(), time.time(), gap))

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
+from . import options, training_options
 from .endings import one_line_errors
 from .errors import CliError
 from .terminal import put, say
-from .training_options import Settings, parse_settings, split_settings
+from .training_options import parse_settings, split_settings
 from .training_output import is_main_process, leave_group, make_progress, training_errors, use_threads
 
 if TYPE_CHECKING:
@@ -34,12 +34,7 @@ def train(
             help="tiny, mini, small, base, a config.json, a model folder or Hub id.",
         ),
     ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output", "-o", metavar="DIR", help="Write the model here, at the end; until then DIR.training."
-        ),
-    ] = None,
+    output: training_options.Output = None,
     audio: Annotated[
         str | None, typer.Option(metavar="DIR", help="Where the audio is now; by default where it was taught.")
     ] = None,
@@ -52,10 +47,8 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Chunks per step and process; by default 32.")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(metavar="RATE", help="Highest; by default 0.001.")] = None,
-    mixup: Annotated[
-        float | None, typer.Option(metavar="ALPHA", help="Mix inputs and their targets; by default not.")
-    ] = None,
+    learning_rate: training_options.LearningRate = None,
+    mixup: training_options.Mixup = None,
     no_consistency: Annotated[
         bool,
         typer.Option("--no-consistency", help="For comparison: augment inputs otherwise than the teachers'."),
@@ -75,14 +68,10 @@ def train(
         typer.Option(metavar="N", min=0, help="Processes that prepare inputs; by default half of the CPUs."),
     ] = None,
     threads: options.Threads = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Random seed; by default 0.")] = None,
-    settings: Settings = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue from the last checkpoint, if there is one.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the model in DIR, and a run that is not resumed.")
-    ] = False,
+    seed: training_options.Seed = None,
+    settings: training_options.Settings = None,
+    resume: training_options.Resume = False,
+    overwrite: training_options.Overwrite = False,
 ) -> None:
     """Train a student on the outputs of teachers.
 

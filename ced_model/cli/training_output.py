@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands that train say on stderr."""
+"""Messages and progress of the training commands, on stderr."""
 
 import errno
 import os

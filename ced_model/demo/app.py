@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The page of the demo and its endpoints for programs: what stands where, and what happens when."""
+"""The page of the demo and its endpoints."""
 
 import json
 from html import escape
@@ -11,8 +11,7 @@ import gradio
 from ..recordings import find_recordings
 from .answer import THRESHOLD, TOP_K
 from .event_table import PLAY_JS
-from .guard import answer_in_one_line
-from .inputs import without_urls
+from .guard import answer_in_one_line, without_urls
 from .limits import Limits, too_large
 from .models import Models
 from .service import Service
@@ -23,7 +22,7 @@ WINDOW_S = 2.0
 LONGEST_SMOOTHING_S = 10.0
 KEPT_S = 3600  # what users uploaded, and what was made of it
 # The place of the status: what changes in it is read out, and a file that is too large does not leave the browser.
-# (The server refuses it, too, but there Gradio says no more than "Error".)
+# (The server refuses it, too, but Gradio then shows "Error" only.)
 STATUS_JS = """
 element.setAttribute('role', 'status');
 element.setAttribute('aria-live', 'polite');
@@ -148,7 +147,7 @@ def _connect(
     outputs: list[gradio.blocks.Block],
 ) -> None:
     """
-    The sound that was chosen last, whatever way, is answered at once, and again when a setting changes.
+    The sound that was chosen last is tagged at once, and again when a setting changes.
 
     The model is fetched in a step of its own, so that the others' requests are computed meanwhile.
     """
@@ -173,7 +172,7 @@ def _connect(
         fetched.then(show, [sound, *settings], outputs, scroll_to_output=True, **ONE_AT_A_TIME, **PRIVATE)
     fetched = button.click(service.fetch, model, None, **TOGETHER, **PRIVATE)
     fetched.then(show, [sound, *settings], outputs, **ONE_AT_A_TIME, **PRIVATE)
-    # `release` would not hear the keyboard.
+    # `release` does not fire for the keyboard.
     changed = [model.input, window.change, threshold.change, smoothing.change, labels.submit]
     again: dict[str, Any] = {"trigger_mode": "always_last", **PRIVATE}
     fetched = gradio.on(changed, service.fetch, model, None, **TOGETHER, **again)

@@ -28,16 +28,16 @@ SHARDS_PER_WORKER = 4  # if that is possible, so that all have work to the end
 
 
 class RunObserver:
-    """Is told how a run proceeds; does nothing by itself."""
+    """Receives the progress of a run. Override what is needed; the methods do nothing."""
 
     def note(self, line: str) -> None:
         """A line to show."""
 
     def loaded(self, tagger: AudioTagger) -> None:
-        """The model was loaded here, to check it and the options."""
+        """The model was loaded on this machine, to check it and the options."""
 
     def begin(self, total: int) -> None:
-        """So many inputs are to be tagged."""
+        """`total` inputs are waiting."""
 
     def tagged(self, inputs: int, audio_s: float, failures: list[dict[str, str]]) -> None:
         """A shard is written: how many of its inputs were tagged now, and `file` and `error` of those that failed."""
@@ -83,7 +83,7 @@ def tag_on_ray(
         ray_address: `HOST:PORT` of the cluster's head; by default `RAY_ADDRESS`, or else this machine.
         workers: By default as many as there is room for.
         shard_size: Inputs per file, by default 16 to 256.
-        observer: Is told how the run proceeds.
+        observer: Receives the progress.
 
     Raises:
         UsageError: for options that are not possible.

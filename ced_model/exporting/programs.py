@@ -29,7 +29,7 @@ class LoadedExport(NamedTuple):
     Attributes:
         metadata: As in its `metadata.json`.
         run: Computes a batch: waveforms `(batch_size, samples)` or log-mel spectrograms `(batch_size, n_mels, frames)`,
-            as `metadata["input"]` says, float32. Returns the outputs by their names, float32.
+            by `metadata["input"]`, float32. Returns the outputs by their names, float32.
     """
 
     metadata: Mapping[str, Any]

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What fine-tuning and distillation share of transformers' `Trainer` and its arguments."""
+"""transformers' `Trainer` as fine-tuning and distillation use it."""
 
 import errno
 import os
@@ -40,7 +40,7 @@ class CedTrainer(Trainer):
 
     def train_from(self, checkpoint: Path | None) -> None:
         """
-        Trains to the end, from `checkpoint` on if it is not None.
+        Trains to the end, from `checkpoint` if it is not None.
 
         Raises:
             ValueError: in one line, if a clip cannot be read, or a checkpoint cannot be written.

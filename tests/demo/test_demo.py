@@ -42,7 +42,7 @@ from ced_model.demo import answer as answer_module
 from ced_model.demo import limits as limits_module
 from ced_model.demo import models as models_module
 from ced_model.demo import service as service_module
-from ced_model.demo.answer import Answer, Settings, listen
+from ced_model.demo.answer import Answer, listen
 from ced_model.demo.app import _describe as describe_model
 from ced_model.demo.event_table import MAX_ROWS, draw_events, to_csv
 from ced_model.demo.limits import DemoError, Limits, read_sound
@@ -412,14 +412,14 @@ def test_several_users_at_once_are_queued_and_none_is_dropped(url, client, monke
     running, most = 0, 0
     lock = threading.Lock()
 
-    def slow(*args: Any) -> Answer:
+    def slow(*args: Any, **settings: Any) -> Answer:
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
         time.sleep(0.05)
         try:
-            return listen(*args)
+            return listen(*args, **settings)
         finally:
             with lock:
                 running -= 1
@@ -450,7 +450,7 @@ def test_samples_too_large_to_compute_with_are_one_kind_line(tagger, tmp_path, w
     samples[20_000] = 1e30
     soundfile.write(tmp_path / "huge.wav", samples, 16000, subtype="FLOAT")
     with pytest.raises(DemoError, match=r"^huge\.wav could not be tagged: the sample 1e\+30 at 1\.250 s is too large"):
-        listen(tmp_path / "huge.wav", tagger, Settings("micro_hub", window_s), LIMITS)
+        listen(tmp_path / "huge.wav", tagger, LIMITS, window_s)
 
 
 # Limits
@@ -581,7 +581,7 @@ def test_windows_that_a_model_cannot_use_and_faults_of_the_demo_are_one_line(mon
     assert "choose a file" in service.show(None, "micro_hub", 2.0, 0.5).status
     assert service.show_again(None, "micro_hub", 2.0, 0.5) == gradio.skip()  # settings may come first
 
-    def fail(*_: Any) -> Answer:
+    def fail(*_: Any, **__: Any) -> Answer:
         raise RuntimeError("a secret of the server")
 
     monkeypatch.setattr(service_module, "listen", fail)
@@ -647,7 +647,7 @@ def test_what_the_tagger_refuses_is_passed_on(error, message):
             raise error
 
     with pytest.raises(DemoError, match=message):
-        listen(CROW, Refusing(), Settings("x"), LIMITS)  # type: ignore[arg-type]
+        listen(CROW, Refusing(), LIMITS)  # type: ignore[arg-type]
     assert answer_module.TOP_K == 8
 
 

@@ -761,7 +761,7 @@ def test_a_model_is_replaced_only_if_asked_for(sounds: Path, base: Path, tmp_pat
 def test_a_folder_that_is_no_run_is_not_touched(sounds: Path, base: Path, tmp_path: Path) -> None:
     (tmp_path / "out.training").mkdir()
     (tmp_path / "out.training" / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds something else than checkpoints"):
+    with pytest.raises(ValueError, match="holds other files than checkpoints"):
         finetune(sounds, tmp_path / "out", model=base, options=FAST, overwrite=True, training_arguments=IN_PROCESS)
     assert (tmp_path / "out.training" / "thesis.txt").read_text() == "mine"
 

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset, Sampler
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ...feature_extraction_ced import AMIN, CedFeatureExtractor
 from .augmentation import augmented_log_mel, one_thread, sample_seed
 from .chunks import ChunkReader
 from .front_ends import collate_log_mels
 from .store import Store, read_shard, restore_probabilities
+
+GROUPED_BATCHES = 32  # whose chunks are sorted by length: more of them mean less padding, and less chance
 
 
 class Split(NamedTuple):
@@ -186,7 +187,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """
 
     def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
-        self.lengths = lengths.tolist()
+        self.lengths = lengths
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -196,9 +197,19 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch
-        generator = torch.Generator().manual_seed(sample_seed(self.seed, -1, epoch))
-        for number in get_length_grouped_indices(self.lengths, self.batch_size, generator=generator):
-            yield epoch, number
+        for number in self._order(np.random.default_rng([self.seed, epoch])):
+            yield epoch, int(number)
+
+    def _order(self, generator: np.random.Generator) -> np.ndarray:
+        # transformers' grouping by length leaves batches sorted, with which students learn less well.
+        order = generator.permutation(len(self))
+        num_batches, rest = divmod(len(self), self.batch_size)
+        batches = order[: len(self) - rest].reshape(num_batches, self.batch_size)
+        for start in range(0, num_batches, GROUPED_BATCHES):
+            group = batches[start : start + GROUPED_BATCHES].ravel()
+            by_length = group[np.argsort(self.lengths[group], kind="stable")]
+            batches[start : start + GROUPED_BATCHES] = by_length.reshape(-1, self.batch_size)
+        return np.concatenate([generator.permutation(batches).ravel(), order[len(self) - rest :]])
 
 
 @torch.no_grad()

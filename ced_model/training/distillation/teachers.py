@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, PreTrainedModel
 
-from ...engines.torch import ACTIVATIONS
+from ...engines.torch import activate
 from ...hub import MODEL_FILES, locate_model
 from ...labelled import MULTI_LABEL, SINGLE_LABEL
 from ...messages import one_line
 from ...safetensors_index import has_safetensors
-from .front_ends import Features, FrontEnd, WaveformFrontEnd, choose_front_end
+from .front_ends import Features, FrontEnd, OtherFrontEnd, choose_front_end
 from .store import MAX_CLASSES
 
 
@@ -63,7 +63,7 @@ class ModelTeacher:
     def probabilities(self, features: Features) -> np.ndarray:
         device = self.model.device
         logits = self.model(**{name: tensor.to(device) for name, tensor in features.items()}).logits.float()
-        return ACTIVATIONS[self.problem_type](logits).cpu().numpy()
+        return activate(logits, self.problem_type).cpu().numpy()
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -88,7 +88,7 @@ class CallableTeacher:
             )
         self.name = name
         self.labels = list(labels)
-        self.front_end: FrontEnd = WaveformFrontEnd()
+        self.front_end: FrontEnd = OtherFrontEnd()
         self._function = function
         self._source = source
 
@@ -271,7 +271,7 @@ def _checked(name: str, probabilities: np.ndarray, shape: tuple[int, int]) -> np
     low, high = float(probabilities.min()), float(probabilities.max())
     if not (low >= -1e-4 and high <= 1 + 1e-4):  # not a number fails, too
         raise ValueError(
-            f"The teacher {name} returned values from {low:.3g} to {high:.3g}, which are no probabilities: apply a"
+            f"The teacher {name} returned values from {low:.3g} to {high:.3g}, which are not probabilities: apply a"
             " sigmoid or a softmax to logits."
         )
     return probabilities.clip(0, 1)

@@ -28,8 +28,6 @@ from .front_ends import CED_FRONT_END, Features, front_end_parameters
 from .store import (
     CHUNKS,
     DEFAULT_SHARD_CHUNKS,
-    FORMAT,
-    FORMAT_VERSION,
     MANIFEST,
     SHARDS,
     Shard,
@@ -114,7 +112,10 @@ def teach(
     """
     output, progress = Path(output), progress or TeachingProgress()
     augmentation = augmentation or Augmentation()
-    _check_counts(epochs=epochs, top_k=top_k, batch_size=batch_size, shard_chunks=shard_chunks)
+    counts = {"epochs": epochs, "top_k": top_k, "batch_size": batch_size, "shard_chunks": shard_chunks}
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise OptionError(name, count, "a whole number from 1")
     sample_seed(seed, 0, 0)
     if device is not None:
         check_device(device)
@@ -159,16 +160,10 @@ def overhead(store: Store) -> tuple[int, float]:
 # Beginning and continuing
 
 
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise OptionError(name, count, "a whole number from 1")
-
-
 def _join_processes(device: torch.device | None) -> PartialState:
-    """What `accelerate launch` or `torchrun` started, if they did."""
+    """The processes of `accelerate launch` or `torchrun`, or this one."""
     on_cpu = device is not None and device.type == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
-    # By default processes on a machine without a GPU would not know of each other, and all do all of the work.
+    # By default processes on a machine without a GPU are not joined, and each does all of the work.
     state = PartialState(cpu=on_cpu or not torch.accelerator.is_available(), timeout=WAIT)
     if state.num_processes != int(os.environ.get("WORLD_SIZE", state.num_processes)):
         raise ValueError(
@@ -196,17 +191,15 @@ def _begin_store(
     cut = cut_files(files, augmentation.chunk_samples, on_file=progress.cut)
     _check_unbegun(output)  # after what takes long
     (output / SHARDS).mkdir(parents=True, exist_ok=True)
-    chunks_checksum = write_chunks(output, cut.chunks)
+    used = {chunk.path for chunk in cut.chunks}
     manifest = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
         **wanted,
         "num_chunks": len(cut.chunks),
-        "chunks_checksum": chunks_checksum,
+        "chunks_checksum": write_chunks(output, cut.chunks),
         "audio": {
             "root": str(files.root),
-            "num_files": cut.num_files,
-            "bytes": cut.num_bytes,
+            "num_files": len(used),
+            "bytes": sum(os.path.getsize(files.root / path) for path in used),
             "hours": round(sum(chunk.num_samples for chunk in cut.chunks) / SAMPLING_RATE / 3600, 6),
             "num_skipped": len(cut.skipped),
             "skipped": [{"path": path, "reason": reason} for path, reason in cut.skipped.items()],
@@ -214,7 +207,7 @@ def _begin_store(
         "versions": _versions(),
     }
     try:
-        write_manifest(output, manifest, replace=False)  # last, since it says that the rest is there
+        write_manifest(output, manifest, replace=False)  # last: it marks the rest as complete
     except FileExistsError:
         _check_unbegun(output)
         raise
@@ -245,13 +238,11 @@ def _continue_store(output: Path, wanted: dict[str, Any], files: AudioFiles) -> 
 
 
 def _difference(manifest: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    for name in ("augmentation", "front_end"):
-        for key, value in wanted[name].items():
-            if manifest[name].get(key) != value:
-                return f"its `{key}` is {manifest[name].get(key)}, not {value}"
-    for name in ("seed", "top_k"):
-        if manifest[name] != wanted[name]:
-            return f"its `{name}` is {manifest[name]}, not {wanted[name]}"
+    flat = [{**each["augmentation"], **each["front_end"], **each} for each in (manifest, wanted)]
+    for name in (*wanted["augmentation"], *wanted["front_end"], "seed", "top_k"):
+        old, new = (each.get(name) for each in flat)
+        if old != new:
+            return f"its `{name}` is {old}, not {new}"
     if manifest["num_epochs"] > wanted["num_epochs"]:
         return f"it has {manifest['num_epochs']} epochs, not {wanted['num_epochs']}; there may only be more"
     labels = describe_label_difference(manifest["labels"], wanted["labels"], "the store", "the teachers")
@@ -260,7 +251,8 @@ def _difference(manifest: Mapping[str, Any], wanted: Mapping[str, Any]) -> str |
 
 def _teacher_difference(stored: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> str | None:
     if len(stored) != len(wanted):
-        return f"its teachers are {_names(stored)}, not {_names(wanted)}"
+        before, now = (" and ".join(teacher["name"] for teacher in teachers) for teachers in (stored, wanted))
+        return f"its teachers are {before}, not {now}"
     for old, new in zip(stored, wanted, strict=True):
         for key in new.keys() | old.keys():
             if key != "name" and old.get(key) != new.get(key):  # a teacher may move, but not change
@@ -269,17 +261,11 @@ def _teacher_difference(stored: list[dict[str, Any]], wanted: list[dict[str, Any
     return None
 
 
-def _names(teachers: list[dict[str, Any]]) -> str:
-    return " and ".join(teacher["name"] for teacher in teachers)
-
-
 def _file_difference(manifest: Mapping[str, Any], cut: list[str], files: AudioFiles) -> str | None:
     known = {*cut, *(entry["path"] for entry in manifest["audio"]["skipped"])}
     found = {*files.paths, *files.skipped}
-    gone, new = sorted(known - found), sorted(found - known)
-    parts = [f"audio files are gone: {_some(gone)}"] if gone else []
-    parts += [f"audio files are new: {_some(new)}"] if new else []
-    return "; ".join(parts) or None
+    changes = {"gone": sorted(known - found), "new": sorted(found - known)}
+    return "; ".join(f"audio files are {how}: {_some(paths)}" for how, paths in changes.items() if paths) or None
 
 
 def _some(paths: list[str]) -> str:

@@ -37,7 +37,7 @@ class ClipDataset(Dataset):
         clips: what to decode.
         lengths: of the clips in samples, as [`check_clips`] finds them.
         sampling_rate: Hz of the waveforms.
-        max_samples: Longer clips are cut to so many samples.
+        max_samples: Longer clips are cut to this length.
         seed: For training: clips are cut at random, differently in each epoch. Without it they are cut behind their
             first `max_samples`, and nothing is mixed or masked.
         mixup: The parameter α of mixup (https://arxiv.org/abs/1710.09412): each clip is mixed with another one, and
@@ -203,7 +203,7 @@ class LengthGroupedOrder(Sampler[int]):
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[int]:
-        # Index -1 is no clip's.
+        # Index -1 is not the index of a clip.
         seed = sample_seed(self.dataset.seed or 0, -1, self.dataset.epoch)
         generator = torch.Generator().manual_seed(seed)
         return iter(get_length_grouped_indices(self.dataset.lengths, self.batch_size, generator=generator))

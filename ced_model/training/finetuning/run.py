@@ -85,7 +85,7 @@ def finetune(
     The head is replaced by a new one for the classes of the clips, unless these are the model's own. The model of the
     best epoch by validation is kept: by mean average precision for multi-label clips, else by the share of right
     answers, and of equal epochs by the Brier score. `output_dir` appears in one piece at the end. Checkpoints are in a
-    folder beside it, with `.training` behind its name, from which an interrupted run goes on.
+    folder beside it, with `.training` behind its name, from which an interrupted run continues.
 
     Args:
         data: clips, or a folder or table for [`read_labelled`]. Of its splits that of training is used, and that of
@@ -99,10 +99,10 @@ def finetune(
             `data`.
         training_arguments: fields of [`~transformers.TrainingArguments`] that override what `options` and this
             function make of them.
-        resume: go on from the last checkpoint, if there is one.
+        resume: continue from the last checkpoint, if there is one.
         overwrite: replace the model that is in `output_dir`, and discard checkpoints unless they are resumed.
-        callbacks: further callbacks of the `Trainer`; a [`~transformers.ProgressCallback`] takes the place of its own.
-        say: called with lines that tell what is left out, assumed and trained.
+        callbacks: further callbacks of the `Trainer`; a [`~transformers.ProgressCallback`] replaces its own.
+        say: called with lines about clips that are left out, assumptions, and what is trained.
 
     Returns:
         The [`Finetuned`] model.
@@ -171,7 +171,7 @@ def _crop_samples(tagger: AudioTagger, crop_s: float | None) -> int:
 def _opening_lines(
     clips: FinetuningClips, keeps_head: bool, trained: nn.Module, options: FinetuningOptions, checkpoint: Path | None
 ) -> Iterator[str]:
-    """What is to be known before training."""
+    """Lines about the clips and the model."""
     for path, reason in clips.skipped:
         yield f"left out: {describe(path)}: {reason}"
     yield from (f"note: {note}" for note in clips.notes)
@@ -194,7 +194,7 @@ def _opening_lines(
 def _describe_run(
     model: str, clips: FinetuningClips, options: FinetuningOptions, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What must be the same when a run is resumed."""
+    """The properties that must be equal when a run is resumed."""
     return {
         "model": model,
         "labels": clips.training.labels,

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
-from ...engines.torch import ACTIVATIONS, check_device
+from ...engines.torch import activate, check_device
 from ...evaluation import ClassificationMetrics, classification_metrics
 from ...labelled import SINGLE_LABEL
 from ...messages import OptionError
@@ -192,7 +192,7 @@ def _compute_metrics(prediction: EvalPrediction, problem_type: str) -> dict[str,
     logits = torch.as_tensor(prediction.predictions).float()
     if not torch.isfinite(logits).all():
         raise ValueError("The model's outputs are not numbers any more: lower the learning rate.")
-    scores = ACTIVATIONS[problem_type](logits).numpy()
+    scores = activate(logits, problem_type).numpy()
     is_single = problem_type == SINGLE_LABEL
     targets = np.eye(logits.shape[1])[prediction.label_ids] if is_single else np.asarray(prediction.label_ids) >= 0.5
     metrics = classification_metrics(targets, scores, problem_type=problem_type)
