@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import logging
+import shutil
 import subprocess
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -27,7 +28,8 @@ import soundfile
 
 from ced_model.audioset import AUDIOSET_LABELS
 from ced_model.output import write_file
-from sources import SAMPLING_RATE, Bank
+from fingerprints import Fingerprints
+from sources import AUDIO, SAMPLING_RATE, Bank
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +43,12 @@ Recording = tuple[dict[str, Any], bytes]  # its row, and the Ogg Opus file
 
 
 def encode(waveform: np.ndarray) -> bytes:
-    """Samples (int16, or float32 in [-1, 1]) at 16 kHz as an Ogg Opus file, by the program `opusenc`."""
+    """Samples (int16, or float32 in [-1, 1]) at 16 kHz as an Ogg Opus file, by `opusenc` or, slower, by libsndfile."""
     wav = io.BytesIO()
+    if not shutil.which("opusenc"):
+        level = 1 - (BITRATE_KBPS - 6) / 250  # libsndfile's scale from 6 to 256 kbit/s
+        soundfile.write(wav, waveform, SAMPLING_RATE, format="OGG", subtype="OPUS", compression_level=level)
+        return wav.getvalue()
     soundfile.write(wav, waveform, SAMPLING_RATE, format="WAV", subtype="PCM_16")
     options = ("--quiet", "--comp", str(COMPLEXITY), "--bitrate", str(BITRATE_KBPS), "--discard-comments")
     return subprocess.run(["opusenc", *options, "-", "-"], input=wav.getvalue(), capture_output=True, check=True).stdout
@@ -168,27 +174,33 @@ def _decode_piece(item: tuple[Path, list[str]]) -> list[np.ndarray]:
         return [decode(archive.read(name)) for name in files]
 
 
-def recordings_of(work: Path, *, processes: int) -> Iterator[Recording]:
-    """The recordings of WORK/bank with what the teacher gives them, encoded."""
+def recordings_of(work: Path, *, processes: int, excluded: Path | None = None) -> Iterator[Recording]:
+    """The recordings of WORK/bank with what the teacher gives them, encoded, without those that `excluded` has too."""
     bank = Bank(work / "bank")
+    paths = sorted(path for path in excluded.rglob("*") if path.name.lower().endswith(AUDIO)) if excluded else ()
+    fingerprints = Fingerprints(paths)
     means = np.load(work / "bank" / "heard.npz")["mean"].astype(np.float32)
-    with ProcessPoolExecutor(processes, initializer=_open, initargs=(bank,)) as pool:
-        for index, data in enumerate(pool.map(_encode, range(len(bank.rows)), chunksize=16)):
+    with ProcessPoolExecutor(processes, initializer=_open, initargs=(bank, fingerprints)) as pool:
+        for index, (data, match) in enumerate(pool.map(_encode, range(len(bank.rows)), chunksize=16)):
             row = bank.rows[index]
+            if match:
+                logger.warning("%s is left out: it is the same recording as %s.", row["source"], match)
+                continue
             order = np.argsort(-means[index])[:20]
             taught = {AUDIOSET_LABELS[i]: round(float(means[index, i]), 3) for i in order}
             kept = {name: row.get(name, "") for name in ("source", "licence", "split", "group", "samples")}
             yield {**kept, "taught": {k: v for k, v in taught.items() if v >= MIN_PROBABILITY}}, data
 
 
-def _open(bank: Bank) -> None:
-    global _bank
-    _bank = bank
+def _open(bank: Bank, fingerprints: Fingerprints) -> None:
+    global _bank, _fingerprints
+    _bank, _fingerprints = bank, fingerprints
 
 
-def _encode(index: int) -> bytes:
+def _encode(index: int) -> tuple[bytes, str | None]:
     row = _bank.rows[index]
-    return encode(np.asarray(_bank.samples[row["start"] : row["start"] + row["samples"]]))
+    match = _fingerprints.match(_bank.waveform(index))
+    return encode(np.asarray(_bank.samples[row["start"] : row["start"] + row["samples"]])), match
 
 
 def hours_by(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
@@ -204,9 +216,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("bank", type=Path)
+    parser.add_argument("--exclude", type=Path, help="folder of recordings that are kept for measuring, as ESC-10")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    write_bank(recordings_of(options.work, processes=options.processes), options.bank)
+    recordings = recordings_of(options.work, processes=options.processes, excluded=options.exclude)
+    write_bank(recordings, options.bank)
     bank = OpusBank(options.bank)
     print(f"{len(bank.rows)} recordings, {len(bank.pieces)} pieces")
     for name, hours in hours_by(bank.rows, "source").items():

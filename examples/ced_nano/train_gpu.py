@@ -362,10 +362,13 @@ def resume(trainer: Trainer, folder: Path) -> None:
             continue
         try:
             state = torch.load(folder / name, map_location=trainer.device, weights_only=True)
-            trainer.load(state)
         except Exception as error:  # a damaged archive raises errors of many types
-            logger.warning("%s cannot be read (%s): it is not used.", folder / name, str(error).splitlines()[0])
+            logger.warning("%s cannot be read (%s): it is not used.", folder / name, str(error).split(". ")[0][:120])
             continue
+        try:
+            trainer.load(state)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise SystemExit(f"{folder / name} is of another student or optimizer: give another OUT.") from error
         logger.warning("Continuing from step %d.", trainer.step)
         return
 
