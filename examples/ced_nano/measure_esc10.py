@@ -4,7 +4,7 @@
 
     python examples/ced_nano/measure_esc10.py ESC10 [MODEL]
 
-ESC10 has a folder for each class (`001 - Dog bark`, …) whose files begin with the number of their fold (`1-100032-A.ogg`).
+ESC10 has a folder for each class (`001 - Dog bark`, …); file names begin with their fold (`1-100032-A.ogg`).
 MODEL is `ced-nano`, a model folder or Hub id, or `yamnet` for the teacher.
 """
 

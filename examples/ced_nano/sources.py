@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import instruments
+import licences
 from ced_model.audio import AudioError, read_audio
 from ced_model.output import write_file
 from named_sounds import is_reserved
@@ -45,7 +46,8 @@ SOUNDFONTS = {
 }
 AUDIO = (".ogg", ".oga", ".wav", ".flac", ".mp3", ".opus")
 ARCHIVES = (".zip", ".pk3", ".wz")
-RESOURCE_FILES = (".rcc", ".cat")  # Qt resources and OpenTTD sound sets hold whole audio files, one after another
+# Qt's and GLib's resources and OpenTTD's sound sets hold whole audio files, one after another.
+RESOURCE_FILES = (".rcc", ".cat", ".gresource")
 
 SAMPLING_RATE = 16000
 MAX_RECORDING_S = 60.0
@@ -143,7 +145,8 @@ def build_bank(sources: Path, bank: Path) -> None:
                 continue
             seen.add(digest)
             source = str(path.relative_to(sources))
-            rows.append({"source": source, "start": start, "samples": len(samples)})
+            licence = licences.licence_of(sources, source)
+            rows.append({"source": source, "licence": licence, "start": start, "samples": len(samples)})
             file.write(samples.tobytes())
             start += len(samples)
     write_file(bank / "recordings.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
