@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .modeling_ced import CedForAudioClassification as CedForAudioClassification
     from .modeling_ced import CedModel as CedModel
     from .modeling_ced import CedPreTrainedModel as CedPreTrainedModel
+    from .results import EmbeddingResult as EmbeddingResult
     from .results import StreamUpdate as StreamUpdate
     from .results import Tag as Tag
     from .results import TagResult as TagResult
@@ -41,7 +42,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "events": ["Event"],
         "feature_extraction_ced": ["CedFeatureExtractor"],
         "modeling_ced": ["CedForAudioClassification", "CedModel", "CedPreTrainedModel"],
-        "results": ["StreamUpdate", "Tag", "TagResult", "Timeline"],
+        "results": ["EmbeddingResult", "StreamUpdate", "Tag", "TagResult", "Timeline"],
         "tagger": ["AudioTagger"],
     },
 )

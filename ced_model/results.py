@@ -95,6 +95,33 @@ class TagResult:
     error: Exception | None = None
 
 
+@dataclass(frozen=True)
+class EmbeddingResult:
+    """
+    Embeddings of the windows of one of several inputs.
+
+    Attributes:
+        source: the input as it was given.
+        name: its printable name.
+        duration_s: seconds of audio that were read.
+        embeddings: float32 of shape `(windows, embed_dim)`; no windows where `error` is set.
+        start_s, end_s: the bounds of the windows in seconds, float64 of shape `(windows,)`.
+        error: why the input could not be read (to its end) or computed, or None.
+    """
+
+    source: Any = field(repr=False)
+    name: str
+    duration_s: float
+    embeddings: np.ndarray = field(repr=False)
+    start_s: np.ndarray = field(repr=False)
+    end_s: np.ndarray = field(repr=False)
+    error: Exception | None = None
+
+    def mean(self) -> np.ndarray:
+        """The embedding of the input, `(embed_dim,)`: the mean of its windows' weighted by their duration."""
+        return np.average(self.embeddings, axis=0, weights=self.end_s - self.start_s).astype(np.float32)
+
+
 class StreamUpdate(NamedTuple):
     """Scores of one window of a stream: its bounds in seconds, its tags, and all scores as float32 `(classes,)`."""
 
