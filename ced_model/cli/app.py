@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import demo, distill, evaluate, finetune, labels, learn, listen, options, plot, tag
+from . import clips, demo, distill, embed, evaluate, finetune, labels, learn, listen, options, plot, search, tag
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .terminal import abandon_stdout, put, say
@@ -50,6 +50,9 @@ def show_version(is_wanted: bool) -> None:
 
 COMMANDS = (
     tag.tag,
+    clips.clips,
+    embed.embed,
+    search.search,
     learn.learn,
     evaluate.evaluate,
     finetune.finetune,
