@@ -65,7 +65,8 @@ class Unfinished:
 
     def __getitem__(self, name: str) -> Entry:
         offset, length = self.offsets[name]
-        return json.loads(os.pread(self._file.fileno(), length, offset))
+        self._file.seek(offset)
+        return json.loads(self._file.read(length))
 
     def _size(self) -> int:
         return self._file.seek(0, os.SEEK_END)
@@ -102,7 +103,7 @@ class Unfinished:
 
     def add(self, entry: Entry) -> None:
         """Keeps the entry of the input that its `file` names."""
-        offset = self._size()
+        offset = self._size()  # the end, where writing continues
         self.offsets[entry["file"]] = (offset, self._write(entry))
 
     def _write(self, entry: Entry) -> int:
