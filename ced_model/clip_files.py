@@ -5,7 +5,6 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,16 +57,15 @@ def cut_parts(path: str, spans: Sequence[tuple[float, float]]) -> Iterator[Part]
 def _cut_while_decoding(path: str, spans: Sequence[tuple[float, float]]) -> Iterator[Part]:
     pieces: list[list[np.ndarray]] = [[] for _ in spans]
     position_s, rate = 0.0, 0.0
-    with closing(decoded_chunks(path)) as chunks:
-        for samples, rate in chunks:
-            end_s = position_s + samples.shape[1] / rate
-            for piece, (from_s, to_s) in zip(pieces, spans, strict=True):
-                if from_s < end_s and position_s < to_s:
-                    first, last = (round((bound - position_s) * rate) for bound in (from_s, to_s))
-                    piece.append(samples[:, max(0, first) : max(0, last)].T.astype(np.float64))
-            position_s = end_s
-            if position_s > max(to_s for _, to_s in spans):
-                break
+    for samples, rate in decoded_chunks(path):
+        end_s = position_s + samples.shape[1] / rate
+        for piece, (from_s, to_s) in zip(pieces, spans, strict=True):
+            if from_s < end_s and position_s < to_s:
+                first, last = (round((bound - position_s) * rate) for bound in (from_s, to_s))
+                piece.append(samples[:, max(0, first) : max(0, last)].T.astype(np.float64))
+        position_s = end_s
+        if position_s > max(to_s for _, to_s in spans):
+            break
     for piece in pieces:
         yield Part(np.concatenate(piece) if piece else np.zeros((0, 1)), rate, "")
 

@@ -143,11 +143,13 @@ def join_embeddings(
     entries: Iterable[tuple[str, Any, Any, Any]], width: int, made_by: Mapping[str, Any]
 ) -> EmbeddingIndex:
     """An index of recordings: the name, `start_s`, `end_s` and `embeddings` of each."""
-    files, rows = [], [(np.zeros(0, np.int32), np.zeros(0), np.zeros(0), np.zeros((0, width), np.float32))]
+    files: list[str] = []
+    rows = [(np.zeros(0, np.int32), np.zeros(0), np.zeros(0), np.zeros((0, width), np.float32))]
     for name, start_s, end_s, embeddings in entries:
         rows.append((np.full(len(start_s), len(files), np.int32), start_s, end_s, embeddings))
         files.append(name)
-    return EmbeddingIndex(files, *(np.concatenate(column) for column in zip(*rows, strict=True)), made_by=made_by)
+    file_index, starts, ends, vectors = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return EmbeddingIndex(files, file_index, starts, ends, vectors, made_by)
 
 
 def check_index_name(path: str | os.PathLike[str]) -> str:

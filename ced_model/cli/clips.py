@@ -4,6 +4,7 @@
 
 import math
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -104,7 +105,7 @@ def clips(
     )
     list(tagger.timelines([], **windows))  # checks the windows
     check_event_options(tagger.labels, **finding)
-    header = {"ced": KIND, "model": tagger.name, "weights": tagger.fingerprint}
+    header: dict[str, Any] = {"ced": KIND, "model": tagger.name, "weights": tagger.fingerprint}
     header |= {**windows, **finding, **choosing, "max_per_class": max_per_class}
     os.makedirs(output, exist_ok=True)
     table = os.path.join(output, "clips.csv")
@@ -143,9 +144,10 @@ def _detect(
     unfinished: "Unfinished",
 ) -> RunProgress:
     """Notes the events of each recording."""
-    with RunProgress(len(inputs)) as progress:
-        sources = (item.source for item in inputs if item.error is None)
-        results = tagger.timelines(sources, on_audio=progress.add_audio, **windows)
+    sources = (item.source for item in inputs if item.error is None)
+    with RunProgress(len(inputs)) as progress, ExitStack() as stack:
+        results: Any = tagger.timelines(sources, on_audio=progress.add_audio, **windows)
+        stack.callback(results.close)  # its threads end, however this does
         try:
             for item in inputs:
                 result = next(results) if item.error is None else None

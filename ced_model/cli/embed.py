@@ -4,6 +4,7 @@
 
 import base64
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def embed(
         raise CliError(f"{output} exists: --resume keeps its embeddings, --overwrite discards them")
     inputs = find_inputs(paths or [], list_file)
     kept = EmbeddingIndex.load(output) if exists and resume else None
-    windows = {"window_s": window_s, "hop_s": hop_s, "channel": options.parse_channel(channel)}
+    windows: dict[str, Any] = {"window_s": window_s, "hop_s": hop_s, "channel": options.parse_channel(channel)}
     tagger = load_tagger(
         model,
         device=device,
@@ -121,9 +122,10 @@ def _take_up(kept: "EmbeddingIndex", unfinished: "Unfinished", header: dict[str,
 def _compute(
     tagger: "AudioTagger", inputs: list["Input"], windows: dict[str, Any], unfinished: "Unfinished"
 ) -> RunProgress:
-    with RunProgress(len(inputs)) as progress:
-        sources = (item.source for item in inputs if item.error is None)
-        results = tagger.embeddings(sources, on_audio=progress.add_audio, **windows)
+    sources = (item.source for item in inputs if item.error is None)
+    with RunProgress(len(inputs)) as progress, ExitStack() as stack:
+        results: Any = tagger.embeddings(sources, on_audio=progress.add_audio, **windows)
+        stack.callback(results.close)  # its threads end, however this does
         try:
             for item in inputs:
                 result: EmbeddingResult | None = next(results) if item.error is None else None
