@@ -4,12 +4,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .audio import AudioError
 from .events import Event, check_event_options, find_events
+from .packages import require
 
 
 class Tag(NamedTuple):
@@ -72,6 +74,13 @@ class Timeline:
         check_event_options(self.labels, thresholds, min_duration_s, merge_gap_s)
         return find_events(self.scores, self.segments(), self.labels, thresholds, min_duration_s, merge_gap_s)
 
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row for each window: `start_s`, `end_s` and a column for each class."""
+        pandas = _pandas()
+        scores = pandas.DataFrame(self.scores, columns=list(self.labels))
+        bounds = pandas.DataFrame({"start_s": self.start_s, "end_s": self.end_s})
+        return pandas.concat([bounds, scores], axis=1)
+
 
 @dataclass(frozen=True)
 class TagResult:
@@ -93,6 +102,12 @@ class TagResult:
     tags: list[Tag] = field(default_factory=list)
     timeline: Timeline | None = None
     error: Exception | None = None
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row for each tag: `file`, `label`, `score` and `index`."""
+        frame = _pandas().DataFrame(self.tags, columns=list(Tag._fields))
+        frame.insert(0, "file", self.name)
+        return frame
 
 
 @dataclass(frozen=True)
@@ -129,6 +144,11 @@ class StreamUpdate(NamedTuple):
     end_s: float
     tags: list[Tag]
     scores: np.ndarray
+
+
+def _pandas() -> Any:
+    require(("pandas",), "to_pandas", "pip install pandas")
+    return import_module("pandas")  # no statement: transformers would require it of those who load the custom code
 
 
 def check_scores(scores: np.ndarray, name: str, start_s: float) -> None:
