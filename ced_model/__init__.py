@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .modeling_ced import CedModel as CedModel
     from .modeling_ced import CedPreTrainedModel as CedPreTrainedModel
     from .pipeline_ced import CedAudioClassificationPipeline as CedAudioClassificationPipeline
+    from .results import EmbeddingResult as EmbeddingResult
     from .results import StreamUpdate as StreamUpdate
     from .results import Tag as Tag
     from .results import TagResult as TagResult
@@ -53,7 +54,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "CedPreTrainedModel",
         ],
         "pipeline_ced": ["CedAudioClassificationPipeline"],
-        "results": ["StreamUpdate", "Tag", "TagResult", "Timeline"],
+        "results": ["EmbeddingResult", "StreamUpdate", "Tag", "TagResult", "Timeline"],
         "tagger": ["AudioTagger"],
         "writers.event_files": ["write_events"],
     },

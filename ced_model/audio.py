@@ -232,6 +232,18 @@ def sound_file(path: str | os.PathLike) -> Iterator[Any]:
             yield sound
 
 
+def decoded_chunks(source: AudioInput) -> Iterator[Chunk]:
+    """
+    A file as it is: float32 arrays `(channels, samples)` with their sampling rate in Hz.
+
+    Raises:
+        AudioError: if it cannot be opened or decoded, after what could be decoded.
+    """
+    name = describe(source)
+    with _opened(source, name) as file:
+        yield from _decoded(file, name)
+
+
 def walk_audio(folder: str, problems: list[OSError]) -> Iterator[str]:
     """
     Paths of the audio files in a folder, in the order of their names; hidden entries are left out.

@@ -4,6 +4,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -94,15 +95,20 @@ def make_figure(
     title: str,
     top_k: int,
     layout: Layout = WIDE,
+    *,
+    classes: np.ndarray | None = None,
+    start_s: float = 0.0,
 ) -> "Figure":
     """
     The spectrogram that `mel_picture` made above the `top_k` classes with the highest peaks, on the same time axis.
 
-    Without a `title` there is no room for one.
+    Without a `title` there is no room for one. `classes` has the indices of the classes to draw instead, in their
+    order, and `start_s` is where the audio starts in its recording, in seconds.
     """
     from matplotlib.figure import Figure
 
-    classes = highest_classes(timeline, top_k)
+    classes = highest_classes(timeline, top_k) if classes is None else classes
+    timeline = replace(timeline, start_s=timeline.start_s + start_s, end_s=timeline.end_s + start_s)
     rows_inches = max(1.0, 0.27 * len(classes))
     bar_below_inches = 0.0 if layout.is_roomy else 0.5
     height_inches = layout.mel_inches + rows_inches + bar_below_inches + (1.3 if title else 0.9)
@@ -112,9 +118,9 @@ def make_figure(
     )
     if title:
         figure.suptitle(_shortened(title, 110), fontsize=12, parse_math=False)
-    _draw_mel(mel_axes, decibels, column_s, front_end, layout)
+    _draw_mel(mel_axes, decibels, column_s, front_end, layout, start_s)
     _draw_tags(tag_axes, timeline, classes, layout)
-    _label_times(tag_axes, timeline.duration_s, layout.max_times)
+    _label_times(tag_axes, start_s, start_s + timeline.duration_s, layout.max_times)
     return figure
 
 
@@ -123,14 +129,16 @@ def highest_classes(timeline: "Timeline", top_k: int) -> np.ndarray:
     return np.argsort(-timeline.scores.max(axis=0), kind="stable")[:top_k]
 
 
-def _draw_mel(axes: "Axes", decibels: np.ndarray, column_s: float, front_end: FrontEnd, layout: Layout) -> None:
+def _draw_mel(
+    axes: "Axes", decibels: np.ndarray, column_s: float, front_end: FrontEnd, layout: Layout, start_s: float
+) -> None:
     loudest = decibels.max()
     image = axes.imshow(
         decibels,
         origin="lower",
         aspect="auto",
         interpolation="nearest" if decibels.shape[1] < layout.width_inches * layout.dpi else "antialiased",
-        extent=(0, decibels.shape[1] * column_s, 0, len(decibels)),
+        extent=(start_s, start_s + decibels.shape[1] * column_s, 0, len(decibels)),
         cmap="magma",
         vmin=max(decibels.min(), loudest - RANGE_DB) - 1e-3,
         vmax=loudest,
@@ -183,13 +191,13 @@ def _label_classes(axes: "Axes", names: list[str], label_length: int) -> None:
     axes.hlines(range(1, len(names)), *axes.get_xlim(), colors="white", linewidth=0.8)
 
 
-def _label_times(axes: "Axes", duration_s: float, max_times: int) -> None:
+def _label_times(axes: "Axes", start_s: float, end_s: float, max_times: int) -> None:
     steps = [*TIME_STEPS_S, *(60 * step for step in TIME_STEPS_S[6:]), *(3600 * 2**power for power in range(30))]
-    step = next(step for step in steps if duration_s / step <= max_times)
-    ticks = np.arange(math.floor(duration_s / step) + 1) * step
-    axes.set_xlim(0, duration_s)
+    step = next(step for step in steps if (end_s - start_s) / step <= max_times)
+    ticks = np.arange(math.ceil(start_s / step), math.floor(end_s / step) + 1) * step
+    axes.set_xlim(start_s, end_s)
     axes.set_xticks(ticks, [time_label(tick, step) for tick in ticks])
-    axes.set_xlabel("time (s)" if duration_s < 60 else "time (min:s)" if duration_s < 3600 else "time (h:min:s)")
+    axes.set_xlabel("time (s)" if end_s < 60 else "time (min:s)" if end_s < 3600 else "time (h:min:s)")
 
 
 def time_label(seconds: float, step: float) -> str:

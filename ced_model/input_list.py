@@ -83,6 +83,11 @@ def escape_name(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
+def unescape_name(name: str) -> str:
+    """The file name that [`escape_name`] was given."""
+    return os.fsdecode(re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), name.encode()))
+
+
 def _key(item: Input) -> str:
     """What tells inputs apart: ./a.wav and a.wav are one, a/../b.wav and b.wav need not be."""
     return os.path.join(os.getcwd(), item.name) if isinstance(item.source, str) else STANDARD_INPUT

@@ -18,19 +18,19 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from .configuration_ced import CedConfig
-from .custom_code import CODE_FILES, MIN_TRANSFORMERS, PIPELINE_CODE
+from .custom_code import MIN_TRANSFORMERS, PIPELINE_CODE
 from .feature_extraction_ced import CedFeatureExtractor
 from .messages import one_line, printable
+from .model_files import HANDLER, REQUIREMENTS, check_replaceable
+from .model_files import MODEL_FILES as MODEL_FILES
+from .model_files import check_output as check_output
 from .model_folder import PREPROCESSOR, check_model_folder, find_folder, front_end_of
 from .model_settings import FRONT_END_DEFAULTS
 from .modeling_ced import CedForAudioClassification
 from .output import new_folder
 
-HUB_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 # For Hugging Face Inference Endpoints, which install the requirements and call the handler.
-HANDLER, REQUIREMENTS = "handler.py", "requirements.txt"
 CLASSIFIER_FILES = frozenset((*PIPELINE_CODE, HANDLER, REQUIREMENTS))  # which an encoder does without
-MODEL_FILES = frozenset((*HUB_FILES, *CODE_FILES, HANDLER, REQUIREMENTS, "README.md"))
 
 
 class Loaded(NamedTuple):
@@ -80,32 +80,6 @@ def load_feature_extractor(folder: Path | None, config: CedConfig) -> CedFeature
         return CedFeatureExtractor.from_pretrained(folder)
     front_end = {"sampling_rate": FRONT_END_DEFAULTS["sampling_rate"], "feature_size": config.n_mels}
     return CedFeatureExtractor.from_front_end(front_end_of(config.to_dict() | front_end))
-
-
-def check_output(folder: Path, overwrite: bool, further: Collection[str] = ()) -> None:
-    """
-    Raises a ValueError if writing a model to `folder` would harm what is there.
-
-    Args:
-        overwrite: Whether a model in it may be replaced.
-        further: Names that may be beside the model's own files.
-    """
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise ValueError(f"{folder} is not a folder: choose another output.")
-    if not folder.exists():
-        return
-    check_replaceable(folder, further)
-    if any(folder.iterdir()) and not overwrite:
-        raise ValueError(f"{folder} is not empty: overwrite it, or choose another output.")
-
-
-def check_replaceable(folder: Path, further: Collection[str] = ()) -> None:
-    """Raises a ValueError if a folder holds anything but a model and what is named in `further`."""
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in {*MODEL_FILES, *further})
-    if foreign:
-        raise ValueError(
-            f"{folder} holds more than a model ({', '.join(foreign[:5])}) and is kept: choose another output."
-        )
 
 
 @contextmanager

@@ -4,6 +4,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from .audio import AudioError
 from .classes import ClassChoice, choice_scores, choose_classes
 from .events import THRESHOLD, Event, event_rules, find_events
+from .packages import require
 
 
 class Tag(NamedTuple):
@@ -130,6 +132,13 @@ class Timeline:
         hop_s = float(self.start_s[1] - self.start_s[0]) if len(self.start_s) > 1 else self.duration_s
         return find_events(self.scores, self.segments(), hop_s, rules)
 
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row for each window: `start_s`, `end_s` and a column for each class."""
+        pandas = _pandas()
+        scores = pandas.DataFrame(self.scores, columns=list(self.labels))
+        bounds = pandas.DataFrame({"start_s": self.start_s, "end_s": self.end_s})
+        return pandas.concat([bounds, scores], axis=1)
+
 
 @dataclass(frozen=True)
 class TagResult:
@@ -155,6 +164,39 @@ class TagResult:
     error: Exception | None = None
     recorded_at: str | None = None
 
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row for each tag: `file`, `label`, `score` and `index`."""
+        frame = _pandas().DataFrame(self.tags, columns=list(Tag._fields))
+        frame.insert(0, "file", self.name)
+        return frame
+
+
+@dataclass(frozen=True)
+class EmbeddingResult:
+    """
+    Embeddings of the windows of one of several inputs.
+
+    Attributes:
+        source: the input as it was given.
+        name: its printable name.
+        duration_s: seconds of audio that were read.
+        embeddings: float32 of shape `(windows, embed_dim)`; no windows where `error` is set.
+        start_s, end_s: the bounds of the windows in seconds, float64 of shape `(windows,)`.
+        error: why the input could not be read (to its end) or computed, or None.
+    """
+
+    source: Any = field(repr=False)
+    name: str
+    duration_s: float
+    embeddings: np.ndarray = field(repr=False)
+    start_s: np.ndarray = field(repr=False)
+    end_s: np.ndarray = field(repr=False)
+    error: Exception | None = None
+
+    def mean(self) -> np.ndarray:
+        """The embedding of the input, `(embed_dim,)`: the mean of its windows' weighted by their duration."""
+        return np.average(self.embeddings, axis=0, weights=self.end_s - self.start_s).astype(np.float32)
+
 
 class StreamUpdate(NamedTuple):
     """Scores of one window of a stream: its bounds in seconds, its tags, and all scores as float32 `(classes,)`."""
@@ -163,6 +205,11 @@ class StreamUpdate(NamedTuple):
     end_s: float
     tags: list[Tag]
     scores: np.ndarray
+
+
+def _pandas() -> Any:
+    require(("pandas",), "to_pandas", "pip install pandas")
+    return import_module("pandas")  # no statement: transformers would require it of those who load the custom code
 
 
 def check_scores(scores: np.ndarray, name: str, start_s: float) -> None:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """AudioTagger: files, long recordings and live audio → tags, timelines, events and embeddings."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -16,10 +17,10 @@ from .classes import choice_scores, choose_classes
 from .engines import Engine, Outputs, choose_engine, open_engine
 from .events import THRESHOLD, Event, class_limits, event_rules, smoothing_windows
 from .forking import is_forked
-from .messages import OptionError, check_number
+from .messages import OptionError, check_number, one_line
 from .model_folder import ModelFolder, open_model
 from .recording_times import parse_start_time, parse_timezone, recorded_at
-from .results import StreamUpdate, Tag, TagResult, Timeline, check_scores
+from .results import EmbeddingResult, StreamUpdate, Tag, TagResult, Timeline, check_scores
 from .scheduling import InputScores, Window, score_inputs
 from .streaming import smooth_stream, stream_blocks, stream_events
 from .windows import CPU_BATCH_SIZE, GPU_BATCH_SIZE, TIMELINE_WINDOW_S, ModelWindows
@@ -27,6 +28,8 @@ from .windows import CPU_BATCH_SIZE, GPU_BATCH_SIZE, TIMELINE_WINDOW_S, ModelWin
 if TYPE_CHECKING:
     from .feature_extraction_ced import CedFeatureExtractor
     from .modeling_ced import CedForAudioClassification
+
+logger = logging.getLogger(__name__)
 
 TOP_K = 5
 
@@ -171,6 +174,11 @@ class AudioTagger:
     def sampling_rate(self) -> int:
         """Sampling rate of the model in Hz; inputs are resampled to it."""
         return self.front_end.sampling_rate
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the embeddings."""
+        return self._folder.settings.embed_dim
 
     @property
     def min_window_s(self) -> float:
@@ -391,6 +399,7 @@ class AudioTagger:
         window_s: float | None = None,
         sampling_rate: int | None = None,
         channel: str | int = MIX,
+        errors: str = "raise",
     ) -> np.ndarray:
         """
         Pooled embeddings, for retrieval or as features for another classifier.
@@ -399,22 +408,58 @@ class AudioTagger:
             inputs, sampling_rate, channel: As for [`AudioTagger.__call__`].
             window_s: Length of the windows of long clips in seconds, by default 10 s. The embedding of a long clip is
                 the mean of its windows' embeddings weighted by their duration.
+            errors: `"raise"`, or `"skip"`: an input that cannot be read is logged as a warning, and its row is NaN.
 
         Returns:
             float32 of shape `(clips, embed_dim)`; `(embed_dim,)` for a single input.
 
         Raises:
-            AudioError: if an input cannot be read, or has samples or embeddings that are not finite.
+            AudioError: if an input cannot be read, or has samples or embeddings that are not finite, unless such inputs
+                are skipped.
         """
+        if errors not in ("raise", "skip"):
+            raise OptionError("errors", errors, "raise or skip")
         read = self._windows.of_clips(window_s, None, sampling_rate, channel)
         embeddings = []
         for _, state in self._run(_as_list(inputs), read, self._embeddings):
-            if state.error is not None:
+            if state.error is None:
+                embeddings.append(state.average("mean"))
+            elif errors == "skip":
+                logger.warning("%s", one_line(state.error))
+                embeddings.append(np.full(self.embed_dim, np.nan, np.float32))
+            else:
                 raise state.error
-            embeddings.append(state.average("mean"))
         if not _is_list(inputs):
             return embeddings[0]
-        return np.stack(embeddings) if embeddings else np.zeros((0, self._folder.settings.embed_dim), np.float32)
+        return np.stack(embeddings) if embeddings else np.zeros((0, self.embed_dim), np.float32)
+
+    def embeddings(
+        self,
+        inputs: Iterable[AudioInput],
+        *,
+        window_s: float | None = None,
+        hop_s: float | None = None,
+        sampling_rate: int | None = None,
+        channel: str | int = MIX,
+        on_audio: Callable[[float], object] | None = None,
+    ) -> Iterator[EmbeddingResult]:
+        """
+        Embeddings of the windows of many inputs: an [`EmbeddingResult`] each, in their order, with its `error` if it
+        cannot be read.
+
+        Args:
+            inputs, sampling_rate, channel, on_audio: As for [`AudioTagger.tag`].
+            window_s: Length of the windows in seconds. By default a clip is one window if the model takes it in one
+                piece (10.12 s), and else has windows of 10 s.
+            hop_s: Distance between their starts in seconds; by default they do not overlap.
+        """
+        read = self._windows.of_clips(window_s, hop_s, sampling_rate, channel)
+        for source, state in self._run(inputs, read, self._embeddings, on_audio):
+            windows = 0 if state.error is not None else state.windows
+            vectors = state.scores[:windows] if windows else np.zeros((0, self.embed_dim), np.float32)
+            start_s, end_s = state.spans[:windows].T / self.sampling_rate
+            duration_s = state.scored_to / self.sampling_rate
+            yield EmbeddingResult(source, describe(source), duration_s, vectors, start_s, end_s, state.error)
 
     def stream(
         self,

@@ -31,6 +31,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "exporting": (),
     "writers": (),
     "journal": ("writers",),
+    "unfinished": ("journal",),
     "distributed": ("journal", "writers"),
     "serve": ("writers",),
     "demo": (),

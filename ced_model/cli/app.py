@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import demo, distill, evaluate, finetune, labels, listen, options, plot, tag
+from . import clips, demo, distill, embed, evaluate, finetune, labels, learn, listen, options, plot, search, tag
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .terminal import abandon_stdout, put, say
@@ -48,7 +48,20 @@ def show_version(is_wanted: bool) -> None:
     raise typer.Exit()
 
 
-for command in (tag.tag, evaluate.evaluate, finetune.finetune, labels.labels, plot.plot, listen.listen, demo.demo):
+COMMANDS = (
+    tag.tag,
+    clips.clips,
+    embed.embed,
+    search.search,
+    learn.learn,
+    evaluate.evaluate,
+    finetune.finetune,
+    labels.labels,
+    plot.plot,
+    listen.listen,
+    demo.demo,
+)
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(distill.app, name="distill")
 

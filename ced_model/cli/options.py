@@ -17,6 +17,12 @@ Model = Annotated[
         help="A model folder or the id of a Hub repository, such as mispeech/ced-base; by default ced-nano, bundled.",
     ),
 ]
+ListFile = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="FILE", help="A list of paths, one a line or separated by NUL, or Parquet; - for stdin."
+    ),
+]
 TopK = Annotated[
     int | None,
     typer.Option(
@@ -105,6 +111,7 @@ Channel = Annotated[
         metavar="N", help="mix (the mean; default), loudest (decodes twice), or the number of a channel from 0."
     ),
 ]
+ClipFormat = Annotated[str, typer.Option("--format", "-f", metavar="wav|flac", help="Format of clips that are cut.")]
 Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; by default a GPU if there is one.")
 ]

@@ -2,12 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ced plot`: the log-mel spectrogram and the tags over time of a recording, as a PNG."""
 
+import math
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
+from ..messages import OptionError
 from ..output import check_new_file, new_file
 from ..packages import require
 from . import options
@@ -15,16 +19,19 @@ from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .finding import choosing
 from .model import load_tagger
+from .progress import RunProgress
 from .terminal import put
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..classes import ClassChoice
+    from ..results import Timeline
     from ..tagger import AudioTagger
 
 INSTALL_PLOT = 'pip install "ced_model[plot]"'
 TOP_K = 10
+MAX_S = 1e9  # longer than any recording
 
 
 @one_line_errors
@@ -32,19 +39,31 @@ def plot(
     file: Annotated[Path, typer.Argument(metavar="FILE", hidden=True)],
     model: options.Model = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The PNG; by default FILE with .png.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The PNG; by default FILE with .png in the current folder."
+        ),
     ] = None,
+    start_s: Annotated[
+        float | None, typer.Option("--start", metavar="SECONDS", help="Draw the recording from here on.")
+    ] = None,
+    end_s: Annotated[float | None, typer.Option("--end", metavar="SECONDS", help="Draw it up to here.")] = None,
     window_s: options.Window = None,
     hop_s: options.Hop = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture that is there.")] = False,
-    top_k: Annotated[
-        int | None,
-        typer.Option("--top-k", "-k", metavar="N", min=1, help="Classes to draw; by default 10, or all of --labels."),
-    ] = None,
     labels: options.Labels = None,
     exclude: options.Exclude = None,
     label_map: options.LabelMap = None,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="SCORE", help="Leave out classes that never reach it.")
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", "-k", metavar="N", min=1, help="Classes at most; by default 10, or all of --labels."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture that is there.")] = False,
     channel: options.Channel = None,
+    device: options.Device = None,
+    num_threads: options.Threads = None,
     engine: options.Engine = "auto",
     compute_type: options.ComputeType = None,
 ) -> None:
@@ -52,39 +71,84 @@ def plot(
 
     The PNG shows the log-mel spectrogram of FILE, and the scores of the classes with the highest peaks below it.
     """
-    path = output or Path(f"{file}.png")
+    path = output or Path(f"{file.name}.png")
     check_new_file("output", path, ".png", overwrite)
     require(("matplotlib",), "drawing", INSTALL_PLOT)
     from ..classes import choose_classes
 
     if not file.exists():
         raise CliError(f"{str(file)!r}: there is no such file", FAILED)
-    tagger = load_tagger(model, engine=engine, compute_type=compute_type)
+    part = (0.0 if start_s is None else start_s, math.inf if end_s is None else end_s)
+    if not 0 <= part[0] < part[1]:
+        raise CliError(f"--start {part[0]:g} --end {part[1]:g}: expected a start from 0 and an end behind it")
+    tagger = load_tagger(model, device=device, num_threads=num_threads, engine=engine, compute_type=compute_type)
     classes = choosing(labels, exclude, label_map)
     choices = choose_classes(tagger.labels, classes.pop("labels", None), **classes)
     windows = options.given(window_s=window_s, hop_s=hop_s)
-    number = top_k or (len(choices) if labels else TOP_K)
-    _save(_draw(tagger, file, windows, choices, number, options.parse_channel(channel)), path, overwrite)
+    shown = {"threshold": threshold, "top_k": top_k or (None if labels else TOP_K)}
+    _save(_draw(tagger, file, part, windows, options.parse_channel(channel), choices, shown), path, overwrite)
     put(str(path))
 
 
 def _draw(
     tagger: "AudioTagger",
     file: Path,
+    part: tuple[float, float],
     windows: dict[str, Any],
-    choices: list["ClassChoice"],
-    top_k: int,
     channel: str | int,
+    choices: list["ClassChoice"],
+    shown: dict[str, Any],
 ) -> "Figure":
-    from ..audio import describe, read_blocks
+    from ..audio import describe, duration_s, read_blocks
     from ..drawing import BLOCK_FRAMES, MAX_COLUMNS, make_figure, mel_picture
 
     front_end = tagger.front_end
-    timeline = tagger.timeline(file, channel=channel, **windows).take(choices)
     block_s = BLOCK_FRAMES * front_end.hop_size / front_end.sampling_rate
-    blocks = read_blocks(file, sampling_rate=front_end.sampling_rate, block_s=block_s, channel=channel)
+    blocks: Iterable[np.ndarray] = read_blocks(
+        file, sampling_rate=front_end.sampling_rate, block_s=block_s, channel=channel
+    )
+    source: Any = file
+    if part != (0.0, math.inf):
+        source = _cut(blocks, *(round(min(bound, MAX_S) * front_end.sampling_rate) for bound in part))
+        if not len(source):
+            raise CliError(f"--start {part[0]:g}: {file} ends before", FAILED)
+        blocks = [source]
+    length_s = duration_s(source if source is file else {"array": source, "sampling_rate": front_end.sampling_rate})
+    with RunProgress(1, length_s) as progress:
+        how: dict[str, Any] = windows | ({"channel": channel} if source is file else {})
+        (result,) = tagger.timelines([source], on_audio=progress.add_audio, **how)
+    if result.error is not None or result.timeline is None:
+        raise result.error or CliError(f"{file}: no timeline", FAILED)
+    timeline = result.timeline.take(choices)
+    classes = _choose_classes(timeline, **shown)
     decibels, column_s = mel_picture(blocks, front_end, MAX_COLUMNS)
-    return make_figure(decibels, column_s, timeline, front_end, describe(file.name), top_k)
+    title = describe(file.name)
+    return make_figure(decibels, column_s, timeline, front_end, title, TOP_K, classes=classes, start_s=part[0])
+
+
+def _cut(blocks: "Iterable[np.ndarray]", first: int, last: int) -> np.ndarray:
+    """Samples from `first` to `last` of blocks; what is behind is not read."""
+    kept, position = [np.zeros(0, np.float32)], 0
+    for block in blocks:
+        kept.append(block[max(0, first - position) : max(0, last - position)])
+        position += len(block)
+        if position >= last:
+            break
+    return np.concatenate(kept)
+
+
+def _choose_classes(timeline: "Timeline", threshold: float | None, top_k: int | None) -> np.ndarray:
+    """Indices of the classes to draw, those with the highest peaks first."""
+    from ..drawing import highest_classes
+
+    order = highest_classes(timeline, len(timeline.labels))
+    peaks = timeline.scores.max(axis=0)
+    if threshold is not None and not peaks[order[0]] >= threshold:
+        best = f"{timeline.labels[order[0]]!r} has the highest score, {peaks[order[0]]:.3f}"
+        raise OptionError("threshold", threshold, f"a score that a class reaches: {best}")
+    if threshold is not None:
+        order = order[peaks[order] >= threshold]
+    return order[:top_k]
 
 
 def _save(figure: Any, path: Path, overwrite: bool) -> None:

@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from ced_model import AudioTagger, Timeline
+from ced_model.audio import read_audio
 from ced_model.cli import listen as listen_module
 from ced_model.cli import plot as plot_module
 from ced_model.cli.app import app
@@ -61,7 +62,8 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture
-def recording(tmp_path: Path) -> Path:
+def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)  # where pictures are written
     return Path(shutil.copy(TABLA, tmp_path / "tabla.flac"))
 
 
@@ -79,13 +81,15 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return saved
 
 
-def test_a_recording_is_drawn_beside_itself(recording, figures):
+def test_a_recording_is_drawn_into_the_current_folder(recording, figures, monkeypatch):
+    (recording.parent / "pictures").mkdir()
+    monkeypatch.chdir(recording.parent / "pictures")
     result = ced("plot", recording, "-m", MODEL, "--window", 1, "--hop", 0.5, "-k", 7)
     assert result.exit_code == 0, result.output
-    path = recording.with_name("tabla.flac.png")
+    path = Path("tabla.flac.png")
     assert result.stdout == f"{path}\n"
     assert matplotlib.image.imread(path).std() > 0.1
-    assert sorted(os.listdir(recording.parent)) == ["tabla.flac", "tabla.flac.png"]
+    assert sorted(os.listdir(recording.parent)) == ["pictures", "tabla.flac"]
 
     (figure,) = figures
     mel_axes, tag_axes = figure.axes[:2]
@@ -98,6 +102,44 @@ def test_a_recording_is_drawn_beside_itself(recording, figures):
     (mesh,) = [child for child in tag_axes.collections if child.get_array() is not None]
     np.testing.assert_allclose(mesh.get_array(), timeline.scores[:, order].T, atol=1e-5)
     assert mesh.get_clim() == (0, 1)
+
+
+def test_a_part_and_some_classes_can_be_drawn(recording, figures):
+    tagger = AudioTagger.from_pretrained(MODEL)
+    result = ced(
+        "plot", recording, "-m", MODEL, "--start", 0.5, "--end", 2, "--window", 0.5, "-l", "class 3", "-l", "class 5"
+    )
+    assert result.exit_code == 0, result.output
+    mel_axes, tag_axes = figures[0].axes[:2]
+    assert mel_axes.get_xlim() == tag_axes.get_xlim() == (0.5, 2.0)
+    assert all(0.5 <= tick <= 2 for tick in tag_axes.get_xticks())
+    whole = read_audio(recording, sampling_rate=RATE)
+    timeline = tagger.timeline(whole[RATE // 2 : 2 * RATE], window_s=0.5)
+    order = sorted((3, 5), key=lambda index: -timeline.scores[:, index].max())
+    assert [label.get_text() for label in tag_axes.get_yticklabels()] == [f"class {index}" for index in order]
+    (mesh,) = [child for child in tag_axes.collections if child.get_array() is not None]
+    np.testing.assert_allclose(mesh.get_array(), timeline.scores[:, order].T, atol=1e-5)
+
+    peaks = tagger.timeline(recording).scores.max(axis=0)
+    limit = float(np.sort(peaks)[-3])
+    assert ced("plot", recording, "-m", MODEL, "--threshold", limit - 1e-4, "--overwrite").exit_code == 0
+    assert len(figures[1].axes[1].get_yticklabels()) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--threshold", 2), "--threshold 2: expected a score that a class reaches: 'class"),
+        (("--labels", "nothing"), "--labels nothing: expected a class of the model"),
+        (("--start", 3, "--end", 3), "--start 3 --end 3: expected a start from 0 and an end behind it"),
+        (("--start", -1), "--start -1 --end inf: expected a start from 0"),
+        (("--start", 1e4), "--start 10000: "),
+    ],
+)
+def test_parts_and_classes_that_are_not_there_are_refused(recording, arguments, expected):
+    result = ced("plot", recording, "-m", MODEL, *arguments)
+    assert expected in only_error(result, 1 if arguments == ("--start", 1e4) else 2)
+    assert os.listdir(recording.parent) == ["tabla.flac"]
 
 
 def test_output_top_k_and_windows_have_defaults_and_can_be_chosen(recording, figures, tmp_path):
@@ -115,7 +157,7 @@ def test_output_top_k_and_windows_have_defaults_and_can_be_chosen(recording, fig
 @pytest.mark.parametrize("samples", [1, 100, 2400, 20_000])
 def test_the_shortest_recordings_are_drawn(tmp_path, samples):
     soundfile.write(tmp_path / "short.wav", noise(samples / RATE), RATE)
-    assert ced("plot", tmp_path / "short.wav", "-m", MODEL).exit_code == 0
+    assert ced("plot", tmp_path / "short.wav", "-m", MODEL, "-o", tmp_path / "short.wav.png").exit_code == 0
     assert matplotlib.image.imread(tmp_path / "short.wav.png").std() > 0.1
 
 
@@ -133,7 +175,7 @@ def test_a_tone_is_where_the_frequency_axis_says(figures, tmp_path):
     for hertz in (250, 1000, 4000):
         tone = 0.5 * np.sin(2 * np.pi * hertz * np.arange(RATE) / RATE)
         soundfile.write(tmp_path / "tone.wav", tone, RATE)
-        assert ced("plot", tmp_path / "tone.wav", "-m", MODEL, "--overwrite").exit_code == 0
+        assert ced("plot", tmp_path / "tone.wav", "-m", MODEL, "-o", tmp_path / "t.png", "--overwrite").exit_code == 0
         axes = figures[-1].axes[0]
         loudest = axes.images[0].get_array().mean(axis=1).argmax() + 0.5  # the middle of a bin of height 1
         ticks = {label.get_text(): tick for tick, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)}

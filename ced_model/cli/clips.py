@@ -1,0 +1,166 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`ced clips`: recordings → the stretches in which classes were detected, as audio files."""
+
+import math
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options
+from .endings import one_line_errors
+from .errors import FAILED, CliError
+from .model import load_tagger
+from .progress import RunProgress
+from .terminal import put, say, say_error
+
+if TYPE_CHECKING:
+    from ..input_list import Input
+    from ..tagger import AudioTagger
+    from ..unfinished import Unfinished
+
+KIND = "clips"
+THRESHOLD = 0.5
+PADDING_S = 0.5
+
+
+@one_line_errors
+def clips(
+    paths: Annotated[list[str] | None, typer.Argument(metavar="RECORDINGS", hidden=True)] = None,
+    list_file: options.ListFile = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="DIR", help="A new folder, or one to be resumed.")
+    ] = None,
+    model: options.Model = None,
+    labels: options.Labels = None,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="SCORE", help="Score from which a class is detected; by default 0.5.")
+    ] = None,
+    window_s: options.Window = None,
+    hop_s: options.Hop = None,
+    min_duration_s: Annotated[
+        float | None, typer.Option("--min-duration", metavar="SECONDS", help="Leave out shorter stretches.")
+    ] = None,
+    merge_gap_s: Annotated[
+        float | None,
+        typer.Option("--merge-gap", metavar="SECONDS", help="Join those of a class no further apart than this."),
+    ] = None,
+    padding_s: Annotated[
+        float, typer.Option("--padding", metavar="SECONDS", help="Add so much before and after.")
+    ] = PADDING_S,
+    max_per_class: Annotated[int | None, typer.Option(metavar="N", min=1, help="Clips of a class at most.")] = None,
+    choose: Annotated[
+        str,
+        typer.Option(metavar="best|random|spread", help="Which of more; spread: from the whole range of scores."),
+    ] = "best",
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the random choice.")] = 0,
+    format: options.ClipFormat = "wav",
+    channel: options.Channel = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    device: options.Device = None,
+    num_threads: options.Threads = None,
+    batch_size: options.BatchSize = None,
+    engine: options.Engine = "auto",
+    compute_type: options.ComputeType = None,
+) -> None:
+    """Cut out the stretches in which classes are detected.
+
+    RECORDINGS are as PATHS for `ced tag`. DIR gets a folder of clips for each class, which `ced learn` and
+    `ced finetune` can read once you have removed what is wrong, and the table clips.csv. Clips have the sampling rate
+    and the channels of their recording.
+
+    Exit code: 0, 1 if inputs failed (each is named on stderr), 2 for wrong usage.
+    """
+    from ..clip_choice import check_choice, choose_clips, write_clips
+    from ..clip_files import check_format
+    from ..events import event_rules
+    from ..input_list import find_inputs, unescape_name
+    from ..unfinished import Unfinished
+
+    if output is None:
+        raise CliError("choose with --output DIR where to write the clips")
+    check_format(format)
+    check_choice(choose)
+    if not 0 <= padding_s < math.inf:
+        raise CliError(f"--padding {padding_s:g}: expected a number from 0")
+    output = os.path.abspath(os.path.expanduser(output))
+    _check_folder(output, resume)
+    inputs = find_inputs(paths or [], list_file)
+    if any(not isinstance(item.source, str) for item in inputs):
+        raise CliError("-: standard input cannot be cut: save it as a file first")
+    windows = options.given(window_s=window_s, hop_s=hop_s, channel=options.parse_channel(channel))
+    finding: dict[str, Any] = {"thresholds": THRESHOLD if threshold is None else threshold, "labels": labels or None}
+    finding |= {"min_duration_s": min_duration_s or 0.0, "merge_gap_s": merge_gap_s or 0.0}
+    choosing: dict[str, Any] = {"padding_s": padding_s, "choose": choose, "seed": seed, "format": format}
+    tagger = load_tagger(
+        model,
+        device=device,
+        num_threads=num_threads,
+        batch_size=batch_size,
+        engine=engine,
+        compute_type=compute_type,
+    )
+    list(tagger.timelines([], **windows))  # checks the windows
+    event_rules(tagger.labels, **finding)
+    header: dict[str, Any] = {"ced": KIND, "model": tagger.name, "weights": tagger.fingerprint}
+    header |= {**windows, **finding, **choosing, "max_per_class": max_per_class}
+    os.makedirs(output, exist_ok=True)
+    table = os.path.join(output, "clips.csv")
+    with Unfinished(table, header, resume=resume) as unfinished:
+        waiting = [item for item in inputs if item.name not in unfinished]
+        if len(waiting) < len(inputs):
+            say(f"{len(inputs) - len(waiting)} of {len(inputs)} inputs were done before")
+        progress = _detect(tagger, waiting, windows, finding, unfinished)
+        known = [unfinished[item.name] for item in inputs if item.name in unfinished]
+        chosen = choose_clips(known, most=max_per_class, **choosing)
+        written = write_clips(chosen, output, unescape_name, format, say_error)
+        unfinished.remove()
+    put(f"wrote {output}: {len(written)} clips of {len({clip.label for clip in written})} classes, and clips.csv")
+    say(progress.summary())
+    if progress.failed or len(written) < len(chosen):
+        raise typer.Exit(FAILED)
+
+
+def _check_folder(folder: str, resume: bool) -> None:
+    if not os.path.lexists(folder):
+        return
+    if not os.path.isdir(folder):
+        raise CliError(f"--output {folder}: expected a folder")
+    content = os.listdir(folder)
+    if resume and "clips.csv" in content and "clips.csv.journal" not in content:
+        raise CliError(f"{folder} is finished, there is nothing to resume: give a new folder")
+    if content and not resume:
+        raise CliError(f"{folder} is not empty: --resume continues an interrupted run; or give a new folder")
+
+
+def _detect(
+    tagger: "AudioTagger",
+    inputs: list["Input"],
+    windows: dict[str, Any],
+    finding: dict[str, Any],
+    unfinished: "Unfinished",
+) -> RunProgress:
+    """Notes the events of each recording."""
+    sources = (item.source for item in inputs if item.error is None)
+    with RunProgress(len(inputs)) as progress, ExitStack() as stack:
+        results: Any = tagger.timelines(sources, on_audio=progress.add_audio, **windows)
+        stack.callback(results.close)  # its threads end, however this does
+        try:
+            for item in inputs:
+                result = next(results) if item.error is None else None
+                error = item.error or (None if result is None else result.error)
+                progress.count(failed=error is not None)
+                if error is not None:
+                    with progress.hidden():
+                        say_error(item.name, str(error).removeprefix(f"{item.name}: "))
+                elif result is not None and result.timeline is not None:
+                    events = [
+                        (event.onset_s, event.offset_s, event.label, event.peak)
+                        for event in result.timeline.events(**finding)
+                    ]
+                    unfinished.add({"file": item.name, "duration_s": result.duration_s, "events": events})
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(unfinished.advice) from error
+    return progress

@@ -1,0 +1,158 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`ced embed`: recordings → a file of embeddings, which an interrupted run can continue."""
+
+import base64
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from . import options
+from .endings import one_line_errors
+from .errors import FAILED, CliError
+from .model import load_tagger
+from .progress import RunProgress
+from .terminal import put, say, say_error
+
+if TYPE_CHECKING:
+    from ..embedding_index import EmbeddingIndex
+    from ..input_list import Input
+    from ..results import EmbeddingResult
+    from ..tagger import AudioTagger
+    from ..unfinished import Entry, Unfinished
+
+KIND = "embeddings"
+
+
+@one_line_errors
+def embed(
+    paths: Annotated[list[str] | None, typer.Argument(metavar="PATHS", hidden=True)] = None,
+    list_file: options.ListFile = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="A .npz (NumPy) or .parquet file; until then FILE.journal."
+        ),
+    ] = None,
+    model: options.Model = None,
+    window_s: Annotated[
+        float | None,
+        typer.Option(
+            "--window", metavar="SECONDS", help="Length of the windows; by default a clip is one, long ones have 10."
+        ),
+    ] = None,
+    hop_s: Annotated[
+        float | None, typer.Option("--hop", metavar="SECONDS", help="Distance between windows; by default no overlap.")
+    ] = None,
+    channel: options.Channel = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the embeddings that FILE has, and add those of other recordings.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard the embeddings that FILE has.")] = False,
+    device: options.Device = None,
+    num_threads: options.Threads = None,
+    batch_size: options.BatchSize = None,
+    engine: options.Engine = "auto",
+    compute_type: options.ComputeType = None,
+) -> None:
+    """Compute embeddings of recordings, to search in or to learn from.
+
+    PATHS are as for `ced tag`. FILE has an embedding for each window with its file, start and end; `ced search` finds
+    the windows that sound like a recording.
+
+    Exit code: 0, 1 if inputs failed (each is named on stderr), 2 for wrong usage.
+    """
+    from ..embedding_index import EmbeddingIndex, check_index_name
+    from ..input_list import find_inputs
+    from ..unfinished import Unfinished
+
+    if output is None:
+        raise CliError("choose with --output FILE.npz where to write the embeddings")
+    if resume and overwrite:
+        raise CliError("--resume keeps embeddings, --overwrite discards them: choose one")
+    output = os.path.realpath(os.path.expanduser(check_index_name(output)))
+    if not os.path.isdir(os.path.dirname(output)):
+        raise CliError(f"--output {output}: there is no folder {os.path.dirname(output)!r}")
+    exists = os.path.exists(output)
+    if exists and not (resume or overwrite):
+        raise CliError(f"{output} exists: --resume keeps its embeddings, --overwrite discards them")
+    inputs = find_inputs(paths or [], list_file)
+    kept = EmbeddingIndex.load(output) if exists and resume else None
+    windows: dict[str, Any] = {"window_s": window_s, "hop_s": hop_s, "channel": options.parse_channel(channel)}
+    tagger = load_tagger(
+        model,
+        device=device,
+        num_threads=num_threads,
+        batch_size=batch_size,
+        engine=engine,
+        compute_type=compute_type,
+    )
+    list(tagger.embeddings([], **windows))  # checks the windows
+    header = {"ced": KIND, "model": tagger.name, "weights": tagger.fingerprint, **windows}
+    header["compute_type"] = tagger.compute_type
+    with Unfinished(output, header, resume=resume, overwrite=overwrite) as unfinished:
+        if kept is not None:
+            _take_up(kept, unfinished, header, output)
+        waiting = [item for item in inputs if item.name not in unfinished]
+        if len(waiting) < len(inputs):
+            say(f"{len(inputs) - len(waiting)} of {len(inputs)} inputs were done before")
+        progress = _compute(tagger, waiting, windows, unfinished)
+        index = _joined(unfinished, tagger, header)
+        index.save(output, replace=resume or overwrite)
+        unfinished.remove()
+    put(f"wrote {output}: {len(index)} embeddings of {len(index.files)} recordings")
+    say(progress.summary())
+    if progress.failed:
+        raise typer.Exit(FAILED)
+
+
+def _take_up(kept: "EmbeddingIndex", unfinished: "Unfinished", header: dict[str, Any], output: str) -> None:
+    """Adds the embeddings of a finished file to the unfinished ones."""
+    unfinished.check(dict(kept.made_by), output)
+    borders = np.searchsorted(kept.file_index, range(len(kept.files) + 1))
+    for number, name in enumerate(kept.files):
+        rows = slice(borders[number], borders[number + 1])
+        if name not in unfinished:
+            unfinished.add(_entry(name, kept.start_s[rows], kept.end_s[rows], kept.embeddings[rows]))
+
+
+def _compute(
+    tagger: "AudioTagger", inputs: list["Input"], windows: dict[str, Any], unfinished: "Unfinished"
+) -> RunProgress:
+    sources = (item.source for item in inputs if item.error is None)
+    with RunProgress(len(inputs)) as progress, ExitStack() as stack:
+        results: Any = tagger.embeddings(sources, on_audio=progress.add_audio, **windows)
+        stack.callback(results.close)  # its threads end, however this does
+        try:
+            for item in inputs:
+                result: EmbeddingResult | None = next(results) if item.error is None else None
+                error = item.error or (None if result is None else result.error)
+                progress.count(failed=error is not None)
+                if error is not None:
+                    with progress.hidden():
+                        say_error(item.name, str(error).removeprefix(f"{item.name}: "))
+                elif result is not None:
+                    unfinished.add(_entry(item.name, result.start_s, result.end_s, result.embeddings))
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(unfinished.advice) from error
+    return progress
+
+
+def _entry(name: str, start_s: Any, end_s: Any, embeddings: Any) -> "Entry":
+    vectors = base64.b64encode(embeddings.astype("<f4").tobytes()).decode()
+    return {"file": name, "start_s": start_s.tolist(), "end_s": end_s.tolist(), "embeddings": vectors}
+
+
+def _joined(unfinished: "Unfinished", tagger: "AudioTagger", header: dict[str, Any]) -> "EmbeddingIndex":
+    from ..embedding_index import join_embeddings
+
+    def entries() -> Any:
+        for name in unfinished.offsets:
+            entry = unfinished[name]
+            vectors = np.frombuffer(base64.b64decode(entry["embeddings"]), "<f4").reshape(-1, tagger.embed_dim)
+            yield name, np.array(entry["start_s"]), np.array(entry["end_s"]), vectors
+
+    return join_embeddings(entries(), tagger.embed_dim, header)

@@ -1,0 +1,83 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`ced learn`: a few examples of each class → a model folder with these classes."""
+
+import os
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options
+from .endings import one_line_errors
+from .errors import CliError
+from .model import choose_model, quieten
+from .terminal import put, say
+
+if TYPE_CHECKING:
+    from ..own_classes import LearnedClasses
+
+
+@one_line_errors
+def learn(
+    examples: Annotated[str, typer.Argument(metavar="EXAMPLES", hidden=True)],
+    model: options.Model = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="DIR", help="The model folder to make, at the end.")
+    ] = None,
+    negatives: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH", help="Counter-examples: a folder or file of other sounds. May be given several times."
+        ),
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Leave out the classes that the model has.")] = False,
+    window_s: Annotated[
+        float | None,
+        typer.Option("--window", metavar="SECONDS", help="Learn from windows of this length; by default whole clips."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in DIR.")] = False,
+    device: options.Device = None,
+    num_threads: options.Threads = None,
+    engine: options.Engine = "auto",
+) -> None:
+    """Add classes of your own from a few examples.
+
+    EXAMPLES is a folder with a folder of clips for each class. The classes are added to those of the model, and the
+    result is a model folder like any other. Give --negatives with sounds that occur where the model will be used and
+    are none of the classes: without them, unknown sounds are often taken for the most similar class.
+
+    Example: ced learn sounds/ --negatives other/ --output my-model
+    """
+    if output is None:
+        raise CliError("choose with --output DIR where to write the model")
+    quieten()
+    from ..own_classes import learn_classes
+
+    learned = learn_classes(
+        examples,
+        os.path.expanduser(output),
+        model=choose_model(model),
+        negatives=negatives or (),
+        replace=replace,
+        window_s=window_s,
+        overwrite=overwrite,
+        say=say,
+        engine=engine,
+        device=device,
+        num_threads=num_threads,
+    )
+    put(*_report(learned, output))
+
+
+def _report(learned: "LearnedClasses", output: str) -> Iterator[str]:
+    yield f"{'examples':>8}  {'found':>5}  {'false':>5}  class"
+    for report in learned.reports:
+        found, false = ("–" if count is None else count for count in (report.found, report.false))
+        yield f"{report.examples:8}  {found:>5}  {false:>5}  {report.label}"
+    yield "found, false: examples and other clips with a score from 0.5 on, each left out of the fit (cross-validation)"
+    kept = len(learned.labels) - len(learned.reports)
+    rest = f", {kept} of {learned.base}" if kept else ", in place of those of " + learned.base
+    yield f"wrote {shlex.quote(output)}: {len(learned.reports)} classes from examples{rest}"
+    yield f"tag with it: ced tag FILES --model {shlex.quote(output)}"

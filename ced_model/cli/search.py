@@ -1,0 +1,87 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`ced search`: a recording → the windows of other recordings that sound like it."""
+
+import json
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..messages import clock
+from . import options
+from .endings import one_line_errors
+from .errors import FAILED, CliError
+from .model import load_tagger
+from .terminal import put, put_json, say_error
+
+if TYPE_CHECKING:
+    from ..embedding_index import Hit
+
+
+@one_line_errors
+def search(
+    paths: Annotated[list[str], typer.Argument(metavar="QUERY… INDEX", hidden=True)],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="DIR_OR_ID", help="By default the model that INDEX was made with."),
+    ] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", "-k", metavar="N", min=1, help="By default 10.")] = None,
+    clips: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Cut the windows that are found into this new folder.")
+    ] = None,
+    format: options.ClipFormat = "wav",
+    channel: options.Channel = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    device: options.Device = None,
+    num_threads: options.Threads = None,
+    engine: options.Engine = "auto",
+) -> None:
+    """Find sounds that are like a recording.
+
+    INDEX is a file that `ced embed` made. Each QUERY is a recording, such as a clip of the sound; several are examples
+    of the same. The score is the cosine similarity of the embeddings.
+
+    Example: ced search bark.wav recordings.npz --clips barks/
+    """
+    from ..clip_files import check_format
+    from ..embedding_index import EmbeddingIndex
+
+    *queries, path = paths
+    if not queries:
+        raise CliError("give at least one recording to search for, then the file of embeddings: QUERY… INDEX")
+    check_format(format)
+    if clips is not None and os.path.lexists(clips) and not (os.path.isdir(clips) and not os.listdir(clips)):
+        raise CliError(f"--clips {clips}: expected a new or empty folder")
+    index = EmbeddingIndex.load(path)
+    tagger = load_tagger(
+        str(index.made_by["model"]) if model is None else model, device=device, num_threads=num_threads, engine=engine
+    )
+    index.check_model(tagger, path)
+    embeddings = tagger.embed(queries, channel=options.parse_channel(channel))
+    hits = index.search(embeddings, top_k or 10)
+    if as_json:
+        rows = [hit._asdict() | {"query": queries[hit.query]} for hit in hits]
+        put_json(json.dumps(rows, indent=2))
+    else:
+        put(" score      start        end  file")
+        put(*(f"{hit.score:6.3f} {clock(hit.start_s):>10} {clock(hit.end_s):>10}  {hit.file}" for hit in hits))
+    if clips is not None and _cut(hits, clips, format):
+        raise typer.Exit(FAILED)
+
+
+def _cut(hits: "list[Hit]", folder: str, format: str) -> int:
+    """Writes the hits, the best first by name; returns how many could not be read."""
+    from ..clip_files import cut_parts, part_name, write_part
+    from ..input_list import unescape_name
+
+    os.makedirs(folder, exist_ok=True)
+    failed = 0
+    for rank, hit in enumerate(hits, start=1):
+        try:
+            (part,) = cut_parts(unescape_name(hit.file), [(hit.start_s, hit.end_s)])
+            write_part(part, os.path.join(folder, f"{rank:03}_{part_name(hit.file, hit.start_s, format)}"), format)
+        except (OSError, ValueError) as error:
+            failed += 1
+            say_error(hit.file, str(error).removeprefix(f"{hit.file}: "))
+    return failed

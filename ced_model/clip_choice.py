@@ -1,0 +1,144 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Events of many recordings → which of them become clips, and the files of these."""
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .clip_files import cut_parts, file_name, part_name, write_part
+from .messages import OptionError, one_line
+from .output import write_file
+
+CHOICES = ("best", "random", "spread")
+COLUMNS = ("clip", "file", "label", "start_s", "end_s", "onset_s", "offset_s", "peak")
+
+
+class Clip(NamedTuple):
+    """
+    Attributes:
+        clip: Its file, from the folder of all clips.
+        file: The recording.
+        label: The class.
+        start_s, end_s: Where it is in the recording, with the padding.
+        onset_s, offset_s: The event in it.
+        peak: Its highest score.
+    """
+
+    clip: str
+    file: str
+    label: str
+    start_s: float
+    end_s: float
+    onset_s: float
+    offset_s: float
+    peak: float
+
+
+def check_choice(choose: str) -> None:
+    if choose not in CHOICES:
+        raise OptionError("choose", choose, ", ".join(CHOICES))
+
+
+def choose_clips(
+    recordings: Iterable[Mapping[str, Any]],
+    *,
+    padding_s: float,
+    most: int | None,
+    choose: str,
+    seed: int,
+    format: str,
+) -> list[Clip]:
+    """
+    Clips of events, in the order of recordings and time.
+
+    Args:
+        recordings: Of each its `file`, `duration_s` and `events`: lists of `onset_s, offset_s, label, peak`.
+        padding_s: Seconds before and after each event.
+        most: Clips of a class at most.
+        choose: Which of more: those with the best scores, random ones, or some from each part of the range of scores.
+        seed: Of the random choice.
+        format: `"wav"` or `"flac"`.
+    """
+    events = [(str(each["file"]), float(each["duration_s"]), *event) for each in recordings for event in each["events"]]
+    by_class: dict[str, list[int]] = {}
+    for index, event in enumerate(events):
+        by_class.setdefault(event[4], []).append(index)
+    rng = np.random.default_rng(seed)
+    kept = sorted(
+        index
+        for label in sorted(by_class)
+        for index in _choose(by_class[label], [events[i][5] for i in by_class[label]], most, choose, rng)
+    )
+    clips, names = [], set()
+    for index in kept:
+        file, duration_s, onset_s, offset_s, label, peak = events[index]
+        start_s, end_s = max(0.0, onset_s - padding_s), min(duration_s, offset_s + padding_s)
+        name = whole = os.path.join(file_name(label), part_name(file, start_s, format))
+        number = 1
+        while name.lower() in names:  # recordings of one name in several folders
+            number += 1
+            name = f"{whole.removesuffix(f'.{format}')}-{number}.{format}"
+        names.add(name.lower())
+        clips.append(Clip(name, file, label, round(start_s, 6), round(end_s, 6), onset_s, offset_s, peak))
+    return clips
+
+
+def _choose(
+    indices: Sequence[int], scores: Sequence[float], most: int | None, choose: str, rng: np.random.Generator
+) -> list[int]:
+    if most is None or len(indices) <= most:
+        return list(indices)
+    if choose == "random":
+        places = rng.choice(len(indices), most, replace=False)
+    else:
+        places = np.argsort(-np.asarray(scores), kind="stable")
+        if choose == "spread":
+            places = places[np.linspace(0, len(indices) - 1, most).round().astype(int)]
+    return [indices[place] for place in places[:most]]
+
+
+def write_clips(
+    clips: Sequence[Clip],
+    folder: str,
+    path_of: Callable[[str], str],
+    format: str,
+    on_error: Callable[[str, str], object],
+) -> list[Clip]:
+    """
+    Writes clips that are not there yet, each in one piece, and the table `clips.csv` at the end.
+
+    Args:
+        path_of: The path of a recording by its name.
+        on_error: Called with the name of a recording that cannot be read, and why.
+
+    Returns:
+        The clips that are there.
+    """
+    written = []
+    by_file: dict[str, list[Clip]] = {}
+    for clip in clips:
+        by_file.setdefault(clip.file, []).append(clip)
+    for file, own in by_file.items():
+        waiting = [clip for clip in own if not os.path.exists(os.path.join(folder, clip.clip))]
+        written += [clip for clip in own if clip not in waiting]
+        try:
+            parts = cut_parts(path_of(file), [(clip.start_s, clip.end_s) for clip in waiting]) if waiting else []
+            for clip, part in zip(waiting, parts, strict=True):
+                path = os.path.join(folder, clip.clip)
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                write_part(part, path, format)
+                written.append(clip)
+        except (OSError, ValueError) as error:
+            on_error(file, one_line(error).removeprefix(f"{file}: "))
+    order = {clip: place for place, clip in enumerate(clips)}
+    written.sort(key=lambda clip: order[clip])
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerows([COLUMNS, *written])
+    write_file(os.path.join(folder, "clips.csv"), text.getvalue().encode())
+    return written

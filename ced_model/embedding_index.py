@@ -1,0 +1,203 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Embeddings of many recordings in one file, NumPy's `.npz` or Parquet, and the windows in it that sound most alike."""
+
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .messages import OptionError, RunError, UsageError, printable
+from .output import new_file
+from .packages import require
+
+if TYPE_CHECKING:
+    from .tagger import AudioTagger
+
+INSTALL_PARQUET = 'pip install "ced_model[parquet]"'
+EXTENSIONS = (".npz", ".parquet")
+BLOCK_ROWS = 2**16  # compared at a time
+
+
+@dataclass(frozen=True)
+class EmbeddingIndex:
+    """
+    Embeddings of windows.
+
+    Attributes:
+        files: The recordings.
+        file_index: Which of them each window is from, int32 of shape `(windows,)`.
+        start_s, end_s: The bounds of the windows in seconds, float64 of shape `(windows,)`.
+        embeddings: float32 of shape `(windows, embed_dim)`.
+        made_by: The `model`, the checksum of its `weights`, and the options `window_s`, `hop_s` and `channel`.
+    """
+
+    files: list[str]
+    file_index: np.ndarray = field(repr=False)
+    start_s: np.ndarray = field(repr=False)
+    end_s: np.ndarray = field(repr=False)
+    embeddings: np.ndarray = field(repr=False)
+    made_by: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "EmbeddingIndex":
+        """
+        Reads a file that `ced embed` or [`EmbeddingIndex.save`] wrote.
+
+        Raises:
+            ValueError: in one line, if it is not such a file.
+        """
+        path = os.fspath(path)
+        shown = repr(printable(path))
+        if not os.path.isfile(path):
+            raise UsageError(f"{shown}: there is no such file; `ced embed` makes one")
+        try:
+            columns, text = (_read_parquet if path.lower().endswith(".parquet") else _read_npz)(path)
+            made_by = json.loads(text)
+            index = cls(made_by=made_by, **columns)
+            rows = {len(index.file_index), len(index.start_s), len(index.end_s), len(index.embeddings)}
+            if len(rows) > 1 or index.embeddings.ndim != 2 or not isinstance(made_by.get("weights"), str):
+                raise ValueError
+        except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:  # of PyArrow, too
+            raise UsageError(f"{shown} is not a file of embeddings, or damaged: `ced embed` makes one") from error
+        return index
+
+    def save(self, path: str | os.PathLike[str], replace: bool = False) -> None:
+        """Writes a `.npz` or `.parquet` file, by its name."""
+        path = check_index_name(path)
+        text = json.dumps(dict(self.made_by))
+        with new_file(path, replace) as file:
+            if path.lower().endswith(".parquet"):
+                _write_parquet(self, file, text)
+            else:
+                np.savez(
+                    file,
+                    files=np.array(self.files, dtype=str),
+                    file_index=self.file_index,
+                    start_s=self.start_s,
+                    end_s=self.end_s,
+                    embeddings=self.embeddings,
+                    ced=np.array(text),
+                )
+
+    def check_model(self, tagger: "AudioTagger", path: str) -> None:
+        """Raises a `RunError` if the embeddings are those of another model."""
+        if tagger.fingerprint != self.made_by["weights"]:
+            raise RunError(
+                f"{path} has embeddings of another model ({self.made_by.get('model')}) than {tagger.name}: choose that"
+                " model, or embed the recordings again"
+            )
+
+    def search(self, queries: np.ndarray, top_k: int = 10) -> list["Hit"]:
+        """
+        The windows that sound most like any of the queries, the most alike first.
+
+        Every window is compared: half a million windows take half a second. Of windows of one recording that overlap,
+        the best is kept.
+
+        Args:
+            queries: Embeddings of the same model, `(queries, embed_dim)`.
+            top_k: Hits at most.
+        """
+        if top_k < 1:
+            raise OptionError("top_k", top_k, "a whole number from 1")
+        wanted = _unit(np.atleast_2d(np.asarray(queries, np.float32)))
+        scores, nearest = np.zeros(len(self), np.float32), np.zeros(len(self), np.int32)
+        for start in range(0, len(self), BLOCK_ROWS):
+            cosines = _unit(self.embeddings[start : start + BLOCK_ROWS]) @ wanted.T
+            nearest[start : start + BLOCK_ROWS] = cosines.argmax(axis=1)
+            scores[start : start + BLOCK_ROWS] = cosines.max(axis=1)
+        hits: list[Hit] = []
+        taken: dict[int, list[tuple[float, float]]] = {}
+        for row in np.argsort(-scores, kind="stable"):
+            spans = taken.setdefault(int(self.file_index[row]), [])
+            start_s, end_s = float(self.start_s[row]), float(self.end_s[row])
+            if any(start_s < end and begin < end_s for begin, end in spans):
+                continue
+            spans.append((start_s, end_s))
+            file = self.files[self.file_index[row]]
+            hits.append(Hit(file, start_s, end_s, float(scores[row]), int(nearest[row])))
+            if len(hits) == top_k:
+                break
+        return hits
+
+
+class Hit(NamedTuple):
+    """A window that a search found: recording, bounds in seconds, cosine similarity, and which query it is like."""
+
+    file: str
+    start_s: float
+    end_s: float
+    score: float
+    query: int
+
+
+def join_embeddings(
+    entries: Iterable[tuple[str, Any, Any, Any]], width: int, made_by: Mapping[str, Any]
+) -> EmbeddingIndex:
+    """An index of recordings: the name, `start_s`, `end_s` and `embeddings` of each."""
+    files: list[str] = []
+    rows = [(np.zeros(0, np.int32), np.zeros(0), np.zeros(0), np.zeros((0, width), np.float32))]
+    for name, start_s, end_s, embeddings in entries:
+        rows.append((np.full(len(start_s), len(files), np.int32), start_s, end_s, embeddings))
+        files.append(name)
+    file_index, starts, ends, vectors = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return EmbeddingIndex(files, file_index, starts, ends, vectors, made_by)
+
+
+def check_index_name(path: str | os.PathLike[str]) -> str:
+    """Raises an [`OptionError`] unless it ends in .npz or .parquet, or if Parquet cannot be written here."""
+    path = os.fspath(path)
+    if not path.lower().endswith(EXTENSIONS):
+        raise OptionError("output", path, f"a name that ends in {' or '.join(EXTENSIONS)}")
+    if path.lower().endswith(".parquet"):
+        require(("pyarrow",), "Parquet", INSTALL_PARQUET)
+    return path
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def _read_npz(path: str) -> tuple[dict[str, Any], str]:
+    with np.load(path, allow_pickle=False) as file:
+        columns = {name: file[name] for name in ("file_index", "start_s", "end_s", "embeddings")}
+        return columns | {"files": file["files"].tolist()}, str(file["ced"])
+
+
+def _read_parquet(path: str) -> tuple[dict[str, Any], str]:
+    require(("pyarrow",), "Parquet", INSTALL_PARQUET)
+    from pyarrow import parquet
+
+    table = parquet.read_table(path, read_dictionary=["file"])
+    names = table["file"].combine_chunks()
+    vectors = table["embedding"].combine_chunks()
+    width = vectors.type.list_size
+    columns = {
+        "files": names.dictionary.to_pylist(),
+        "file_index": names.indices.to_numpy(zero_copy_only=False).astype(np.int32),
+        "start_s": table["start_s"].to_numpy(),
+        "end_s": table["end_s"].to_numpy(),
+        "embeddings": vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, width),
+    }
+    return columns, table.schema.metadata[b"ced"].decode()
+
+
+def _write_parquet(index: EmbeddingIndex, file: Any, text: str) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    width = index.embeddings.shape[1]
+    vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(index.embeddings.ravel()), width)
+    names = pyarrow.DictionaryArray.from_arrays(pyarrow.array(index.file_index), pyarrow.array(index.files, "string"))
+    table = pyarrow.table(
+        {"file": names, "start_s": index.start_s, "end_s": index.end_s, "embedding": vectors}
+    ).replace_schema_metadata({"ced": text})
+    parquet.write_table(table, file)

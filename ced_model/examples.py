@@ -1,0 +1,164 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of examples and counter-examples → clips with the classes of each. No audio is decoded here."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .audio import describe, walk_audio
+from .messages import UsageError, printable
+
+SPLITS = {"train", "training", "test", "validation", "valid", "val", "dev", "eval"}
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Examples:
+    """
+    Attributes:
+        labels: The names of the classes.
+        paths: The clips, counter-examples last.
+        classes: The indices of each clip's classes; none for a counter-example.
+        skipped: Clips that are not used, and why.
+    """
+
+    labels: list[str]
+    paths: list[str]
+    classes: list[set[int]]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def targets(self) -> np.ndarray:
+        """Bool of shape `(clips, classes)`."""
+        return np.array([[index in own for index in range(len(self.labels))] for own in self.classes], bool)
+
+
+def find_examples(folder: str | os.PathLike[str], negatives: Iterable[str | os.PathLike[str]] = ()) -> Examples:
+    """
+    The clips of a folder that has a folder for each class, and of files and folders of counter-examples.
+
+    A file that lies in the folders of two classes, under any name, is an example of both.
+
+    Raises:
+        UsageError: if there are no class folders, some are empty or repeat another, or nothing is there to compare
+            with.
+    """
+    folder = os.path.expanduser(os.fspath(folder))
+    shown = describe(folder)
+    if not os.path.isdir(folder):
+        raise UsageError(f"{shown}: there is no such folder; expected one with a folder of clips for each class")
+    with os.scandir(folder) as entries:
+        labels = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    by_class = {label: _walk(os.path.join(folder, label)) for label in labels}
+    if loose := [path for path in _walk(folder) if os.path.dirname(path) == folder.rstrip(os.sep)]:
+        raise UsageError(f"{describe(loose[0])} is in no folder of a class: make a folder for each class")
+    if not labels:
+        raise UsageError(f"{shown}: expected a folder of clips for each class in it")
+    if {label.lower() for label in labels} <= SPLITS:
+        raise UsageError(f"{shown} has splits, not classes: give one of them, such as {os.path.join(shown, labels[0])}")
+    if empty := [label for label in labels if not by_class[label]]:
+        raise UsageError(f"{shown}: no audio files in the folder of {_names(empty)}")
+    counter = [path for place in negatives for path in _expand(os.path.expanduser(os.fspath(place)))]
+    found = _merge(labels, by_class, counter)
+    if len(labels) == 1 and not counter:
+        raise UsageError(f"{labels[0]!r} is the only class: give counter-examples (--negatives), or a second class")
+    return found
+
+
+def check_names(labels: Sequence[str], existing: Sequence[str]) -> None:
+    """Raises a `UsageError` if the name of a new class is not text, or is given twice or taken (in any case)."""
+    taken = {_folded(name): name for name in existing}
+    for label in labels:
+        if printable(label) != label:
+            raise UsageError(f"the folder {printable(label)!r} cannot name a class: its name is not printable text")
+        other = taken.get(_folded(label))
+        if other is not None and other in existing:
+            raise UsageError(
+                f"the model has a class {other!r} already: rename the folder {label!r}, or replace the model's classes"
+            )
+        if other is not None:
+            raise UsageError(f"the classes {other!r} and {label!r} have the same name: rename or merge their folders")
+        taken[_folded(label)] = label
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def _merge(labels: list[str], by_class: dict[str, list[str]], negatives: list[str]) -> Examples:
+    """Each file once, by its content."""
+    digests = _digests([*(path for paths in by_class.values() for path in paths), *negatives])
+    place: dict[str, int] = {}
+    found = Examples(labels, [], [])
+    contents: list[set[str]] = []
+    for index, label in enumerate(labels):
+        contents.append({digests[path] for path in by_class[label]})
+        for path in by_class[label]:
+            digest = digests[path]
+            if digest not in place:
+                place[digest] = len(found.paths)
+                found.paths.append(path)
+                found.classes.append({index})
+            elif index in found.classes[place[digest]]:
+                found.skipped.append((describe(path), f"the same as {describe(found.paths[place[digest]])}"))
+            else:
+                found.classes[place[digest]].add(index)
+    for index, content in enumerate(contents):
+        other = next((j for j, more in enumerate(contents) if j != index and content <= more), None)
+        if other is not None:
+            raise UsageError(
+                f"the class {labels[index]!r} only repeats {labels[other]!r}: all its clips are in both folders"
+            )
+    for path in negatives:
+        if (index := place.get(digests[path], -1)) >= 0:
+            what = "is an example of" if found.classes[index] else "is the same as"
+            other_name = labels[min(found.classes[index])] if found.classes[index] else found.paths[index]
+            found.skipped.append((describe(path), f"{what} {describe(other_name)}"))
+            continue
+        place[digests[path]] = len(found.paths)
+        found.paths.append(path)
+        found.classes.append(set())
+    return found
+
+
+def _digests(paths: list[str]) -> dict[str, str]:
+    """What tells the content of files apart; only files of the same size are read."""
+    sizes: dict[int, list[str]] = {}
+    digests: dict[str, str] = {}
+    for path in paths:
+        try:
+            sizes.setdefault(os.stat(path).st_size, []).append(path)
+        except OSError:
+            digests[path] = path  # reading it names the reason
+    for size, same in sizes.items():
+        for path in same:
+            try:
+                if len(set(same)) == 1 or not size:
+                    digests[path] = path
+                else:
+                    with open(path, "rb") as file:
+                        digests[path] = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError:
+                digests[path] = path
+    return digests
+
+
+def _expand(place: str) -> list[str]:
+    if os.path.isdir(place):
+        if found := _walk(place):
+            return found
+        raise UsageError(f"{describe(place)}: there are no counter-examples in this folder")
+    if not os.path.exists(place):
+        raise UsageError(f"{describe(place)}: there are no such counter-examples")
+    return [place]
+
+
+def _walk(folder: str) -> list[str]:
+    return list(walk_audio(folder, []))
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
