@@ -100,7 +100,8 @@ def finetune(
     """Train a model further on labelled clips of your own.
 
     DATA is a folder with a folder of clips for each class, a folder with a metadata.csv, or a table, as for
-    `ced evaluate`. The model gets a new head for its classes, unless they are the model's own.
+    `ced evaluate`. The model gets a new head for its classes, unless they are the model's own. With --dataset in place
+    of DATA, the audio of a data set is written to files first.
 
     Example: ced finetune sounds/ --model mispeech/ced-tiny --output my-model
     """
