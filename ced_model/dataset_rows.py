@@ -9,6 +9,7 @@ FFmpeg is needed: Parquet files row by row, from the Hub without storing them, a
 
 import difflib
 import json
+import logging
 import os
 import re
 import tempfile
@@ -32,7 +33,7 @@ from .packages import require
 ALL = "all"
 INSTALL = 'pip install "ced_model[datasets]"'
 CONVERTED = "refs/convert/parquet"  # the branch in which the Hub keeps a copy of each set as Parquet
-HUB_ID = re.compile(r"(?P<id>\w[\w.-]*(/[\w.-]+)?)(@(?P<revision>[^@\s]+))?")
+HUB_ID = re.compile(r"(?P<id>\w[\w.-]*/[\w.-]+)(@(?P<revision>[^@\s]+))?")
 BATCH_ROWS = 8  # decoded from a Parquet file at a time
 BUFFER_BYTES = 2**20
 THREADS = 8  # that read the paths of rows, file by file
@@ -149,7 +150,7 @@ def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None
     from huggingface_hub.errors import HTTPError
 
     shown = escape_name(dataset)
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as cache, _quiet_hub():
         try:
             if isinstance(place, re.Match):
                 return datasets.load_dataset_builder(place["id"], config, revision=place["revision"])
@@ -171,6 +172,18 @@ def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None
                 raise
             reason = "no such folder here, and the Hugging Face Hub cannot be reached"
             raise RunError(f"{shown}: {reason} ({one_line(error)[:200]})") from error
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Without a line for each attempt to connect; the last error is reported."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _not_found(text: str) -> str:

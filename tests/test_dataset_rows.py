@@ -158,6 +158,7 @@ def test_what_is_no_data_set_is_refused_in_one_line(ced: Any, tmp_path: Path):
         result = ced("tag", "--dataset", tmp_path / name, code=code)
         assert message in result.stderr and result.stderr.count("\n") == 1 and name in result.stderr
     assert "--split needs --dataset" in ced("tag", tmp_path, "--split", "test", code=2).stderr
+    assert "no such file or folder, and it is no Hub id" in ced("tag", "--dataset", "recordngs", code=2).stderr
     missing = run("tag", "--dataset", tmp_path, code=1, without="datasets").stderr
     assert missing == 'ced: reading a data set requires datasets: pip install "ced_model[datasets]"\n'
 
