@@ -82,7 +82,7 @@ class DatasetFiles:
         return [name for name in self.splits if split in (ALL, name)]
 
 
-def find_dataset(dataset: str, config: str | None = None) -> DatasetFiles:
+def find_dataset(dataset: str, config: str | None = None, audio_column: str | None = None) -> DatasetFiles:
     """
     Finds the files of a data set. None is downloaded.
 
@@ -90,6 +90,7 @@ def find_dataset(dataset: str, config: str | None = None) -> DatasetFiles:
         dataset: The id of a Hub repository, `owner/name` or `owner/name@revision`, a folder of the same layout, or a
             Parquet file.
         config: Its configuration (subset), if it has several.
+        audio_column: The column of audio that is asked for.
 
     Raises:
         UsageError: in one line, if there is none, or it is of another kind.
@@ -119,6 +120,8 @@ def find_dataset(dataset: str, config: str | None = None) -> DatasetFiles:
         if id is not None and not os.path.isdir(path):
             hint = f"; the Hub may have a copy: {id['id']}@{CONVERTED}"
         raise UsageError(f"{dataset}: {kind} files; expected Parquet files or audio files{hint}")
+    if audio_column is not None:
+        raise OptionError("audio_column", audio_column, f"no column: {escape_name(dataset)} consists of audio files")
     return DatasetFiles(dataset, False, splits, folder=path if os.path.isdir(path) else "")
 
 
@@ -247,7 +250,7 @@ def dataset_inputs(
         RunError: if the Hub cannot be reached, or a file cannot be read.
         ImportError: if the extra `[datasets]` is not installed.
     """
-    files = find_dataset(dataset, config)
+    files = find_dataset(dataset, config, audio_column)
     chosen = files.choose(split)
     if not files.is_table:
         return (item.source for item in audio_inputs(files, chosen))

@@ -103,7 +103,7 @@ def evaluate(
         quieten()
         from ..dataset_rows import DatasetRows, find_dataset, local_files
 
-        files = find_dataset(dataset, config)
+        files = find_dataset(dataset, config, audio_column)
         split = files.choose(_choose_split(list(files.splits), split))
         if files.is_table:
             rows = DatasetRows(files, split, audio_column)

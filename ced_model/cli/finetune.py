@@ -194,7 +194,7 @@ def _data_of(
     from ..dataset_rows import find_dataset, local_files
     from ..training.finetuning.clips import TRAIN_SPLITS, VALIDATION_SPLITS
 
-    files = find_dataset(dataset, config)
+    files = find_dataset(dataset, config, audio_column)
     splits = training_splits(files, split, TRAIN_SPLITS, VALIDATION_SPLITS)
     if not files.is_table:
         return local_files(files, [name for some in splits for name in files.names(some)]).folder
