@@ -166,7 +166,7 @@ def dataset_files(
     dataset: str, config: str | None, split: str | None, audio_column: str | None, say: Callable[[str], object]
 ) -> list[str]:
     """The paths of the audio files of a data set, by default of its split for training."""
-    files = find_dataset(dataset, config)
+    files = find_dataset(dataset, config, audio_column)
     chosen = files.choose(split, ["train"])
     if not files.is_table:
         return [item.source for item in audio_inputs(files, chosen)]

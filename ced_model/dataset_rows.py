@@ -9,6 +9,7 @@ FFmpeg is needed: Parquet files row by row, from the Hub without storing them, a
 
 import difflib
 import json
+import logging
 import os
 import re
 import tempfile
@@ -32,7 +33,7 @@ from .packages import require
 ALL = "all"
 INSTALL = 'pip install "ced_model[datasets]"'
 CONVERTED = "refs/convert/parquet"  # the branch in which the Hub keeps a copy of each set as Parquet
-HUB_ID = re.compile(r"(?P<id>\w[\w.-]*(/[\w.-]+)?)(@(?P<revision>[^@\s]+))?")
+HUB_ID = re.compile(r"(?P<id>\w[\w.-]*/[\w.-]+)(@(?P<revision>[^@\s]+))?")
 BATCH_ROWS = 8  # decoded from a Parquet file at a time
 BUFFER_BYTES = 2**20
 THREADS = 8  # that read the paths of rows, file by file
@@ -81,7 +82,7 @@ class DatasetFiles:
         return [name for name in self.splits if split in (ALL, name)]
 
 
-def find_dataset(dataset: str, config: str | None = None) -> DatasetFiles:
+def find_dataset(dataset: str, config: str | None = None, audio_column: str | None = None) -> DatasetFiles:
     """
     Finds the files of a data set. None is downloaded.
 
@@ -89,6 +90,7 @@ def find_dataset(dataset: str, config: str | None = None) -> DatasetFiles:
         dataset: The id of a Hub repository, `owner/name` or `owner/name@revision`, a folder of the same layout, or a
             Parquet file.
         config: Its configuration (subset), if it has several.
+        audio_column: The column of audio that is asked for.
 
     Raises:
         UsageError: in one line, if there is none, or it is of another kind.
@@ -118,6 +120,8 @@ def find_dataset(dataset: str, config: str | None = None) -> DatasetFiles:
         if id is not None and not os.path.isdir(path):
             hint = f"; the Hub may have a copy: {id['id']}@{CONVERTED}"
         raise UsageError(f"{dataset}: {kind} files; expected Parquet files or audio files{hint}")
+    if audio_column is not None:
+        raise OptionError("audio_column", audio_column, f"no column: {escape_name(dataset)} consists of audio files")
     return DatasetFiles(dataset, False, splits, folder=path if os.path.isdir(path) else "")
 
 
@@ -149,7 +153,7 @@ def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None
     from huggingface_hub.errors import HTTPError
 
     shown = escape_name(dataset)
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as cache, _quiet_hub():
         try:
             if isinstance(place, re.Match):
                 return datasets.load_dataset_builder(place["id"], config, revision=place["revision"])
@@ -171,6 +175,18 @@ def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None
                 raise
             reason = "no such folder here, and the Hugging Face Hub cannot be reached"
             raise RunError(f"{shown}: {reason} ({one_line(error)[:200]})") from error
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Without a line for each attempt to connect; the last error is reported."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _not_found(text: str) -> str:
@@ -234,7 +250,7 @@ def dataset_inputs(
         RunError: if the Hub cannot be reached, or a file cannot be read.
         ImportError: if the extra `[datasets]` is not installed.
     """
-    files = find_dataset(dataset, config)
+    files = find_dataset(dataset, config, audio_column)
     chosen = files.choose(split)
     if not files.is_table:
         return (item.source for item in audio_inputs(files, chosen))

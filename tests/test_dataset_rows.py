@@ -158,6 +158,7 @@ def test_what_is_no_data_set_is_refused_in_one_line(ced: Any, tmp_path: Path):
         result = ced("tag", "--dataset", tmp_path / name, code=code)
         assert message in result.stderr and result.stderr.count("\n") == 1 and name in result.stderr
     assert "--split needs --dataset" in ced("tag", tmp_path, "--split", "test", code=2).stderr
+    assert "no such file or folder, and it is no Hub id" in ced("tag", "--dataset", "recordngs", code=2).stderr
     missing = run("tag", "--dataset", tmp_path, code=1, without="datasets").stderr
     assert missing == 'ced: reading a data set requires datasets: pip install "ced_model[datasets]"\n'
 
@@ -177,6 +178,8 @@ def test_the_card_of_a_data_set_decides_its_configurations_and_splits(repository
 def test_a_folder_of_audio_files_is_read_as_its_metadata_or_files_say(ced: Any, audio_folder: Path):
     train = records(ced("tag", "--dataset", audio_folder, "--split", "train", "-f", "jsonl").stdout)
     assert [item["file"] for item in train] == ["train/perc_bell.flac"]
+    refused = ced("tag", "--dataset", audio_folder, "--audio-column", "audio", code=2).stderr
+    assert refused == f"ced: --audio-column audio: expected no column: {audio_folder} consists of audio files\n"
     test = records(ced("tag", "--dataset", audio_folder, "--split", "test", "-f", "jsonl").stdout)
     assert [item["file"] for item in test] == sorted(f"test/{label}/{name}.flac" for name, label in RECORDINGS.items())
 

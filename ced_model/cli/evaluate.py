@@ -95,7 +95,8 @@ def evaluate(
     for option, path, extension in (("per_class", per_class, ".csv"), ("predictions", predictions, ".npz")):
         if path is not None:
             check_new_file(option, path, extension, overwrite)
-            if os.path.exists(path) and os.path.exists(name) and os.path.samefile(path, os.path.expanduser(name)):
+            labels = os.path.expanduser(name)
+            if os.path.exists(path) and os.path.exists(labels) and os.path.samefile(path, labels):
                 raise OptionError(option, path, "another name: these are the labels, they would be lost")
     require(LIBRARIES, "evaluating", INSTALL_TRAIN)
     rows = None
@@ -103,7 +104,7 @@ def evaluate(
         quieten()
         from ..dataset_rows import DatasetRows, find_dataset, local_files
 
-        files = find_dataset(dataset, config)
+        files = find_dataset(dataset, config, audio_column)
         split = files.choose(_choose_split(list(files.splits), split))
         if files.is_table:
             rows = DatasetRows(files, split, audio_column)

@@ -91,7 +91,8 @@ def finetune(
     """Train a model further on labelled clips of your own.
 
     DATA is a folder with a folder of clips for each class, a folder with a metadata.csv, or a table, as for
-    `ced evaluate`. The model gets a new head for its classes, unless they are the model's own.
+    `ced evaluate`. The model gets a new head for its classes, unless they are the model's own. With --dataset in place
+    of DATA, the audio of a data set is written to files first.
 
     Example: ced finetune sounds/ --model mispeech/ced-tiny --output my-model
     """
@@ -184,7 +185,7 @@ def _data_of(
     from ..dataset_rows import find_dataset, local_files
     from ..training.finetuning.clips import TRAIN_SPLITS, VALIDATION_SPLITS
 
-    files = find_dataset(dataset, config)
+    files = find_dataset(dataset, config, audio_column)
     splits = training_splits(files, split, TRAIN_SPLITS, VALIDATION_SPLITS)
     if not files.is_table:
         return local_files(files, [name for some in splits for name in files.names(some)]).folder

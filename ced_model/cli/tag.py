@@ -212,7 +212,7 @@ def tag(
         quieten()
         from ..dataset_rows import DatasetRows, audio_inputs, find_dataset
 
-        files = find_dataset(dataset, config)
+        files = find_dataset(dataset, config, audio_column)
         split = files.choose(split)
         lasting = options.given(dataset=dataset, config=config, split=split, audio_column=audio_column)
         if files.is_table:
