@@ -609,8 +609,9 @@ class CedForAudioClassification(CedPreTrainedModel):
 @auto_docstring(
     custom_intro="""
     CED with its tagging head on every time step of 160 ms, whose tokens are averaged over frequency. It loads the head
-    of classification checkpoints. Attention is over the whole clip, so a step's scores also depend on sounds before and
-    after it, and onsets are less sharp than the steps until the model is fine-tuned on strong labels.
+    of classification checkpoints. Attention is over the whole clip, so the scores of a step also depend on sounds before
+    and after it. A single sound in a quiet scene is found to about half a step without training on times
+    (`benchmarks/onsets.py`).
     """
 )
 class CedForAudioFrameClassification(CedPreTrainedModel):
