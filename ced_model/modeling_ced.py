@@ -609,9 +609,8 @@ class CedForAudioClassification(CedPreTrainedModel):
 @auto_docstring(
     custom_intro="""
     CED with its tagging head on every time step of 160 ms, whose tokens are averaged over frequency. It loads the head
-    of classification checkpoints. Attention is over the whole clip, so the scores of a step also depend on sounds before
-    and after it. A single sound in a quiet scene is found to about half a step without training on times
-    (`benchmarks/onsets.py`).
+    of classification checkpoints. Attention is over the whole clip, so the scores of a step also depend on what sounds
+    before and after it; single sounds in a quiet scene are found to about half a step (`benchmarks/onsets.py`).
     """
 )
 class CedForAudioFrameClassification(CedPreTrainedModel):
