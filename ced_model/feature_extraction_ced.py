@@ -250,8 +250,9 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
                 longest = max(longest, self.num_frames(max(max_length, self.min_samples)))
             targets = [-(-longest // multiple) * multiple] * len(lengths)
 
+        data: dict[str, list[Any]] = {}
         padded = zip(features, targets, strict=True)
-        data = {"input_values": [_pad(feature, target, self.padding_value) for feature, target in padded]}
+        data["input_values"] = [_pad(feature, target, self.padding_value) for feature, target in padded]
         if return_attention_mask is None:
             return_attention_mask = self.return_attention_mask or targets != lengths
         if return_attention_mask:

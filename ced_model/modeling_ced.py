@@ -107,8 +107,8 @@ def masked_batch_norm(norm: nn.BatchNorm2d, values: torch.Tensor, mask: torch.Te
     mask = mask.unsqueeze(1)
     # NaN or infinity in the padding would reach statistics and gradients, since 0 · NaN is NaN.
     values = values.masked_fill(~mask, 0.0)
-    mean: Any = norm.running_mean
-    var: Any = norm.running_var
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None and var is not None
     if norm.training and norm.weight.requires_grad:  # a frozen layer keeps its running statistics, in training too
         count = mask.sum()
         mean = values.sum(dim=(0, 2)) / count
@@ -124,7 +124,7 @@ def masked_batch_norm(norm: nn.BatchNorm2d, values: torch.Tensor, mask: torch.Te
 
 
 def whole_patches(frames: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Which patches have valid frames alone: masks `(…, frames)` → `(…, patches)`."""
+    """Which patches have valid frames alone: masks `(batch_size, chunks, frames)` → `(batch_size, chunks, patches)`."""
     # Pooling drops a remainder of frames as the convolution does; a slice would fix the length of exported models.
     return nn.functional.max_pool2d((~frames).float(), (1, patch_size)) == 0
 
@@ -402,11 +402,19 @@ class CedModel(CedPreTrainedModel):
                 f"`input_values` must have shape (batch_size, {n_mels}, frames) with at least {size} frames, got"
                 f" {tuple(input_values.shape)}. `CedFeatureExtractor` makes such log-mel spectrograms of waveforms."
             )
+        if attention_mask is None:
+            return
         expected = (input_values.shape[0], input_values.shape[2])
-        if attention_mask is not None and attention_mask.shape != expected:
+        if attention_mask.shape != expected:
             raise ValueError(
                 f"`attention_mask` must have shape (batch_size, frames), here {expected}, got"
                 f" {tuple(attention_mask.shape)}."
+            )
+        has_patch = whole_patches(self._split(attention_mask.bool())[:, :1], size).any(dim=-1)
+        if not is_tracing(has_patch) and not has_patch.all():
+            raise ValueError(
+                f"`attention_mask` leaves clip {has_patch.int().argmin().item()} without a whole patch of {size}"
+                " frames. `CedFeatureExtractor` pads short clips to one patch."
             )
 
     def _embed(self, values: torch.Tensor) -> torch.Tensor:
@@ -458,11 +466,6 @@ class CedModel(CedPreTrainedModel):
             last = (frames.any(dim=-1) * chunk).amax(dim=-1, keepdim=True)
             frames = frames | ((chunk == last) & (last > 0)).unsqueeze(-1)
         patch_mask = whole_patches(frames, self.config.patch_size)
-        if not is_tracing(patch_mask) and not (has_patch := patch_mask[:, 0].any(dim=-1)).all():
-            raise ValueError(
-                f"`attention_mask` leaves clip {has_patch.int().argmin().item()} without a whole patch of"
-                f" {self.config.patch_size} frames. `CedFeatureExtractor` pads short clips to one patch."
-            )
         chunk_mask = patch_mask.any(dim=-1) | (chunk == 0)
         return patch_mask | ~chunk_mask.unsqueeze(-1), chunk_mask
 
@@ -486,28 +489,6 @@ class CedModel(CedPreTrainedModel):
         patch_mask, chunk_mask = self._get_masks(attention_mask.bool())
         rows = self._get_token_rows(patch_mask & chunk_mask.unsqueeze(-1), chunk_mask)
         return self._join(rows, attention_mask.shape[-1])
-
-    def get_step_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
-        """
-        Which steps of [`CedForAudioFrameClassification`] belong to each clip of a padded batch.
-
-        Args:
-            attention_mask (`torch.Tensor` of shape `(batch_size, frames)`):
-                The mask that was passed to the model.
-
-        Returns:
-            `torch.BoolTensor` of shape `(batch_size, steps)`: True where all 16 frames of a step are valid.
-        """
-        patch_mask = whole_patches(self._split(attention_mask.bool()), self.config.patch_size)
-        return self.join_steps(patch_mask, attention_mask.shape[-1])
-
-    def join_steps(self, steps: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """
-        What belongs to the patches in time of each chunk `(batch_size, chunks, patches, …)` one after another, as
-        `(batch_size, steps, …)`, without what only pads the last chunk of an input of `num_frames`.
-        """
-        number, _, last_patches = self._plan_chunks(num_frames)
-        return steps.flatten(1, 2)[:, : (number - 1) * steps.shape[2] + last_patches]
 
 
 @auto_docstring(
@@ -628,8 +609,8 @@ class CedForAudioClassification(CedPreTrainedModel):
 @auto_docstring(
     custom_intro="""
     CED with its tagging head on every time step of 160 ms, whose tokens are averaged over frequency. It loads the head
-    of classification checkpoints. Attention is over the whole clip, so a step's scores also depend on sounds before and
-    after it, and onsets are less sharp than the steps until the model is fine-tuned on strong labels.
+    of classification checkpoints. Attention is over the whole clip, so the scores of a step also depend on what sounds
+    before and after it; single sounds in a quiet scene are found to about half a step (`benchmarks/onsets.py`).
     """
 )
 class CedForAudioFrameClassification(CedPreTrainedModel):
@@ -666,9 +647,9 @@ class CedForAudioFrameClassification(CedPreTrainedModel):
 
         Returns:
             The `logits` are raw, of shape `(batch_size, steps, num_labels)` with `steps = frames // 16`; those of
-            padding mean nothing ([`CedModel.get_step_mask`] tells them apart). A clip longer than `target_length` has
-            the steps of its chunks one after another. With `pad_last=True` a chunk of 1012 frames has 63 steps and
-            drops 4 frames; load the model with `pad_last=False` for steps of exactly 160 ms from end to end.
+            padding mean nothing, see [`CedForAudioFrameClassification.get_step_mask`]. A clip longer than
+            `target_length` has the steps of its chunks one after another. With `pad_last=True` a chunk of 1012 frames
+            has 63 steps and drops 4 frames; load the model with `pad_last=False` for steps of 160 ms from end to end.
 
         Example:
 
@@ -689,7 +670,7 @@ class CedForAudioFrameClassification(CedPreTrainedModel):
         ```
         """
         outputs: CedModelOutput = self.encoder(input_values, attention_mask=attention_mask, return_dict=True, **kwargs)
-        logits = self.encoder.join_steps(self.outputlayer(outputs.frame_states), input_values.shape[-1])
+        logits = self._join_steps(self.outputlayer(outputs.frame_states), input_values.shape[-1])
 
         loss = None
         if labels is not None:
@@ -699,13 +680,32 @@ class CedForAudioFrameClassification(CedPreTrainedModel):
                     f" {tuple(labels.shape)}."
                 )
             mask = torch.ones_like(input_values[:, 0]) if attention_mask is None else attention_mask
-            mask = self.encoder.get_step_mask(mask).unsqueeze(-1)
+            mask = self.get_step_mask(mask).unsqueeze(-1)
             labels = labels.to(logits.dtype).masked_fill(~mask, 0.0)
             loss = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
             loss = (loss * mask).sum() / (mask.sum() * self.num_labels)
         return TokenClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+    def get_step_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
+        """
+        Which steps of `logits` belong to each clip of a padded batch.
+
+        Args:
+            attention_mask (`torch.Tensor` of shape `(batch_size, frames)`):
+                The mask that was passed to the model.
+
+        Returns:
+            `torch.BoolTensor` of shape `(batch_size, steps)`: True where all 16 frames of a step are valid.
+        """
+        patch_mask = whole_patches(self.encoder._split(attention_mask.bool()), self.config.patch_size)
+        return self._join_steps(patch_mask, attention_mask.shape[-1])
+
+    def _join_steps(self, steps: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """`(batch_size, chunks, patches, …)` → `(batch_size, steps, …)`, without what only pads the last chunk."""
+        number, _, last_patches = self.encoder._plan_chunks(num_frames)
+        return steps.flatten(1, 2)[:, : (number - 1) * steps.shape[2] + last_patches]
 
 
 __all__ = ["CedForAudioClassification", "CedForAudioFrameClassification", "CedModel", "CedPreTrainedModel"]

@@ -826,7 +826,7 @@ def test_frame_logits_of_a_padded_batch_equal_the_definition_clip_by_clip(poolin
             clips = make_clips(lengths)
             batch = pad(clips, math.nan, extra=5)
             with torch.no_grad():
-                logits, mask = model(**batch).logits, model.encoder.get_step_mask(batch["attention_mask"])
+                logits, mask = model(**batch).logits, model.get_step_mask(batch["attention_mask"])
                 assert mask.shape == logits.shape[:2] and logits.shape[2] == 5
                 for index, clip in enumerate(clips):
                     expected = plain_steps(model, clip)
@@ -844,7 +844,7 @@ def test_the_number_of_steps_of_published_lengths(frames: int, pad_last: bool, s
 def frame_loss(model: Any, clips: list[torch.Tensor], labels: list[torch.Tensor], filling: float) -> torch.Tensor:
     """The loss of a padded batch, with `filling` in the padding of clips and labels."""
     batch = pad(clips, filling, extra=20)
-    steps = model.encoder.get_step_mask(batch["attention_mask"]).shape[1]
+    steps = model.get_step_mask(batch["attention_mask"]).shape[1]
     padded = torch.full((len(clips), steps, 5), filling)
     for index, label in enumerate(labels):
         padded[index, : len(label)] = label
