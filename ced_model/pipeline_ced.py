@@ -36,6 +36,7 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda logits: logits,
 }
 DEFAULT_FUNCTIONS = {"multi_label_classification": "sigmoid", "regression": "none"}
+CLASSIFIER = "a CED classifier (AutoModelForAudioClassification)"
 INPUTS = (
     'a path, a URL, bytes, an array, {"array": …, "sampling_rate": …}, the audio column of a `datasets` row, or a list,'
     " generator or dataset of these"
@@ -124,11 +125,12 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
     feature_extractor: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.pop("local_files_only", None)  # `pipeline` passes it on
+        for name in ("local_files_only", "framework"):  # `pipeline` passes them on
+            kwargs.pop(name, None)
         # Not AudioClassificationPipeline's, which sets a `top_k` and knows the models of transformers only.
         Pipeline.__init__(self, *args, **kwargs)
         if getattr(self.model.config, "model_type", None) != "ced" or not hasattr(self.model, "num_labels"):
-            raise OptionError("model", type(self.model).__name__, "a CED classifier (AutoModelForAudioClassification)")
+            raise OptionError("model", type(self.model).__name__, CLASSIFIER)
         if not hasattr(self.feature_extractor, "front_end"):
             raise OptionError("feature_extractor", type(self.feature_extractor).__name__, "a CedFeatureExtractor")
         self._check(self._postprocess_params, self._batch_size)
@@ -174,12 +176,12 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
         of longer ones are the mean of those of windows of 10 s, weighted by their duration.
 
         Args:
-            inputs: A path, a URL, the bytes of a file, a waveform (array or tensor of shape `(samples,)`), `{"array" or
-                "raw": waveform, "sampling_rate": Hz}` with shape `(samples,)` or `(channels, samples)`, the audio of a
-                `datasets` row (decoded or not); or a list, a generator or a dataset of these, such as
+            inputs (`Any`): A path, a URL, the bytes of a file, a waveform (array or tensor of shape `(samples,)`),
+                `{"array" or "raw": waveform, "sampling_rate": Hz}` of shape `(samples,)` or `(channels, samples)`, the
+                audio of a `datasets` row (decoded or not); or a list, generator or dataset of these, such as
                 `KeyDataset(dataset, "audio")`.
-            num_workers: Ignored: threads read ahead of the model.
-            batch_size: As for the class.
+            num_workers (`int`, *optional*): Ignored: threads read ahead of the model.
+            batch_size (`int`, *optional*): As for the class.
             top_k (`int`, *optional*): Number of labels; `None` is all of them. By default 5, or all if there is a
                 `threshold`. With `events` it is the number of events, by default all of them.
             threshold (`float`, *optional*): Leave out labels with a lower score. With `events`, the score from which a
@@ -213,7 +215,8 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
         self.call_count += 1
         if _is_single(inputs):
             return self.postprocess(("inputs", next(self._score([inputs], options, size, read))[1]), options)
-        scored = _Restartable(inputs, partial(self._score, inputs, options, size, read))
+        rows = _audio_column(inputs)
+        scored = _Restartable(rows, partial(self._score, rows, options, size, read))
         results = PipelineIterator(scored, self.postprocess, {"options": options})
         return list(results) if isinstance(inputs, list | tuple) else results
 
@@ -229,6 +232,8 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
             if is_forked():
                 torch.set_num_threads(1)  # the other threads of the pool are those of the parent process
             logits = self.forward({"input_values": torch.from_numpy(self._windows.features(waveforms))})["logits"]
+            if logits.ndim != 2:  # one row for each step in time
+                raise OptionError("model", type(self.model).__name__, CLASSIFIER)
             return function(logits.float()).numpy()
 
         def check(_: Any, state: InputScores) -> None:
@@ -317,20 +322,35 @@ def _is_decoder(row: Any) -> bool:
     return hasattr(row, "_hf_encoded") or hasattr(row, "get_all_samples")
 
 
+def _audio_column(inputs: Any) -> Any:
+    """The audio column of a dataset of `datasets`, not decoded, which would need torchcodec; other inputs as given."""
+    if isinstance(inputs, KeyDataset):
+        dataset, key = inputs.dataset, inputs.key
+    elif hasattr(inputs, "column_name") and hasattr(inputs, "source"):
+        dataset, key = inputs.source, inputs.column_name
+    elif hasattr(inputs, "features") and hasattr(inputs, "cast_column"):
+        columns = [name for name, feature in (inputs.features or {}).items() if type(feature).__name__ == "Audio"]
+        if len(columns) != 1:
+            wanted = (
+                'a dataset with one audio column; here, pass `(row["audio"] for row in dataset)`, by the column\'s name'
+            )
+            raise OptionError("inputs", type(inputs).__name__, wanted)
+        dataset, key = inputs, columns[0]
+    else:
+        return inputs
+    feature: Any = (getattr(dataset, "features", None) or {}).get(key)
+    if type(feature).__name__ != "Audio":
+        return inputs
+    column: Any = dataset.select_columns([key]).cast_column(key, type(feature)(decode=False))
+    return KeyDataset(column, key) if hasattr(column, "__len__") else (row[key] for row in column)
+
+
 def _rows(inputs: Any) -> tuple[Iterable[Any], Callable[[Any], Any]]:
     """
     What to iterate over, and how to get an input from it.
 
     Rows of a dataset are taken where they are read, so that one which cannot be taken is the error of that row only.
     """
-    is_key = isinstance(inputs, KeyDataset)
-    dataset, key = (
-        getattr(inputs, name, None) for name in (("dataset", "key") if is_key else ("source", "column_name"))
-    )
-    feature: Any = (getattr(dataset, "features", None) or {}).get(key)
-    if type(feature).__name__ == "Audio" and feature.decode:  # `datasets` would decode by torchcodec
-        undecoded: Any = dataset.cast_column(key, type(feature)(decode=False))  # type: ignore[union-attr]
-        inputs = KeyDataset(undecoded, key) if is_key else undecoded[key]  # type: ignore[arg-type]
     if not hasattr(inputs, "__getitem__") or not hasattr(inputs, "__len__"):
         return inputs, lambda row: row
     lock = threading.Lock()
