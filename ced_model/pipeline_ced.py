@@ -6,7 +6,6 @@ from .custom_code import MIN_TRANSFORMERS as MIN_TRANSFORMERS  # the import chec
 
 # isort: split
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -14,16 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.utils import get_session
 from transformers.pipelines.audio_classification import AudioClassificationPipeline
 from transformers.pipelines.base import Pipeline
-from transformers.pipelines.pt_utils import KeyDataset, PipelineIterator
+from transformers.pipelines.pt_utils import PipelineIterator
 
-from .audio import MIX, AudioError, is_single_input
+from .audio import MIX, AudioError
 from .evaluation_mode import in_evaluation_mode
 from .events import check_event_options
 from .forking import is_forked
-from .messages import OptionError, check_number, one_line, one_line_error, printable
+from .messages import OptionError, check_number, one_line
+from .pipeline_inputs import audio_column, is_single, rows_of, to_input
 from .results import Timeline, check_scores
 from .scheduling import InputScores, score_inputs
 from .windows import CPU_BATCH_SIZE, GPU_BATCH_SIZE, TIMELINE_WINDOW_S, ModelWindows, ReadWindows
@@ -37,10 +36,6 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 DEFAULT_FUNCTIONS = {"multi_label_classification": "sigmoid", "regression": "none"}
 CLASSIFIER = "a CED classifier (AutoModelForAudioClassification)"
-INPUTS = (
-    'a path, a URL, bytes, an array, {"array": …, "sampling_rate": …}, the audio column of a `datasets` row, or a list,'
-    " generator or dataset of these"
-)
 
 
 @dataclass(frozen=True)
@@ -213,18 +208,18 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
             {**self._postprocess_params, **call}, self._batch_size if batch_size is None else batch_size
         )
         self.call_count += 1
-        if _is_single(inputs):
+        if is_single(inputs):
             return self.postprocess(("inputs", next(self._score([inputs], options, size, read))[1]), options)
-        rows = _audio_column(inputs)
-        scored = _Restartable(rows, partial(self._score, rows, options, size, read))
+        inputs, is_list = audio_column(inputs), isinstance(inputs, list | tuple)
+        scored = _Restartable(inputs, partial(self._score, inputs, options, size, read))
         results = PipelineIterator(scored, self.postprocess, {"options": options})
-        return list(results) if isinstance(inputs, list | tuple) else results
+        return list(results) if is_list else results
 
     def _score(
         self, inputs: Iterable[Any], options: Options, batch_size: int, read: ReadWindows
     ) -> Iterator[tuple[str, InputScores]]:
         """Names of the inputs, and scores of their windows or why there are none."""
-        sources, take = _rows(inputs)
+        sources, take = rows_of(inputs)
         config = self.model.config
         function = FUNCTIONS[options.function_to_apply or DEFAULT_FUNCTIONS.get(config.problem_type, "softmax")]
 
@@ -243,7 +238,7 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
 
         scored = score_inputs(
             sources,
-            lambda source: read(_to_input(take(source))),
+            lambda source: read(to_input(take(source))),
             compute,
             self._windows.patches,
             batch_size=batch_size,
@@ -308,87 +303,6 @@ class _Restartable:
 
     def __len__(self) -> int:
         return len(self.inputs)
-
-
-# Inputs
-
-
-def _is_single(inputs: Any) -> bool:
-    is_iterable = isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")
-    return is_single_input(inputs) or isinstance(inputs, Mapping) or _is_decoder(inputs) or not is_iterable
-
-
-def _is_decoder(row: Any) -> bool:
-    return hasattr(row, "_hf_encoded") or hasattr(row, "get_all_samples")
-
-
-def _audio_column(inputs: Any) -> Any:
-    """The audio column of a dataset of `datasets`, not decoded, which would need torchcodec; other inputs as given."""
-    if isinstance(inputs, KeyDataset):
-        dataset, key = inputs.dataset, inputs.key
-    elif hasattr(inputs, "column_name") and hasattr(inputs, "source"):
-        dataset, key = inputs.source, inputs.column_name
-    elif hasattr(inputs, "features") and hasattr(inputs, "cast_column"):
-        columns = [name for name, feature in (inputs.features or {}).items() if type(feature).__name__ == "Audio"]
-        if len(columns) != 1:
-            wanted = (
-                'a dataset with one audio column; here, pass `(row["audio"] for row in dataset)`, by the column\'s name'
-            )
-            raise OptionError("inputs", type(inputs).__name__, wanted)
-        dataset, key = inputs, columns[0]
-    else:
-        return inputs
-    feature: Any = (getattr(dataset, "features", None) or {}).get(key)
-    if type(feature).__name__ != "Audio":
-        return inputs
-    column: Any = dataset.select_columns([key]).cast_column(key, type(feature)(decode=False))
-    return KeyDataset(column, key) if hasattr(column, "__len__") else (row[key] for row in column)
-
-
-def _rows(inputs: Any) -> tuple[Iterable[Any], Callable[[Any], Any]]:
-    """
-    What to iterate over, and how to get an input from it.
-
-    Rows of a dataset are taken where they are read, so that one which cannot be taken is the error of that row only.
-    """
-    if not hasattr(inputs, "__getitem__") or not hasattr(inputs, "__len__"):
-        return inputs, lambda row: row
-    lock = threading.Lock()
-
-    def take(index: int) -> Any:
-        with lock:
-            return inputs[index]
-
-    return range(len(inputs)), take
-
-
-def _to_input(row: Any) -> Any:
-    """An input of the pipeline as one of [`read_blocks`]."""
-    row = getattr(row, "_hf_encoded", row)
-    if _is_decoder(row):
-        samples = row.get_all_samples()
-        return {"array": samples.data, "sampling_rate": samples.sample_rate}
-    if isinstance(row, Mapping):
-        if row.keys() & {"array", "raw"}:
-            return dict(row)
-        content = row.get("path") if row.get("bytes") is None else row["bytes"]
-        if content is None:
-            raise AudioError(f"got a dictionary with {one_line(list(row))}: expected {INPUTS}")
-        row = content
-    if isinstance(row, str) and row.startswith(("http://", "https://")):
-        return _download(row)
-    if not is_single_input(row):
-        raise AudioError(f"got {type(row).__name__}: expected {INPUTS}")
-    return row
-
-
-def _download(url: str) -> bytes:
-    try:
-        response = get_session().get(url, follow_redirects=True)
-        response.raise_for_status()
-        return response.content
-    except Exception as error:
-        raise AudioError(f"{printable(url)}: cannot be downloaded: {one_line_error(error)}") from error
 
 
 __all__ = ["CedAudioClassificationPipeline"]
