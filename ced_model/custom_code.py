@@ -34,6 +34,7 @@ PIPELINE_CODE = (
     "messages.py",
     "packages.py",
     "pipeline_ced.py",
+    "pipeline_inputs.py",
     "results.py",
     "scheduling.py",
     "soundfile_decoding.py",
