@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .audio import AudioError as AudioError
     from .audioset import AUDIOSET_LABELS as AUDIOSET_LABELS
     from .bundled import bundled_folder as bundled_folder
+    from .class_files import read_label_map as read_label_map
+    from .class_files import read_thresholds as read_thresholds
     from .configuration_ced import CedConfig as CedConfig
     from .events import Event as Event
     from .feature_extraction_ced import CedFeatureExtractor as CedFeatureExtractor
@@ -39,6 +41,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "audio": ["AudioError"],
         "audioset": ["AUDIOSET_LABELS"],
         "bundled": ["bundled_folder"],
+        "class_files": ["read_label_map", "read_thresholds"],
         "configuration_ced": ["CedConfig"],
         "events": ["Event"],
         "feature_extraction_ced": ["CedFeatureExtractor"],
