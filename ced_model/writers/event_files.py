@@ -25,6 +25,8 @@ from ..records import Record, check_record
 from . import EVENT_FORMATS, Format, write_records
 from .json import json_line, parse_json
 
+MAX_NAME = 240  # bytes; file systems allow 255
+
 
 def is_folder(output: str) -> bool:
     """Whether an output of events is a folder: one that exists, or a name that ends in `/` or has no suffix."""
@@ -86,8 +88,10 @@ class EventFiles:
         try:
             with open(self.sidecar, "rb") as file:
                 content = parse_json(file.read().decode())
-            self.made_by, self.options, self._names = (content[key] for key in ("made_by", "options", "files"))
             records = content["records"]
+            self.made_by, self.options, self._names = (dict(content[key]) for key in ("made_by", "options", "files"))
+            if any(".." in PurePath(name).parts or PurePath(name).is_absolute() for name in self._names.values()):
+                raise ValueError("a file outside the folder")
             for record in records:
                 check_record(record, events=True)
             contents = self._contents(records)
@@ -196,13 +200,17 @@ class EventFiles:
         """Names for the file of a recording: `a.txt`; where another one has it, `a.wav.txt`, `folder/a.wav.txt`, …"""
         suffix = EVENT_FORMATS[self.format].suffix
         path = PurePath("standard-input" if recording == "-" else recording)
-        relative = PurePath(path.name)
+        relative = whole = PurePath(path.name)
         for folder in sorted(self.folders, key=len):
             if path.is_relative_to(folder) and path != PurePath(folder):
                 relative = path.relative_to(folder)
-        yield str(relative.with_name(relative.stem + suffix))
+        stem = relative.stem.encode()[: MAX_NAME - len(suffix)].decode(errors="ignore")
+        if len(relative.name.encode()) > MAX_NAME - len(suffix):
+            relative = whole = relative.with_name(stem)
+        yield str(relative.with_name(stem + suffix))
         yield f"{relative}{suffix}"
-        whole = PurePath(*[part for part in path.parts if part not in (path.anchor, "..")])
+        if relative.name == path.name:
+            whole = PurePath(*[part for part in path.parts if part not in (path.anchor, "..")])
         yield f"{whole}{suffix}"
         number = 2
         while True:
