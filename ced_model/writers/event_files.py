@@ -71,12 +71,11 @@ class EventFiles:
         """Raises a `UsageError` if a file of recordings that are new to the output is there already."""
         if is_begun and not self.is_folder:
             return
-        paths = list(self._paths(names).values()) + ([] if is_begun else [self.sidecar, *self._configuration()])
-        if taken := next(filter(os.path.lexists, paths), None):
-            advice = (
-                "resume it to keep its results, or overwrite it" if os.path.lexists(self.sidecar) else "overwrite it"
-            )
-            raise UsageError(f"{taken} exists: {advice}")
+        own = [] if is_begun else [self.sidecar, *self._configuration()]
+        recordings = list(self._paths(names).values())
+        if taken := next(filter(os.path.lexists, own + recordings if self.is_folder else recordings + own), None):
+            is_own = os.path.lexists(self.sidecar) and not is_begun
+            raise UsageError(f"{taken} exists: {'resume it to keep its results, or ' * is_own}overwrite it")
 
     def read(self, verify: bool = True) -> Iterator[Record]:
         """
@@ -90,6 +89,7 @@ class EventFiles:
                 content = parse_json(file.read().decode())
             records = content["records"]
             self.made_by, self.options, self._names = (dict(content[key]) for key in ("made_by", "options", "files"))
+            verify = verify and self.options["format"] == self.format and bool(self.made_by["weights"])
             if any(".." in PurePath(name).parts or PurePath(name).is_absolute() for name in self._names.values()):
                 raise ValueError("a file outside the folder")
             for record in records:
@@ -119,11 +119,12 @@ class EventFiles:
         self.made_by, self.options = made_by, options
         changed = {path: whole for path, whole in self._contents(records).items() if _read(path) != whole}
         for path in changed:
-            if os.path.lexists(path) and not replace and _read(path) != own.get(path):
-                raise RunError(f"{path} was written by another program and is left as it is: move it away")
+            if os.path.lexists(path) and not replace and (path not in own or _read(path) != own[path]):
+                reason = "was written by another program and is left as it is"
+                raise RunError(f"{path} {reason}: move it away, then resume; the results are in {self.journal}")
         for path, whole in changed.items():
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            write_file(path, whole)
+            write_file(path, whole, replace=replace or path in own)
         return self._sidecar(records)
 
     def write_new(self, records: list[Record], replace: bool) -> None:
@@ -177,11 +178,8 @@ class EventFiles:
         """The path of Label Studio's labelling configuration."""
         if self.format is not Format.LABELSTUDIO:
             return []
-        return [
-            os.path.join(self.output, "labelstudio.xml")
-            if self.is_folder
-            else f"{os.path.splitext(self.output)[0]}.xml"
-        ]
+        stem = os.path.join(self.output, "labelstudio") if self.is_folder else os.path.splitext(self.output)[0]
+        return [f"{stem}.xml"]
 
     def _paths(self, recordings: Iterable[str]) -> dict[str, str]:
         """The file of each recording. Those that have one keep it; the names of others are chosen in their order."""

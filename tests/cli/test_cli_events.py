@@ -274,6 +274,12 @@ def test_a_finished_output_takes_up_new_and_failed_recordings(
     assert "expected 0.3, as when" in ced(*options, output, "--resume", code=2).stderr
 
 
+def test_another_format_is_refused_by_its_name(clip: Path, tmp_path: Path) -> None:
+    ced(clip, "--format", "audacity", "--output", tmp_path / "a.txt")
+    done = ced(clip, "--format", "raven", "--output", tmp_path / "a.txt", "--resume", code=2)
+    assert "--format raven: expected audacity, as when" in done.stderr
+
+
 def test_files_that_others_wrote_are_not_replaced(resources: Path, tmp_path: Path) -> None:
     bell = shutil.copy(resources / "perc_bell.flac", tmp_path)
     notes = tmp_path / "perc_bell.txt"
