@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .audio import load_audio as load_audio
     from .audioset import AUDIOSET_LABELS as AUDIOSET_LABELS
     from .bundled import bundled_folder as bundled_folder
+    from .class_files import read_label_map as read_label_map
+    from .class_files import read_thresholds as read_thresholds
     from .configuration_ced import CedConfig as CedConfig
     from .dataset_rows import dataset_inputs as dataset_inputs
     from .events import Event as Event
@@ -43,6 +45,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "audio": ["AudioError", "load_audio"],
         "audioset": ["AUDIOSET_LABELS"],
         "bundled": ["bundled_folder"],
+        "class_files": ["read_label_map", "read_thresholds"],
         "configuration_ced": ["CedConfig"],
         "dataset_rows": ["dataset_inputs"],
         "events": ["Event"],

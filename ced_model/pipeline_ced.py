@@ -190,8 +190,8 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
             events (`bool`): Return when each class occurs.
             window_s, hop_s (`float`, *optional*): Length of the windows and distance between their starts in seconds.
                 By default 2 s and half a window with `return_timestamps` or `events`.
-            average (`str`): How the window scores of a clip are combined: `"mean"`, or `"max"` of windows of 2 s
-                (unless others are asked for), which finds short sounds.
+            average (`str`): How the window scores of a clip are combined: `"mean"`, or `"max"`, by default of windows
+                of 2 s, which finds short sounds.
             min_duration_s, merge_gap_s (`float`): Shortest event, and gap up to which two events become one.
             sampling_rate (`int`, *optional*): Of bare arrays in Hz, by default the model's.
             channel (`str` or `int`): `"mix"` averages the channels; 0, 1, … takes one, `"loudest"` the loudest.

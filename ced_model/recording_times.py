@@ -8,6 +8,7 @@ Broadcast WAV (EBU Tech 3285): a chunk `bext` with OriginationDate and Originati
 comment "Recorded at 19:17:30 14/12/2019 (UTC+2) by AudioMoth …" in the chunk `LIST` INFO ICMT.
 """
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from .messages import OptionError
 from .wav_headers import metadata_chunks
 
 AUTO, NONE = "auto", "none"
+CHUNKS = (b"guan", b"LIST", b"bext")  # of WAV files, that may have a time
 # 20240501_053000, 20240501$053000 (Song Meter SM2 and SM3), 20240501T053000Z, 2024-05-01_05-30-00
 IN_NAME = re.compile(
     r"(?<!\d)(\d{4})([-_.]?)(\d\d)\2(\d\d)(?:[_$T -]|__)(\d\d)([-_.:h]?)(\d\d)\6(\d\d)(?!\d)"
@@ -73,27 +75,35 @@ def recorded_at(source: Any, start_time: str | datetime | None = AUTO, zone: tzi
     When a recording began, as ISO 8601 text.
 
     Args:
-        source: An input of a tagger. Only files have times of their own.
+        source: An input of a tagger. Only files, their bytes, and file objects with a `name` have times of their own.
         start_time: `"auto"` to find it in the file's header or name, a time, or None.
         zone: Of times without one; without it they stay as they are, local times without an offset from UTC.
 
     Returns:
         Such as `"2024-05-01T05:30:00+02:00"`, or None if it is not known.
     """
-    began = start_time
-    if start_time == AUTO:
-        began = recording_start(source) if isinstance(source, str | bytes | os.PathLike) else None
+    began = _found(source) if start_time == AUTO else start_time
     if not isinstance(began, datetime):
         return None
     return (began.replace(tzinfo=zone) if began.tzinfo is None and zone is not None else began).isoformat()
 
 
-def recording_start(path: str | bytes | os.PathLike[str]) -> datetime | None:
+def _found(source: Any) -> datetime | None:
+    if isinstance(source, bytes):  # the content of a file
+        with suppress(ValueError):
+            return from_chunks(metadata_chunks(io.BytesIO(source), CHUNKS))
+    path = source if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
+    return recording_start(path) if isinstance(path, str | os.PathLike) else None
+
+
+def recording_start(path: str | os.PathLike[str]) -> datetime | None:
     """When the recording in a file began: by GUANO, AudioMoth's comment, Broadcast WAV, or the name, in this order."""
     chunks: dict[bytes, bytes] = {}
-    with suppress(OSError, ValueError), open(path, "rb") as file:
-        chunks = metadata_chunks(file, (b"guan", b"bext", b"LIST"))
-    return from_chunks(chunks) or from_name(os.fsdecode(os.path.basename(path)))
+    with suppress(OSError, ValueError):
+        if os.path.isfile(path):  # opening a pipe would wait for its writer
+            with open(path, "rb") as file:
+                chunks = metadata_chunks(file, CHUNKS)
+    return from_chunks(chunks) or from_name(os.path.basename(os.fspath(path)))
 
 
 def from_chunks(chunks: dict[bytes, bytes]) -> datetime | None:

@@ -5,7 +5,9 @@
 import struct
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from ced_model import AudioTagger
@@ -118,7 +120,13 @@ def test_a_bare_name_has_the_zone_that_is_given_and_else_none(tmp_path):
     assert recorded_at(path, parse_start_time("2020-01-02 03:04")) == "2020-01-02T03:04:00"
     assert recorded_at(path, parse_start_time("none")) is recorded_at(path, None) is None
     assert recorded_at(tmp_path / "20240701_053000_gone.wav") == "2024-07-01T05:30:00"
-    assert recorded_at(b"RIFF") is recorded_at([0.0]) is recorded_at({"array": [0.0]}) is None
+    with open(aware, "rb") as file:
+        assert recorded_at(file) == "2024-05-01T05:30:00+02:00"
+    remote = SimpleNamespace(name="s3://bucket/20240701_053000.WAV", read=None)
+    assert recorded_at(remote) == "2024-07-01T05:30:00"
+    assert recorded_at(aware.read_bytes()) == "2024-05-01T05:30:00+02:00"
+    for source in (b"RIFF", b"", b"20240701_053000.wav", np.zeros(9), [0.0], {"array": [0.0]}, None):
+        assert recorded_at(source) is None
 
 
 @pytest.mark.parametrize("value", ["yesterday", "2024-05-01", "20240501", "05:30", "", 5, "2024-05-01T25:00"])
