@@ -37,7 +37,6 @@ from ced_model.training.distillation.augmentation import Augmentation
 from ced_model.training.distillation.checkpoints import average_checkpoints
 from ced_model.training.distillation.inputs import (
     DistillationDataset,
-    EpochSampler,
     StoredRows,
     collate,
     mix_log_mels,
@@ -50,6 +49,7 @@ from ced_model.training.distillation.student import load_student
 from ced_model.training.distillation.teaching import teach
 from ced_model.training.distillation.training import distill, measure_agreement
 from ced_model.training.run_folder import find_checkpoints, last_checkpoint
+from ced_model.training.shared_trainer import EpochSampler
 
 ROOT = Path(__file__).parents[2]
 LABELS = [f"class {index}" for index in range(7)]
