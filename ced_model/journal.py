@@ -43,6 +43,8 @@ class Journal:
         self.output = os.path.realpath(output)  # replacing a link's target, not the link
         self.path = f"{self.output}.journal"
         self.options = json.loads(json.dumps(options))
+        self._format, self._events = Format(options["format"]), bool(options["events"])
+        self._spreadsheet_safe = bool(options.get("spreadsheet_safe"))
         self.made_by: dict[str, str] = {}  # model, weights, engine and compute type
         self.offsets: dict[str, int] = {}  # where the last record of each input is
         self.failed: set[str] = set()
@@ -50,9 +52,6 @@ class Journal:
         self.is_finished = False
         self._file: FileIO | None = None
         self._replaced: tuple[int, ...] | None = None  # the output that may be replaced
-        self._check_place()
-
-    def _check_place(self) -> None:
         parent = os.path.dirname(self.output)
         if not os.path.isdir(parent):
             raise OptionError("output", self.output, f"a file in a folder that exists; there is no folder {parent}")
@@ -99,18 +98,6 @@ class Journal:
 
     def _read_output(self) -> Iterator[Record]:
         return read_records(self.output, self._format, self._events, self._spreadsheet_safe)
-
-    @property
-    def _format(self) -> Format:
-        return Format(self.options["format"])
-
-    @property
-    def _events(self) -> bool:
-        return bool(self.options["events"])
-
-    @property
-    def _spreadsheet_safe(self) -> bool:
-        return bool(self.options.get("spreadsheet_safe"))
 
     def _read_journal(self) -> None:
         with self._reader() as file:
@@ -260,14 +247,8 @@ class Journal:
         part = temporary_name(Path(self.output))
         try:
             with open(part, "xb") as file:
-                write_records(
-                    self._records(order),
-                    file,
-                    self._format,
-                    self._events,
-                    spreadsheet_safe=self._spreadsheet_safe,
-                    made_by=self.made_by,
-                )
+                options: Any = {"spreadsheet_safe": self._spreadsheet_safe, "made_by": self.made_by}
+                write_records(self._records(order), file, self._format, self._events, **options)
                 file.flush()
                 os.fsync(file.fileno())
             self._check_replaced(taken)
