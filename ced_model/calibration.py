@@ -33,9 +33,7 @@ def load_recordings(sources: Iterable[AudioInput], sampling_rate: int, max_sampl
 
 def spread(items: Sequence[Item], number: int) -> list[Item]:
     """At most `number` of the items, evenly from the first to the last."""
-    if len(items) <= number:
-        return list(items)
-    return [items[round(index * (len(items) - 1) / (number - 1))] for index in range(number)]
+    return [items[round(index)] for index in np.linspace(0, len(items) - 1, min(number, len(items)))]
 
 
 def bundled_recordings(sampling_rate: int, max_samples: int) -> list[np.ndarray]:

@@ -46,6 +46,9 @@ class Journal:
         self.output = os.path.realpath(output)  # replacing a link's target, not the link
         self.path = f"{self.output}.journal"
         self.options = json.loads(json.dumps(options))
+        self._format, self._events = Format(options["format"]), bool(options["events"])
+        self._spreadsheet_safe = bool(options.get("spreadsheet_safe"))
+        self._wide = str(options.get("wide", ""))
         self.event_files: EventFiles | None = None
         if self._format in EVENT_FORMATS:
             self.event_files = EventFiles(output, self._format, folders)
@@ -133,22 +136,6 @@ class Journal:
         if not self.made_by:
             self.made_by = files.made_by
         yield from [] if first is None else [first, *records]
-
-    @property
-    def _format(self) -> Format:
-        return Format(self.options["format"])
-
-    @property
-    def _events(self) -> bool:
-        return bool(self.options["events"])
-
-    @property
-    def _wide(self) -> str:
-        return str(self.options.get("wide", ""))
-
-    @property
-    def _spreadsheet_safe(self) -> bool:
-        return bool(self.options.get("spreadsheet_safe"))
 
     def _read_journal(self) -> None:
         with self._reader() as file:
@@ -307,15 +294,9 @@ class Journal:
                     records = list(self._records(order))
                     file.write(self.event_files.write(records, self.made_by, self.options, self._discards))
                 else:
-                    write_records(
-                        self._records(order),
-                        file,
-                        self._format,
-                        self._events,
-                        spreadsheet_safe=self._spreadsheet_safe,
-                        made_by=self.made_by,
-                        wide=self._wide,
-                    )
+                    options: Any = {"spreadsheet_safe": self._spreadsheet_safe, "wide": self._wide}
+                    options["made_by"] = self.made_by
+                    write_records(self._records(order), file, self._format, self._events, **options)
                 file.flush()
                 os.fsync(file.fileno())
             self._check_replaced(taken)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from .calibration import synthetic_recordings
+from .calibration import spread, synthetic_recordings
 from .log_mel import FrontEnd, log_mel
 from .messages import EngineError, one_line_error
 from .model_folder import ModelFolder
@@ -113,9 +113,7 @@ def _calibration_inputs(
     front_end = model.front_end
     longest = front_end.max_samples(model.settings.target_length)
     clips = [clip[:longest] for clip in recordings or synthetic_recordings(front_end.sampling_rate)]
-    step = max(1, len(clips) / MAX_CALIBRATION)
-    clips = [clips[int(index * step)] for index in range(min(len(clips), MAX_CALIBRATION))]
-    clips = [np.pad(clip, (0, max(0, front_end.min_samples - len(clip)))) for clip in clips]
+    clips = [np.pad(clip, (0, max(0, front_end.min_samples - len(clip)))) for clip in spread(clips, MAX_CALIBRATION)]
     return clips if takes_waveforms else [np.ascontiguousarray(log_mel(clip, front_end)) for clip in clips]
 
 

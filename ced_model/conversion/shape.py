@@ -5,7 +5,6 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,21 +24,15 @@ def make_config(checkpoint: Checkpoint, num_heads: int | None) -> tuple[CedConfi
     """The model's configuration, and notes on what was assumed."""
     notes: list[str] = []
     try:
-        if checkpoint.folder is not None:
-            config = _read_config(checkpoint.folder, num_heads)
-        else:
-            config = _infer_config(checkpoint, num_heads, notes)
+        if checkpoint.folder is None:
+            return _infer_config(checkpoint, num_heads, notes), notes
+        config = CedConfig.from_pretrained(checkpoint.folder)
+        _check_heads_agree(num_heads, config.num_heads)
+        return config, notes
+    except ConversionError:
+        raise
     except (ValueError, TypeError, OSError, StrictDataclassError) as error:
-        if isinstance(error, ConversionError):
-            raise
         raise ConversionError(f"the source's configuration is not that of a CED model: {one_line(error)}") from error
-    return config, notes
-
-
-def _read_config(folder: Path, num_heads: int | None) -> CedConfig:
-    config = CedConfig.from_pretrained(folder)
-    _check_heads_agree(num_heads, config.num_heads)
-    return config
 
 
 def _infer_config(checkpoint: Checkpoint, num_heads: int | None, notes: list[str]) -> CedConfig:

@@ -61,7 +61,8 @@ def read_sound(path: str | Path, sampling_rate: int, limits: Limits) -> np.ndarr
     name = printable(os.path.basename(path))
     if not os.path.isfile(path):
         raise DemoError(f"{name} is no longer here. Please choose it again.")
-    _check_size(name, os.path.getsize(path), limits)
+    if os.path.getsize(path) > limits.bytes:
+        raise DemoError(f"{name} {too_large(limits)}")
     length_s = duration_s(path)
     if length_s is not None:
         _check_duration(name, length_s, limits)
@@ -76,11 +77,6 @@ def read_sound(path: str | Path, sampling_rate: int, limits: Limits) -> np.ndarr
             f"{name} is silent: there is nothing to hear in it. Was the microphone off, or its track empty?"
         )
     return waveform
-
-
-def _check_size(name: str, size: int, limits: Limits) -> None:
-    if size > limits.bytes:
-        raise DemoError(f"{name} {too_large(limits)}")
 
 
 def too_large(limits: Limits) -> str:

@@ -8,21 +8,19 @@ batches, or on the number of workers or processes.
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from ...feature_extraction_ced import AMIN, CedFeatureExtractor
 from .augmentation import augmented_log_mel, one_thread, sample_seed
 from .chunks import ChunkReader
 from .front_ends import collate_log_mels
 from .store import Store, read_shard, restore_probabilities
-
-GROUPED_BATCHES = 32  # whose chunks are sorted by length: more of them mean less padding, and less chance
 
 
 class Split(NamedTuple):
@@ -170,46 +168,6 @@ def collate(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Items of a [`DistillationDataset`] as a batch, with an `attention_mask` if their lengths differ."""
     inputs = collate_log_mels([item["input_values"] for item in items])
     return {**inputs, "labels": torch.stack([item["labels"] for item in items])}
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """
-    The keys of a [`DistillationDataset`] in a random order that depends on the seed and the epoch, with chunks of
-    similar length in a batch: padding costs as much as content.
-
-    The epoch is a part of the key: workers that outlive an epoch hold copies of the data set.
-
-    Attributes:
-        lengths: Of the chunks, of shape `(chunks,)`.
-        batch_size: Of all processes together.
-        seed: Decides the order.
-        epoch: Set it at the beginning of each.
-    """
-
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
-        self.lengths = lengths
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch = self.epoch
-        for number in self._order(np.random.default_rng([self.seed, epoch])):
-            yield epoch, int(number)
-
-    def _order(self, generator: np.random.Generator) -> np.ndarray:
-        # transformers' grouping by length leaves batches sorted, with which students learn less well.
-        order = generator.permutation(len(self))
-        num_batches, rest = divmod(len(self), self.batch_size)
-        batches = order[: len(self) - rest].reshape(num_batches, self.batch_size)
-        for start in range(0, num_batches, GROUPED_BATCHES):
-            group = batches[start : start + GROUPED_BATCHES].ravel()
-            by_length = group[np.argsort(self.lengths[group], kind="stable")]
-            batches[start : start + GROUPED_BATCHES] = by_length.reshape(-1, self.batch_size)
-        return np.concatenate([generator.permutation(batches).ravel(), order[len(self) - rest :]])
 
 
 @torch.no_grad()

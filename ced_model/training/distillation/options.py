@@ -8,26 +8,11 @@ from typing import Any
 
 from ...messages import OptionError, UsageError
 
-# Fields of TrainingArguments that the arguments below set, and the names of these.
-OWN_FIELDS = {
-    "num_train_epochs": "epochs",
-    "max_steps": "max_steps",
-    "per_device_train_batch_size": "batch_size",
-    "learning_rate": "learning_rate",
-    "seed": "seed",
-    "data_seed": "seed",
-    "dataloader_num_workers": "workers",
-    "eval_strategy": "save_steps",
-    "eval_steps": "save_steps",
-    "save_strategy": "save_steps",
-    "save_steps": "save_steps",
-    "save_total_limit": "average",
-    "output_dir": "output",
-    "resume_from_checkpoint": "resume",
-}
-# Fields that distillation sets itself.
+# Fields of TrainingArguments that distillation sets itself, most of them by the arguments below.
 FIXED_FIELDS = frozenset(
-    "remove_unused_columns label_names label_smoothing_factor load_best_model_at_end metric_for_best_model"
+    "num_train_epochs max_steps per_device_train_batch_size learning_rate seed data_seed dataloader_num_workers"
+    " eval_strategy eval_steps save_strategy save_steps save_total_limit output_dir resume_from_checkpoint"
+    " remove_unused_columns label_names label_smoothing_factor load_best_model_at_end metric_for_best_model"
     " greater_is_better prediction_loss_only include_for_metrics batch_eval_metrics eval_do_concat_batches"
     " eval_on_start eval_delay save_only_model save_on_each_node train_sampling_strategy push_to_hub"
     " auto_find_batch_size restore_callback_states_from_checkpoint ignore_data_skip fsdp fsdp_config deepspeed"
@@ -101,10 +86,8 @@ class DistillationArguments:
         if self.epochs is not None:
             self._check("max_steps", self.max_steps is None, "nothing beside `epochs`: both set the end")
         for name in self.training:
-            if name in OWN_FIELDS:
-                raise UsageError(f"TrainingArguments.{name} is set by `{OWN_FIELDS[name]}`.")
             if name in FIXED_FIELDS:
-                raise UsageError(f"TrainingArguments.{name} cannot be set for distillation.")
+                raise UsageError(f"TrainingArguments.{name} cannot be set; is there an option of distillation for it?")
 
     def _check(self, name: str, is_possible: bool, expected: str) -> None:
         if not is_possible:

@@ -25,10 +25,10 @@ from ...messages import one_line
 from ...modeling_ced import CedForAudioClassification
 from ...pretrained import check_output, new_model_folder, save_model_folder
 from ..run_folder import FREE_ARGUMENTS, checkpoint_path, last_checkpoint, open_run, run_folder_of
-from ..shared_trainer import CedTrainer, EpochCallback, one_line_errors
+from ..shared_trainer import CedTrainer, EpochSampler, one_line_errors
 from .card import METRIC_NAMES, make_card
 from .checkpoints import KeepBest, average_checkpoints, choose_checkpoints
-from .inputs import DistillationDataset, EpochSampler, StoredRows, collate, set_input_statistics, split_by_file
+from .inputs import DistillationDataset, StoredRows, collate, set_input_statistics, split_by_file
 from .options import DistillationArguments
 from .plan import Plan, make_training_arguments
 from .store import Store, open_store
@@ -219,20 +219,7 @@ def describe_run(
 
 
 class DistillationTrainer(CedTrainer):
-    """
-    A `Trainer` whose loss is the binary cross-entropy with the teachers' probabilities.
-
-    Args:
-        sampler: Yields the keys of the training data set.
-        kwargs: As for `Trainer`.
-    """
-
-    def __init__(self, *, sampler: EpochSampler, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.sampler = sampler
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        return self.sampler
+    """A `Trainer` whose loss is the binary cross-entropy with the teachers' probabilities."""
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -279,7 +266,7 @@ def make_trainer(plan: Plan, training: TrainingArguments, callbacks: Sequence[Tr
         train_dataset=dataset,
         eval_dataset=held_out if plan.holds_out else None,
         compute_metrics=compute_metrics,
-        callbacks=[EpochCallback(sampler), StopAtNan(), KeepBest(plan.folder, arguments.average), *callbacks],
+        callbacks=[StopAtNan(), KeepBest(plan.folder, arguments.average), *callbacks],
     )
 
 
