@@ -55,6 +55,9 @@ def finetune(
     lora: Annotated[
         int | None, typer.Option(metavar="RANK", min=1, help="Train LoRA adapters in place of these blocks.")
     ] = None,
+    keep_classes: Annotated[
+        bool, typer.Option("--keep-classes", help="Keep the model's other classes as they are; trains the head alone.")
+    ] = False,
     epochs: Annotated[float | None, typer.Option(metavar="N", help="At most so many; by default 20.")] = None,
     patience: Annotated[
         int | None,
@@ -97,7 +100,7 @@ def finetune(
     """Train a model further on labelled clips of your own.
 
     DATA is a folder with a folder of clips for each class, a folder with a metadata.csv, or a table, as for
-    `ced evaluate`. The model gets a new head for its classes, unless they are the model's own.
+    `ced evaluate`. The model gets a head for these classes, in which those that it has start from what it knows.
 
     Example: ced finetune sounds/ --model mispeech/ced-tiny --output my-model
     """
@@ -136,6 +139,8 @@ def _finetune(
     split_settings(settings)
     from ..training.finetuning import FinetuningOptions
 
+    if training["keep_classes"] and training["train"] is None:
+        training["train"] = "head"
     finetuning_options = FinetuningOptions(**{name: value for name, value in training.items() if value is not None})
     reading = {
         "split": split,
