@@ -53,6 +53,9 @@ def finetune(
     lora: Annotated[
         int | None, typer.Option(metavar="RANK", min=1, help="Train LoRA adapters in place of these blocks.")
     ] = None,
+    keep_classes: Annotated[
+        bool, typer.Option("--keep-classes", help="Keep the model's other classes as they are; trains the head alone.")
+    ] = False,
     epochs: Annotated[float | None, typer.Option(metavar="N", help="Most epochs; by default 20.")] = None,
     patience: Annotated[
         int | None,
@@ -91,8 +94,8 @@ def finetune(
     """Train a model further on labelled clips of your own.
 
     DATA is a folder with a folder of clips for each class, a folder with a metadata.csv, or a table, as for
-    `ced evaluate`. The model gets a new head for its classes, unless they are the model's own. With --dataset in place
-    of DATA, the audio of a data set is written to files first.
+    `ced evaluate`. The model gets a head for these classes; classes that the model has already start from its weights.
+    With --dataset in place of DATA, the audio of a data set is written to files first.
 
     Example: ced finetune sounds/ --model mispeech/ced-tiny --output my-model
     """
@@ -139,6 +142,8 @@ def _finetune(
 
     if dataset is not None:
         data = _data_of(dataset, config, split, audio_column, label_column)
+    if training["keep_classes"] and training["train"] is None:
+        training["train"] = "head"
     finetuning_options = FinetuningOptions(**{name: value for name, value in training.items() if value is not None})
     reading = {
         "split": split,

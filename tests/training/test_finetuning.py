@@ -238,10 +238,40 @@ def test_the_head_is_kept_for_the_classes_of_the_model(base: Path) -> None:
     own = [network.config.id2label[index] for index in range(13)]
     assert set_classes(network, own, "single_label_classification", seed=0)
     assert torch.equal(network.outputlayer[1].weight, head)
-    assert not set_classes(network, own[::-1], "multi_label_classification", seed=0)
-    assert network.outputlayer[1].weight.shape == head.shape
-    assert not torch.equal(network.outputlayer[1].weight, head)
-    assert network.config.id2label[0] == "class 12" and network.config.label2id["class 12"] == 0
+    labels = ["new", "Class_3", *own[:2]]
+    assert set_classes(network, labels, "multi_label_classification", seed=0) == 3
+    assert torch.equal(network.outputlayer[1].weight[1:], head[[3, 0, 1]])
+    assert network.config.id2label[1] == "Class_3" and network.config.label2id["class 0"] == 2
+
+
+def test_other_classes_can_be_kept_as_they_are(sounds: Path, base: Path, tmp_path: Path) -> None:
+    shutil.copytree(sounds, tmp_path / "sounds")
+    (tmp_path / "sounds" / "tone").rename(tmp_path / "sounds" / "class_3")
+    options = replace(FAST, train="head", keep_classes=True, epochs=2)
+    lines: list[str] = []
+    done = finetune(
+        tmp_path / "sounds",
+        tmp_path / "out",
+        model=base,
+        options=options,
+        training_arguments=IN_PROCESS,
+        say=lines.append,
+    )
+    assert done.labels == [*(f"class {index}" for index in range(13)), "clicks", "noise"]
+    assert any("with a head in which 1 of 3 classes start from the model's" in line for line in lines)
+    before, after = weights_of(base), weights_of(done.folder)
+    kept = [index for index in range(13) if index != 3]
+    rows = {"outputlayer.1.weight", "outputlayer.1.bias"}
+    assert all(torch.equal(before[name], after[name]) for name in before if name not in rows)
+    assert all(torch.equal(before[name][kept], after[name][kept]) for name in rows)
+    assert not torch.equal(before["outputlayer.1.weight"][3], after["outputlayer.1.weight"][3])
+    tagger, clip = AudioTagger(done.folder), sounds / "noise" / "1.flac"
+    assert tagger.labels == done.labels
+    scores = {tag.label: tag.score for tag in tagger(clip, threshold=0)}
+    old = {tag.label: tag.score for tag in AudioTagger(base)(clip, threshold=0) if tag.label != "class 3"}
+    assert {label: scores[label] for label in old} == pytest.approx(old, abs=1e-5)
+    with pytest.raises(ValueError, match="train='all'.*with `keep_classes` the encoder stays as it is"):
+        replace(options, train="all")
 
 
 def test_a_new_head_depends_on_the_seed_alone(base: Path) -> None:

@@ -5,37 +5,92 @@
 import warnings
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from ...labelled.class_names import Vocabulary
 from ...messages import OptionError, one_line
 from ...modeling_ced import CedForAudioClassification
 from .options import FinetuningOptions
 
 
-def set_classes(model: CedForAudioClassification, labels: Sequence[str], problem_type: str, seed: int) -> bool:
+class Head(NamedTuple):
+    """A linear layer: `weight` of shape `(classes, width)`, `bias`, and the names of its classes."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    labels: list[str]
+
+
+def head_of(model: CedForAudioClassification) -> Head:
+    """A copy of the head's linear layer."""
+    linear: Any = model.outputlayer[1]
+    config: Any = model.config
+    labels = [config.id2label[index] for index in range(config.num_labels)]
+    return Head(linear.weight.detach().clone(), linear.bias.detach().clone(), labels)
+
+
+def set_head(model: CedForAudioClassification, head: Head) -> None:
+    config: Any = model.config
+    config.id2label = dict(enumerate(head.labels))
+    config.label2id = {label: index for index, label in enumerate(head.labels)}
+    model.num_labels = len(head.labels)
+    linear = nn.Linear(config.hidden_size, len(head.labels))
+    linear.weight, linear.bias = nn.Parameter(head.weight), nn.Parameter(head.bias)
+    model.outputlayer[1] = linear
+
+
+def set_classes(
+    model: CedForAudioClassification, labels: Sequence[str], problem_type: str, seed: int, has_head: bool = True
+) -> int:
     """
-    Gives a model a new head for `labels`, unless these are its own.
+    Gives a model a head for `labels`. Classes that it has keep their rows, the others start from random ones.
+
+    Args:
+        has_head: Whether the model's head has learnt anything; else all rows are new.
 
     Returns:
-        Whether the head is kept: the labels are those that it has, in the same order.
+        How many classes keep their rows.
     """
     config: Any = model.config
     config.problem_type = problem_type
-    if [config.id2label[index] for index in range(config.num_labels)] == list(labels):
-        return True
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: index for index, label in enumerate(labels)}
-    model.num_labels = len(labels)
+    own = head_of(model)
+    known = [Vocabulary(own.labels).find(label) if has_head else None for label in labels]
+    if own.labels == list(labels):
+        return len(labels)
     weight = torch.empty(len(labels), config.hidden_size)
     generator = torch.Generator().manual_seed(seed)
-    linear = nn.Linear(config.hidden_size, len(labels))
-    linear.weight = nn.Parameter(nn.init.trunc_normal_(weight, std=config.initializer_range, generator=generator))
-    nn.init.zeros_(linear.bias)
-    model.outputlayer[1] = linear
-    return False
+    nn.init.trunc_normal_(weight, std=config.initializer_range, generator=generator)
+    bias = torch.zeros(len(labels))
+    for index, row in enumerate(known):
+        if row is not None:
+            weight[index], bias[index] = own.weight[row], own.bias[row]
+    set_head(model, Head(weight, bias, list(labels)))
+    return sum(row is not None for row in known)
+
+
+def all_labels(before: Head, labels: Sequence[str]) -> list[str]:
+    """The classes of a model with those that were trained."""
+    vocabulary = Vocabulary(before.labels)
+    return [*before.labels, *(label for label in labels if vocabulary.find(label) is None)]
+
+
+def keep_other_classes(model: CedForAudioClassification, before: Head) -> None:
+    """Puts the rows of the classes that a model had before it was trained beside those that were trained."""
+    trained = head_of(model)
+    weight, bias, labels = before.weight.clone(), before.bias.clone(), list(before.labels)
+    vocabulary = Vocabulary(labels)
+    for index, label in enumerate(trained.labels):
+        row = vocabulary.find(label)
+        if row is None:
+            labels.append(label)
+            weight = torch.cat([weight, trained.weight[index : index + 1]])
+            bias = torch.cat([bias, trained.bias[index : index + 1]])
+        else:
+            weight[row], bias[row] = trained.weight[index], trained.bias[index]
+    set_head(model, Head(weight, bias, labels))
 
 
 def choose_trained(model: CedForAudioClassification, options: FinetuningOptions) -> Any:
@@ -60,6 +115,8 @@ def choose_trained(model: CedForAudioClassification, options: FinetuningOptions)
         model.encoder.init_bn.requires_grad_(False)
         return model
     model.freeze_base_model()
+    if options.keep_classes:
+        model.outputlayer[0].requires_grad_(False)  # all classes have this LayerNorm in common
     if options.train != "head":
         model.encoder.blocks[depth - k :].requires_grad_(True)
         model.encoder.norm.requires_grad_(True)

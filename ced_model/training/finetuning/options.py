@@ -24,6 +24,8 @@ class FinetuningOptions:
             The statistics of `init_bn` stay as they are in any case.
         lora: The rank of LoRA adapters (https://arxiv.org/abs/2106.09685) that are trained in place of the blocks of
             `train`, and merged into them at the end; None for none.
+        keep_classes: Keep the model's other classes beside those of the clips, with their rows of the head as they are;
+            only with `train="head"`, so that their scores stay the same.
         epochs: The highest number of epochs.
         patience: Stop after this number of epochs without improvement; 0 for never.
         batch_size: Clips per device and step.
@@ -46,6 +48,7 @@ class FinetuningOptions:
 
     train: str = "all"
     lora: int | None = None
+    keep_classes: bool = False
     epochs: float = 20
     patience: int = 5
     batch_size: int = 16
@@ -62,6 +65,8 @@ class FinetuningOptions:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"head|all|last:[1-9]\d*", self.train):
             raise OptionError("train", self.train, "head, all, or last:K for the last K blocks, such as last:4")
+        if self.keep_classes and self.train != "head":
+            raise OptionError("train", self.train, "head: with `keep_classes` the encoder stays as it is")
         if self.lora is not None and (self.lora < 1 or self.train == "head"):
             raise OptionError("lora", self.lora, "a rank of at least 1, and blocks to train: `train` all or last:K")
         if self.lora is not None and find_spec("peft") is None:

@@ -16,14 +16,23 @@ from transformers import TrainerCallback
 
 from ...audio import describe
 from ...evaluation import Evaluation, evaluate
-from ...labelled import SINGLE_LABEL, Skipped
+from ...labelled import MULTI_LABEL, SINGLE_LABEL, Skipped
 from ...messages import OptionError
 from ...pretrained import check_output, load_classifier, new_model_folder, save_model_folder
 from ...tagger import AudioTagger
 from ..run_folder import FREE_ARGUMENTS, last_checkpoint, open_run, run_folder_of
 from .card import best_epoch, make_card
 from .clips import DataSource, FinetuningClips, digest, read_clips, write_table
-from .model import choose_trained, count_trained, describe_trained, set_classes
+from .model import (
+    Head,
+    all_labels,
+    choose_trained,
+    count_trained,
+    describe_trained,
+    head_of,
+    keep_other_classes,
+    set_classes,
+)
 from .options import FinetuningOptions
 from .trainer import FinetuningTrainer, make_arguments, make_trainer
 
@@ -82,10 +91,10 @@ def finetune(
     """
     Fine-tunes a CED model on labelled clips and writes it as a model folder.
 
-    The head is replaced by a new one for the classes of the clips, unless these are the model's own. The model of the
-    best epoch by validation is kept: by mean average precision for multi-label clips, else by the share of right
-    answers, and of equal epochs by the Brier score. `output_dir` appears in one piece at the end. Checkpoints are in a
-    folder beside it, with `.training` behind its name, from which an interrupted run continues.
+    The head is replaced by one for the classes of the clips; classes that the model has already start from its weights.
+    The model of the best epoch by validation is kept: by mean average precision for multi-label clips, else by the share
+    of right answers, and of equal epochs by the Brier score. `output_dir` appears in one piece at the end. Checkpoints
+    are in a folder beside it, with `.training` behind its name, from which an interrupted run continues.
 
     Args:
         data: clips, or a folder or table for [`read_labelled`]. Of its splits that of training is used, and that of
@@ -116,12 +125,14 @@ def finetune(
     target = Path(output_dir).absolute()
     checkpoints = run_folder_of(target)
     check_output(target, overwrite, (ADAPTER_FOLDER,))
-    network, feature_extractor, _ = load_classifier(model)
+    network, feature_extractor, has_head = load_classifier(model)
     tagger = AudioTagger(network, feature_extractor=feature_extractor)
     crop = _crop_samples(tagger, options.crop_s)
-    clips = read_clips(data, validation, tagger, dict(reading or {}), options)
+    before = _head_to_keep(network, has_head, str(model)) if options.keep_classes else None
+    how = dict(reading or {}) | ({} if before is None else {"problem_type": MULTI_LABEL})
+    clips = read_clips(data, validation, tagger, how, options)
     problem_type = clips.training.problem_type
-    keeps_head = set_classes(network, clips.training.labels, problem_type, options.seed)
+    kept_rows = set_classes(network, clips.training.labels, problem_type, options.seed, has_head)
     trained = choose_trained(network, options)
     overrides = training_arguments or {}
     arguments = make_arguments(options, checkpoints, clips.validation is not None, overrides)
@@ -134,7 +145,7 @@ def finetune(
             checkpoint = stack.enter_context(open_run(checkpoints, run, resume=resume, overwrite=overwrite))
             if held_out is not None and clips.validation is not None:
                 write_table(held_out, clips.validation)
-            for line in _opening_lines(clips, keeps_head, trained, options, checkpoint):
+            for line in _opening_lines(clips, kept_rows, trained, options, checkpoint):
                 say(line)
         arguments.distributed_state.wait_for_everyone()
         if not arguments.should_save:
@@ -142,12 +153,12 @@ def finetune(
         trainer = make_trainer(trained, tagger, clips, crop, options, arguments, callbacks)
         trainer.train_from(checkpoint)
         if arguments.should_save:
-            evaluation = _write_model(trainer, tagger, clips, options, str(model), target, overwrite)
+            evaluation = _write_model(trainer, tagger, clips, options, str(model), target, overwrite, before)
         arguments.distributed_state.wait_for_everyone()
     return Finetuned(
         folder=target,
         checkpoints=checkpoints,
-        labels=clips.training.labels,
+        labels=clips.training.labels if before is None else all_labels(before, clips.training.labels),
         evaluation=evaluation,
         num_training_clips=len(clips.training),
         num_validation_clips=0 if clips.validation is None else len(clips.validation),
@@ -157,6 +168,14 @@ def finetune(
         best_epoch=best_epoch(trainer),
         num_trained=count_trained(trained),
     )
+
+
+def _head_to_keep(network: Any, has_head: bool, model: str) -> Head:
+    """The head whose other classes are kept; raises an OptionError if it cannot be."""
+    if not has_head or network.config.problem_type != MULTI_LABEL:
+        kind = network.config.problem_type if has_head else "an encoder without classes"
+        raise OptionError("keep_classes", True, f"a multi-label model; {model} is {kind}")
+    return head_of(network)
 
 
 def _crop_samples(tagger: AudioTagger, crop_s: float | None) -> int:
@@ -169,7 +188,7 @@ def _crop_samples(tagger: AudioTagger, crop_s: float | None) -> int:
 
 
 def _opening_lines(
-    clips: FinetuningClips, keeps_head: bool, trained: nn.Module, options: FinetuningOptions, checkpoint: Path | None
+    clips: FinetuningClips, kept_rows: int, trained: nn.Module, options: FinetuningOptions, checkpoint: Path | None
 ) -> Iterator[str]:
     """Lines about the clips and the model."""
     for path, reason in clips.skipped:
@@ -185,7 +204,13 @@ def _opening_lines(
     yield f"{len(clips.training)} clips of {len(labels)} classes, {kind} per clip" + (
         "" if clips.validation is None else f"; {len(clips.validation)} {'held out ' * clips.is_held_out}for validation"
     )
-    head = "the model's own head" if keeps_head else "a new head"
+    head = (
+        "a new head"
+        if not kept_rows
+        else f"a head in which {kept_rows} of {len(labels)} classes start from the model's"
+    )
+    if kept_rows == len(labels):
+        head = "the model's own head for them"
     yield f"training {describe_trained(options)}, {count_trained(trained):,} parameters, with {head}"
     if checkpoint is not None:
         yield f"continuing from {checkpoint.name}"
@@ -214,6 +239,7 @@ def _write_model(
     base_model: str,
     target: Path,
     overwrite: bool,
+    before: Head | None,
 ) -> Evaluation | None:
     """Writes the folder in one piece, and returns how well its model tags the validation clips."""
     network: Any = trainer.accelerator.unwrap_model(trainer.model)
@@ -224,6 +250,8 @@ def _write_model(
         evaluation = None
         if clips.validation is not None:
             evaluation = evaluate(AudioTagger(network, feature_extractor=tagger.feature_extractor), clips.validation)
+        if before is not None:
+            keep_other_classes(network, before)
         card = make_card(network, trainer, clips, options, base_model, target.name, evaluation)
         save_model_folder(network, tagger.feature_extractor, folder, card)
     return evaluation
