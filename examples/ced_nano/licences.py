@@ -38,7 +38,7 @@ def licence_of(sources: Path, source: str) -> str:
         return KNOWN[package]
     stanzas = _stanzas(sources, package)
     if stanzas is None:
-        return "unknown"
+        return _licence_of_wheel(sources, package)
     path = re.sub(r"\.(zip|pk3|wz|rcc|cat|gresource)\.d/.*", r".\1", path)
     found = None
     for patterns, licence in stanzas:  # the last that fits counts
@@ -54,6 +54,18 @@ def _fits(path: str, pattern: str) -> bool:
     parts = pattern.removeprefix("./").split("/")
     tails = ["/".join(path.split("/")[-count:]) for count in range(1, path.count("/") + 2)]
     return any(fnmatch(tail, "/".join(parts[start:])) for start in range(min(len(parts), 2)) for tail in tails)
+
+
+@functools.cache
+def _licence_of_wheel(sources: Path, package: str) -> str:
+    """What the metadata of a package from PyPI state of the whole of it."""
+    for path in sorted((sources / package).rglob("*")):
+        if path.name in ("METADATA", "PKG-INFO"):
+            head = path.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+            stated = re.findall(r"^License(?:-Expression)?: *(.+)$", head, re.MULTILINE)
+            stated += re.findall(r"^Classifier: License ::.*:: *(.+)$", head, re.MULTILINE)
+            return f"{stated[0].strip()} (of the package)" if stated else "unknown"
+    return "unknown"
 
 
 @functools.cache
