@@ -92,9 +92,9 @@ def finetune(
     Fine-tunes a CED model on labelled clips and writes it as a model folder.
 
     The head is replaced by one for the classes of the clips; classes that the model has already start from its weights.
-    The model of the best epoch by validation is kept: by mean average precision for multi-label clips, else by the share
-    of right answers, and of equal epochs by the Brier score. `output_dir` appears in one piece at the end. Checkpoints
-    are in a folder beside it, with `.training` behind its name, from which an interrupted run continues.
+    The model of the best epoch by validation is kept: by mean average precision for multi-label clips, else by the
+    share of right answers, and of equal epochs by the Brier score. `output_dir` appears in one piece at the end.
+    Checkpoints are in a folder beside it, with `.training` behind its name, from which an interrupted run continues.
 
     Args:
         data: clips, or a folder or table for [`read_labelled`]. Of its splits that of training is used, and that of
