@@ -44,10 +44,12 @@ from ced_model.cli.app import app
 from ced_model.training.distillation.augmentation import (
     Augmentation,
     augmented_log_mel,
+    mask_bounds,
     sample_seed,
     shift_waveform,
 )
 from ced_model.training.distillation.chunks import ChunkReader, cut_file, cut_files, find_audio, is_seekable
+from ced_model.training.distillation.front_ends import MaskRegion, mask_region, mask_spectrogram, mel_grid
 from ced_model.training.distillation.store import SHARDS, Chunk, Shard, Store, open_store, restore_probabilities
 from ced_model.training.distillation.teachers import load_teacher, load_teachers
 from ced_model.training.distillation.teaching import TeachingInputs, TeachingProgress, overhead, plan_batches, teach
@@ -470,15 +472,82 @@ def save_wav2vec2(folder: Path, sampling_rate: int = 16000) -> Path:
     return folder
 
 
+def test_a_mask_region_is_where_the_mask_of_the_log_mel_is() -> None:
+    for seed in range(50):
+        bounds, region = mask_bounds(seed, Augmentation(), 1001, 64), mask_region(seed, Augmentation(), 160_000)
+        grid = mel_grid(CedFeatureExtractor())
+        assert grid is not None
+        times = grid.first_s + grid.frame_s * np.arange(1001)
+        frames = np.flatnonzero((region.start_s <= times) & (times < region.stop_s))
+        mels = np.flatnonzero((region.low_hz <= grid.mel_hz) & (grid.mel_hz < region.high_hz))
+        assert frames.tolist() == list(range(bounds.time_start, bounds.time_stop))
+        assert mels.tolist() == list(range(bounds.freq_start, bounds.freq_stop))
+
+
+@pytest.mark.parametrize(("save", "mels_first"), [(save_ast, False), (save_whisper, True)], ids=["AST", "Whisper"])
+def test_another_spectrogram_is_masked_where_the_sound_is(
+    tmp_path: Path, save: Callable[[Path], Path], mels_first: bool
+) -> None:
+    front_end = load_teacher(str(save(tmp_path / "teacher"))).front_end
+    assert front_end is not None and front_end.masks.startswith("by their bounds in seconds and hertz")
+    time = np.arange(16000) / 16000
+    for seed in range(20):
+        region = mask_region(seed, SHORT, 16000)
+        if region.stop_s - region.start_s < 0.06 or region.high_hz - region.low_hz < 300:
+            continue
+        # A click in the middle of the masked time and a tone in the middle of the masked band are not to be seen.
+        clicks = np.zeros(16000, np.float32)
+        clicks[round((region.start_s + region.stop_s) / 2 * 16000)] = 1
+        tone = np.sin(2 * np.pi * (region.low_hz * region.high_hz) ** 0.5 * time).astype(np.float32)
+        unmasked = Augmentation(chunk_s=1.0, max_shift=0.0, max_time_mask=0, max_freq_mask=0)
+        for waveform in (clicks, tone):
+            # without the shift, which would move the sound
+            masked = front_end(waveform, seed, Augmentation(chunk_s=1.0, max_shift=0.0, max_time_mask=19))
+            plain = front_end(waveform, seed, unmasked)
+            (name,) = plain.keys() - {"attention_mask"}
+            before, after = plain[name][0], masked[name][0]
+            valid = before[:, :101] if mels_first else before[:98]
+            loudest = np.unravel_index(int(before.argmax()), before.shape)
+            assert after[loudest] == pytest.approx(valid.mean().item(), abs=1e-3)
+            assert before[loudest] > valid.mean() + 0.1
+            assert not torch.equal(before, after) and (before == after).float().mean() > 0.4
+        return
+    pytest.fail("no seed masks enough")
+
+
+def test_stacked_frames_are_masked_one_by_one() -> None:
+    grid = mel_grid(SeamlessM4TFeatureExtractor())
+    assert grid is not None
+    features = torch.randn(
+        1, 50, 160, generator=torch.Generator().manual_seed(0)
+    )  # 100 frames of 80 bins, 2 of padding
+    region = MaskRegion(start_s=0.2, stop_s=0.3, low_hz=1000, high_hz=2000)
+    masked = mask_spectrogram(features, region, grid, duration_s=1.0)
+    expected = features[0].reshape(100, 80).clone()
+    mean = expected[:98].mean()
+    times = [0.0125 + 0.01 * frame for frame in range(100)]
+    expected[[0.2 <= time < 0.3 for time in times]] = mean
+    expected[:, (1000 <= grid.mel_hz) & (grid.mel_hz < 2000)] = mean
+    assert torch.allclose(masked[0].reshape(100, 80), expected, atol=1e-6)
+    assert (masked != features).sum() == 10 * 80 + 90 * 15
+
+
 @pytest.mark.parametrize(
-    "save", [save_ast, save_whisper, save_wav2vec2_bert, save_wav2vec2], ids=["AST", "Whisper", "BERT", "wav2vec2"]
+    ("save", "masks"),
+    [
+        (save_ast, "by their bounds in seconds and hertz, on the model's own spectrogram"),
+        (save_whisper, "by their bounds in seconds and hertz, on the model's own spectrogram"),
+        (save_wav2vec2_bert, "by their bounds in seconds and hertz, on the model's own spectrogram"),
+        (save_wav2vec2, "none: shifted only"),
+    ],
+    ids=["AST", "Whisper", "Wav2Vec2-BERT", "wav2vec2"],
 )
 def test_any_audio_classifier_of_transformers_teaches(
-    audio: Path, teacher: Path, tmp_path: Path, save: Callable[[Path], Path]
+    audio: Path, teacher: Path, tmp_path: Path, save: Callable[[Path], Path], masks: str
 ) -> None:
     names = [str(save(tmp_path / "teacher")), str(teacher)]
     store = teach([audio / "b.flac", audio / "sub"], names, tmp_path / "store", epochs=1, augmentation=SHORT)
-    assert [entry["masks"] for entry in store.manifest["teachers"]] == ["none: shifted only", "on the log-mel"]
+    assert [entry["masks"] for entry in store.manifest["teachers"]] == [masks, "on the log-mel"]
     model, front_end = load_teacher(names[0]), load_teacher(names[0]).front_end
     ced = load_teacher(names[1])
     assert front_end is not None and ced.front_end is not None
@@ -498,10 +567,11 @@ def test_a_model_of_another_sampling_rate_hears_the_same(audio: Path, tmp_path: 
     assert teach(audio, [name], tmp_path / "store", epochs=1, augmentation=SHORT).num_epochs == 1
 
 
-def test_a_ced_with_another_log_mel_gets_the_shifted_waveform(tmp_path: Path) -> None:
+def test_a_ced_with_another_log_mel_is_masked_by_time_and_frequency(tmp_path: Path) -> None:
     save_ced(tmp_path / "ced", seed=0)
     CedFeatureExtractor(f_max=7000).save_pretrained(tmp_path / "ced")
-    assert load_teacher(str(tmp_path / "ced")).front_end.masks == "none: shifted only"
+    front_end = load_teacher(str(tmp_path / "ced")).front_end
+    assert front_end is not None and front_end.masks.startswith("by their bounds")
 
 
 # Callables

@@ -1,26 +1,58 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The input of a teacher for a chunk under a seed.
+"""The input of a teacher for a chunk under a seed, for each kind of front end.
 
-CED models get the masked log-mel, the same as the student. Other models get the shifted waveform through their own
-feature extractor, without masks: they see all of what the student sees a part of.
+The masks of a seed are drawn for CED's log-mel. Models with that front end get exactly these. Models with another mel
+spectrogram get them by their bounds in seconds and hertz, filled with the mean of their own features. Models that read
+waveforms get none.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
 import torch
+from transformers import ASTFeatureExtractor, SeamlessM4TFeatureExtractor, WhisperFeatureExtractor
+from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
 from ...audio import SAMPLING_RATE
 from ...feature_extraction_ced import CedFeatureExtractor
-from .augmentation import Augmentation, augmented_log_mel, one_thread, shift_waveform
+from .augmentation import Augmentation, augmented_log_mel, mask_bounds, one_thread, shift_waveform
 
 CED_FRONT_END = CedFeatureExtractor()  # of the published models; the masks are drawn for it
 
 Features = dict[str, torch.Tensor]
 FeatureExtractor = Any  # a SequenceFeatureExtractor, which by its type can neither be called nor has what models need
+
+
+class MaskRegion(NamedTuple):
+    """
+    What is masked, in units of no front end: everything from `start_s` to `stop_s`, and everything from `low_hz` to
+    `high_hz`. The times are those of the shifted waveform. A mask of width 0 has equal bounds.
+    """
+
+    start_s: float
+    stop_s: float
+    low_hz: float
+    high_hz: float
+
+
+class MelGrid(NamedTuple):
+    """
+    Where the features of a mel spectrogram are.
+
+    Attributes:
+        frame_s: From one frame to the next.
+        first_s: The centre of the first frame.
+        mel_hz: The centres of the mel bins, of shape `(mels,)`.
+        mels_first: Whether the features are of shape `(mels, frames)`, not `(frames, mels)`.
+    """
+
+    frame_s: float
+    first_s: float
+    mel_hz: np.ndarray
+    mels_first: bool
 
 
 class FrontEnd:
@@ -62,30 +94,44 @@ class CedFrontEnd(FrontEnd):
         return collate_log_mels([feature["input_values"][0] for feature in features], self.extractor.padding_value)
 
 
-@dataclass(frozen=True)
-class OtherFrontEnd(FrontEnd):
-    """The shifted waveform, for callables as `waveforms`, for models through their feature extractor."""
+@dataclass(frozen=True, eq=False)
+class SpectrogramFrontEnd(FrontEnd):
+    """Another mel spectrogram, with the masks at the same times and frequencies."""
 
-    extractor: FeatureExtractor = None
+    extractor: FeatureExtractor
+    grid: MelGrid
+    masks = "by their bounds in seconds and hertz, on the model's own spectrogram"
+
+    def __call__(self, waveform: np.ndarray, seed: int, augmentation: Augmentation) -> Features:
+        shifted = shift_waveform(waveform, seed, augmentation)
+        features = _extract(self.extractor, shifted)
+        name = self.extractor.model_input_names[0]
+        region = mask_region(seed, augmentation, len(waveform))
+        features[name] = mask_spectrogram(features[name], region, self.grid, len(waveform) / SAMPLING_RATE)
+        return features
+
+
+@dataclass(frozen=True)
+class WaveformFrontEnd(FrontEnd):
+    """A model that reads waveforms, or whose features are not known: shifted, but not masked."""
+
+    extractor: FeatureExtractor = None  # without one, the features are `waveforms`
     masks = "none: shifted only"
 
     def __call__(self, waveform: np.ndarray, seed: int, augmentation: Augmentation) -> Features:
         shifted = shift_waveform(waveform, seed, augmentation)
         if self.extractor is None:
             return {"waveforms": torch.from_numpy(shifted)[None]}
-        rate = self.extractor.sampling_rate
-        if rate != SAMPLING_RATE:
-            shifted = soxr.resample(shifted, SAMPLING_RATE, rate, quality="HQ")
-        with one_thread():
-            return dict(self.extractor(shifted, sampling_rate=rate, return_tensors="pt"))
+        return _extract(self.extractor, shifted)
 
 
 def choose_front_end(extractor: FeatureExtractor) -> FrontEnd:
-    """The front end for a model's feature extractor."""
+    """The front end that a model's feature extractor stands for."""
     is_ced = isinstance(extractor, CedFeatureExtractor)
     if is_ced and front_end_parameters(extractor) == front_end_parameters(CED_FRONT_END):
         return CedFrontEnd(extractor)
-    return OtherFrontEnd(extractor)
+    grid = mel_grid(extractor)
+    return WaveformFrontEnd(extractor) if grid is None else SpectrogramFrontEnd(extractor, grid)
 
 
 def front_end_parameters(extractor: CedFeatureExtractor) -> dict[str, Any]:
@@ -112,3 +158,73 @@ def collate_log_mels(log_mels: list[torch.Tensor], padding_value: float = 0.0) -
     padded = [torch.nn.functional.pad(mel, (0, longest - mel.shape[1]), value=padding_value) for mel in log_mels]
     mask = (torch.arange(longest) < lengths[:, None]).long()
     return {"input_values": torch.stack(padded), "attention_mask": mask}
+
+
+def mask_region(seed: int, augmentation: Augmentation, num_samples: int) -> MaskRegion:
+    """What a seed masks of a chunk of `num_samples` at 16 kHz, in seconds and hertz."""
+    ced = CED_FRONT_END
+    num_frames = ced.num_frames(max(num_samples, ced.min_samples))
+    bounds = mask_bounds(seed, augmentation, num_frames, ced.feature_size)
+    # A frame or bin reaches half the way to its neighbours; the centre of bin m is at m + 1 of the filterbank's points.
+    frame_s = ced.hop_size / ced.sampling_rate
+    start_s, stop_s = (max(0.0, (frame - 0.5) * frame_s) for frame in (bounds.time_start, bounds.time_stop))
+    top_mel = hertz_to_mel(front_end_parameters(ced)["f_max"], "htk")
+    low_hz, high_hz = (
+        float(mel_to_hertz(top_mel * (mel_bin + 0.5) / (ced.feature_size + 1), "htk"))
+        for mel_bin in (bounds.freq_start, bounds.freq_stop)
+    )
+    return MaskRegion(start_s, stop_s, low_hz, high_hz)
+
+
+def mask_spectrogram(features: torch.Tensor, region: MaskRegion, grid: MelGrid, duration_s: float) -> torch.Tensor:
+    """
+    A copy of a spectrogram with the frames and bins masked whose centres lie in `region`.
+
+    Args:
+        features: Of shape `(1, frames, mels)`, `(1, mels, frames)`, or `(1, frames / n, n · mels)` where n frames are
+            stacked.
+        duration_s: Of the audio; frames behind it are padding, which the mean that fills the masks leaves out.
+    """
+    num_mels = len(grid.mel_hz)
+    masked = features.clone(memory_format=torch.contiguous_format)
+    frames = masked[0].T if grid.mels_first else masked[0].view(-1, num_mels)  # a view of shape (frames, mels)
+    times = grid.first_s + grid.frame_s * np.arange(len(frames))
+    # To the end of a frame's window, or where windows are padded its middle.
+    is_whole = times + grid.first_s < duration_s + 1e-5
+    mean = float(np.mean(frames[torch.from_numpy(is_whole)].numpy(), dtype=np.float64))
+    frames[torch.from_numpy((region.start_s <= times) & (times < region.stop_s))] = mean
+    frames[:, torch.from_numpy((region.low_hz <= grid.mel_hz) & (grid.mel_hz < region.high_hz))] = mean
+    return masked
+
+
+def mel_grid(extractor: FeatureExtractor) -> MelGrid | None:
+    """Where the features of a feature extractor are in time and frequency; None if that is not known."""
+    rate = extractor.sampling_rate
+    if isinstance(extractor, CedFeatureExtractor):
+        f_max = front_end_parameters(extractor)["f_max"]
+        mel_hz = _mel_centres(extractor.feature_size, extractor.f_min, f_max, "htk")
+        first = 0 if extractor.center else extractor.n_fft / 2
+        return MelGrid(extractor.hop_size / rate, first / rate, mel_hz, mels_first=True)
+    if isinstance(extractor, ASTFeatureExtractor):  # Kaldi's filterbank: 25 ms every 10 ms, from 20 Hz
+        return MelGrid(0.01, 0.0125, _mel_centres(extractor.num_mel_bins, 20, rate // 2, "kaldi"), mels_first=False)
+    if isinstance(extractor, SeamlessM4TFeatureExtractor):  # the same in samples at 16 kHz; it stacks frames
+        mel_hz = _mel_centres(extractor.num_mel_bins, 20, rate // 2, "kaldi")
+        return MelGrid(160 / rate, 200 / rate, mel_hz, mels_first=False)
+    if isinstance(extractor, WhisperFeatureExtractor):
+        mel_hz = _mel_centres(extractor.feature_size, 0, 8000, "slaney")
+        return MelGrid(extractor.hop_length / rate, 0.0, mel_hz, mels_first=True)
+    return None
+
+
+def _mel_centres(num_mels: int, low_hz: float, high_hz: float, mel_scale: str) -> np.ndarray:
+    bounds = hertz_to_mel(float(low_hz), mel_scale), hertz_to_mel(float(high_hz), mel_scale)
+    return np.asarray(mel_to_hertz(np.linspace(*bounds, num_mels + 2), mel_scale))[1:-1]
+
+
+def _extract(extractor: FeatureExtractor, waveform: np.ndarray) -> Features:
+    """A feature extractor's own output for a waveform at 16 kHz, as a batch of one."""
+    rate = extractor.sampling_rate
+    if rate != SAMPLING_RATE:
+        waveform = soxr.resample(waveform, SAMPLING_RATE, rate, quality="HQ")
+    with one_thread():
+        return dict(extractor(waveform, sampling_rate=rate, return_tensors="pt"))

@@ -22,7 +22,7 @@ from ...hub import MODEL_FILES, locate_model
 from ...labelled import MULTI_LABEL, SINGLE_LABEL
 from ...messages import one_line
 from ...safetensors_index import has_safetensors
-from .front_ends import Features, FrontEnd, OtherFrontEnd, choose_front_end
+from .front_ends import Features, FrontEnd, WaveformFrontEnd, choose_front_end
 from .store import MAX_CLASSES
 
 
@@ -88,7 +88,7 @@ class CallableTeacher:
             )
         self.name = name
         self.labels = list(labels)
-        self.front_end: FrontEnd = OtherFrontEnd()
+        self.front_end: FrontEnd = WaveformFrontEnd()
         self._function = function
         self._source = source
 
