@@ -12,6 +12,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import soundfile as _soundfile  # noqa: F401  # where packages are missing, transformers names those of this file
+import soxr as _soxr  # noqa: F401
 import torch
 from transformers.pipelines.audio_classification import AudioClassificationPipeline
 from transformers.pipelines.base import Pipeline
@@ -265,7 +267,7 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
             raise AudioError(message) from state.error
         labels, spans = self._labels, state.spans / self.feature_extractor.sampling_rate
         if options.events:
-            timeline = Timeline(state.scores, spans[:, 0], spans[:, 1], labels, state.scored_to)
+            timeline = Timeline(state.scores, spans[:, 0], spans[:, 1], labels)
             events = timeline.events(options.event_thresholds, options.min_duration_s, options.merge_gap_s)
             if not isinstance(options.top_k, str | None):
                 highest = sorted(events, key=lambda event: -event.peak)[: options.top_k]
