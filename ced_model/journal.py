@@ -80,10 +80,10 @@ class Journal:
         """Raises `UsageError` if there are results already, for one file a recording of those with these `names`."""
         if os.path.lexists(self.path):
             raise UsageError(f"{self.path} holds the results of an unfinished run: resume or overwrite it")
-        if os.path.exists(self.output):
-            raise UsageError(f"{self.output} exists: resume it to keep its results, or overwrite it")
         if self.event_files is not None:
             self.event_files.refuse_existing(names)
+        if os.path.exists(self.output):
+            raise UsageError(f"{self.output} exists: resume it to keep its results, or overwrite it")
 
     def load(self) -> None:
         """

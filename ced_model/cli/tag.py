@@ -323,7 +323,7 @@ class _Run:
             if (files := journal.event_files) is not None:
                 files.check_number([*journal.offsets, *names])
                 if resume:
-                    files.refuse_existing((name for name in names if name not in journal.offsets), journal.is_begun)
+                    files.refuse_existing((name for name in names if name not in journal), journal.is_begun)
             waiting = [item for item in self.inputs if item.name not in journal]
             progress = _progress(waiting)
             tagger = self.load() if waiting else None
@@ -333,7 +333,8 @@ class _Run:
                 note = ""
                 if journal.is_finished and self.format not in (Format.PARQUET, *EVENT_FORMATS):
                     note = "; a finished output does not have the model and options that made it"
-                say(f"{len(self.inputs) - len(waiting)} results of {journal.output} are kept{note}")
+                shown = files.output if files else journal.output
+                say(f"{len(self.inputs) - len(waiting)} results of {shown} are kept{note}")
             if tagger is not None:
                 journal.begin(made_by(tagger))
                 with progress:

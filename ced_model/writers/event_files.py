@@ -25,6 +25,8 @@ from ..records import Record, check_record
 from . import EVENT_FORMATS, Format, write_records
 from .json import json_line, parse_json
 
+MAX_NAME = 240  # bytes; file systems allow 255
+
 
 def is_folder(output: str) -> bool:
     """Whether an output of events is a folder: one that exists, or a name that ends in `/` or has no suffix."""
@@ -69,12 +71,11 @@ class EventFiles:
         """Raises a `UsageError` if a file of recordings that are new to the output is there already."""
         if is_begun and not self.is_folder:
             return
-        paths = list(self._paths(names).values()) + ([] if is_begun else [self.sidecar, *self._configuration()])
-        if taken := next(filter(os.path.lexists, paths), None):
-            advice = (
-                "resume it to keep its results, or overwrite it" if os.path.lexists(self.sidecar) else "overwrite it"
-            )
-            raise UsageError(f"{taken} exists: {advice}")
+        own = [] if is_begun else [self.sidecar, *self._configuration()]
+        recordings = list(self._paths(names).values())
+        if taken := next(filter(os.path.lexists, own + recordings if self.is_folder else recordings + own), None):
+            is_own = os.path.lexists(self.sidecar) and not is_begun
+            raise UsageError(f"{taken} exists: {'resume it to keep its results, or ' * is_own}overwrite it")
 
     def read(self, verify: bool = True) -> Iterator[Record]:
         """
@@ -86,8 +87,11 @@ class EventFiles:
         try:
             with open(self.sidecar, "rb") as file:
                 content = parse_json(file.read().decode())
-            self.made_by, self.options, self._names = (content[key] for key in ("made_by", "options", "files"))
             records = content["records"]
+            self.made_by, self.options, self._names = (dict(content[key]) for key in ("made_by", "options", "files"))
+            verify = verify and self.options["format"] == self.format and bool(self.made_by["weights"])
+            if any(".." in PurePath(name).parts or PurePath(name).is_absolute() for name in self._names.values()):
+                raise ValueError("a file outside the folder")
             for record in records:
                 check_record(record, events=True)
             contents = self._contents(records)
@@ -115,11 +119,12 @@ class EventFiles:
         self.made_by, self.options = made_by, options
         changed = {path: whole for path, whole in self._contents(records).items() if _read(path) != whole}
         for path in changed:
-            if os.path.lexists(path) and not replace and _read(path) != own.get(path):
-                raise RunError(f"{path} was written by another program and is left as it is: move it away")
+            if os.path.lexists(path) and not replace and (path not in own or _read(path) != own[path]):
+                reason = "was written by another program and is left as it is"
+                raise RunError(f"{path} {reason}: move it away, then resume; the results are in {self.journal}")
         for path, whole in changed.items():
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            write_file(path, whole)
+            write_file(path, whole, replace=replace or path in own)
         return self._sidecar(records)
 
     def write_new(self, records: list[Record], replace: bool) -> None:
@@ -173,11 +178,8 @@ class EventFiles:
         """The path of Label Studio's labelling configuration."""
         if self.format is not Format.LABELSTUDIO:
             return []
-        return [
-            os.path.join(self.output, "labelstudio.xml")
-            if self.is_folder
-            else f"{os.path.splitext(self.output)[0]}.xml"
-        ]
+        stem = os.path.join(self.output, "labelstudio") if self.is_folder else os.path.splitext(self.output)[0]
+        return [f"{stem}.xml"]
 
     def _paths(self, recordings: Iterable[str]) -> dict[str, str]:
         """The file of each recording. Those that have one keep it; the names of others are chosen in their order."""
@@ -196,13 +198,17 @@ class EventFiles:
         """Names for the file of a recording: `a.txt`; where another one has it, `a.wav.txt`, `folder/a.wav.txt`, …"""
         suffix = EVENT_FORMATS[self.format].suffix
         path = PurePath("standard-input" if recording == "-" else recording)
-        relative = PurePath(path.name)
+        relative = whole = PurePath(path.name)
         for folder in sorted(self.folders, key=len):
             if path.is_relative_to(folder) and path != PurePath(folder):
                 relative = path.relative_to(folder)
-        yield str(relative.with_name(relative.stem + suffix))
+        stem = relative.stem.encode()[: MAX_NAME - len(suffix)].decode(errors="ignore")
+        if len(relative.name.encode()) > MAX_NAME - len(suffix):
+            relative = whole = relative.with_name(stem)
+        yield str(relative.with_name(stem + suffix))
         yield f"{relative}{suffix}"
-        whole = PurePath(*[part for part in path.parts if part not in (path.anchor, "..")])
+        if relative.name == path.name:
+            whole = PurePath(*[part for part in path.parts if part not in (path.anchor, "..")])
         yield f"{whole}{suffix}"
         number = 2
         while True:

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 from ..records import Record
 from .fields import label_field, recordings
 
+SHORTEST_S = 1e-5  # durations and offsets are rounded differently, and Praat refuses empty intervals
 EMPTY_TIER = "events"  # of a recording without events: readers expect a tier
 
 
@@ -20,6 +21,7 @@ def write(records: Iterable[Record], stream: BinaryIO, made_by: Mapping[str, str
 
 def _lines(record: Record) -> Iterator[str]:
     end_s = max([record["duration_s"], *(event["offset_s"] for event in record["events"])])
+    end_s = round(end_s, 6)
     tiers = _tiers(record["events"]) or [(EMPTY_TIER, [])]
     yield from ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {_number(end_s)}"]
     yield from ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
@@ -48,10 +50,13 @@ def _intervals(events: list[dict[str, Any]], end_s: float) -> Iterator[tuple[flo
     """The events of a tier and the gaps between them, which have no text."""
     start_s = 0.0
     for event in events:
-        if event["onset_s"] > start_s:
-            yield start_s, event["onset_s"], ""
-        yield event["onset_s"], event["offset_s"], event["label"]
-        start_s = event["offset_s"]
+        onset_s, offset_s = round(event["onset_s"], 6), round(event["offset_s"], 6)
+        if end_s - offset_s < SHORTEST_S:
+            offset_s = end_s
+        if onset_s > start_s:
+            yield start_s, onset_s, ""
+        yield onset_s, offset_s, event["label"]
+        start_s = offset_s
     if end_s > start_s or not events:
         yield start_s, end_s, ""
 

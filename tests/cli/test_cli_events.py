@@ -3,6 +3,7 @@
 """Events in the formats of other programs, read by other people's readers."""
 
 import json
+import os
 import re
 import shutil
 import warnings
@@ -97,6 +98,7 @@ def read_textgrid(path: Path) -> Rows:
         for each in tier
         if each.mark
     ]
+    assert all(each.maxTime - each.minTime > 1e-5 for tier in read for each in tier) and all(len(tier) for tier in read)
     tiers = crowsetta.formats.seq.TextGrid.from_file(path).tiers
     bounds = [(each.xmin, each.xmax) for tier in tiers for each in tier.intervals]
     assert np.allclose(bounds, [row[1:3] for row in rows], rtol=0, atol=1e-4)  # textgrid rounds
@@ -272,6 +274,12 @@ def test_a_finished_output_takes_up_new_and_failed_recordings(
     assert "expected 0.3, as when" in ced(*options, output, "--resume", code=2).stderr
 
 
+def test_another_format_is_refused_by_its_name(clip: Path, tmp_path: Path) -> None:
+    ced(clip, "--format", "audacity", "--output", tmp_path / "a.txt")
+    done = ced(clip, "--format", "raven", "--output", tmp_path / "a.txt", "--resume", code=2)
+    assert "--format raven: expected audacity, as when" in done.stderr
+
+
 def test_files_that_others_wrote_are_not_replaced(resources: Path, tmp_path: Path) -> None:
     bell = shutil.copy(resources / "perc_bell.flac", tmp_path)
     notes = tmp_path / "perc_bell.txt"
@@ -408,3 +416,61 @@ def test_options_that_contradict_wide_tables_are_refused(arguments: str, message
 def test_a_timeline_is_printed_with_the_best_classes_of_each_window(resources: Path) -> None:
     lines = ced(resources / "loop_tabla.flac", "--timeline").stdout.splitlines()
     assert len(lines) == 11 and "Music 0.8" in lines[1]
+
+
+def test_the_commands_of_the_page_of_formats_print_what_it_shows(
+    resources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (resources.parent / "docs" / "formats.md").read_text(encoding="utf-8")
+    shutil.copytree(resources, tmp_path / "resources")
+    monkeypatch.chdir(tmp_path)
+    shown, printed = tmp_path / "shown.log", tmp_path / "printed.log"
+    commands = [
+        each for block in re.findall(r"```console\n\$ (.*?)```", page, re.DOTALL) for each in block.split("\n$ ")
+    ]
+    assert len(commands) == 8
+    for command in commands:
+        line, _, text = command.strip("\n").partition("\n")
+        program, *arguments = line.split()
+        shown.write_text(text and f"{text}\n", encoding="utf-8")
+        assert program in ("ced", "cat")
+        output = Path(arguments[0]).read_bytes() if program == "cat" else ced(*arguments[1:]).stdout_bytes
+        printed.write_bytes(output)
+        assert without_last_digits(printed) == without_last_digits(shown), line
+
+
+def test_recordings_of_one_name_have_files_of_their_own(clip: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["x/a.wav", "y/a.wav", "y/a.flac", "y/A.aiff", os.fsdecode(b"y/b\xff.wav"), f"y/{'n' * 250}.wav"]
+    for name in names:
+        Path(name).parent.mkdir(exist_ok=True)
+        shutil.copy(clip, name)
+    ced(*names, "--format", "raven", "--output", "out")
+    files = json.loads(Path("out/ced-raven.json").read_bytes())["files"]
+    assert list(files.values())[:4] == [
+        "a.selections.txt",
+        "a.wav.selections.txt",
+        "a.flac.selections.txt",
+        "A.aiff.selections.txt",
+    ]
+    assert all(Path("out", file).is_file() for file in files.values()) and len(set(files.values())) == len(names)
+    ced(*names[3:], "z.wav", *names[:3], "--format", "raven", "--output", "out", "--resume", code=1)
+    assert json.loads(Path("out/ced-raven.json").read_bytes())["files"] == files
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("{", "["), ('"made_by"', '"maker"'), ('"events": []', '"events": 3'), ('"a.selections.txt"', '"../a.txt"')],
+)
+def test_a_damaged_sidecar_is_reported_and_left_as_it_is(old: str, new: str, clip: Path, tmp_path: Path) -> None:
+    recording = shutil.copy(clip, tmp_path / "a.wav")
+    options = [recording, "--format", "raven", "--threshold", 1, "--output", tmp_path / "out"]
+    ced(*options)
+    sidecar = tmp_path / "out" / "ced-raven.json"
+    damaged = sidecar.read_text().replace(old, new, 1)
+    assert damaged != sidecar.read_text()
+    sidecar.write_text(damaged)
+    done = ced(*options, "--resume", code=2)
+    assert "ced-raven.json is damaged" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert sidecar.read_text() == damaged and len(list(tmp_path.rglob("*"))) == 4
+    ced(*options, "--overwrite")
