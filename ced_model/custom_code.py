@@ -31,6 +31,7 @@ PIPELINE_CODE = (
     "forking.py",
     "messages.py",
     "pipeline_ced.py",
+    "pipeline_inputs.py",
     "results.py",
     "scheduling.py",
     "timestamps.py",

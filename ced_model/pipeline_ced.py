@@ -6,24 +6,25 @@ from .custom_code import MIN_TRANSFORMERS as MIN_TRANSFORMERS  # the import chec
 
 # isort: split
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
 import numpy as np
+import soundfile as _soundfile  # noqa: F401  # where packages are missing, transformers names those of this file
+import soxr as _soxr  # noqa: F401
 import torch
-from huggingface_hub.utils import get_session
 from transformers.pipelines.audio_classification import AudioClassificationPipeline
 from transformers.pipelines.base import Pipeline
-from transformers.pipelines.pt_utils import KeyDataset, PipelineIterator
+from transformers.pipelines.pt_utils import PipelineIterator
 
-from .audio import MIX, AudioError, is_single_input
+from .audio import MIX, AudioError
 from .evaluation_mode import in_evaluation_mode
 from .events import event_rules
 from .forking import is_forked
-from .messages import OptionError, check_number, one_line, one_line_error, printable
+from .messages import OptionError, check_number, one_line
+from .pipeline_inputs import audio_column, is_single, rows_of, to_input
 from .results import Timeline, check_scores
 from .scheduling import InputScores, score_inputs
 from .windows import CPU_BATCH_SIZE, GPU_BATCH_SIZE, TIMELINE_WINDOW_S, ModelWindows, ReadWindows
@@ -36,10 +37,7 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda logits: logits,
 }
 DEFAULT_FUNCTIONS = {"multi_label_classification": "sigmoid", "regression": "none"}
-INPUTS = (
-    'a path, a URL, bytes, an array, {"array": …, "sampling_rate": …}, the audio column of a `datasets` row, or a list,'
-    " generator or dataset of these"
-)
+CLASSIFIER = "a CED classifier (AutoModelForAudioClassification)"
 
 
 @dataclass(frozen=True)
@@ -125,11 +123,12 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
     feature_extractor: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.pop("local_files_only", None)  # `pipeline` passes it on
+        for name in ("local_files_only", "framework"):  # `pipeline` passes them on
+            kwargs.pop(name, None)
         # Not AudioClassificationPipeline's, which sets a `top_k` and knows the models of transformers only.
         Pipeline.__init__(self, *args, **kwargs)
         if getattr(self.model.config, "model_type", None) != "ced" or not hasattr(self.model, "num_labels"):
-            raise OptionError("model", type(self.model).__name__, "a CED classifier (AutoModelForAudioClassification)")
+            raise OptionError("model", type(self.model).__name__, CLASSIFIER)
         if not hasattr(self.feature_extractor, "front_end"):
             raise OptionError("feature_extractor", type(self.feature_extractor).__name__, "a CedFeatureExtractor")
         self._check(self._postprocess_params, self._batch_size)
@@ -177,12 +176,12 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
         of longer ones are the mean of those of windows of 10 s, weighted by their duration.
 
         Args:
-            inputs: A path, a URL, the bytes of a file, a waveform (array or tensor of shape `(samples,)`), `{"array" or
-                "raw": waveform, "sampling_rate": Hz}` with shape `(samples,)` or `(channels, samples)`, the audio of a
-                `datasets` row (decoded or not); or a list, a generator or a dataset of these, such as
+            inputs (`Any`): A path, a URL, the bytes of a file, a waveform (array or tensor of shape `(samples,)`),
+                `{"array" or "raw": waveform, "sampling_rate": Hz}` of shape `(samples,)` or `(channels, samples)`, the
+                audio of a `datasets` row (decoded or not); or a list, generator or dataset of these, such as
                 `KeyDataset(dataset, "audio")`.
-            num_workers: Ignored: threads read ahead of the model.
-            batch_size: As for the class.
+            num_workers (`int`, *optional*): Ignored: threads read ahead of the model.
+            batch_size (`int`, *optional*): As for the class.
             top_k (`int`, *optional*): Number of labels; `None` is all of them. By default 5, or all if there is a
                 `threshold`. With `events` it is the number of events, by default all of them.
             threshold (`float`, *optional*): Leave out labels with a lower score. With `events`, the score from which a
@@ -215,17 +214,18 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
             {**self._postprocess_params, **call}, self._batch_size if batch_size is None else batch_size
         )
         self.call_count += 1
-        if _is_single(inputs):
+        if is_single(inputs):
             return self.postprocess(("inputs", next(self._score([inputs], options, size, read))[1]), options)
+        inputs, is_list = audio_column(inputs), isinstance(inputs, list | tuple)
         scored = _Restartable(inputs, partial(self._score, inputs, options, size, read))
         results = PipelineIterator(scored, self.postprocess, {"options": options})
-        return list(results) if isinstance(inputs, list | tuple) else results
+        return list(results) if is_list else results
 
     def _score(
         self, inputs: Iterable[Any], options: Options, batch_size: int, read: ReadWindows
     ) -> Iterator[tuple[str, InputScores]]:
         """Names of the inputs, and scores of their windows or why there are none."""
-        sources, take = _rows(inputs)
+        sources, take = rows_of(inputs)
         config = self.model.config
         function = FUNCTIONS[options.function_to_apply or DEFAULT_FUNCTIONS.get(config.problem_type, "softmax")]
 
@@ -233,6 +233,8 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
             if is_forked():
                 torch.set_num_threads(1)  # the other threads of the pool are those of the parent process
             logits = self.forward({"input_values": torch.from_numpy(self._windows.features(waveforms))})["logits"]
+            if logits.ndim != 2:  # one row for each step in time
+                raise OptionError("model", type(self.model).__name__, CLASSIFIER)
             return function(logits.float()).numpy()
 
         def check(_: Any, state: InputScores) -> None:
@@ -242,7 +244,7 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
 
         scored = score_inputs(
             sources,
-            lambda source: read(_to_input(take(source))),
+            lambda source: read(to_input(take(source))),
             compute,
             self._windows.patches,
             batch_size=batch_size,
@@ -265,7 +267,7 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
             raise AudioError(message) from state.error
         labels, spans = self._labels, state.spans / self.feature_extractor.sampling_rate
         if options.events:
-            timeline = Timeline(state.scores, spans[:, 0], spans[:, 1], labels, state.scored_to)
+            timeline = Timeline(state.scores, spans[:, 0], spans[:, 1], labels)
             events = timeline.events(options.event_thresholds, options.min_duration_s, options.merge_gap_s)
             if not isinstance(options.top_k, str | None):
                 highest = sorted(events, key=lambda event: -event.peak)[: options.top_k]
@@ -307,72 +309,6 @@ class _Restartable:
 
     def __len__(self) -> int:
         return len(self.inputs)
-
-
-# Inputs
-
-
-def _is_single(inputs: Any) -> bool:
-    is_iterable = isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")
-    return is_single_input(inputs) or isinstance(inputs, Mapping) or _is_decoder(inputs) or not is_iterable
-
-
-def _is_decoder(row: Any) -> bool:
-    return hasattr(row, "_hf_encoded") or hasattr(row, "get_all_samples")
-
-
-def _rows(inputs: Any) -> tuple[Iterable[Any], Callable[[Any], Any]]:
-    """
-    What to iterate over, and how to get an input from it.
-
-    Rows of a dataset are taken where they are read, so that one which cannot be taken is the error of that row only.
-    """
-    is_key = isinstance(inputs, KeyDataset)
-    dataset, key = (
-        getattr(inputs, name, None) for name in (("dataset", "key") if is_key else ("source", "column_name"))
-    )
-    feature: Any = (getattr(dataset, "features", None) or {}).get(key)
-    if type(feature).__name__ == "Audio" and feature.decode:  # `datasets` would decode by torchcodec
-        undecoded: Any = dataset.cast_column(key, type(feature)(decode=False))  # type: ignore[union-attr]
-        inputs = KeyDataset(undecoded, key) if is_key else undecoded[key]  # type: ignore[arg-type]
-    if not hasattr(inputs, "__getitem__") or not hasattr(inputs, "__len__"):
-        return inputs, lambda row: row
-    lock = threading.Lock()
-
-    def take(index: int) -> Any:
-        with lock:
-            return inputs[index]
-
-    return range(len(inputs)), take
-
-
-def _to_input(row: Any) -> Any:
-    """An input of the pipeline as one of [`read_blocks`]."""
-    row = getattr(row, "_hf_encoded", row)
-    if _is_decoder(row):
-        samples = row.get_all_samples()
-        return {"array": samples.data, "sampling_rate": samples.sample_rate}
-    if isinstance(row, Mapping):
-        if row.keys() & {"array", "raw"}:
-            return dict(row)
-        content = row.get("path") if row.get("bytes") is None else row["bytes"]
-        if content is None:
-            raise AudioError(f"got a dictionary with {one_line(list(row))}: expected {INPUTS}")
-        row = content
-    if isinstance(row, str) and row.startswith(("http://", "https://")):
-        return _download(row)
-    if not is_single_input(row):
-        raise AudioError(f"got {type(row).__name__}: expected {INPUTS}")
-    return row
-
-
-def _download(url: str) -> bytes:
-    try:
-        response = get_session().get(url, follow_redirects=True)
-        response.raise_for_status()
-        return response.content
-    except Exception as error:
-        raise AudioError(f"{printable(url)}: cannot be downloaded: {one_line_error(error)}") from error
 
 
 __all__ = ["CedAudioClassificationPipeline"]

@@ -668,6 +668,7 @@ def test_published_figures_are_in_the_card_of_each_size(size: str) -> None:
     assert metadata["datasets"] == ["agkphysics/AudioSet"]
     assert metadata["metrics"] == ["mAP"]
     assert metadata["pipeline_tag"] == "audio-classification"
+    assert [entry["src"].rpartition(".")[2] for entry in metadata["widget"]] == ["flac"]
     assert metadata["library_name"] == "transformers"
     assert metadata["base_model"] == f"mispeech/{size}"
     (entry,) = metadata["model-index"]

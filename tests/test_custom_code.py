@@ -310,5 +310,6 @@ def test_the_custom_code_imports_nothing_that_transformers_users_lack() -> None:
         needed = {Path(file).name for file in get_relative_import_files(path)}
         assert needed <= (CODE_FILES if of_pipeline else set(custom_code.MODEL_CODE)), name
     pipeline_file = Path(custom_code.__file__).with_name("pipeline_ced.py")
+    assert {"soundfile", "soxr"} <= set(get_imports(pipeline_file))  # which is the file whose imports are checked
     needed = {Path(file).name for file in get_relative_import_files(pipeline_file)} | {pipeline_file.name}
     assert needed >= set(custom_code.PIPELINE_CODE)  # nothing travels that is not used

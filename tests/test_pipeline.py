@@ -138,24 +138,31 @@ def test_urls_and_arrays_at_the_models_rate(pipe: Any, tagger: AudioTagger, path
     assert_tags(pipe(noise, sampling_rate=8000), tagger(noise, sampling_rate=8000))
 
 
+def audio_dataset(paths: list[str]) -> datasets.Dataset:
+    rows = {"label": [0] * len(paths), "sound": paths}
+    return datasets.Dataset.from_dict(rows).cast_column("sound", datasets.Audio())
+
+
 CONTAINERS: dict[str, Callable[[list[str]], Any]] = {
     "list": list,
     "tuple": tuple,
     "generator": iter,
     "map": lambda paths: map(Path, paths),
-    "KeyDataset": lambda paths: KeyDataset(
-        datasets.Dataset.from_dict({"sound": paths}).cast_column("sound", datasets.Audio()), "sound"
-    ),
-    "column": lambda paths: datasets.Dataset.from_dict({"a": paths}).cast_column("a", datasets.Audio())["a"],
-    "streamed column": lambda paths: (
-        datasets.Dataset.from_dict({"a": paths}).cast_column("a", datasets.Audio()).to_iterable_dataset()["a"]
+    "KeyDataset": lambda paths: KeyDataset(audio_dataset(paths), "sound"),  # type: ignore[arg-type]
+    "dataset": audio_dataset,
+    "column": lambda paths: audio_dataset(paths)["sound"],
+    "streamed dataset": lambda paths: audio_dataset(paths).to_iterable_dataset(),
+    "streamed column": lambda paths: audio_dataset(paths).to_iterable_dataset()["sound"],
+    "generator of rows": lambda paths: (
+        row["sound"] for row in audio_dataset(paths).cast_column("sound", datasets.Audio(decode=False))
     ),
     "rows": lambda paths: [{"bytes": Path(path).read_bytes(), "path": None} for path in paths],
 }
 
 
-@pytest.mark.parametrize("batch_size", [None, 8])
-@pytest.mark.parametrize("kind", CONTAINERS)
+@pytest.mark.parametrize(
+    ("kind", "batch_size"), [*((kind, 8) for kind in CONTAINERS), ("list", None), ("list", 1), ("dataset", None)]
+)
 def test_mixed_lengths_in_any_container_and_batch_equal_one_by_one(
     kind: str, batch_size: int | None, pipe: Any, tagger: AudioTagger, paths: list[str]
 ) -> None:
@@ -349,6 +356,11 @@ def test_options_that_are_not_possible_are_refused_before_any_work(
         with pytest.raises(ValueError) as caught:
             call(**options)
         assert str(caught.value).startswith(message)
+
+
+def test_a_dataset_without_one_audio_column_is_refused(pipe: Any) -> None:
+    with pytest.raises(ValueError, match=r"^`inputs='Dataset'`: expected a dataset with one audio column; here, pass"):
+        pipe(datasets.Dataset.from_dict({"file": ["a.wav"]}))
 
 
 def test_unknown_options_and_other_models_are_refused(pipe: Any) -> None:
