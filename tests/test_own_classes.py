@@ -172,6 +172,17 @@ def test_learning_needs_no_torch_and_names_what_it_leaves_out(sounds):
     assert "       6 " in done.stdout
 
 
+def test_a_long_recording_is_as_good_as_many_counter_examples(sounds, tmp_path):
+    """One class alone, and its counter-examples in one file: scores are calibrated on parts of it."""
+    shutil.rmtree(sounds / "hiss")
+    rng = np.random.default_rng(5)
+    soundfile.write(tmp_path / "long.wav", np.concatenate([hiss(rng), clicks(rng)] * 30), RATE)
+    done = learn_classes(sounds, tmp_path / "model", model=MODEL, negatives=[tmp_path / "long.wav"], window_s=1)
+    assert done.negatives == 5 and done.reports[0].found == 6 and done.reports[0].false == 0
+    tagger = AudioTagger(done.folder)
+    assert scores(tagger, tmp_path / "hum.wav")["hum"] >= 0.5 > scores(tagger, tmp_path / "hiss.wav")["hum"]
+
+
 def test_one_example_of_each_class_is_enough_to_begin(sounds):
     for path in [*sounds.glob("*/*.wav")]:
         if path.stem != "0":
