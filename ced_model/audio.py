@@ -15,7 +15,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain, groupby
@@ -26,8 +26,19 @@ import numpy as np
 import soundfile
 import soxr
 
+from .audio_chunks import (
+    MAX_SAMPLING_RATE,
+    MIN_SAMPLING_RATE,
+    Chunk,
+    Warn,
+    checked_rate,
+    chunk_frames,
+    no_warning,
+    reason_of,
+    to_float,
+    warn_if_cut,
+)
 from .audio_chunks import AudioError as AudioError
-from .audio_chunks import Chunk, Warn, checked_rate, chunk_frames, no_warning, reason_of, to_float, warn_if_cut
 from .av_decoding import av_chunks, av_container, av_stream, stated_end_s
 from .messages import OptionError, printable
 from .soundfile_decoding import UNKNOWN_FRAMES as UNKNOWN_FRAMES
@@ -42,7 +53,7 @@ from .soundfile_decoding import (
 
 logger = logging.getLogger(__name__)
 
-AudioInput = str | os.PathLike | bytes | BinaryIO | np.ndarray | dict[str, Any] | Any  # Any: tensors, duck-typed
+AudioInput = str | os.PathLike | bytes | BinaryIO | np.ndarray | dict[str, Any] | Any  # Any: tensors, decoders
 
 AUDIO_EXTENSIONS = frozenset(
     # libsndfile
@@ -82,7 +93,10 @@ def read_blocks(
             - a 1-D array or tensor of shape `(samples,)` or `(1, samples)`, floating point in [-1, 1] or 8, 16 or 32
               bit integer PCM, which is divided by its type's range (uint8 is centred on 128);
             - `{"array" or "raw": array, "sampling_rate": Hz}`, where the array may also be `(channels, samples)`, as
-              torchaudio and torchcodec return it, with at most 32 channels and more samples than channels.
+              torchaudio and torchcodec return it, with at most 32 channels and more samples than channels;
+            - what a row of 🤗 datasets holds: such a dictionary with a `path` beside it; `{"bytes", "path"}`, where the
+              path counts if there are no bytes; an `AudioDecoder` of datasets or torchcodec; or the row itself, if
+              exactly one of its values is one of these.
           Of a video file the default audio stream is read, at the times of the video: where it starts late or has
           gaps, there is silence, and where it overlaps itself, the later part is dropped. A gap of more than an hour,
           or that does not fit in the file's stated duration (more than 10 minutes if none is stated), is taken for a
@@ -129,6 +143,40 @@ def read_audio(
     return np.concatenate(list(read_blocks(source, sampling_rate=sampling_rate, **options)))
 
 
+def load_audio(
+    source: AudioInput,
+    sampling_rate: int = SAMPLING_RATE,
+    channel: str | int = MIX,
+    *,
+    array_sampling_rate: int | None = None,
+) -> tuple[np.ndarray, int]:
+    """
+    Loads any audio as one waveform; neither torchaudio nor FFmpeg is needed.
+
+    Args:
+        source: As for [`read_blocks`]: a path, the content of a file, a binary file object, an array, or what a row of
+            🤗 datasets holds. URLs are not fetched.
+        sampling_rate: Hz of the waveform; audio of another rate is resampled.
+        channel: `"mix"` averages the channels, a number from 0 selects one, and `"loudest"` the one with the most
+            energy.
+        array_sampling_rate: Hz of a bare array; `sampling_rate` if not given.
+
+    Returns:
+        float32 of shape `(samples,)`, and `sampling_rate`.
+
+    Raises:
+        AudioError: in one line, if `source` cannot be read, or if it is damaged midway.
+        ValueError: for a `sampling_rate` or `channel` that is not possible.
+    """
+    for name, rate in (("sampling_rate", sampling_rate), ("array_sampling_rate", array_sampling_rate)):
+        is_number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
+        if rate is not None or name == "sampling_rate":
+            if not is_number or not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:  # type: ignore[operator]
+                raise OptionError(name, rate, f"a number from {MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} (Hz)")
+    options: dict[str, Any] = {"array_sampling_rate": array_sampling_rate, "channel": channel}
+    return read_audio(source, sampling_rate=sampling_rate, **options), sampling_rate
+
+
 def duration_s(source: Any, *, array_sampling_rate: int | None = None) -> float | None:
     """Seconds of audio as the header has it, nothing decoded; None if it does not say or the input cannot be read."""
     source, name = plain_input(source), describe(source)
@@ -150,6 +198,22 @@ def duration_s(source: Any, *, array_sampling_rate: int | None = None) -> float 
                     return None
                 return sound.frames / sound.samplerate
     except (ValueError, OSError):  # AudioError, and what a broken file object raises
+        return None
+
+
+def native_sampling_rate(source: Any) -> int | None:
+    """The sampling rate in Hz that the header of a file states; None if it cannot be read."""
+    source, name = plain_input(source), describe(source)
+    try:
+        with _opened(source, name) as file:
+            try:
+                sound, _ = open_sound(file)
+            except soundfile.SoundFileError:
+                with av_container(file, name, "") as container:
+                    return int(av_stream(container).rate)
+            with sound:
+                return int(sound.samplerate)
+    except (ValueError, OSError):
         return None
 
 
@@ -203,11 +267,17 @@ def walk_audio(folder: str, problems: list[OSError]) -> Iterator[str]:
 
 
 def plain_input(source: Any) -> Any:
-    """An input as one of the types of `read_blocks`: other buffers of bytes become a `memoryview`, and strings and
-    bytes in a NumPy array without dimensions become those themselves."""
+    """
+    An input as one of a few types: a path, bytes or a `memoryview` of them, a file object, an array, or a dictionary
+    with an array. What is none of the kinds of `read_blocks` stays as it is.
+    """
+    if isinstance(source, Mapping):
+        return _row_input(source if isinstance(source, dict) else dict(source))  # datasets has lazy rows, too
+    if hasattr(source, "get_all_samples"):
+        return _decoder_input(source)
     if isinstance(source, np.ndarray) and not source.ndim and source.dtype.kind in "OSU":
         source = source.item()
-    if isinstance(source, str | bytes | bytearray | os.PathLike | dict | io.IOBase | np.ndarray | np.generic):
+    if isinstance(source, str | bytes | bytearray | os.PathLike | io.IOBase | np.ndarray | np.generic):
         return source
     try:  # mmap, memoryview, array.array, …
         content = memoryview(source)
@@ -216,10 +286,50 @@ def plain_input(source: Any) -> Any:
     return content.cast("B") if content.itemsize == 1 and content.c_contiguous else source
 
 
+def _row_input(source: dict[str, Any]) -> Any:
+    """The audio in a dictionary, or the dictionary if it holds an array or no audio."""
+    if _holds_array(source):
+        return source
+    if _is_encoded(source):
+        content, path = source.get("bytes"), source.get("path")
+        return source if content is None and path is None else path if content is None else content
+    values = [value for value in source.values() if _is_audio_value(value)]
+    return plain_input(values[0]) if len(values) == 1 else source
+
+
+def _holds_array(source: Mapping[str, Any]) -> bool:
+    return source.get("array", source.get("raw")) is not None
+
+
+def _is_encoded(source: Mapping[str, Any]) -> bool:
+    """Whether it is `{"bytes", "path"}`, as 🤗 datasets stores a file."""
+    return ("bytes" in source and source["bytes"] is not None) or (bool(source) and source.keys() <= {"bytes", "path"})
+
+
+def _is_audio_value(value: Any) -> bool:
+    """Whether a value of a row is audio; a text might be anything."""
+    if isinstance(value, Mapping):
+        return _is_encoded(value) or (_holds_array(value) and "sampling_rate" in value)
+    return hasattr(value, "get_all_samples")
+
+
+def _decoder_input(decoder: Any) -> Any:
+    """The encoded file that an `AudioDecoder` of 🤗 datasets carries; of another one the samples."""
+    encoded = getattr(decoder, "_hf_encoded", None) or {}
+    if encoded.get("bytes") is not None:
+        return encoded["bytes"]
+    path = encoded.get("path")
+    if isinstance(path, str) and os.path.isfile(path):
+        return path
+    return decoder
+
+
 def is_single_input(source: Any) -> bool:
     """Whether it is one input, not an iterable of inputs."""
     source = plain_input(source)
-    if isinstance(source, str | os.PathLike | bytes | bytearray | memoryview | dict) or hasattr(source, "read"):
+    if isinstance(source, str | os.PathLike | bytes | bytearray | memoryview | Mapping) or hasattr(source, "read"):
+        return True
+    if hasattr(source, "get_all_samples"):
         return True
     if not hasattr(source, "dtype"):
         return False
@@ -230,12 +340,16 @@ def is_array(source: Any) -> bool:
     """Whether a plain input is a waveform."""
     if isinstance(source, str | bytes | bytearray | memoryview | os.PathLike):  # NumPy's strings have a shape, too
         return False
-    return isinstance(source, dict) or hasattr(source, "shape")
+    return isinstance(source, dict) or hasattr(source, "shape") or hasattr(source, "get_all_samples")
 
 
 def describe(source: Any) -> str:
     """A short printable name of an input, on one line: control characters and bytes that are no text are escaped."""
+    if path := _path_beside(source):
+        return printable(path)
     source = plain_input(source)
+    if isinstance(source, dict) and not source.keys() & {"array", "raw"}:
+        return "<row>"
     if isinstance(source, bytes | bytearray | memoryview):
         return "<bytes>"
     if is_array(source):
@@ -247,6 +361,19 @@ def describe(source: Any) -> str:
     if isinstance(source, str | bytes | os.PathLike):
         return printable(source)
     return f"<{type(source).__name__}>"
+
+
+def _path_beside(source: Any) -> str | None:
+    """The path that what 🤗 datasets holds has beside the audio."""
+    if isinstance(source, Mapping):
+        path = source.get("path")
+        if isinstance(path, str) or _holds_array(source) or _is_encoded(source):
+            return path if isinstance(path, str) else None
+        values = [value for value in source.values() if _is_audio_value(value)]
+        return _path_beside(values[0]) if len(values) == 1 else None
+    encoded = getattr(source, "_hf_encoded", None)
+    path = encoded.get("path") if isinstance(encoded, dict) else None
+    return path if isinstance(path, str) else None
 
 
 def check_channel(channel: Any) -> str | int:
@@ -355,10 +482,18 @@ def _samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tup
     if isinstance(source, dict):
         samples, max_channels = source.get("array", source.get("raw")), MAX_ARRAY_CHANNELS
         rate = source.get("sampling_rate", np.nan)
+        if not source.keys() & {"array", "raw", "sampling_rate"}:
+            raise AudioError(f"{name}: {_why_no_audio(source)}")
         if samples is None or "sampling_rate" not in source:
             raise AudioError(
                 f'{name}: a dict needs "array" (or "raw") and "sampling_rate", got {sorted(map(str, source))}'
             )
+    elif hasattr(source, "get_all_samples"):
+        try:
+            decoded = source.get_all_samples()
+        except Exception as error:  # of torchcodec and FFmpeg
+            raise AudioError(f"{name}: cannot be decoded: {reason_of(error)}") from error
+        samples, rate, max_channels = decoded.data, decoded.sample_rate, MAX_ARRAY_CHANNELS
     if hasattr(samples, "detach"):
         samples = samples.detach().cpu()
         if str(samples.dtype) == "torch.bfloat16":  # which NumPy does not have
@@ -375,6 +510,24 @@ def _samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tup
             f'{{"array": …, "sampling_rate": …}} with at most {MAX_ARRAY_CHANNELS} channels'
         )
     return samples, checked_rate(rate, name)
+
+
+def _why_no_audio(row: dict[str, Any]) -> str:
+    if row and row.keys() <= {"bytes", "path"}:
+        return "a row without audio: its bytes and its path are None"
+    several = [key for key, value in row.items() if _is_audio_value(value)]
+    if several:
+        return (
+            f"a row with audio in {' and '.join(map(_shown_key, several))}: pass one, as row[{_shown_key(several[0])}]"
+        )
+    keys = ", ".join(map(_shown_key, row)) or "no keys"
+    return (
+        f'a dictionary without audio; it has {keys}: pass {{"array", "sampling_rate"}}, {{"bytes", "path"}} or a path'
+    )
+
+
+def _shown_key(key: Any) -> str:
+    return repr(printable(key))
 
 
 # Channels

@@ -3,6 +3,7 @@
 """Recordings to calibrate int8 with, and to verify exports on."""
 
 from collections.abc import Iterable, Sequence
+from itertools import cycle
 from typing import TypeVar
 
 import numpy as np
@@ -32,9 +33,7 @@ def load_recordings(sources: Iterable[AudioInput], sampling_rate: int, max_sampl
 
 def spread(items: Sequence[Item], number: int) -> list[Item]:
     """At most `number` of the items, evenly from the first to the last."""
-    if len(items) <= number:
-        return list(items)
-    return [items[round(index * (len(items) - 1) / (number - 1))] for index in range(number)]
+    return [items[round(index)] for index in np.linspace(0, len(items) - 1, min(number, len(items)))]
 
 
 def bundled_recordings(sampling_rate: int, max_samples: int) -> list[np.ndarray]:
@@ -44,8 +43,8 @@ def bundled_recordings(sampling_rate: int, max_samples: int) -> list[np.ndarray]
 
 def synthetic_recordings(sampling_rate: int) -> list[np.ndarray]:
     """
-    Imitations of what microphones record, the same at every call, about 10 s long: a voice, a bird, knocks, a chord
-    that fades, hum and hiss, and all of them together; loud, quieter and quiet.
+    Imitations of recordings, the same at every call, about 10 s long: a voice, a bird, knocks, a chord that fades, hum
+    and hiss, and all of them together; loud, quieter and quiet.
     """
     time = np.arange(int(SYNTHETIC_S * sampling_rate)) / sampling_rate
     noise = np.random.default_rng(0)
@@ -59,10 +58,10 @@ def synthetic_recordings(sampling_rate: int) -> list[np.ndarray]:
     ]
     sounds = [sound / np.abs(sound).max() for sound in sounds]
     sounds.append(sum(sounds) / len(sounds))
-    # No microphone is without hiss, and without it what is compared is the rounding of silence.
+    # Real recordings have hiss; without it, rounding errors of silence would be compared.
     return [
         (0.7 * level * sound + 2e-5 * hiss).astype(np.float32)
-        for sound, level in zip(sounds * 2, _cycle(LEVELS, 2 * len(sounds)), strict=True)
+        for sound, level in zip(sounds * 2, cycle(LEVELS), strict=False)
     ]
 
 
@@ -76,10 +75,6 @@ def _voice(time: np.ndarray) -> np.ndarray:
         loudness = sum(np.exp(-(((hertz - centre) / width) ** 2)) for centre, width in formants)
         sound += (loudness + 0.02) * np.sin(overtone * phase)
     return sound * np.clip(np.sin(2 * np.pi * 2.5 * time), 0, None)
-
-
-def _cycle(values: Sequence[float], number: int) -> list[float]:
-    return [values[index % len(values)] for index in range(number)]
 
 
 def cut_clips(recordings: Sequence[np.ndarray], samples: int, number: int, start: int = 0) -> np.ndarray:

@@ -1,26 +1,289 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Classes of a model by their names."""
+"""Classes of a model, found by name, index, machine id or as a group."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from importlib import import_module
+from typing import Any, NamedTuple
 
-from .messages import OptionError, printable
+import numpy as np
+
+from .audioset import AUDIOSET_CLASSES
+from .messages import OptionError, UsageError, printable
+
+GROUP = "..."  # behind a name: the class and all below it
+NO_INDEX = -1  # of a group in place of a class index
+NAME_OF_MID = dict(AUDIOSET_CLASSES)
+MOST_PIECES = 6  # of a name between commas
 
 
-def find_label(labels: Sequence[str], name: str) -> int:
+class ClassChoice(NamedTuple):
     """
-    The index of the class `name`, upper or lower case.
+    What gets one row in outputs: a class, or several under one name.
+
+    Attributes:
+        label: The name in outputs.
+        indices: The classes of the model; the score is the maximum of theirs.
+        index: The class index, -1 for several classes.
+    """
+
+    label: str
+    indices: tuple[int, ...]
+    index: int  # type: ignore[assignment]  # tuple.index is not missed
+
+
+class FileText(str):
+    """Text from a file, which knows its place there, such as `"map.csv, line 3"`, for messages."""
+
+    place: str = ""
+
+    @classmethod
+    def at(cls, text: str, place: str) -> "FileText":
+        made = cls(text)
+        made.place = place
+        return made
+
+
+class Vocabulary:
+    """The classes of a model by their names."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.labels = labels
+        self._exact = {name: index for index, name in enumerate(labels)}
+        self._folded: dict[str, int | None] = {}
+        for index, name in enumerate(labels):
+            folded = fold(name)
+            self._folded[folded] = None if folded in self._folded else index  # None: ambiguous
+
+    def find(self, name: str) -> int | None:
+        """The index of a class by its name, upper or lower case, with `_` for a space, or by its machine id."""
+        for candidate in (name, NAME_OF_MID.get(name, name)):
+            index = self._exact.get(candidate)
+            if index is None:
+                index = self._folded.get(fold(candidate))
+            if index is not None:
+                return index
+        return None
+
+    def choose(self, name: Any) -> ClassChoice | None:
+        """A class by its name, machine id or index, or with `...` behind it the group of it and all below it."""
+        if isinstance(name, int | np.integer) and not isinstance(name, bool):
+            return self._at(int(name))
+        if not isinstance(name, str):
+            return None
+        name = name.strip()
+        index = self.find(name)
+        if index is not None:
+            return self._at(index)
+        if name.isdecimal() and name.isascii():
+            return self._at(int(name))
+        name = name.replace("…", GROUP)
+        return self._group(name.removesuffix(GROUP).strip()) if name.endswith(GROUP) else None
+
+    def _at(self, index: int) -> ClassChoice | None:
+        if not 0 <= index < len(self.labels):
+            return None
+        return ClassChoice(self.labels[index], (index,), index)
+
+    def _group(self, name: str) -> ClassChoice | None:
+        top = self.choose(name) if name.isdecimal() else None
+        name = name if top is None else top.label
+        names = _ontology().group(name) or _ontology().group(fold(name))
+        indices = [index for index in map(self.find, names or []) if index is not None]
+        return ClassChoice(names[0] + GROUP, tuple(dict.fromkeys(indices)), NO_INDEX) if names and indices else None
+
+
+def split_names(pieces: Sequence[str], is_name: Callable[[str], bool]) -> list[str] | None:
+    """Names, the first ones as long as can be, that make up `pieces`, which were separated by commas; or None."""
+    rests: list[list[str] | None] = [None] * len(pieces) + [[]]  # the names from each piece on
+    for start in reversed(range(len(pieces))):
+        for end in range(start + 1, min(start + MOST_PIECES, len(pieces)) + 1):
+            name, rest = ", ".join(pieces[start:end]), rests[end]
+            if rest is not None and is_name(name):
+                rests[start] = [name, *rest]  # a longer one, if there is any, comes later
+    return rests[0]
+
+
+def _first_unknown(pieces: list[str], choose: Callable[[str], ClassChoice | None]) -> str:
+    while len(pieces) > 1:
+        lengths = range(min(MOST_PIECES, len(pieces)), 0, -1)
+        known = next((length for length in lengths if choose(", ".join(pieces[:length]))), 0)
+        if not known or known == len(pieces):
+            break
+        pieces = pieces[known:]
+    return pieces[0] if pieces else ""
+
+
+def fold(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def _ontology() -> Any:
+    """Not imported as others are: this file travels with a model as custom code, the ontology does not."""
+    try:
+        return import_module("ced_model.ontology")
+    except ImportError as error:
+        raise UsageError("groups of classes need the package ced_model: pip install ced_model") from error
+
+
+@lru_cache(maxsize=8)
+def _vocabulary(labels: tuple[str, ...]) -> Vocabulary:
+    return Vocabulary(labels)
+
+
+def vocabulary_of(labels: Sequence[str]) -> Vocabulary:
+    """The [`Vocabulary`] of these classes."""
+    return _vocabulary(tuple(labels))
+
+
+def find_choice(labels: Sequence[str], name: Any, option: str = "labels") -> ClassChoice:
+    """
+    A class or group by one name, index or machine id.
 
     Raises:
         OptionError: if there is no such class; it names similar ones.
     """
+    choice = vocabulary_of(labels).choose(name)
+    if choice is None:
+        raise unknown_class(labels, name, option)
+    return choice
+
+
+def unknown_class(labels: Sequence[str], name: Any, option: str) -> UsageError:
+    """The error for a name that is not one of a class or group, with similar ones."""
     if not isinstance(name, str):
-        raise OptionError("labels", name, "names of classes")
-    lowered = [label.lower() for label in labels]
-    if name.lower() in lowered:
-        return lowered.index(name.lower())
-    close = [labels[lowered.index(match)] for match in difflib.get_close_matches(name.lower(), lowered, n=3)]
-    close += [label for label in labels if name.lower() in label.lower() and label not in close][:3]
-    hint = f"; did you mean {', '.join(repr(printable(label)) for label in close)}?" if close else ""
-    raise OptionError("labels", name, f"a class of the model{hint}")
+        return OptionError(option, name, "names of classes")
+    expected = "a class of the model"
+    names = list(labels)
+    base = name.strip().replace("…", GROUP)
+    if is_group := base.endswith(GROUP):
+        base = base.removesuffix(GROUP).strip()
+        expected = "a group of AudioSet's ontology with classes of this model"
+        names += [node.name for node in _ontology().nodes().values() if node.name not in labels]
+    folded = [fold(label) for label in names]
+    close = [names[folded.index(match)] for match in difflib.get_close_matches(fold(base), folded, n=3)]
+    close += [label for label in names if fold(base) and fold(base) in fold(label) and label not in close][:3]
+    hint = ", ".join(repr(printable(label) + GROUP * is_group) for label in close)
+    expected += f"; did you mean {hint}?" if close else ""
+    place = getattr(name, "place", "")
+    return (
+        UsageError(f"{place}: {printable(name)!r}: expected {expected}")
+        if place
+        else OptionError(option, str(name), expected)
+    )
+
+
+def find_choices(
+    labels: Sequence[str], wanted: Any, option: str = "labels", own: Mapping[str, ClassChoice] | None = None
+) -> list[ClassChoice]:
+    """
+    The classes and groups of a list, or of one text with commas between them, each once.
+
+    Names with commas are understood. `own` has names that users gave.
+
+    Raises:
+        OptionError: for a name that is not one of a class or group, with similar ones.
+    """
+    if isinstance(wanted, str):
+        wanted = [wanted]
+    if not isinstance(wanted, Iterable) or isinstance(wanted, Mapping | bytes):
+        raise OptionError(option, wanted, "names of classes")
+    vocabulary, own = vocabulary_of(labels), own or {}
+
+    def choose(name: Any) -> ClassChoice | None:
+        return own[name] if isinstance(name, str) and name in own else vocabulary.choose(name)
+
+    found: list[ClassChoice] = []
+    for name in wanted:
+        if (choice := choose(name)) is not None:
+            found.append(choice)
+            continue
+        if not isinstance(name, str):
+            raise unknown_class(labels, name, option)
+        pieces = [piece for piece in map(str.strip, name.split(",")) if piece]
+        names = split_names(pieces, lambda name: choose(name) is not None)
+        if names is None:
+            wrong = FileText.at(_first_unknown(pieces, choose), getattr(name, "place", ""))
+            raise unknown_class(labels, wrong, option)
+        found += [choice for choice in map(choose, names) if choice is not None]
+    return list(dict.fromkeys(found))
+
+
+def choose_classes(
+    labels: Sequence[str],
+    wanted: Any = None,
+    *,
+    exclude: Any = None,
+    label_map: Mapping[str, str | None] | None = None,
+) -> list[ClassChoice]:
+    """
+    What gets rows in outputs, in the order of the model's classes, groups behind them.
+
+    Args:
+        labels: The classes of the model.
+        wanted: Classes and groups, as a list or as one text with commas between them; by default all classes.
+        exclude: Classes and groups to leave out, likewise.
+        label_map: Own names of classes and groups. Classes with the same one become one row with the highest of their
+            scores; an empty name or None leaves a class out.
+
+    Raises:
+        OptionError: for a name that is not one of a class or group.
+    """
+    everything = [ClassChoice(label, (index,), index) for index, label in enumerate(labels)]
+    if label_map is None:
+        choices = everything if wanted is None else find_choices(labels, wanted)
+    else:
+        choices = renamed = _renamed(everything, labels, label_map)
+        if wanted is not None:  # also by own names
+            own = {choice.label: choice for choice in renamed if choice.label in label_map.values()}
+            found = find_choices(labels, wanted, own=own)
+            mine = [choice for choice in found if choice in own.values()]
+            others = [choice for choice in found if choice not in mine]
+            choices = list(dict.fromkeys(mine + _renamed(others, labels, label_map)))
+    if exclude is not None:
+        out = {index for choice in find_choices(labels, exclude, "exclude") for index in choice.indices}
+        kept = [tuple(index for index in choice.indices if index not in out) for choice in choices]
+        choices = [choice._replace(indices=left) for choice, left in zip(choices, kept, strict=True) if left]
+    return sorted(choices, key=lambda choice: choice.index if choice.index != NO_INDEX else len(labels))
+
+
+def _renamed(
+    choices: list[ClassChoice], labels: Sequence[str], label_map: Mapping[str, str | None]
+) -> list[ClassChoice]:
+    if not isinstance(label_map, Mapping):
+        raise OptionError("label_map", label_map, "a mapping from classes to names")
+    names: dict[ClassChoice, str] = {}
+    by_index: dict[int, str] = {}
+    for key, name in label_map.items():
+        if name is not None and not isinstance(name, str):
+            raise OptionError(f"label_map[{str(key)!r}]", name, "a name, or nothing to leave the class out")
+        choice = find_choice(labels, key, "label_map")
+        names[choice] = by_class = (name or "").strip()
+        for index in choice.indices:
+            if choice.index != NO_INDEX:
+                by_index[index] = by_class
+            else:
+                by_index.setdefault(index, by_class)
+    merged: dict[str, ClassChoice] = {}
+    for choice in choices:
+        own = names.get(choice, by_index.get(choice.index) if choice.index != NO_INDEX else None)
+        label = choice.label if own is None else own
+        if not label:
+            continue
+        before = merged.get(label)
+        if before is not None:
+            indices = tuple(dict.fromkeys(before.indices + choice.indices))
+            choice = ClassChoice(label, indices, NO_INDEX)
+        merged[label] = choice._replace(label=label)
+    return list(merged.values())
+
+
+def choice_scores(scores: np.ndarray, choices: Sequence[ClassChoice]) -> np.ndarray:
+    """Scores `(..., classes)` → `(..., choices)`: the highest of the classes of each choice."""
+    found = scores[..., [choice.indices[0] for choice in choices]]
+    for column, choice in enumerate(choices):
+        if len(choice.indices) > 1:
+            found[..., column] = scores[..., list(choice.indices)].max(axis=-1)
+    return found

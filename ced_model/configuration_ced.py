@@ -2,18 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """CED model configuration."""
 
-from .custom_code import OwnCode, drop_absent_code
+from .custom_code import CUSTOM_PIPELINES, OwnCode, copy_code, drop_absent_code
 
 # isort: split
 
 import os
+from copy import deepcopy
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, auto_docstring
 
 from .model_settings import (
     CED_SIZES,
+    PROBLEM_TYPES,
     EvalAverage,
     Pooling,
     ProblemType,
@@ -21,84 +25,74 @@ from .model_settings import (
     check_numbers,
     count_labels,
     fill_in_size,
+    find_problem_type,
     name_labels,
 )
 
+CODE, PIPELINE = "configuration_ced.py", "pipeline_ced.py"
 
-@strict
-class CedConfig(PreTrainedConfig):
-    r"""
-    Configuration of a [`CedModel`] or [`CedForAudioClassification`], which reads and writes the `config.json` of the
+
+@auto_docstring(
+    custom_intro="""
+    Configuration of [`CedModel`] and of the classifiers on it. It reads and writes the `config.json` of the
     `mispeech/ced-*` repositories and keeps fields that it does not know. The defaults are those of
     [mispeech/ced-base](https://huggingface.co/mispeech/ced-base).
 
-    Args:
-        name (`str`, *optional*):
-            `"ced-tiny"`, `"ced-mini"`, `"ced-small"` or `"ced-base"` fills in the `embed_dim` and `num_heads` of that
-            size. With an explicit `embed_dim` the name is only stored.
-        embed_dim (`int`, *optional*, defaults to 768):
-            Width of the tokens. Alias: `hidden_size`.
-        depth (`int`, *optional*, defaults to 12):
-            Number of transformer blocks. Alias: `num_hidden_layers`.
-        num_heads (`int`, *optional*, defaults to 12):
-            Number of attention heads, by default `embed_dim // 64`; must divide `embed_dim`. Alias:
-            `num_attention_heads`.
-        mlp_ratio (`float`, *optional*, defaults to 4.0):
-            Width of the hidden MLP layer as a multiple of `embed_dim`.
-        qkv_bias (`bool`, *optional*, defaults to `True`):
-            Whether the query, key and value projections have a bias.
-        drop_rate (`float`, *optional*, defaults to 0.0):
-            Dropout after the position embeddings, the attention projection and both MLP layers.
-        attn_drop_rate (`float`, *optional*, defaults to 0.0):
-            Dropout on the attention weights.
-        drop_path_rate (`float`, *optional*, defaults to 0.0):
-            Stochastic depth of the last block; it grows linearly from 0 at the first block.
-        patch_size (`int`, *optional*, defaults to 16):
-            Height (mel bins) and width (frames) of a patch.
-        patch_stride (`int`, *optional*, defaults to 16):
-            Distance between patches; they do not overlap, so it equals `patch_size`.
-        n_mels (`int`, *optional*, defaults to 64):
-            Number of mel bins, the height of `input_values`; a multiple of `patch_size`.
-        target_length (`int`, *optional*, defaults to 1012):
-            Longest input in frames (of 10 ms) that is encoded in one piece; longer clips are split into chunks of this
-            many frames. There are `target_length // patch_size` time positions.
-        pooling (`str`, *optional*, defaults to `"mean"`):
-            How tokens become one vector: `"mean"` over all tokens, `"logit"` (the same, but long clips average raw
-            outputs instead of probabilities), `"dm"` (mean over frequency, then the averaged probability over time) or
-            `"token"` (a class token).
-        eval_avg (`str`, *optional*, defaults to `"mean"`):
-            How the chunks of a long clip are combined: `"mean"` or `"max"` of their probabilities.
-        pad_last (`bool`, *optional*, defaults to `True`):
-            Whether the last chunk of a long clip is filled up with zeros, as the published checkpoints were evaluated.
-            With `False` it keeps its own length.
-        problem_type (`str`, *optional*, defaults to `"multi_label_classification"`):
-            `"multi_label_classification"` (sigmoid and binary cross-entropy, as AudioSet),
-            `"single_label_classification"` (softmax and cross-entropy) or `"regression"` (mean squared error).
-        n_fft (`int`, *optional*, defaults to 512):
-            Size of the Fourier transform of the front end in samples.
-        win_size (`int`, *optional*, defaults to 512):
-            Length of the Hann window in samples.
-        hop_size (`int`, *optional*, defaults to 160):
-            Distance between frames in samples.
-        f_min (`float`, *optional*, defaults to 0):
-            Lowest frequency of the mel filterbank in Hz.
-        f_max (`float`, *optional*, defaults to 8000):
-            Highest frequency of the mel filterbank in Hz; `None` is half the sampling rate.
-        center (`bool`, *optional*, defaults to `True`):
-            Whether frames are centred, with reflection at both ends of the clip.
-        loss (`str`, *optional*, defaults to `"BCE"`):
-            The loss that the checkpoint was trained with; stored and otherwise ignored.
-        initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of the initial linear weights and position embeddings.
-        num_labels (`int`, *optional*, defaults to 527):
-            Number of classes. Alias: `outputdim`.
-        id2label (`dict[int, str]`, *optional*):
-            Class names. Without them, 527 classes get the names of AudioSet; so does a table of AudioSet names cut at
-            their first comma, as some published `config.json` files have it. Any other table is kept.
-
-    Raises:
-        `huggingface_hub.errors.StrictDataclassError`: for a value that is not possible; the message names the field.
-        `ValueError`: for an unknown `name` without `embed_dim`, and for classes that contradict each other.
+    `num_labels` (alias `outputdim`) is 527 by default. 527 classes without an `id2label` get the names of AudioSet; so
+    does a table of AudioSet names cut at their first comma, as some published files have it. Any other table is kept.
+    """
+)
+@strict
+class CedConfig(PreTrainedConfig):
+    r"""
+    name (`str`, *optional*):
+        `"ced-tiny"`, `"ced-mini"`, `"ced-small"` or `"ced-base"` fills in the `embed_dim` and `num_heads` of that size.
+        With an explicit `embed_dim` the name is only stored.
+    embed_dim (`int`, *optional*, defaults to 768):
+        Width of the tokens. Alias: `hidden_size`.
+    depth (`int`, *optional*, defaults to 12):
+        Number of transformer blocks. Alias: `num_hidden_layers`.
+    num_heads (`int`, *optional*, defaults to 12):
+        Number of attention heads, by default `embed_dim // 64`. Alias: `num_attention_heads`.
+    drop_rate (`float`, *optional*, defaults to 0.0):
+        Dropout after the position embeddings, the attention projection and both MLP layers.
+    attn_drop_rate (`float`, *optional*, defaults to 0.0):
+        Dropout on the attention weights.
+    drop_path_rate (`float`, *optional*, defaults to 0.0):
+        Stochastic depth of the last block; it grows linearly from 0 at the first block.
+    patch_stride (`int`, *optional*, defaults to 16):
+        Equals `patch_size`: patches do not overlap.
+    n_mels (`int`, *optional*, defaults to 64):
+        Number of mel bins, the height of `input_values`; a multiple of `patch_size`.
+    target_length (`int`, *optional*, defaults to 1012):
+        Longest input in frames (of 10 ms) that is encoded in one piece; longer clips are split into chunks of this many
+        frames. There are `target_length // patch_size` time positions.
+    pooling (`str`, *optional*, defaults to `"mean"`):
+        `"mean"` over all tokens, `"logit"` (the same, but long clips average raw outputs instead of probabilities),
+        `"dm"` (mean over frequency, then the averaged probability over time) or `"token"` (a class token).
+    eval_avg (`str`, *optional*, defaults to `"mean"`):
+        How the probabilities of the chunks of a long clip are combined: `"mean"` or `"max"`.
+    pad_last (`bool`, *optional*, defaults to `True`):
+        Whether the last chunk of a long clip is filled up with zeros, as the published checkpoints were evaluated. With
+        `False` it keeps its own length.
+    problem_type (`str`, *optional*, defaults to `"multi_label_classification"`):
+        `"multi_label_classification"` (sigmoid and binary cross-entropy, as AudioSet),
+        `"single_label_classification"` (softmax and cross-entropy) or `"regression"` (mean squared error).
+    n_fft (`int`, *optional*, defaults to 512):
+        Fourier transform of the front end in samples.
+    win_size (`int`, *optional*, defaults to 512):
+        Hann window in samples.
+    hop_size (`int`, *optional*, defaults to 160):
+        Distance between frames in samples.
+    f_min (`float`, *optional*, defaults to 0):
+        Lowest frequency of the mel filterbank in Hz.
+    f_max (`float`, *optional*, defaults to 8000):
+        Highest frequency of the mel filterbank in Hz; `None` is half the sampling rate.
+    center (`bool`, *optional*, defaults to `True`):
+        Whether frames are centred, with reflection at both ends of the clip.
+    loss (`str`, *optional*, defaults to `"BCE"`):
+        The name that the public port gives to a loss. `"CrossEntropyLoss"` without a `problem_type` means
+        `"single_label_classification"`; any other is stored and otherwise ignored.
 
     Example:
 
@@ -137,7 +131,7 @@ class CedConfig(PreTrainedConfig):
     pooling: Pooling = "mean"
     eval_avg: EvalAverage = "mean"
     pad_last: bool = True
-    problem_type: ProblemType | None = "multi_label_classification"
+    problem_type: ProblemType | None = None
     n_fft: int = 512
     win_size: int = 512
     hop_size: int = 160
@@ -148,13 +142,15 @@ class CedConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # With the package, `pipeline` finds its class by the type of the model. Where it finds this field instead, it
+        # refuses to continue without `trust_remote_code`.
+        if not __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
+            kwargs.pop("custom_pipelines", None)
         for alias in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
             if alias in kwargs:
                 setattr(self, alias, kwargs.pop(alias))
         self.embed_dim, self.num_heads = fill_in_size(self.name, self.embed_dim, self.num_heads)
-        # Repositories without the field store `None`, and CED checkpoints are multi-label.
-        self.problem_type = self.problem_type or "multi_label_classification"
-
+        self.problem_type = find_problem_type(self.problem_type, self.loss)
         counts = {field: kwargs.pop(field, None) for field in ("num_labels", "outputdim")}
         kwargs["num_labels"] = count_labels({**counts, "id2label": self.id2label})
         stored, self.id2label = self.id2label, name_labels(self.id2label, kwargs["num_labels"])
@@ -162,28 +158,51 @@ class CedConfig(PreTrainedConfig):
             self.label2id = {name: index for index, name in self.id2label.items()}
         super().__post_init__(**kwargs)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "loss" and name in vars(self):  # set after construction, as code for the public port does
+            super().__setattr__("problem_type", PROBLEM_TYPES.get(str(value), self.problem_type))
+        super().__setattr__(name, value)
+
     @property
     def num_patches(self) -> tuple[int, int]:
         """Patches of the longest input: `(frequency, time)`, the sizes of the two position tables."""
         return self.n_mels // self.patch_size, self.target_length // self.patch_size
 
     def validate_architecture(self) -> None:
-        """Part of `@strict`-powered validation. Raises a ValueError for values that are not possible in CED."""
+        """Part of `@strict`-powered validation."""
         check_numbers(vars(self))
         check_architecture(vars(self))
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Saves the configuration as [`~PreTrainedConfig.save_pretrained`] does, with the code that it needs."""
+        """As [`~PreTrainedConfig.save_pretrained`], with the code that the configuration needs."""
         drop_absent_code(self, save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
+
+    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
+        """
+        Writes the configuration. Where its code lies beside the file, the pipeline's code and its name are added.
+
+        `save_pretrained` calls this when it has noted which files are there, and before it uploads the new ones.
+        """
+        folder, kept = Path(json_file_path).parent, vars(self).pop("custom_pipelines", None)
+        if (folder / CODE).is_file() and self.architectures != ["CedModel"]:  # an encoder has no classes
+            # A copy of the custom code that transformers made holds the pipeline only if that was loaded.
+            places = [Path(__file__).parent, *([Path(self.name_or_path)] if self.name_or_path else [])]
+            if source := next((place / PIPELINE for place in places if (place / PIPELINE).is_file()), None):
+                copy_code(source, folder)
+                self.custom_pipelines = deepcopy(CUSTOM_PIPELINES)
+        try:
+            super().to_json_file(json_file_path, use_diff)
+        finally:
+            vars(self).pop("custom_pipelines", None)
+            if kept is not None:
+                self.custom_pipelines = kept
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """
-        A configuration from a stored dictionary, whose fields `kwargs` override.
-
-        transformers sets most overrides on the finished configuration. Here they are validated, and the fields that
-        depend on them are filled in, as at construction.
+        A configuration from a stored dictionary, whose fields `kwargs` override: they are validated, and what depends
+        on them is filled in, as at construction (transformers sets most of them on the finished configuration).
         """
         config_dict = dict(config_dict)
         if "outputdim" in kwargs:
@@ -192,6 +211,8 @@ class CedConfig(PreTrainedConfig):
         if "id2label" in kwargs or (count is not None and count != len(config_dict.get("id2label") or {})):
             for field in ("id2label", "label2id", "outputdim"):
                 config_dict.pop(field, None)
+        if str(kwargs.get("loss")) in PROBLEM_TYPES:
+            config_dict.pop("problem_type", None)
         # A dtype may be "auto", which transformers resolves itself.
         fields = (set(cls.__dataclass_fields__) | set(cls.attribute_map)) - {"dtype"}
         config_dict |= {field: kwargs.pop(field) for field in fields & kwargs.keys()}

@@ -4,6 +4,7 @@
 
 import os
 import re
+import shutil
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 
 MIN_TRANSFORMERS = "5.23"
 
-CODE_FILES = (
+# The model and its feature extractor need NumPy, torch and transformers; the pipeline also soundfile and soxr.
+MODEL_CODE = (
     "audioset.py",
     "configuration_ced.py",
     "custom_code.py",
@@ -20,13 +22,43 @@ CODE_FILES = (
     "model_settings.py",
     "modeling_ced.py",
 )
+PIPELINE_CODE = (
+    "audio.py",
+    "audio_chunks.py",
+    "av_decoding.py",
+    "c_stderr.py",
+    "classes.py",
+    "evaluation_mode.py",
+    "events.py",
+    "forking.py",
+    "messages.py",
+    "packages.py",
+    "pipeline_ced.py",
+    "pipeline_inputs.py",
+    "results.py",
+    "scheduling.py",
+    "soundfile_decoding.py",
+    "timestamps.py",
+    "wav_headers.py",
+    "windows.py",
+)
+CODE_FILES = (*MODEL_CODE, *PIPELINE_CODE)
 # The `auto_map` of `config.json` and of `preprocessor_config.json`.
 AUTO_MAP = {
     "AutoConfig": "configuration_ced.CedConfig",
     "AutoModel": "modeling_ced.CedModel",
     "AutoModelForAudioClassification": "modeling_ced.CedForAudioClassification",
+    "AutoModelForAudioFrameClassification": "modeling_ced.CedForAudioFrameClassification",
 }
 EXTRACTOR_AUTO_MAP = {"AutoFeatureExtractor": "feature_extraction_ced.CedFeatureExtractor"}
+# The field of `config.json` from which `pipeline` takes the class where this package is not installed.
+CUSTOM_PIPELINES = {
+    "audio-classification": {
+        "impl": "pipeline_ced.CedAudioClassificationPipeline",
+        "pt": ["AutoModelForAudioClassification"],
+        "type": "audio",
+    }
+}
 
 with suppress(PackageNotFoundError):
     # Older versions lack what is imported, or load the model and give other scores.
@@ -64,3 +96,13 @@ def drop_absent_code(owner: Any, folder: str | os.PathLike[str]) -> None:
     }
     if kept:
         vars(owner)["auto_map"] = kept
+
+
+def copy_code(module_file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
+    """Copies a module and the modules beside it that it needs into `folder`."""
+    from transformers.dynamic_module_utils import get_relative_import_files
+
+    for path in map(Path, (module_file, *get_relative_import_files(module_file))):
+        target = Path(folder, path.name)
+        if not (target.exists() and target.samefile(path)):
+            shutil.copyfile(path, target)

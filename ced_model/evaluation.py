@@ -4,13 +4,14 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .audio import MIX, describe
+from .input_list import Input
 from .labelled import (
     INSTALL_TRAIN,
     MULTI_LABEL,
@@ -178,6 +179,7 @@ def evaluate(
     channel: str | int = MIX,
     on_audio: Callable[[float], object] | None = None,
     on_clip: Callable[[str, str | None], object] | None = None,
+    read: Callable[[list[str]], Iterable[Input]] | None = None,
     **options: Any,
 ) -> Evaluation:
     """
@@ -193,6 +195,7 @@ def evaluate(
         channel: as for [`AudioTagger`].
         on_audio: called with the seconds of audio whenever some more were scored.
         on_clip: called with the path of each clip that is ready, in their order, and why it cannot be read, or None.
+        read: given the paths of `data`, which are then but names, gives the audio of each in their order.
         options: for [`read_labelled`], such as `split`.
 
     Returns:
@@ -212,7 +215,7 @@ def evaluate(
         data = read_labelled(data, model_classes=tagger.labels, **options)
     columns = _columns(data, tagger.labels)
     clips, notes = _with_hard_targets(data)
-    scores, failed = _score(tagger, clips, columns, channel, on_audio, on_clip)
+    scores, failed = _score(tagger, clips, columns, channel, on_audio, on_clip, read)
     unread = {item.path for item in failed}
     kept = [index for index, path in enumerate(clips.paths) if path not in unread]
     if not kept:
@@ -339,15 +342,24 @@ def _score(
     channel: str | int,
     on_audio: Callable[[float], object] | None,
     on_clip: Callable[[str, str | None], object] | None,
+    read: Callable[[list[str]], Iterable[Input]] | None,
 ) -> tuple[np.ndarray, list[Skipped]]:
     """Scores of shape `(clips, len(columns))`, 0 for clips that cannot be read, and those clips."""
     scores = np.zeros((len(clips), len(columns)), np.float32)
     every = np.empty(len(tagger.labels), np.float32)
     failed = []
-    for index, result in enumerate(
-        tagger.tag(clips.paths, top_k=len(tagger.labels), channel=channel, on_audio=on_audio)
-    ):
+    places: list[str | None] = []
+
+    def sources() -> Iterator[Any]:
+        for item in read(clips.paths) if read is not None else (Input(path, path) for path in clips.paths):
+            places.append(item.place)
+            yield item.source
+
+    results = tagger.tag(sources(), top_k=len(tagger.labels), channel=channel, on_audio=on_audio)
+    for index, result in enumerate(results):
         reason = None if result.error is None else _reason(result.error, result.name)
+        if reason is not None and places[index] is not None:
+            reason = f"{places[index]}: {reason}"
         if reason is None:
             every[[tag.index for tag in result.tags]] = [tag.score for tag in result.tags]
             scores[index] = every[columns]
@@ -368,13 +380,3 @@ def _import_metrics() -> Any:
     except ImportError as error:
         raise ImportError(f"Evaluation needs scikit-learn: {INSTALL_TRAIN}") from error
     return metrics
-
-
-__all__ = [
-    "ClassMetrics",
-    "ClassificationMetrics",
-    "Evaluation",
-    "classification_metrics",
-    "d_prime",
-    "evaluate",
-]

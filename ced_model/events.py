@@ -1,16 +1,22 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Scores over time → events."""
+"""Scores over time → smoothing → thresholds → events."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .classes import find_label
-from .messages import check_number
+from .classes import NO_INDEX, ClassChoice, choice_scores, choose_classes, find_choice, fold
+from .messages import OptionError, check_number
 
 ROUNDING_S = 1e-6  # times are sums of whole samples in floating point; one sample is far longer
+THRESHOLD = 0.5
+OTHERS = "*"  # among thresholds by class: that of all other classes
+SILENCE = "Silence"  # left out of events unless it is asked for
+SMOOTHINGS = ("median", "mean")
 
 
 class Event(NamedTuple):
@@ -22,39 +28,260 @@ class Event(NamedTuple):
     peak: float
 
 
-def find_events(
-    scores: np.ndarray,
-    segments: np.ndarray,
-    labels: Sequence[str],
-    thresholds: float | Mapping[str, float],
-    min_duration_s: float,
-    merge_gap_s: float,
-) -> list[Event]:
+@dataclass(frozen=True)
+class Rule:
     """
-    When each class reaches its threshold.
+    How the events of one class, or of a group, are found.
+
+    Attributes:
+        choice: The class or group.
+        threshold: Score from which an event begins.
+        off_threshold: Score below which it ends; by default `threshold`.
+        smooth_s: Length in seconds over which scores are smoothed; 0 for not at all.
+        smoothing: `"median"` or `"mean"`.
+        min_duration_s: Shorter events are left out, after merging.
+        merge_gap_s: Events no further apart than this become one.
+        max_duration_s: Longer events are cut into pieces of this length, the last of which may be shorter.
+    """
+
+    choice: ClassChoice
+    threshold: float = THRESHOLD
+    off_threshold: float | None = None
+    smooth_s: float = 0.0
+    smoothing: str = "median"
+    min_duration_s: float = 0.0
+    merge_gap_s: float = 0.0
+    max_duration_s: float | None = None
+
+
+SETTINGS = tuple(name for name in Rule.__dataclass_fields__ if name != "choice")
+# The options of `Timeline.events`.
+EVENT_OPTIONS = (
+    "thresholds",
+    "off_threshold",
+    "smooth_s",
+    "smoothing",
+    "min_duration_s",
+    "merge_gap_s",
+    "max_duration_s",
+    "labels",
+    "exclude",
+    "label_map",
+)
+
+
+def event_rules(
+    class_labels: Sequence[str],
+    thresholds: Any = THRESHOLD,
+    *,
+    off_threshold: float | None = None,
+    smooth_s: float = 0.0,
+    smoothing: str = "median",
+    min_duration_s: float = 0.0,
+    merge_gap_s: float = 0.0,
+    max_duration_s: float | None = None,
+    labels: Any = None,
+    exclude: Any = None,
+    label_map: Mapping[str, str | None] | None = None,
+) -> list[Rule]:
+    """
+    The [`Rule`] of each class or group that is looked for.
+
+    Args:
+        class_labels: The classes of the model.
+        The others: As for [`Timeline.events`].
+
+    Raises:
+        OptionError: for options that are not possible.
+    """
+    common: dict[str, Any] = {
+        "off_threshold": off_threshold,
+        "smooth_s": smooth_s,
+        "smoothing": smoothing,
+        "min_duration_s": min_duration_s,
+        "merge_gap_s": merge_gap_s,
+        "max_duration_s": max_duration_s,
+    }
+    _check_settings("", common)
+    limits = class_limits(class_labels, thresholds, labels=labels, exclude=exclude, label_map=label_map)
+    rules = []
+    for choice, own in limits:
+        settings = common | own
+        if settings["off_threshold"] is not None and settings["off_threshold"] > settings["threshold"]:
+            if "off_threshold" in own or not isinstance(thresholds, Mapping):
+                wanted = f"at most the threshold, which is {settings['threshold']:g}"
+                raise OptionError("off_threshold", settings["off_threshold"], wanted)
+            settings["off_threshold"] = None  # a common one, above the threshold of this class
+        rules.append(Rule(choice, **settings))
+    return rules
+
+
+def class_limits(
+    class_labels: Sequence[str],
+    thresholds: Any,
+    *,
+    labels: Any = None,
+    exclude: Any = None,
+    label_map: Mapping[str, str | None] | None = None,
+    with_silence: bool = False,
+) -> list[tuple[ClassChoice, dict[str, Any]]]:
+    """
+    Classes and groups with their settings, of which `threshold` is one.
+
+    Args:
+        class_labels: The classes of the model.
+        thresholds: A score for all, or by class as for [`Timeline.events`].
+        labels, exclude, label_map: As for [`choose_classes`].
+        with_silence: Whether "Silence" is among all classes.
+    """
+    if not isinstance(thresholds, Mapping):
+        check_number("thresholds", thresholds)
+        if labels is None and not with_silence:
+            exclude = _without_silence(class_labels, exclude, [])
+        chosen = choose_classes(class_labels, labels, exclude=exclude, label_map=label_map)
+        return [(choice, {"threshold": thresholds}) for choice in chosen]
+    by_class = {name: _settings_of(name, value) for name, value in thresholds.items()}
+    others = by_class.pop(OTHERS, None)
+    named = [name for name, settings in by_class.items() if "threshold" in settings or others]
+    own = {} if label_map is None else {str(name): name for name in label_map.values() if name}
+    keys = {name: None if name in own else find_choice(class_labels, name, "thresholds") for name in by_class}
+    if labels is None and others is not None:
+        asked_for = [choice for choice in keys.values() if choice]
+        out = exclude if with_silence else _without_silence(class_labels, exclude, asked_for)
+        chosen = choose_classes(class_labels, exclude=out, label_map=label_map)
+        groups = [name for name in named if (key := keys[name]) is not None and key.index == NO_INDEX]
+        chosen += choose_classes(class_labels, groups, exclude=exclude, label_map=label_map)
+    else:
+        wanted: Any = named if labels is None else labels
+        chosen = choose_classes(class_labels, wanted, exclude=exclude, label_map=label_map)
+    settings_of = {fold(name): settings for name, settings in by_class.items()}
+    by_choice = {choice: by_class[name] for name, choice in keys.items() if choice is not None}
+    found = []
+    for choice in dict.fromkeys(chosen):
+        # By its own name, as the class or group that it is, or as its classes are.
+        settings = settings_of.get(fold(choice.label)) or by_choice.get(choice)
+        if settings is None and choice.index == NO_INDEX:
+            settings = _lowest([each for key, each in by_choice.items() if set(key.indices) <= set(choice.indices)])
+        settings = (others or {}) | (settings or {})
+        if "threshold" not in settings:
+            raise OptionError("thresholds", dict(thresholds), f"a threshold of {choice.label!r}, or {OTHERS!r} for all")
+        found.append((choice, settings))
+    return found
+
+
+def _lowest(several: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the settings of classes in a group: the lowest threshold, with what belongs to it."""
+    return min(several, key=lambda settings: settings.get("threshold", math.inf), default={})
+
+
+def _without_silence(class_labels: Sequence[str], exclude: Any, named: list[ClassChoice]) -> Any:
+    silence = [index for index, label in enumerate(class_labels) if label.casefold() == SILENCE.casefold()]
+    silence = [index for index in silence if not any(index in choice.indices for choice in named)]
+    if not silence:
+        return exclude
+    return [*([exclude] if isinstance(exclude, str) else exclude or []), *silence]
+
+
+def _settings_of(name: Any, value: Any) -> dict[str, Any]:
+    settings = dict(value) if isinstance(value, Mapping) else {"threshold": value}
+    if unknown := settings.keys() - set(SETTINGS):
+        raise OptionError(f"thresholds[{name!r}]", sorted(map(str, unknown))[0], f"one of {', '.join(SETTINGS)}")
+    _check_settings(f"thresholds[{name!r}]", settings)
+    return settings
+
+
+def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    for option, value in settings.items():
+        shown = option if not name else name if option == "threshold" else f"{name}[{option!r}]"
+        if option == "smoothing":
+            if value not in SMOOTHINGS:
+                raise OptionError(shown, value, " or ".join(SMOOTHINGS))
+        elif option in ("threshold", "off_threshold"):
+            if value is not None or option == "threshold":
+                check_number(shown, value)
+        elif value is not None or option != "max_duration_s":
+            check_number(shown, value, 0)
+            if option == "max_duration_s" and value == 0:
+                raise OptionError(shown, value, "a length of more than 0 seconds")
+
+
+# Finding
+
+
+def find_events(scores: np.ndarray, segments: np.ndarray, hop_s: float, rules: Sequence[Rule]) -> list[Event]:
+    """
+    When each class or group occurs.
 
     Args:
         scores: float32 of shape `(windows, classes)`.
         segments: The part of the recording that each window represents, in seconds, of shape `(windows, 2)`.
-        labels: The names of the classes.
-        thresholds, min_duration_s, merge_gap_s: As for [`Timeline.events`].
+        hop_s: Distance between the starts of the windows in seconds.
+        rules: What is looked for.
 
     Returns:
         Events ordered by onset, then by offset and label.
     """
-    if isinstance(thresholds, Mapping):
-        limits = {find_label(labels, name): limit for name, limit in thresholds.items()}
-    else:
-        limits = dict.fromkeys(range(len(labels)), thresholds)
-    events = []
-    for index, limit in limits.items():
-        column = scores[:, index]
-        for first, last in _runs(column >= limit, segments, merge_gap_s):
-            onset_s, offset_s = float(segments[first, 0]), float(segments[last, 1])
-            if offset_s - onset_s >= min_duration_s - ROUNDING_S:
-                peak = float(column[first : last + 1].max())
-                events.append(Event(onset_s, offset_s, labels[index], peak))
+    events: list[Event] = []
+    for rule in rules:
+        column = choice_scores(scores, [rule.choice])[:, 0]
+        if (column >= rule.threshold).any():  # smoothing makes no score higher than all were
+            column = smoothed(column, smoothing_windows(rule.smooth_s, hop_s), rule.smoothing)
+            events += class_events(column, segments, rule)
     return sorted(events, key=lambda event: (event.onset_s, event.offset_s, event.label))
+
+
+def smoothing_windows(smooth_s: float, hop_s: float) -> int:
+    """The windows over which is smoothed: the least odd number that takes at least `smooth_s`, at a hop each."""
+    return math.ceil(max(smooth_s / hop_s - ROUNDING_S, 1)) // 2 * 2 + 1 if smooth_s > hop_s else 1
+
+
+def smoothed(scores: np.ndarray, windows: int, how: str) -> np.ndarray:
+    """Scores `(windows, …)`, each replaced by the median or mean of as many around it; the ends are repeated."""
+    if windows == 1:
+        return scores
+    padded = np.pad(scores, [(windows // 2, windows // 2)] + [(0, 0)] * (scores.ndim - 1), mode="edge")
+    around = np.lib.stride_tricks.sliding_window_view(padded, windows, axis=0)
+    return (np.median(around, axis=-1) if how == "median" else around.mean(axis=-1)).astype(np.float32)
+
+
+def class_events(scores: np.ndarray, segments: np.ndarray, rule: Rule) -> list[Event]:
+    """The events of one class or group from its scores, smoothed, of shape `(windows,)`."""
+    active = is_active(scores, rule.threshold, rule.off_threshold)
+    events = []
+    for first, last in _runs(active, segments, rule.merge_gap_s):
+        inside = slice(first, last + 1)
+        onset_s, offset_s = float(segments[first, 0]), float(segments[last, 1])
+        events += events_within(onset_s, offset_s, scores[inside], segments[inside], rule)
+    return events
+
+
+def events_within(onset_s: float, offset_s: float, scores: np.ndarray, segments: np.ndarray, rule: Rule) -> list[Event]:
+    """What a rule makes of the time from `onset_s` to `offset_s`, in which a class is present: one event, pieces, or
+    nothing. `scores` and `segments` are those of its windows."""
+    if offset_s - onset_s < rule.min_duration_s - ROUNDING_S:
+        return []
+    events = []
+    for start_s, end_s in _pieces(onset_s, offset_s, rule.max_duration_s):
+        inside = (segments[:, 0] < end_s) & (segments[:, 1] > start_s)
+        events.append(Event(float(start_s), float(end_s), rule.choice.label, float(scores[inside].max())))
+    return events
+
+
+def is_active(scores: np.ndarray, threshold: float, off_threshold: float | None) -> np.ndarray:
+    """Where a class is present: from the first score of at least `threshold` to before one below `off_threshold`."""
+    if off_threshold is None or off_threshold >= threshold:
+        return scores >= threshold
+    begins = scores >= threshold
+    last_change = np.maximum.accumulate(np.where(begins | (scores < off_threshold), np.arange(len(scores)), -1))
+    return (last_change >= 0) & begins[last_change]
+
+
+def _pieces(onset_s: float, offset_s: float, max_duration_s: float | None) -> list[tuple[float, float]]:
+    if max_duration_s is None or offset_s - onset_s <= max_duration_s + ROUNDING_S:
+        return [(onset_s, offset_s)]
+    number = math.ceil((offset_s - onset_s - ROUNDING_S) / max_duration_s)
+    borders = [*(onset_s + index * max_duration_s for index in range(number)), offset_s]
+    return list(zip(borders[:-1], borders[1:], strict=True))
 
 
 def _runs(active: np.ndarray, segments: np.ndarray, merge_gap_s: float) -> list[list[int]]:
@@ -67,15 +294,3 @@ def _runs(active: np.ndarray, segments: np.ndarray, merge_gap_s: float) -> list[
         else:
             runs.append([first, after - 1])
     return runs
-
-
-def check_event_options(labels: Sequence[str], thresholds: Any, min_duration_s: Any, merge_gap_s: Any) -> None:
-    """Raises an [`OptionError`] if events cannot be found with these options of [`Timeline.events`]."""
-    if isinstance(thresholds, Mapping):
-        for name, limit in thresholds.items():
-            find_label(labels, name)
-            check_number(f"thresholds[{name!r}]", limit)
-    else:
-        check_number("thresholds", thresholds)
-    check_number("min_duration_s", min_duration_s, 0)
-    check_number("merge_gap_s", merge_gap_s, 0)

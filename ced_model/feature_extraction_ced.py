@@ -37,9 +37,6 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
     Every clip is computed by itself (the dynamic range is clamped 120 dB below its own maximum), and clips of different
     lengths are padded as mel frames, with an `attention_mask` for the model.
 
-    This feature extractor inherits from [`~feature_extraction_sequence_utils.SequenceFeatureExtractor`] which contains
-    the methods to load, save and pad.
-
     Args:
         feature_size (`int`, *optional*, defaults to 64):
             Number of mel bins.
@@ -61,10 +58,6 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             Distance between frames in samples (10 ms).
         center (`bool`, *optional*, defaults to `True`):
             Whether frames are centred on multiples of `hop_size`, with reflection at both ends of the clip.
-
-    Raises:
-        `ValueError`: for parameters that are not possible. `padding_side` must be `"right"`, since CED's time positions
-            count from the first frame.
 
     Example:
 
@@ -189,8 +182,8 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             raw_speech (`np.ndarray`, `torch.Tensor`, `list[float]` or a list of these):
-                One mono clip of shape `(samples,)`, several of shape `(clips, samples)`, or a list of clips, which may
-                differ in length. Floats have full scale 1.0; 8-, 16- and 32-bit integers are PCM.
+                Mono: one clip of shape `(samples,)`, several of shape `(clips, samples)`, or a list of clips of any
+                lengths. Floats have full scale 1.0; 8-, 16- and 32-bit integers are PCM.
             sampling_rate (`int`, *optional*):
                 The sampling rate of `raw_speech` in Hz, for a check. Without it there is a warning.
             padding (`bool`, `str` or [`~utils.PaddingStrategy`], *optional*):
@@ -218,10 +211,19 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             - **attention_mask** -- int64 of shape `(clips, frames)`, 1 for frames of the clip and 0 for padding.
 
         Raises:
-            `ValueError`: for another sampling rate, for a clip that is not a mono waveform of finite samples, and for
-                clips that do not fit into one tensor without padding.
+            `ValueError`: for another sampling rate, and for a clip that is not a mono waveform of finite samples.
         """
-        self._check_sampling_rate(sampling_rate)
+        if sampling_rate is None:
+            logger.warning_once(
+                f"Pass `sampling_rate` to `{type(self).__name__}()`: without it, audio that is not sampled at"
+                f" {self.sampling_rate} Hz gives wrong results silently."
+            )
+        elif sampling_rate != self.sampling_rate:
+            raise ValueError(
+                f"The audio is sampled at {sampling_rate} Hz, but {type(self).__name__} needs {self.sampling_rate} Hz."
+                f" Resample it first, for example with `soxr.resample(waveform, {sampling_rate}, {self.sampling_rate})`"
+                f" or `torchaudio.functional.resample(waveform, {sampling_rate}, {self.sampling_rate})`."
+            )
         if kwargs:
             raise ValueError(f"Unknown argument(s) for {type(self).__name__}: {', '.join(sorted(kwargs))}.")
         if truncation and max_length is None:
@@ -241,36 +243,58 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             if not math.isfinite(feature.amax().item()):
                 raise ValueError(f"Clip {index} has samples too large for 32-bit floats; scale it to [-1, 1].")
 
-        lengths = [feature.shape[-1] for feature in features]
-        targets = list(lengths)
+        lengths = targets = [feature.shape[-1] for feature in features]
         if strategy != PaddingStrategy.DO_NOT_PAD:
-            longest = max(lengths)
+            longest, multiple = max(lengths), pad_to_multiple_of or 1
             if strategy == PaddingStrategy.MAX_LENGTH and max_length is not None:
                 longest = max(longest, self.num_frames(max(max_length, self.min_samples)))
-            multiple = pad_to_multiple_of or 1
             targets = [-(-longest // multiple) * multiple] * len(lengths)
 
+        data: dict[str, list[Any]] = {}
         padded = zip(features, targets, strict=True)
-        data = {"input_values": [_pad(feature, target, self.padding_value) for feature, target in padded]}
+        data["input_values"] = [_pad(feature, target, self.padding_value) for feature, target in padded]
         if return_attention_mask is None:
             return_attention_mask = self.return_attention_mask or targets != lengths
         if return_attention_mask:
             masks = (feature.new_ones(feature.shape[-1], dtype=torch.long) for feature in features)
             data["attention_mask"] = [_pad(mask, target) for mask, target in zip(masks, targets, strict=True)]
-        return _to_batch_feature(data, return_tensors)
+        if return_tensors != "pt":
+            arrays = {key: [tensor.cpu().numpy() for tensor in tensors] for key, tensors in data.items()}
+            return BatchFeature(arrays, tensor_type=return_tensors)
+        return BatchFeature(data, tensor_type=return_tensors)
 
-    def _check_sampling_rate(self, sampling_rate: int | None) -> None:
-        if sampling_rate is None:
-            logger.warning_once(
-                f"Pass `sampling_rate` to `{type(self).__name__}()`: without it, audio that is not sampled at"
-                f" {self.sampling_rate} Hz gives wrong results silently."
-            )
-        elif sampling_rate != self.sampling_rate:
-            raise ValueError(
-                f"The audio is sampled at {sampling_rate} Hz, but {type(self).__name__} needs {self.sampling_rate} Hz."
-                f" Resample it first, for example with `soxr.resample(waveform, {sampling_rate}, {self.sampling_rate})`"
-                f" or `torchaudio.functional.resample(waveform, {sampling_rate}, {self.sampling_rate})`."
-            )
+    def pad(self, processed_features: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+        """
+        Pads spectrograms of several clips to one batch, as [`~SequenceFeatureExtractor.pad`] does for `Trainer`.
+
+        Args:
+            processed_features (`BatchFeature`, `dict` of lists or list of these per clip):
+                `input_values` of shape `(feature_size, frames)` or `(1, feature_size, frames)`; other fields, such as
+                labels, are kept.
+            args, kwargs:
+                As for the method of the base class, with lengths in frames. The `attention_mask` is returned by default
+                whenever clips differ in length.
+
+        Returns:
+            [`BatchFeature`] with `input_values` of shape `(clips, feature_size, frames)`.
+        """
+        if isinstance(processed_features, (list, tuple)):
+            processed_features = {key: [row[key] for row in processed_features] for key in processed_features[0].keys()}
+        features = dict(processed_features)
+        values = [np.asarray(clip) for clip in features.get("input_values", [])]
+        if not values or any(clip.ndim < 2 or clip.shape[-2] != self.feature_size for clip in values):
+            return super().pad(processed_features, *args, **kwargs)  # sequences of other features, frames first
+        # The base class pads the first dimension.
+        features["input_values"] = [clip.reshape(clip.shape[-2:]).T for clip in values]
+        if has_mask := "attention_mask" in features:
+            features["attention_mask"] = [np.asarray(mask).reshape(-1) for mask in features["attention_mask"]]
+        if kwargs.get("return_attention_mask") is None:
+            differ = len({clip.shape[-1] for clip in values}) > 1
+            kwargs["return_attention_mask"] = has_mask or differ or self.return_attention_mask
+        batch = super().pad(features, *args, **kwargs)
+        padded = batch["input_values"]
+        batch["input_values"] = [clip.T for clip in padded] if isinstance(padded, list) else padded.swapaxes(1, 2)
+        return batch
 
 
 def _pad(values: torch.Tensor, length: int, value: float = 0.0) -> torch.Tensor:
@@ -280,31 +304,24 @@ def _pad(values: torch.Tensor, length: int, value: float = 0.0) -> torch.Tensor:
 def _split_clips(raw_speech: Any) -> list[Any]:
     """The clips of `raw_speech`, which may be one clip, an array of clips, or a list of either."""
     if isinstance(raw_speech, (np.ndarray, torch.Tensor)):
-        if raw_speech.ndim > 2:
-            raise ValueError(
-                f"`raw_speech` has {raw_speech.ndim} dimensions, {tuple(raw_speech.shape)}: it must be one mono clip"
-                " (samples,) or several (clips, samples). Average the channels of multichannel audio first."
-            )
+        is_batch = raw_speech.ndim > 1
         if raw_speech.ndim == 2 and raw_speech.shape[1] <= 8 < raw_speech.shape[0]:
             raise ValueError(
                 f"`raw_speech` of shape {tuple(raw_speech.shape)} reads as {raw_speech.shape[0]} clips of"
                 f" {raw_speech.shape[1]} sample(s), but looks like (samples, channels). Average the channels first."
             )
-        clips = [raw_speech] if raw_speech.ndim < 2 else list(raw_speech)
     elif isinstance(raw_speech, (list, tuple)):
         # A list of numbers, even zero-dimensional arrays, is one clip.
-        is_batch = len(raw_speech) > 0 and (
-            isinstance(raw_speech[0], (list, tuple)) or getattr(raw_speech[0], "ndim", 0) > 0
-        )
-        clips = list(raw_speech) if is_batch else [raw_speech]
+        first = raw_speech[0] if raw_speech else None
+        is_batch = isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) > 0
     else:
         raise ValueError(
             f"`raw_speech` is a {type(raw_speech).__name__}: it must be a waveform (a NumPy array, a tensor or a list"
             " of floats) or a list of waveforms."
         )
-    if not clips:
+    if is_batch and len(raw_speech) == 0:
         raise ValueError("`raw_speech` holds no clips.")
-    return clips
+    return list(raw_speech) if is_batch else [raw_speech]
 
 
 def _to_waveform(clip: Any, index: int, device: str | torch.device | None) -> torch.Tensor:
@@ -339,24 +356,6 @@ def _to_waveform(clip: Any, index: int, device: str | torch.device | None) -> to
     if not math.isfinite(waveform.sum().item()) and not torch.isfinite(waveform).all():
         raise ValueError(f"Clip {index} holds NaN or infinite samples; remove them before tagging.")
     return waveform
-
-
-def _to_batch_feature(data: dict[str, list[torch.Tensor]], return_tensors: str | TensorType | None) -> BatchFeature:
-    if return_tensors is None:
-        return BatchFeature({key: [tensor.cpu().numpy() for tensor in tensors] for key, tensors in data.items()})
-    frames = [tensor.shape[-1] for tensor in data["input_values"]]
-    if len(set(frames)) > 1:
-        raise ValueError(
-            f"Clips of different lengths ({min(frames)} to {max(frames)} frames) do not fit into one tensor without"
-            " padding. Use `padding=True`, or `return_tensors=None` for a list."
-        )
-    tensor_type = TensorType(return_tensors)
-    if tensor_type not in (TensorType.PYTORCH, TensorType.NUMPY):
-        raise ValueError(f'`return_tensors={return_tensors!r}` is not supported. Use "pt", "np" or `None`.')
-    batch = {key: torch.stack(tensors) for key, tensors in data.items()}
-    if tensor_type == TensorType.NUMPY:
-        return BatchFeature({key: tensor.cpu().numpy() for key, tensor in batch.items()})
-    return BatchFeature(batch)
 
 
 __all__ = ["CedFeatureExtractor"]

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .custom_code import AUTO_MAP, CODE_FILES, EXTRACTOR_AUTO_MAP
+from .custom_code import AUTO_MAP, CODE_FILES, CUSTOM_PIPELINES, EXTRACTOR_AUTO_MAP
 from .log_mel import FrontEnd
 from .model_folder import CONFIG, PREPROCESSOR, ModelFolder, open_model, read_json
 from .safetensors_index import TYPES, WEIGHTS_FILE, StoredTensor
@@ -56,6 +56,7 @@ def write_with_head(
         "outputdim": len(labels),
         "problem_type": problem_type,
         "auto_map": dict(AUTO_MAP),
+        "custom_pipelines": CUSTOM_PIPELINES,
     }
     _write_json(folder / CONFIG, config)
     stored = Path(source.path, PREPROCESSOR)

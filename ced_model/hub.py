@@ -4,6 +4,7 @@
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", 
 
 
 class ModelNotFoundError(OSError):
-    """Why there is no folder of a model: one line that says what happened and what to do."""
+    """Why a model was not found: one line with the reason and the remedy."""
 
 
 def locate_model(
@@ -41,11 +42,13 @@ def locate_model(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
+    patterns: Sequence[str] = MODEL_FILES,
 ) -> Path:
     """
     The folder of a model: a local folder, the bundled model, or the snapshot of a Hub repository.
 
-    The Hub is asked once; if it does not answer, what is in the cache is used.
+    The Hub is asked once; if it does not answer, the cached files are used. Of a repository the files that match
+    `patterns` are downloaded.
 
     Raises:
         `ModelNotFoundError`: if there is no such folder, and no such repository or no way to it.
@@ -61,7 +64,7 @@ def locate_model(
     import huggingface_hub
     from huggingface_hub import errors
 
-    patterns = [f"{subfolder}/{pattern}" if subfolder else pattern for pattern in MODEL_FILES]
+    allowed = [f"{subfolder}/{pattern}" if subfolder else pattern for pattern in patterns]
     elsewhere = f"{_suggestion(name)}, or give a local folder"
     try:
         snapshot = huggingface_hub.snapshot_download(
@@ -71,7 +74,7 @@ def locate_model(
             cache_dir=cache_dir,
             local_files_only=local_files_only,
             force_download=force_download,
-            allow_patterns=patterns,
+            allow_patterns=allowed,
         )
         return Path(snapshot) / subfolder
     except errors.HFValidationError as error:

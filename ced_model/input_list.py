@@ -30,12 +30,14 @@ class Input:
         source: what `AudioTagger` reads.
         error: why there is nothing to read, or None.
         is_empty: whether it is a folder or pattern without any audio file.
+        place: the row of a data set that it is, for messages.
     """
 
     name: str
     source: Any
     error: str | None = None
     is_empty: bool = False
+    place: str | None = None
 
 
 def find_inputs(paths: Iterable[str], list_file: str | None = None) -> list[Input]:

@@ -5,16 +5,16 @@ The journal of an unfinished output: `FILE.journal` beside it.
 
 Its first line holds the options, the second one the model, its weights' checksum, the engine and the compute type, and
 each further line is the record of one input, written as soon as it is ready. The output itself appears in one step when
-all inputs are done, and the journal is removed. However the process ends, nothing is lost but a last line that was not
-written to its end, and an output is never half a result.
+all inputs are done, and the journal is removed. However the process ends, at most an incomplete last line is
+lost, and the output is never incomplete.
 
-A run holds a lock on its journal from before it reads it until after it removed it, and takes no journal that it did
-not find or make itself. An output that was not there, or was another one, when the run began is not replaced.
+A run locks its journal before it reads it, until after it has removed it. An output that appeared or changed after the
+run began is not replaced.
 """
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -23,8 +23,10 @@ from typing import Any, BinaryIO
 from .messages import OptionError, RunError, UsageError
 from .output import new_file, put_file, remove_abandoned, temporary_name
 from .records import Record, check_record, check_same_maker, check_same_options
-from .writers import Format, read_records, write_records
+from .writers import EVENT_FORMATS, Format, read_records, write_records
+from .writers.event_files import EventFiles
 from .writers.json import json_line, parse_json
+from .writers.wide import classes_of
 
 VERSION = 1
 MAX_LINE = 2**28  # bytes; the events of days are far less
@@ -37,12 +39,20 @@ class Journal:
     Args:
         output: the file that will hold them.
         options: what must be the same for all records, as it can be stored in json.
+        folders: for an output of one file a recording, the folders of the recordings.
     """
 
-    def __init__(self, output: str, options: dict[str, Any]) -> None:
+    def __init__(self, output: str, options: dict[str, Any], folders: Sequence[str] = ()) -> None:
         self.output = os.path.realpath(output)  # replacing a link's target, not the link
         self.path = f"{self.output}.journal"
         self.options = json.loads(json.dumps(options))
+        self._format, self._events = Format(options["format"]), bool(options["events"])
+        self._spreadsheet_safe = bool(options.get("spreadsheet_safe"))
+        self._wide = str(options.get("wide", ""))
+        self.event_files: EventFiles | None = None
+        if self._format in EVENT_FORMATS:
+            self.event_files = EventFiles(output, self._format, folders)
+            self.output, self.path = self.event_files.sidecar, self.event_files.journal
         self.made_by: dict[str, str] = {}  # model, weights, engine and compute type
         self.offsets: dict[str, int] = {}  # where the last record of each input is
         self.failed: set[str] = set()
@@ -50,29 +60,37 @@ class Journal:
         self.is_finished = False
         self._file: FileIO | None = None
         self._replaced: tuple[int, ...] | None = None  # the output that may be replaced
+        self._discards = False
+        self.classes: list[str] = []  # whose scores a finished output holds
         self._check_place()
 
     def _check_place(self) -> None:
-        parent = os.path.dirname(self.output)
+        output = self.event_files.output if self.event_files else self.output
+        is_folder = self.event_files is not None and self.event_files.is_folder
+        parent = os.path.dirname(output)
         if not os.path.isdir(parent):
-            raise OptionError("output", self.output, f"a file in a folder that exists; there is no folder {parent}")
-        if os.path.lexists(self.output) and not os.path.isfile(self.output):
-            raise OptionError("output", self.output, "a regular file")
+            kind = "folder" if is_folder else "file"
+            raise OptionError("output", output, f"a {kind} in a folder that exists; there is no folder {parent}")
+        for path in {self.output} if is_folder else {self.output, output}:
+            if os.path.lexists(path) and not os.path.isfile(path):
+                raise OptionError("output", path, "a regular file")
 
     def __contains__(self, name: str) -> bool:
         """Whether an input needs no further work: those that failed are tried again."""
         return name in self.offsets and name not in self.failed
 
-    def refuse_existing(self) -> None:
-        """Raises `UsageError` if there are results already."""
+    def refuse_existing(self, names: Iterable[str] = ()) -> None:
+        """Raises `UsageError` if there are results already, for one file a recording of those with these `names`."""
         if os.path.lexists(self.path):
             raise UsageError(f"{self.path} holds the results of an unfinished run: resume or overwrite it")
+        if self.event_files is not None:
+            self.event_files.refuse_existing(names)
         if os.path.exists(self.output):
             raise UsageError(f"{self.output} exists: resume it to keep its results, or overwrite it")
 
     def load(self) -> None:
         """
-        Takes up what an unfinished or, failing that, a finished run left. Nothing is written yet.
+        Reads the results of an unfinished or else a finished run. Nothing is written yet.
 
         Raises:
             UsageError: if it was made with other options or by another program or changed since, or another run is at
@@ -90,27 +108,34 @@ class Journal:
         self.is_finished = True
         for record in self._read_output():
             self._note(record, 0)
+            if self._wide and not self.classes and "error" not in record:
+                self.classes = classes_of(record)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there was something to continue."""
+        return self.is_finished or self.size > 0
 
     def overwrite(self) -> None:
         """Discards what there is, once `begin` is called."""
+        self._discards = True
         with suppress(FileNotFoundError):
             self._file = open_locked(self.path, os.O_RDWR)
         self._replaced = _identity(self.output)
 
     def _read_output(self) -> Iterator[Record]:
-        return read_records(self.output, self._format, self._events, self._spreadsheet_safe)
+        if self.event_files is not None:
+            yield from self._read_event_files(self.event_files)
+            return
+        yield from read_records(self.output, self._format, self._events, self._spreadsheet_safe, self._wide)
 
-    @property
-    def _format(self) -> Format:
-        return Format(self.options["format"])
-
-    @property
-    def _events(self) -> bool:
-        return bool(self.options["events"])
-
-    @property
-    def _spreadsheet_safe(self) -> bool:
-        return bool(self.options.get("spreadsheet_safe"))
+    def _read_event_files(self, files: EventFiles) -> Iterator[Record]:
+        records = files.read(verify=not self.size)  # beside a journal, `finish` looks at them
+        first = next(records, None)
+        check_same_options(self.output, files.options, self.options)
+        if not self.made_by:
+            self.made_by = files.made_by
+        yield from [] if first is None else [first, *records]
 
     def _read_journal(self) -> None:
         with self._reader() as file:
@@ -200,6 +225,8 @@ class Journal:
         """Makes the journal; a finished output becomes one again."""
         try:
             self._check_replaced()
+            if self.event_files is not None and self.event_files.is_folder:
+                os.makedirs(self.event_files.output, exist_ok=True)
             if self.is_finished:
                 self._import_output()
                 self._file = open_locked(self.path, os.O_RDWR)
@@ -219,6 +246,8 @@ class Journal:
         self.offsets.clear()
         with new_file(self.path, keeps=False) as file:
             self.size = file.write(json_line({"ced_journal": VERSION, "options": self.options}))
+            if self.made_by:
+                self.size += file.write(json_line(self.made_by))
             for record in self._read_output():
                 self._note(record, file.write(json_line(record)))
         self.is_finished = False
@@ -259,15 +288,15 @@ class Journal:
         remove_abandoned(self.output)
         part = temporary_name(Path(self.output))
         try:
+            self._check_replaced(taken)
             with open(part, "xb") as file:
-                write_records(
-                    self._records(order),
-                    file,
-                    self._format,
-                    self._events,
-                    spreadsheet_safe=self._spreadsheet_safe,
-                    made_by=self.made_by,
-                )
+                if self.event_files is not None:
+                    records = list(self._records(order))
+                    file.write(self.event_files.write(records, self.made_by, self.options, self._discards))
+                else:
+                    options: Any = {"spreadsheet_safe": self._spreadsheet_safe, "wide": self._wide}
+                    options["made_by"] = self.made_by
+                    write_records(self._records(order), file, self._format, self._events, **options)
                 file.flush()
                 os.fsync(file.fileno())
             self._check_replaced(taken)
@@ -294,7 +323,7 @@ class Journal:
                 yield json.loads(file.readline())
 
     def _reader(self) -> BinaryIO:
-        """The journal that is locked, whatever has its name."""
+        """The locked journal, even if another file has its name now."""
         assert self._file is not None
         reader = open(os.dup(self._file.fileno()), "rb")
         reader.seek(0)
@@ -328,7 +357,7 @@ def open_locked(path: str | Path, flags: int) -> FileIO:
 
 
 def _identity(path: str) -> tuple[int, ...] | None:
-    """What tells a file from others and from its earlier contents; None if there is none."""
+    """Identifies a file and its contents; None if there is no file."""
     try:
         status = os.stat(path)
     except FileNotFoundError:

@@ -93,10 +93,24 @@ def log_mel(waveform: np.ndarray, front_end: FrontEnd = FrontEnd()) -> np.ndarra
     Returns:
         Decibels, float32 of shape `(n_mels, frames)`, with values below the clip's maximum − 120 dB raised to it.
     """
-    window, filters, size = hann_window(front_end), mel_filters(front_end), front_end.n_fft
+    return clamped(decibels_of(frames_of(waveform, front_end), front_end)).T
+
+
+def frames_of(waveform: np.ndarray, front_end: FrontEnd) -> np.ndarray:
+    """The frames of a clip, a view of shape `(frames, n_fft)`."""
     if front_end.center:
-        waveform = np.pad(waveform, size // 2, mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(waveform, size)[:: front_end.hop_size]
+        waveform = np.pad(waveform, front_end.n_fft // 2, mode="reflect")
+    return np.lib.stride_tricks.sliding_window_view(waveform, front_end.n_fft)[:: front_end.hop_size]
+
+
+def clamped(decibels: np.ndarray) -> np.ndarray:
+    """The decibels of one clip, in place, with values below their maximum − 120 dB raised to it."""
+    return np.maximum(decibels, decibels.max() - np.float32(TOP_DB), out=decibels)
+
+
+def decibels_of(frames: np.ndarray, front_end: FrontEnd) -> np.ndarray:
+    """Mel bins in decibels, float32 of shape `(frames, n_mels)`, of frames of shape `(frames, n_fft)`."""
+    window, filters, size = hann_window(front_end), mel_filters(front_end), front_end.n_fft
     mel = np.empty((len(frames), front_end.n_mels), np.float32)
     # The same arrays for all blocks: asking for new memory takes as long as the transform.
     windowed = np.empty((BLOCK_FRAMES, size), np.float32)
@@ -115,4 +129,34 @@ def log_mel(waveform: np.ndarray, front_end: FrontEnd = FrontEnd()) -> np.ndarra
                 np.matmul(power[row:last], filters, out=mel[start + row : start + last])
     np.log10(np.maximum(mel, AMIN, out=mel), out=mel)
     mel *= 10
-    return np.maximum(mel, mel.max() - np.float32(TOP_DB), out=mel).T
+    return mel
+
+
+class SharedFrames:
+    """
+    Log-mel spectrograms of overlapping windows of one recording, in which each frame is computed once.
+
+    Windows start at multiples of `hop_size`. The frames at both ends of a window, which reflect its audio, are its own,
+    and the 120 dB are below its own maximum, so that each spectrogram is that of [`log_mel`] of the window.
+    """
+
+    def __init__(self, front_end: FrontEnd) -> None:
+        self.front_end = front_end
+        self._first = 0  # frame of the recording that is the first one of `_inner`
+        self._inner = np.zeros((0, front_end.n_mels), np.float32)
+
+    def log_mel(self, start: int, waveform: np.ndarray) -> np.ndarray:
+        """As [`log_mel`] for the window at sample `start`; windows come in order."""
+        front_end = self.front_end
+        frames = frames_of(waveform, front_end)
+        reach = front_end.n_fft // 2 if front_end.center else 0
+        inner_from = -(-reach // front_end.hop_size)
+        inner_to = max(inner_from, (len(waveform) - reach) // front_end.hop_size + 1) if reach else len(frames)
+        first = start // front_end.hop_size + inner_from
+        known = self._inner[max(0, first - self._first) :][: inner_to - inner_from]
+        todo = np.r_[0:inner_from, inner_from + len(known) : len(frames)]
+        decibels = np.empty((len(frames), front_end.n_mels), np.float32)
+        decibels[inner_from : inner_from + len(known)] = known
+        decibels[todo] = decibels_of(frames[todo], front_end)
+        self._first, self._inner = first, decibels[inner_from:inner_to].copy()
+        return clamped(decibels).T

@@ -20,6 +20,8 @@ TEMPLATE_PATH = Path(__file__).parent / "model_card_template.md"
 AUDIOSET_DATASET = "agkphysics/AudioSet"
 PAPER_URL = "https://arxiv.org/abs/2308.11957"
 MAX_LISTED_LABELS = 60
+# Example of the Hub's page; its own sample, which stays where it is.
+WIDGET = [{"example_title": "Speech", "src": "https://cdn-media.huggingface.co/speech_samples/sample1.flac"}]
 # What the printed code applies to raw logits.
 ACTIVATIONS = {"multi_label_classification": ".sigmoid()", "single_label_classification": ".softmax(-1)"}
 
@@ -121,6 +123,7 @@ def create_model_card(
         library_name="transformers",
         pipeline_tag="feature-extraction" if is_encoder else "audio-classification",
         tags=_tags(is_encoder, on_audioset),
+        widget=None if is_encoder else WIDGET,
         datasets=list(datasets) or None,
         metrics=sorted({result.metric_type for result in eval_results}) or None,
         base_model=base_model if base_model != model_id else None,

@@ -8,7 +8,8 @@ from pathlib import Path
 from .custom_code import CODE_FILES
 
 HUB_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
-MODEL_FILES = frozenset((*HUB_FILES, *CODE_FILES, "README.md"))
+HANDLER, REQUIREMENTS = "handler.py", "requirements.txt"  # for Hugging Face Inference Endpoints
+MODEL_FILES = frozenset((*HUB_FILES, *CODE_FILES, HANDLER, REQUIREMENTS, "README.md"))
 
 
 def check_output(folder: Path, overwrite: bool, further: Collection[str] = ()) -> None:

@@ -3,7 +3,6 @@
 """A model folder: its JSON files and the header of its weights, checked before anything is allocated."""
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,20 +22,26 @@ from .model_settings import (
     expected_shapes,
     name_labels,
 )
-from .safetensors_index import ModelFolderError, StoredTensor, check_finite, find_tensors, has_safetensors
+from .safetensors_index import (
+    ModelFolderError,
+    StoredTensor,
+    check_finite,
+    find_tensors,
+    has_safetensors,
+    read_json,
+)
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
-MAX_JSON_BYTES = 64 << 20
 MODEL_TYPE = "ced"
 
 
 @dataclass(frozen=True)
 class ModelFolder:
     """
-    A classifier as it lies on the disk.
+    A classifier on the disk.
 
     Attributes:
-        name: How the user calls it: a Hub id, the name of the bundled model, or a folder.
+        name: Its name for the user: a Hub id, the name of the bundled model, or a folder.
         path: Its folder; None for a model in memory.
         settings: Its architecture.
         front_end: Parameters of its front end.
@@ -79,7 +84,7 @@ def open_model(model: str | os.PathLike[str], **hub_options: Any) -> ModelFolder
         `ModelFolderError`: if it cannot be loaded, has no head, or has weights that are NaN or infinite.
     """
     folder = find_folder(model, **hub_options)
-    stored, fields = check_settings(folder)
+    stored, fields, front_end = check_settings(folder)
     tensors = find_tensors(folder)
     _check_shapes({name: tensor.shape for name, tensor in tensors.items()}, expected_shapes(fields), needs_head=True)
     check_finite(tensors)
@@ -87,7 +92,7 @@ def open_model(model: str | os.PathLike[str], **hub_options: Any) -> ModelFolder
         name=_display_name(model),
         path=str(folder),
         settings=ModelSettings.of(fields),
-        front_end=_read_front_end(folder, fields),
+        front_end=front_end_of(front_end),
         labels=tuple(name_labels(stored.get("id2label"), fields["num_labels"]).values()),
         tensors=tensors,
     )
@@ -106,18 +111,6 @@ def _display_name(model: str | os.PathLike[str]) -> str:
     return DEFAULT_MODEL if resolve_model(name) == bundled_folder() else name
 
 
-def _read_front_end(folder: Path, config: Mapping[str, Any]) -> FrontEnd:
-    """The front end that `preprocessor_config.json` describes or, without it, `config.json`."""
-    fields: Mapping[str, Any] = {
-        **config,
-        "feature_size": config["n_mels"],
-        "sampling_rate": FRONT_END_DEFAULTS["sampling_rate"],
-    }
-    if (folder / PREPROCESSOR).exists():
-        fields = check_front_end(read_json(folder / PREPROCESSOR))
-    return front_end_of(fields)
-
-
 def front_end_of(fields: Mapping[str, Any]) -> FrontEnd:
     """The front end of fields as a `preprocessor_config.json` has them."""
     names = ("sampling_rate", "n_fft", "win_size", "hop_size", "f_min", "f_max", "center")
@@ -129,7 +122,7 @@ def check_model_folder(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Checks the configuration, the front end and the names and shapes of the weights before anything is allocated.
 
     A folder without a head passes, and so does one whose weights are not in safetensors, or are quantized by another
-    library: loading them tells.
+    library: these are checked by loading them.
 
     Returns:
         The fields of `config.json`, with defaults.
@@ -139,15 +132,20 @@ def check_model_folder(folder: str | os.PathLike[str]) -> dict[str, Any]:
         OSError: if a file cannot be read.
     """
     folder = Path(folder)
-    stored, model = check_settings(folder)
+    stored, model, _ = check_settings(folder)
     if "quantization_config" not in stored and has_safetensors(folder):
         shapes = {name: tensor.shape for name, tensor in find_tensors(folder).items()}
         _check_shapes(shapes, expected_shapes(model))
     return model
 
 
-def check_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """As [`check_model_folder`], of the JSON files alone; returns the fields as they are stored, and with defaults."""
+def check_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Mapping[str, Any]]:
+    """
+    As [`check_model_folder`], for the JSON files alone.
+
+    Returns:
+        The fields of `config.json` as they are stored, the same with defaults, and those of the front end.
+    """
     stored = read_json(folder / CONFIG)
     if stored.get("model_type") != MODEL_TYPE:
         kind = str(stored.get("model_type"))[:60]
@@ -156,40 +154,19 @@ def check_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         model = check_model(stored)
     except ValueError as error:
         raise ModelFolderError(f"{CONFIG}: {error}") from error
-    if (folder / PREPROCESSOR).exists():
-        preprocessor = read_json(folder / PREPROCESSOR)
-        try:
-            check_front_end(preprocessor)
-        except ValueError as error:
-            raise ModelFolderError(f"{PREPROCESSOR}: {error}") from error
-        try:
-            check_agreement(stored, preprocessor)
-        except ValueError as error:
-            raise ModelFolderError(str(error)) from error
-    return stored, model
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises [`ModelFolderError`] for anything else."""
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise ModelFolderError(f"{path.name} is larger than {MAX_JSON_BYTES >> 20} MiB.")
+    if not (folder / PREPROCESSOR).exists():
+        front_end = {"feature_size": model["n_mels"], "sampling_rate": FRONT_END_DEFAULTS["sampling_rate"]}
+        return stored, model, model | front_end
+    preprocessor = read_json(folder / PREPROCESSOR)
     try:
-        content = json.loads(path.read_bytes(), object_pairs_hook=_unique)
-    except RecursionError as error:
-        raise ModelFolderError(f"{path.name} is nested too deeply.") from error
-    except ValueError as error:  # of JSON, and of bytes that are not text
-        raise ModelFolderError(f"{path.name} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelFolderError(f"{path.name} must hold an object {{…}}, it is a {type(content).__name__}.")
-    return content
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
-    return content
+        front_end = check_front_end(preprocessor)
+    except ValueError as error:
+        raise ModelFolderError(f"{PREPROCESSOR}: {error}") from error
+    try:
+        check_agreement(stored, preprocessor)
+    except ValueError as error:
+        raise ModelFolderError(str(error)) from error
+    return stored, model, front_end
 
 
 def _check_shapes(
@@ -215,7 +192,7 @@ def _check_shapes(
 
 
 def _is_resized(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    """Whether these are time positions, of which loading takes some or makes more."""
+    """Whether these are time positions, which loading truncates or interpolates."""
     return name == "encoder.time_pos_embed" and found[:-1] == expected[:-1] and len(found) == 4 and found[-1] > 0
 
 

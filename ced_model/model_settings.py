@@ -19,6 +19,11 @@ CED_SIZES: dict[str, dict[str, int]] = {
 Pooling = Literal["mean", "logit", "dm", "token"]
 EvalAverage = Literal["mean", "max"]
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+# The losses of the public port, and the type of problem that they are for.
+PROBLEM_TYPES: dict[str, ProblemType] = {
+    "BCE": "multi_label_classification",
+    "CrossEntropyLoss": "single_label_classification",
+}
 CHOICES: dict[str, tuple[str, ...]] = {"pooling": get_args(Pooling), "eval_avg": get_args(EvalAverage)}
 
 ALIASES = {
@@ -138,6 +143,12 @@ def fill_in_size(name: Any, embed_dim: int | None, num_heads: int | None) -> tup
     return size["embed_dim"], size["num_heads"] if num_heads is None else num_heads
 
 
+def find_problem_type(problem_type: Any, loss: Any) -> ProblemType:
+    """What a model is trained for: by default what its `loss` is for, and without a known one multi-label."""
+    default = PROBLEM_TYPES.get(str(loss))
+    return problem_type or default or "multi_label_classification"
+
+
 def check_label_table(id2label: Any) -> dict[int, str]:
     """The table of class names by index; raises a ValueError if it does not name the classes from 0 on."""
     try:
@@ -211,8 +222,7 @@ class ModelSettings:
     @classmethod
     def of(cls, model: Mapping[str, Any]) -> "ModelSettings":
         """From fields that [`check_model`] returned, or those of a `CedConfig`."""
-        values = {name: model[name] for name in cls.__dataclass_fields__}
-        return cls(**values | {"problem_type": model["problem_type"] or "multi_label_classification"})
+        return cls(**{name: model[name] for name in cls.__dataclass_fields__})
 
 
 def check_model(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,7 +246,7 @@ def check_model(settings: Mapping[str, Any]) -> dict[str, Any]:
     name, width, heads = model.get("name"), model.get("embed_dim"), model.get("num_heads")
     model["embed_dim"], model["num_heads"] = fill_in_size(name, width, heads)
     model["num_labels"] = count_labels(settings)
-    model.setdefault("problem_type", None)
+    model["problem_type"] = find_problem_type(problem, model.get("loss"))
     check_architecture(model)
     return model
 

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import ConversionOps, WeightConverter
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput, TokenClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, logging
@@ -34,168 +34,99 @@ logger = logging.get_logger(__name__)
 # Probabilities of long clips are clamped to [1e-7, 1 - 1e-7] before they become logits again, so these stay finite.
 MAX_LOGIT = math.log((1 - 1e-7) / 1e-7)
 
+INPUTS_DOCSTRING = r"""
+    input_values (`torch.Tensor` of shape `(batch_size, n_mels, frames)`):
+        Log-mel spectrograms in decibels from [`CedFeatureExtractor`], with at least 16 frames.
+    attention_mask (`torch.Tensor` of shape `(batch_size, frames)`, *optional*):
+        1 for frames of the clip, 0 for padding behind it. With it each clip's output is that of the clip alone.
+        Without it all frames count. Each clip needs one valid patch of 16 frames.
+"""
+
 
 @dataclass
 @auto_docstring(
     custom_intro="""
-    Output of [`CedModel`].
+    Output of [`CedModel`]. A clip longer than `target_length` frames is encoded in chunks, which are the rows of
+    `hidden_states` and `attentions`: `(batch_size * chunks, …)`.
     """
 )
 class CedModelOutput(BaseModelOutputWithPooling):
     r"""
     last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
         Tokens after the final LayerNorm, `n_mels // 16 * (frames // 16)` in frequency-major order, behind the class
-        token if `pooling="token"`. A clip longer than `target_length` has the tokens of its chunks one after another.
+        token if `pooling="token"`. A long clip has the tokens of its chunks one after another.
     pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
         Mean of the clip's tokens, or its class token if `pooling="token"`; for a long clip, the mean or maximum
         (`eval_avg`) over its chunks.
     chunk_states (`torch.FloatTensor` of shape `(batch_size, chunks, hidden_size)`):
-        Input of the classification head: the pooled tokens of each chunk. With `pooling="dm"` the mean over frequency
-        at each position in time, of shape `(batch_size, chunks, patches, hidden_size)`.
-    patch_mask (`torch.LongTensor` of shape `(batch_size, chunks, patches)`, *optional*):
-        1 for the valid patches in time of each chunk. `None` if all are valid.
-    chunk_mask (`torch.LongTensor` of shape `(batch_size, chunks)`, *optional*):
-        1 for the chunks that each clip has. `None` if every clip has all.
+        The pooled tokens of each chunk.
+    frame_states (`torch.FloatTensor` of shape `(batch_size, chunks, patches, hidden_size)`):
+        Mean of the patch tokens over frequency, at each position in time.
+    patch_mask (`torch.LongTensor` of shape `(batch_size, chunks, patches)`):
+        1 for the valid patches in time of each chunk.
+    chunk_mask (`torch.LongTensor` of shape `(batch_size, chunks)`):
+        1 for the chunks that each clip has.
     """
 
     chunk_states: torch.FloatTensor | None = None
+    frame_states: torch.FloatTensor | None = None
     patch_mask: torch.LongTensor | None = None
     chunk_mask: torch.LongTensor | None = None
 
 
-class CedChunks(NamedTuple):
-    """How the frames of an input are split: inputs longer than `target_length` are encoded in several chunks."""
-
-    number: int
-    frames: int  # of each chunk
-    patches: int  # of each chunk, in time
-    last_patches: int  # of the last chunk, which may be shorter
-
-    @classmethod
-    def of(cls, config: CedConfig, num_frames: int) -> "CedChunks":
-        patches = num_frames // config.patch_size
-        if num_frames <= config.target_length:
-            return cls(1, num_frames, patches, patches)
-        longest = config.target_length // config.patch_size
-        if config.pad_last:
-            number = (num_frames + config.target_length - 1) // config.target_length
-            return cls(number, config.target_length, longest, longest)
-        number = (patches + longest - 1) // longest
-        return cls(number, longest * config.patch_size, longest, patches - (number - 1) * longest)
-
-    def split(self, values: torch.Tensor) -> torch.Tensor:
-        """Mel frames `(batch_size, n_mels, frames)` as zero-padded rows `(batch_size * chunks, n_mels, frames)`."""
-        if self.number == 1:
-            return values
-        values = nn.functional.pad(values, (0, self.number * self.frames - values.shape[-1]))
-        return values.unflatten(2, (self.number, self.frames)).transpose(1, 2).flatten(0, 1)
-
-    def join(self, rows: torch.Tensor, num_bands: int, dim: int = 1) -> torch.Tensor:
-        """
-        Tokens of each clip's chunks one after another along `dim`, without those that only pad the last chunk.
-
-        `rows` has one row per chunk, whose tokens are in frequency-major order, possibly behind a class token.
-        """
-        if self.number == 1:
-            return rows
-        tokens = rows.movedim(dim, 1).unflatten(0, (-1, self.number))
-        special = tokens.shape[2] - num_bands * self.patches
-        last = tokens[:, -1, special:].unflatten(1, (num_bands, self.patches))[:, :, : self.last_patches]
-        parts = [tokens[:, :-1].flatten(1, 2), tokens[:, -1, :special], last.flatten(1, 2)]
-        return torch.cat(parts, dim=1).movedim(1, dim)
-
-    def get_masks(self, config: CedConfig, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Valid patches `(batch_size, chunks, patches)` and the chunks that each clip has `(batch_size, chunks)`.
-
-        A patch is valid only if all of its frames are. Chunks that a clip does not have count as valid in the first
-        mask, since attention needs something to attend to.
-        """
-        frames = nn.functional.pad(attention_mask.bool(), (0, self.number * self.frames - attention_mask.shape[-1]))
-        if config.pad_last:
-            # The zeros that fill up the last chunk of a long clip count as valid.
-            positions = torch.arange(frames.shape[-1], device=frames.device)
-            last = (frames * positions).amax(dim=-1, keepdim=True)
-            frames = frames | ((last >= config.target_length) & (positions // self.frames == last // self.frames))
-        frames = frames.unflatten(1, (self.number, self.frames))
-        # Pooling drops a remainder of frames as the convolution does; a slice would fix the length of exported models.
-        patch_mask = nn.functional.max_pool2d((~frames).float(), (1, config.patch_size)) == 0
-        if not is_tracing(patch_mask) and not (has_patch := patch_mask[:, 0].any(dim=-1)).all():
-            raise ValueError(
-                f"`attention_mask` leaves clip {has_patch.int().argmin().item()} without a whole patch of"
-                f" {config.patch_size} frames. `CedFeatureExtractor` pads short clips to one patch."
-            )
-        chunk_mask = patch_mask.any(dim=-1) | (torch.arange(self.number, device=frames.device) == 0)
-        return patch_mask | ~chunk_mask.unsqueeze(-1), chunk_mask
+def combine(values: torch.Tensor, mask: torch.Tensor, how: str = "mean") -> torch.Tensor:
+    """Mean or maximum over the last dimension but one of `(…, length, size)`, where the mask `(…, length)` is 1."""
+    mask = mask.bool().unsqueeze(-1)
+    if how == "max":
+        return values.masked_fill(~mask, -math.inf).amax(dim=-2)
+    return (values * mask).sum(dim=-2) / mask.sum(dim=-2)
 
 
-def masked_mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Mean over the last dimension but one of `(…, length, hidden_size)` where the mask `(…, length)` is True."""
-    if mask is None:
-        return values.mean(dim=-2)
-    weights = mask.unsqueeze(-1).to(values.dtype)
-    return (values * weights).sum(dim=-2) / weights.sum(dim=-2)
-
-
-def masked_max(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Maximum, as [`masked_mean`]."""
-    if mask is not None:
-        values = values.masked_fill(~mask.bool().unsqueeze(-1), -math.inf)
-    return values.amax(dim=-2)
-
-
-def masked_log_mean_exp(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Logarithm of the mean of `values.exp()`, as [`masked_mean`]."""
-    mask = values.new_ones(values.shape[:-1]) if mask is None else mask
-    values = values.masked_fill(~mask.bool().unsqueeze(-1), -math.inf)
-    return values.logsumexp(dim=-2) - mask.sum(dim=-1, keepdim=True).to(values.dtype).log()
-
-
-def average_probabilities(logits: torch.Tensor, mask: torch.Tensor | None, problem_type: str) -> torch.Tensor:
+def average_logits(logits: torch.Tensor, mask: torch.Tensor, problem_type: str) -> torch.Tensor:
     """
-    Logits of the mean class probability, as [`masked_mean`]; regression outputs are averaged as they are.
-
-    The computation stays in the log domain: saturated probabilities neither overflow nor lose their gradient.
+    Logits of the mean class probability, over the dimension and mask of [`combine`]; regression outputs are averaged as
+    they are. In the log domain, where saturated probabilities neither overflow nor lose their gradient.
     """
+
+    def log_sum(log_probabilities: torch.Tensor) -> torch.Tensor:
+        return log_probabilities.masked_fill(~mask.bool().unsqueeze(-1), -math.inf).logsumexp(dim=-2)
+
     if problem_type == "regression":
-        return masked_mean(logits, mask)
+        return combine(logits, mask)
     logits = logits.float()
     if problem_type == "single_label_classification":
-        return masked_log_mean_exp(logits.log_softmax(dim=-1), mask)
-    positive, negative = nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits)
-    return masked_log_mean_exp(positive, mask) - masked_log_mean_exp(negative, mask)
+        return log_sum(logits.log_softmax(dim=-1)).log_softmax(dim=-1)
+    return log_sum(nn.functional.logsigmoid(logits)) - log_sum(nn.functional.logsigmoid(-logits))
 
 
-def masked_batch_norm(norm: nn.BatchNorm2d, values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+def masked_batch_norm(norm: nn.BatchNorm2d, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """
     Batch normalisation of mel frames `(batch_size, n_mels, frames)`, one channel per mel bin. Frames where `mask`
     `(batch_size, frames)` is False are left out of the statistics, and zero in the result.
     """
-    if mask is not None:
-        padding = ~mask.bool().unsqueeze(1)
-        # NaN or infinity in the padding would reach statistics and gradients, since 0 · NaN is NaN.
-        values = values.masked_fill(padding, 0.0)
-    # A frozen layer uses its running statistics and leaves them as they are, in training too.
-    is_frozen = not norm.weight.requires_grad
-    if norm.running_mean is not None and (is_frozen or not norm.training):
-        mean, var = norm.running_mean, norm.running_var
-    elif mask is None:
-        return norm(values.unsqueeze(2)).squeeze(2)
-    else:
-        weights = (~padding).to(values.dtype)
-        count = weights.sum()
+    mask = mask.unsqueeze(1)
+    # NaN or infinity in the padding would reach statistics and gradients, since 0 · NaN is NaN.
+    values = values.masked_fill(~mask, 0.0)
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None and var is not None
+    if norm.training and norm.weight.requires_grad:  # a frozen layer keeps its running statistics, in training too
+        count = mask.sum()
         mean = values.sum(dim=(0, 2)) / count
-        var = ((values - mean[:, None]).square() * weights).sum(dim=(0, 2)) / count
-        if norm.running_mean is not None:
-            with torch.no_grad():
-                norm.num_batches_tracked.add_(1)
-                # Without a momentum, the cumulative average. The running variance is the unbiased one, as in PyTorch.
-                momentum = 1 / norm.num_batches_tracked.to(var.dtype) if norm.momentum is None else norm.momentum
-                norm.running_mean.lerp_(mean, momentum)
-                norm.running_var.lerp_(var * count / (count - 1).clamp(min=1), momentum)
+        var = ((values - mean[:, None]).square() * mask).sum(dim=(0, 2)) / count
+        with torch.no_grad():
+            norm.num_batches_tracked.add_(1)
+            # Without a momentum, the cumulative average. The running variance is the unbiased one, as in PyTorch.
+            momentum = 1 / norm.num_batches_tracked.to(var.dtype) if norm.momentum is None else norm.momentum
+            norm.running_mean.lerp_(mean, momentum)
+            norm.running_var.lerp_(var * count / (count - 1).clamp(min=1), momentum)
     values = (values - mean[:, None]) * torch.rsqrt(var + norm.eps)[:, None]
-    values = values * norm.weight[:, None] + norm.bias[:, None]
-    return values if mask is None else values.masked_fill(padding, 0.0)
+    return (values * norm.weight[:, None] + norm.bias[:, None]).masked_fill(~mask, 0.0)
+
+
+def whole_patches(frames: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """Which patches have valid frames alone: masks `(batch_size, chunks, frames)` → `(batch_size, chunks, patches)`."""
+    # Pooling drops a remainder of frames as the convolution does; a slice would fix the length of exported models.
+    return nn.functional.max_pool2d((~frames).float(), (1, patch_size)) == 0
 
 
 class CedPatchEmbeddings(nn.Module):
@@ -389,10 +320,8 @@ class CedPreTrainedModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=std)
-        elif isinstance(module, nn.Conv2d):  # as PyTorch does
-            bound = 1 / math.sqrt(module.weight[0].numel())
-            init.uniform_(module.weight, -bound, bound)
-            init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.Conv2d):
+            module.reset_parameters()  # as PyTorch does
         elif isinstance(module, CedModel):
             init.normal_(module.time_pos_embed, std=std)
             init.normal_(module.freq_pos_embed, std=std)
@@ -430,83 +359,63 @@ class CedModel(CedPreTrainedModel):
         # Initialize weights and apply final processing
         self.post_init()
 
-    def get_input_embeddings(self) -> CedPatchEmbeddings:
-        return self.patch_embed
-
-    @can_return_tuple
-    @auto_docstring
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    @auto_docstring(custom_args=INPUTS_DOCSTRING)
     def forward(
         self,
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CedModelOutput:
-        r"""
-        input_values (`torch.Tensor` of shape `(batch_size, n_mels, frames)`):
-            Log-mel spectrograms in decibels from [`CedFeatureExtractor`], with at least 16 frames.
-        attention_mask (`torch.Tensor` of shape `(batch_size, frames)`, *optional*):
-            1 for frames of the clip, 0 for padding behind it. With it each clip's output is that of the clip alone.
-            Without it all frames count. Each clip needs one valid patch of 16 frames.
-        """
+        self._check_inputs(input_values, attention_mask)
+        mask = input_values.new_ones(input_values[:, 0].shape) if attention_mask is None else attention_mask
+        values = masked_batch_norm(self.init_bn, input_values.to(self.init_bn.weight.dtype), mask.bool())
+        chunks = self._split(values)  # (batch_size, n_mels, chunks, frames)
+        hidden_states = self._embed(chunks.transpose(1, 2).flatten(0, 1))
+        patch_mask, chunk_mask = self._get_masks(mask.bool())
+        block_mask = None
+        # Without padding nothing is masked; exported models would compute a mask nevertheless.
+        if attention_mask is not None or not (chunk_mask.shape[1] == 1 or self.config.pad_last):
+            token_mask = self._get_token_rows(patch_mask, chunk_mask).flatten(0, 1)
+            block_mask = create_bidirectional_mask(self.config, hidden_states, token_mask)
+        for block in self.blocks:
+            hidden_states = block(hidden_states, block_mask, **kwargs)
+        tokens = self.norm(hidden_states).unflatten(0, (-1, chunk_mask.shape[1]))
+
+        patch_tokens = tokens if self.cls_token is None else tokens[:, :, 1:]
+        frame_states = patch_tokens.unflatten(2, (self.num_bands, -1)).mean(dim=2)
+        chunk_states = combine(frame_states, patch_mask) if self.cls_token is None else tokens[:, :, 0]
+        return CedModelOutput(
+            last_hidden_state=self._join(tokens, input_values.shape[-1]),
+            pooler_output=combine(chunk_states, chunk_mask, self.config.eval_avg),
+            chunk_states=chunk_states,
+            frame_states=frame_states,
+            patch_mask=patch_mask.long(),
+            chunk_mask=chunk_mask.long(),
+        )
+
+    def _check_inputs(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
         n_mels, size = self.config.n_mels, self.config.patch_size
         if input_values.ndim != 3 or input_values.shape[1] != n_mels or input_values.shape[2] < size:
             raise ValueError(
                 f"`input_values` must have shape (batch_size, {n_mels}, frames) with at least {size} frames, got"
                 f" {tuple(input_values.shape)}. `CedFeatureExtractor` makes such log-mel spectrograms of waveforms."
             )
-        batch_size, _, num_frames = input_values.shape
-        if attention_mask is not None and attention_mask.shape != (batch_size, num_frames):
+        if attention_mask is None:
+            return
+        expected = (input_values.shape[0], input_values.shape[2])
+        if attention_mask.shape != expected:
             raise ValueError(
-                f"`attention_mask` must have shape (batch_size, frames), here {(batch_size, num_frames)}, got"
+                f"`attention_mask` must have shape (batch_size, frames), here {expected}, got"
                 f" {tuple(attention_mask.shape)}."
             )
-        chunks = CedChunks.of(self.config, num_frames)
-        if attention_mask is None and chunks.last_patches < chunks.patches:
-            attention_mask = torch.ones_like(input_values[:, 0])
-        values = masked_batch_norm(self.init_bn, input_values.to(self.init_bn.weight.dtype), attention_mask)
-        hidden_states = self._embed(chunks.split(values))
-        patch_mask = chunk_mask = block_mask = None  # all is valid; exported models would compute a mask nevertheless
-        if attention_mask is not None:
-            patch_mask, chunk_mask = chunks.get_masks(self.config, attention_mask)
-            block_mask = create_bidirectional_mask(
-                config=self.config,
-                inputs_embeds=hidden_states,
-                attention_mask=self._get_token_rows(patch_mask, chunk_mask),
+        has_patch = whole_patches(self._split(attention_mask.bool())[:, :1], size).any(dim=-1)
+        if not is_tracing(has_patch) and not has_patch.all():
+            raise ValueError(
+                f"`attention_mask` leaves clip {has_patch.int().argmin().item()} without a whole patch of {size}"
+                " frames. `CedFeatureExtractor` pads short clips to one patch."
             )
-        # A tuple, if the configuration asks for one, is made of the result alone.
-        rows = self._encode(hidden_states, block_mask, return_dict=True, **kwargs)
-
-        tokens = rows.last_hidden_state.unflatten(0, (-1, chunks.number))  # (batch_size, chunks, tokens, hidden_size)
-        if self.config.pooling == "token":
-            pooled = tokens[:, :, 0]
-        else:
-            pooled = masked_mean(tokens, None if patch_mask is None else patch_mask.repeat(1, 1, self.num_bands))
-        chunk_states = pooled
-        if self.config.pooling == "dm":
-            chunk_states = tokens.unflatten(2, (self.num_bands, chunks.patches)).mean(dim=2)
-
-        def join(outputs: tuple[torch.Tensor | None, ...] | None, dim: int) -> tuple[torch.Tensor | None, ...] | None:
-            return outputs and tuple(x if x is None else chunks.join(x, self.num_bands, dim) for x in outputs)
-
-        return CedModelOutput(
-            last_hidden_state=chunks.join(rows.last_hidden_state, self.num_bands),
-            pooler_output=(masked_mean if self.config.eval_avg == "mean" else masked_max)(pooled, chunk_mask),
-            hidden_states=join(rows.hidden_states, dim=1),
-            attentions=join(rows.attentions, dim=2),
-            chunk_states=chunk_states,
-            patch_mask=None if patch_mask is None else patch_mask.long(),
-            chunk_mask=None if chunk_mask is None else chunk_mask.long(),
-        )
-
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
-    def _encode(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs: Unpack[TransformersKwargs]
-    ) -> BaseModelOutputWithPooling:
-        """The blocks and the final norm, on rows of `(batch_size * chunks, tokens, hidden_size)`."""
-        for block in self.blocks:
-            hidden_states = block(hidden_states, attention_mask, **kwargs)
-        return BaseModelOutputWithPooling(last_hidden_state=self.norm(hidden_states))
 
     def _embed(self, values: torch.Tensor) -> torch.Tensor:
         """Patches plus positions, as tokens `(rows, tokens, hidden_size)` in frequency-major order."""
@@ -521,6 +430,50 @@ class CedModel(CedPreTrainedModel):
             hidden_states = torch.cat([cls_token, hidden_states], dim=1)
         return self.pos_drop(hidden_states)
 
+    def _plan_chunks(self, num_frames: int) -> tuple[int, int, int]:
+        """Number of chunks that a clip is split into, frames of each, and whole patches of the last one."""
+        number, frames, size = 1, num_frames, self.config.patch_size
+        if num_frames > self.config.target_length:
+            frames = self.config.target_length
+            if not self.config.pad_last:  # chunks of whole patches, so that no frame is lost but a tail
+                frames, num_frames = frames // size * size, num_frames // size * size
+            number = (num_frames + frames - 1) // frames
+        return number, frames, (num_frames - (number - 1) * frames) // size
+
+    def _split(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of frames `(…, frames)`, zero-padded and in chunks `(…, chunks, frames)`."""
+        number, frames, _ = self._plan_chunks(values.shape[-1])
+        return nn.functional.pad(values, (0, number * frames - values.shape[-1])).unflatten(-1, (number, frames))
+
+    def _join(self, tokens: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """`(batch_size, chunks, tokens, …)` → `(batch_size, tokens, …)`, without those that only pad the last chunk."""
+        number, _, last_patches = self._plan_chunks(num_frames)
+        if number == 1 or self.config.pad_last:
+            return tokens.flatten(1, 2)
+        special, last = int(self.cls_token is not None), tokens[:, -1]
+        patches = last[:, special:].unflatten(1, (self.num_bands, -1))[:, :, :last_patches].flatten(1, 2)
+        return torch.cat([tokens[:, :-1].flatten(1, 2), last[:, :special], patches], dim=1)
+
+    def _get_masks(self, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Valid patches `(batch_size, chunks, patches)` and the chunks that each clip has `(batch_size, chunks)`.
+
+        Chunks that a clip does not have count as valid in the first mask: attention needs something to attend to.
+        """
+        frames, chunk = self._split(mask), torch.arange(self._plan_chunks(mask.shape[-1])[0], device=mask.device)
+        if self.config.pad_last:
+            # The zeros that fill up the last chunk of a long clip count as valid.
+            last = (frames.any(dim=-1) * chunk).amax(dim=-1, keepdim=True)
+            frames = frames | ((chunk == last) & (last > 0)).unsqueeze(-1)
+        patch_mask = whole_patches(frames, self.config.patch_size)
+        chunk_mask = patch_mask.any(dim=-1) | (chunk == 0)
+        return patch_mask | ~chunk_mask.unsqueeze(-1), chunk_mask
+
+    def _get_token_rows(self, patch_mask: torch.Tensor, chunk_mask: torch.Tensor) -> torch.Tensor:
+        """Masks of patches and of chunks as one mask of tokens `(batch_size, chunks, tokens)`."""
+        tokens = patch_mask.repeat(1, 1, self.num_bands)
+        return tokens if self.cls_token is None else torch.cat([chunk_mask.unsqueeze(-1), tokens], dim=-1)
+
     def get_token_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
         """
         Which tokens of `last_hidden_state` belong to each clip of a padded batch.
@@ -533,14 +486,9 @@ class CedModel(CedPreTrainedModel):
             `torch.BoolTensor` of shape `(batch_size, sequence_length)`: `last_hidden_state[i, mask[i]]` equals the
             tokens of clip `i` alone.
         """
-        chunks = CedChunks.of(self.config, attention_mask.shape[-1])
-        patch_mask, chunk_mask = chunks.get_masks(self.config, attention_mask)
-        return chunks.join(self._get_token_rows(patch_mask & chunk_mask.unsqueeze(-1), chunk_mask), self.num_bands)
-
-    def _get_token_rows(self, patch_mask: torch.Tensor, chunk_mask: torch.Tensor) -> torch.Tensor:
-        """Masks of patches `(batch_size, chunks, patches)` and chunks as one of tokens `(rows, tokens)`."""
-        tokens = patch_mask.flatten(0, 1).repeat(1, self.num_bands)
-        return tokens if self.cls_token is None else torch.cat([chunk_mask.reshape(-1, 1), tokens], dim=1)
+        patch_mask, chunk_mask = self._get_masks(attention_mask.bool())
+        rows = self._get_token_rows(patch_mask & chunk_mask.unsqueeze(-1), chunk_mask)
+        return self._join(rows, attention_mask.shape[-1])
 
 
 @auto_docstring(
@@ -567,7 +515,7 @@ class CedForAudioClassification(CedPreTrainedModel):
         self.encoder.requires_grad_(False)
 
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=INPUTS_DOCSTRING)
     def forward(
         self,
         input_values: torch.Tensor,
@@ -576,11 +524,6 @@ class CedForAudioClassification(CedPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         r"""
-        input_values (`torch.Tensor` of shape `(batch_size, n_mels, frames)`):
-            Log-mel spectrograms in decibels from [`CedFeatureExtractor`], with at least 16 frames.
-        attention_mask (`torch.Tensor` of shape `(batch_size, frames)`, *optional*):
-            1 for frames of the clip, 0 for padding behind it. With it each clip's output is that of the clip alone.
-            Without it all frames count. Each clip needs one valid patch of 16 frames.
         labels (`torch.Tensor`, *optional*):
             By `config.problem_type`: `"multi_label_classification"` (the default) takes multi-hot or soft targets of
             shape `(batch_size, num_labels)` for a binary cross-entropy; `"single_label_classification"` takes class
@@ -623,19 +566,21 @@ class CedForAudioClassification(CedPreTrainedModel):
 
     def classify(self, outputs: CedModelOutput) -> torch.Tensor:
         """Logits of shape `(batch_size, num_labels)` from the output of the encoder."""
-        config = self.config
-        logits = self.outputlayer(outputs.chunk_states)  # (batch_size, chunks, num_labels)
+        config, problem_type = self.config, self.config.problem_type
         if config.pooling == "dm":
-            logits = average_probabilities(logits, outputs.patch_mask, config.problem_type)
+            logits = average_logits(self.outputlayer(outputs.frame_states), outputs.patch_mask, problem_type)
+        else:
+            logits = self.outputlayer(outputs.chunk_states)  # (batch_size, chunks, num_labels)
         if logits.shape[1] == 1:
             return logits.squeeze(1)
-        if config.pooling == "logit" or config.problem_type == "regression":
-            return (masked_mean if config.eval_avg == "mean" else masked_max)(logits, outputs.chunk_mask)
+        if config.pooling == "logit" or problem_type == "regression":
+            return combine(logits, outputs.chunk_mask, config.eval_avg)
+        if problem_type == "single_label_classification":
+            logits = logits.log_softmax(dim=-1)  # comparable between chunks
         if config.eval_avg == "mean":
-            logits = average_probabilities(logits, outputs.chunk_mask, config.problem_type)
+            logits = average_logits(logits, outputs.chunk_mask, problem_type)
         else:
-            is_softmax = config.problem_type == "single_label_classification"
-            logits = masked_max(logits.log_softmax(dim=-1) if is_softmax else logits, outputs.chunk_mask)
+            logits = combine(logits, outputs.chunk_mask, "max")
         return logits.clamp(-MAX_LOGIT, MAX_LOGIT)
 
     def _prepare_labels(self, labels: torch.Tensor, batch_size: int) -> torch.Tensor:
@@ -650,8 +595,7 @@ class CedForAudioClassification(CedPreTrainedModel):
         if self.config.problem_type == "single_label_classification":
             labels, fits, expected = labels.long(), is_index, f"({batch_size},) with class indices"
         else:
-            if self.num_labels == 1 and labels.ndim == 1:
-                labels = labels.unsqueeze(1)
+            labels = labels.unsqueeze(1) if self.num_labels == 1 and labels.ndim == 1 else labels
             labels, expected = labels.to(self.dtype), (batch_size, self.num_labels)
             fits = labels.shape == expected
         if not fits:
@@ -662,4 +606,106 @@ class CedForAudioClassification(CedPreTrainedModel):
         return labels
 
 
-__all__ = ["CedForAudioClassification", "CedModel", "CedPreTrainedModel"]
+@auto_docstring(
+    custom_intro="""
+    CED with its tagging head on every time step of 160 ms, whose tokens are averaged over frequency. It loads the head
+    of classification checkpoints. Attention is over the whole clip, so the scores of a step also depend on what sounds
+    before and after it; single sounds in a quiet scene are found to about half a step (`benchmarks/onsets.py`).
+    """
+)
+class CedForAudioFrameClassification(CedPreTrainedModel):
+    _auto_class = OwnCode("AutoModelForAudioFrameClassification")
+
+    def __init__(self, config: CedConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.encoder = CedModel(config)
+        self.outputlayer = nn.Sequential(
+            nn.LayerNorm(config.hidden_size), nn.Linear(config.hidden_size, config.num_labels)
+        )
+
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    def freeze_base_model(self) -> None:
+        """Freezes the encoder, so that only the head is trained. The running statistics of `init_bn` stay too."""
+        self.encoder.requires_grad_(False)
+
+    @can_return_tuple
+    @auto_docstring(custom_args=INPUTS_DOCSTRING)
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TokenClassifierOutput:
+        r"""
+        labels (`torch.Tensor` of shape `(batch_size, steps, num_labels)`, *optional*):
+            Multi-hot or soft targets of each step, for a binary cross-entropy whatever `config.problem_type` is. Steps
+            that the `attention_mask` excludes are left out; their labels may have any value.
+
+        Returns:
+            The `logits` are raw, of shape `(batch_size, steps, num_labels)` with `steps = frames // 16`; those of
+            padding mean nothing, see [`CedForAudioFrameClassification.get_step_mask`]. A clip longer than
+            `target_length` has the steps of its chunks one after another. With `pad_last=True` a chunk of 1012 frames
+            has 63 steps and drops 4 frames; load the model with `pad_last=False` for steps of 160 ms from end to end.
+
+        Example:
+
+        ```python
+        >>> import ced_model
+        >>> import torch
+        >>> from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification
+
+        >>> feature_extractor = AutoFeatureExtractor.from_pretrained("mispeech/ced-tiny")
+        >>> model = AutoModelForAudioFrameClassification.from_pretrained("mispeech/ced-tiny", pad_last=False)
+
+        >>> waveform = torch.zeros(32000)  # two seconds of silence: put mono audio at 16 kHz here
+        >>> inputs = feature_extractor(waveform, sampling_rate=16000)
+        >>> with torch.no_grad():
+        ...     scores = model(**inputs).logits.sigmoid()
+        >>> scores.shape
+        torch.Size([1, 12, 527])
+        ```
+        """
+        outputs: CedModelOutput = self.encoder(input_values, attention_mask=attention_mask, return_dict=True, **kwargs)
+        logits = self._join_steps(self.outputlayer(outputs.frame_states), input_values.shape[-1])
+
+        loss = None
+        if labels is not None:
+            if labels.shape != logits.shape:
+                raise ValueError(
+                    f"`labels` must have shape (batch_size, steps, num_labels), here {tuple(logits.shape)}, got"
+                    f" {tuple(labels.shape)}."
+                )
+            mask = torch.ones_like(input_values[:, 0]) if attention_mask is None else attention_mask
+            mask = self.get_step_mask(mask).unsqueeze(-1)
+            labels = labels.to(logits.dtype).masked_fill(~mask, 0.0)
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+            loss = (loss * mask).sum() / (mask.sum() * self.num_labels)
+        return TokenClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+    def get_step_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
+        """
+        Which steps of `logits` belong to each clip of a padded batch.
+
+        Args:
+            attention_mask (`torch.Tensor` of shape `(batch_size, frames)`):
+                The mask that was passed to the model.
+
+        Returns:
+            `torch.BoolTensor` of shape `(batch_size, steps)`: True where all 16 frames of a step are valid.
+        """
+        patch_mask = whole_patches(self.encoder._split(attention_mask.bool()), self.config.patch_size)
+        return self._join_steps(patch_mask, attention_mask.shape[-1])
+
+    def _join_steps(self, steps: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """`(batch_size, chunks, patches, …)` → `(batch_size, steps, …)`, without what only pads the last chunk."""
+        number, _, last_patches = self.encoder._plan_chunks(num_frames)
+        return steps.flatten(1, 2)[:, : (number - 1) * steps.shape[2] + last_patches]
+
+
+__all__ = ["CedForAudioClassification", "CedForAudioFrameClassification", "CedModel", "CedPreTrainedModel"]

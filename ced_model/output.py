@@ -32,7 +32,7 @@ def new_file(path: StrPath, replace: bool = False, keeps: bool = True) -> Iterat
     Args:
         path: the file. Of a link, the file that it points to.
         replace: whether a file at `path` may be replaced.
-        keeps: whether what cannot get its name in the end is kept under another one, which the error tells.
+        keeps: whether a file that cannot get its name in the end is kept under another one, named in the error.
 
     Raises:
         FileExistsError: if there is something at `path`, unless it may be replaced.
@@ -176,7 +176,7 @@ def remove_abandoned(path: StrPath) -> None:
 
 
 def _bring_to_disk(file: Path) -> None:
-    """Lest it be empty under its final name after a power cut."""
+    """Otherwise it might be empty under its final name after a power cut."""
     if file.is_file():
         with open(file, "rb+") as opened:
             os.fsync(opened.fileno())

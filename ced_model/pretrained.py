@@ -18,15 +18,19 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from .configuration_ced import CedConfig
+from .custom_code import MIN_TRANSFORMERS, PIPELINE_CODE
 from .feature_extraction_ced import CedFeatureExtractor
 from .messages import one_line, printable
+from .model_files import HANDLER, REQUIREMENTS, check_replaceable
 from .model_files import MODEL_FILES as MODEL_FILES
 from .model_files import check_output as check_output
-from .model_files import check_replaceable
 from .model_folder import PREPROCESSOR, check_model_folder, find_folder, front_end_of
 from .model_settings import FRONT_END_DEFAULTS
 from .modeling_ced import CedForAudioClassification
 from .output import new_folder
+
+# For Hugging Face Inference Endpoints, which install the requirements and call the handler.
+CLASSIFIER_FILES = frozenset((*PIPELINE_CODE, HANDLER, REQUIREMENTS))  # which an encoder does without
 
 
 class Loaded(NamedTuple):
@@ -95,11 +99,15 @@ def save_model_folder(
     """
     Writes what a Hub repository of a CED model holds into `folder`: weights, both configurations, custom code, card.
 
-    The folder loads with `trust_remote_code=True` where `ced_model` is not installed.
+    The folder loads with `trust_remote_code=True` where `ced_model` is not installed. A classifier's also has a handler
+    for Inference Endpoints.
     """
     model.save_pretrained(folder)
+    if isinstance(model, CedForAudioClassification):
+        shutil.copyfile(Path(__file__).with_name("endpoint_handler.py"), Path(folder) / HANDLER)
+        (Path(folder) / REQUIREMENTS).write_text(f"transformers>={MIN_TRANSFORMERS}\nsoundfile\nsoxr\n")
     feature_extractor.save_pretrained(folder)
-    # safetensors creates its file for the owner alone, whatever the umask is.
+    # safetensors ignores the umask and creates its file for the owner alone.
     shutil.copymode(Path(folder) / "config.json", Path(folder) / "model.safetensors")
     card.save(Path(folder) / "README.md")
 

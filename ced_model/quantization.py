@@ -11,24 +11,23 @@ import logging
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import rich
 
-from .calibration import synthetic_recordings
+from .calibration import spread, synthetic_recordings
 from .log_mel import FrontEnd, log_mel
 from .messages import EngineError, one_line_error
 from .model_folder import ModelFolder
 from .onnx_graph import build_graph
 from .output import new_file
-from .packages import INSTALL, MissingPackageError, require
 
 BLOCKS = "encoder.blocks."
-LAYOUT = 2  # of what is kept; another number leaves everything that was kept before alone
+LAYOUT = 3  # of what is kept; another number leaves everything that was kept before alone
 MAX_CALIBRATION = 32  # clips: the extremes of activations are found by then
 
 
@@ -44,8 +43,10 @@ def quantize_onnx(
             default imitations of recordings.
         front_end: Put this front end inside the graph, which then takes waveforms.
         graph: Further arguments of `build_graph`.
+
+    ONNX Runtime and OpenVINO both compute the graph in int8.
     """
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     float_graph = build_graph(model.settings, model.tensors, front_end=front_end, inline=True, **graph)
     name = float_graph.graph.input[0].name
@@ -66,6 +67,7 @@ def quantize_onnx(
             path,
             Reader(),
             per_channel=True,
+            activation_type=QuantType.QUInt8,  # in OpenVINO faster than signed integers, in ONNX Runtime the same
             op_types_to_quantize=["Gemm"],
             nodes_to_quantize=layers,
             # What follows is computed in float32, so rounding the outputs too would only lose precision.
@@ -78,62 +80,10 @@ def quantize_onnx(
         for node in quantized.graph.node
         if node.op_type == "Gemm" and {by_output.get(name) for name in node.input[:2]} == {"DequantizeLinear"}
     ]
-    _check_done(layers, done)
+    if missing := set(layers) - set(done):  # the quantizer raises no error for these
+        raise EngineError(f"{len(missing)} of {len(layers)} layers could not be quantized to int8")
     quantized.producer_name = "ced_model"
     return quantized
-
-
-def quantize_openvino(
-    model: ModelFolder, recordings: Sequence[np.ndarray] | None = None, front_end: FrontEnd | None = None
-) -> Any:
-    """The same as an `openvino.Model`, by NNCF."""
-    require(("openvino", "nncf"), "int8 with OpenVINO", INSTALL["openvino"])
-    import nncf
-    import openvino
-
-    graph = build_graph(model.settings, model.tensors, front_end=front_end, inline=True)
-    inputs = _calibration_inputs(model, recordings, takes_waveforms=front_end is not None)
-    with _quiet():
-        program = openvino.Core().read_model(graph.SerializeToString())
-        layers = _layers(model)
-        kept = [
-            operator.get_friendly_name()
-            for operator in program.get_ordered_ops()
-            if operator.get_type_name() in ("MatMul", "Convolution") and _layer_of(operator) not in layers
-        ]
-        quantized = nncf.quantize(
-            program,
-            nncf.Dataset([values[None] for values in inputs]),
-            model_type=nncf.ModelType.TRANSFORMER,
-            subset_size=len(inputs),
-            ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
-            # SmoothQuant, made for large language models, moves ranges from activations to weights: without it the best
-            # class of ced-nano stays the same on 99 % of recordings, with it on 95 %.
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=-1, convolution=-1)
-            ),
-        )
-
-    products = [operator for operator in quantized.get_ordered_ops() if operator.get_type_name() == "MatMul"]
-    _check_done(layers, [_layer_of(product) for product in products if _has_int8_weights(product)])
-    return quantized
-
-
-def _layer_of(operator: Any) -> str:
-    return operator.get_friendly_name().partition("/")[0]
-
-
-def _has_int8_weights(product: Any) -> bool:
-    source = product.input_value(1).get_node()
-    while source.get_type_name() in ("Convert", "Multiply", "Subtract"):
-        source = source.input_value(0).get_node()
-    return source.get_type_name() == "Constant" and source.get_element_type().size == 1
-
-
-def _check_done(layers: Sequence[str], done: Sequence[str]) -> None:
-    """Raises an `EngineError` for layers that a quantizer left as they were, which it does without an error."""
-    if missing := set(layers) - set(done):
-        raise EngineError(f"{len(missing)} of {len(layers)} layers could not be quantized to int8")
 
 
 def _layers(model: ModelFolder) -> list[str]:
@@ -141,11 +91,11 @@ def _layers(model: ModelFolder) -> list[str]:
     Names of the layers to quantize: the linear layers of the blocks, without `mlp.fc2` in the first third of them.
 
     Behind the GELU of the first blocks a few values are so large that the others share few of the 255 steps. Measured
-    on 160 clips of ESC-10 with ced-nano and ONNX Runtime, the best class of float32 stays the same on 99.4 % (also with
-    NNCF) instead of 98.1 %, and the mean difference of probabilities is 3.7e-5, not 1.0e-4. Without `fc2` in all
-    blocks it would be 2.6e-5, but a third of the work in float32. Other remedies help less: percentiles (5.7e-5, and
-    slow), leaving out `fc1` (8.1e-5), the last `fc2` (9.3e-5), `attn.proj` or `attn.qkv` (9.8e-5), a reduced range
-    (1.1e-4), symmetric weights or unsigned activations (no change).
+    on 160 clips of ESC-10 with ced-nano and ONNX Runtime, the best class of float32 stays the same on 99.4 % instead of
+    98.1 %, and the mean difference of probabilities is 3.7e-5, not 1.0e-4. Without `fc2` in all blocks it would be
+    2.6e-5, but a third of the work in float32. Other remedies help less: percentiles (5.7e-5, and slow), leaving out
+    `fc1` (8.1e-5), the last `fc2` (9.3e-5), `attn.proj` or `attn.qkv` (9.8e-5), a reduced range (1.1e-4), symmetric
+    weights or unsigned activations (no change).
     """
     depth = model.settings.depth
     return [
@@ -163,91 +113,58 @@ def _calibration_inputs(
     front_end = model.front_end
     longest = front_end.max_samples(model.settings.target_length)
     clips = [clip[:longest] for clip in recordings or synthetic_recordings(front_end.sampling_rate)]
-    step = max(1, len(clips) / MAX_CALIBRATION)
-    clips = [clips[int(index * step)] for index in range(min(len(clips), MAX_CALIBRATION))]
-    clips = [np.pad(clip, (0, max(0, front_end.min_samples - len(clip)))) for clip in clips]
+    clips = [np.pad(clip, (0, max(0, front_end.min_samples - len(clip)))) for clip in spread(clips, MAX_CALIBRATION)]
     return clips if takes_waveforms else [np.ascontiguousarray(log_mel(clip, front_end)) for clip in clips]
 
 
-# Kept for later runs, by what makes them
-
-
 def cached_onnx(model: ModelFolder) -> bytes:
-    """What [`quantize_onnx`] returns, as the content of a file."""
-    import onnxruntime
-
-    place = _place(model, f"onnxruntime-{onnxruntime.__version__}")
-    (content,) = _cached(model, place, ("model.onnx",), lambda: [quantize_onnx(model).SerializeToString()])
-    return content
-
-
-def cached_openvino(model: ModelFolder) -> tuple[bytes, bytes]:
-    """What [`quantize_openvino`] returns, as the content of the `.xml` and the `.bin`."""
-    require(("openvino", "nncf"), "int8 with OpenVINO", INSTALL["openvino"])
-    import openvino
-
-    def make() -> list[bytes]:
-        with tempfile.TemporaryDirectory() as folder:
-            openvino.save_model(quantize_openvino(model), f"{folder}/model.xml", compress_to_fp16=False)
-            return [Path(folder, name).read_bytes() for name in names]
-
-    names = ("model.xml", "model.bin")
-    xml, weights = _cached(model, _place(model, f"openvino-{openvino.__version__.split('-')[0]}"), names, make)
-    return xml, weights
-
-
-def _cached(model: ModelFolder, path: Path, names: Sequence[str], make: Callable[[], list[bytes]]) -> list[bytes]:
     """
-    Files of a zip archive, whose checksums are verified. If it is missing or damaged, it is made.
+    What [`quantize_onnx`] returns, as the content of a file, made once for each model and version of ONNX Runtime.
 
-    Processes may do so at the same time: each makes the same, and the last one's archive stays.
+    It is kept in a zip archive, whose checksum is verified; a missing or damaged one is made again. Processes may do so
+    at the same time: each makes the same content.
     """
+    path, name = _place(model), "model.onnx"
     with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
-        return [archive.read(name) for name in names]
+        return archive.read(name)
     logger = logging.getLogger(__name__)
     logger.warning("quantizing %s to int8, once: the result is kept for later runs ...", model.name)
     try:
-        contents = make()
-    except (EngineError, MissingPackageError):
+        content = quantize_onnx(model).SerializeToString()
+    except EngineError:
         raise
-    except Exception as error:  # the quantizers have their own, of many kinds
+    except Exception as error:  # the quantizer raises many kinds
         raise EngineError(f"{model.name} cannot be quantized to int8: {one_line_error(error)}") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(path, replace=True, keeps=False) as file, zipfile.ZipFile(file, "w") as archive:
-            for name, content in zip(names, contents, strict=True):
-                archive.writestr(name, content)
+            archive.writestr(name, content)
     except OSError as error:
         logger.warning(
             "the int8 version is not kept: %s; name another folder in the environment variable HF_ASSETS_CACHE",
             one_line_error(error),
         )
-    return contents
+    return content
 
 
-def _place(model: ModelFolder, runtime: str) -> Path:
+def _place(model: ModelFolder) -> Path:
     """The file of a model's int8 version, in the folder that the Hub's client has for such files."""
     home = os.environ.get("HF_HOME") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "huggingface"
     )
     assets = os.environ.get("HF_ASSETS_CACHE") or os.path.join(home, "assets")
+    runtime = f"onnxruntime-{version('onnxruntime')}"
     return Path(assets, "ced_model", f"int8-{LAYOUT}", runtime, f"{model.fingerprint()}.zip")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the advice that the quantizers print and log."""
-    loggers = [logging.getLogger(name) for name in (None, "nncf", "onnxruntime")]
-    levels = [logger.level for logger in loggers]
+    """Without the advice that the quantizer logs."""
     root = logging.getLogger()
-    handlers = list(root.handlers)  # `logging.info` by ONNX Runtime gives the root logger one
-    console = rich.get_console()  # NNCF prints progress bars on it, to standard output
-    was_quiet, console.quiet = console.quiet, True
+    level, handlers = root.level, list(root.handlers)  # `logging.info` by ONNX Runtime gives the root logger a handler
+    root.setLevel(logging.ERROR)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
         yield
     finally:
-        console.quiet, root.handlers[:] = was_quiet, handlers
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        root.setLevel(level)
+        root.handlers[:] = handlers

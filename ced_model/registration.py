@@ -1,7 +1,7 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Adds CED to the Auto classes of transformers when transformers imports them, in whatever order that happens.
+Adds CED to the Auto classes and the pipelines of transformers when transformers imports them, in any order.
 
 transformers is never imported from here: importing it takes seconds, and tagging does without. Instead, functions run
 when one of its modules has been imported (`wrapt.register_post_import_hook`). Modules of transformers import each
@@ -50,6 +50,13 @@ ENTRIES = (
         "CedForAudioClassification",
         MODEL_NEEDS,
     ),
+    Entry(
+        f"{AUTO}.modeling_auto",
+        "AutoModelForAudioFrameClassification",
+        "modeling_ced",
+        "CedForAudioFrameClassification",
+        MODEL_NEEDS,
+    ),
 )
 TRIGGERS = (
     *dict.fromkeys(entry.auto_module for entry in ENTRIES),
@@ -64,6 +71,7 @@ def register_when_imported() -> None:
     """Arranges for CED to be found by the Auto classes; those that are imported already find it at once."""
     for trigger in TRIGGERS:
         wrapt.register_post_import_hook(_register, trigger)
+    wrapt.register_post_import_hook(_register_pipeline, "transformers.pipelines")
 
 
 def _register(_: ModuleType) -> None:
@@ -77,6 +85,40 @@ def _register(_: ModuleType) -> None:
             auto.register(own.model_type, own, exist_ok=True)
         else:
             auto.register(_config_class(), own, exist_ok=True)
+
+
+class AudioClassification:
+    """
+    The implementation of the task "audio-classification" in transformers' registry of pipelines.
+
+    It makes CED's pipeline for CED models. For others it is the implementation that was there before.
+    """
+
+    def __init__(self, before: Any) -> None:
+        self._before = before
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        config = getattr(kwargs.get("model", args[0] if args else None), "config", None)
+        if getattr(config, "model_type", None) != "ced":
+            return self._resolve()(*args, **kwargs)
+        return import_module(f"{PACKAGE}.pipeline_ced").CedAudioClassificationPipeline(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_before":  # of a copy that is being made
+            raise AttributeError(name)
+        return getattr(self._resolve(), name)
+
+    def _resolve(self) -> Any:
+        if isinstance(self._before, str):  # transformers imports a pipeline when it is first used
+            module, _, name = self._before.rpartition(".")
+            return getattr(import_module(module), name)
+        return self._before
+
+
+def _register_pipeline(pipelines: Any) -> None:
+    entry = pipelines.PIPELINE_REGISTRY.supported_tasks["audio-classification"]
+    if not isinstance(entry["impl"], AudioClassification):
+        entry["impl"] = AudioClassification(entry["impl"])
 
 
 def _is_ready(entry: Entry) -> bool:

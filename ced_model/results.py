@@ -3,19 +3,23 @@
 """Results of a tagger: tags, events and timelines."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .audio import AudioError
-from .events import Event, check_event_options, find_events
+from .classes import ClassChoice, choice_scores, choose_classes
+from .events import THRESHOLD, Event, event_rules, find_events
 from .packages import require
 
 
 class Tag(NamedTuple):
-    """A class of the model and its score: a probability in [0, 1] (the raw output of a regression model)."""
+    """
+    A class of the model and its score: a probability in [0, 1] (the raw output of a regression model). Of a group of
+    classes, the score is the highest of theirs, and the index is -1.
+    """
 
     label: str
     score: float
@@ -49,30 +53,84 @@ class Timeline:
         borders = np.concatenate([self.start_s[:1], (self.start_s[1:] + self.end_s[:-1]) / 2, self.end_s[-1:]])
         return np.stack([borders[:-1], borders[1:]], axis=1)
 
-    def events(
-        self,
-        thresholds: float | Mapping[str, float] = 0.5,
-        min_duration_s: float = 0.0,
-        merge_gap_s: float = 0.0,
-    ) -> list[Event]:
+    def select(
+        self, labels: Any = None, *, exclude: Any = None, label_map: Mapping[str, str | None] | None = None
+    ) -> "Timeline":
         """
-        When each class reaches its threshold.
+        The same timeline with other columns.
 
         Args:
-            thresholds: score from which a class counts as present: one for all classes, or by class name, where
-                classes without a threshold are left out.
+            labels: Classes by name, index or machine id, and groups: `"Dog..."` is "Dog" and all classes below it in
+                AudioSet's ontology, in one column with the highest of their scores. A list, or one text with commas
+                between names; by default all classes.
+            exclude: Classes and groups to leave out, likewise.
+            label_map: Own names of classes and groups; an empty one leaves a class out, several classes with the same
+                one become one column with the highest of their scores.
+
+        Raises:
+            ValueError: for a class that the model does not have.
+        """
+        return self.take(choose_classes(self.labels, labels, exclude=exclude, label_map=label_map))
+
+    def take(self, choices: Sequence[ClassChoice]) -> "Timeline":
+        """The same timeline with a column for each class or group."""
+        names = [choice.label for choice in choices]
+        return replace(self, scores=choice_scores(self.scores, choices), labels=names)
+
+    def events(
+        self,
+        thresholds: float | Mapping[str, Any] = THRESHOLD,
+        min_duration_s: float = 0.0,
+        merge_gap_s: float = 0.0,
+        *,
+        off_threshold: float | None = None,
+        max_duration_s: float | None = None,
+        smooth_s: float = 0.0,
+        smoothing: str = "median",
+        labels: Any = None,
+        exclude: Any = None,
+        label_map: Mapping[str, str | None] | None = None,
+    ) -> list[Event]:
+        """
+        When each class occurs.
+
+        Args:
+            thresholds: score from which an event begins: one for all classes, or by class or group, where those without
+                a threshold are left out unless there is one for `"*"`, all others. The value of a class may also be a
+                mapping of its own settings, such as `{"threshold": 0.4, "min_duration_s": 0.5}`: any of the arguments
+                from `min_duration_s` to `smoothing`.
             min_duration_s: shorter events are left out, after merging.
             merge_gap_s: events of the same class no further apart than this become one.
+            off_threshold: score below which an event ends, at most the threshold, which it is by default.
+            max_duration_s: longer events are cut into pieces of this length; the last piece may be shorter.
+            smooth_s: length in seconds over which scores are smoothed, as the least odd number of windows that takes as
+                long; at a hop or less, nothing is smoothed.
+            smoothing: `"median"` or `"mean"`.
+            labels, exclude, label_map: as for [`Timeline.select`]. Without `labels`, "Silence" is left out, unless
+                `thresholds` has it.
 
         Returns:
-            Events ordered by onset, then by offset and label. Their bounds are those of `segments`, so they are exact
-            to about half a hop.
+            Events ordered by onset, then by offset and label; `peak` is the highest (smoothed) score. Their bounds are
+            those of `segments`.
 
         Raises:
             ValueError: for a class that the model does not have, or a threshold or length that is not a number.
         """
-        check_event_options(self.labels, thresholds, min_duration_s, merge_gap_s)
-        return find_events(self.scores, self.segments(), self.labels, thresholds, min_duration_s, merge_gap_s)
+        rules = event_rules(
+            self.labels,
+            thresholds,
+            off_threshold=off_threshold,
+            smooth_s=smooth_s,
+            smoothing=smoothing,
+            min_duration_s=min_duration_s,
+            merge_gap_s=merge_gap_s,
+            max_duration_s=max_duration_s,
+            labels=labels,
+            exclude=exclude,
+            label_map=label_map,
+        )
+        hop_s = float(self.start_s[1] - self.start_s[0]) if len(self.start_s) > 1 else self.duration_s
+        return find_events(self.scores, self.segments(), hop_s, rules)
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` with a row for each window: `start_s`, `end_s` and a column for each class."""
@@ -94,6 +152,8 @@ class TagResult:
         tags: its tags, the highest score first; empty where `error` is set.
         timeline: the scores of its windows, if they were asked for.
         error: why the input could not be read (to its end) or scored, or None.
+        recorded_at: when the recording began, as ISO 8601 text, if it was asked for and is known; without an offset
+            from UTC, it is the local time of the recorder.
     """
 
     source: Any = field(repr=False)
@@ -102,6 +162,7 @@ class TagResult:
     tags: list[Tag] = field(default_factory=list)
     timeline: Timeline | None = None
     error: Exception | None = None
+    recorded_at: str | None = None
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` with a row for each tag: `file`, `label`, `score` and `index`."""

@@ -22,6 +22,7 @@ TYPES: dict[str, Any] = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"
 TYPES |= {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 HALF_INFINITY = {"F16": 0x7C00, "BF16": 0x7F80}  # the bits of infinity
 CHUNK = 2**20  # values read at a time
+MAX_JSON_BYTES = 64 << 20
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
@@ -119,7 +120,7 @@ def find_tensors(folder: str | os.PathLike) -> dict[str, StoredTensor]:
         return read_header(single)
     if not index.is_file():
         raise ModelFolderError(f"{printable(folder)} has no {WEIGHTS_FILE}.")
-    shards = _read_json(index).get("weight_map")
+    shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise ModelFolderError(f"{INDEX_FILE} has no `weight_map` of file names in the folder.")
     tensors: dict[str, StoredTensor] = {}
@@ -170,11 +171,24 @@ def _stored_tensor(file: str, data: int, available: int, entry: Mapping[str, Any
     return tensor
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; raises [`ModelFolderError`] for anything else."""
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ModelFolderError(f"{path.name} is larger than {MAX_JSON_BYTES >> 20} MiB.")
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, RecursionError, ValueError) as error:
-        raise ModelFolderError(f"{path.name} is damaged: {one_line(error)}.") from error
+        content = json.loads(path.read_bytes(), object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ModelFolderError(f"{path.name} is nested too deeply.") from error
+    except ValueError as error:  # of JSON, and of bytes that are not text
+        raise ModelFolderError(f"{path.name} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ModelFolderError(f"{path.name} must hold an object {{…}}.")
+        raise ModelFolderError(f"{path.name} must hold an object {{…}}, it is a {type(content).__name__}.")
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
     return content

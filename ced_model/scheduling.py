@@ -34,6 +34,12 @@ class Window(NamedTuple):
     position: int  # among the windows of its input
     start: int
     waveform: np.ndarray  # float32 of shape (samples,)
+    log_mel: np.ndarray | None = None  # (n_mels, frames), if it shares frames with the window before it
+
+    @property
+    def content(self) -> np.ndarray:
+        """What is computed: the waveform, or its log-mel spectrogram where that is known."""
+        return self.waveform if self.log_mel is None else self.log_mel
 
 
 class WindowScores(NamedTuple):
@@ -132,7 +138,8 @@ def score_windows(
     Args:
         inputs: what to read, taken one by one as readers become free.
         read: gives the windows of one input. An exception ends that input and no other.
-        compute: scores of a list of waveforms, as an array with one row for each. Called from several threads.
+        compute: scores of a list of the windows' `content`, waveforms or log-mel spectrograms, as an array with one row
+            for each. Called from several threads.
         size_of: the size of a window of so many samples; a batch holds windows of one size.
         batch_size: windows per batch at most.
         num_workers: batches that are computed at the same time.
@@ -253,7 +260,7 @@ def score_inputs(
             return
         if len(head) == 1:  # a single window is not worth starting threads for
             state, window = InputScores(), head[0]
-            scores = compute([window.waveform], is_alone=not is_forked())[0]
+            scores = compute([window.content], is_alone=not is_forked())[0]
             on_samples(state.add(WindowScores(0, window.position, window.start, len(window.waveform), scores)))
             yield source, _finished(state, InputEnd(0, 1, None), source, check)
             return
@@ -376,7 +383,7 @@ class _Run:
         try:
             start_worker()
             while (batch := self.batches.get()) is not None:
-                rows = self.compute([window.waveform for _, window in batch])
+                rows = self.compute([window.content for _, window in batch])
                 self.messages.put(
                     [
                         WindowScores(input_index, window.position, window.start, len(window.waveform), row)

@@ -31,7 +31,7 @@ def locate(path: str) -> tuple[fs.FileSystem, str]:
     The file system of a path or URI, and the path in it.
 
     What follows the bucket or host is taken as it is, as `aws s3` and Ray do: a space is a space, `%20` is not. A
-    query, such as `?region=eu-west-1` or `?endpoint_override=…`, tells PyArrow how to reach the store.
+    query, such as `?region=eu-west-1` or `?endpoint_override=…`, configures PyArrow's access to the store.
 
     Raises:
         ValueError: for a URI that PyArrow does not know.
@@ -88,7 +88,7 @@ def walk_uri(uri: str) -> Iterator[str]:
 
 
 class RemoteFile:
-    """A file that is opened when it is read, so that one which is not there fails by itself and nothing else does."""
+    """A file that is opened when it is read, so that a missing one fails alone."""
 
     def __init__(self, uri: str) -> None:
         self.name = uri.partition("?")[0]
@@ -162,7 +162,7 @@ class Folder:
             with suppress(OSError):
                 self.file_system.delete_file(part)
             if error.errno is not None:
-                error.filename = target  # writing does not tell it
+                error.filename = target  # writing does not set it
             raise
 
     def _upload(self, path: str, content: bytes) -> None:

@@ -1,8 +1,10 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Live audio, in chunks of any length → blocks at the model's sampling rate."""
+"""Live audio: chunks of any length → blocks at the model's sampling rate; scores of its windows → events."""
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -10,6 +12,11 @@ import numpy as np
 import soxr
 
 from .audio import AudioError, read_blocks
+from .classes import choice_scores
+from .events import ROUNDING_S, Event, Rule, events_within, smoothed, smoothing_windows
+
+Scored = tuple[float, float, np.ndarray]  # bounds of a window in seconds, and scores of shape (classes,)
+Segment = tuple[float, float]  # the part of the stream that a window represents, in seconds
 
 
 def stream_blocks(chunks: Iterable[Any], rate: int | None, model_rate: int) -> Iterator[np.ndarray]:
@@ -63,3 +70,137 @@ def _mono_chunk(chunk: Any, rate: int, position: int) -> np.ndarray:
         return np.zeros(0, np.float32)
     # No resampling: the whole stream goes through one resampler.
     return np.concatenate(list(read_blocks(chunk, sampling_rate=rate, array_sampling_rate=rate)))
+
+
+class StreamSmoother:
+    """Scores as `smoothed` gives them for the whole stream, each `windows // 2` windows after its own."""
+
+    def __init__(self, windows: int, how: str) -> None:
+        self.windows, self.how = windows, how
+        self._around: deque[Scored] = deque(maxlen=windows)
+        self._waiting: deque[Scored] = deque()  # windows that are not yet given
+
+    def add(self, window: Scored) -> Iterator[Scored]:
+        """Takes a window, and gives those that are ready."""
+        self._around.extend([window] * (1 if self._around else self.windows // 2 + 1))
+        self._waiting.append(window)
+        yield from self._ready()
+
+    def finish(self) -> Iterator[Scored]:
+        """Gives the windows that are left at the end of the stream."""
+        while self._waiting:
+            self._around.append(self._around[-1])
+            yield from self._ready()
+
+    def _ready(self) -> Iterator[Scored]:
+        if len(self._around) == self.windows:
+            start_s, end_s, _ = self._waiting.popleft()
+            scores = smoothed(np.stack([scores for _, _, scores in self._around]), self.windows, self.how)
+            yield start_s, end_s, scores[self.windows // 2]
+
+
+def smooth_stream(updates: Iterable[Scored], windows: int, how: str) -> Iterator[Scored]:
+    """The windows of a stream with smoothed scores."""
+    smoother = StreamSmoother(windows, how)
+    for update in updates:
+        yield from smoother.add(update)
+    yield from smoother.finish()
+
+
+class _OpenEvent:
+    """The event of one class or group that may still continue, and its windows."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.offset_s = 0.0
+        self.is_active = self.is_cut = False
+        self.scores: list[float] = []
+        self.segments: list[Segment] = []
+
+    def add(self, score: float, segment: Segment) -> list[Event]:
+        """The events that are over, or are sure to be cut, with this window."""
+        off = self.rule.threshold if self.rule.off_threshold is None else self.rule.off_threshold
+        self.is_active = score >= (off if self.is_active else self.rule.threshold)
+        if self.is_active:
+            self.offset_s = segment[1]
+        elif not self.scores:
+            return []
+        self.scores.append(score)
+        self.segments.append(segment)
+        # The next window could still be active, and begin where this one ends.
+        if self.is_active or segment[1] - self.offset_s <= self.rule.merge_gap_s + ROUNDING_S:
+            return self._cut()
+        return self.finish()
+
+    def _cut(self) -> list[Event]:
+        """The pieces of `max_duration_s` that the event has for sure."""
+        max_duration_s, found = self.rule.max_duration_s, []
+        while max_duration_s is not None and self.offset_s - self.segments[0][0] > max_duration_s + ROUNDING_S:
+            border_s = self.segments[0][0] + max_duration_s
+            found += self._events(border_s)
+            kept = [place for place, (_, end_s) in enumerate(self.segments) if end_s > border_s]
+            self.scores, self.segments = self.scores[kept[0] :], self.segments[kept[0] :]
+            self.segments[0] = border_s, self.segments[0][1]
+            self.is_cut = True
+        return found
+
+    def finish(self) -> list[Event]:
+        """The event, if there is one, at the end of its last active window."""
+        if not self.scores:
+            return []
+        found = self._events(self.offset_s)
+        self.scores, self.segments, self.is_active, self.is_cut = [], [], False, False
+        return found
+
+    def _events(self, offset_s: float) -> list[Event]:
+        rule = replace(self.rule, min_duration_s=0.0) if self.is_cut else self.rule
+        segments = np.array(self.segments)
+        return events_within(segments[0, 0], offset_s, np.array(self.scores), segments, rule)
+
+
+class _EventFinder:
+    """Events of the rules that smooth alike."""
+
+    def __init__(self, rules: Sequence[Rule], hop_s: float) -> None:
+        self.choices = [rule.choice for rule in rules]
+        self.open = [_OpenEvent(rule) for rule in rules]
+        self.smoother = StreamSmoother(smoothing_windows(rules[0].smooth_s, hop_s), rules[0].smoothing)
+        self._last: Scored | None = None  # whose segment ends where the next window decides
+        self._border_s = 0.0
+
+    def add(self, update: Scored) -> Iterator[Event]:
+        for window in self.smoother.add(update):
+            yield from self._take(window)
+
+    def finish(self) -> Iterator[Event]:
+        for window in self.smoother.finish():
+            yield from self._take(window)
+        if self._last is not None:
+            yield from self._feed(self._last[1])
+        for each in self.open:
+            yield from each.finish()
+
+    def _take(self, window: Scored) -> Iterator[Event]:
+        if self._last is not None:
+            yield from self._feed((window[0] + self._last[1]) / 2)
+        self._last = window
+
+    def _feed(self, border_s: float) -> Iterator[Event]:
+        assert self._last is not None
+        scores = choice_scores(self._last[2], self.choices)
+        for score, each in zip(scores.tolist(), self.open, strict=True):
+            yield from each.add(score, (self._border_s, border_s))
+        self._border_s = border_s
+
+
+def stream_events(updates: Iterable[Scored], hop_s: float, rules: Sequence[Rule]) -> Iterator[Event]:
+    """Events, each as soon as it is over."""
+    groups: dict[tuple[int, str], list[Rule]] = {}
+    for rule in rules:
+        groups.setdefault((smoothing_windows(rule.smooth_s, hop_s), rule.smoothing), []).append(rule)
+    finders = [_EventFinder(group, hop_s) for group in groups.values()]
+    for update in updates:
+        for finder in finders:
+            yield from finder.add(update)
+    for finder in finders:
+        yield from finder.finish()

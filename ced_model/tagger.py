@@ -3,27 +3,27 @@
 """AudioTagger: files, long recordings and live audio → tags, timelines, events and embeddings."""
 
 import logging
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .audio import MIX, AudioInput, check_channel, describe, is_single_input, read_blocks
+from .audio import MIX, AudioInput, describe, is_single_input
 from .bundled import DEFAULT_MODEL
-from .classes import find_label
+from .classes import choice_scores, choose_classes
 from .engines import Engine, Outputs, choose_engine, open_engine
-from .events import Event, check_event_options
+from .events import THRESHOLD, Event, class_limits, event_rules, smoothing_windows
 from .forking import is_forked
-from .log_mel import log_mel
 from .messages import OptionError, check_number, one_line
 from .model_folder import ModelFolder, open_model
+from .recording_times import parse_start_time, parse_timezone, recorded_at
 from .results import EmbeddingResult, StreamUpdate, Tag, TagResult, Timeline, check_scores
-from .scheduling import InputScores, Window, check_peaks, cut_windows, score_inputs
-from .streaming import stream_blocks
+from .scheduling import InputScores, Window, score_inputs
+from .streaming import smooth_stream, stream_blocks, stream_events
+from .windows import CPU_BATCH_SIZE, GPU_BATCH_SIZE, TIMELINE_WINDOW_S, ModelWindows
 
 if TYPE_CHECKING:
     from .feature_extraction_ced import CedFeatureExtractor
@@ -31,13 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CLIP_WINDOW_S = 10.0  # long clips are tagged in windows of the length that the published models were trained on
-TIMELINE_WINDOW_S = 2.0
 TOP_K = 5
-CPU_BATCH_SIZE = 4  # windows; more no longer fit into the processor's cache
-GPU_BATCH_SIZE = 32
-
-MAX_MAGNITUDE = float(np.finfo(np.float32).max) ** 0.5  # of a spectrum: its square must still be a float32
 
 
 class AudioTagger:
@@ -194,19 +188,22 @@ class AudioTagger:
     @property
     def max_window_s(self) -> float:
         """Longest window in seconds: `target_length` frames (10.12 s for the published models)."""
-        return self._max_samples / self.sampling_rate
+        return self._windows.max_samples / self.sampling_rate
 
     @property
-    def _max_samples(self) -> int:
-        return self.front_end.max_samples(self._folder.settings.target_length)
+    def _windows(self) -> ModelWindows:
+        settings = self._folder.settings
+        return ModelWindows(self.front_end, settings.target_length, settings.patch_size)
 
     def __call__(
         self,
         inputs: AudioInput | list[AudioInput],
         *,
         top_k: int | None = None,
-        threshold: float | None = None,
-        labels: Sequence[str] | None = None,
+        threshold: float | Mapping[str, Any] | None = None,
+        labels: Any = None,
+        exclude: Any = None,
+        label_map: Mapping[str, str | None] | None = None,
         window_s: float | None = None,
         hop_s: float | None = None,
         average: str = "mean",
@@ -218,13 +215,20 @@ class AudioTagger:
 
         Args:
             inputs: A path, the bytes of a file, a file object, a waveform (array or tensor of shape `(samples,)`),
-                `{"array": waveform, "sampling_rate": Hz}`, or a list of any of these.
+                `{"array": waveform, "sampling_rate": Hz}`, a row of 🤗 datasets or the audio in it, or a list of any of
+                these.
             top_k: Number of tags per input: by default 5, or all if a `threshold` or `labels` are given.
-            threshold: Leave out tags with a lower score.
-            labels: Consider these classes only.
+            threshold: Leave out tags with a lower score; a number, or by class as for [`Timeline.events`].
+            labels: Consider these classes and groups only. A class is given by its name, index or machine id;
+                `"Dog..."` is the group of "Dog" and all classes below it in AudioSet's ontology, one tag with the
+                highest of their scores. A list, or one text with commas between names.
+            exclude: Leave out these classes and groups.
+            label_map: Own names of classes and groups; an empty one leaves a class out, several classes with the same
+                one become one tag with the highest of their scores.
             window_s, hop_s: Length of the windows of long clips and distance between their starts in seconds; by
-                default 10 s without overlap.
-            average: How window scores are combined: `"mean"`, weighted by their duration, or `"max"`.
+                default 10 s without overlap, and with `average="max"` 2 s, starting every second.
+            average: How window scores are combined: `"mean"`, weighted by their duration, or `"max"`, which finds short
+                sounds.
             sampling_rate: Of bare waveforms in Hz, by default the model's.
             channel: `"mix"` averages the channels; 0, 1, … takes one of them, `"loudest"` the one with most energy.
 
@@ -240,6 +244,8 @@ class AudioTagger:
             "top_k": top_k,
             "threshold": threshold,
             "labels": labels,
+            "exclude": exclude,
+            "label_map": label_map,
             "window_s": window_s,
             "hop_s": hop_s,
             "average": average,
@@ -258,30 +264,42 @@ class AudioTagger:
         inputs: Iterable[AudioInput],
         *,
         top_k: int | None = None,
-        threshold: float | None = None,
-        labels: Sequence[str] | None = None,
+        threshold: float | Mapping[str, Any] | None = None,
+        labels: Any = None,
+        exclude: Any = None,
+        label_map: Mapping[str, str | None] | None = None,
         window_s: float | None = None,
         hop_s: float | None = None,
         average: str = "mean",
         sampling_rate: int | None = None,
         channel: str | int = MIX,
+        start_time: str | datetime | None = None,
+        timezone: str | None = None,
         on_audio: Callable[[float], object] | None = None,
     ) -> Iterator[TagResult]:
         """
         Tags many inputs, one [`TagResult`] each, in their order, as they become ready.
 
-        The arguments are those of [`AudioTagger.__call__`], and `on_audio`, which is called with the seconds of audio
-        whenever some more were scored. An input that cannot be read, or has samples or scores that are not finite,
+        The arguments are those of [`AudioTagger.__call__`], and:
+
+        - `start_time`: when recordings began, for `recorded_at` of the results: a time, or `"auto"` to find it in the
+          headers (GUANO, Broadcast WAV, AudioMoth's comment) and names of files.
+        - `timezone`: of times that have none, such as `"Europe/Berlin"` or `"+02:00"`.
+        - `on_audio`: called with the seconds of audio whenever some more were scored.
+
+        An input that cannot be read, or has samples or scores that are not finite,
         gives a result with its `error`, and the others continue. Inputs are taken from the iterable in other threads, a
         few ahead of the results; no result waits for an input behind it.
         """
         if average not in ("mean", "max"):
             raise OptionError("average", average, "mean or max")
-        select = self._selection(top_k, threshold, labels)
-        read = self._clip_reader(window_s, hop_s, sampling_rate, channel)
+        select = self._selection(top_k, threshold, labels, exclude, label_map)
+        read = self._windows.of_clips(window_s, hop_s, sampling_rate, channel, average)
+        began_at = _time_finder(start_time, timezone)
         for source, state in self._run(inputs, read, self._scores, on_audio):
             tags = [] if state.error is not None else select(state.average(average))
-            yield TagResult(source, describe(source), state.scored_to / self.sampling_rate, tags, error=state.error)
+            duration_s = state.scored_to / self.sampling_rate
+            yield TagResult(source, describe(source), duration_s, tags, None, state.error, began_at(source))
 
     def timeline(
         self,
@@ -324,41 +342,43 @@ class AudioTagger:
         hop_s: float | None = None,
         sampling_rate: int | None = None,
         channel: str | int = MIX,
+        start_time: str | datetime | None = None,
+        timezone: str | None = None,
         on_audio: Callable[[float], object] | None = None,
     ) -> Iterator[TagResult]:
         """
         [`AudioTagger.timeline`] of many inputs: results in their order, with a `timeline` or an `error`.
 
-        `on_audio` is called with the seconds of audio whenever some more were scored.
+        `start_time`, `timezone` and `on_audio` are as for [`AudioTagger.tag`].
         """
-        window, hop = self._window_samples(window_s, window_s / 2 if hop_s is None else hop_s)
-        read = self._reader(window, hop, False, sampling_rate, channel)
+        read = self._windows.of_timelines(window_s, hop_s, sampling_rate, channel)
+        began_at = _time_finder(start_time, timezone)
         for source, state in self._run(inputs, read, self._scores, on_audio):
             duration_s = state.scored_to / self.sampling_rate
             timeline = None
             if state.error is None:
                 start_s, end_s = state.spans.T / self.sampling_rate
                 timeline = Timeline(state.scores, start_s, end_s, self.labels, duration_s)
-            yield TagResult(source, describe(source), duration_s, timeline=timeline, error=state.error)
+            yield TagResult(source, describe(source), duration_s, [], timeline, state.error, began_at(source))
 
     def events(
         self,
         source: AudioInput,
-        thresholds: float | Mapping[str, float] = 0.5,
+        thresholds: float | Mapping[str, Any] = THRESHOLD,
         *,
-        min_duration_s: float = 0.0,
-        merge_gap_s: float = 0.0,
         window_s: float = TIMELINE_WINDOW_S,
         hop_s: float | None = None,
         sampling_rate: int | None = None,
         channel: str | int = MIX,
+        **finding: Any,
     ) -> list[Event]:
         """
         Finds when sounds occur in a recording.
 
         Args:
             source, window_s, hop_s, sampling_rate, channel: As for [`AudioTagger.timeline`].
-            thresholds, min_duration_s, merge_gap_s: As for [`Timeline.events`].
+            thresholds: As for [`Timeline.events`].
+            finding: The other arguments of [`Timeline.events`], such as `min_duration_s`, `smooth_s` and `labels`.
 
         Returns:
             Events ordered by onset.
@@ -367,10 +387,10 @@ class AudioTagger:
             AudioError: if the recording cannot be read, or has samples or scores that are not finite.
             ValueError: for a class that the model does not have, or windows that it cannot take.
         """
-        check_event_options(self.labels, thresholds, min_duration_s, merge_gap_s)  # before the work, not after it
+        event_rules(self.labels, thresholds, **finding)  # before the work, not after it
         options: dict[str, Any] = {"window_s": window_s, "hop_s": hop_s}
         timeline = self.timeline(source, sampling_rate=sampling_rate, channel=channel, **options)
-        return timeline.events(thresholds, min_duration_s, merge_gap_s)
+        return timeline.events(thresholds, **finding)
 
     def embed(
         self,
@@ -399,7 +419,7 @@ class AudioTagger:
         """
         if errors not in ("raise", "skip"):
             raise OptionError("errors", errors, "raise or skip")
-        read = self._clip_reader(window_s, None, sampling_rate, channel)
+        read = self._windows.of_clips(window_s, None, sampling_rate, channel)
         embeddings = []
         for _, state in self._run(_as_list(inputs), read, self._embeddings):
             if state.error is None:
@@ -433,7 +453,7 @@ class AudioTagger:
                 piece (10.12 s), and else has windows of 10 s.
             hop_s: Distance between their starts in seconds; by default they do not overlap.
         """
-        read = self._clip_reader(window_s, hop_s, sampling_rate, channel)
+        read = self._windows.of_clips(window_s, hop_s, sampling_rate, channel)
         for source, state in self._run(inputs, read, self._embeddings, on_audio):
             windows = 0 if state.error is not None else state.windows
             vectors = state.scores[:windows] if windows else np.zeros((0, self.embed_dim), np.float32)
@@ -448,9 +468,13 @@ class AudioTagger:
         sampling_rate: int | None = None,
         window_s: float = TIMELINE_WINDOW_S,
         hop_s: float | None = None,
+        smooth_s: float = 0.0,
+        smoothing: str = "median",
         top_k: int | None = None,
-        threshold: float | None = None,
-        labels: Sequence[str] | None = None,
+        threshold: float | Mapping[str, Any] | None = None,
+        labels: Any = None,
+        exclude: Any = None,
+        label_map: Mapping[str, str | None] | None = None,
     ) -> Iterator[StreamUpdate]:
         """
         Tags audio while it arrives; the scores are those of [`AudioTagger.timeline`] of the whole.
@@ -461,7 +485,9 @@ class AudioTagger:
                 its first sample in the stream.
             sampling_rate: Of the chunks in Hz, by default that of the first chunk, or else the model's.
             window_s, hop_s: As for [`AudioTagger.timeline`].
-            top_k, threshold, labels: As for [`AudioTagger.__call__`].
+            smooth_s, smoothing: As for [`Timeline.events`]. Smoothing over n windows delays each update by
+                (n - 1) / 2 hops: 2 s, with windows every second, for `smooth_s=5`.
+            top_k, threshold, labels, exclude, label_map: As for [`AudioTagger.__call__`].
 
         Yields:
             A [`StreamUpdate`] for each window as soon as its audio has arrived (windows that do not overlap wait for
@@ -471,92 +497,70 @@ class AudioTagger:
             ValueError: if a chunk has another sampling rate, or does not start where the one before it ended.
             AudioError: if a chunk is not mono audio, or if samples or scores are not finite.
         """
-        window, hop = self._window_samples(window_s, window_s / 2 if hop_s is None else hop_s)
-        select = self._selection(top_k, threshold, labels)
-        for cut in self._cut(stream_blocks(chunks, sampling_rate, self.sampling_rate), window, hop, "the stream"):
-            scores = self._scores([cut.waveform], is_alone=not is_forked())[0]
-            start_s, end_s = cut.start / self.sampling_rate, (cut.start + len(cut.waveform)) / self.sampling_rate
-            check_scores(scores, "the stream", start_s)
+        window, hop = self._windows.to_samples(window_s, window_s / 2 if hop_s is None else hop_s)
+        select = self._selection(top_k, threshold, labels, exclude, label_map)
+        event_rules([], smooth_s=smooth_s, smoothing=smoothing)  # checks them
+        windows = smoothing_windows(smooth_s, hop / self.sampling_rate)
+        updates = self._stream_scores(chunks, sampling_rate, window, hop)
+        for start_s, end_s, scores in smooth_stream(updates, windows, smoothing):
             yield StreamUpdate(start_s, end_s, select(scores), scores)
 
-    # Windows
+    def stream_events(
+        self,
+        chunks: Iterable[Any],
+        thresholds: float | Mapping[str, Any] = THRESHOLD,
+        *,
+        sampling_rate: int | None = None,
+        window_s: float = TIMELINE_WINDOW_S,
+        hop_s: float | None = None,
+        **finding: Any,
+    ) -> Iterator[Event]:
+        """
+        Finds events while audio arrives; they are those of [`AudioTagger.events`] of the whole.
 
-    def _window_samples(self, window_s: float, hop_s: float) -> tuple[int, int]:
-        for name, value in (("window_s", window_s), ("hop_s", hop_s)):
-            check_number(name, value)
-            if not math.isfinite(value):
-                raise OptionError(name, value, "a length in seconds")
-        window, hop = round(window_s * self.sampling_rate), round(hop_s * self.sampling_rate)
-        if not self.front_end.min_samples <= window <= self._max_samples:
-            bounds = f"{self.min_window_s:.3g} to {self.max_window_s:.4g} seconds"
-            raise OptionError("window_s", window_s, f"{bounds}, which this model takes at once")
-        if not 0 < hop <= window:
-            wanted = f"more than 0 and at most the window of {window_s:g} seconds, so that no audio is left out"
-            raise OptionError("hop_s", hop_s, wanted)
-        return window, hop
+        Args:
+            chunks, sampling_rate: As for [`AudioTagger.stream`].
+            thresholds, window_s, hop_s, finding: As for [`AudioTagger.events`].
 
-    def _clip_reader(
-        self, window_s: float | None, hop_s: float | None, sampling_rate: int | None, channel: str | int
-    ) -> Callable[[Any], Iterator[Window]]:
-        """How a clip is read as windows, by default 10 s long and not overlapping."""
-        length_s = min(CLIP_WINDOW_S, self.max_window_s) if window_s is None else window_s
-        window, hop = self._window_samples(length_s, length_s if hop_s is None else hop_s)
-        return self._reader(window, hop, window_s is None and hop_s is None, sampling_rate, channel)
+        Yields:
+            Each event once it is over: when it, and `merge_gap_s` behind it, are sure to be at an end, and smoothing
+            knows the windows around it; so they are ordered by when they end.
 
-    def _reader(
-        self, window: int, hop: int, fits_whole: bool, sampling_rate: int | None, channel: str | int
-    ) -> Callable[[Any], Iterator[Window]]:
-        return partial(
-            self._windows,
-            window=window,
-            hop=hop,
-            fits_whole=fits_whole,
-            array_sampling_rate=sampling_rate,
-            channel=check_channel(channel),
-        )
+        Raises:
+            ValueError, AudioError: As [`AudioTagger.stream`] and [`AudioTagger.events`].
+        """
+        window, hop = self._windows.to_samples(window_s, window_s / 2 if hop_s is None else hop_s)
+        rules = event_rules(self.labels, thresholds, **finding)
+        updates = self._stream_scores(chunks, sampling_rate, window, hop)
+        yield from stream_events(updates, hop / self.sampling_rate, rules)
 
-    def _windows(self, source: Any, *, window: int, hop: int, fits_whole: bool, **how: Any) -> Iterator[Window]:
-        """Windows of one input; with `fits_whole`, what the model takes in one piece stays in one."""
-        name = describe(source)
-        blocks = iter(read_blocks(source, sampling_rate=self.sampling_rate, **how))
-        if not fits_whole:
-            return self._cut(blocks, window, hop, name)
-        beginning: list[np.ndarray] = []
-        while sum(map(len, beginning)) <= self._max_samples:
-            block = next(blocks, None)
-            if block is None:
-                return self._cut(beginning, self._max_samples, self._max_samples, name)
-            beginning.append(block)
-        return self._cut(chain(beginning, blocks), window, hop, name)
-
-    def _cut(self, blocks: Iterable[np.ndarray], window: int, hop: int, name: str) -> Iterator[Window]:
-        """Windows of audio whose features are finite."""
-        blocks = check_peaks(blocks, MAX_MAGNITUDE / self.front_end.n_fft, self.sampling_rate, name)
-        return cut_windows(blocks, window, hop, self.front_end.min_samples, self._max_samples)
+    def _stream_scores(
+        self, chunks: Iterable[Any], sampling_rate: int | None, window: int, hop: int
+    ) -> Iterator[tuple[float, float, np.ndarray]]:
+        """Bounds in seconds and scores of each window of a stream."""
+        blocks = stream_blocks(chunks, sampling_rate, self.sampling_rate)
+        for cut in self._windows.cut(blocks, window, hop, "the stream"):
+            scores = self._scores([cut.content], is_alone=not is_forked())[0]
+            start_s, end_s = cut.start / self.sampling_rate, (cut.start + len(cut.waveform)) / self.sampling_rate
+            check_scores(scores, "the stream", start_s)
+            yield start_s, end_s, scores
 
     # Computing
 
-    def _patches(self, num_samples: int) -> int:
-        """Patches in time of a window of so many samples."""
-        front_end = self.front_end
-        return front_end.num_frames(max(num_samples, front_end.min_samples)) // self._folder.settings.patch_size
+    def _compute(self, contents: list[np.ndarray], is_alone: bool = False) -> Outputs:
+        """
+        Outputs for windows with the same number of patches, given as waveforms or log-mel spectrograms. Unless it
+        `is_alone`, other calls compute as well.
+        """
+        return self._engine.run(self._windows.features(contents), is_alone)
 
-    def _compute(self, waveforms: list[np.ndarray], is_alone: bool = False) -> Outputs:
-        """Outputs for windows with the same number of patches. Unless it `is_alone`, other calls compute as well."""
-        frames = self._patches(len(waveforms[0])) * self._folder.settings.patch_size
-        features = []
-        for waveform in waveforms:
-            waveform = np.pad(waveform, (0, max(0, self.front_end.min_samples - len(waveform))))
-            features.append(log_mel(waveform, self.front_end)[:, :frames])
-        return self._engine.run(np.stack(features), is_alone)
-
-    def _scores(self, waveforms: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
+    def _scores(self, contents: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
         """Class scores `(windows, classes)`."""
-        return self._compute(waveforms, is_alone).probabilities
+        return self._compute(contents, is_alone).probabilities
 
-    def _embeddings(self, waveforms: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
+    def _embeddings(self, contents: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
         """Pooled embeddings `(windows, embed_dim)`."""
-        return self._compute(waveforms, is_alone).embeddings
+        return self._compute(contents, is_alone).embeddings
 
     def _run(
         self,
@@ -582,7 +586,7 @@ class AudioTagger:
             inputs,
             read,
             compute,
-            self._patches,
+            self._windows.patches,
             batch_size=self.batch_size,
             # On a CPU, a batch per core keeps all of them busier than all cores sharing a batch.
             num_workers=self.num_threads if self._engine.device == "cpu" else 1,
@@ -591,25 +595,33 @@ class AudioTagger:
         )
 
     def _selection(
-        self, top_k: int | None, threshold: float | None, labels: Sequence[str] | None
+        self,
+        top_k: int | None,
+        threshold: float | Mapping[str, Any] | None,
+        labels: Any,
+        exclude: Any = None,
+        label_map: Mapping[str, str | None] | None = None,
     ) -> Callable[[np.ndarray], list[Tag]]:
         """How scores of shape `(classes,)` become tags."""
         if top_k is None and threshold is None and labels is None:
             top_k = TOP_K
         if top_k is not None and (not isinstance(top_k, int | np.integer) or top_k < 1):
             raise OptionError("top_k", top_k, "a whole number from 1")
-        if threshold is not None:
+        if threshold is not None and not isinstance(threshold, Mapping):
             check_number("threshold", threshold)
-        if isinstance(labels, str):
-            raise OptionError("labels", labels, "a list of class names")
-        indices = range(len(self.labels)) if labels is None else [find_label(self.labels, name) for name in labels]
-        candidates = np.array(sorted(set(indices)), dtype=int)
+        if isinstance(threshold, Mapping):
+            choosing = {"labels": labels, "exclude": exclude, "label_map": label_map, "with_silence": True}
+            found = class_limits(self.labels, threshold, **choosing)
+            choices, limits = [choice for choice, _ in found], np.array([each["threshold"] for _, each in found])
+        else:
+            choices = choose_classes(self.labels, labels, exclude=exclude, label_map=label_map)
+            limits = np.full(len(choices), -np.inf if threshold is None else threshold)
 
         def select(scores: np.ndarray) -> list[Tag]:
-            order = candidates[np.argsort(-scores[candidates], kind="stable")][:top_k]
-            if threshold is not None:
-                order = order[scores[order] >= threshold]
-            return [Tag(self.labels[index], float(scores[index]), int(index)) for index in order]
+            scores = choice_scores(scores, choices)
+            order = np.argsort(-scores, kind="stable")
+            order = order[scores[order] >= limits[order]][:top_k]
+            return [Tag(choices[place].label, float(scores[place]), choices[place].index) for place in order]
 
         return select
 
@@ -622,8 +634,16 @@ def default_num_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _time_finder(start_time: str | datetime | None, timezone: str | None) -> Callable[[Any], str | None]:
+    """How it is found when an input was recorded."""
+    start_time = parse_start_time(start_time)
+    if start_time is None and timezone is not None:
+        raise OptionError("timezone", timezone, "start_time as well: it is the zone of times that are found")
+    return partial(recorded_at, start_time=start_time, zone=parse_timezone(timezone))
+
+
 def _is_list(inputs: Any) -> bool:
-    return isinstance(inputs, list | tuple) or (hasattr(inputs, "dtype") and not is_single_input(inputs))
+    return (isinstance(inputs, Sequence) or hasattr(inputs, "dtype")) and not is_single_input(inputs)
 
 
 def _as_list(inputs: Any) -> list[Any]:

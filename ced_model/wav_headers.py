@@ -12,7 +12,7 @@ import os
 import re
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO, NamedTuple
@@ -45,7 +45,7 @@ LAYOUTS = {
 # Chunks that writers put behind the audio, recognized even if the file is cut within them
 METADATA = re.compile(
     rb"LIST|id3 |ID3 |bext|iXML|cue |smpl|inst|fact|PEAK|JUNK|junk|PAD |FLLR|acid|afsp|plst|adtl|labl|levl|_PMX|axml"
-    rb"|chna|cart|DISP|LGWV|minf|elm1|regn|umid|strc|SNDM|qlty|link|bmdt|slnt|list|NAME|AUTH|ANNO|COMT|MARK|INST|APPL"
+    rb"|guan|wamd|chna|cart|DISP|LGWV|minf|elm1|regn|umid|strc|SNDM|qlty|link|bmdt|slnt|list|NAME|AUTH|ANNO|COMT|MARK|INST|APPL"
     rb"|MIDI|AESD|SAXL|CHAN|\(c\) |info|uuid|free|mark|peak|ovvw|strg|midi|edct|chan|pakt"
 )
 TAGS = re.compile(rb"ID3[\2-\4]\0|TAG|APETAGEX")  # of taggers that know no chunks
@@ -53,6 +53,7 @@ AUDIO_IDS = (b"data", b"SSND", *LAYOUTS)
 
 MAX_CHUNKS = 1000  # before the audio, or behind it
 MAX_FORMAT_BYTES = 4096
+MAX_METADATA_BYTES = 2**20
 MIN_REST = 256  # fewer bytes behind the stated end are not worth a warning
 UNCOMPRESSED = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 BLOCKWISE = ("MS_ADPCM", "IMA_ADPCM")  # whose blocks can be decoded alone
@@ -102,6 +103,26 @@ def find_audio_data(file: BinaryIO) -> AudioData | None:
     if layout is None or (head[:4] == b"riff" and not head.startswith(W64_RIFF)):
         return None
     return _find_in_chunks(file, head, layout, end)
+
+
+def metadata_chunks(file: BinaryIO, wanted: Collection[bytes]) -> dict[bytes, bytes]:
+    """The content of the first chunk of each identifier, before or behind the audio; empty for other files."""
+    file.seek(0)
+    head = file.read(40)
+    end = file.seek(0, os.SEEK_END)
+    layout = LAYOUTS.get(head[:4])
+    found: dict[bytes, bytes] = {}
+    if layout is None:
+        return found
+    data = find_audio_data(file)
+    behind = end if data is None else data.start + data.size
+    for position in (layout.first, behind + -behind % layout.align, behind):
+        for name, start, size in islice(_chunks(file, layout, position, end), MAX_CHUNKS):
+            if name[:4] in wanted and 0 <= size <= MAX_METADATA_BYTES:
+                found.setdefault(name[:4], _read_at(file, start, size))
+            if data is not None and position == layout.first and start >= data.start:
+                break  # the stated size of the audio may be wrong
+    return found
 
 
 def _find_in_au(file: BinaryIO, head: bytes, end: int) -> AudioData | None:

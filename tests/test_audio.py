@@ -12,10 +12,13 @@ import os
 import socket
 import struct
 import tracemalloc
+from collections import UserDict
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from mmap import ACCESS_READ, mmap
 from pathlib import Path, PurePath
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -27,7 +30,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ced_model import audio
-from ced_model.audio import AUDIO_EXTENSIONS, AudioError, describe, duration_s, is_single_input, read_audio, read_blocks
+from ced_model.audio import (
+    AUDIO_EXTENSIONS,
+    AudioError,
+    describe,
+    duration_s,
+    is_single_input,
+    load_audio,
+    read_audio,
+    read_blocks,
+)
+from ced_model.messages import OptionError
 
 RESOURCES = Path(__file__).parent.parent / "resources"
 TABLA = RESOURCES / "loop_tabla.flac"  # 10.7 s, stereo, 44.1 kHz
@@ -402,7 +415,12 @@ def test_integer_pcm_is_scaled_by_its_type(dtype: str):
         ({"array": np.zeros((16000, 2)), "sampling_rate": 16000}, "(16000, 2)"),
         ({"array": np.zeros((33, 16000)), "sampling_rate": 16000}, "at most 32"),
         ({"array": np.zeros(9)}, "sampling_rate"),
-        ({"path": "a.wav"}, "sampling_rate"),
+        ({"path": "a.wav"}, "a.wav: cannot be opened"),
+        ({"bytes": None, "path": None}, "a row without audio: its bytes and its path are None"),
+        ({"bytes": b"RIFF", "path": "a.wav"}, "a.wav: "),
+        ({"audio": "a.wav", "label": 1}, "a dictionary without audio; it has 'audio', 'label': pass"),
+        ({"left": {"bytes": b""}, "right": {"bytes": b""}}, "audio in 'left' and 'right': pass one, as row['left']"),
+        ({}, "a dictionary without audio; it has no keys"),
         ({"array": np.zeros(9), "sampling_rate": None}, "sampling rate"),
         ({"array": np.zeros(9), "sampling_rate": 0}, "0 Hz"),
         ({"array": np.zeros(9), "sampling_rate": -8000}, "-8000 Hz"),
@@ -419,6 +437,65 @@ def test_integer_pcm_is_scaled_by_its_type(dtype: str):
 def test_what_is_no_audio_is_refused_in_one_line(source: object, reason: str):
     assert reason in refusal(source)
     assert duration_s(source) is None or isinstance(duration_s(source), float)
+
+
+class Decoder:
+    """What torchcodec's AudioDecoder has."""
+
+    def __init__(self, samples: np.ndarray, encoded: dict | None = None) -> None:
+        self.samples = samples
+        if encoded is not None:
+            self._hf_encoded = encoded  # by datasets
+
+    def get_all_samples(self) -> SimpleNamespace:
+        return SimpleNamespace(data=torch.from_numpy(self.samples), sample_rate=16000)
+
+
+@pytest.mark.parametrize("is_row", [False, True], ids=["value", "row"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("bytes and path", "a.wav"),
+        ("bytes", "<bytes>"),
+        ("path", None),
+        ("array", "a.wav"),
+        ("lazy row", "a.wav"),
+        ("decoder", "<array>"),
+        ("decoder of bytes", "a.wav"),
+        ("decoder of a path", None),
+        ("decoder of a remote path", "hf://datasets/a.wav"),
+    ],
+)
+def test_what_a_row_of_datasets_holds_is_read_as_its_file(clip: Path, kind: str, name: str | None, is_row: bool):
+    content, path, samples = clip.read_bytes(), str(clip), soundfile.read(clip, dtype="float32")[0]
+    encoded = {"bytes": content, "path": "a.wav"}
+    source: Any = {
+        "bytes and path": encoded,
+        "bytes": {"bytes": content, "path": None},
+        "path": {"bytes": None, "path": path},
+        "array": {"array": samples, "sampling_rate": 16000, "path": "a.wav"},
+        "lazy row": UserDict(encoded),
+        "decoder": Decoder(samples[None]),
+        "decoder of bytes": Decoder(samples[None], encoded),
+        "decoder of a path": Decoder(samples[None], {"bytes": None, "path": path}),
+        "decoder of a remote path": Decoder(samples[None], {"bytes": None, "path": "hf://datasets/a.wav"}),
+    }[kind]
+    source = {"file": "a.wav", "audio": source, "label": 3} if is_row else source
+    np.testing.assert_array_equal(read_audio(source), samples)
+    assert describe(source) == (name or path) and is_single_input(source)
+    assert duration_s(source) == 0.5
+
+
+def test_load_audio_gives_a_mono_waveform_and_its_rate(long_clip: Path):
+    waveform, rate = load_audio(long_clip)
+    assert (waveform.dtype, waveform.shape, rate) == (np.float32, (round(25.3 * 16000),), 16000)
+    np.testing.assert_array_equal(waveform, read_audio(long_clip))
+    left, rate = load_audio(long_clip, 22050, channel=0)
+    np.testing.assert_array_equal(left, soundfile.read(long_clip, dtype="float32")[0][:, 0])
+    assert rate == 22050 and len(load_audio(np.zeros(8000, np.float32), array_sampling_rate=8000)[0]) == 16000
+    for options in ({"sampling_rate": 0}, {"sampling_rate": None}, {"sampling_rate": "16 kHz"}, {"channel": -1}):
+        with pytest.raises(OptionError, match=next(iter(options))):
+            load_audio(long_clip, **options)
 
 
 def test_a_file_object_that_fails_is_an_audio_error():

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import soundfile
 import torch
@@ -20,14 +22,20 @@ from ced_model import CedConfig, CedForAudioClassification
 RECIPE = Path(__file__).parent.parent / "examples" / "ced_nano"
 sys.path.insert(0, str(RECIPE))
 
+import bank as banks  # noqa: E402
+import fingerprints  # noqa: E402
+import licences  # noqa: E402
 import mixing  # noqa: E402
+import mixing_torch  # noqa: E402
 import named_sounds  # noqa: E402
 import pretrain  # noqa: E402
 import publish  # noqa: E402
 import report  # noqa: E402
 import scenes  # noqa: E402
 import sources  # noqa: E402
+import synthesis  # noqa: E402
 import yamnet  # noqa: E402
+import yamnet_torch  # noqa: E402
 
 CLASS_INDICES = np.arange(527)[:521]
 
@@ -289,3 +297,165 @@ def test_every_place_of_the_page_has_a_table() -> None:
     tables = report.tables(figures)
     assert set(tables) == named and places.count("end") == len(named)
     assert "| dog | 1 | 1 | yes |" in tables["named"] and "| all | 3 | 0.50 | 1 |" in tables["sources"]
+
+
+def quantised_graph() -> onnx.ModelProto:
+    """YAMNet's graph in small: two convolutions in 8 bits, the mean, and a linear layer."""
+    rng, nodes, constants = np.random.default_rng(0), [], {}
+
+    def constant(name: str, value: np.ndarray) -> str:
+        constants[name] = onnx.numpy_helper.from_array(value, name)
+        return name
+
+    def both(name: str, scale: np.ndarray, zero: np.ndarray, **attributes: int) -> str:
+        parts = [constant(f"{name}_scale", scale), constant(f"{name}_zero_point", zero)]
+        nodes.append(onnx.helper.make_node("QuantizeLinear", [name, *parts], [f"{name}_q"], **attributes))
+        nodes.append(onnx.helper.make_node("DequantizeLinear", [f"{name}_q", *parts], [f"{name}_qdq"], **attributes))
+        return f"{name}_qdq"
+
+    scale, byte = np.float32(0.05), np.uint8(144)
+    parts = [constant("audio_scale", scale), constant("audio_zero_point", byte)]
+    nodes.append(onnx.helper.make_node("DequantizeLinear", ["audio", *parts], ["hidden0"]))
+    hidden = "hidden0"
+    for number, (shape, groups, pads) in enumerate(
+        (((8, 1, 3, 3), 1, [1, 1, 1, 1]), ((8, 1, 3, 3), 8, [0, 0, 1, 1])), 1
+    ):
+        name = constant(f"weight{number}", rng.normal(0, 0.3, shape).astype(np.float32))
+        weight = both(name, np.full(8, 0.01, np.float32), np.zeros(8, np.int8), axis=0)
+        bias = constant(f"bias{number}", rng.normal(0, 0.1, 8).astype(np.float32))
+        options = {"group": groups, "pads": pads, "strides": [2, 2], "kernel_shape": [3, 3], "dilations": [1, 1]}
+        nodes.append(onnx.helper.make_node("Conv", [hidden, weight, bias], [f"conv{number}"], **options))
+        nodes.append(onnx.helper.make_node("Relu", [f"conv{number}"], [f"relu{number}"]))
+        hidden = both(f"relu{number}", np.float32(0.04), np.uint8(0))
+    nodes.append(onnx.helper.make_node("GlobalAveragePool", [hidden], [yamnet.EMBEDDING]))
+    pooled = both(yamnet.EMBEDDING, np.float32(0.02), np.uint8(0))
+    nodes.append(onnx.helper.make_node("Reshape", [pooled, constant("shape", np.array([-1, 8]))], ["flat"]))
+    constant("head", rng.normal(0, 0.3, (5, 8)).astype(np.float32))
+    head = both("head", np.float32(0.01), np.int8(0))
+    bias = constant("head_bias", rng.normal(0, 1, 5).astype(np.float32))
+    nodes.append(onnx.helper.make_node("Gemm", ["flat", head, bias], [yamnet.LOGITS], transB=1))
+    audio = onnx.helper.make_tensor_value_info("audio", onnx.TensorProto.UINT8, ["patches", 1, 96, 64])
+    outputs = [
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in (yamnet.LOGITS, yamnet.EMBEDDING)
+    ]
+    graph = onnx.helper.make_graph(nodes, "small", [audio], outputs, list(constants.values()))
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_torch_yamnet_equals_its_graph_on_a_clip() -> None:
+    model = quantised_graph()
+    module = yamnet_torch.TorchYamNet(model)
+    waveform = np.random.default_rng(0).normal(0, 0.1, 40_000).astype(np.float32)
+    patches = yamnet.patches_of(waveform)
+    torch.testing.assert_close(
+        yamnet_torch.patches_of(module.log_mel(torch.from_numpy(waveform)[None]))[0],
+        torch.from_numpy(patches.copy()),
+        atol=1e-3,
+        rtol=0,
+    )
+    options = onnxruntime.SessionOptions()  # as written: fused integer kernels round differently on each processor
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    bytes_in = np.clip(np.round(patches / 0.05 + 144), 0, 255).astype(np.uint8)[:, None]
+    expected = session.run(None, {"audio": bytes_in})
+    logits, embeddings = module(torch.from_numpy(patches.copy()))
+    np.testing.assert_allclose(embeddings.numpy(), expected[1][:, :, 0, 0], atol=1e-3)
+    # A value half way between two steps of 0.02 may be rounded to either before the last layer.
+    differences = np.abs(logits.numpy() - expected[0])
+    assert np.median(differences) < 1e-3 and differences.max() < 0.02
+
+
+@pytest.fixture(scope="module")
+def opus_bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, recordings = tmp_path_factory.mktemp("opus"), []
+    for number in range(6):
+        waveform = synthesis.make("siren", number, seconds=1.0)
+        row = {
+            "source": f"a/{number}",
+            "licence": "CC0-1.0",
+            "split": "train",
+            "group": f"a/{number}",
+            "samples": 16000,
+        }
+        recordings.append(({**row, "taught": {"Siren": 0.5 + number / 100}}, banks.encode(waveform)))
+    banks.write_bank(recordings, folder, piece_bytes=8000)
+    return folder
+
+
+def test_a_bank_gives_back_its_recordings(opus_bank: Path) -> None:
+    bank = banks.OpusBank(opus_bank)
+    assert len(bank.pieces) > 1 and all((opus_bank / name).stat().st_size <= 8000 for name in bank.pieces)
+    for number, samples in enumerate(bank.decode()):
+        original = synthesis.make("siren", number, seconds=1.0)
+        assert len(samples) == 16000
+        assert np.corrcoef(samples, original)[0, 1] > 0.95
+    assert bank.taught()[3].max() == pytest.approx(0.53)
+
+
+@pytest.mark.parametrize("harm", ["missing", "cut", "altered"])
+def test_a_bank_with_a_bad_piece_gives_the_others(
+    opus_bank: Path, tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in opus_bank.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    bad, content = tmp_path / "piece_001.zip", (opus_bank / "piece_001.zip").read_bytes()
+    if harm == "missing":
+        bad.unlink()
+    else:
+        bad.write_bytes(content[:-100] if harm == "cut" else content[:500] + b"!" + content[501:])
+    whole, bank = banks.OpusBank(opus_bank), banks.OpusBank(tmp_path)
+    assert [row["file"] for row in bank.rows] == [row["file"] for row in whole.rows if row["piece"] != 1]
+    assert len(list(bank.decode())) == len(bank.rows) < len(whole.rows)
+    assert "piece_001.zip is" in caplog.text and "left out" in caplog.text
+    assert bank.checksum != whole.checksum
+
+
+def test_a_folder_without_a_whole_bank_is_refused_in_one_line(opus_bank: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a bank"):
+        banks.OpusBank(tmp_path)
+    (tmp_path / "manifest.json").write_bytes((opus_bank / "manifest.json").read_bytes())
+    (tmp_path / "recordings.jsonl").write_bytes((opus_bank / "recordings.jsonl").read_bytes()[:-5])
+    with pytest.raises(ValueError, match="is damaged"):
+        banks.OpusBank(tmp_path)
+    (tmp_path / "recordings.jsonl").write_bytes((opus_bank / "recordings.jsonl").read_bytes())
+    with pytest.raises(ValueError, match="no whole piece"):
+        banks.OpusBank(tmp_path)
+
+
+@pytest.mark.parametrize("kind", synthesis.KINDS)
+def test_a_synthesised_sound_depends_on_kind_and_number_alone(kind: str) -> None:
+    sound = synthesis.make(kind, 1, seconds=1.5)
+    assert sound.dtype == np.float32 and len(sound) == 24000 and np.isfinite(sound).all()
+    assert np.abs(sound).max() == pytest.approx(0.9, abs=1e-4)
+    np.testing.assert_array_equal(sound, synthesis.make(kind, 1, seconds=1.5))
+    assert not np.array_equal(sound, synthesis.make(kind, 2, seconds=1.5))
+
+
+def test_mixes_on_a_device_depend_on_the_seed_alone() -> None:
+    waveforms = [synthesis.make(kind, 0, seconds=seconds) for kind, seconds in (("bell", 1.0), ("rain", 5.0))]
+    samples = torch.from_numpy(np.round(np.concatenate(waveforms) * 32767).astype(np.int16))
+    mixer = mixing_torch.TorchMixer(samples, torch.tensor([16000, 80000]), torch.ones(2))
+    for clean in (False, True):
+        mixes = mixer.batch(12, 20_000, torch.Generator().manual_seed(3), clean=clean)
+        assert mixes.shape == (12, 20_000) and mixes.abs().max() <= 1
+        assert (mixing_torch.rms(mixes) > 1e-3).all()
+        torch.testing.assert_close(mixes, mixer.batch(12, 20_000, torch.Generator().manual_seed(3), clean=clean))
+
+
+def test_fingerprints_find_a_copy_that_was_cut_and_coded_again(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "kept.wav", synthesis.make("fire", 0, seconds=5.0), 16000)
+    prints = fingerprints.Fingerprints([tmp_path / "kept.wav"])
+    copy = 0.3 * synthesis.make("fire", 0, seconds=5.0)[12_345:60_000]
+    samples, _ = soundfile.read(io.BytesIO(encoded(copy, "MP3")), dtype="float32")
+    assert prints.match(samples) == "kept.wav"
+    assert prints.match(synthesis.make("fire", 1, seconds=5.0)) is None
+    assert fingerprints.Fingerprints([]).match(samples) is None
+
+
+def test_licences_are_those_of_the_last_paragraph_that_fits(tmp_path: Path) -> None:
+    folder = tmp_path / "game" / "usr" / "share" / "doc" / "game"
+    folder.mkdir(parents=True)
+    (folder / "copyright").write_text("Files: *\nLicense: GPL-2+\n\nFiles: data/sounds/*\nLicense: CC0-1.0\n")
+    assert licences.licence_of(tmp_path, "game/usr/share/game/sounds/dog.ogg") == "CC0-1.0"
+    assert licences.licence_of(tmp_path, "game/usr/share/game/music/song.ogg") == "GPL-2+"
+    assert licences.licence_of(tmp_path, "other/song.ogg") == "unknown"

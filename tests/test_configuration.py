@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 from ced_model import AUDIOSET_LABELS, CedConfig
 from ced_model.configuration_ced import CED_SIZES
+from ced_model.model_settings import check_model
 
 WHOLE_TABLE = dict(enumerate(AUDIOSET_LABELS))
 CUT_TABLE = {index: name.split(",")[0] for index, name in WHOLE_TABLE.items()}
@@ -331,3 +332,36 @@ def test_names_and_number_of_classes_that_contradict_each_other_are_refused(gold
 def test_an_impossible_front_end_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(StrictDataclassError, match=next(iter(fields))):
         CedConfig(**fields)
+
+
+# The loss of the public port
+
+
+def test_the_loss_of_the_public_port_gives_the_problem_type(tmp_path: Path, golden: Path) -> None:
+    single, multi = "single_label_classification", "multi_label_classification"
+    assert CedConfig(loss="CrossEntropyLoss").problem_type == single
+    assert CedConfig(loss="BCE").problem_type == CedConfig(loss=None).problem_type == multi
+    assert CedConfig(loss="AnotherLoss").problem_type == multi
+    assert CedConfig(loss="CrossEntropyLoss", problem_type="regression").problem_type == "regression"
+    config = AutoConfig.from_pretrained(golden / "micro_hub", loss="CrossEntropyLoss", num_labels=3)
+    assert (config.problem_type, config.loss, config.num_labels) == (single, "CrossEntropyLoss", 3)
+    # Set afterwards, and a stored problem type with a loss that overrides it.
+    config = CedConfig()
+    config.loss = "CrossEntropyLoss"
+    assert config.problem_type == single
+    config.loss = "AnotherLoss"
+    assert config.problem_type == single
+    config.loss = "BCE"
+    assert config.problem_type == multi
+    CedConfig().save_pretrained(tmp_path)
+    assert CedConfig.from_pretrained(tmp_path).problem_type == multi
+    assert CedConfig.from_pretrained(tmp_path, loss="CrossEntropyLoss").problem_type == single
+    assert CedConfig.from_pretrained(tmp_path, loss="CrossEntropyLoss", problem_type=multi).problem_type == multi
+
+
+def test_a_stored_loss_counts_only_without_a_problem_type(tmp_path: Path, golden: Path) -> None:
+    write_config(tmp_path, golden, loss="CrossEntropyLoss")
+    assert AutoConfig.from_pretrained(tmp_path).problem_type == "single_label_classification"
+    assert check_model(json.loads((tmp_path / "config.json").read_text()))["problem_type"].startswith("single")
+    CedConfig(problem_type="single_label_classification").save_pretrained(tmp_path)  # its loss is the default, "BCE"
+    assert AutoConfig.from_pretrained(tmp_path).problem_type == "single_label_classification"

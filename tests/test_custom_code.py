@@ -19,17 +19,22 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
-from transformers import (
-    Trainer,
-    TrainingArguments,
-)
+from transformers import Trainer, TrainingArguments, pipeline
 from transformers.dynamic_module_utils import (
     get_class_from_dynamic_module,
     get_imports,
     get_relative_import_files,
 )
 
-from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification, CedModel, custom_code
+from ced_model import (
+    AudioTagger,
+    CedConfig,
+    CedFeatureExtractor,
+    CedForAudioClassification,
+    CedForAudioFrameClassification,
+    CedModel,
+    custom_code,
+)
 
 CODE_FILES = set(custom_code.CODE_FILES)
 
@@ -83,7 +88,11 @@ LOAD_AND_RUN = """
 import json, sys
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, pipeline
+from transformers import (
+    AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, AutoModelForAudioFrameClassification,
+    AutoProcessor,
+    pipeline,
+)
 
 clips = load_file("clips.safetensors")
 options = {"trust_remote_code": True}
@@ -102,34 +111,51 @@ for folder in ("classifier", "encoder"):
         if folder == "classifier":
             model = AutoModelForAudioClassification.from_pretrained(folder, **options).eval()
             outputs["logits"] = model(**features).logits
+            model = AutoModelForAudioFrameClassification.from_pretrained(folder, **options).eval()
+            assert "transformers_modules" in type(model).__module__
+            outputs["frame logits"] = model(**features).logits
 save_file({name: value.contiguous() for name, value in outputs.items()}, "outputs.safetensors")
 pipe = pipeline("audio-classification", model="classifier", **options)
 pipe.model.save_pretrained("again")
 pipe.feature_extractor.save_pretrained("again")
-assert "ced_model" not in sys.modules
-print(json.dumps(pipe(clips["37920"].numpy(), top_k=3)))
+pipe.save_pretrained("piped")
+assert type(pipe).__name__ == "CedAudioClassificationPipeline"
+assert type(AutoProcessor.from_pretrained("classifier", **options)).__name__ == "CedFeatureExtractor"
+row = {"bytes": open("crow.flac", "rb").read(), "path": None}
+recordings = ["loop.flac", row, {"raw": clips["8000"], "sampling_rate": 8000}]
+many = pipe(recordings, batch_size=8, top_k=13)
+assert many == [pipe(recording, top_k=13) for recording in recordings]
+events = pipe("loop.flac", events=True, threshold=0.6)
+assert not {"ced_model", "torchaudio", "torchcodec", "av"} & set(sys.modules)
+print(json.dumps([pipe(clips["37920"].numpy(), top_k=3), many, events]))
 """
 
 
 @torch.inference_mode()
 def test_saved_folders_load_and_save_again_without_ced_model(
-    tmp_path: Path, golden: Path, clips: dict[str, torch.Tensor]
+    tmp_path: Path, golden: Path, resources: Path, clips: dict[str, torch.Tensor]
 ) -> None:
-    """The Auto classes and the pipeline, with the same numbers as here."""
+    """The Auto classes and the pipeline, with the same numbers as here; for audio files soundfile and soxr suffice."""
     extractor = CedFeatureExtractor.from_pretrained(golden / "micro_hub")
     model = CedForAudioClassification.from_pretrained(golden / "micro_hub").eval()
     encoder: Any = CedModel.from_pretrained(golden / "micro_hub", target_length=2024).eval()
     for folder, saved in (("classifier", model), ("encoder", CedModel.from_pretrained(golden / "micro_hub"))):
         saved.save_pretrained(tmp_path / folder)
         extractor.save_pretrained(tmp_path / folder)
-        assert {path.name for path in (tmp_path / folder).glob("*.py")} == CODE_FILES
+        code = CODE_FILES if folder == "classifier" else set(custom_code.MODEL_CODE)
+        assert {path.name for path in (tmp_path / folder).glob("*.py")} == code
     save_file(clips, tmp_path / "clips.safetensors")
 
-    tags = json.loads(run_python(LOAD_AND_RUN, tmp_path).splitlines()[-1])
+    for name, recording in (("loop", "loop_tabla"), ("crow", "misc_crow")):
+        shutil.copy(resources / f"{recording}.flac", tmp_path / f"{name}.flac")
+
+    blocked = ("ced_model", "torchaudio", "torchcodec", "av", "wrapt", "lazy_loader", "typer")
+    tags, many, events = json.loads(run_python(LOAD_AND_RUN, tmp_path, blocked).splitlines()[-1])
 
     features = extractor([clips[length] for length in sorted(clips, key=int)], sampling_rate=16000)
     tokens, logits = encoder(**features).last_hidden_state, model(**features).logits
-    here = {"logits": logits}
+    frames = CedForAudioFrameClassification.from_pretrained(golden / "micro_hub").eval()
+    here = {"logits": logits, "frame logits": frames(**features).logits}
     for folder in ("classifier", "encoder"):
         here |= {f"{folder} {name}": value for name, value in {**features, "tokens": tokens}.items()}
     there = load_file(tmp_path / "outputs.safetensors")
@@ -139,17 +165,35 @@ def test_saved_folders_load_and_save_again_without_ced_model(
     best = model(**extractor(clips["37920"], sampling_rate=16000)).logits[0].sigmoid().topk(3)
     assert [tag["label"] for tag in tags] == [f"class {index}" for index in best.indices.tolist()]
     assert [tag["score"] for tag in tags] == pytest.approx(best.values.tolist(), abs=1e-6)
-    for name in CODE_FILES:
-        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "classifier" / name).read_bytes()
-    for name in ("config.json", "preprocessor_config.json"):
-        stored, again = (json.loads((tmp_path / folder / name).read_text()) for folder in ("classifier", "again"))
-        assert again["auto_map"] == stored["auto_map"]
+    tagger = AudioTagger(golden / "micro_hub")
+    raw = {"raw": clips["8000"], "sampling_rate": 8000}
+    for found, source in zip(many, (tmp_path / "loop.flac", tmp_path / "crow.flac", raw), strict=True):
+        expected = tagger(source, top_k=13)
+        assert {tag["label"]: tag["score"] for tag in found} == pytest.approx(
+            {tag[0]: tag[1] for tag in expected}, abs=1e-5
+        )
+    expected = tagger.events(tmp_path / "loop.flac", 0.6)
+    assert [(*tag["timestamp"], tag["label"]) for tag in events] == [event[:3] for event in expected] and events
+
+    for folder in ("again", "piped"):
+        for name in CODE_FILES:
+            assert (tmp_path / folder / name).read_bytes() == (tmp_path / "classifier" / name).read_bytes()
+        for name, fields in (
+            ("config.json", ("auto_map", "custom_pipelines")),
+            ("preprocessor_config.json", ("auto_map",)),
+        ):
+            stored, again = (json.loads((tmp_path / place / name).read_text()) for place in ("classifier", folder))
+            assert [again[field] for field in fields] == [stored[field] for field in fields]
+    # An encoder has no classes: without a task, `pipeline` would take the only one that is named.
+    assert "custom_pipelines" not in json.loads((tmp_path / "encoder" / "config.json").read_text())
 
 
 def files_named_by_auto_maps(folder: Path) -> set[str]:
     """The code files that the JSON files of a folder point to."""
-    maps = [json.loads(path.read_text()).get("auto_map", {}) for path in folder.glob("*config.json")]
-    return {f"{place.rpartition('.')[0]}.py" for auto_map in maps for place in auto_map.values()}
+    stored = [json.loads(path.read_text()) for path in folder.glob("*config.json")]
+    places = [place for fields in stored for place in fields.get("auto_map", {}).values()]
+    places += [task["impl"] for fields in stored for task in fields.get("custom_pipelines", {}).values()]
+    return {f"{place.rpartition('.')[0]}.py" for place in places}
 
 
 def assert_complete(folder: Path) -> None:
@@ -180,7 +224,11 @@ def test_a_model_with_merged_adapters_and_a_checkpoint_of_trainer_are_complete(h
     model = CedForAudioClassification.from_pretrained(hub_copy)
     adapted: Any = peft.get_peft_model(model, peft.LoraConfig(target_modules=["qkv"]))
     adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
-    assert files_named_by_auto_maps(tmp_path / "merged") == {"configuration_ced.py", "modeling_ced.py"}
+    assert files_named_by_auto_maps(tmp_path / "merged") == {
+        "configuration_ced.py",
+        "modeling_ced.py",
+        "pipeline_ced.py",
+    }
     assert_complete(tmp_path / "merged")
 
     arguments = TrainingArguments(output_dir=str(tmp_path), report_to=[])
@@ -191,7 +239,7 @@ def test_a_model_with_merged_adapters_and_a_checkpoint_of_trainer_are_complete(h
 
 
 @pytest.mark.parametrize("method", ["push_to_hub", "save_pretrained"])
-@pytest.mark.parametrize("pushed", [CedConfig, CedFeatureExtractor, CedForAudioClassification])
+@pytest.mark.parametrize("pushed", [CedConfig, CedFeatureExtractor, CedForAudioClassification, "pipeline"])
 def test_what_is_pushed_to_the_hub_is_complete(
     pushed: Any, method: str, hub_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,14 +252,21 @@ def test_what_is_pushed_to_the_hub_is_complete(
     monkeypatch.setattr(client, "create_repo", lambda self, repo_id, **kwargs: SimpleNamespace(repo_id=repo_id))
     monkeypatch.setattr(client, "create_commit", create_commit)
     monkeypatch.setattr("transformers.utils.hub.create_and_tag_model_card", lambda *args, **kwargs: ModelCard("hello"))
-    thing = pushed.from_pretrained(hub_copy)
+    if pushed == "pipeline":
+        thing: Any = pipeline("audio-classification", model=str(hub_copy))
+    else:
+        thing = pushed.from_pretrained(hub_copy)
     if method == "push_to_hub":
         thing.push_to_hub("user/model")
     else:
         thing.save_pretrained(str(tmp_path / "pushed"), push_to_hub=True, repo_id="user/model")
-    auto_map = getattr(thing, "config", thing).auto_map
+    auto_map = getattr(getattr(thing, "model", thing), "config", thing).auto_map
     named = {f"{place.rpartition('.')[0]}.py" for place in auto_map.values()}
     assert named and uploaded >= named | {"custom_code.py", "model_settings.py"}
+    if pushed is not CedFeatureExtractor:
+        assert uploaded >= CODE_FILES - {"feature_extraction_ced.py", "log_mel.py", "modeling_ced.py"}
+    if pushed == "pipeline":
+        assert uploaded >= {"config.json", "preprocessor_config.json", "model.safetensors", *CODE_FILES}
 
 
 def test_the_code_of_a_class_by_another_author_is_saved_only_if_it_is_registered(tmp_path: Path, golden: Path) -> None:
@@ -236,7 +291,8 @@ def test_an_older_transformers_is_named_before_anything_else_fails(
     with pytest.raises(ImportError, match=expected):
         importlib.import_module("ced_model")
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    for place in {**custom_code.AUTO_MAP, **custom_code.EXTRACTOR_AUTO_MAP}.values():
+    places = [*custom_code.AUTO_MAP.values(), *custom_code.EXTRACTOR_AUTO_MAP.values()]
+    for place in [*places, custom_code.CUSTOM_PIPELINES["audio-classification"]["impl"]]:
         with pytest.raises(ImportError, match=expected):
             get_class_from_dynamic_module(place, tmp_path)
 
@@ -257,9 +313,18 @@ def test_the_floor_is_the_one_that_pip_is_told() -> None:
 
 
 def test_the_custom_code_imports_nothing_that_transformers_users_lack() -> None:
-    """Hub users have torch, NumPy and transformers; transformers refuses code that imports anything absent."""
+    """
+    Hub users have torch, NumPy and transformers; transformers refuses code that imports anything absent. The pipeline,
+    which decodes audio, also needs soundfile and soxr; the model is loaded without them.
+    """
     allowed = {"torch", "numpy", "transformers", "huggingface_hub"} | sys.stdlib_module_names
     for name in CODE_FILES:
         path = Path(__file__).parent.parent / "ced_model" / name
-        assert set(get_imports(path)) <= allowed, name
-        assert {Path(file).name for file in get_relative_import_files(path)} <= CODE_FILES, name
+        of_pipeline = name in custom_code.PIPELINE_CODE
+        assert set(get_imports(path)) <= allowed | ({"soundfile", "soxr"} if of_pipeline else set()), name
+        needed = {Path(file).name for file in get_relative_import_files(path)}
+        assert needed <= (CODE_FILES if of_pipeline else set(custom_code.MODEL_CODE)), name
+    pipeline_file = Path(custom_code.__file__).with_name("pipeline_ced.py")
+    assert {"soundfile", "soxr"} <= set(get_imports(pipeline_file))  # which is the file whose imports are checked
+    needed = {Path(file).name for file in get_relative_import_files(pipeline_file)} | {pipeline_file.name}
+    assert needed >= set(custom_code.PIPELINE_CODE)  # nothing travels that is not used

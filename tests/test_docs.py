@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import soundfile
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, Trainer, TrainingArguments
 
 import ced_model
 from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification
@@ -96,8 +97,22 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def class_folders(resources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small stand-in for ESC-50 as class folders: three classes with five recordings each, at 44.1 kHz."""
+    folder = tmp_path_factory.mktemp("esc50")
+    for name in ("misc_burp", "misc_crow", "perc_snap"):
+        samples, sampling_rate = soundfile.read(resources / f"{name}.flac")
+        (folder / name).mkdir()
+        for index in range(5):
+            soundfile.write(folder / name / f"{index}.wav", samples / (index + 1), sampling_rate)
+    return folder
+
+
 @pytest.fixture
-def workplace(checkpoints: Path, resources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def workplace(
+    checkpoints: Path, class_folders: Path, resources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
     """A current folder with all that snippets name, and no network; the namespace that they share."""
 
     def refuse(self: socket.socket, address: Any) -> None:
@@ -105,6 +120,7 @@ def workplace(checkpoints: Path, resources: Path, tmp_path: Path, monkeypatch: p
 
     shutil.copytree(resources, tmp_path / "resources")
     (tmp_path / "mispeech").symlink_to(checkpoints / "mispeech", target_is_directory=True)
+    (tmp_path / "esc50").symlink_to(class_folders, target_is_directory=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.setattr(socket.socket, "connect", refuse)
@@ -116,6 +132,37 @@ def workplace(checkpoints: Path, resources: Path, tmp_path: Path, monkeypatch: p
 def test_every_snippet_of_a_page_runs_and_prints_what_it_says(page: Path, workplace: dict[str, Any]) -> None:
     for snippet in find_snippets(page.read_text(encoding="utf-8")):
         run_snippet(snippet, page, workplace)
+
+
+def test_the_old_names_of_the_training_notebook_are_type_errors_as_the_page_on_migrating_claims(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
+    assert "eval_strategy" in text and "processing_class" in text
+    with pytest.raises(TypeError, match="evaluation_strategy"):
+        TrainingArguments(str(tmp_path), evaluation_strategy="epoch")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="tokenizer"):
+        Trainer(tokenizer=CedFeatureExtractor())  # type: ignore[call-arg]
+
+
+def test_the_model_card_snippet_with_torchaudio_runs_where_torchaudio_reads_files(
+    workplace: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snippet requires torchcodec: what this reads in its place is what torchcodec gives."""
+
+    def load(path: str) -> tuple[torch.Tensor, int]:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        return torch.from_numpy(samples.T.copy()), rate
+
+    page = ROOT / "docs" / "ced.md"
+    (block,) = re.findall(r"^```python3\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    waveform, rate = ced_model.load_audio("resources/misc_crow.flac")
+    soundfile.write("clip.wav", waveform, rate, subtype="FLOAT")
+    monkeypatch.setattr("torchaudio.load", load)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(block, workplace)
+    model, extractor = workplace["model"], workplace["feature_extractor"]
+    logits = model(**extractor(waveform, sampling_rate=rate, return_tensors="pt")).logits
+    assert torch.equal(workplace["logits"], logits) and printed.getvalue().strip() in model.config.id2label.values()
 
 
 def find_documented(source: Path) -> Iterator[tuple[str, list[Snippet]]]:
@@ -147,7 +194,8 @@ def test_every_example_of_a_docstring_runs_and_prints_what_it_says(
 def test_the_model_page_documents_the_public_classes_and_every_argument() -> None:
     text = (ROOT / "docs" / "ced.md").read_text(encoding="utf-8")
     entries = find_entries(text)
-    assert {"CedConfig", "CedFeatureExtractor", "CedModel", "CedForAudioClassification"} == entries.keys()
+    models = {"CedModel", "CedForAudioClassification", "CedForAudioFrameClassification"}
+    assert {"CedConfig", "CedFeatureExtractor", "CedAudioClassificationPipeline", *models} == entries.keys()
     for name, methods in entries.items():
         documented = getattr(ced_model, name)
         assert inspect.isclass(documented) and all(method in vars(documented) for method in methods)

@@ -18,10 +18,10 @@ from torch import nn
 from torch._dynamo.utils import counters
 from torch.export import Dim
 from torch.nn.attention.flex_attention import flex_attention
-from transformers import AutoModel, Trainer, TrainingArguments
+from transformers import AutoModel, AutoModelForAudioFrameClassification, Trainer, TrainingArguments
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
-from ced_model import CedConfig, CedForAudioClassification, CedModel
+from ced_model import CedConfig, CedForAudioClassification, CedForAudioFrameClassification, CedModel
 
 POOLINGS = ("mean", "logit", "dm", "token")
 PROBLEM_TYPES = ("multi_label_classification", "single_label_classification", "regression")
@@ -180,6 +180,12 @@ def joined_attention(chunks: list[torch.Tensor], per_chunk: int, special: int, b
     return torch.cat(rows, dim=1)
 
 
+def joined_rows(model: Any, rows: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Rows of chunks `(batch * chunks, tokens, …)` in the layout of `last_hidden_state`."""
+    frames = batch["input_values"].shape[-1]
+    return model.encoder._join(rows.unflatten(0, (len(batch["input_values"]), -1)), frames)
+
+
 def check_batch(model: Any, clips: list[torch.Tensor], filling: float = 0.0, extra: int = 0) -> None:
     """Every output of a padded batch equals the definition, clip by clip."""
     batch = pad(clips, filling, extra)
@@ -199,12 +205,13 @@ def check_batch(model: Any, clips: list[torch.Tensor], filling: float = 0.0, ext
             assert difference(actual_logits, expected_logits) < TOLERANCE
             assert len(outputs.hidden_states) == model.config.depth + 1
             for actual, state in zip(outputs.hidden_states, expected.hidden_states, strict=True):
-                assert difference(actual[index, mask], state) < TOLERANCE
+                assert difference(joined_rows(model, actual, batch)[index, mask], state) < TOLERANCE
             if is_eager:
                 special, bands = int(model.config.pooling == "token"), model.config.num_patches[0]
                 for actual, chunks in zip(outputs.attentions, expected.attentions, strict=True):
                     joined = joined_attention(chunks, actual.shape[-1], special, bands)
-                    assert difference(actual[index][:, mask], joined) < TOLERANCE
+                    rows = joined_rows(model, actual.transpose(1, 2), batch)
+                    assert difference(rows[index, mask].transpose(0, 1), joined) < TOLERANCE
 
 
 # ---------------------------------------------------------------------------------------------- batches and chunks
@@ -448,19 +455,6 @@ def test_batch_norm_takes_its_statistics_from_valid_frames(filling: float, momen
     rows = torch.cat([row[:, : clip.shape[1]] for row, clip in zip(captured[0], clips[:3], strict=True)], dim=1)
     assert difference(rows, normalised) < TOLERANCE
     assert not captured[0][0, :, 16:].any()
-
-
-@pytest.mark.parametrize("train", (True, False))
-def test_batch_norm_without_running_statistics_takes_those_of_valid_frames(train: bool) -> None:
-    clips = make_clips((16, 23, 40))
-    model = make_model().train(train)
-    model.encoder.init_bn = nn.BatchNorm2d(64, track_running_stats=False).train(train)
-    captured = []
-    model.encoder.patch_embed.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
-    model(**pad(clips, 1e30))
-    expected = model.encoder.init_bn(torch.cat(clips, dim=1)[None, :, None])[0, :, 0]
-    rows = torch.cat([row[:, : clip.shape[1]] for row, clip in zip(captured[0], clips, strict=True)], dim=1)
-    assert difference(rows, expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("masked", (True, False))
@@ -715,12 +709,13 @@ def test_outputs_as_a_tuple_and_as_asked_for(frames: int) -> None:
     assert isinstance(full, tuple) and [len(part) for part in full] == [2, 3, 2]
     assert torch.equal(full[0], plain.logits)
     encoded = model.encoder(values, return_dict=False)
-    assert isinstance(encoded, tuple) and len(encoded) == 3
+    assert isinstance(encoded, tuple) and len(encoded) == 6
     for name in ("return_dict", "output_hidden_states"):
         setattr(model.config, name, name != "return_dict")
     assert [len(part) for part in model(values)] == [2, 3]
-    assert len(model.encoder(values)) == 4
-    assert model(values, return_dict=True).hidden_states[0].shape == encoded[0].shape
+    assert len(model.encoder(values)) == 7
+    rows = model(values, return_dict=True).hidden_states[0]
+    assert rows.shape == (encoded[2].shape[0] * encoded[2].shape[1], 4 * encoded[3].shape[2], 16)
 
 
 def test_initialisation_is_the_papers() -> None:
@@ -801,3 +796,109 @@ def test_plain_export_takes_any_batch_and_two_patches_to_target_length(masked: b
         if masked:
             inputs["attention_mask"] = (torch.arange(frames) < frames - 7).expand(batch_size, -1).long()
         torch.testing.assert_close(program(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=0)
+
+
+# ---------------------------------------------------------------------------------------------- frame classification
+
+
+def plain_steps(model: CedForAudioFrameClassification, clip: torch.Tensor) -> torch.Tensor:
+    """Logits of each step: the tokens of its column averaged, for the steps that lie within the clip."""
+    config, bands = model.config, model.config.num_patches[0]
+    frames_left, logits = clip.shape[1], []
+    for piece in plain_pieces(model.encoder, clip):
+        tokens = plain_encode(model.encoder, piece)[0][int(config.pooling == "token") :]
+        positions = len(tokens) // bands
+        for t in range(min(positions, frames_left // config.patch_size)):
+            column = torch.stack([tokens[f * positions + t] for f in range(bands)]).mean(dim=0)
+            logits.append(model.outputlayer(column))
+        frames_left -= piece.shape[-1]
+    return torch.stack(logits)
+
+
+@pytest.mark.parametrize("pad_last", (True, False))
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_frame_logits_of_a_padded_batch_equal_the_definition_clip_by_clip(pooling: str, pad_last: bool) -> None:
+    for target_length in (64, 73):
+        model = make_model(
+            CedForAudioFrameClassification, pooling=pooling, pad_last=pad_last, target_length=target_length
+        )
+        for lengths in ((16, 40, 64), (16, 33, target_length, target_length + 1, 2 * target_length, 170), (150, 30)):
+            clips = make_clips(lengths)
+            batch = pad(clips, math.nan, extra=5)
+            with torch.no_grad():
+                logits, mask = model(**batch).logits, model.get_step_mask(batch["attention_mask"])
+                assert mask.shape == logits.shape[:2] and logits.shape[2] == 5
+                for index, clip in enumerate(clips):
+                    expected = plain_steps(model, clip)
+                    assert difference(logits[index, mask[index]], expected) < TOLERANCE
+                    assert difference(model(clip[None]).logits[0], expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("frames, pad_last, steps", [(1012, True, 63), (2501, True, 155), (2501, False, 156)])
+def test_the_number_of_steps_of_published_lengths(frames: int, pad_last: bool, steps: int) -> None:
+    model = make_model(CedForAudioFrameClassification, target_length=1012, depth=1, pad_last=pad_last)
+    with torch.no_grad():
+        assert model(torch.zeros(1, 64, frames)).logits.shape == (1, steps, 5)
+
+
+def frame_loss(model: Any, clips: list[torch.Tensor], labels: list[torch.Tensor], filling: float) -> torch.Tensor:
+    """The loss of a padded batch, with `filling` in the padding of clips and labels."""
+    batch = pad(clips, filling, extra=20)
+    steps = model.get_step_mask(batch["attention_mask"]).shape[1]
+    padded = torch.full((len(clips), steps, 5), filling)
+    for index, label in enumerate(labels):
+        padded[index, : len(label)] = label
+    return model(**batch, labels=padded).loss
+
+
+@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
+def test_padding_changes_neither_the_loss_of_frames_nor_its_gradients(problem_type: str) -> None:
+    model = make_model(CedForAudioFrameClassification, pad_last=False, problem_type=problem_type)
+    clips = make_clips((30, 64, 150))
+    labels = [torch.rand(clip.shape[1] // 16, 5) for clip in clips]
+    count = sum(map(len, labels))
+    for clip, label in zip(clips, labels, strict=True):
+        logits = model(clip[None]).logits[0]
+        entropy = nn.functional.binary_cross_entropy_with_logits(logits, label, reduction="sum") / (5 * count)
+        entropy.backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    for filling in (0.0, -100.0, math.nan):
+        model.zero_grad()
+        frame_loss(model, clips, labels, filling).backward()
+        for name, parameter in model.named_parameters():
+            assert difference(parameter.grad, expected[name]) < TOLERANCE, name
+
+
+def test_multi_hot_integer_labels_of_frames_without_a_mask() -> None:
+    model, values, labels = make_model(CedForAudioFrameClassification), torch.randn(2, 64, 40), torch.tensor([1, 0])
+    labels = labels[:, None, None].expand(2, 2, 5)
+    outputs = model(values, labels=labels)
+    expected = nn.functional.binary_cross_entropy_with_logits(outputs.logits, labels.float())
+    assert difference(outputs.loss, expected) < TOLERANCE
+    for wrong in (torch.rand(2, 3, 5), torch.rand(1, 2, 5), torch.rand(2, 5), torch.tensor([1, 2])):
+        with pytest.raises(ValueError, match=r"must have shape \(batch_size, steps, num_labels\), here \(2, 2, 5\)"):
+            model(values, labels=wrong)
+
+
+def test_frame_and_clip_classifiers_load_each_others_checkpoints(golden: Path, tmp_path: Path) -> None:
+    clips = CedForAudioClassification.from_pretrained(golden / "micro_hub")
+    frames, info = AutoModelForAudioFrameClassification.from_pretrained(golden / "micro_hub", output_loading_info=True)
+    assert isinstance(frames, CedForAudioFrameClassification)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    frames.save_pretrained(tmp_path)
+    again, info = CedForAudioClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    values = torch.randn(1, 64, 16)
+    with torch.no_grad():
+        assert torch.equal(again(values).logits, clips(values).logits)
+        # One step alone is the whole clip.
+        assert difference(frames(values).logits[:, 0], clips(values).logits) < TOLERANCE
+
+
+def test_a_frozen_encoder_leaves_the_head_of_frames_to_be_trained() -> None:
+    model = make_model(CedForAudioFrameClassification).train()
+    before = copy.deepcopy(model.encoder.state_dict())
+    model.freeze_base_model()
+    model(torch.randn(2, 64, 40), labels=torch.rand(2, 2, 5)).loss.backward()
+    assert all(torch.equal(value, before[name]) for name, value in model.encoder.state_dict().items())
+    assert {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None} == {"outputlayer"}

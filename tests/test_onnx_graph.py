@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from ced_model import CedConfig, CedForAudioClassification
-from ced_model.engines.torch import ACTIVATIONS, TensorInMemory
+from ced_model.engines.torch import TensorInMemory, activate
 from ced_model.log_mel import FrontEnd, log_mel
 from ced_model.model_folder import ModelFolder, open_model
 from ced_model.onnx_graph import build_graph, resize_positions
@@ -66,7 +66,7 @@ def assert_equals_torch(folder: Path, lengths: tuple[int, ...] = LENGTHS, batche
             with torch.no_grad():
                 logits = reference(torch.from_numpy(mels)).logits
                 pooled = reference.encoder(torch.from_numpy(mels)).pooler_output
-            expected = ACTIVATIONS[reference.config.problem_type](logits)
+            expected = activate(logits, reference.config.problem_type)
             scale = max(1.0, float(expected.abs().max()))  # of a regression model
             assert probabilities.shape == tuple(expected.shape) and embeddings.shape == tuple(pooled.shape)
             np.testing.assert_allclose(probabilities, expected.numpy(), atol=TOLERANCE * scale, rtol=0)

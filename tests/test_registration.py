@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""CED joins the Auto classes in every order of first imports, and the package itself is light to import."""
+"""CED joins the Auto classes and pipelines in every order of first imports, and the package is light to import."""
 
 import json
 import subprocess
@@ -22,6 +22,7 @@ COMMON = [
     f"{CED}; import transformers.modeling_layers",
     f"from transformers import AutoModel; {CED}",
     f"from transformers import Trainer; {CED}",
+    f"from transformers import pipeline; {CED}",
     "from ced_model import CedForAudioClassification",
     "from ced_model.feature_extraction_ced import CedFeatureExtractor",
 ]
@@ -46,11 +47,14 @@ OTHERS = [
     "import transformers.models.auto.configuration_auto",
     "import transformers.models.auto.feature_extraction_auto",
     "import transformers.models.auto.modeling_auto",
+    "import transformers.pipelines",
+    "from transformers import AudioClassificationPipeline",
 ]
 OWN = [
     "from ced_model import AudioTagger",
     "from ced_model.configuration_ced import CedConfig",
     "from ced_model.modeling_ced import CedModel",
+    "from ced_model import CedAudioClassificationPipeline",
 ]
 EVERY = [*COMMON, *(f"{CED}; {other}" for other in OTHERS), *(f"{other}; {CED}" for other in OTHERS), *OWN]
 
@@ -76,7 +80,14 @@ def check(order):
     assert type(model) is ced_model.CedForAudioClassification
     assert type(AutoFeatureExtractor.from_pretrained(golden)) is ced_model.CedFeatureExtractor
     small = ASTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16)
-    assert type(AutoModelForAudioClassification.from_config(small)) is ASTForAudioClassification
+    other = AutoModelForAudioClassification.from_config(small)
+    assert type(other) is ASTForAudioClassification
+    if "ipeline" not in order:
+        return
+    from transformers import pipeline
+    extractor = AutoFeatureExtractor.from_pretrained(golden)
+    for of, kind in ((model, "CedAudioClassificationPipeline"), (other, "AudioClassificationPipeline")):
+        assert type(pipeline("audio-classification", model=of, feature_extractor=extractor)).__name__ == kind
 
 for order in orders:
     sys.stdout.flush()

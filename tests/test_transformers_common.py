@@ -11,7 +11,13 @@ import torch
 from common_tests_source import import_common_tests
 from transformers.testing_utils import torch_device
 
-from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification, CedModel
+from ced_model import (
+    CedConfig,
+    CedFeatureExtractor,
+    CedForAudioClassification,
+    CedForAudioFrameClassification,
+    CedModel,
+)
 
 common_modeling = import_common_tests("test_modeling_common")
 ModelTesterMixin: Any = common_modeling.ModelTesterMixin
@@ -80,11 +86,17 @@ class CedModelTester:
 
 
 class CedModelTest(ModelTesterMixin, unittest.TestCase):
-    all_model_classes = (CedModel, CedForAudioClassification)
+    all_model_classes = (CedModel, CedForAudioClassification, CedForAudioFrameClassification)
     additional_model_inputs = ["attention_mask"]
 
     def setUp(self) -> None:
         self.model_tester = CedModelTester()
+
+    def _prepare_for_class(self, inputs_dict: Any, model_class: Any, return_labels: bool = False) -> Any:
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
+        if return_labels and model_class is CedForAudioFrameClassification:
+            inputs["labels"] = torch.full((len(inputs["input_values"]), self.model_tester.num_frames // 16, 5), 0.5)
+        return inputs
 
     def test_model_get_set_embeddings(self) -> None:
         for model_class in self.all_model_classes:

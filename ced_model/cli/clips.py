@@ -75,7 +75,7 @@ def clips(
     """
     from ..clip_choice import check_choice, choose_clips, write_clips
     from ..clip_files import check_format
-    from ..events import check_event_options
+    from ..events import event_rules
     from ..input_list import find_inputs, unescape_name
     from ..unfinished import Unfinished
 
@@ -91,8 +91,7 @@ def clips(
     if any(not isinstance(item.source, str) for item in inputs):
         raise CliError("-: standard input cannot be cut: save it as a file first")
     windows = options.given(window_s=window_s, hop_s=hop_s, channel=options.parse_channel(channel))
-    limit = THRESHOLD if threshold is None else threshold
-    finding: dict[str, Any] = {"thresholds": dict.fromkeys(labels, limit) if labels else limit}
+    finding: dict[str, Any] = {"thresholds": THRESHOLD if threshold is None else threshold, "labels": labels or None}
     finding |= {"min_duration_s": min_duration_s or 0.0, "merge_gap_s": merge_gap_s or 0.0}
     choosing: dict[str, Any] = {"padding_s": padding_s, "choose": choose, "seed": seed, "format": format}
     tagger = load_tagger(
@@ -104,7 +103,7 @@ def clips(
         compute_type=compute_type,
     )
     list(tagger.timelines([], **windows))  # checks the windows
-    check_event_options(tagger.labels, **finding)
+    event_rules(tagger.labels, **finding)
     header: dict[str, Any] = {"ced": KIND, "model": tagger.name, "weights": tagger.fingerprint}
     header |= {**windows, **finding, **choosing, "max_per_class": max_per_class}
     os.makedirs(output, exist_ok=True)

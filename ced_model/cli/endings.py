@@ -58,6 +58,7 @@ def flag(name: str) -> str:
     name = name.removeprefix("num_").removesuffix("_s")
     if name.startswith("thresholds"):  # of one class, or of all
         name = "threshold"
+    name = name.partition("[")[0]
     return "--" + name.replace("_", "-")
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
@@ -19,11 +20,12 @@ from ..packages import require
 from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
-from .model import load_tagger
+from .model import load_tagger, quieten
 from .progress import RunProgress
 from .terminal import one_line, put, put_json, say
 
 if TYPE_CHECKING:
+    from ..dataset_rows import DatasetRows
     from ..evaluation import ClassMetrics, Evaluation
     from ..labelled import LabelledClips
     from ..tagger import AudioTagger
@@ -48,7 +50,10 @@ FIGURES = {
 
 @one_line_errors
 def evaluate(
-    data: Annotated[str, typer.Argument(metavar="DATA", hidden=True)],
+    data: Annotated[str | None, typer.Argument(metavar="DATA", hidden=True)] = None,
+    dataset: options.Dataset = None,
+    config: options.Config = None,
+    audio_column: options.AudioColumn = None,
     model: options.Model = None,
     split: Annotated[
         str | None,
@@ -77,18 +82,37 @@ def evaluate(
 
     DATA is a folder with a folder of clips for each class, a folder with a metadata.csv, or a table (CSV, TSV, JSON
     lines, Parquet) with a column of paths and either one of classes, several with ; between them, or a column for each
-    class with values from 0 to 1. Classes are those of the model, by name or by AudioSet's machine id.
+    class with values from 0 to 1. Classes are those of the model, by name or by AudioSet's machine id. With --dataset
+    in place of DATA, the rows of a data set are evaluated; from the Hub they are streamed.
 
     Exit code: 0, 1 if clips were missing or could not be read (each is named on stderr), 2 for wrong usage.
     """
-    _check_data(data)
-    for name, path, extension in (("per_class", per_class, ".csv"), ("predictions", predictions, ".npz")):
+    name = options.choose_data(
+        data, dataset, config=config, audio_column=audio_column, audio_root=audio_root, path_column=path_column
+    )
+    if data is not None:
+        _check_data(data)
+    for option, path, extension in (("per_class", per_class, ".csv"), ("predictions", predictions, ".npz")):
         if path is not None:
-            check_new_file(name, path, extension, overwrite)
-            if os.path.exists(path) and os.path.samefile(path, os.path.expanduser(data)):
-                raise OptionError(name, path, "another name: these are the labels, they would be lost")
+            check_new_file(option, path, extension, overwrite)
+            labels = os.path.expanduser(name)
+            if os.path.exists(path) and os.path.exists(labels) and os.path.samefile(path, labels):
+                raise OptionError(option, path, "another name: these are the labels, they would be lost")
     require(LIBRARIES, "evaluating", INSTALL_TRAIN)
-    split = _choose_split(data, split)
+    rows = None
+    if dataset is not None:
+        quieten()
+        from ..dataset_rows import DatasetRows, find_dataset, local_files
+
+        files = find_dataset(dataset, config, audio_column)
+        split = files.choose(_choose_split(list(files.splits), split))
+        if files.is_table:
+            rows = DatasetRows(files, split, audio_column)
+        data = local_files(files, files.names(split)).folder
+    else:
+        from ..labelled import find_splits
+
+        split = _choose_split(find_splits(str(data)), split)
     tagger = load_tagger(
         model,
         device=device,
@@ -97,23 +121,28 @@ def evaluate(
         engine=engine,
         compute_type=compute_type,
     )
-    from ..labelled import read_labelled
+    if rows is not None:
+        from ..dataset_clips import labelled_rows
 
-    clips = read_labelled(
-        data,
-        split=split,
-        audio_root=audio_root,
-        path_column=path_column,
-        label_column=label_column,
-        separator=separator,
-        model_classes=tagger.labels,
-    )
+        clips = labelled_rows(rows, tagger.labels, label_column=label_column, separator=separator)
+    else:
+        from ..labelled import read_labelled
+
+        clips = read_labelled(
+            str(data),
+            split=split,
+            audio_root=audio_root,
+            path_column=path_column,
+            label_column=label_column,
+            separator=separator,
+            model_classes=tagger.labels,
+        )
     _print_notes(clips.notes)
     for path, reason in clips.skipped:
         _print_failure(path, reason)
-    evaluation = _evaluate(tagger, clips, options.parse_channel(channel))
+    evaluation = _evaluate(tagger, clips, options.parse_channel(channel), rows)
     _print_notes(evaluation.notes[len(clips.notes) :])
-    made = {"data": data, "split": split, "model": tagger.name}
+    made = {"data": name, "split": split, "model": tagger.name}
     made |= {"engine": tagger.engine, "compute_type": tagger.compute_type}
     _give(
         lambda: _write(per_class, overwrite, evaluation, _write_per_class),
@@ -131,11 +160,8 @@ def _check_data(data: str) -> None:
         raise CliError(f"{data!r}: there is no such file or folder")
 
 
-def _choose_split(data: str, split: str | None) -> str | None:
+def _choose_split(names: list[str], split: str | None) -> str | None:
     """The split to evaluate: that for testing if there are several, which is printed."""
-    from ..labelled import find_splits
-
-    names = find_splits(data)
     if split is not None or len(names) < 2:
         return split
     chosen = next((name for name in PREFERRED_SPLITS if name in names), None)
@@ -145,7 +171,10 @@ def _choose_split(data: str, split: str | None) -> str | None:
     return chosen
 
 
-def _evaluate(tagger: "AudioTagger", clips: "LabelledClips", channel: str | int) -> "Evaluation":
+def _evaluate(
+    tagger: "AudioTagger", clips: "LabelledClips", channel: str | int, rows: "DatasetRows | None"
+) -> "Evaluation":
+    from ..dataset_clips import read_rows
     from ..evaluation import evaluate
 
     progress = RunProgress(len(clips))
@@ -157,7 +186,9 @@ def _evaluate(tagger: "AudioTagger", clips: "LabelledClips", channel: str | int)
                 _print_failure(path, reason)
 
     with progress:
-        evaluation = evaluate(tagger, clips, channel=channel, on_audio=progress.add_audio, on_clip=count)
+        watching: dict[str, Any] = {"on_audio": progress.add_audio, "on_clip": count}
+        read = None if rows is None else partial(read_rows, rows)
+        evaluation = evaluate(tagger, clips, channel=channel, read=read, **watching)
     say(progress.summary())
     return evaluation
 

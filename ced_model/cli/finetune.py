@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
+from . import options, training_options
 from .endings import one_line_errors
 from .errors import CliError
 from .terminal import put, say
-from .training_options import Settings, parse_settings, split_settings
+from .training_options import parse_settings, split_settings
 from .training_output import is_main_process, make_progress, training_errors, use_threads
 
 if TYPE_CHECKING:
@@ -23,14 +23,12 @@ if TYPE_CHECKING:
 
 @one_line_errors
 def finetune(
-    data: Annotated[str, typer.Argument(metavar="DATA", hidden=True)],
+    data: Annotated[str | None, typer.Argument(metavar="DATA", hidden=True)] = None,
+    dataset: options.Dataset = None,
+    config: options.Config = None,
+    audio_column: options.AudioColumn = None,
     model: options.Model = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output", "-o", metavar="DIR", help="Write the model here, at the end; until then DIR.training."
-        ),
-    ] = None,
+    output: training_options.Output = None,
     validation: Annotated[
         str | None, typer.Option(metavar="DATA", help="Clips to validate with; by default the split of that name.")
     ] = None,
@@ -58,7 +56,7 @@ def finetune(
     keep_classes: Annotated[
         bool, typer.Option("--keep-classes", help="Keep the model's other classes as they are; trains the head alone.")
     ] = False,
-    epochs: Annotated[float | None, typer.Option(metavar="N", help="At most so many; by default 20.")] = None,
+    epochs: Annotated[float | None, typer.Option(metavar="N", help="Most epochs; by default 20.")] = None,
     patience: Annotated[
         int | None,
         typer.Option(metavar="N", min=0, help="Stop after N epochs without progress; by default 5, 0 for never."),
@@ -66,9 +64,7 @@ def finetune(
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Clips per step and device; by default 16.")
     ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(metavar="RATE", help="Highest, of the head; by default 0.001.")
-    ] = None,
+    learning_rate: training_options.LearningRate = None,
     encoder_learning_rate: Annotated[
         float | None,
         typer.Option(metavar="RATE", help="Of the encoder; by default a tenth of the head's, with --lora the same."),
@@ -82,25 +78,24 @@ def finetune(
             "--crop", metavar="SECONDS", help="Train on parts of this length of longer clips; by default 10.1."
         ),
     ] = None,
-    mixup: Annotated[float | None, typer.Option(metavar="ALPHA", help="Mix clips and their labels.")] = None,
+    mixup: training_options.Mixup = None,
     masks: Annotated[
         bool, typer.Option("--masks", help="Mask a part of each spectrogram in time and in frequency.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Of all that is random; by default 0.")] = None,
-    settings: Settings = None,
+    seed: training_options.Seed = None,
+    settings: training_options.Settings = None,
     device: Annotated[
         str | None, typer.Option(metavar="DEVICE", help="cpu, cuda or mps; by default a GPU if there is one.")
     ] = None,
     threads: options.Threads = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the model in DIR, and a run that is not resumed.")
-    ] = False,
+    resume: training_options.Resume = False,
+    overwrite: training_options.Overwrite = False,
 ) -> None:
     """Train a model further on labelled clips of your own.
 
     DATA is a folder with a folder of clips for each class, a folder with a metadata.csv, or a table, as for
-    `ced evaluate`. The model gets a head for these classes, in which those that it has start from what it knows.
+    `ced evaluate`. The model gets a head for these classes; classes that the model has already start from its weights.
+    With --dataset in place of DATA, the audio of a data set is written to files first.
 
     Example: ced finetune sounds/ --model mispeech/ced-tiny --output my-model
     """
@@ -108,8 +103,11 @@ def finetune(
 
 
 def _finetune(
-    data: str,
+    data: str | None,
     *,
+    dataset: str | None,
+    config: str | None,
+    audio_column: str | None,
     model: str | None,
     output: str | None,
     validation: str | None,
@@ -128,6 +126,9 @@ def _finetune(
     """Runs the command; `training` has the fields of `FinetuningOptions`, None where they were not given."""
     from .model import choose_model, quieten
 
+    options.choose_data(
+        data, dataset, config=config, audio_column=audio_column, audio_root=audio_root, path_column=path_column
+    )
     model = choose_model(model)
     if output is None:
         raise CliError("choose with --output DIR where to write the model")
@@ -139,6 +140,8 @@ def _finetune(
     split_settings(settings)
     from ..training.finetuning import FinetuningOptions
 
+    if dataset is not None:
+        data = _data_of(dataset, config, split, audio_column, label_column)
     if training["keep_classes"] and training["train"] is None:
         training["train"] = "head"
     finetuning_options = FinetuningOptions(**{name: value for name, value in training.items() if value is not None})
@@ -160,7 +163,7 @@ def _finetune(
         trainer_utils = logging.getLogger("transformers.trainer_utils")
         trainer_utils.addFilter(lambda record: "mtime may not be reliable" not in record.getMessage())
         done = finetune(
-            data,
+            str(data),
             output,
             model=model,
             validation=validation,
@@ -176,6 +179,24 @@ def _finetune(
         put(*_report(done, output))
 
 
+def _data_of(
+    dataset: str, config: str | None, split: str | None, audio_column: str | None, label_column: str | None
+) -> str:
+    """The folder of a data set, or a table of its clips whose audio is now in files."""
+    from .model import quieten
+
+    quieten()
+    from ..dataset_clips import training_splits, unpack_table
+    from ..dataset_rows import find_dataset, local_files
+    from ..training.finetuning.clips import TRAIN_SPLITS, VALIDATION_SPLITS
+
+    files = find_dataset(dataset, config, audio_column)
+    splits = training_splits(files, split, TRAIN_SPLITS, VALIDATION_SPLITS)
+    if not files.is_table:
+        return local_files(files, [name for some in splits for name in files.names(some)]).folder
+    return unpack_table(files, splits, audio_column=audio_column, label_column=label_column, say=say)
+
+
 def _epoch_line(state: Any, loss: float | None, metrics: dict[str, float], rate: float) -> str:
     parts = [f"epoch {state.epoch:.4g} of {state.num_train_epochs:g}"]
     figures = {"loss": loss, "validation loss": metrics.get("eval_loss")}
@@ -184,7 +205,7 @@ def _epoch_line(state: Any, loss: float | None, metrics: dict[str, float], rate:
 
 
 def _report(done: "Finetuned", output: str) -> Iterator[str]:
-    """What the command ends with on stdout: the validation figures, and what can be done with the model."""
+    """The lines on stdout at the end: validation figures, and commands that use the model."""
     if done.evaluation is not None:
         from .evaluate import table_lines
 

@@ -1,9 +1,7 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced labels`: the classes of AudioSet."""
+"""`ced labels`: the classes of AudioSet and how they belong together."""
 
-import difflib
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -11,42 +9,59 @@ import typer
 from ..audioset import AUDIOSET_CLASSES
 from .endings import one_line_errors
 from .errors import FAILED, CliError
-from .terminal import put
+from .terminal import put, say
 
-MIN_SIMILARITY = 0.6
-MAX_SIMILAR = 10
-
-Row = tuple[int, str, str]  # index, machine id, name
+INDEX_OF_MID = {mid: index for index, (mid, _) in enumerate(AUDIOSET_CLASSES)}
+MID_WIDTH = max(map(len, INDEX_OF_MID))
+INDENT = "  "
 
 
 @one_line_errors
 def labels(query: Annotated[list[str] | None, typer.Argument(metavar="QUERY", hidden=True)] = None) -> None:
     """Search the 527 classes of AudioSet.
 
-    QUERY is part of a name, an index or a machine id; without it, all classes are shown. Each line has an index, a
-    machine id and a name.
+    QUERY is a name, words of it, an index or a machine id; without it, all classes are shown. Each line has an index, a
+    machine id and a name. A single class is shown with those above and below it: --labels Dog... is Dog and all classes
+    below it. Lines without an index are abstract: they have no score of their own, but can be groups.
     """
-    rows = [(index, mid, name) for index, (mid, name) in enumerate(AUDIOSET_CLASSES)]
-    text = " ".join(query or [])
-    found = find_rows(rows, text)
+    if not query:
+        put(*(_line(mid, name) for mid, name in AUDIOSET_CLASSES))
+        return
+    from .. import ontology
+
+    text = " ".join(" ".join(query).split())
+    index = int(text) if text.isdecimal() else -1
+    mid = AUDIOSET_CLASSES[index][0] if 0 <= index < len(AUDIOSET_CLASSES) else text
+    exact = ontology.find_node(mid.removesuffix("..."))
+    found = [exact] if exact is not None else ontology.search(text)
     if not found:
-        raise CliError(f"no class is like {text!r}; `ced labels` shows all {len(rows)}", FAILED)
-    width = max(len(mid) for _, mid, _ in rows)
-    put(*(f"{index:3}  {mid:{width}}  {name}" for index, mid, name in found))
+        found = [node for name in ontology.similar_names(text) if (node := ontology.find_node(name))]
+        if not found:
+            raise CliError(f"no class is like {text!r}; `ced labels` shows all {len(AUDIOSET_CLASSES)}", FAILED)
+        say(f"no class has the words {text!r}; similar names:")
+        put(*(_line(node.mid, node.name) for node in found))
+        return
+    if exact is None and len(found) > 1:
+        put(*(_line(node.mid, node.name) for node in found))
+        return
+    (node,) = found
+    shown: list[str] = []
+    for path in ontology.paths_to(node.mid):
+        shown += ["", *(_line(mid, INDENT * depth + ontology.nodes()[mid].name) for depth, mid in enumerate(path))]
+        shown += _below(node.mid, len(path))
+    put(*shown[1:])
+    others = [other for other in ontology.search(text) if other.name not in (ontology.group(node.mid) or [])]
+    if others:
+        put("", f"Others with the words {text!r}:", *(_line(other.mid, other.name) for other in others))
 
 
-def find_rows(rows: Sequence[Row], query: str) -> list[Row]:
-    """Rows with `query` in their name or as their index or machine id; else those with the most similar names."""
-    wanted = " ".join(query.lower().split())
-    found = [row for row in rows if wanted in row[2].lower() or wanted in (str(row[0]), row[1])]
-    if found:
-        return found
-    similarities = [_similarity(row[2].lower(), wanted) for row in rows]
-    order = sorted(range(len(rows)), key=lambda index: -similarities[index])
-    return [rows[index] for index in order[:MAX_SIMILAR] if similarities[index] >= MIN_SIMILARITY]
+def _line(mid: str, name: str) -> str:
+    return f"{INDEX_OF_MID.get(mid, '–'):>3}  {mid:{MID_WIDTH}}  {name}"
 
 
-def _similarity(name: str, wanted: str) -> float:
-    """From 0 to 1, of the whole name, a part of it between commas or a word of it."""
-    candidates = {name, *map(str.strip, name.split(",")), *name.replace(",", " ").split()}
-    return max(difflib.SequenceMatcher(None, candidate, wanted).ratio() for candidate in candidates)
+def _below(mid: str, depth: int) -> list[str]:
+    from ..ontology import nodes
+
+    node = nodes()[mid]
+    lines = [_line(mid, INDENT * depth + node.name)]
+    return lines + [line for child in node.children for line in _below(child, depth + 1)]

@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from . import options
-from .endings import one_line_errors
+from .endings import flag, one_line_errors
 from .errors import FAILED, CliError
+from .finding import choosing, parse_thresholds
 from .model import load_tagger
 from .terminal import put, say
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..tagger import AudioTagger
+
 INSTALL_MIC = 'pip install "ced_model[mic]"'
 
+EVENT_THRESHOLD = 0.5
 BLOCK_S = 0.1  # that the sound card delivers at a time
 QUEUE_S = 30.0  # of audio that may wait for the model
 OVERFLOW = "the sound card lost audio, since the computer was busy"
@@ -42,7 +46,22 @@ def listen(
     hop_s: options.Hop = None,
     top_k: options.TopK = None,
     threshold: options.Threshold = None,
+    threshold_file: options.ThresholdFile = None,
     labels: options.Labels = None,
+    exclude: options.Exclude = None,
+    label_map: options.LabelMap = None,
+    events: Annotated[bool, typer.Option("--events", help="Print events once they are over.")] = False,
+    off_threshold: options.OffThreshold = None,
+    smooth_s: Annotated[
+        float | None,
+        typer.Option(
+            "--smooth", metavar="SECONDS", help="Smooth scores over this time, half of which lines are later."
+        ),
+    ] = None,
+    smoothing: options.Smoothing = None,
+    min_duration_s: options.MinDuration = None,
+    merge_gap_s: options.MergeGap = None,
+    max_duration_s: options.MaxDuration = None,
     input_device: Annotated[
         str | None, typer.Option(metavar="DEVICE", help="Index or name of the microphone; see --list-devices.")
     ] = None,
@@ -53,8 +72,15 @@ def listen(
     """Tag a microphone's audio live.
 
     Prints a line for each window, until Ctrl-C: the local time at its end, and its tags. Windows without tags, where a
-    threshold or classes are given, have no line. If audio is lost, a line on stderr reports it and a new stream begins.
+    threshold or classes are given, have no line. With --events, prints the local times of onset and offset, the peak
+    and the class of each event. If audio is lost, a line on stderr reports it and a new stream begins.
     """
+    finding = options.given(off_threshold=off_threshold, min_duration_s=min_duration_s)
+    finding |= options.given(merge_gap_s=merge_gap_s, max_duration_s=max_duration_s)
+    for name in () if events else finding:
+        raise CliError(f"{flag(name)} needs --events")
+    if events and top_k is not None:
+        raise CliError("--top-k has no meaning with --events")
     sounddevice = _import_sounddevice()
     if list_devices:
         _print_devices(sounddevice)
@@ -63,22 +89,45 @@ def listen(
     tagger = load_tagger(model, engine=engine, compute_type=compute_type)
     from ..audio import AudioError
 
-    tagging = options.given(window_s=window_s, hop_s=hop_s, top_k=top_k, threshold=threshold, labels=labels)
+    tagging = options.given(window_s=window_s, hop_s=hop_s, smooth_s=smooth_s, smoothing=smoothing)
+    tagging |= choosing(labels, exclude, label_map)
+    if events:
+        limits = parse_thresholds(threshold, threshold_file, EVENT_THRESHOLD if labels else None)
+        tagging |= finding | {"thresholds": EVENT_THRESHOLD if limits is None else limits}
+    else:
+        limits = parse_thresholds(threshold, threshold_file, 0.0 if labels and (threshold or threshold_file) else None)
+        tagging |= options.given(top_k=top_k, threshold=limits)
     try:
-        list(tagger.stream([], **tagging))  # refuses impossible options before the microphone opens
+        # Impossible options are refused before the microphone opens.
+        list(tagger.stream_events([], **tagging) if events else tagger.stream([], **tagging))
         with microphone.opened():
             say(f"listening to {microphone.name!r} at {microphone.rate} Hz; Ctrl-C ends it")
             while True:
-                blocks = microphone.blocks_until_gap()
-                for update in tagger.stream(blocks, sampling_rate=microphone.rate, **tagging):
-                    if update.tags:
-                        tags = ", ".join(f"{tag.label} {tag.score:.2f}" for tag in update.tags)
-                        put(f"{_local_time(microphone.heard_until)}  {tags}")
+                if events:
+                    _print_events(tagger, microphone, tagging)
+                else:
+                    _print_tags(tagger, microphone, tagging)
                 say(f"ced: {_local_time(microphone.heard_until)} gap: {microphone.gap}")
     except KeyboardInterrupt:
         pass  # the way to end it
     except (AudioError, sounddevice.PortAudioError) as error:
         raise CliError(f"microphone {microphone.name!r}: {_reason(error)}", FAILED) from error
+
+
+def _print_tags(tagger: "AudioTagger", microphone: "Microphone", tagging: dict[str, Any]) -> None:
+    """Until audio is lost."""
+    blocks = microphone.blocks_until_gap()
+    for update in tagger.stream(blocks, sampling_rate=microphone.rate, **tagging):
+        if update.tags:
+            tags = ", ".join(f"{tag.label} {tag.score:.2f}" for tag in update.tags)
+            put(f"{_local_time(microphone.time_of(update.end_s))}  {tags}")
+
+
+def _print_events(tagger: "AudioTagger", microphone: "Microphone", tagging: dict[str, Any]) -> None:
+    blocks = microphone.blocks_until_gap()
+    for event in tagger.stream_events(blocks, sampling_rate=microphone.rate, **tagging):
+        onset, offset = (_local_time(microphone.time_of(place_s)) for place_s in event[:2])
+        put(f"{onset} – {offset.partition(' ')[2]}  {event.peak:.2f}  {event.label}")
 
 
 class Microphone:
@@ -89,6 +138,7 @@ class Microphone:
         name: of the device.
         rate: its sampling rate in Hz.
         heard_until: when the last block that was taken had come in, in seconds since the epoch.
+        taken_s: seconds of audio that were taken since the last gap.
         gap: why the last `blocks_until_gap` ended.
     """
 
@@ -96,6 +146,7 @@ class Microphone:
         self.name: str = device["name"]
         self.rate = int(device["default_samplerate"])
         self.heard_until = time.time()
+        self.taken_s = 0.0
         self.gap = ""
         self._sounddevice = sounddevice
         self._index: int = device["index"]
@@ -117,7 +168,7 @@ class Microphone:
     def _receive(self, samples: "np.ndarray", frames: int, times: Any, status: Any) -> None:
         """Called by the sound card's thread: `samples` of shape `(frames, 1)` are only valid meanwhile."""
         if self._has_lost_block and not self._blocks.empty():
-            return  # one long gap from time to time leaves more to be heard than many short ones
+            return  # a long gap now and then loses less context than many short ones
         gap = TOO_SLOW if self._has_lost_block else OVERFLOW if status.input_overflow else ""
         try:
             self._blocks.put_nowait(Block(samples[:, 0].copy(), time.time(), gap))
@@ -127,9 +178,9 @@ class Microphone:
 
     def blocks_until_gap(self) -> Iterator["np.ndarray"]:
         """Consecutive blocks of shape `(samples,)`, ending where audio was lost."""
+        self.taken_s = 0.0
         if self._after_gap is not None:
-            self.heard_until = self._after_gap.time
-            yield self._after_gap.samples
+            yield self._taken(self._after_gap)
         while True:
             try:
                 block = self._blocks.get(timeout=SILENCE_S)
@@ -138,8 +189,16 @@ class Microphone:
             if block.gap:
                 self._after_gap, self.gap = block, block.gap
                 return
-            self.heard_until = block.time
-            yield block.samples
+            yield self._taken(block)
+
+    def _taken(self, block: Block) -> "np.ndarray":
+        self.heard_until = block.time
+        self.taken_s += len(block.samples) / self.rate
+        return block.samples
+
+    def time_of(self, place_s: float) -> float:
+        """When it was `place_s` seconds after the last gap: the clocks of sound cards are not exact for hours."""
+        return self.heard_until - self.taken_s + place_s
 
 
 def _import_sounddevice() -> ModuleType:

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .errors import CliError
+
 Model = Annotated[
     str | None,
     typer.Option(
@@ -27,10 +29,75 @@ TopK = Annotated[
         "--top-k", "-k", metavar="N", min=1, help="Tags at most; by default 5, or all with --threshold or --labels."
     ),
 ]
-Threshold = Annotated[float | None, typer.Option(metavar="SCORE", help="Leave out tags with a lower score.")]
+Threshold = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SCORE",
+        help="Leave out lower scores; with --events, by default 0.5. CLASS=SCORE is for one class. May be given several"
+        " times.",
+    ),
+]
+ThresholdFile = Annotated[
+    str | None,
+    typer.Option(
+        "--thresholds",
+        metavar="FILE",
+        help="Thresholds by class, and for events other settings: CSV or JSON, such as ced evaluate --per-class writes."
+        " Other classes are left out, unless --threshold is given.",
+    ),
+]
 Labels = Annotated[
     list[str] | None,
-    typer.Option("--labels", "-l", metavar="CLASS", help="Consider this class only. May be given several times."),
+    typer.Option(
+        "--labels",
+        "--label",
+        "-l",
+        metavar="CLASS",
+        help="Consider these classes only: names, indices or machine ids, with commas between them. Dog... is the group"
+        " of Dog and all classes below it (ced labels dog).",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option("--exclude", metavar="CLASS", help="Leave out these classes and groups.")
+]
+LabelMap = Annotated[
+    str | None,
+    typer.Option("--label-map", metavar="FILE", help="CSV: a class and its own name, or nothing to leave it out."),
+]
+OffThreshold = Annotated[
+    float | None,
+    typer.Option(metavar="SCORE", help="With --events: an event ends below this score; by default the threshold."),
+]
+Smooth = Annotated[
+    float | None, typer.Option("--smooth", metavar="SECONDS", help="With --events: smooth scores over this time.")
+]
+Smoothing = Annotated[
+    str | None, typer.Option(metavar="median|mean", help="How scores are smoothed; by default the median.")
+]
+MinDuration = Annotated[
+    float | None, typer.Option("--min-duration", metavar="SECONDS", help="With --events: leave out shorter ones.")
+]
+MergeGap = Annotated[
+    float | None,
+    typer.Option(
+        "--merge-gap", metavar="SECONDS", help="With --events: join those of a class no further apart than this."
+    ),
+]
+MaxDuration = Annotated[
+    float | None,
+    typer.Option("--max-duration", metavar="SECONDS", help="With --events: cut longer ones into pieces this long."),
+]
+StartTime = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|TIME",
+        help="When recordings began, for outputs: auto finds it in headers and names of field recorders' files, TIME is"
+        " that of one recording, such as 2024-05-01T05:30:00.",
+    ),
+]
+Timezone = Annotated[
+    str | None,
+    typer.Option(metavar="ZONE", help="With --start-time: of times that have none, such as Europe/Berlin or +02:00."),
 ]
 Window = Annotated[
     float | None, typer.Option("--window", metavar="SECONDS", help="Length of the windows; by default 2.")
@@ -62,6 +129,16 @@ ComputeType = Annotated[
         help="float32 (default), bfloat16 (openvino, torch), float16 (torch) or int8 (onnx, openvino).",
     ),
 ]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID_OR_DIR", help="A data set of the Hub, such as owner/name, a folder of that layout, or Parquet."
+    ),
+]
+Config = Annotated[str | None, typer.Option(metavar="NAME", help="With --dataset: its configuration, if it has any.")]
+AudioColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="With --dataset: the column of audio; by default the only one.")
+]
 AudioRoot = Annotated[
     str | None, typer.Option(metavar="DIR", help="Folder of a table's relative paths; by default the table's.")
 ]
@@ -72,6 +149,21 @@ LabelColumn = Annotated[
     str | None, typer.Option(metavar="NAME", help="A table's column of classes; by default label, labels, …")
 ]
 Separator = Annotated[str, typer.Option(metavar="TEXT", help="Separates classes in one cell.")]
+
+
+def refuse(reason: str, **options: Any) -> None:
+    """Refuses options that were given, if there is a reason."""
+    for name in given(**options) if reason else ():
+        raise CliError(f"--{name.replace('_', '-')} {reason}")
+
+
+def choose_data(data: Any, dataset: str | None, *, config: Any, audio_column: Any, **of_tables: Any) -> str:
+    """The data that were given, after a check that it is either DATA or --dataset with its options."""
+    if bool(data) == bool(dataset):
+        raise CliError("give either DATA or --dataset, not both" if dataset else "missing DATA, or --dataset")
+    refuse("" if dataset else "needs --dataset", config=config, audio_column=audio_column)
+    refuse("is for tables, not for --dataset" if dataset else "", **of_tables)
+    return str(dataset or data)
 
 
 def parse_channel(channel: str | None) -> str | int:

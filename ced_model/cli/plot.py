@@ -16,6 +16,7 @@ from ..packages import require
 from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
+from .finding import choosing
 from .model import load_tagger
 from .progress import RunProgress
 from .terminal import put
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
+    from ..classes import ClassChoice
     from ..results import Timeline
     from ..tagger import AudioTagger
 
@@ -49,6 +51,8 @@ def plot(
     window_s: options.Window = None,
     hop_s: options.Hop = None,
     labels: options.Labels = None,
+    exclude: options.Exclude = None,
+    label_map: options.LabelMap = None,
     threshold: Annotated[
         float | None, typer.Option(metavar="SCORE", help="Leave out classes that never reach it.")
     ] = None,
@@ -70,15 +74,19 @@ def plot(
     path = output or Path(f"{file.name}.png")
     check_new_file("output", path, ".png", overwrite)
     require(("matplotlib",), "drawing", INSTALL_PLOT)
+    from ..classes import choose_classes
+
     if not file.exists():
         raise CliError(f"{str(file)!r}: there is no such file", FAILED)
     part = (0.0 if start_s is None else start_s, math.inf if end_s is None else end_s)
     if not 0 <= part[0] < part[1]:
         raise CliError(f"--start {part[0]:g} --end {part[1]:g}: expected a start from 0 and an end behind it")
     tagger = load_tagger(model, device=device, num_threads=num_threads, engine=engine, compute_type=compute_type)
+    classes = choosing(labels, exclude, label_map)
+    choices = choose_classes(tagger.labels, classes.pop("labels", None), **classes)
     windows = options.given(window_s=window_s, hop_s=hop_s)
-    shown = {"labels": labels, "threshold": threshold, "top_k": top_k}
-    _save(_draw(tagger, file, part, windows, options.parse_channel(channel), shown), path, overwrite)
+    shown = {"threshold": threshold, "top_k": top_k or (None if labels else TOP_K)}
+    _save(_draw(tagger, file, part, windows, options.parse_channel(channel), choices, shown), path, overwrite)
     put(str(path))
 
 
@@ -88,6 +96,7 @@ def _draw(
     part: tuple[float, float],
     windows: dict[str, Any],
     channel: str | int,
+    choices: list["ClassChoice"],
     shown: dict[str, Any],
 ) -> "Figure":
     from ..audio import describe, duration_s, read_blocks
@@ -110,10 +119,11 @@ def _draw(
         (result,) = tagger.timelines([source], on_audio=progress.add_audio, **how)
     if result.error is not None or result.timeline is None:
         raise result.error or CliError(f"{file}: no timeline", FAILED)
-    classes = _choose_classes(result.timeline, **shown)
+    timeline = result.timeline.take(choices)
+    classes = _choose_classes(timeline, **shown)
     decibels, column_s = mel_picture(blocks, front_end, MAX_COLUMNS)
     title = describe(file.name)
-    return make_figure(decibels, column_s, result.timeline, front_end, title, TOP_K, classes=classes, start_s=part[0])
+    return make_figure(decibels, column_s, timeline, front_end, title, TOP_K, classes=classes, start_s=part[0])
 
 
 def _cut(blocks: "Iterable[np.ndarray]", first: int, last: int) -> "np.ndarray":
@@ -129,25 +139,18 @@ def _cut(blocks: "Iterable[np.ndarray]", first: int, last: int) -> "np.ndarray":
     return np.concatenate(kept)
 
 
-def _choose_classes(
-    timeline: "Timeline", labels: list[str] | None, threshold: float | None, top_k: int | None
-) -> "np.ndarray":
+def _choose_classes(timeline: "Timeline", threshold: float | None, top_k: int | None) -> "np.ndarray":
     """Indices of the classes to draw, those with the highest peaks first."""
-    import numpy as np
-
-    from ..classes import find_label
     from ..drawing import highest_classes
 
     order = highest_classes(timeline, len(timeline.labels))
-    if labels is not None:
-        order = order[np.isin(order, [find_label(timeline.labels, name) for name in labels])]
     peaks = timeline.scores.max(axis=0)
     if threshold is not None and not peaks[order[0]] >= threshold:
         best = f"{timeline.labels[order[0]]!r} has the highest score, {peaks[order[0]]:.3f}"
         raise OptionError("threshold", threshold, f"a score that a class reaches: {best}")
     if threshold is not None:
         order = order[peaks[order] >= threshold]
-    return order[: top_k or (None if labels else TOP_K)]
+    return order[:top_k]
 
 
 def _save(figure: Any, path: Path, overwrite: bool) -> None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How far a run is, on stderr if that is a terminal."""
+"""Progress of a run, on stderr if that is a terminal."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ class RunProgress:
     """A context in which audio and inputs are counted: files, hours of audio, × real time and the time that is left."""
 
     def __init__(self, total: int, length_s: float | None = None) -> None:
-        """`total` inputs; `length_s` is the length of a single one in seconds, if it is known beforehand."""
+        """`total` inputs; `length_s` is the length of a single one in seconds, if it is known."""
         self.total = total
         self.length_s = length_s
         self.done = self.failed = 0
@@ -43,7 +43,7 @@ class RunProgress:
             self._bar = None
 
     def add_audio(self, seconds: float) -> None:
-        """So much more audio is scored."""
+        """`seconds` more of audio are scored."""
         self.audio_s += seconds
         self._show()
 

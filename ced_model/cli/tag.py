@@ -4,16 +4,17 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..writers import Format, check_available, write_records
+from ..writers import EVENT_FORMATS, FORMATS_OF_SUFFIXES, Format, check_available, write_records
 from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
-from .model import load_tagger
+from .finding import choosing, parse_thresholds
+from .model import load_tagger, quieten
 from .progress import RunProgress
 from .terminal import refuse_stdout, say, say_error
 
@@ -38,13 +39,19 @@ def tag(
             "--from", metavar="FILE", help="A list of paths, one a line or separated by NUL, or Parquet; - for stdin."
         ),
     ] = None,
+    dataset: options.Dataset = None,
+    config: options.Config = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --dataset: which rows; all for those of all splits.")
+    ] = None,
+    audio_column: options.AudioColumn = None,
     model: options.Model = None,
     top_k: options.TopK = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(metavar="SCORE", help="Leave out tags with a lower score; with --events, by default 0.5."),
-    ] = None,
+    threshold: options.Threshold = None,
+    threshold_file: options.ThresholdFile = None,
     labels: options.Labels = None,
+    exclude: options.Exclude = None,
+    label_map: options.LabelMap = None,
     window_s: Annotated[
         float | None,
         typer.Option(
@@ -61,19 +68,25 @@ def tag(
     ] = None,
     average: Annotated[
         str | None,
-        typer.Option(metavar="mean|max", help="How window scores are combined; by default the mean."),
+        typer.Option(
+            metavar="mean|max",
+            help="How window scores are combined; by default the mean. max finds short sounds, in windows of 2 s.",
+        ),
     ] = None,
     channel: options.Channel = None,
     events: Annotated[bool, typer.Option("--events", help="Find when each class occurs.")] = False,
-    min_duration_s: Annotated[
-        float | None, typer.Option("--min-duration", metavar="SECONDS", help="With --events: leave out shorter ones.")
-    ] = None,
-    merge_gap_s: Annotated[
-        float | None,
-        typer.Option(
-            "--merge-gap", metavar="SECONDS", help="With --events: join those of a class no further apart than this."
-        ),
-    ] = None,
+    timeline: Annotated[bool, typer.Option("--timeline", help="Scores of each window, in a column a class.")] = False,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="In csv and parquet, a column a class with the scores of each input.")
+    ] = False,
+    off_threshold: options.OffThreshold = None,
+    smooth_s: options.Smooth = None,
+    smoothing: options.Smoothing = None,
+    min_duration_s: options.MinDuration = None,
+    merge_gap_s: options.MergeGap = None,
+    max_duration_s: options.MaxDuration = None,
+    start_time: options.StartTime = None,
+    timezone: options.Timezone = None,
     format: Annotated[
         Format | None,
         typer.Option(
@@ -89,8 +102,9 @@ def tag(
         typer.Option(
             "--output",
             "-o",
-            metavar="FILE",
-            help="Write here, at the end; until then to FILE.journal. With --ray a folder, shard by shard.",
+            metavar="FILE|DIR",
+            help="Write here, at the end; until then to FILE.journal. For audacity and the formats after it, a folder"
+            " gets one file a recording. With --ray a folder, shard by shard.",
         ),
     ] = None,
     resume: Annotated[
@@ -121,7 +135,8 @@ def tag(
     """Tag audio files, folders or standard input.
 
     PATHS are files, folders (searched recursively; hidden entries are left out), patterns such as "**/*.wav", or -
-    for standard input. With --ray they and --output may also be URIs, such as s3://bucket/folder.
+    for standard input. With --ray they and --output may also be URIs, such as s3://bucket/folder. With --dataset, the
+    rows of a data set are tagged; Parquet files of the Hub are streamed.
 
     Each input is tagged once, in the given order; one that cannot be read does not stop the others. Exit code: 0, 1
     if inputs failed (each is named on stderr and in the output), 2 for wrong usage.
@@ -129,25 +144,53 @@ def tag(
     In json, jsonl, csv and parquet, bytes of a file name that are not UTF-8 are written as \\xNN (and a backslash
     before xNN as \\x5c): put the byte in place of each to have the name back.
     """
-    _refuse("has no meaning with --events" if events else "", top_k=top_k, average=average)
-    _refuse("" if events else "needs --events", min_duration=min_duration_s, merge_gap=merge_gap_s)
-    _refuse("" if ray else "needs --ray", ray_address=ray_address, workers=workers, shard_size=shard_size)
-    _refuse("" if output else "needs --output FILE", resume=resume or None, overwrite=overwrite or None)
-    if resume and overwrite:
-        raise CliError("--resume keeps results, --overwrite discards them: choose one")
     if as_json and format not in (None, Format.JSON):
         raise CliError(f"--json contradicts --format {format}")
     format = _choose_format(Format.JSON if as_json else format, output, ray, resume)
+    cause = "--events" if events else f"--format {format}, which holds events"
+    events = events or format in EVENT_FORMATS
+    options.refuse(f"has no meaning with {cause}" if events else "", timeline=timeline or None, wide=wide or None)
+    scores = "windows" if timeline else "clips" if wide else ""
+    choice = "writes all scores: choose classes with --labels"
+    options.refuse(f"has no meaning: --{'timeline' if timeline else 'wide'} {choice}" if scores else "", top_k=top_k)
+    options.refuse(
+        f"has no meaning: --{'timeline' if timeline else 'wide'} {choice}" if scores else "",
+        threshold=threshold,
+        thresholds=threshold_file,
+    )
+    options.refuse("has no meaning with --timeline" if timeline else "", average=average)
+    options.refuse("does not work with --ray" if ray else "", timeline=timeline or None, wide=wide or None)
+    if wide and format is Format.TABLE:
+        raise CliError("--wide needs --format csv, parquet, json or jsonl")
+    options.refuse(f"has no meaning with {cause}" if events else "", top_k=top_k, average=average)
+    finding = options.given(
+        off_threshold=off_threshold,
+        smooth_s=smooth_s,
+        smoothing=smoothing,
+        min_duration_s=min_duration_s,
+        merge_gap_s=merge_gap_s,
+        max_duration_s=max_duration_s,
+    )
+    options.refuse("" if events else "needs --events", **finding)
+    options.refuse("" if start_time else "needs --start-time", timezone=timezone)
+    options.refuse("" if ray else "needs --ray", ray_address=ray_address, workers=workers, shard_size=shard_size)
+    options.refuse("" if output else "needs --output FILE", resume=resume or None, overwrite=overwrite or None)
+    options.refuse("" if dataset else "needs --dataset", config=config, split=split, audio_column=audio_column)
+    if dataset and (paths or list_file or ray):
+        raise CliError(f"--dataset excludes {'PATHS' if paths else '--from' if list_file else '--ray'}")
+    if resume and overwrite:
+        raise CliError("--resume keeps results, --overwrite discards them: choose one")
     if spreadsheet_safe and format is not Format.CSV:
         raise CliError(f"--spreadsheet-safe is for --format csv, not {format}")
     check_available(format)
     tagging = options.given(window_s=window_s, hop_s=hop_s, channel=options.parse_channel(channel))
+    tagging |= choosing(labels, exclude, label_map) | options.given(start_time=start_time, timezone=timezone)
     if events:
-        limit = EVENT_THRESHOLD if threshold is None else threshold
-        tagging["thresholds"] = dict.fromkeys(labels, limit) if labels else limit
-        tagging |= options.given(min_duration_s=min_duration_s, merge_gap_s=merge_gap_s)
+        limits = parse_thresholds(threshold, threshold_file, EVENT_THRESHOLD if labels else None)
+        tagging |= finding | {"thresholds": EVENT_THRESHOLD if limits is None else limits}
     else:
-        tagging |= options.given(top_k=top_k, threshold=threshold, labels=labels, average=average)
+        limits = parse_thresholds(threshold, threshold_file, 0.0 if labels and (threshold or threshold_file) else None)
+        tagging |= options.given(top_k=top_k, threshold=limits, average=average)
     computing: dict[str, Any] = {
         "model": model,
         "engine": engine,
@@ -165,23 +208,34 @@ def tag(
         progress = tag_on_ray(
             paths, str(output), list_file=list_file, events=events, options=tagging, **computing, **storing
         )
+    elif dataset:
+        quieten()
+        from ..dataset_rows import DatasetRows, audio_inputs, find_dataset
+
+        files = find_dataset(dataset, config, audio_column)
+        split = files.choose(split)
+        lasting = options.given(dataset=dataset, config=config, split=split, audio_column=audio_column)
+        if files.is_table:
+            rows = DatasetRows(files, split, audio_column)
+            run = _Run(rows.inputs(), computing, tagging, events, format, spreadsheet_safe, scores, rows.fill, lasting)
+        else:
+            found = audio_inputs(files, split)
+            run = _Run(found, computing, tagging, events, format, spreadsheet_safe, scores, lasting=lasting)
+        progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite, [])
     elif remote := [path for path in paths if path.startswith(STORES)]:
         raise CliError(f"{remote[0]}: to read from there add --ray --output DIR, or download it first")
     else:
         from ..input_list import find_inputs
 
-        run = _Run(find_inputs(paths, list_file), computing, tagging, events, format, spreadsheet_safe)
-        progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite)
+        inputs = find_inputs(paths, list_file)
+        if start_time not in (None, "auto", "none") and len(inputs) > 1:
+            raise CliError(f"--start-time {start_time} is the time of one recording, and there are {len(inputs)}")
+        run = _Run(inputs, computing, tagging, events, format, spreadsheet_safe, scores)
+        progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite, paths)
     if progress.total > 1:
         say(progress.summary())
     if progress.failed:
         raise typer.Exit(FAILED)
-
-
-def _refuse(reason: str, **given: Any) -> None:
-    """Refuses options that were given, if there is a reason."""
-    for name in options.given(**given) if reason else ():
-        raise CliError(f"--{name.replace('_', '-')} {reason}")
 
 
 def _choose_format(format: Format | None, output: str | None, ray: bool, resume: bool) -> Format:
@@ -194,13 +248,12 @@ def _choose_format(format: Format | None, output: str | None, ray: bool, resume:
             raise CliError("--format parquet needs --output FILE")
         return format or Format.TABLE
     if format is None:
-        suffix = os.path.splitext(output)[1].lower().removeprefix(".")
-        try:
-            format = Format({"txt": "table"}.get(suffix, suffix))
-        except ValueError as error:
-            raise CliError(f"--output {output}: add --format {'|'.join(Format)}") from error
+        formats = FORMATS_OF_SUFFIXES.get(os.path.splitext(output)[1].lower(), tuple(Format))
+        if formats in ((Format.DCASE,), tuple(Format)) or formats[0] is Format.TABLE:
+            raise CliError(f"--output {output}: add --format {'|'.join(formats)}")
+        format = formats[0]
     if resume and format is Format.TABLE:
-        raise CliError("--resume needs --format json, jsonl, csv or parquet")
+        raise CliError("--resume needs another --format than table")
     return format
 
 
@@ -214,7 +267,9 @@ class _Run:
         tagging: Keyword arguments of `AudioTagger.tag`, or with `events` of `AudioTagger.events`.
         events: Whether to find events.
         format: The format of the results.
-        spreadsheet_safe: As for `write_records`.
+        spreadsheet_safe, wide: As for `write_records`.
+        fill: Makes inputs of those of a data set, with their audio.
+        lasting: What else must be the same where an output is continued.
     """
 
     def __init__(
@@ -225,26 +280,41 @@ class _Run:
         events: bool,
         format: Format,
         spreadsheet_safe: bool,
+        wide: str,
+        fill: Callable[[list["Input"]], Iterable["Input"]] | None = None,
+        lasting: dict[str, Any] | None = None,
     ) -> None:
         self.inputs, self.computing, self.tagging = inputs, computing, tagging
-        self.events, self.format, self.spreadsheet_safe = events, format, spreadsheet_safe
+        self.events, self.format, self.spreadsheet_safe, self.wide = events, format, spreadsheet_safe, wide
+        self.fill, self.lasting = fill, lasting or {}
 
     def load(self) -> "AudioTagger":
         """Loads the model and checks the options, some of which depend on it."""
         from ..records import check_options
 
         tagger = load_tagger(**self.computing)
-        check_options(tagger, self.tagging, self.events)
+        check_options(tagger, self.tagging, self.events, self.wide)
         return tagger
 
     def to_stdout(self) -> RunProgress:
+        from ..records import made_by
+        from ..writers.event_files import check_combines
+
+        if len(self.inputs) > 1:
+            check_combines(self.format)
         tagger = self.load()
         with _progress(self.inputs) as progress:
             try:
                 same_terminal = self.format is Format.TABLE and sys.stdout.isatty() and sys.stderr.isatty()
                 records = self.records(tagger, self.inputs, progress, say_errors=not same_terminal)
                 write_records(
-                    records, sys.stdout.buffer, self.format, self.events, spreadsheet_safe=self.spreadsheet_safe
+                    records,
+                    sys.stdout.buffer,
+                    self.format,
+                    self.events,
+                    spreadsheet_safe=self.spreadsheet_safe,
+                    made_by=made_by(tagger) if self.format in EVENT_FORMATS else None,
+                    wide=self.wide,
                 )
             except KeyboardInterrupt as error:
                 raise KeyboardInterrupt(f"{progress.done} of {len(self.inputs)} inputs were done") from error
@@ -252,32 +322,42 @@ class _Run:
                 refuse_stdout(error)
         return progress
 
-    def to_file(self, output: str, resume: bool, overwrite: bool) -> RunProgress:
-        from ..input_list import STANDARD_INPUT
+    def to_file(self, output: str, resume: bool, overwrite: bool, folders: list[str]) -> RunProgress:
+        from ..input_list import STANDARD_INPUT, escape_name
         from ..journal import Journal
-        from ..records import made_by
+        from ..records import made_by, wide_classes
 
         if resume and any(item.name == STANDARD_INPUT for item in self.inputs):
             raise CliError("--resume cannot know whether standard input is the same")
-        lasting = {"format": self.format, "events": self.events} | self.tagging
+        lasting = {"format": self.format, "events": self.events} | self.tagging | self.lasting
         if self.spreadsheet_safe:
             lasting["spreadsheet_safe"] = True
-        journal = Journal(output, lasting)
+        if self.wide:
+            lasting["wide"] = self.wide
+        names = [item.name for item in self.inputs]
+        journal = Journal(output, lasting, list(map(escape_name, folders)))
         try:
             if resume:
                 journal.load()
             elif overwrite:
                 journal.overwrite()
             else:
-                journal.refuse_existing()
+                journal.refuse_existing(names)
+            if (files := journal.event_files) is not None:
+                files.check_number([*journal.offsets, *names])
+                if resume:
+                    files.refuse_existing((name for name in names if name not in journal), journal.is_begun)
             waiting = [item for item in self.inputs if item.name not in journal]
             progress = _progress(waiting)
             tagger = self.load() if waiting else None
+            if tagger and journal.classes and journal.classes != wide_classes(tagger, self.tagging):
+                raise CliError(f"{output} has the scores of other classes: resume with the same ones, or overwrite it")
             if len(waiting) < len(self.inputs):
                 note = ""
-                if journal.is_finished and self.format is not Format.PARQUET:
+                if journal.is_finished and self.format not in (Format.PARQUET, *EVENT_FORMATS):
                     note = "; a finished output does not have the model and options that made it"
-                say(f"{len(self.inputs) - len(waiting)} results of {journal.output} are kept{note}")
+                shown = files.output if files else journal.output
+                say(f"{len(self.inputs) - len(waiting)} results of {shown} are kept{note}")
             if tagger is not None:
                 journal.begin(made_by(tagger))
                 with progress:
@@ -287,7 +367,7 @@ class _Run:
                     except KeyboardInterrupt as error:
                         raise KeyboardInterrupt(journal.advice) from error
             if not journal.is_finished:
-                journal.finish(item.name for item in self.inputs)
+                journal.finish(names)
         finally:
             journal.close()
         return progress
@@ -298,7 +378,13 @@ class _Run:
         """The records, counted, and failed ones named on stderr."""
         from ..records import make_records
 
-        for record in make_records(tagger, inputs, self.tagging, events=self.events, on_audio=progress.add_audio):
+        given = inputs if self.fill is None else self.fill(inputs)
+        options: dict[str, Any] = {
+            "events": self.events,
+            "sampling_rate": self.format is Format.RAVEN,
+            "wide": self.wide,
+        }
+        for record in make_records(tagger, given, self.tagging, on_audio=progress.add_audio, **options):
             error = record.get("error")
             progress.count(failed=error is not None)
             if error is not None and say_errors:
@@ -313,7 +399,7 @@ class _Run:
 
 def _progress(inputs: list["Input"]) -> RunProgress:
     length_s = None
-    if len(inputs) == 1 and inputs[0].error is None and sys.stderr.isatty():
+    if len(inputs) == 1 and inputs[0].error is None and inputs[0].place is None and sys.stderr.isatty():
         from ..audio import duration_s
 
         length_s = duration_s(inputs[0].source)

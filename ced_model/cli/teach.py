@@ -3,8 +3,7 @@
 """`ced distill teach`: audio and teachers → a store. What is heavy is imported inside functions."""
 
 import os
-from contextlib import nullcontext
-from pathlib import Path
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ from . import options
 from .endings import one_line_errors
 from .errors import CliError
 from .terminal import one_line, say
-from .training_output import training_errors
+from .training_output import is_main_process, leave_group, training_errors
 
 if TYPE_CHECKING:
     from ..training.distillation.store import Store
@@ -26,16 +25,20 @@ def teach(
         str | None,
         typer.Option("--from", metavar="FILE", help="A list of paths, one a line or separated by NUL; - for stdin."),
     ] = None,
+    dataset: options.Dataset = None,
+    config: options.Config = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --dataset: which rows; by default those for training.")
+    ] = None,
+    audio_column: options.AudioColumn = None,
     teacher: Annotated[
         list[str] | None,
-        typer.Option(
-            "--teacher", "-t", metavar="TEACHER", help="A teacher; given several times, the mean of them is stored."
-        ),
+        typer.Option("--teacher", "-t", metavar="TEACHER", help="A teacher; of several, the mean is stored."),
     ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
-            "--epochs", "-e", metavar="N", min=1, help="How often each chunk is heard, each time altered otherwise."
+            "--epochs", "-e", metavar="N", min=1, help="How often each chunk is taught, each time augmented anew."
         ),
     ] = None,
     output: Annotated[
@@ -57,19 +60,17 @@ def teach(
         float,
         typer.Option(
             metavar="PART",
-            help="Circular shift in time at most, as a part of a chunk; by default 0.5.",
+            help="Largest circular shift, as a part of a chunk; by default 0.5.",
             show_default=False,
         ),
     ] = 0.5,
     max_time_mask: Annotated[
         int,
-        typer.Option(
-            metavar="FRAMES", help="Frames of 10 ms that are masked at most; by default 192.", show_default=False
-        ),
+        typer.Option(metavar="FRAMES", help="Most frames of 10 ms to mask; by default 192.", show_default=False),
     ] = 192,
     max_freq_mask: Annotated[
         int,
-        typer.Option(metavar="BINS", help="Mel bins of 64 that are masked at most; by default 24.", show_default=False),
+        typer.Option(metavar="BINS", help="Most of the 64 mel bins to mask; by default 24.", show_default=False),
     ] = 24,
     seed: Annotated[
         int, typer.Option(metavar="N", help="Decides all shifts and masks; by default 0.", show_default=False)
@@ -89,15 +90,16 @@ def teach(
         ),
     ] = None,
 ) -> None:
-    """Store what teachers say of audio.
+    """Store the outputs of teachers for audio.
 
     AUDIO is folders (searched recursively; hidden entries are left out) and files. It is cut into chunks of 10 s; a
-    last piece under half a chunk is left out, a shorter file is a chunk as it is.
+    last piece under half a chunk is left out, a shorter file is a chunk as it is. With --dataset, the audio of a data
+    set is written to files first.
 
     A TEACHER is a model folder, the id of a Hub repository (any audio classifier of transformers), or a Python callable
     as module:attribute or path/to/file.py:attribute.
 
-    Interrupted or killed, the same command goes on where it was. On several GPUs or machines (with a shared folder):
+    After an interruption, the same command continues. On several GPUs or machines (with a shared folder):
     accelerate launch -m ced_model distill teach …
 
     Example: ced distill teach sounds/ -t mispeech/ced-base -t mispeech/ced-small --epochs 10 -o store
@@ -108,6 +110,10 @@ def teach(
 def _teach(
     audio: list[str] | None,
     list_file: str | None,
+    dataset: str | None,
+    config: str | None,
+    split: str | None,
+    audio_column: str | None,
     teacher: list[str] | None,
     epochs: int | None,
     output: str | None,
@@ -122,7 +128,7 @@ def _teach(
     from .model import quieten
 
     for value, advice in (
-        (audio or list_file, "AUDIO: folders and files, or --from FILE"),
+        (audio or list_file or dataset, "AUDIO: folders and files, --from FILE or --dataset"),
         (teacher, "--teacher: a model folder, a Hub id, or a callable as path/to/file.py:attribute"),
         (epochs, "--epochs: the paper has 120 for twenty thousand clips, and 10 for two million"),
         (output, "--output: the folder of the store"),
@@ -130,87 +136,80 @@ def _teach(
         if not value:
             raise CliError(f"missing {advice}")
     assert teacher is not None and epochs is not None and output is not None
+    options.refuse("" if dataset else "needs --dataset", config=config, split=split, audio_column=audio_column)
     paths = list(audio or [])
     for path in paths:
         if not os.path.exists(path):
             raise CliError(f"{escape_name(path)}: no such file or folder")
     paths += [] if list_file is None else read_list(list_file)
+    if dataset is not None:
+        quieten()
+        from ..dataset_clips import dataset_files
+
+        paths += dataset_files(dataset, config, split, audio_column, say)
     if not paths:
         raise CliError(f"--from {escape_name(str(list_file))}: an empty list")
     from ..training.distillation.augmentation import Augmentation
     from ..training.distillation.teaching import teach
 
     quieten()
-    with training_errors(output, f"the same command goes on with {output}"), _Progress() as progress:
+    with training_errors(output, f"the same command continues {output}"), closing(make_progress()) as progress:
         augmentation = Augmentation(chunk_s, max_shift, max_time_mask, max_freq_mask)
         store = teach(paths, teacher, output, epochs=epochs, augmentation=augmentation, progress=progress, **teaching)
     _finish(store)
 
 
-class _Progress:
-    """A `TeachingProgress` on stderr; of the main process only."""
+def make_progress() -> Any:
+    """A `TeachingProgress` on stderr; a bar of the main process only."""
+    from ..training.distillation.teaching import TeachingProgress
+    from .progress import RunProgress
 
-    def __init__(self) -> None:
-        self._bar: Any = None
+    class Progress(TeachingProgress):
+        bar = RunProgress(0)
 
-    def __enter__(self) -> "_Progress":
-        return self
+        def _begin(self, total: int) -> None:
+            self.close()
+            if is_main_process():
+                self.bar = RunProgress(total).__enter__()
 
-    def __exit__(self, *exception: Any) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(None, None, None)
-            self._bar = None
+        def _say(self, text: str) -> None:
+            with self.bar.hidden():
+                say(text)
 
-    def found(self, num_files: int) -> None:
-        self._say(f"{num_files:,} files to cut into chunks")
-        self._begin(num_files)
+        def close(self) -> None:
+            self.bar.__exit__(None, None, None)
 
-    def cut(self, path: str, reason: str | None) -> None:
-        if reason is not None:
-            self._say(f"{path}: {one_line(reason)}: skipped")
-        if self._bar is not None:
-            self._bar.count(failed=reason is not None)
+        def found(self, num_files: int) -> None:
+            self._say(f"{num_files:,} files to cut into chunks")
+            self._begin(num_files)
 
-    def planned(self, num_inputs: int, num_done: int) -> None:
-        self.__exit__()
-        if not _is_main_process():
-            return
-        if num_done:
-            self._say(f"{num_done:,} of {num_inputs:,} inputs are there already")
-        self._begin(num_inputs - num_done)
+        def cut(self, path: str, reason: str | None) -> None:
+            if reason is not None:
+                self._say(f"{path}: {one_line(reason)}: skipped")
+            self.bar.count(failed=reason is not None)
 
-    def damaged(self, file: Path, problem: str) -> None:
-        self._say(f"{file}: corrupt shard, made anew: {problem}")
+        def planned(self, num_inputs: int, num_done: int) -> None:
+            if num_done and is_main_process():
+                self._say(f"{num_done:,} of {num_inputs:,} inputs are there already")
+            self._begin(num_inputs - num_done)
 
-    def taught(self, num_inputs: int, audio_s: float) -> None:
-        if self._bar is not None:
-            self._bar.add_audio(audio_s)
+        def damaged(self, problem: str) -> None:
+            self._say(f"made anew: {problem}")
+
+        def taught(self, num_inputs: int, audio_s: float) -> None:
+            self.bar.add_audio(audio_s)
             for _ in range(num_inputs):
-                self._bar.count(failed=False)
+                self.bar.count(failed=False)
 
-    def _begin(self, total: int) -> None:
-        from .progress import RunProgress
-
-        self._bar = RunProgress(total).__enter__()
-
-    def _say(self, text: str) -> None:
-        with self._bar.hidden() if self._bar is not None else nullcontext():
-            say(text)
-
-
-def _is_main_process() -> bool:
-    from accelerate import PartialState
-
-    return PartialState().is_main_process
+    return Progress()
 
 
 def _finish(store: "Store") -> None:
-    from accelerate import PartialState
     from rich.filesize import decimal
 
     from ..training.distillation.teaching import overhead
 
-    if _is_main_process():
+    if is_main_process():
         audio = store.manifest["audio"]
         skipped = f", {audio['num_skipped']:,} files skipped" if audio["num_skipped"] else ""
         say(
@@ -223,4 +222,4 @@ def _finish(store: "Store") -> None:
             f"{decimal(num_bytes)}, {per_input:.1f} bytes for each chunk and epoch: {share:.2%} of the audio's"
             f" {decimal(audio['bytes'])}"
         )
-    PartialState().destroy_process_group()
+    leave_group()

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
+from . import options, training_options
 from .endings import one_line_errors
 from .errors import CliError
 from .terminal import put, say
-from .training_options import Settings, parse_settings, split_settings
-from .training_output import is_main_process, make_progress, training_errors, use_threads
+from .training_options import parse_settings, split_settings
+from .training_output import is_main_process, leave_group, make_progress, training_errors, use_threads
 
 if TYPE_CHECKING:
     from ..training.distillation.training import Distillation
@@ -34,12 +34,7 @@ def train(
             help="tiny, mini, small, base, a config.json, a model folder or Hub id.",
         ),
     ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output", "-o", metavar="DIR", help="Write the model here, at the end; until then DIR.training."
-        ),
-    ] = None,
+    output: training_options.Output = None,
     audio: Annotated[
         str | None, typer.Option(metavar="DIR", help="Where the audio is now; by default where it was taught.")
     ] = None,
@@ -52,16 +47,11 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Chunks per step and process; by default 32.")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(metavar="RATE", help="Highest; by default 0.001.")] = None,
-    mixup: Annotated[
-        float | None, typer.Option(metavar="ALPHA", help="Mix inputs and their targets; by default not.")
-    ] = None,
-    leftover: Annotated[
-        str | None,
-        typer.Option(metavar="zero|even", help="Targets of classes that are not stored; by default zero."),
-    ] = None,
+    learning_rate: training_options.LearningRate = None,
+    mixup: training_options.Mixup = None,
     no_consistency: Annotated[
-        bool, typer.Option("--no-consistency", help="Alter inputs otherwise than the teachers heard them.")
+        bool,
+        typer.Option("--no-consistency", help="For comparison: augment inputs otherwise than the teachers'."),
     ] = False,
     held_out: Annotated[
         float | None,
@@ -78,23 +68,15 @@ def train(
         typer.Option(metavar="N", min=0, help="Processes that prepare inputs; by default half of the CPUs."),
     ] = None,
     threads: options.Threads = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Of all that is random; by default 0.")] = None,
-    report_to: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Where figures go besides, such as tensorboard.")
-    ] = None,
-    settings: Settings = None,
-    allow_unfinished: Annotated[
-        bool, typer.Option("--allow-unfinished", help="Train on a store that is not complete yet.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the model in DIR, and a run that is not resumed.")
-    ] = False,
+    seed: training_options.Seed = None,
+    settings: training_options.Settings = None,
+    resume: training_options.Resume = False,
+    overwrite: training_options.Overwrite = False,
 ) -> None:
-    """Train a student on what teachers said.
+    """Train a student on the outputs of teachers.
 
-    STORE is what `ced distill teach` made. The student hears exactly what the teachers heard, and learns what they said
-    of it. A size begins with random weights, a model with its own; a head that does not fit the store is replaced.
+    STORE is made by `ced distill teach`. The student gets exactly the teachers' inputs, and learns their outputs. A
+    size starts with random weights, a model with its own; a head that does not fit the store is replaced.
 
     On several GPUs or machines: accelerate launch -m ced_model distill train …
 
@@ -112,7 +94,6 @@ def _train(
     no_consistency: bool,
     settings: list[str] | None,
     threads: int | None,
-    allow_unfinished: bool,
     resume: bool,
     overwrite: bool,
     **training: Any,
@@ -127,17 +108,12 @@ def _train(
     if resume and overwrite:
         raise CliError("--resume keeps the checkpoints, --overwrite discards them: choose one")
     split_settings(settings)
-    from ..training.distillation.options import DistillationArguments, check_training_fields
+    from ..training.distillation.options import DistillationArguments
     from .model import quieten
 
     given = {name: value for name, value in training.items() if value is not None}
     output = os.path.expanduser(output)
-    further = parse_settings(settings)
-    try:
-        check_training_fields(further)
-    except ValueError as error:
-        raise CliError(str(error).rstrip(".")) from error
-    arguments = DistillationArguments(consistent=not no_consistency, training=further, **given)
+    arguments = DistillationArguments(consistent=not no_consistency, training=parse_settings(settings), **given)
     with training_errors(output, f"--resume continues from the last checkpoint in {output}"):
         from ..training.distillation.training import distill
 
@@ -151,40 +127,30 @@ def _train(
             audio=None if audio is None else os.path.expanduser(audio),
             resume=resume,
             overwrite=overwrite,
-            allow_unfinished=allow_unfinished,
             callbacks=[make_progress(_line)],
             say=say,
         )
     if is_main_process():
         put(*_report(done, output))
-    _leave_group()
-
-
-def _leave_group() -> None:
-    import torch
-
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave_group()
 
 
 def _line(state: Any, loss: float | None, metrics: dict[str, float], rate: float) -> str | None:
     if metrics and "eval_bce" not in metrics:  # the averaged weights'
         return None
-    return "  ".join([*_figures(state, loss, metrics), f"{rate:.3g} chunks/s"])
-
-
-def _figures(state: Any, loss: float | None, metrics: dict[str, float]) -> list[str]:
     figures = {"loss": loss, "held out": metrics.get("eval_bce")}
     shares = {name: metrics.get(f"eval_{key}") for key, name in SHARES.items()}
-    return [
+    parts = [
         f"epoch {state.epoch:.3g} of {state.num_train_epochs:g}",
         *(f"{name} {value:.4f}" for name, value in figures.items() if value is not None),
         *(f"{name} {value:.2f}" for name, value in shares.items() if value is not None),
+        f"{rate:.3g} chunks/s",
     ]
+    return "  ".join(parts)
 
 
 def _report(done: "Distillation", output: str) -> Iterator[str]:
-    """What the command ends with on stdout."""
+    """The lines on stdout at the end."""
     steps = ", ".join(map(str, sorted(done.averaged)))
     weights = f"the mean of steps {steps}" if len(done.averaged) > 1 else f"step {steps}"
     yield f"wrote {output}: {done.parameters:,} parameters, weights of {weights}"

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`--set NAME=VALUE`: any field of transformers' `TrainingArguments` on the command line."""
+"""Options that the training commands share, such as `--set NAME=VALUE` for any field of `TrainingArguments`."""
 
 import dataclasses
 import difflib
@@ -12,6 +12,17 @@ import typer
 
 from .errors import CliError
 
+Output = Annotated[
+    str | None,
+    typer.Option("--output", "-o", metavar="DIR", help="Write the model here, at the end; until then DIR.training."),
+]
+LearningRate = Annotated[float | None, typer.Option(metavar="RATE", help="The highest; by default 0.001.")]
+Mixup = Annotated[float | None, typer.Option(metavar="ALPHA", help="Mix inputs and their targets; by default not.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Random seed; by default 0.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint, if there is one.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the model in DIR, and a run that is not resumed.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -38,7 +49,7 @@ def parse_settings(settings: Iterable[str] | None) -> dict[str, Any]:
     The values of `--set` in the types of the fields of `TrainingArguments`, by their names.
 
     Raises:
-        CliError: for a field that there is not, or a value that is none of its type.
+        CliError: for an unknown field, or a value of another type.
     """
     values = split_settings(settings)
     if not values:

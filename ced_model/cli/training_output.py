@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands that train say on stderr."""
+"""Messages and progress of the training commands, on stderr."""
 
 import errno
 import os
@@ -24,6 +24,14 @@ MakeLine = Callable[[Any, float | None, dict[str, float], float], str | None]
 def is_main_process() -> bool:
     """Of the processes of `accelerate launch` or `torchrun`."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def leave_group() -> None:
+    """Leaves the group of these processes; otherwise PyTorch warns."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def use_threads(threads: int | None) -> None:
@@ -73,6 +81,10 @@ def make_progress(make_line: MakeLine) -> "TrainerCallback":
             if self.training_bar is not None:
                 super().on_step_end(args, state, control, **kwargs)
 
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.training_bar is not None:
+                super().on_train_end(args, state, control, **kwargs)
+
         def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
             """Evaluation is short beside training and has no bar of its own."""
 
@@ -83,10 +95,6 @@ def make_progress(make_line: MakeLine) -> "TrainerCallback":
 
         def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
             self._write(args, state, metrics or {})
-
-        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if self.training_bar is not None:
-                super().on_train_end(args, state, control, **kwargs)
 
         def _write(self, args: Any, state: Any, metrics: dict[str, float]) -> None:
             batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

@@ -25,7 +25,7 @@ DECODER_NAME = re.compile(r"(decoder|mask_token)")  # what masked-autoencoder fi
 
 
 class ConversionError(ValueError):
-    """Why a checkpoint was not converted: one line that says what is wrong and what to do."""
+    """Why a checkpoint was not converted: one line with the reason and the remedy."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))  # names of files and tensors are in it
@@ -33,7 +33,7 @@ class ConversionError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read from a source: tensors under the names of the Hub format, and what is known about the model."""
+    """The content of a source: tensors under the names of the Hub format, and facts about the model."""
 
     tensors: dict[str, torch.Tensor]
     source_names: dict[str, str]  # Hub name -> name in the source, for messages
@@ -156,7 +156,7 @@ def _make_checkpoint(
     dropped = []
     for name, tensor in named.items():
         plain = name.removeprefix("encoder.")
-        if plain.startswith("front_end."):  # window and filterbank are no weights
+        if plain.startswith("front_end."):  # window and filterbank are not weights
             continue
         if DECODER_NAME.match(plain):
             dropped.append(name)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint → a model folder that was loaded again and found equal to it."""
+"""A checkpoint → a model folder, loaded again and verified to be equal."""
 
 import os
 import re
@@ -18,11 +18,18 @@ from ..feature_extraction_ced import CedFeatureExtractor
 from ..messages import one_line, printable
 from ..model_card import create_model_card, published_eval_results, published_size
 from ..modeling_ced import CedForAudioClassification, CedModel
-from ..pretrained import MODEL_FILES, check_output, load_feature_extractor, new_model_folder, save_model_folder
+from ..pretrained import (
+    CLASSIFIER_FILES,
+    MODEL_FILES,
+    check_output,
+    load_feature_extractor,
+    new_model_folder,
+    save_model_folder,
+)
 from .checkpoint import Checkpoint, ConversionError, read_checkpoint
 from .shape import make_config
 
-UNKNOWN_DATA = "The source of these weights does not say what they were trained on."
+UNKNOWN_DATA = "The training data of these weights are not known."
 VERIFICATION_SAMPLES = 48000  # 3 s
 VERIFICATION_TOLERANCE = 1e-5
 
@@ -62,8 +69,8 @@ def convert_checkpoint(
             The folder to write. It must be missing or empty, or hold nothing but a model folder's files with
             `overwrite`.
         num_heads (`int`, *optional*):
-            Attention heads, which the shapes do not tell; needed only where the source does not say and the width is
-            not a published one.
+            Attention heads, which cannot be inferred from shapes; needed only if the source does not have the number
+            and the width is not a published one.
         overwrite (`bool`, *optional*, defaults to `False`):
             Whether to replace a model folder at `output_dir`.
         model_id (`str`, *optional*):
@@ -77,14 +84,11 @@ def convert_checkpoint(
         [`Conversion`]: what was written.
 
     Raises:
-        `ConversionError`: with one line, if the source cannot be read, holds unknown, missing or misshapen tensors (all
+        `ValueError`: with one line, if the source cannot be read, holds unknown, missing or misshapen tensors (all
             are named), or the folder cannot be written or does not prove equal.
     """
     target = Path(output_dir).absolute()
-    try:
-        check_output(target, overwrite)
-    except ValueError as error:
-        raise ConversionError(str(error)) from error
+    check_output(target, overwrite)
     checkpoint = read_checkpoint(source)
     if published is not None:
         checkpoint = replace(checkpoint, published=f"ced-{published}")
@@ -188,7 +192,8 @@ def _verify(
     checkpoint: Checkpoint,
 ) -> None:
     """Loads the folder again; raises [`ConversionError`] unless its tensors are the source's, its outputs `model`'s."""
-    absent = sorted(MODEL_FILES - {path.name for path in folder.iterdir()})
+    expected = MODEL_FILES if checkpoint.has_head else MODEL_FILES - CLASSIFIER_FILES
+    absent = sorted(expected - {path.name for path in folder.iterdir()})
     if absent:
         raise ConversionError(f"the written folder is not complete, nothing was kept: {', '.join(absent)} missing.")
     architecture: Any = type(model)

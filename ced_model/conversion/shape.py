@@ -1,11 +1,10 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration of a checkpoint: its own, or what the shapes of its tensors show."""
+"""The configuration of a checkpoint: its own, or inferred from the shapes of its tensors."""
 
 import re
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,32 +17,26 @@ from .checkpoint import Checkpoint, ConversionError
 
 # Fields of a training checkpoint's "config" that the shapes of the tensors do not show.
 CONFIG_FIELDS = ("num_heads", "pooling", "eval_avg", "pad_last", "target_length")
-PUBLISHED_POSITIONS, PUBLISHED_TARGET_LENGTH = 63, 1012  # 63 patches hold 1008 frames; all published files say 1012
+PUBLISHED_POSITIONS, PUBLISHED_TARGET_LENGTH = 63, 1012  # 63 patches hold 1008 frames; all published files have 1012
 
 
 def make_config(checkpoint: Checkpoint, num_heads: int | None) -> tuple[CedConfig, list[str]]:
     """The model's configuration, and notes on what was assumed."""
     notes: list[str] = []
     try:
-        if checkpoint.folder is not None:
-            config = _read_config(checkpoint.folder, num_heads)
-        else:
-            config = _infer_config(checkpoint, num_heads, notes)
+        if checkpoint.folder is None:
+            return _infer_config(checkpoint, num_heads, notes), notes
+        config = CedConfig.from_pretrained(checkpoint.folder)
+        _check_heads_agree(num_heads, config.num_heads)
+        return config, notes
+    except ConversionError:
+        raise
     except (ValueError, TypeError, OSError, StrictDataclassError) as error:
-        if isinstance(error, ConversionError):
-            raise
         raise ConversionError(f"the source's configuration is not that of a CED model: {one_line(error)}") from error
-    return config, notes
-
-
-def _read_config(folder: Path, num_heads: int | None) -> CedConfig:
-    config = CedConfig.from_pretrained(folder)
-    _check_heads_agree(num_heads, config.num_heads)
-    return config
 
 
 def _infer_config(checkpoint: Checkpoint, num_heads: int | None, notes: list[str]) -> CedConfig:
-    """Reads the shape of the model off its tensors; `settings` of a training checkpoint tell what these do not."""
+    """The configuration from the shapes of the tensors, and from the `settings` of a training checkpoint."""
     tensors = checkpoint.tensors
     embed_dim = _embed_dim(tensors)
     patch_size = _size(tensors, r"patch_embed\.proj\.weight", -1) or 16
@@ -89,7 +82,7 @@ def _embed_dim(tensors: Mapping[str, torch.Tensor]) -> int:
 
 
 def _size(tensors: Mapping[str, torch.Tensor], pattern: str, axis: int) -> int | None:
-    """The size that most tensors of the encoder or head have along `axis`, so that one misshapen tensor stands out."""
+    """The size that most tensors of the encoder or head have along `axis`, so that one misshapen tensor is reported."""
     named = re.compile(rf"(encoder\.)?({pattern})")
     sizes = Counter(tensor.shape[axis] for name, tensor in tensors.items() if named.fullmatch(name) and tensor.ndim > 0)
     return sizes.most_common(1)[0][0] if sizes else None

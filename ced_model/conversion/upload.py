@@ -19,7 +19,7 @@ def check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ConversionError(f"{repo_id} is no Hub repository name: {one_line(error)}") from error
+        raise ConversionError(f"{repo_id} is not a Hub repository name: {one_line(error)}") from error
 
 
 def push_to_hub(folder: str | os.PathLike[str], repo_id: str, api: huggingface_hub.HfApi | None = None) -> str:

@@ -19,31 +19,17 @@ THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
-class Settings:
-    """
-    Attributes:
-        model: name of one of the models that are offered.
-        window_s: length of the windows of the timeline in seconds; they overlap by half.
-        threshold: score from which a class counts as present.
-    """
-
-    model: str
-    window_s: float = TIMELINE_WINDOW_S
-    threshold: float = THRESHOLD
-
-
-@dataclass(frozen=True)
 class Answer:
     """
-    What is in a recording, and when.
+    The sounds in a recording, and their times.
 
     Attributes:
-        name: of its file.
-        waveform: mono float32 of shape `(samples,)`, at the sampling rate of the model.
-        duration_s: its length in seconds.
-        tags: of the whole, the highest score first.
-        timeline: scores over time.
-        events: when each class reaches the threshold, ordered by onset.
+        name: Name of the file.
+        waveform: Mono float32 of shape `(samples,)`, at the sampling rate of the model.
+        duration_s: Length in seconds.
+        tags: Tags of the recording, the highest score first.
+        timeline: Scores over time, for windows of `window_s` that overlap by half.
+        events: Events of the classes that reach the threshold, ordered by onset.
     """
 
     name: str
@@ -56,28 +42,39 @@ class Answer:
 
     @property
     def is_long(self) -> bool:
-        """Whether it is longer than a window, so that it matters when something sounds."""
+        """Whether it is longer than a window, so that a timeline is shown."""
         return self.duration_s > self.window_s
 
 
-def listen(path: str | Path, tagger: AudioTagger, settings: Settings, limits: Limits, top_k: int = TOP_K) -> Answer:
+def listen(
+    path: str | Path,
+    tagger: AudioTagger,
+    limits: Limits,
+    window_s: float = TIMELINE_WINDOW_S,
+    threshold: float = THRESHOLD,
+    top_k: int = TOP_K,
+    smooth_s: float = 0.0,
+    labels: str = "",
+) -> Answer:
     """
     Tags a recording and finds its events.
 
     Raises:
-        DemoError: if it cannot be read or is more than `limits` allow, or for settings that the model cannot use.
+        DemoError: if it cannot be read or exceeds `limits`, or for settings that the model cannot use.
     """
     waveform = read_sound(path, tagger.sampling_rate, limits)
     name = printable(Path(path).name)
     try:
-        (result,) = tagger.tag([waveform], top_k=top_k)
+        choice = (labels or "").strip() or None
+        (result,) = tagger.tag([waveform], top_k=top_k, labels=choice)
         if result.error is not None:
             raise result.error
-        timeline = tagger.timeline(waveform, window_s=settings.window_s)
-        events = timeline.events(settings.threshold)
+        timeline = tagger.timeline(waveform, window_s=window_s)
+        events = timeline.events(threshold, smooth_s=smooth_s, labels=choice)
+        timeline = timeline.select(choice)
     except AudioError as error:
         reason = str(error).removeprefix(f"{describe(waveform)}: ")
         raise DemoError(f"{name} could not be tagged: {reason}. Please try another file.") from error
     except ValueError as error:
         raise DemoError(f"These settings do not work: {str(error).replace('`', '')}") from error
-    return Answer(name, waveform, timeline.duration_s, result.tags, timeline, events, settings.window_s)
+    return Answer(name, waveform, timeline.duration_s, result.tags, timeline, events, window_s)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The page of the demo and its endpoints for programs: what stands where, and what happens when."""
+"""The page of the demo and its endpoints."""
 
 import json
 from html import escape
@@ -11,8 +11,7 @@ import gradio
 from ..recordings import find_recordings
 from .answer import THRESHOLD, TOP_K
 from .event_table import PLAY_JS
-from .guard import answer_in_one_line
-from .inputs import without_urls
+from .guard import answer_in_one_line, without_urls
 from .limits import Limits, too_large
 from .models import Models
 from .service import Service
@@ -20,9 +19,10 @@ from .service import Service
 TITLE = "What is this sound?"
 WINDOWS_S = (0.5, 10.0)
 WINDOW_S = 2.0
+LONGEST_SMOOTHING_S = 10.0
 KEPT_S = 3600  # what users uploaded, and what was made of it
 # The place of the status: what changes in it is read out, and a file that is too large does not leave the browser.
-# (The server refuses it, too, but there Gradio says no more than "Error".)
+# (The server refuses it, too, but Gradio then shows "Error" only.)
 STATUS_JS = """
 element.setAttribute('role', 'status');
 element.setAttribute('aria-live', 'polite');
@@ -46,6 +46,8 @@ ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit":
 # Loading a model may take a download, and programs have no step for it: they wait for their turn in `take_turn`.
 TOGETHER: dict[str, Any] = {"concurrency_limit": None}
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # of the page, not for programs
+
+SettingBlocks = tuple[gradio.Dropdown, gradio.Slider, gradio.Slider, gradio.Slider, gradio.Textbox]
 
 
 def build_app(models: Models, limits: Limits) -> gradio.Blocks:
@@ -96,13 +98,20 @@ def _add_sounds() -> tuple[gradio.File, gradio.Audio, gradio.Dataset | None]:
     return file, microphone, examples
 
 
-def _add_settings(service: Service) -> tuple[gradio.Dropdown, gradio.Slider, gradio.Slider]:
+def _add_settings(service: Service) -> SettingBlocks:
     model = gradio.Dropdown(service.models.names, value=service.models.names[0], label="Model")
     note = gradio.HTML(_describe(service, service.models.names[0]), elem_classes="ced-note")
     window = gradio.Slider(*WINDOWS_S, WINDOW_S, step=0.5, label="Window of the timeline (seconds)")
     threshold = gradio.Slider(0, 1, THRESHOLD, step=0.05, label="Threshold: how sure the model must be")
+    smoothing = gradio.Slider(0, LONGEST_SMOOTHING_S, 0, step=0.5, label="Smoothing of the events (seconds)")
+    labels = gradio.Textbox(
+        "",
+        label="Only these sounds",
+        placeholder="all; or Dog..., Speech",
+        info="Names; Dog... is Dog and all its kinds",
+    )
     model.change(lambda name: _describe(service, name), model, note, queue=False, show_progress="hidden", **PRIVATE)
-    return model, window, threshold
+    return model, window, threshold, smoothing, labels
 
 
 def _describe(service: Service, model: str) -> str:
@@ -133,24 +142,24 @@ def _connect(
     file: gradio.File,
     microphone: gradio.Audio,
     examples: gradio.Dataset | None,
-    settings: tuple[gradio.Dropdown, gradio.Slider, gradio.Slider],
+    settings: SettingBlocks,
     button: gradio.Button,
     outputs: list[gradio.blocks.Block],
 ) -> None:
     """
-    The sound that was chosen last, whatever way, is answered at once, and again when a setting changes.
+    The sound that was chosen last is tagged at once, and again when a setting changes.
 
     The model is fetched in a step of its own, so that the others' requests are computed meanwhile.
     """
 
-    async def show(sound: str | None, model: str, window_s: float, threshold: float) -> Any:
-        return await service.take_turn(service.show, sound, model, window_s, threshold)
+    async def show(sound: str | None, *settings: Any) -> Any:
+        return await service.take_turn(service.show, sound, *settings)
 
-    async def show_again(sound: str | None, model: str, window_s: float, threshold: float) -> Any:
-        return await service.take_turn(service.show_again, sound, model, window_s, threshold)
+    async def show_again(sound: str | None, *settings: Any) -> Any:
+        return await service.take_turn(service.show_again, sound, *settings)
 
     sound = gradio.State(time_to_live=KEPT_S)
-    model, window, threshold = settings
+    model, window, threshold, smoothing, labels = settings
     chosen = [
         file.upload(lambda path: path, file, sound, queue=False, **PRIVATE),
         microphone.stop_recording(lambda path: path, microphone, sound, queue=False, **PRIVATE),
@@ -163,20 +172,18 @@ def _connect(
         fetched.then(show, [sound, *settings], outputs, scroll_to_output=True, **ONE_AT_A_TIME, **PRIVATE)
     fetched = button.click(service.fetch, model, None, **TOGETHER, **PRIVATE)
     fetched.then(show, [sound, *settings], outputs, **ONE_AT_A_TIME, **PRIVATE)
-    # `release` would not hear the keyboard.
-    changed = [model.input, window.change, threshold.change]
+    # `release` does not fire for the keyboard.
+    changed = [model.input, window.change, threshold.change, smoothing.change, labels.submit]
     again: dict[str, Any] = {"trigger_mode": "always_last", **PRIVATE}
     fetched = gradio.on(changed, service.fetch, model, None, **TOGETHER, **again)
     fetched.then(show_again, [sound, *settings], outputs, **ONE_AT_A_TIME, **again)
 
 
-def _add_endpoints(
-    service: Service, file: gradio.File, settings: tuple[gradio.Dropdown, gradio.Slider, gradio.Slider]
-) -> None:
+def _add_endpoints(service: Service, file: gradio.File, settings: SettingBlocks) -> None:
     top_k = gradio.Number(TOP_K, precision=0, minimum=1, visible=False)
     output = gradio.JSON(visible=False)
-    model, window, threshold = settings
+    model = settings[0]
     never = gradio.Button(visible=False)
     never.click(service.tags, [file, model, top_k], output, api_name="tags", **TOGETHER)
-    never.click(service.events, [file, model, window, threshold], output, api_name="events", **TOGETHER)
+    never.click(service.events, [file, *settings], output, api_name="events", **TOGETHER)
     never.click(service.list_models, None, output, api_name="models", **TOGETHER)

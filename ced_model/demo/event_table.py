@@ -44,7 +44,7 @@ element.addEventListener('click', (click) => {
 
 
 def draw_events(answer: Answer, threshold: float) -> str:
-    """The table with its link to the CSV, or a line that says that there are no events."""
+    """The table with its link to the CSV, or a line if there are no events."""
     if not answer.events:
         return f"<p>No sound reaches the threshold of {threshold:g}. With a lower one there may be events.</p>"
     rows = "".join(map(_row, answer.events[:MAX_ROWS]))
@@ -54,7 +54,7 @@ def draw_events(answer: Answer, threshold: float) -> str:
     content = base64.b64encode(to_csv(answer.events).encode()).decode()
     file_name = escape(f"{Path(answer.name).stem}.events.csv")
     return (
-        f'<table class="ced-events"><caption>{number} from {threshold:g} on: press one to hear it</caption>'
+        f'<table class="ced-events"><caption>{number} from {threshold:g} on: press one to play it</caption>'
         '<thead><tr><th scope="col">sound</th><th scope="col">onset (s)</th><th scope="col">offset (s)</th>'
         f'<th scope="col">peak</th></tr></thead><tbody>{rows}</tbody></table>{more}'
         f'<p><a class="ced-download" download="{file_name}" href="data:text/csv;charset=utf-8;base64,{content}">'

@@ -5,7 +5,8 @@
 import json
 import logging
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import gradio
 from gradio.exceptions import InvalidPathError
@@ -19,8 +20,8 @@ from .service import UNEXPECTED
 logger = logging.getLogger(__name__)
 
 API = "/gradio_api/"
-UPLOADS = "/uploads"  # what clients see in place of the folder that uploads are in
-# Of Gradio, but no part of the demo: an editor of the app's code, statistics, log-ins, proxies of other servers.
+UPLOADS = "/uploads"  # replaces the folder of the uploads in what clients see
+# Gradio's own, and not a part of the demo: an editor of the app's code, statistics, log-ins, proxies of other servers.
 CLOSED = re.compile(
     r"/(monitoring|login|logout)\b|/gradio_api/(dev|vibe-|undo-vibe-|process_recording|component_server|deep_link|stream"
     r"|proxy=|runs?-|runs\b|profiling|custom_component)"
@@ -28,7 +29,10 @@ CLOSED = re.compile(
 JSON_REQUESTS = re.compile(r"/gradio_api/(call|run|api|queue|cancel|reset)\b")
 MAX_JSON_BYTES = 1_000_000
 MALFORMED = "The arguments are not those of this endpoint: /?view=api describes them."
+NO_URLS = "Addresses are not fetched: please download the file and choose it here."
 NOT_UPLOADED = "This file was not uploaded here: please upload it first."
+
+Input = TypeVar("Input", gradio.File, gradio.Audio)
 
 
 class Refusal(Exception):
@@ -75,7 +79,7 @@ class Guard:
         return f"{API}file={self.folder}{name.removeprefix(UPLOADS)}"
 
     async def _checked_body(self, receive: Receive) -> Receive:
-        """Reads a request's JSON, with the folder in place of what stands for it, and gives it on."""
+        """Reads a request's JSON, puts the real folder into it, and passes it on."""
         content = b""
         is_more = True
         while is_more:
@@ -122,8 +126,8 @@ class _Answer:
     """
     Sends an answer on without the server's folders.
 
-    Its start waits for what follows: an endpoint that streams finds out late that there is no such session or event,
-    has that in its first message, and raises.
+    Its start is held back until the first content: an endpoint that streams reports an unknown session or event in its
+    first message, and raises.
     """
 
     def __init__(self, send: Send, folder: str, path: str) -> None:
@@ -200,3 +204,20 @@ def answer_in_one_line(app: gradio.Blocks) -> None:
             raise gradio.Error(MALFORMED, print_exception=False) from error
 
     app.process_api = process_or_refuse  # type: ignore[method-assign]
+
+
+def without_urls(component: Input) -> Input:
+    """
+    The component, which from now on refuses addresses: Gradio would fetch them, past the limits.
+
+    (Gradio writes a file beside the source of a subclass.)
+    """
+    move = component.async_move_resource_to_block_cache
+
+    async def move_unless_url(url_or_file_path: str | Path | None) -> str | None:
+        if url_or_file_path is not None and "://" in str(url_or_file_path):
+            raise gradio.Error(NO_URLS, print_exception=False)
+        return await move(url_or_file_path)
+
+    component.async_move_resource_to_block_cache = move_unless_url  # type: ignore[method-assign]
+    return component

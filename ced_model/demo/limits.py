@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo takes: sounds up to a size and a duration, refused with one line before they cost anything."""
+"""Limits of the demo on size and duration, checked before decoding."""
 
 import os
 import re
@@ -14,11 +14,11 @@ from ..messages import one_line, printable
 
 SILENCE = 1e-4  # peak up to which a recording counts as silent: -80 dB, a few steps of 16 bits
 TOLERANCE_S = 0.1  # encoders pad
-BLOCK_S = 10.0  # decoded at a time; so much more than the limit at most
+BLOCK_S = 10.0  # decoded at a time; at most one block more than the limit
 
 
 class DemoError(Exception):
-    """What the user is told: one line that says what was wrong and what to do, without the folders of the server."""
+    """An error for the user: one line with the reason and the remedy, without the folders of the server."""
 
     def __init__(self, message: str) -> None:
         super().__init__(without_folders(one_line(message)))
@@ -52,7 +52,7 @@ def read_sound(path: str | Path, sampling_rate: int, limits: Limits) -> np.ndarr
     """
     The whole of a recording as mono float32 of shape `(samples,)`.
 
-    Size and duration are checked before anything is decoded; where the header does not tell the duration, or a wrong
+    Size and duration are checked before anything is decoded; if the header has no duration, or a wrong
     one, decoding stops at the limit.
 
     Raises:
@@ -61,7 +61,8 @@ def read_sound(path: str | Path, sampling_rate: int, limits: Limits) -> np.ndarr
     name = printable(os.path.basename(path))
     if not os.path.isfile(path):
         raise DemoError(f"{name} is no longer here. Please choose it again.")
-    _check_size(name, os.path.getsize(path), limits)
+    if os.path.getsize(path) > limits.bytes:
+        raise DemoError(f"{name} {too_large(limits)}")
     length_s = duration_s(path)
     if length_s is not None:
         _check_duration(name, length_s, limits)
@@ -78,13 +79,8 @@ def read_sound(path: str | Path, sampling_rate: int, limits: Limits) -> np.ndarr
     return waveform
 
 
-def _check_size(name: str, size: int, limits: Limits) -> None:
-    if size > limits.bytes:
-        raise DemoError(f"{name} {too_large(limits)}")
-
-
 def too_large(limits: Limits) -> str:
-    """What is said after the name of a file that is too large."""
+    """The message after the name of a file that is too large."""
     return (
         f"is too large. This demo takes files of up to {limits.megabytes:g} MB: please cut it, or use the ced command."
     )

@@ -28,7 +28,7 @@ MAX_LISTED_LABELS = 6
 
 class Models:
     """
-    Names of models and what they stand for.
+    The offered models by name.
 
     Args:
         local: folders and ids of Hub repositories that are offered, too, the first one as the default. Without any,
@@ -85,7 +85,7 @@ class Models:
                 return future
             assert source is not None
             self._taggers[source] = future
-        future.set_running_or_notify_cancel()  # so that nobody who stops waiting cancels it for the others
+        future.set_running_or_notify_cancel()  # so that a request that stops waiting does not cancel it for others
         # A daemon, so that a download does not keep the demo from ending.
         Thread(target=self._load, args=(name, source, future), daemon=True).start()
         return future

@@ -1,11 +1,11 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the page and the endpoints for programs ask for: an answer, as JSON or as parts of the page."""
+"""Answers for the page and for the endpoints."""
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from html import escape
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import anyio
 import gradio
 import numpy as np
 
-from .answer import THRESHOLD, TOP_K, Answer, Settings, listen
+from .answer import THRESHOLD, TOP_K, Answer, listen
 from .event_table import draw_events
 from .limits import DemoError, Limits
 from .models import Models
@@ -38,8 +38,8 @@ class PageParts(NamedTuple):
 class Service:
     """
     Args:
-        models: those that are offered.
-        limits: on size and duration.
+        models: The models that are offered.
+        limits: On size and duration.
     """
 
     def __init__(self, models: Models, limits: Limits) -> None:
@@ -48,57 +48,88 @@ class Service:
         self._turn = asyncio.Lock()
 
     async def fetch(self, model: str) -> None:
-        """Waits until a model is there, or cannot be fetched. It takes nobody's turn; what went wrong is said later."""
+        """Waits until a model is loaded or has failed, without taking a turn; a failure is reported by the answer."""
         with suppress(DemoError):
             await asyncio.wrap_future(self.models.begin(model))
+
+    async def take_turn(self, function: Callable[..., Any], sound: str | None, model: str, *settings: Any) -> Any:
+        """Calls a function of a sound and a model once the model is loaded: one request is computed at a time."""
+        await self.fetch(model)
+        async with self._turn:
+            return await anyio.to_thread.run_sync(function, sound, model, *settings)
 
     async def tags(self, sound: str, model: str, top_k: int = TOP_K) -> dict[str, Any]:
         """The tags of a recording, the highest score first."""
         return await self.take_turn(self.find_tags, sound, model, top_k)
 
     async def events(
-        self, sound: str, model: str, window_s: float = 2.0, threshold: float = THRESHOLD
+        self,
+        sound: str,
+        model: str,
+        window_s: float = 2.0,
+        threshold: float = THRESHOLD,
+        smooth_s: float = 0.0,
+        labels: str = "",
     ) -> dict[str, Any]:
-        """When each class reaches the threshold, ordered by onset."""
-        return await self.take_turn(self.find_events, sound, model, window_s, threshold)
+        """When each class or group reaches the threshold, ordered by onset."""
+        return await self.take_turn(self.find_events, sound, model, window_s, threshold, smooth_s, labels)
 
-    async def take_turn(self, function: Callable[..., Any], sound: str | None, model: str, *settings: Any) -> Any:
-        """Calls a function of a sound and a model once the model is there: one request is computed at a time."""
-        await self.fetch(model)
-        async with self._turn:
-            return await anyio.to_thread.run_sync(function, sound, model, *settings)
+    def find_tags(self, sound: str, model: str, top_k: int = TOP_K) -> dict[str, Any]:
+        with _errors_for_programs():
+            answer = self._listen(sound, model, top_k=top_k)
+        tags = [{"label": tag.label, "score": round(tag.score, 6)} for tag in answer.tags]
+        return {"file": answer.name, "model": model, "duration_s": answer.duration_s, "tags": tags}
 
-    def _listen(self, sound: str | None, settings: Settings, top_k: int = TOP_K) -> Answer:
+    def find_events(
+        self, sound: str, model: str, window_s: float, threshold: float, smooth_s: float, labels: str
+    ) -> dict[str, Any]:
+        settings: dict[str, Any] = {"window_s": window_s, "smooth_s": smooth_s, "labels": labels}
+        with _errors_for_programs():
+            answer = self._listen(sound, model, threshold=threshold, **settings)
+        events = [event._asdict() for event in answer.events]
+        return {"file": answer.name, "model": model, "duration_s": answer.duration_s, "events": events}
+
+    def list_models(self) -> list[dict[str, str]]:
+        """The models to choose from, the default first, each with a description."""
+        return [{"model": name, "good_for": self.describe(name)} for name in self.models.names]
+
+    def describe(self, model: str) -> str:
+        """A sentence about a model, for the page."""
+        try:
+            return self.models.describe(model)
+        except DemoError as error:
+            return str(error)
+
+    def show(
+        self, sound: str | None, model: str, window_s: float, threshold: float, smooth_s: float = 0.0, labels: str = ""
+    ) -> PageParts:
+        """The parts of the page for a recording, or the line with the reason why there is no answer."""
+        settings: dict[str, Any] = {"window_s": window_s, "smooth_s": smooth_s, "labels": labels}
+        try:
+            with _logged():
+                return self._parts(self._listen(sound, model, threshold=threshold, **settings), model, threshold)
+        except DemoError as error:
+            status = f'<p class="ced-error" role="alert">{escape(str(error))}</p>'
+            return PageParts(status, gradio.update(visible=False), None, None, "", "")
+
+    def show_again(self, sound: str | None, *settings: Any) -> Any:
+        """The same after a setting changed; without a recording nothing changes."""
+        return gradio.skip() if sound is None else self.show(sound, *settings)
+
+    def _listen(self, sound: str | None, model: str, **settings: Any) -> Answer:
         if sound is None:
             raise DemoError("Please choose a file, record something, or press one of the recordings first.")
-        return listen(sound, self.models.load(settings.model), settings, self.limits, top_k)
+        return listen(sound, self.models.load(model), self.limits, **settings)
 
-    def show(self, sound: str | None, model: str, window_s: float, threshold: float) -> PageParts:
-        """The parts of the page for a recording, or the line that says why there is no answer."""
-        settings = Settings(model, window_s, threshold)
-        try:
-            return self._parts(self._listen(sound, settings), settings)
-        except DemoError as error:
-            message = str(error)
-        except Exception:
-            logger.exception("no answer")
-            message = UNEXPECTED
-        status = f'<p class="ced-error" role="alert">{escape(message)}</p>'
-        return PageParts(status, gradio.update(visible=False), None, None, "", "")
-
-    def show_again(self, sound: str | None, model: str, window_s: float, threshold: float) -> Any:
-        """The same after a setting changed: where nothing was asked yet, nothing is said."""
-        return gradio.skip() if sound is None else self.show(sound, model, window_s, threshold)
-
-    def _parts(self, answer: Answer, settings: Settings) -> PageParts:
-        tagger = self.models.load(settings.model)
+    def _parts(self, answer: Answer, model: str, threshold: float) -> PageParts:
+        tagger = self.models.load(model)
         timeline = events = ""
         if answer.is_long:
-            timeline = draw_timeline(answer, tagger.front_end, settings.threshold)
-            events = draw_events(answer, settings.threshold)
+            timeline = draw_timeline(answer, tagger.front_end, threshold)
+            events = draw_events(answer, threshold)
         samples = (np.clip(answer.waveform, -1, 1) * np.iinfo(np.int16).max).astype(np.int16)
         return PageParts(
-            status=f"<p>{escape(answer.name)}, {answer.duration_s:.1f} s. Model: <b>{escape(settings.model)}</b></p>",
+            status=f"<p>{escape(answer.name)}, {answer.duration_s:.1f} s. Model: <b>{escape(model)}</b></p>",
             has_answer=gradio.update(visible=True),
             tags={tag.label: min(max(tag.score, 0.0), 1.0) for tag in answer.tags},
             recording=(tagger.sampling_rate, samples),
@@ -106,36 +137,23 @@ class Service:
             events=events,
         )
 
-    def describe(self, model: str) -> str:
-        """What a model is good for, for the page."""
-        try:
-            return self.models.describe(model)
-        except DemoError as error:
-            return str(error)
 
-    def find_tags(self, sound: str, model: str, top_k: int = TOP_K) -> dict[str, Any]:
-        """The tags of a recording, the highest score first."""
-        answer = self._listen_or_raise(sound, Settings(model), top_k)
-        tags = [{"label": tag.label, "score": round(tag.score, 6)} for tag in answer.tags]
-        return {"file": answer.name, "model": model, "duration_s": answer.duration_s, "tags": tags}
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Faults of the demo itself are logged, and become a `DemoError`."""
+    try:
+        yield
+    except DemoError:
+        raise
+    except Exception as error:
+        logger.exception("no answer")
+        raise DemoError(UNEXPECTED) from error
 
-    def find_events(
-        self, sound: str, model: str, window_s: float = 2.0, threshold: float = THRESHOLD
-    ) -> dict[str, Any]:
-        """When each class reaches the threshold, ordered by onset."""
-        answer = self._listen_or_raise(sound, Settings(model, window_s, threshold))
-        events = [event._asdict() for event in answer.events]
-        return {"file": answer.name, "model": model, "duration_s": answer.duration_s, "events": events}
 
-    def list_models(self) -> list[dict[str, str]]:
-        """The models to choose from, the default first, and what each is good for."""
-        return [{"model": name, "good_for": self.describe(name)} for name in self.models.names]
-
-    def _listen_or_raise(self, sound: str | None, settings: Settings, top_k: int = TOP_K) -> Answer:
-        try:
-            return self._listen(sound, settings, top_k)
-        except DemoError as error:
-            raise gradio.Error(str(error), print_exception=False) from error
-        except Exception as error:
-            logger.exception("no answer")
-            raise gradio.Error(UNEXPECTED, print_exception=False) from error
+@contextmanager
+def _errors_for_programs() -> Iterator[None]:
+    try:
+        with _logged():
+            yield
+    except DemoError as error:
+        raise gradio.Error(str(error), print_exception=False) from error

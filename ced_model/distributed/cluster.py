@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Connecting to a Ray cluster, and what of it a job may use."""
+"""Connecting to a Ray cluster, and choosing the workers of a job."""
 
 import contextlib
 import io
@@ -63,7 +63,9 @@ def connected(address: str | None = None, *, num_cpus: int | None = None) -> Ite
         try:
             ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL, **local)
         except Exception as error:
-            raise ClusterError(f"{_shown(address)}: {_reason(error)}") from error
+            place = "Ray on this machine" if address == "local" else f"Ray cluster {address}"
+            advice = "; install the same versions of Ray and Python here and there" * ("Version mismatch" in str(error))
+            raise ClusterError(f"{place}: {reason_of(error)}{advice}") from error
         try:
             check_versions()
             yield
@@ -99,17 +101,6 @@ def running_here() -> str | None:
         _check_address(address)
         return address
     return None
-
-
-def _shown(address: str) -> str:
-    return "Ray on this machine" if address == "local" else f"Ray cluster {address}"
-
-
-def _reason(error: Exception) -> str:
-    text = reason_of(error)
-    if "Version mismatch" in text:
-        text += "; install the same versions of Ray and Python here and there"
-    return text
 
 
 @contextlib.contextmanager

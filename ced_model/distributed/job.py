@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Work on shards by the workers of a Ray cluster, with retries when nodes fail."""
+"""Processing of shards by the workers of a Ray cluster, with retries on node failure."""
 
 import gc
 import logging
@@ -14,7 +14,7 @@ from .cluster import Pool
 if TYPE_CHECKING:
     import pyarrow
 
-FRUITLESS_PASSES = 2  # after so many in which no shard was finished, what is left is given up
+FRUITLESS_PASSES = 2  # passes without a finished shard, after which the rest is given up
 SHARDS_IN_FLIGHT = 2  # of each worker: the one at hand, and the next
 
 Worker = Callable[["pyarrow.Table"], "pyarrow.Table"]
@@ -28,9 +28,9 @@ def run_shards(
     on_death: Callable[[str], object] = lambda reason: None,
 ) -> Iterator[dict[str, Any]]:
     """
-    Has each shard worked on, and those whose worker or node died again, by others.
+    Processes each shard; shards whose worker or node died are given to other workers.
 
-    What a worker does must be the same when it is done twice: a worker that was thought dead may still come to its end.
+    Work must be idempotent: a worker that was believed dead may still finish its shard.
 
     Args:
         shards: the inputs by the shard's number; each has a column `shard` with that.
@@ -47,7 +47,7 @@ def run_shards(
     fruitless = 0
     while missing and fruitless < FRUITLESS_PASSES:
         before = len(missing)
-        # A worker that dies takes the next shard with it: what nobody could finish is given out one by one.
+        # A worker that dies loses its next shard, too, so unfinished shards are then given out one by one.
         in_flight = 1 if fruitless else SHARDS_IN_FLIGHT
         for row in _run_once(list(missing.values()), make_worker, arguments, pool, in_flight, on_death):
             if missing.pop(row["shard"], None) is not None:
@@ -68,7 +68,7 @@ def _run_once(
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
-    # It would log each lost shard with its traceback: whoever keeps such a record keeps the worker, and its CPUs.
+    # It would log each lost shard with its traceback, and a record that is kept keeps the worker and its CPUs.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # Without retries of Ray's own: they keep a shard with the worker that had it, which may wait for a node that never
     # comes back, and without end for one that kills its worker.

@@ -3,9 +3,9 @@
 """
 A folder of results in shards, for jobs of several machines.
 
-`_ced/inputs-N.parquet` says which inputs are in which shard, once and for all, before any is tagged; `part-N.parquet`
-appears in one step when all inputs of shard N have been. So a shard that is written twice, by a worker that was thought
-dead or by two runs, is the same shard, and what has no shard has not been tagged. `_ced/run.json` holds the options.
+`_ced/inputs-N.parquet` assigns inputs to shards before any is tagged; `part-N.parquet` appears in one step when all
+inputs of shard N are tagged. So a shard that is written twice, by a worker that was believed dead or by two runs, is
+the same shard, and inputs without a shard have not been tagged. `_ced/run.json` holds the options.
 Readers of folders of Parquet files (Arrow, Spark, Ray, pandas) leave out names that begin with `_` or a dot.
 """
 
@@ -47,7 +47,7 @@ class ShardedOutput:
         self.output = output
         self.folder = Folder(output)
         self.options = json.loads(json.dumps(options))
-        self.run = ""  # tells the results of one run from those of another that was begun in their place
+        self.run = ""  # identifies the run: another one may have been begun in its place
         self.made_by: dict[str, str] = {}  # model, weights, engine and compute type
         self.shards: dict[int, pyarrow.Table] = {}
         self.done: dict[int, int] = {}  # failed inputs of the shards that are written

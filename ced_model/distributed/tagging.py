@@ -28,16 +28,16 @@ SHARDS_PER_WORKER = 4  # if that is possible, so that all have work to the end
 
 
 class RunObserver:
-    """Is told how a run proceeds; does nothing by itself."""
+    """Receives the progress of a run. Override what is needed; the methods do nothing."""
 
     def note(self, line: str) -> None:
         """A line to show."""
 
     def loaded(self, tagger: AudioTagger) -> None:
-        """The model was loaded here, to check it and the options."""
+        """The model was loaded on this machine, to check it and the options."""
 
     def begin(self, total: int) -> None:
-        """So many inputs are to be tagged."""
+        """`total` inputs are waiting."""
 
     def tagged(self, inputs: int, audio_s: float, failures: list[dict[str, str]]) -> None:
         """A shard is written: how many of its inputs were tagged now, and `file` and `error` of those that failed."""
@@ -83,7 +83,7 @@ def tag_on_ray(
         ray_address: `HOST:PORT` of the cluster's head; by default `RAY_ADDRESS`, or else this machine.
         workers: By default as many as there is room for.
         shard_size: Inputs per file, by default 16 to 256.
-        observer: Is told how the run proceeds.
+        observer: Receives the progress.
 
     Raises:
         UsageError: for options that are not possible.
@@ -91,11 +91,12 @@ def tag_on_ray(
         MissingPackageError: if Ray Data is not installed.
     """
     require(("pyarrow", "ray"), "tagging on Ray", 'pip install "ced_model[ray]"')
-    import ray.data  # noqa: F401  # before `connected`, since it shows warnings that are hidden there
+    import ray.data  # before `connected`, since it shows warnings that are hidden there
 
     from ..storage import is_uri
     from .cluster import choose_pool, connected
     from .shards import ShardedOutput
+    from .worker import Task
 
     observer, options, paths = observer or RunObserver(), dict(options or {}), list(paths)
     if engine in ("onnx", "openvino") or (engine == "auto" and (compute_type == "int8" or not is_installed("torch"))):
@@ -121,7 +122,8 @@ def tag_on_ray(
     tagger = AudioTagger(model, device="cpu", **computing)
     observer.loaded(tagger)
     check_options(tagger, options, events)
-    files = _files_of(tagger)
+    folder = Path(str(tagger.folder))  # its files travel to the nodes, so that all have the same
+    files = {path.name: path.read_bytes() for pattern in MODEL_FILES for path in sorted(folder.glob(pattern))}
     with connected(ray_address), _reported(observer):
         pool = choose_pool(device, num_threads, workers)
         gpu = " and a GPU" * pool.gpus
@@ -136,7 +138,17 @@ def tag_on_ray(
                 sharded.clear()
             sharded.begin(maker)
             sharded.plan(new, shard_size or _shard_size(len(new), pool))
-        _run(sharded, _task(sharded, files, computing, options, events), pool, observer)
+        task = Task(
+            output=sharded.output,
+            run=sharded.run,
+            made_by=sharded.made_by,
+            model_files=ray.put(files),
+            computing=computing,
+            options=options,
+            events=events,
+            example=_example(sharded),
+        )
+        _run(sharded, task, pool, observer)
 
 
 def _find(paths: list[str], list_file: str | None) -> list[Input]:
@@ -192,43 +204,12 @@ def _shard_size(inputs: int, pool: "Pool") -> int:
     return min(max(ceil(inputs / (pool.workers * SHARDS_PER_WORKER)), least), most)
 
 
-def _files_of(tagger: AudioTagger) -> dict[str, bytes]:
-    """The files of the model: they travel to the nodes, so that all have the same."""
-    folder = Path(str(tagger.folder))
-    return {path.name: path.read_bytes() for pattern in MODEL_FILES for path in sorted(folder.glob(pattern))}
-
-
-def _task(
-    output: "ShardedOutput",
-    files: dict[str, bytes],
-    computing: dict[str, Any],
-    options: dict[str, Any],
-    events: bool,
-) -> "Task":
-    import ray
-
-    from .worker import Task
-
-    return Task(
-        output=output.output,
-        run=output.run,
-        made_by=output.made_by,
-        model_files=ray.put(files),
-        computing=computing,
-        options=options,
-        events=events,
-        example=_example(output),
-    )
-
-
 def _example(output: "ShardedOutput") -> str | None:
+    """A local path among the inputs that exists here, so must exist on the nodes."""
     from ..storage import is_uri
 
-    for table in output.waiting().values():
-        for source in map(os.fsdecode, table["source"].to_pylist()):
-            if not is_uri(source) and os.path.exists(source):
-                return source
-    return None
+    sources = (os.fsdecode(s) for table in output.waiting().values() for s in table["source"].to_pylist())
+    return next((source for source in sources if not is_uri(source) and os.path.exists(source)), None)
 
 
 def _run(output: "ShardedOutput", task: "Task", pool: "Pool", observer: RunObserver) -> None:

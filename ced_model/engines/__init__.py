@@ -1,7 +1,7 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-What computes a model: ONNX Runtime, OpenVINO or PyTorch, each in one file behind one call.
+The engines: ONNX Runtime, OpenVINO and PyTorch, each in one file behind one call.
 
 Importing this imports none of them.
 """
@@ -71,7 +71,7 @@ class Engine(Protocol):
 
 
 class Choice(NamedTuple):
-    """What computes, in which type, and where."""
+    """An engine, its compute type and its device."""
 
     engine: str
     compute_type: str
@@ -80,7 +80,7 @@ class Choice(NamedTuple):
 
 def choose_engine(engine: str = "auto", compute_type: str | None = None, device: str | None = None) -> Choice:
     """
-    Chooses what computes a model. Nothing is imported, so this costs next to nothing.
+    Chooses an engine. Nothing is imported, so this costs next to nothing.
 
     Args:
         engine: `"onnx"`, `"openvino"`, `"torch"`, or `"auto"`: torch for a device other than the CPU, or where there
@@ -173,6 +173,23 @@ class PerProcess:
             if key not in self._values:
                 self._values[key] = self._make(*key)
             return self._values[key]
+
+
+class CpuEngine:
+    """An [`Engine`] on the CPU that computes a model from its folder; it can be pickled."""
+
+    device = "cpu"
+
+    def __init__(self, model: Any, compute_type: str, num_threads: int) -> None:
+        self.model, self.compute_type, self.num_threads = model, compute_type, num_threads
+        self._opened = PerProcess(self._open)
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.model, self.compute_type, self.num_threads)
+
+    def _open(self, number: int) -> Any:
+        """The model for `number` threads or streams."""
+        raise NotImplementedError
 
 
 _PER_PROCESS: "weakref.WeakSet[PerProcess]" = weakref.WeakSet()

@@ -2,20 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """ONNX Runtime on the CPU."""
 
-from typing import Any
-
 import numpy as np
 import onnxruntime
 
-from ..model_folder import ModelFolder
 from ..onnx_graph import EMBEDDINGS, PROBABILITIES, build_graph
-from . import EngineError, Outputs, PerProcess, one_line_error
+from . import CpuEngine, EngineError, Outputs, one_line_error
 
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 ERRORS_ONLY = 3  # severity of ONNX Runtime's log
 
 
-class OnnxEngine:
+class OnnxEngine(CpuEngine):
     """
     The graph that `onnx_graph` writes, over the weights where they lie.
 
@@ -23,20 +20,10 @@ class OnnxEngine:
         EngineError: if ONNX Runtime does not take the model.
     """
 
-    name, device = "onnx", "cpu"
-
-    def __init__(self, model: ModelFolder, compute_type: str, num_threads: int) -> None:
-        self.model, self.compute_type, self.num_threads = model, compute_type, num_threads
-        self._sessions = PerProcess(self._open)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"model": self.model, "compute_type": self.compute_type, "num_threads": self.num_threads}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    name = "onnx"
 
     def run(self, log_mels: np.ndarray, is_alone: bool) -> Outputs:
-        session = self._sessions.get(self.num_threads if is_alone else 1)
+        session = self._opened.get(self.num_threads if is_alone else 1)
         return Outputs(*session.run([PROBABILITIES, EMBEDDINGS], {"log_mel": np.ascontiguousarray(log_mels)}))
 
     def _open(self, num_threads: int) -> onnxruntime.InferenceSession:

@@ -10,13 +10,13 @@ import openvino
 from ..forking import use_before_fork_only
 from ..model_folder import ModelFolder
 from ..onnx_graph import EMBEDDINGS, PROBABILITIES, build_graph
-from . import EngineError, Outputs, PerProcess, one_line_error
+from . import CpuEngine, EngineError, Outputs, one_line_error
 
 # Without a hint, processors that have bfloat16 compute with it.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(CpuEngine):
     """
     The same graph as ONNX Runtime's, with the weights inside, since OpenVINO does not read them by offset.
 
@@ -25,25 +25,15 @@ class OpenVinoEngine:
         ForkError: in a process that was forked after OpenVINO was used.
     """
 
-    name, device = "openvino", "cpu"
-
-    def __init__(self, model: ModelFolder, compute_type: str, num_threads: int) -> None:
-        self.model, self.compute_type, self.num_threads = model, compute_type, num_threads
-        self._compiled = PerProcess(self._compile)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"model": self.model, "compute_type": self.compute_type, "num_threads": self.num_threads}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    name = "openvino"
 
     def run(self, log_mels: np.ndarray, is_alone: bool) -> Outputs:
-        compiled = self._compiled.get(1 if is_alone else self.num_threads)
+        compiled = self._opened.get(1 if is_alone else self.num_threads)
         # A request of its own makes calls from several threads safe.
         results = compiled.create_infer_request().infer([np.ascontiguousarray(log_mels)], share_inputs=True)
         return Outputs(results[PROBABILITIES], results[EMBEDDINGS])
 
-    def _compile(self, num_streams: int) -> openvino.CompiledModel:
+    def _open(self, num_streams: int) -> openvino.CompiledModel:
         use_before_fork_only("OpenVINO")
         config: dict[str, Any] = {
             "PERFORMANCE_HINT": "THROUGHPUT" if num_streams > 1 else "LATENCY",
@@ -60,9 +50,9 @@ class OpenVinoEngine:
 def read_model(model: ModelFolder, compute_type: str) -> openvino.Model:
     """A model for OpenVINO's compiler."""
     if compute_type == "int8":
-        from ..quantization import cached_openvino
+        from ..quantization import cached_onnx
 
-        xml, weights = cached_openvino(model)
-        return openvino.Core().read_model(xml, weights)
-    graph = build_graph(model.settings, model.tensors, inline=True)
-    return openvino.Core().read_model(graph.SerializeToString())
+        graph = cached_onnx(model)
+    else:
+        graph = build_graph(model.settings, model.tensors, inline=True).SerializeToString()
+    return openvino.Core().read_model(graph)

@@ -20,13 +20,14 @@ from ..messages import OptionError
 from ..model_folder import ModelFolder, front_end_of
 from ..model_settings import FRONT_END_DEFAULTS, ModelSettings, check_model, expected_shapes
 from ..modeling_ced import CedForAudioClassification
+from ..onnx_graph import ACTIVATIONS
 from . import Choice, EngineError, Outputs, one_line_error
 
-ACTIVATIONS = {
-    "multi_label_classification": torch.sigmoid,
-    "single_label_classification": lambda logits: logits.softmax(dim=-1),
-    "regression": lambda outputs: outputs,
-}
+
+def activate(outputs: torch.Tensor, problem_type: str) -> torch.Tensor:
+    """The probabilities of raw outputs of shape `(batch, classes)`; the outputs of a regression stay as they are."""
+    name = ACTIVATIONS[problem_type]
+    return outputs.sigmoid() if name == "Sigmoid" else outputs.softmax(dim=-1) if name == "Softmax" else outputs
 
 
 class TorchEngine:
@@ -64,7 +65,7 @@ class TorchEngine:
         with cpu_threads(self.num_threads if is_alone else 1):
             values = torch.from_numpy(np.ascontiguousarray(log_mels)).to(self.model.device)
             encoded = model.encoder(values, return_dict=True)
-            probabilities = ACTIVATIONS[str(model.config.problem_type)](model.classify(encoded).float())
+            probabilities = activate(model.classify(encoded).float(), str(model.config.problem_type))
             return Outputs(probabilities.cpu().numpy(), encoded.pooler_output.float().cpu().numpy())
 
 
@@ -137,7 +138,7 @@ def cpu_threads(number: int | None = None) -> Iterator[None]:
     """
     How many CPU threads PyTorch uses for what this thread computes in the context, by default as many as before.
 
-    In a forked process it is one: those of the parent's pool are not there, and PyTorch would wait for them for ever.
+    In a forked process it is one: the threads of the parent's pool do not exist there, and PyTorch would wait for them.
     """
     before = torch.get_num_threads()
     try:

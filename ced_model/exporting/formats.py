@@ -60,8 +60,7 @@ class Choice(NamedTuple):
     @property
     def packages(self) -> tuple[str, ...]:
         """What exporting requires besides ONNX Runtime."""
-        by_nncf = self.format == "openvino" and self.compute_type == "int8"
-        return FORMATS[self.format].packages + (("nncf",) if by_nncf else ())
+        return FORMATS[self.format].packages
 
 
 def choose_format(format: str, input: str | None = None, compute_type: str | None = None) -> Choice:

@@ -20,8 +20,8 @@ def build_metadata(model: ModelFolder, choice: Choice) -> dict[str, Any]:
     """
     The metadata of an export, in types that JSON has.
 
-    Lengths are in samples (`min_samples`, `max_samples`) and frames. Shorter clips are to be padded with zeros, longer
-    ones to be cut into windows.
+    Lengths are in samples (`min_samples`, `max_samples`) and frames. Shorter clips must be padded with zeros, longer
+    ones cut into windows.
     """
     settings, front_end = model.settings, model.front_end
     parameters = asdict(front_end)

@@ -29,7 +29,7 @@ class LoadedExport(NamedTuple):
     Attributes:
         metadata: As in its `metadata.json`.
         run: Computes a batch: waveforms `(batch_size, samples)` or log-mel spectrograms `(batch_size, n_mels, frames)`,
-            as `metadata["input"]` says, float32. Returns the outputs by their names, float32.
+            by `metadata["input"]`, float32. Returns the outputs by their names, float32.
     """
 
     metadata: Mapping[str, Any]
@@ -49,9 +49,6 @@ def write_program(
         return
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     graph_options: dict[str, Any] = {"front_end": front_end, "any_length": choice.format == "sherpa-onnx"}
-    if choice.format == "openvino":
-        _write_openvino(model, choice, path, texts, recordings)
-        return
     if choice.compute_type == "int8":
         from ..quantization import quantize_onnx
 
@@ -59,28 +56,17 @@ def write_program(
         del graph.metadata_props[:]
     else:
         graph = build_graph(model.settings, model.tensors, inline=True, in_half=in_half, **graph_options)
+    if choice.format == "openvino":
+        import openvino
+
+        program = openvino.Core().read_model(graph.SerializeToString())
+        for key, text in texts.items():
+            program.set_rt_info(text, [RT_INFO, key])
+        openvino.save_model(program, str(path), compress_to_fp16=False)
+        return
     for key, text in texts.items():
         graph.metadata_props.add(key=key, value=text)
     path.write_bytes(graph.SerializeToString())
-
-
-def _write_openvino(
-    model: ModelFolder, choice: Choice, path: Path, texts: Mapping[str, str], recordings: Sequence[np.ndarray]
-) -> None:
-    import openvino
-
-    front_end = model.front_end if choice.input == "waveform" else None
-    if choice.compute_type == "int8":
-        from ..quantization import quantize_openvino
-
-        program = quantize_openvino(model, recordings, front_end)
-    else:
-        in_half = choice.compute_type == "float16"
-        graph = build_graph(model.settings, model.tensors, front_end=front_end, inline=True, in_half=in_half)
-        program = openvino.Core().read_model(graph.SerializeToString())
-    for key, text in texts.items():
-        program.set_rt_info(text, [RT_INFO, key])
-    openvino.save_model(program, str(path), compress_to_fp16=False)
 
 
 def load_export(folder: str | Path, *, num_threads: int | None = None) -> LoadedExport:

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The README.md of an export: what it is, ten lines that run it, and how far it is from the model."""
+"""The README.md of an export: a description, ten lines of code that run it, and its deviation from the model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -131,15 +131,17 @@ def _describe(format: str, metadata: Mapping[str, Any]) -> str:
 
 
 def _verified(metadata: Mapping[str, Any], checks: Sequence[Check]) -> str:
-    has_embeddings = "embeddings" in metadata["outputs"]
-    rows = ["| clips | largest difference in probability |", "| --- | --- |"]
-    if has_embeddings:
-        rows = [rows[0] + " in embeddings, of their largest value |", rows[1] + " --- |"]
-    for check in checks:
-        row = f"| {check.batch_size} of {check.seconds:.2f} s | {check.probabilities:.1e} |"
-        rows.append(row if check.embeddings is None else f"{row} {check.embeddings:.1e} |")
+    seconds = [check.seconds for check in checks]
+    embeddings = [check.embeddings for check in checks if check.embeddings is not None]
+    lines = [
+        f"Largest differences from the model in float32, for clips of {min(seconds):.2f} to {max(seconds):.2f} s, alone"
+        " and in batches:",
+        "",
+        f"- probabilities: {max(check.probabilities for check in checks):.1e}",
+    ]
+    lines += [f"- embeddings: {max(embeddings):.1e} of their largest value"] if embeddings else []
     versions = ", ".join(f"{name} {version}" for name, version in metadata["versions"].items())
-    return "Differences from the model in float32:\n\n" + "\n".join(rows) + f"\n\nMade with {versions}."
+    return "\n".join(lines) + f"\n\nMade with {versions}."
 
 
 def _compared(comparison: SherpaComparison) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.export import Dim
 from torch.nn.utils import parametrize
 
-from ..engines.torch import ACTIVATIONS, load_model
+from ..engines.torch import activate, load_model
 from ..log_mel import AMIN, TOP_DB, FrontEnd, hann_window, mel_filters
 from ..model_folder import ModelFolder
 from .metadata import METADATA_FILE
@@ -35,7 +35,7 @@ class TorchProgram(nn.Module):
     def forward(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
         """Waveforms (B, samples) or log-mel (B, n_mels, T) → (B, classes) and (B, D)."""
         encoded = self.model.encoder(values if self.front_end is None else self.front_end(values), return_dict=True)
-        probabilities = ACTIVATIONS[str(self.model.config.problem_type)](self.model.classify(encoded))
+        probabilities = activate(self.model.classify(encoded), str(self.model.config.problem_type))
         return {"probabilities": probabilities, "embeddings": encoded.pooler_output}
 
 

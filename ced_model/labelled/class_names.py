@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..audioset import AUDIOSET_CLASSES
+from ..classes import NAME_OF_MID, Vocabulary, fold, split_names
 from .clips import SHOWN, count, shown
 from .tables import text_of
-
-NAME_OF_MID = dict(AUDIOSET_CLASSES)
 
 
 def match_labels(labels: Sequence[str], classes: Sequence[str]) -> list[int]:
@@ -30,36 +28,11 @@ def match_labels(labels: Sequence[str], classes: Sequence[str]) -> list[int]:
     return [index for index in found if index is not None]
 
 
-class Vocabulary:
-    """Finds classes by name."""
-
-    def __init__(self, classes: Sequence[str]) -> None:
-        self.most_pieces = 1 + max((name.count(",") for name in classes), default=0)
-        self._exact = {name: index for index, name in enumerate(classes)}
-        self._folded: dict[str, int | None] = {}
-        for index, name in enumerate(classes):
-            folded = _folded(name)
-            self._folded[folded] = None if folded in self._folded else index  # None: ambiguous
-
-    def find(self, name: str) -> int | None:
-        for candidate in (name, NAME_OF_MID.get(name, name)):
-            index = self._exact.get(candidate)
-            if index is None:
-                index = self._folded.get(_folded(candidate))
-            if index is not None:
-                return index
-        return None
-
-
-def _folded(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())
-
-
 def describe_unknown(unknown: Sequence[str], classes: Sequence[str]) -> str:
-    names = {_folded(name): name for name in classes}
+    names = {fold(name): name for name in classes}
     hints = []
     for label in unknown[:SHOWN]:
-        close = [names[match] for match in difflib.get_close_matches(_folded(label), names, n=2, cutoff=0.7)]
+        close = [names[match] for match in difflib.get_close_matches(fold(label), names, n=2, cutoff=0.7)]
         hints.append(repr(label) + (f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""))
     more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
     are = "is" if len(unknown) == 1 else "are"
@@ -82,15 +55,5 @@ def _split_commas(text: str, vocabulary: Vocabulary | None) -> list[str]:
     pieces = [piece.strip() for piece in text.split(",")]
     if all(piece in NAME_OF_MID for piece in pieces):
         return pieces
-    return (vocabulary and _known_sequence(pieces, vocabulary)) or [text]
-
-
-def _known_sequence(pieces: list[str], vocabulary: Vocabulary) -> list[str] | None:
-    """Known names, the first ones as long as can be, that make up `pieces`, which were separated by commas."""
-    rests: list[list[str] | None] = [None] * len(pieces) + [[]]  # the names from each piece on
-    for start in reversed(range(len(pieces))):
-        for end in range(start + 1, min(start + vocabulary.most_pieces, len(pieces)) + 1):
-            name, rest = ", ".join(pieces[start:end]), rests[end]
-            if rest is not None and vocabulary.find(name) is not None:
-                rests[start] = [name, *rest]  # a longer one, if there is any, comes later
-    return rests[0]
+    names = vocabulary and split_names(pieces, lambda name: vocabulary.find(name) is not None)
+    return names or [text]

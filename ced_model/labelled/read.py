@@ -83,15 +83,28 @@ def read_labelled(
     data = existing(data)
     reading = Reading(None if audio_root is None else existing(audio_root), path_column, label_column)
     rows = folder_rows(data, split, reading) if os.path.isdir(data) else table_rows(data, split, reading)
-    targets, labels, is_explicit = _make_targets(rows, separator, classes, model_classes)
-    problem_type = problem_type or detect_problem_type(targets, is_explicit)
-    clips = LabelledClips(rows.paths, targets, labels, problem_type, rows.skipped, rows.notes)
-    clips = without_missing(without_duplicates(checked_targets(clips, rows.name)))
+    clips = clips_of(rows, separator, classes=classes, model_classes=model_classes, problem_type=problem_type)
+    clips = without_missing(without_duplicates(clips))
     if not len(clips):
         path, reason = clips.skipped[0]
         hint = "; `audio_root` says where the paths of a table start" if reason == MISSING else ""
         raise ValueError(f"{rows.name}: no clip is left, for example because of {describe(path)}: {reason}{hint}.")
     return clips
+
+
+def clips_of(
+    rows: Rows,
+    separator: str,
+    *,
+    classes: Sequence[str] | None = None,
+    model_classes: Sequence[str] | None = None,
+    problem_type: str | None = None,
+) -> LabelledClips:
+    """The clips of rows, with arguments and errors as for [`read_labelled`]; whether they exist is not checked."""
+    targets, labels, is_explicit = _make_targets(rows, separator, classes, model_classes)
+    problem_type = problem_type or detect_problem_type(targets, is_explicit)
+    clips = LabelledClips(rows.paths, targets, labels, problem_type, rows.skipped, rows.notes)
+    return checked_targets(clips, rows.name)
 
 
 def _make_targets(

@@ -149,10 +149,10 @@ def _read_parquet(path: str) -> Table:
     table = pyarrow.parquet.read_table(path)
     described = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))  # by datasets
     features = described.get("info", {}).get("features", {})
-    return {name: _named(features.get(name), table[name].to_pylist()) for name in table.column_names}
+    return {name: label_names(features.get(name), table[name].to_pylist()) for name in table.column_names}
 
 
-def _named(feature: Any, values: list[Any]) -> list[Any]:
+def label_names(feature: Any, values: list[Any]) -> list[Any]:
     """Values with the names that a column of class labels of datasets has for its numbers."""
     inner: Any = feature[0] if isinstance(feature, list) else feature or {}
     inner = inner.get("feature", inner)
@@ -161,9 +161,11 @@ def _named(feature: Any, values: list[Any]) -> list[Any]:
     names = inner["names"]
 
     def name(value: Any) -> Any:
-        return [names[index] for index in value] if isinstance(value, list) else names[value]
+        if isinstance(value, list):
+            return [name(item) for item in value]
+        return None if value is None or not 0 <= value < len(names) else names[value]  # -1 is without a label
 
-    return [None if value is None else name(value) for value in values]
+    return [name(value) for value in values]
 
 
 def rows_of(path: str, table: Table, reading: Reading) -> Rows:

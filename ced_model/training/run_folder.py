@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a run, `OUTPUT.training`: what is trained, checkpoints, logs, and a lock against a second run."""
+"""The folder of a run, `OUTPUT.training`: its description, checkpoints, logs, and a lock against a second run."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def open_run(
 
     Args:
         folder: The folder, see [`run_folder_of`].
-        run: What must be the same for a run to be resumed.
+        run: Properties that must be equal for a run to be resumed.
         resume: Whether to continue from the last checkpoint. Without one, the run starts anew.
         overwrite: Whether to discard the checkpoints of an earlier run.
 
@@ -53,7 +53,7 @@ def open_run(
     run = json.loads(json.dumps(run, default=str))
     run_file = folder / RUN_FILE
     if folder.exists() and not run_file.is_file() and not (folder.is_dir() and _names(folder) <= {LOCK_FILE}):
-        raise ValueError(f"{folder} holds something else than checkpoints: move it, or choose another output.")
+        raise ValueError(f"{folder} holds other files than checkpoints: move it, or choose another output.")
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK_FILE, "a") as file:
         _lock(file, folder)
@@ -111,7 +111,7 @@ def _change(name: str, then: Any, now: Any) -> str:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint that is whole; later ones, which were cut short or damaged, are removed."""
+    """The last complete checkpoint; later ones, which are incomplete or damaged, are removed."""
     if not folder.is_dir():
         return None
     while (found := get_last_checkpoint(str(folder))) is not None and not is_whole(Path(found)):
@@ -136,7 +136,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    """Whether the state is there, which comes last, and the weights are as long as their header says."""
+    """Whether the state, which is written last, is there, and the weights are as long as in their header."""
     try:
         json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         (weights,) = (checkpoint / name for name in WEIGHT_FILES if (checkpoint / name).exists())

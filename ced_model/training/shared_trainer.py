@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What fine-tuning and distillation share of transformers' `Trainer` and its arguments."""
+"""transformers' `Trainer` as fine-tuning and distillation use it."""
 
 import errno
 import os
@@ -10,15 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 
 from ..audio import AudioError
 from .run_folder import STATE_FILE
 
 MAX_WORKERS = 16
+GROUPED_BATCHES = 32  # whose items are sorted by length: more of them mean less padding, and less chance
 
 
 class CedTrainer(Trainer):
@@ -26,13 +29,15 @@ class CedTrainer(Trainer):
     transformers' `Trainer`, whose random numbers depend on seeds and epochs alone.
 
     Args:
+        sampler: The keys of the training data set.
         callbacks: As for `Trainer`; a [`~transformers.ProgressCallback`] replaces the trainer's own.
     """
 
-    def __init__(self, *args: Any, callbacks: Sequence[TrainerCallback] = (), **kwargs: Any) -> None:
+    def __init__(self, *, sampler: "EpochSampler", callbacks: Sequence[TrainerCallback] = (), **kwargs: Any) -> None:
+        self.sampler = sampler
         shown = [callback for callback in callbacks if isinstance(callback, ProgressCallback)]
-        kwargs["callbacks"] = [callback for callback in callbacks if callback not in shown]
-        super().__init__(*args, **kwargs)
+        kwargs["callbacks"] = [EpochCallback(sampler), *(each for each in callbacks if each not in shown)]
+        super().__init__(**kwargs)
         if shown:
             self.remove_callback(PrinterCallback)
             self.remove_callback(ProgressCallback)
@@ -40,7 +45,7 @@ class CedTrainer(Trainer):
 
     def train_from(self, checkpoint: Path | None) -> None:
         """
-        Trains to the end, from `checkpoint` on if it is not None.
+        Trains to the end, from `checkpoint` if it is not None.
 
         Raises:
             ValueError: in one line, if a clip cannot be read, or a checkpoint cannot be written.
@@ -56,6 +61,9 @@ class CedTrainer(Trainer):
                 best = state.best_model_checkpoint
                 use_best = self.args.load_best_model_at_end and best is not None and os.path.isdir(best)
                 self._load_from_checkpoint(best if use_best else str(checkpoint))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> "EpochSampler":
+        return self.sampler
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices only: not biases, norms (`init_bn` among them), positions or the class token."""
@@ -73,14 +81,54 @@ class CedTrainer(Trainer):
         return loader
 
 
-class EpochCallback(TrainerCallback):
-    """Sets the attribute `epoch` of a data set or sampler at the beginning of each; accelerate does not always."""
+class EpochSampler(Sampler[tuple[int, int]]):
+    """
+    Keys `(epoch, index)` in a random order that depends on the seed and the epoch, with items of similar length in a
+    batch: padding costs as much as content.
 
-    def __init__(self, target: Any) -> None:
-        self.target = target
+    The epoch is a part of the key: workers that outlive an epoch hold copies of the data set.
+
+    Attributes:
+        lengths: Lengths of the items, of shape `(items,)`.
+        batch_size: Of all processes together.
+        seed: Decides the order.
+        epoch: Set it at the beginning of each.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.epoch
+        for number in self._order(np.random.default_rng([self.seed, epoch])):
+            yield epoch, int(number)
+
+    def _order(self, generator: np.random.Generator) -> np.ndarray:
+        # transformers' grouping by length leaves batches sorted, with which students learn less well.
+        order = generator.permutation(len(self))
+        num_batches, rest = divmod(len(self), self.batch_size)
+        batches = order[: len(self) - rest].reshape(num_batches, self.batch_size)
+        for start in range(0, num_batches, GROUPED_BATCHES):
+            group = batches[start : start + GROUPED_BATCHES].ravel()
+            by_length = group[np.argsort(self.lengths[group], kind="stable")]
+            batches[start : start + GROUPED_BATCHES] = by_length.reshape(-1, self.batch_size)
+        return np.concatenate([generator.permutation(batches).ravel(), order[len(self) - rest :]])
+
+
+class EpochCallback(TrainerCallback):
+    """Sets the `epoch` of a sampler at the beginning of each; accelerate does not always."""
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        self.sampler = sampler
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.target.epoch = int(state.epoch or 0)
+        self.sampler.epoch = int(state.epoch or 0)
 
 
 def _has_ended(state: TrainerState) -> bool:

@@ -8,27 +8,29 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
-from ..records import NUMBERS, Record, columns, excerpt, records_of, rows_of
+from ..records import NUMBERS, Record, columns, excerpt, records_of, rows_of, with_times
 
 FORMULA = re.compile("'*[=+\\-@\t\r]")  # how text begins that a spreadsheet would compute, with quotes before it
 
 
 def write(records: Iterable[Record], stream: BinaryIO, events: bool, spreadsheet_safe: bool) -> None:
-    stream.write(_lines([columns(events)]))
+    has_times, records = with_times(records)
+    names = columns(events, has_times)
+    stream.write(csv_lines([names]))
     stream.flush()
     for record in records:
-        rows: Iterable[list[Any]] = ([row.get(column) for column in columns(events)] for row in rows_of(record, events))
+        rows: Iterable[list[Any]] = ([row.get(column) for column in names] for row in rows_of(record, events))
         if spreadsheet_safe:
-            rows = ([_quoted(cell) for cell in row] for row in rows)
-        stream.write(_lines(rows))
+            rows = ([quoted_cell(cell) for cell in row] for row in rows)
+        stream.write(csv_lines(rows))
         stream.flush()
 
 
-def _quoted(cell: Any) -> Any:
+def quoted_cell(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
 
 
-def _lines(rows: Iterable[Iterable[Any]]) -> bytes:
+def csv_lines(rows: Iterable[Iterable[Any]]) -> bytes:
     text = io.StringIO(newline="")
     minimal = csv.writer(text, lineterminator="\n")
     # Before Python 3.13 a carriage return by itself is not quoted.
@@ -41,9 +43,10 @@ def _lines(rows: Iterable[Iterable[Any]]) -> bytes:
 def read(path: str, events: bool, spreadsheet_safe: bool) -> Iterator[Record]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
-        names = columns(events)
         try:
-            if tuple(head := next(reader, [])) != names:
+            head = next(reader, [])
+            names = columns(events, "recorded_at" in head)
+            if tuple(head) != names:
                 raise ValueError(f"its columns are {excerpt(','.join(head))}, not {','.join(names)}")
             yield from records_of((_parsed_row(reader, row, names, spreadsheet_safe) for row in reader), events)
         except csv.Error as error:
@@ -52,13 +55,13 @@ def read(path: str, events: bool, spreadsheet_safe: bool) -> Iterator[Record]:
 
 def _parsed_row(reader: Any, row: list[str], names: tuple[str, ...], spreadsheet_safe: bool) -> dict[str, Any]:
     try:
-        return {name: _parsed(name, cell, spreadsheet_safe) for name, cell in zip(names, row, strict=True)}
+        return {name: parsed_cell(name, cell, spreadsheet_safe) for name, cell in zip(names, row, strict=True)}
     except ValueError as error:
         reason = error if len(row) == len(names) else f"{len(row)} cells, not {len(names)}"
         raise ValueError(f"line {reader.line_num}: {reason}") from error
 
 
-def _parsed(column: str, cell: str, spreadsheet_safe: bool) -> Any:
+def parsed_cell(column: str, cell: str, spreadsheet_safe: bool) -> Any:
     if not cell:
         return None
     if column in NUMBERS:

@@ -5,6 +5,7 @@
 import io
 import sys
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import BinaryIO
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from ..messages import clock, printable
 from ..records import Record
 
 BAR_WIDTH = 20
+TOP_K = 3  # classes of a window
 
 
 def write(records: Iterable[Record], stream: BinaryIO, events: bool) -> None:
@@ -36,8 +38,12 @@ def _print_record(console: Console, record: Record, events: bool) -> None:
         lines.append(Text(f"  failed: {printable(record['error'])}", style="red"))
     else:
         lines[0].append(f"  {clock(record['duration_s'])}", style="not bold dim")
-        if events:
-            lines += [_event_line(event, record["duration_s"]) for event in record["events"]]
+        if record.get("recorded_at"):
+            lines[0].append(f"  {record['recorded_at'].replace('T', ' ')}", style="not bold dim")
+        if "windows" in record:
+            lines += [_window_line(window, record["duration_s"]) for window in record["windows"]]
+        elif events:
+            lines += [_event_line(event, record) for event in record["events"]]
         else:
             lines += [_tag_line(tag) for tag in record["tags"]]
         if len(lines) == 1:
@@ -52,7 +58,25 @@ def _tag_line(tag: Record) -> Text:
     return Text.assemble(f"  {tag['score']:.3f}  ", (bar, "cyan"), f"  {printable(tag['label'])}")
 
 
-def _event_line(event: Record, duration_s: float) -> Text:
+def _window_line(window: Record, duration_s: float) -> Text:
     width = len(clock(duration_s))
+    start, end = clock(window["start_s"]), clock(window["end_s"])
+    best = sorted(window["scores"].items(), key=lambda score: -score[1])[:TOP_K]
+    tags = ", ".join(f"{printable(label)} {score:.2f}" for label, score in best)
+    return Text(f"  {start:>{width}} – {end:>{width}}  {tags}")
+
+
+def _event_line(event: Record, record: Record) -> Text:
+    width = len(clock(record["duration_s"]))
     onset, offset = clock(event["onset_s"]), clock(event["offset_s"])
+    if record.get("recorded_at"):
+        began = datetime.fromisoformat(record["recorded_at"])
+        times = [began + timedelta(seconds=event[name]) for name in ("onset_s", "offset_s")]
+        onset, offset = (_time_of_day(time, began) for time in times)
     return Text.assemble(f"  {onset:>{width}} – {offset:>{width}}  {event['peak']:.3f}  {printable(event['label'])}")
+
+
+def _time_of_day(time: datetime, began: datetime) -> str:
+    """With the date where it is another day than the recording's."""
+    day = f"{time:%Y-%m-%d} " if time.date() != began.date() else ""
+    return f"{day}{time:%H:%M:%S}.{time.microsecond // 100_000}"

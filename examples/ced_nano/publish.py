@@ -31,9 +31,14 @@ def pack(sources: Sequence[Path], folder: Path) -> None:
     """
     model = CedForAudioClassification.from_pretrained(sources[0], dtype=torch.float32)
     model.load_state_dict(average_checkpoints(sources))
+    store(model, CedFeatureExtractor.from_pretrained(sources[0]), folder)
+
+
+def store(model: CedForAudioClassification, feature_extractor: CedFeatureExtractor, folder: Path) -> None:
+    """A model folder with weights in float16."""
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
-    CedFeatureExtractor.from_pretrained(sources[0]).save_pretrained(folder)
+    feature_extractor.save_pretrained(folder)
     weights = {name: _stored(tensor) for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors makes it the owner's alone

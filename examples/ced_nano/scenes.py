@@ -25,15 +25,23 @@ BALANCE = 0.6  # 0: recordings are drawn equally often; 1: what the teacher hear
 
 
 def listen(folder: Path) -> None:
-    """Writes bank/heard.npz: the teacher's probabilities (recordings, 527), mean and maximum over each recording."""
-    if (folder / "heard.npz").exists():
-        return
+    """Writes bank/heard.npz: the teacher's probabilities (recordings, 527), mean and maximum over each recording.
+
+    Recordings that were added to the bank since are added; every 1000 of them are saved.
+    """
+    path, count = folder / "heard.npz", len(Bank(folder).rows)
+    means, peaks = [], []
+    if path.exists():
+        with np.load(path) as heard:
+            means, peaks = list(heard["mean"]), list(heard["peak"])
     with ProcessPoolExecutor() as pool:
-        count = len(Bank(folder).rows)
-        scores = list(pool.map(_listen_to, [folder] * count, range(count), chunksize=64))
-    means, peaks = zip(*scores, strict=True)
-    with new_file(folder / "heard.npz") as file:
-        np.savez(file, mean=np.array(means), peak=np.array(peaks))
+        missing = range(len(means), count)
+        for number, (mean, peak) in enumerate(pool.map(_listen_to, [folder] * count, missing, chunksize=32), start=1):
+            means.append(mean)
+            peaks.append(peak)
+            if number % 1000 == 0 or number == len(missing):
+                with new_file(path, replace=True) as file:
+                    np.savez(file, mean=np.array(means), peak=np.array(peaks))
 
 
 _open_bank = functools.cache(Bank)

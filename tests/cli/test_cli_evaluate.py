@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from ced_model import AudioTagger
 from ced_model.audioset import AUDIOSET_CLASSES
+from ced_model.class_files import read_thresholds
 from ced_model.cli.app import app
 from ced_model.cli.evaluate import table_lines
 from ced_model.cli.terminal import put
@@ -119,6 +120,10 @@ def test_the_table_of_classes_is_csv(ced: Run, table: Path, tmp_path: Path) -> N
     mids = {name: mid for mid, name in AUDIOSET_CLASSES}
     assert [(row["label"], row["mid"]) for row in rows] == [(label, mids[label]) for label in LABELS]
     columns = ["label", "mid", "positives", "AP", "AUC", "d_prime", "best_F1", "best_threshold"]
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    for path in (tmp_path / "classes.csv", tmp_path / "report.json"):  # as `ced tag --thresholds` reads them
+        found = read_thresholds(path)
+        assert found == {item["label"]: {"threshold": item["best_threshold"]} for item in report["per_class"]}
     for row, item in zip(rows, report["per_class"], strict=True):
         assert list(row) == columns == list(item)
         assert int(row["positives"]) == item["positives"] == 1
@@ -228,7 +233,7 @@ def test_labels_that_do_not_do_fail_in_one_line(ced: Run, tmp_path: Path, clip: 
         (["DATA", "--per-class", "DATA", "--overwrite"], "these are the labels, they would be lost"),
         (["DATA", "--batch-size", "0"], "greater than or equal to 1"),
         (["DATA", "--channel", "left"], "--channel left: expected mix, loudest or the number"),
-        ([], "Missing argument"),
+        ([], "missing DATA, or --dataset"),
     ],
 )
 def test_wrong_usage_is_found_before_the_work(table: Path, ced: Run, arguments: list[str], message: str) -> None:

@@ -194,7 +194,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     monkeypatch.setattr(ced_model.training.finetuning.run, "_write_model", write_model)
     refused = last_line(ced(*arguments, code=1).stderr)
     assert "out.training holds the checkpoints of a run: resume it, or overwrite it" in refused
-    assert "going on from checkpoint-6" in ced(*arguments, "--resume").stderr
+    assert "continuing from checkpoint-6" in ced(*arguments, "--resume").stderr
     assert "out is not empty: overwrite it, or choose another output" in last_line(ced(*arguments, code=1).stderr)
 
 

@@ -435,6 +435,22 @@ def test_windows_without_tags_have_no_line(card):
     assert ced("listen", "-m", MODEL, "--threshold", 1).stdout == ""
 
 
+def test_events_are_printed_once_they_are_over(card):
+    options = ["--events", "--threshold", "class 3=0.5", "--smooth", 0.5, "--window", 0.5, "--hop", 0.1]
+    result = ced("listen", "-m", MODEL, *options, "--max-duration", 2)
+    tagger = AudioTagger.from_pretrained(MODEL)
+    finding = {"smooth_s": 0.5, "max_duration_s": 2}
+    expected = tagger.events(card.waveform, {"class 3": 0.5}, window_s=0.5, hop_s=0.1, **finding)
+    found = re.findall(r"^\S+ (\S+) – (\S+)  (\d\.\d\d)  (.*)$", result.stdout, flags=re.MULTILINE)
+    assert 0 < len(found) == len(result.stdout.splitlines()) <= len(expected)
+    assert [(peak, label) for _, _, peak, label in found] == [
+        (f"{event.peak:.2f}", event.label) for event in expected[: len(found)]
+    ]
+    assert "--merge-gap needs --events" in only_error(ced("listen", "-m", MODEL, "--merge-gap", 1), 2)
+    assert "--top-k has no meaning with --events" in only_error(ced("listen", "--events", "-k", 1), 2)
+    assert "--labels Dgo: expected a class of the model" in ced("listen", "-m", MODEL, "-l", "Dgo").stderr
+
+
 def test_lost_audio_is_reported_and_a_new_stream_begins(card):
     card.overflows = {17, 31}  # blocks of 0.1 s
     result = ced("listen", "-m", MODEL, "--window", 1)

@@ -18,7 +18,7 @@ from ced_model import AudioTagger, CedConfig, CedForAudioClassification, Timelin
 from ced_model.cli.app import app
 from ced_model.records import Record, make_records
 from ced_model.results import Tag, TagResult
-from ced_model.writers import Format, read_records, write_records
+from ced_model.writers import EVENT_FORMATS, Format, read_records, write_records
 
 NASTY = ["\x1b[31mDog\x1b[0m", "two\nlines", "\u202egod", "[red]Cat[/red]", "half \ud800", "bell\a\b\r", "=1+1", "é"]
 SHOWN = [r"\x1b[31mDog\x1b[0m", r"two\nlines", r"\u202egod", "[red]Cat[/red]", r"half \ud800", r"bell\x07\x08\r"]
@@ -170,6 +170,9 @@ def test_wrong_usage_shows_what_it_was_given_and_does_not_obey_it(ced: Run, nast
 # Numbers that no format holds
 
 
+TAG_FORMATS = [format for format in Format if format not in EVENT_FORMATS]
+
+
 class BrokenTagger:
     """A tagger whose results for some inputs are no numbers."""
 
@@ -180,7 +183,7 @@ class BrokenTagger:
             yield TagResult(source, source, math.nan if source == "length" else 1.0, tags)
 
 
-@pytest.mark.parametrize("format", list(Format))
+@pytest.mark.parametrize("format", TAG_FORMATS)
 def test_a_result_that_is_no_number_is_that_inputs_error_and_the_others_go_on(format: Format, tmp_path: Path) -> None:
     from ced_model.input_list import Input
 
@@ -194,7 +197,7 @@ def test_a_result_that_is_no_number_is_that_inputs_error_and_the_others_go_on(fo
     assert_whole(records, format, tmp_path / f"x.{format}", names)
 
 
-@pytest.mark.parametrize("format", list(Format))
+@pytest.mark.parametrize("format", TAG_FORMATS)
 def test_no_writer_lets_a_number_pass_that_is_not_finite(format: Format, tmp_path: Path) -> None:
     records: list[Record] = [
         {"file": "a", "duration_s": 1.0, "tags": [{"label": "Dog", "score": score, "index": 0}]}
@@ -213,6 +216,15 @@ def assert_whole(records: list[Record], format: Format, path: Path, names: list[
         return
     path.write_bytes(stream.getvalue())
     assert [record["file"] for record in read_records(str(path), format, events=False)] == names
+
+
+@pytest.mark.parametrize("format", list(EVENT_FORMATS))
+def test_no_file_of_events_has_a_number_that_is_not_finite(format: Format) -> None:
+    event = {"onset_s": 0.0, "offset_s": 1.0, "label": "Dog", "peak": math.nan}
+    stream, without = BytesIO(), BytesIO()
+    write_records([{"file": "a", "duration_s": 1.0, "events": [event]}], stream, format, events=True)
+    write_records([], without, format, events=True)
+    assert stream.getvalue() == without.getvalue()
 
 
 def test_events_without_numbers_are_an_error_too() -> None:

@@ -42,7 +42,7 @@ from ced_model.demo import answer as answer_module
 from ced_model.demo import limits as limits_module
 from ced_model.demo import models as models_module
 from ced_model.demo import service as service_module
-from ced_model.demo.answer import Answer, Settings, listen
+from ced_model.demo.answer import Answer, listen
 from ced_model.demo.app import _describe as describe_model
 from ced_model.demo.event_table import MAX_ROWS, draw_events, to_csv
 from ced_model.demo.limits import DemoError, Limits, read_sound
@@ -115,6 +115,15 @@ def test_the_api_gives_the_events_of_the_tagger(client, tagger):
     assert [event["label"] for event in found["events"]] == [event.label for event in expected]
     for key in ("onset_s", "offset_s", "peak"):
         assert [event[key] for event in found["events"]] == pytest.approx([getattr(e, key) for e in expected], abs=1e-5)
+
+
+def test_the_api_finds_the_sounds_that_are_asked_for_with_smoothing(client, tagger):
+    options = {"smooth_s": 3, "labels": "class 5, class 7"}
+    found = client.predict(handle_file(TABLA), window_s=1, threshold=0.3, **options, api_name="/events")
+    expected = tagger.events(TABLA, 0.3, window_s=1, **options)
+    assert expected and [event["label"] for event in found["events"]] == [event.label for event in expected]
+    with pytest.raises(AppError, match="expected a class of the model; did you mean 'class 5'"):
+        client.predict(handle_file(TABLA), labels="clas 5", api_name="/events")
 
 
 def test_the_api_lists_the_models_and_what_they_are_good_for(client):
@@ -317,7 +326,8 @@ def test_the_page_fetches_the_model_and_then_shows_what_was_uploaded(url):
         while following := [step for step in config["dependencies"] if step["trigger_after"] == steps[-1]["id"]]:
             steps += following
         assert len(steps) == 3  # keep it, fetch the model, show
-        for step, data in zip(steps, ([upload(url, CROW)], ["micro_hub"], [None, "micro_hub", 2, 0.5]), strict=True):
+        sent = [upload(url, CROW)], ["micro_hub"], [None, "micro_hub", 2, 0.5, 0, ""]
+        for step, data in zip(steps, sent, strict=True):
             body = {"data": data, "fn_index": step["id"], "session_hash": "one"}
             server.post("gradio_api/queue/join", json=body).raise_for_status()
             answer = server.get("gradio_api/queue/data?session_hash=one").text
@@ -402,14 +412,14 @@ def test_several_users_at_once_are_queued_and_none_is_dropped(url, client, monke
     running, most = 0, 0
     lock = threading.Lock()
 
-    def slow(*args: Any) -> Answer:
+    def slow(*args: Any, **settings: Any) -> Answer:
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
         time.sleep(0.05)
         try:
-            return listen(*args)
+            return listen(*args, **settings)
         finally:
             with lock:
                 running -= 1
@@ -440,7 +450,7 @@ def test_samples_too_large_to_compute_with_are_one_kind_line(tagger, tmp_path, w
     samples[20_000] = 1e30
     soundfile.write(tmp_path / "huge.wav", samples, 16000, subtype="FLOAT")
     with pytest.raises(DemoError, match=r"^huge\.wav could not be tagged: the sample 1e\+30 at 1\.250 s is too large"):
-        listen(tmp_path / "huge.wav", tagger, Settings("micro_hub", window_s), LIMITS)
+        listen(tmp_path / "huge.wav", tagger, LIMITS, window_s)
 
 
 # Limits
@@ -571,7 +581,7 @@ def test_windows_that_a_model_cannot_use_and_faults_of_the_demo_are_one_line(mon
     assert "choose a file" in service.show(None, "micro_hub", 2.0, 0.5).status
     assert service.show_again(None, "micro_hub", 2.0, 0.5) == gradio.skip()  # settings may come first
 
-    def fail(*_: Any) -> Answer:
+    def fail(*_: Any, **__: Any) -> Answer:
         raise RuntimeError("a secret of the server")
 
     monkeypatch.setattr(service_module, "listen", fail)
@@ -637,7 +647,7 @@ def test_what_the_tagger_refuses_is_passed_on(error, message):
             raise error
 
     with pytest.raises(DemoError, match=message):
-        listen(CROW, Refusing(), Settings("x"), LIMITS)  # type: ignore[arg-type]
+        listen(CROW, Refusing(), LIMITS)  # type: ignore[arg-type]
     assert answer_module.TOP_K == 8
 
 

@@ -153,5 +153,5 @@ def test_two_processes_learn_as_one_does_and_go_on_when_one_was_killed(
     saved = tmp_path / "killed.training" / "checkpoint-8" / "trainer_state.json"
     kill_one_of_two(arguments("killed", 8), tmp_path / "said", saved.exists)
     assert not (tmp_path / "killed").exists()
-    assert "going on from checkpoint-" in run_two([*arguments("killed", 8), "--resume"], tmp_path / "said")
+    assert "continuing from checkpoint-" in run_two([*arguments("killed", 8), "--resume"], tmp_path / "said")
     assert losses(tmp_path / "killed") == pytest.approx(together, abs=1e-6)

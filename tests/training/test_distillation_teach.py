@@ -52,7 +52,7 @@ from ced_model.training.distillation.chunks import ChunkReader, cut_file, cut_fi
 from ced_model.training.distillation.front_ends import MaskRegion, mask_region, mask_spectrogram, mel_grid
 from ced_model.training.distillation.store import SHARDS, Chunk, Shard, Store, open_store, restore_probabilities
 from ced_model.training.distillation.teachers import load_teacher, load_teachers
-from ced_model.training.distillation.teaching import TeachingInputs, overhead, plan_batches, teach
+from ced_model.training.distillation.teaching import TeachingInputs, TeachingProgress, overhead, plan_batches, teach
 
 REPOSITORY = Path(__file__).parents[2]
 LABELS = {index: f"class {index}" for index in range(13)}
@@ -76,12 +76,6 @@ class Slow(Loudness):
     def __call__(self, waveforms):
         time.sleep(0.1)
         return super().__call__(waveforms)
-
-class Masked(Loudness):
-    def __call__(self, waveforms, masks):
-        assert len(masks) == len(waveforms)
-        known = [[m.start_s, m.stop_s, m.low_hz / 8000, m.high_hz / 8000] + [0.5] * 9 for m in masks]
-        return np.array(known)
 
 loudness = Loudness()
 
@@ -394,7 +388,7 @@ def test_the_teachers_get_the_students_input_to_the_bit_from_any_worker_in_any_b
         loader = DataLoader(inputs, sampler=batches, batch_size=None, num_workers=workers, collate_fn=lambda x: x)  # type: ignore[arg-type]
         seen = set()
         for batch, given in loader:
-            for chunk, log_mel in zip(batch.chunks, given.features[0]["input_values"], strict=True):
+            for chunk, log_mel in zip(batch.chunks, given[0]["input_values"], strict=True):
                 frames = expected[chunk].shape[1]
                 assert torch.equal(log_mel[:, :frames], expected[chunk])
                 seen.add(chunk)
@@ -560,8 +554,7 @@ def test_any_audio_classifier_of_transformers_teaches(
     for seed, chunk, probabilities in restored(store):
         waveform = read(store, chunk)
         expected = [
-            one.probabilities(None, one.front_end.collate([one.front_end(waveform, seed, SHORT)]))  # type: ignore
-            for one in (model, ced)
+            one.probabilities(one.front_end.collate([one.front_end(waveform, seed, SHORT)])) for one in (model, ced)
         ]
         assert probabilities == pytest.approx(np.mean(expected, axis=0)[0], abs=1e-3)
 
@@ -571,7 +564,7 @@ def test_a_model_of_another_sampling_rate_hears_the_same(audio: Path, tmp_path: 
     front_end = load_teacher(name).front_end
     assert front_end is not None
     assert front_end(np.zeros(16000, np.float32), 0, SHORT)["input_values"].shape == (1, 8000)
-    assert len(teach(audio, [name], tmp_path / "store", epochs=1, augmentation=SHORT).missing) == 0
+    assert teach(audio, [name], tmp_path / "store", epochs=1, augmentation=SHORT).num_epochs == 1
 
 
 def test_a_ced_with_another_log_mel_is_masked_by_time_and_frequency(tmp_path: Path) -> None:
@@ -611,22 +604,11 @@ def test_in_python_a_callable_is_a_teacher_as_it_is(audio: Path, tmp_path: Path)
         load_teachers("a.py:f")
 
 
-def test_a_callable_that_takes_masks_is_given_them(
-    audio: Path, functions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(functions.parent)
-    store = teach(audio, ["functions:Masked"], tmp_path / "store", epochs=2, augmentation=SHORT)
-    assert store.manifest["teachers"][0]["masks"] == "given to the callable in seconds and hertz"
-    for seed, chunk, probabilities in restored(store):
-        start_s, stop_s, low_hz, high_hz = mask_region(seed, SHORT, chunk.num_samples)
-        assert probabilities[:4] == pytest.approx([start_s, stop_s, low_hz / 8000, high_hz / 8000], rel=1e-3)
-
-
 @pytest.mark.parametrize(
     ("attribute", "message"),
     [
-        ("Logits", r"returned values from -3 to -3, which are no probabilities: apply a sigmoid or a softmax"),
-        ("NotANumber", "returned values from nan to nan, which are no probabilities"),
+        ("Logits", r"returned values from -3 to -3, which are not probabilities: apply a sigmoid or a softmax"),
+        ("NotANumber", "returned values from nan to nan, which are not probabilities"),
         ("Integers", "returned values of type int64, not floating point"),
         ("Transposed", r"returned the shape \(13, 1\), not \(1, 13\)"),
         ("Failing", "cannot be loaded: RuntimeError: no weights"),
@@ -691,31 +673,28 @@ def test_a_corrupt_shard_is_named_and_made_anew(audio: Path, teacher: Path, taug
     bad.write_bytes(bad.read_bytes()[:-50])
     with pytest.raises(ValueError, match=f"{bad.name}: corrupt shard"):
         open_store(store.path)
-    named = []
-    progress = Watcher(lambda file, problem: named.append(file))
+    progress = Watcher()
     assert rows(teach(audio, [str(teacher)], tmp_path / "store", **arguments, progress=progress)) == rows(taught)
-    assert named == [bad] and progress.planned_inputs == (39, 34) and progress.taught_inputs == 5
+    assert (
+        progress.problems[0].startswith(f"{bad}: corrupt shard: ")
+        and progress.planned_inputs == (39, 34)
+        and progress.taught_inputs == 5
+    )
 
 
-class Watcher:
+class Watcher(TeachingProgress):
     """Notes how far teaching is."""
 
-    def __init__(self, on_damaged: Callable[[Path, str], object]) -> None:
-        self.on_damaged = on_damaged
+    def __init__(self) -> None:
         self.planned_inputs = (0, 0)
         self.taught_inputs = 0
-
-    def found(self, num_files: int) -> None:
-        pass
-
-    def cut(self, path: str, reason: str | None) -> None:
-        pass
+        self.problems: list[str] = []
 
     def planned(self, num_inputs: int, num_done: int) -> None:
         self.planned_inputs = num_inputs, num_done
 
-    def damaged(self, file: Path, problem: str) -> None:
-        self.on_damaged(file, problem)
+    def damaged(self, problem: str) -> None:
+        self.problems.append(problem)
 
     def taught(self, num_inputs: int, audio_s: float) -> None:
         self.taught_inputs += num_inputs
@@ -914,7 +893,7 @@ def test_a_full_disk_is_one_line_and_the_store_can_be_continued(
     last = (tmp_path / "stderr").read_text().splitlines()[-1]
     assert process.exitcode == 1
     assert last == (
-        f"ced: {tmp_path / 'store'}: File too large: make room, then the same command goes on with {tmp_path / 'store'}"
+        f"ced: {tmp_path / 'store'}: File too large: make room, then the same command continues {tmp_path / 'store'}"
     )
     assert list((tmp_path / "store" / SHARDS).iterdir()) == []
     run(*arguments)

@@ -34,9 +34,10 @@ from ced_model.labelled import LabelledClips, read_labelled
 from ced_model.pretrained import load_classifier
 from ced_model.training.finetuning import Finetuned, FinetuningOptions, finetune
 from ced_model.training.finetuning.clips import check_clips, hold_out
-from ced_model.training.finetuning.dataset import ClipCollator, ClipDataset, LengthGroupedOrder, mix
+from ced_model.training.finetuning.dataset import ClipCollator, ClipDataset, mix
 from ced_model.training.finetuning.model import choose_trained, set_classes
 from ced_model.training.finetuning.trainer import FinetuningTrainer, _selection, class_weights
+from ced_model.training.shared_trainer import EpochSampler
 
 CLASSES = ["clicks", "noise", "tone"]
 IN_PROCESS = {"dataloader_num_workers": 0, "disable_tqdm": True, "report_to": "none"}
@@ -306,9 +307,13 @@ def make_trainer(base: Path, tmp_path: Path, options: FinetuningOptions, **kwarg
     problem_type = kwargs.pop("problem_type", "single_label_classification")
     set_classes(network, CLASSES, problem_type, seed=0)
     arguments = TrainingArguments(str(tmp_path), learning_rate=1e-3, weight_decay=0.01, use_cpu=True)
-    model = choose_trained(network, options)
     return FinetuningTrainer(
-        model, arguments, problem_type=problem_type, encoder_learning_rate=1e-4, **{"weights": None, **kwargs}
+        sampler=EpochSampler(np.ones(1), 1, 0),
+        model=choose_trained(network, options),
+        args=arguments,
+        problem_type=problem_type,
+        encoder_learning_rate=1e-4,
+        **{"weights": None, **kwargs},
     )
 
 
@@ -402,15 +407,14 @@ def test_clips_are_cut_at_random_places_in_training_and_at_their_start_in_valida
     assert training.lengths == [4000] * 6
     starts = set()
     for epoch in range(3):
-        training.epoch = epoch
         for index, path in enumerate(long_clips.paths):
             whole = read_audio(path)
-            part = training[index]["waveform"]
+            part = training[epoch, index]["waveform"]
             (start,) = (i for i in np.flatnonzero(whole == part[0]) if np.array_equal(whole[i : i + 9], part[:9]))
             np.testing.assert_array_equal(part, whole[start : start + 4000])
             starts.add((index, int(start)))
             np.testing.assert_array_equal(validation[index]["waveform"], whole[:4000])
-            assert training[index]["labels"] == validation[index]["labels"] == index % 3
+            assert training[epoch, index]["labels"] == validation[index]["labels"] == index % 3
     assert len(starts) == 18
 
 
@@ -421,12 +425,13 @@ def test_what_is_random_about_a_clip_depends_on_seed_epoch_and_index_alone(
     def batches(order: list[int], batch_size: int, **kwargs: Any) -> dict[int, torch.Tensor]:
         dataset = make_dataset(long_clips, seed=5, mixup=0.4)
         collator = ClipCollator(feature_extractor, masks=True)
-        loader = DataLoader(dataset, batch_size, sampler=order, collate_fn=collator, **kwargs)
+        keys: list[Any] = []
+        loader = DataLoader(dataset, batch_size, sampler=keys, collate_fn=collator, **kwargs)
         torch.manual_seed(len(order) + batch_size)
         np.random.seed(batch_size)
         seen = {}
         for epoch in (0, 1):  # the workers are those of the first epoch
-            dataset.epoch = epoch
+            keys[:] = [(epoch, index) for index in order]
             rows = torch.cat([torch.cat([b["input_values"].flatten(1), b["labels"]], 1) for b in loader])
             seen |= {6 * epoch + index: row for index, row in zip(order, rows, strict=True)}
         return seen
@@ -477,23 +482,6 @@ def test_mixed_labels_are_in_the_proportion_of_the_waveforms(long_clips: Labelle
         rest = (waveform - float(labels[0]) * plain[0]["waveform"]) / (1 - float(labels[0]))
         others = [read_audio(path) for path in long_clips.paths[1:]]
         assert any(np.isclose(other, rest[0], atol=1e-5).any() for other in others)
-
-
-def test_each_epoch_has_every_clip_once_in_an_order_of_its_own_with_similar_lengths_together() -> None:
-    lengths = np.random.default_rng(0).integers(1000, 100_000, 200).tolist()
-    targets = np.ones((200, 1), np.float32)
-    clips = LabelledClips([f"{index}.wav" for index in range(200)], targets, ["a"])
-    dataset = ClipDataset(clips, lengths, 16000, 160_000, seed=4)
-    orders = []
-    for epoch in (0, 1, 0):
-        dataset.epoch = epoch
-        torch.manual_seed(epoch)
-        orders.append(list(LengthGroupedOrder(dataset, 5)))
-        assert sorted(orders[-1]) == list(range(200))
-    assert orders[0] == orders[2] != orders[1]
-    batches = np.array([lengths[index] for index in orders[0]]).reshape(40, 5)
-    padding = (batches.max(axis=1, keepdims=True) - batches).sum() / batches.sum()
-    assert padding < 0.2  # of a random order 0.6
 
 
 @given(
@@ -553,8 +541,7 @@ def test_unreadable_clips_are_left_out_and_damaged_ones_used_as_far_as_they_go(
 
     dataset = ClipDataset(readable, lengths, 16000, 8000, seed=0)
     for epoch in range(20):  # some of them cut where nothing is left
-        dataset.epoch = epoch
-        assert 0 < len(dataset[0]["waveform"]) <= 8000
+        assert 0 < len(dataset[epoch, 0]["waveform"]) <= 8000
 
     with pytest.raises(ValueError, match="None of the 1 clips can be read"):
         check_clips(clips.select([0]), 16000)
@@ -753,7 +740,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(lora: int | None, sounds: Path,
 
     said: list[str] = []
     resumed = finetune(sounds, tmp_path / "cut", resume=True, say=said.append, **kwargs)
-    assert "going on from checkpoint-4" in said
+    assert "continuing from checkpoint-4" in said
     assert changed(weights_of(whole.folder), weights_of(resumed.folder)) == set()
     assert (resumed.best_epoch, resumed.epochs) == (whole.best_epoch, whole.epochs)
 
@@ -791,7 +778,7 @@ def test_a_model_is_replaced_only_if_asked_for(sounds: Path, base: Path, tmp_pat
 def test_a_folder_that_is_no_run_is_not_touched(sounds: Path, base: Path, tmp_path: Path) -> None:
     (tmp_path / "out.training").mkdir()
     (tmp_path / "out.training" / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds something else than checkpoints"):
+    with pytest.raises(ValueError, match="holds other files than checkpoints"):
         finetune(sounds, tmp_path / "out", model=base, options=FAST, overwrite=True, training_arguments=IN_PROCESS)
     assert (tmp_path / "out.training" / "thesis.txt").read_text() == "mine"
 

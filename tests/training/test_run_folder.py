@@ -101,7 +101,7 @@ def test_a_run_is_resumed_as_it_was_started_or_overwritten(tmp_path: Path) -> No
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds something else than checkpoints"):
+    with pytest.raises(ValueError, match="holds other files than checkpoints"):
         with open_run(tmp_path, {}, overwrite=True):
             pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

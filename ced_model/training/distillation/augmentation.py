@@ -1,9 +1,9 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The augmentation that teachers and student share: one seed fixes it to the bit (paper, section 2).
+"""The augmentation that teachers and student share; one seed determines it to the bit (paper, section 2).
 
-Nothing here reads or changes a global random state. A seed is a hash of numbers, and what a seed decides is drawn from
-raw 64-bit outputs of a generator of its own, which NumPy keeps the same on every platform and in every version.
+Global random states are neither read nor changed. A seed is a hash of numbers, and random numbers are drawn from the
+raw 64-bit outputs of a generator of its own, which are the same on every platform and in every version of NumPy.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ SHIFT, TIME_MASK, FREQ_MASK = range(3)  # the generators of one seed, one for ea
 @dataclass(frozen=True)
 class Augmentation:
     """
-    How far inputs are altered. With zeros for the three last, they are not altered at all.
+    The strength of the augmentation. Zeros in the last three fields switch it off.
 
     Attributes:
         chunk_s: Length of a chunk in seconds.
@@ -72,7 +72,7 @@ class Augmentation:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`; a ValueError says which entry is missing, unknown or not possible."""
+        """The inverse of `to_dict`; raises a ValueError for a missing, unknown or impossible entry."""
         names = {field.name for field in fields(cls)}
         if not isinstance(values, Mapping) or set(values) != names:
             got = sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
@@ -127,8 +127,8 @@ def mask_log_mel(log_mel: torch.Tensor, seed: int, augmentation: Augmentation) -
     """
     A copy of a log-mel of shape `(mels, frames)` with a time mask and a frequency mask.
 
-    They are filled with the mean of the log-mel before masking. Zero would not do: before the model's `init_bn`, 0 dB
-    is a loud sound, and decibels have no value that stands for nothing.
+    They are filled with the mean of the log-mel before masking. Before the model's `init_bn`, 0 dB is a loud sound, so
+    zeros would not mask.
     """
     num_mels, num_frames = log_mel.shape
     bounds = mask_bounds(seed, augmentation, num_frames, num_mels)
@@ -144,14 +144,14 @@ def augmented_log_mel(
     waveform: np.ndarray, seed: int, augmentation: Augmentation, feature_extractor: CedFeatureExtractor
 ) -> torch.Tensor:
     """
-    What CED models see of a chunk under a seed, teachers and students alike: shifted, transformed, masked.
+    The input of a CED model, teacher or student, for a chunk under a seed: shifted, transformed, masked.
 
     Args:
         waveform: The chunk as it was cut, float32 of shape `(samples,)` at 16 kHz.
 
     Returns:
-        float32 of shape `(mels, frames)`, in decibels, on the CPU. Bit-identical in every process and whatever it is
-        batched with: each chunk is computed alone, by one thread.
+        float32 of shape `(mels, frames)`, in decibels, on the CPU. Bit-identical in every process and batch:
+        each chunk is computed alone, by one thread.
     """
     shifted = shift_waveform(waveform, seed, augmentation)
     with one_thread():

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The model card of a distilled student: what it learned from, how, and how far it agrees with its teachers."""
+"""The model card of a distilled student: data, training, and agreement with its teachers."""
 
 import os
 from typing import TYPE_CHECKING
@@ -55,61 +55,37 @@ def make_card(
 
 
 def _describe(plan: Plan, training: TrainingArguments, result: "Distillation") -> str:
-    store = plan.store
-    consistent = "the same augmented chunks (consistent"
-    whose = consistent if plan.arguments.consistent else "other augmentations of the same chunks (inconsistent"
-    rows = {**_describe_store(plan), **_describe_training(plan, training, result)}
-    return "\n".join(
-        [
-            f"{_duration(store.manifest['audio']['hours'])} of audio, cut into {store.num_chunks:,} chunks of"
-            f" {store.augmentation.chunk_s:g} s. No labels were used: the student learned what the teachers say of"
-            f" {whose} ensemble distillation).",
-            "",
-            "### How it was distilled",
-            "",
-            "| | |",
-            "| --- | --- |",
-            *(f"| {name} | {text} |" for name, text in rows.items()),
-        ]
-    )
-
-
-def _describe_store(plan: Plan) -> dict[str, str]:
-    store, augmentation = plan.store, plan.store.augmentation
-    elsewhere = "zero" if plan.arguments.leftover == "zero" else "the rest of 1 in equal parts"
-    whose = "the very same for teachers and student" if plan.arguments.consistent else "not the one the teachers had"
-    return {
-        "Teachers": ", ".join(f"`{_teacher_name(teacher['name'])}`" for teacher in store.manifest["teachers"]),
-        "Targets": f"the teachers' mean probabilities: the {top_k_of(store.manifest)} highest, {elsewhere} elsewhere",
-        "Augmentation": f"circular shift of up to ±{augmentation.max_shift * augmentation.chunk_s:g} s, masks of up to"
-        f" {augmentation.max_time_mask} frames and {augmentation.max_freq_mask} mel bins, in {store.num_epochs}"
-        f" variants of each chunk; {whose}",
-    }
-
-
-def _describe_training(plan: Plan, training: TrainingArguments, result: "Distillation") -> dict[str, str]:
-    arguments = plan.arguments
+    store, arguments, augmentation = plan.store, plan.arguments, plan.store.augmentation
+    kind = "the same" if arguments.consistent else "other augmentations of the same"
+    consistent = "consistent" if arguments.consistent else "inconsistent"
+    hours = store.manifest["audio"]["hours"]
+    duration = f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
     batch = arguments.batch_size * training.gradient_accumulation_steps * training.world_size
     mixup = f", with mixup (α = {arguments.mixup:g})" if arguments.mixup else ""
     scheduler, optimiser = SchedulerType(training.lr_scheduler_type), OptimizerNames(training.optim)
     schedule = "cosine to a tenth" if is_default_schedule(training) else f"{scheduler.value} schedule"
     warmup = training.get_warmup_steps(result.steps) / result.steps
-    chosen = "best on held-out files" if plan.holds_out else "at the end"
     steps = ", ".join(f"{step:,}" for step in sorted(result.averaged))
-    return {
-        "Began as": plan.student.description,
+    chosen = "best on held-out files" if plan.holds_out else "at the end"
+    rows = {
+        "Teachers": ", ".join(f"`{_teacher_name(teacher['name'])}`" for teacher in store.manifest["teachers"]),
+        "Targets": f"the teachers' mean probabilities: the {top_k_of(store.manifest)} highest, zero elsewhere",
+        "Augmentation": f"circular shift of up to ±{augmentation.max_shift * augmentation.chunk_s:g} s, masks of up to"
+        f" {augmentation.max_time_mask} frames and {augmentation.max_freq_mask} mel bins, in {store.num_epochs}"
+        " variants of each chunk",
+        "Initial weights": plan.student.description,
         "Loss": f"binary cross-entropy{mixup}",
-        "Training": f"{result.steps:,} steps of {batch} chunks, out of {_counted(plan.split.training, plan.store)}",
+        "Training": f"{result.steps:,} steps of {batch} chunks, out of {_counted(plan.split.training, store)}",
         "Optimiser": f"{optimiser.value}, learning rate {training.learning_rate:g}, warm-up over {warmup:.0%} of the"
         f" steps, {schedule}, weight decay {training.weight_decay:g}",
-        "Weights": f"mean of the {len(result.averaged)} checkpoints {chosen} (steps {steps})"
-        if len(result.averaged) > 1
-        else f"those of step {steps}",
+        "Weights": f"mean of the {len(result.averaged)} checkpoints {chosen} (steps {steps})",
     }
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+    return (
+        f"{duration} of audio, cut into {store.num_chunks:,} chunks of {augmentation.chunk_s:g} s. No labels were used:"
+        f" the student learned the teachers' outputs for {kind} augmented chunks ({consistent} ensemble distillation)."
+        "\n\n### How it was distilled\n\n| | |\n| --- | --- |\n"
+        + "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+    )
 
 
 def _teacher_name(name: str) -> str:

@@ -1,14 +1,12 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Audio files → chunks, and a chunk's waveform, which is the same samples whenever and wherever it is read.
-
-What a chunk's waveform is depends on its file alone:
+"""Audio files → chunks, and the waveform of a chunk, which is bit-identical wherever and whenever it is read.
 
 - Uncompressed and FLAC files can be read from anywhere, so the chunk's own part is read and resampled, with 0.1 s on
-  both sides for the resampling filter. From the middle of an hour this takes no longer than from the start. It differs
-  from resampling the file as a whole in the last bit (up to 1.5e-7 of full scale).
-- Other formats (MP3, Ogg, what PyAV reads) give other samples after seeking than without, so they are decoded from the
-  start to the chunk. A reader that is asked for chunks in their order decodes a file once.
+  both sides for the resampling filter. It differs from resampling the whole file in the last bit (up to 1.5e-7 of full
+  scale).
+- Other formats (MP3, Ogg, those of PyAV) give other samples after seeking, so they are decoded from the start to the
+  chunk. A reader decodes a file once if its chunks are read in order.
 """
 
 import math
@@ -16,10 +14,10 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -35,6 +33,7 @@ from ...audio import (
     sound_file,
     walk_audio,
 )
+from ...messages import one_line
 from .store import Chunk
 
 MIN_SAMPLES = 2400  # 0.15 s, one patch
@@ -45,38 +44,26 @@ SEEKABLE_SUBTYPES = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 AudioSource = str | os.PathLike | Sequence[str | os.PathLike]
 
 
-@dataclass
-class AudioFiles:
+class AudioFiles(NamedTuple):
     """
-    What there is to cut.
+    Audio files to cut.
 
     Attributes:
         root: The folder that `paths` are relative to.
         paths: Files, with `/`, each once.
-        skipped: Files that cannot be used, and why.
+        skipped: Files that cannot be used, with the reason.
     """
 
     root: Path
     paths: list[str]
-    skipped: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str]
 
 
-@dataclass
-class Cut:
-    """
-    Files cut into chunks.
+class Cut(NamedTuple):
+    """Chunks in the order of files and time, and files that cannot be used, with the reason."""
 
-    Attributes:
-        chunks: In the order of files and time.
-        skipped: Files that cannot be used, and why.
-        num_files: Files that have chunks.
-        num_bytes: The disk space of these.
-    """
-
-    chunks: list[Chunk] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-    num_files: int = 0
-    num_bytes: int = 0
+    chunks: list[Chunk]
+    skipped: dict[str, str]
 
 
 def find_audio(audio: AudioSource) -> AudioFiles:
@@ -84,7 +71,7 @@ def find_audio(audio: AudioSource) -> AudioFiles:
     The audio files of a folder, or of a list of files and folders, in the order of the list and of names.
 
     Folders are searched recursively for the extensions of audio files; hidden entries are left out, links to folders
-    are followed. A listed file is taken whatever its extension.
+    are followed. Listed files may have any extension.
 
     Raises:
         ValueError: if there is none, or a single path does not exist.
@@ -100,7 +87,7 @@ def find_audio(audio: AudioSource) -> AudioFiles:
     if not files and not problems:
         raise ValueError(f"No audio files in {', '.join(map(describe, sources)) or 'an empty list'}.")
     root = os.path.commonpath([place if os.path.isdir(place) else os.path.dirname(place) for place in places])
-    found = AudioFiles(Path(root), [])
+    found = AudioFiles(Path(root), [], {})
     for file in files:
         path = Path(file).relative_to(root).as_posix()
         try:
@@ -115,31 +102,36 @@ def find_audio(audio: AudioSource) -> AudioFiles:
 
 
 def cut_files(
-    files: AudioFiles, chunk_samples: int, *, on_file: Callable[[str, str | None], object] | None = None
+    files: AudioFiles, chunk_samples: int, *, on_file: Callable[[str, str | None], object] = lambda path, reason: None
 ) -> Cut:
     """
     Cuts all files; those that cannot be read are skipped.
 
     Args:
-        on_file: Told of each file as it is done, with the reason if it is skipped.
+        on_file: Called with each file that is done, and the reason if it is skipped.
 
     Raises:
         ValueError: if no file can be used; with the reason of the first.
     """
-    cut = Cut(skipped=dict(files.skipped))
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # decoding lets go of Python's lock
+
+    def try_cut(path: str) -> list[Chunk] | str:
+        try:
+            return cut_file(files.root, path, chunk_samples)
+        except (AudioError, OSError) as error:
+            text = one_line(error)
+            return text.removeprefix(f"{describe(files.root / path)}: ").removeprefix(f"{describe(path)}: ")
+
+    cut = Cut([], dict(files.skipped))
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # decoding releases Python's lock
         for first in range(0, len(files.paths), 1024):  # the pool takes all that it is given at once
             paths = files.paths[first : first + 1024]
-            results = pool.map(lambda path: _try_cut(files.root, path, chunk_samples), paths)
-            for path, (chunks, num_bytes, reason) in zip(paths, results, strict=True):
-                if reason is not None:
-                    cut.skipped[path] = reason
+            for path, result in zip(paths, pool.map(try_cut, paths), strict=True):
+                reason = result if isinstance(result, str) else None
+                if isinstance(result, str):
+                    cut.skipped[path] = result
                 else:
-                    cut.chunks += chunks
-                    cut.num_files += 1
-                    cut.num_bytes += num_bytes
-                if on_file is not None:
-                    on_file(path, reason)
+                    cut.chunks.extend(result)
+                on_file(path, reason)
     if not cut.chunks:
         path, reason = next(iter(cut.skipped.items()))
         raise ValueError(f"None of {len(cut.skipped)} audio files can be used; the first, {path}: {reason}.")
@@ -237,21 +229,12 @@ def is_seekable(file: str | os.PathLike) -> bool:
                 and sound.channels <= MAX_ARRAY_CHANNELS
                 and sound.frames < UNKNOWN_FRAMES
             )
-    except (soundfile.SoundFileError, OSError):  # what is wrong with it, reading will tell
+    except (soundfile.SoundFileError, OSError):  # reading gives the reason
         return False
 
 
-def _try_cut(root: Path, path: str, chunk_samples: int) -> tuple[list[Chunk], int, str | None]:
-    """The chunks of a file and its bytes, or why it has none."""
-    try:
-        return cut_file(root, path, chunk_samples), os.stat(root / path).st_size, None
-    except (AudioError, OSError) as error:
-        text = " ".join(str(error).split())
-        return [], 0, text.removeprefix(f"{describe(root / path)}: ").removeprefix(f"{describe(path)}: ")
-
-
 def _pieces(file: Path, chunk_samples: int) -> Iterator[np.ndarray]:
-    """A file in pieces of `chunk_samples`, of which the last may be shorter; at least one, none of them empty."""
+    """A file in pieces of `chunk_samples`; the last may be shorter. At least one, and none is empty."""
     if not is_seekable(file):
         yield from _blocks(file, chunk_samples)
         return

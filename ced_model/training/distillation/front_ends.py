@@ -1,13 +1,14 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a teacher of transformers sees of a chunk under a seed, whatever its front end.
+"""The input of a teacher for a chunk under a seed, for each kind of front end.
 
 The masks of a seed are drawn for CED's log-mel. Models with that front end get exactly these. Models with another mel
 spectrogram get them by their bounds in seconds and hertz, filled with the mean of their own features. Models that read
 waveforms get none.
 """
 
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
@@ -54,7 +55,7 @@ class MelGrid(NamedTuple):
     mels_first: bool
 
 
-class FrontEnd(Protocol):
+class FrontEnd:
     """
     Makes the input of a model. It is picklable, so that the workers of a `DataLoader` can have it.
 
@@ -64,23 +65,27 @@ class FrontEnd(Protocol):
     """
 
     masks: str
-    needs_equal_lengths: bool
+    needs_equal_lengths = True  # models without an attention mask would take padding for audio
 
     def __call__(self, waveform: np.ndarray, seed: int, augmentation: Augmentation) -> Features:
         """The features of a chunk, as a batch of one."""
+        raise NotImplementedError
 
     def collate(self, features: list[Features]) -> Features:
         """One batch of several."""
+        return {name: torch.cat([feature[name] for feature in features]) for name in features[0]}
 
 
-class CedFrontEnd:
+@dataclass(frozen=True, eq=False)
+class CedFrontEnd(FrontEnd):
     """CED's log-mel, exactly as the student gets it; of clips of different lengths with an `attention_mask`."""
 
+    extractor: CedFeatureExtractor
     masks = "on the log-mel"
     needs_equal_lengths = False
 
-    def __init__(self, extractor: CedFeatureExtractor) -> None:
-        self.extractor = extractor
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CedFrontEnd)
 
     def __call__(self, waveform: np.ndarray, seed: int, augmentation: Augmentation) -> Features:
         return {"input_values": augmented_log_mel(waveform, seed, augmentation, self.extractor)[None]}
@@ -89,15 +94,13 @@ class CedFrontEnd:
         return collate_log_mels([feature["input_values"][0] for feature in features], self.extractor.padding_value)
 
 
-class SpectrogramFrontEnd:
-    """Another mel spectrogram, with the masks where they are in time and frequency."""
+@dataclass(frozen=True, eq=False)
+class SpectrogramFrontEnd(FrontEnd):
+    """Another mel spectrogram, with the masks at the same times and frequencies."""
 
+    extractor: FeatureExtractor
+    grid: MelGrid
     masks = "by their bounds in seconds and hertz, on the model's own spectrogram"
-    needs_equal_lengths = True  # padding of models without a mask would be heard as audio
-
-    def __init__(self, extractor: FeatureExtractor, grid: MelGrid) -> None:
-        self.extractor = extractor
-        self.grid = grid
 
     def __call__(self, waveform: np.ndarray, seed: int, augmentation: Augmentation) -> Features:
         shifted = shift_waveform(waveform, seed, augmentation)
@@ -107,37 +110,28 @@ class SpectrogramFrontEnd:
         features[name] = mask_spectrogram(features[name], region, self.grid, len(waveform) / SAMPLING_RATE)
         return features
 
-    def collate(self, features: list[Features]) -> Features:
-        return _concatenate(features)
 
+@dataclass(frozen=True)
+class WaveformFrontEnd(FrontEnd):
+    """A model that reads waveforms, or whose features are not known: shifted, but not masked."""
 
-class WaveformFrontEnd:
-    """A model that reads waveforms, or one whose features are not known: shifted like all, but not masked."""
-
+    extractor: FeatureExtractor = None  # without one, the features are `waveforms`
     masks = "none: shifted only"
-    needs_equal_lengths = True
-
-    def __init__(self, extractor: FeatureExtractor) -> None:
-        self.extractor = extractor
 
     def __call__(self, waveform: np.ndarray, seed: int, augmentation: Augmentation) -> Features:
-        return _extract(self.extractor, shift_waveform(waveform, seed, augmentation))
-
-    def collate(self, features: list[Features]) -> Features:
-        return _concatenate(features)
+        shifted = shift_waveform(waveform, seed, augmentation)
+        if self.extractor is None:
+            return {"waveforms": torch.from_numpy(shifted)[None]}
+        return _extract(self.extractor, shifted)
 
 
 def choose_front_end(extractor: FeatureExtractor) -> FrontEnd:
     """The front end that a model's feature extractor stands for."""
-    if isinstance(extractor, CedFeatureExtractor) and is_ced_front_end(extractor):
+    is_ced = isinstance(extractor, CedFeatureExtractor)
+    if is_ced and front_end_parameters(extractor) == front_end_parameters(CED_FRONT_END):
         return CedFrontEnd(extractor)
     grid = mel_grid(extractor)
     return WaveformFrontEnd(extractor) if grid is None else SpectrogramFrontEnd(extractor, grid)
-
-
-def is_ced_front_end(extractor: CedFeatureExtractor) -> bool:
-    """Whether it computes the log-mel of the published CED models."""
-    return front_end_parameters(extractor) == front_end_parameters(CED_FRONT_END)
 
 
 def front_end_parameters(extractor: CedFeatureExtractor) -> dict[str, Any]:
@@ -195,9 +189,8 @@ def mask_spectrogram(features: torch.Tensor, region: MaskRegion, grid: MelGrid, 
     masked = features.clone(memory_format=torch.contiguous_format)
     frames = masked[0].T if grid.mels_first else masked[0].view(-1, num_mels)  # a view of shape (frames, mels)
     times = grid.first_s + grid.frame_s * np.arange(len(frames))
-    is_whole = (
-        times + grid.first_s < duration_s + 1e-5
-    )  # to the end of its window, or where windows are padded its middle
+    # To the end of a frame's window, or where windows are padded its middle.
+    is_whole = times + grid.first_s < duration_s + 1e-5
     mean = float(np.mean(frames[torch.from_numpy(is_whole)].numpy(), dtype=np.float64))
     frames[torch.from_numpy((region.start_s <= times) & (times < region.stop_s))] = mean
     frames[:, torch.from_numpy((region.low_hz <= grid.mel_hz) & (grid.mel_hz < region.high_hz))] = mean
@@ -235,7 +228,3 @@ def _extract(extractor: FeatureExtractor, waveform: np.ndarray) -> Features:
         waveform = soxr.resample(waveform, SAMPLING_RATE, rate, quality="HQ")
     with one_thread():
         return dict(extractor(waveform, sampling_rate=rate, return_tensors="pt"))
-
-
-def _concatenate(features: list[Features]) -> Features:
-    return {name: torch.cat([feature[name] for feature in features]) for name in features[0]}

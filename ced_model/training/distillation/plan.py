@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What is trained on what, and the arguments that `Trainer` is given for it."""
+"""The data, the student and the `TrainingArguments` of a distillation."""
 
 import math
 import os
@@ -13,6 +13,7 @@ from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
+from ...messages import one_line
 from ..shared_trainer import loading_arguments
 from .inputs import Split, StoredRows
 from .options import DistillationArguments
@@ -30,11 +31,11 @@ LOG_STEPS = 50
 @dataclass(frozen=True)
 class Plan:
     """
-    What is trained on what, and how.
+    The data and the student of a distillation.
 
     Attributes:
         store: The chunks.
-        rows: What the teachers said of them.
+        rows: The teachers' outputs.
         audio_root: The folder that the chunks' paths are relative to.
         student: The model as it begins.
         split: Which chunks are trained on, and which are held out.
@@ -56,7 +57,7 @@ class Plan:
 
 
 def make_training_arguments(plan: Plan) -> TrainingArguments:
-    """What `Trainer` is told; raises a ValueError with one line if transformers refuses a field."""
+    """The arguments for `Trainer`; raises a ValueError of one line if transformers refuses a field."""
     arguments = plan.arguments
     strategy = "epoch" if arguments.save_steps is None else "steps"
     fields: dict[str, Any] = {
@@ -71,7 +72,7 @@ def make_training_arguments(plan: Plan) -> TrainingArguments:
         "warmup_steps": WARMUP,
         "weight_decay": WEIGHT_DECAY,
         "seed": arguments.seed,
-        "report_to": arguments.report_to,
+        "report_to": "none",
         "eval_strategy": strategy if plan.holds_out else "no",
         "save_strategy": strategy,
         # By default processes on a machine without a GPU would not know of each other.
@@ -90,14 +91,14 @@ def make_training_arguments(plan: Plan) -> TrainingArguments:
         for callback in get_reporting_integration_callbacks(training.report_to):
             callback()  # it looks for its package
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise ValueError(f"transformers cannot train like this: {' '.join(str(error).split())}") from error
+        raise ValueError(f"transformers cannot train like this: {one_line(error)}") from error
     if training.world_size != (launched := int(os.environ.get("WORLD_SIZE", "1"))):
         raise ValueError(f"{launched} processes were launched, but accelerate cannot join them here: run one process.")
     return training
 
 
 def is_default_schedule(training: TrainingArguments) -> bool:
-    """Whether the learning rate goes by a cosine to a tenth."""
+    """Whether the learning rate follows a cosine to a tenth."""
     kwargs = {"min_lr_rate": MIN_LR_RATE}
     return training.lr_scheduler_type == "cosine_with_min_lr" and training.lr_scheduler_kwargs == kwargs
 

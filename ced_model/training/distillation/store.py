@@ -1,14 +1,14 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The store: what the teachers said of each chunk in each epoch, 84 bytes before compression.
+"""The store: the teachers' outputs for each chunk in each epoch, 84 bytes before compression.
 
 A folder:
 
-    manifest.json       who taught what, and how: see `Store`
+    manifest.json       teachers, labels, augmentation, audio: see `Store`
     chunks.parquet      where each chunk is in the audio: path, start, num_samples, crc32
     shards/*.parquet    chunk, epoch, seed, values, indices: a shard holds one epoch of a range of chunks
 
-A shard comes into being whole or not at all, so that a run that was killed goes on with the shards that are missing.
+A shard appears in one step, so a run that was killed continues with the shards that are missing.
 
 The manifest has the checksum of `chunks.parquet`. Each shard carries its own, over its rows and the manifest's entries
 on teachers and inputs: processes on several machines make shards at the same time, and none changes the manifest.
@@ -17,11 +17,11 @@ on teachers and inputs: processes on several machines make shards at the same ti
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 FORMAT = "ced distillation store"
-FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)  # stores of version 1 have no checksums: only the ranges of their values are checked
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 CHUNKS = "chunks.parquet"
 SHARDS = "shards"
@@ -45,7 +44,7 @@ DEFAULT_SHARD_CHUNKS = 1024  # 60 to 80 kB
 MAX_CLASSES = 2**15  # an index is an int16
 MAX_SHARDS = 4_000_000  # twenty times those of two million clips in 120 epochs
 CHECKSUM = b"ced_checksum"  # its key in the metadata of a shard
-# What the manifest says that decides a shard's rows. Epochs may be added, and the audio may move.
+# The manifest's entries that decide a shard's rows. Epochs may be added, and the audio may move.
 IDENTITY = ("teachers", "labels", "augmentation", "front_end", "seed", "top_k", "shard_chunks", "chunks_checksum")
 
 CHUNKS_SCHEMA = pa.schema(
@@ -105,17 +104,15 @@ class Store:
 
     Attributes:
         path: Its folder.
-        manifest: What `manifest.json` says: the `teachers` and how masks were applied to each, `labels`,
+        manifest: The content of `manifest.json`: the `teachers` and how masks were applied to each, `labels`,
             `augmentation`, CED's `front_end`, the store's `seed`, `top_k`, `num_epochs`, `num_chunks`, `shard_chunks`,
             the `audio` with what was skipped, and `versions`.
         chunks: The table of chunks, whose columns are the fields of `Chunk`; the row is the chunk's number.
-        missing: The shards that are still to be made; none of a finished store.
     """
 
     path: Path
     manifest: dict[str, Any]
     chunks: pa.Table
-    missing: tuple[Shard, ...]
 
     @property
     def labels(self) -> list[str]:
@@ -147,15 +144,17 @@ class Store:
         return Chunk(*(self.chunks[name][index].as_py() for name in Chunk._fields))
 
     def shards(self) -> list[Shard]:
-        """All shards of the finished store, in their order."""
-        return list(plan_shards(self.num_epochs, self.num_chunks, self.manifest["shard_chunks"]))
+        """All shards, in their order."""
+        size, chunks = self.manifest["shard_chunks"], self.num_chunks
+        starts = range(0, chunks, size)
+        return [Shard(epoch, start, min(start + size, chunks)) for epoch in range(self.num_epochs) for start in starts]
 
     def dataset(self, **kwargs: Any) -> "Dataset":
         """
-        What the teachers said, as a `datasets.Dataset` that is mapped into memory.
+        The teachers' outputs, as a `datasets.Dataset` that is mapped into memory.
 
         Args:
-            kwargs: Passed on to `Dataset.from_parquet`, for example `keep_in_memory=True`.
+            kwargs: Passed to `Dataset.from_parquet`, for example `keep_in_memory=True`.
 
         Returns:
             The columns `chunk` (int32), `epoch` (int32), `seed` (int32), `values` (k × float16, falling) and `indices`
@@ -163,82 +162,53 @@ class Store:
         """
         from datasets import Dataset
 
-        files = [str(self.path / SHARDS / shard.file_name) for shard in self.shards() if shard not in set(self.missing)]
-        return Dataset.from_parquet(files, **kwargs)
+        return Dataset.from_parquet([str(self.path / SHARDS / shard.file_name) for shard in self.shards()], **kwargs)
 
 
-def open_store(path: str | os.PathLike, *, allow_unfinished: bool = False) -> Store:
+def open_store(path: str | os.PathLike) -> Store:
     """
-    A store with every shard checked: its checksum, its place in the store, and that it holds probabilities of classes.
-
-    Args:
-        allow_unfinished: Whether a store that is not complete may be opened; `Store.missing` has what it lacks.
+    Opens a store and verifies the checksum of every shard.
 
     Raises:
-        ValueError: if there is no store, if it is of another format, if a shard is corrupt (named), or if it is
-            unfinished (how many shards are there, and how to go on).
+        ValueError: if there is no store, if it has another format, if a shard is corrupt (named), or if the store is
+            unfinished (how many shards are there, and how to continue).
     """
     path = Path(path)
     manifest = read_manifest(path)
-    chunks = read_chunks(path, manifest)
-    missing = []
-    total = 0
-    for shard in plan_shards(manifest["num_epochs"], manifest["num_chunks"], manifest["shard_chunks"]):
-        total += 1
-        if not (path / SHARDS / shard.file_name).is_file():
-            missing.append(shard)
-            continue
-        read_shard(path, shard, manifest)
-    if missing and not allow_unfinished:
+    store = Store(path, manifest, read_chunks(path, manifest))
+    shards = store.shards()
+    missing = sum(not (path / SHARDS / shard.file_name).is_file() for shard in shards)
+    if missing:
         raise ValueError(
-            f"{path}: unfinished: {total - len(missing)} of {total} shards are there. Run the `ced distill teach` that"
-            " began it again: it makes the rest."
+            f"{path}: unfinished: {len(shards) - missing} of {len(shards)} shards are there. Run the `ced distill"
+            " teach` that began it again: it makes the rest."
         )
-    return Store(path, manifest, chunks, tuple(missing))
+    for shard in shards:
+        read_shard(path, shard, manifest)
+    return store
 
 
 def restore_probabilities(
-    values: torch.Tensor | np.ndarray,
-    indices: torch.Tensor | np.ndarray,
-    num_labels: int,
-    leftover: Literal["zero", "even"] = "zero",
+    values: torch.Tensor | np.ndarray, indices: torch.Tensor | np.ndarray, num_labels: int
 ) -> torch.Tensor:
     """
-    Stored values as probabilities of all classes.
+    Stored values as probabilities of all classes, zero for those that are not stored.
 
     Args:
         values: The highest probabilities, of shape `(batch, k)`.
         indices: Their classes, of shape `(batch, k)`.
-        leftover: What the other classes get: `"zero"`, or `"even"`: each its part of what the stored ones lack to a sum
-            of 1, for teachers whose probabilities sum to 1.
 
     Returns:
         float32 of shape `(batch, num_labels)`, on the device of `values`.
-
-    Raises:
-        ValueError: if `leftover` is neither, if shapes differ, or if an index is no class.
     """
     values = torch.as_tensor(values).float()
     indices = torch.as_tensor(indices, device=values.device).long()
-    if values.ndim != 2 or values.shape != indices.shape:
-        raise ValueError(
-            f"`values` and `indices` must both be of shape (batch, k), got {tuple(values.shape)} and"
-            f" {tuple(indices.shape)}."
-        )
-    if leftover not in ("zero", "even"):
-        raise ValueError(f'`leftover` must be "zero" or "even", got {leftover!r}.')
-    if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < num_labels:
-        raise ValueError(f"`indices` go from {indices.min()} to {indices.max()}, but there are {num_labels} classes.")
-    batch, k = values.shape
-    dense = values.new_zeros(batch, num_labels)
-    if leftover == "even" and num_labels > k:
-        dense += (1 - values.sum(dim=1, keepdim=True)).clamp(min=0) / (num_labels - k)
-    return dense.scatter_(1, indices, values)
+    return values.new_zeros(len(values), num_labels).scatter_(1, indices, values)
 
 
 def top_probabilities(probabilities: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """
-    What is stored of `(batch, classes)` probabilities: the highest `k`, falling; of equal ones the first class.
+    The highest `k` of `(batch, classes)` probabilities, falling; of equal ones the first class.
 
     Returns:
         float16 values and int16 indices, both of shape `(batch, k)`.
@@ -248,12 +218,6 @@ def top_probabilities(probabilities: np.ndarray, k: int) -> tuple[np.ndarray, np
 
 
 # The parts of a store
-
-
-def plan_shards(num_epochs: int, num_chunks: int, shard_chunks: int) -> Iterator[Shard]:
-    for epoch in range(num_epochs):
-        for start in range(0, num_chunks, shard_chunks):
-            yield Shard(epoch, start, min(start + shard_chunks, num_chunks))
 
 
 def top_k_of(manifest: Mapping[str, Any]) -> int:
@@ -267,16 +231,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(f"{path}: no store: there is no {MANIFEST}. `ced distill teach` makes a store.") from error
+        raise ValueError(f"{path}: not a store: it has no {MANIFEST}. `ced distill teach` makes a store.") from error
     except (ValueError, RecursionError, OSError) as error:
         raise ValueError(f"{file}: corrupt: {one_line(error).rstrip('.')}.") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"{file}: not the manifest of a distillation store.")
     version = manifest.get("format_version")
-    if version not in READABLE_VERSIONS:
+    if version != FORMAT_VERSION:
         raise ValueError(
-            f"{path}: a store of format version {one_line(version)}; this version of ced_model reads"
-            f" {' and '.join(map(str, READABLE_VERSIONS))}."
+            f"{path}: a store of format version {one_line(version)}; this version of ced_model reads {FORMAT_VERSION}."
         )
     wrong = _wrong_entry(manifest)
     if wrong is not None:
@@ -299,7 +262,7 @@ def _wrong_entry(manifest: Mapping[str, Any]) -> str | None:
         return "seed"
     if not isinstance(audio, dict) or not isinstance(audio.get("root"), str):
         return "audio"
-    if manifest["format_version"] > 1 and not isinstance(manifest.get("chunks_checksum"), str):
+    if not isinstance(manifest.get("chunks_checksum"), str):
         return "chunks_checksum"
     try:
         Augmentation.from_dict(manifest["augmentation"])
@@ -318,26 +281,16 @@ def read_chunks(path: Path, manifest: Mapping[str, Any]) -> pa.Table:
     file = path / CHUNKS
     try:
         content = file.read_bytes()
-        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
+    except OSError as error:
         raise ValueError(f"{file}: corrupt: {one_line(error).rstrip('.')}.") from error
-    if not table.schema.equals(CHUNKS_SCHEMA):
-        raise ValueError(f"{file}: corrupt: it has the columns {one_line(table.schema.names)}.")
-    if len(table) != manifest["num_chunks"]:
-        raise ValueError(f"{file}: corrupt: {len(table)} chunks, the manifest has {manifest['num_chunks']}.")
-    if manifest["format_version"] > 1 and _checksum(content) != manifest["chunks_checksum"]:
+    if _checksum(content) != manifest["chunks_checksum"]:
         raise ValueError(
             f"{file}: corrupt: its checksum is not the one in {MANIFEST}. Take both files from a copy of the store, or"
             " make a new store with `ced distill teach`."
         )
-    longest = Augmentation.from_dict(manifest["augmentation"]).chunk_samples
-    starts, lengths = (table[name].to_numpy() for name in ("start", "num_samples"))
-    if any(column.null_count for column in table.columns) or starts.min() < 0 or not 0 < lengths.min():
-        raise ValueError(f"{file}: corrupt: it has chunks without a path, or without samples.")
-    if lengths.max() > longest:
-        raise ValueError(
-            f"{file}: corrupt: a chunk has {lengths.max():,} samples; the store's have {longest:,} at most."
-        )
+    table = pq.read_table(pa.BufferReader(content))
+    if len(table) != manifest["num_chunks"]:
+        raise ValueError(f"{file}: corrupt: {len(table)} chunks, the manifest has {manifest['num_chunks']}.")
     return table
 
 
@@ -351,14 +304,18 @@ def write_chunks(path: Path, chunks: Iterable[Chunk]) -> str:
 
 def write_shard(path: Path, shard: Shard, rows: ShardRows, manifest: Mapping[str, Any]) -> None:
     """
-    Writes a shard of the store `path`, whole or not at all, with its checksum.
+    Writes a shard of the store `path` in one step, with its checksum.
 
     Raises:
-        ValueError: if the rows hold what no teacher may say: see `open_store`.
+        ValueError: if the rows do not hold probabilities, or classes that the store does not have.
     """
-    problem = _range_problem(rows, len(manifest["labels"]))
-    if problem is not None:
-        raise ValueError(f"{path / SHARDS / shard.file_name}: not written: {problem}.")
+    file = path / SHARDS / shard.file_name
+    for name, array, most in (
+        ("probabilities", rows.values, 1),
+        ("classes", rows.indices, len(manifest["labels"]) - 1),
+    ):
+        if not 0 <= array.min() <= array.max() <= most:  # NaN fails, too
+            raise ValueError(f"{file}: not written: {name} from {array.min():g} to {array.max():g}, not 0 to {most}.")
     k = rows.values.shape[1]
     table = pa.table(
         {
@@ -368,26 +325,33 @@ def write_shard(path: Path, shard: Shard, rows: ShardRows, manifest: Mapping[str
             "values": pa.FixedSizeListArray.from_arrays(pa.array(rows.values.ravel()), k),
             "indices": pa.FixedSizeListArray.from_arrays(pa.array(rows.indices.ravel()), k),
         },
-        schema=shard_schema(k).with_metadata({CHECKSUM: _rows_checksum(shard, rows, manifest)}),
+        schema=shard_schema(k),
     )
+    table = table.replace_schema_metadata({CHECKSUM: _shard_checksum(table, shard, manifest)})
     # The high bytes of float16 and int16 next to each other compress far better: 60 bytes a row for 72.
     encodings = {
         "chunk": "DELTA_BINARY_PACKED",
         "values.list.element": "BYTE_STREAM_SPLIT",
         "indices.list.element": "BYTE_STREAM_SPLIT",
     }
-    write_file(path / SHARDS / shard.file_name, _parquet_bytes(table, column_encoding=encodings, use_dictionary=False))
+    write_file(file, _parquet_bytes(table, column_encoding=encodings, use_dictionary=False))
 
 
 def read_shard(path: Path, shard: Shard, manifest: Mapping[str, Any]) -> ShardRows:
-    """The rows of a shard of the store `path`, checked as `open_store` says; raises its ValueError."""
+    """The rows of a shard of the store `path`; raises ValueError unless it is as it was written for this store."""
+    file = path / SHARDS / shard.file_name
     try:
-        return _read_rows(path / SHARDS / shard.file_name, shard, manifest)
-    except ValueError as error:
+        table = pq.read_table(file, page_checksum_verification=True)
+        problem = _shard_problem(table, shard, manifest)
+    except (OSError, pa.ArrowException) as error:
+        problem = one_line(error).rstrip(".")
+    if problem is not None:
         raise ValueError(
-            f"{path / SHARDS / shard.file_name}: corrupt shard: {error}. Run the `ced distill teach` that made"
-            " the store again: it makes this shard anew."
-        ) from error
+            f"{file}: corrupt shard: {problem}. Run the `ced distill teach` that made the store again: it makes this"
+            " shard anew."
+        )
+    values, indices = (table[name].combine_chunks().flatten().to_numpy() for name in ("values", "indices"))
+    return ShardRows(table["seed"].to_numpy(), values.reshape(len(table), -1), indices.reshape(len(table), -1))
 
 
 def shard_schema(k: int) -> pa.Schema:
@@ -402,69 +366,24 @@ def shard_schema(k: int) -> pa.Schema:
     )
 
 
-def find_damage(path: Path, shard: Shard, manifest: Mapping[str, Any]) -> str | None:
-    """What is wrong with a shard's file; None if nothing is."""
-    try:
-        _read_rows(path / SHARDS / shard.file_name, shard, manifest)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _read_rows(file: Path, shard: Shard, manifest: Mapping[str, Any]) -> ShardRows:
-    """The rows of a shard; raises ValueError with what is wrong with them."""
-    try:
-        table = pq.read_table(file, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(one_line(error).rstrip(".")) from error
+def _shard_problem(table: pa.Table, shard: Shard, manifest: Mapping[str, Any]) -> str | None:
     if not table.schema.equals(shard_schema(top_k_of(manifest))):
-        raise ValueError(
-            "its columns are " + one_line(", ".join(f"{field.name} {field.type}" for field in table.schema))
-        )
-    values, indices = (table[name].combine_chunks() for name in ("values", "indices"))
-    if any(column.null_count for column in (*table.columns, values.flatten(), indices.flatten())):
-        raise ValueError("it has empty cells")
-    if not np.array_equal(table["chunk"].to_numpy(), np.arange(shard.start, shard.stop)):
-        raise ValueError(f"it does not hold the chunks {shard.start} to {shard.stop - 1}")
-    if not (table["epoch"].to_numpy() == shard.epoch).all():
-        raise ValueError(f"it is not of epoch {shard.epoch}")
-    rows = ShardRows(
-        seeds=table["seed"].to_numpy(),
-        values=values.flatten().to_numpy().reshape(len(table), -1),
-        indices=indices.flatten().to_numpy().reshape(len(table), -1),
-    )
-    problem = _range_problem(rows, len(manifest["labels"]))
-    if problem is not None:
-        raise ValueError(problem)
+        return "its columns are " + one_line(", ".join(f"{field.name} {field.type}" for field in table.schema))
     checksum = (table.schema.metadata or {}).get(CHECKSUM)
-    if checksum is None and manifest["format_version"] > 1:
-        raise ValueError("it has no checksum: another program wrote it")
-    if checksum is not None and checksum.decode("ascii", "replace") != _rows_checksum(shard, rows, manifest):
-        raise ValueError("its checksum is not that of its rows in this store: it was changed, or is of another store")
-    return rows
-
-
-def _range_problem(rows: ShardRows, num_labels: int) -> str | None:
-    """What is wrong with rows that are not falling probabilities of different classes; None if nothing is."""
-    values, indices = rows.values.astype(np.float32), rows.indices
-    if not np.isfinite(values).all():
-        return "it holds probabilities that are not finite"
-    if values.min() < 0 or values.max() > 1:
-        return f"it holds probabilities from {values.min():g} to {values.max():g}"
-    if (np.diff(values, axis=1) > 0).any():
-        return "its probabilities do not fall"
-    if indices.min() < 0 or indices.max() >= num_labels:
-        return f"it holds classes from {indices.min()} to {indices.max()}, but there are {num_labels}"
-    if (np.diff(np.sort(indices, axis=1), axis=1) == 0).any():
-        return "it holds a class twice in a row"
+    if checksum is None:
+        return "it has no checksum: another program wrote it"
+    if checksum.decode("ascii", "replace") != _shard_checksum(table, shard, manifest):
+        return "its checksum is not that of its rows in this store: it was changed, or belongs to another store"
     return None
 
 
-def _rows_checksum(shard: Shard, rows: ShardRows, manifest: Mapping[str, Any]) -> str:
+def _shard_checksum(table: pa.Table, shard: Shard, manifest: Mapping[str, Any]) -> str:
     identity = [[manifest.get(name) for name in IDENTITY], shard]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-    for array, dtype in zip(rows, ("<i4", "<f2", "<i2"), strict=True):
-        digest.update(np.ascontiguousarray(array, dtype).tobytes())
+    for column in table.itercolumns():
+        values = column.combine_chunks()
+        flat = values.flatten() if pa.types.is_fixed_size_list(values.type) else values
+        digest.update(flat.to_numpy(zero_copy_only=False).tobytes())
     return f"sha256:{digest.hexdigest()}"
 
 

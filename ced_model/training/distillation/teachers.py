@@ -9,7 +9,6 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -18,28 +17,13 @@ import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, PreTrainedModel
 
-from ...bundled import resolve_model
-from ...engines.torch import ACTIVATIONS
+from ...engines.torch import activate
+from ...hub import MODEL_FILES, locate_model
 from ...labelled import MULTI_LABEL, SINGLE_LABEL
 from ...messages import one_line
-from .front_ends import CedFrontEnd, Features, FrontEnd, MaskRegion, choose_front_end
+from ...safetensors_index import has_safetensors
+from .front_ends import Features, FrontEnd, WaveformFrontEnd, choose_front_end
 from .store import MAX_CLASSES
-
-
-@dataclass
-class TeacherInputs:
-    """
-    What teachers are given of a batch of chunks.
-
-    Attributes:
-        waveforms: Shifted, float32 of shape `(batch, samples)` at 16 kHz; None if no teacher wants it.
-        masks: What is to be masked of each; None if no teacher wants it.
-        features: For each front end of the ensemble.
-    """
-
-    waveforms: np.ndarray | None = None
-    masks: list[MaskRegion] | None = None
-    features: list[Features] = field(default_factory=list)
 
 
 class Teacher(Protocol):
@@ -49,18 +33,18 @@ class Teacher(Protocol):
     Attributes:
         name: As the user gave it.
         labels: Its classes in their order.
-        front_end: What makes its features; None if it takes the waveform.
+        front_end: Makes its features.
     """
 
     name: str
     labels: list[str]
-    front_end: FrontEnd | None
+    front_end: FrontEnd
 
-    def probabilities(self, inputs: TeacherInputs, features: Features) -> np.ndarray:
-        """Of shape `(batch, classes)`, from the features of its front end, if it has one."""
+    def probabilities(self, features: Features) -> np.ndarray:
+        """Probabilities of shape `(batch, classes)`, from the features of its front end."""
 
     def describe(self) -> dict[str, Any]:
-        """For the manifest, with a `checksum` that tells whether it is still the same teacher."""
+        """For the manifest, with a `checksum` by which a changed teacher is noticed."""
 
 
 class ModelTeacher:
@@ -69,20 +53,19 @@ class ModelTeacher:
     def __init__(self, name: str, model: PreTrainedModel, front_end: FrontEnd, extractor_settings: dict) -> None:
         self.name = name
         self.model = model.eval()
-        self.front_end: FrontEnd | None = front_end
+        self.front_end = front_end
         self.labels = [str(label) for _, label in sorted((model.config.id2label or {}).items())]
         is_multi_label = model.config.problem_type == MULTI_LABEL  # transformers' classifiers often leave it out
         self.problem_type = MULTI_LABEL if is_multi_label else SINGLE_LABEL
         self._settings = extractor_settings
 
     @torch.inference_mode()
-    def probabilities(self, inputs: TeacherInputs, features: Features) -> np.ndarray:
+    def probabilities(self, features: Features) -> np.ndarray:
         device = self.model.device
         logits = self.model(**{name: tensor.to(device) for name, tensor in features.items()}).logits.float()
-        return ACTIVATIONS[self.problem_type](logits).cpu().numpy()
+        return activate(logits, self.problem_type).cpu().numpy()
 
     def describe(self) -> dict[str, Any]:
-        assert self.front_end is not None
         return {
             "name": self.name,
             "kind": "transformers",
@@ -95,31 +78,31 @@ class ModelTeacher:
 
 
 class CallableTeacher:
-    """A Python callable: `(waveforms)` or `(waveforms, masks=…)` → probabilities, with `labels`."""
+    """A Python callable with `labels`: waveforms, float32 of shape `(batch, samples)` at 16 kHz → probabilities."""
 
     def __init__(self, name: str, function: Callable[..., Any], source: str | None) -> None:
+        labels = getattr(function, "labels", None)
+        if isinstance(labels, str) or not isinstance(labels, Sequence) or not all(isinstance(x, str) for x in labels):
+            raise ValueError(
+                f"The teacher {name} must have `labels`, a list of the names of its classes, got {labels!r:.80}."
+            )
         self.name = name
-        self.front_end: FrontEnd | None = None
-        self.labels = _callable_labels(name, function)
-        self.takes_masks = _takes_masks(function)
+        self.labels = list(labels)
+        self.front_end: FrontEnd = WaveformFrontEnd()
         self._function = function
         self._source = source
 
-    def probabilities(self, inputs: TeacherInputs, features: Features) -> np.ndarray:
-        assert inputs.waveforms is not None
-        masks = {"masks": inputs.masks} if self.takes_masks else {}
-        result = self._function(inputs.waveforms.copy(), **masks)
+    def probabilities(self, features: Features) -> np.ndarray:
+        waveforms = features["waveforms"].numpy()
+        result = self._function(waveforms.copy())
         if isinstance(result, torch.Tensor):
             result = result.detach().float().cpu()
-        return _checked(self.name, np.asarray(result), (len(inputs.waveforms), len(self.labels)))
+        return _checked(self.name, np.asarray(result), (len(waveforms), len(self.labels)))
 
     def describe(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "kind": "callable",
-            "checksum": _file_checksum(self._source),
-            "masks": "given to the callable in seconds and hertz" if self.takes_masks else "none: shifted only",
-        }
+        # A checksum of the source; what else it depends on, such as weights, is not seen.
+        checksum = None if self._source is None else f"{zlib.crc32(Path(self._source).read_bytes()):08x}"
+        return {"name": self.name, "kind": "callable", "checksum": checksum, "masks": self.front_end.masks}
 
 
 class Ensemble:
@@ -127,11 +110,13 @@ class Ensemble:
     Teachers with the same labels; their probabilities are averaged.
 
     Attributes:
-        front_ends: What makes the teachers' features, each once.
+        front_ends: The front ends of the teachers. CED's and that of callables are shared.
+
+    Raises:
+        ValueError: if there is no teacher, or if their labels differ.
     """
 
     def __init__(self, teachers: Sequence[Teacher]) -> None:
-        """Raises ValueError if there is no teacher, or if their labels differ."""
         if not teachers:
             raise ValueError("No teacher: give at least one.")
         for teacher in teachers:
@@ -139,37 +124,24 @@ class Ensemble:
         self.teachers = list(teachers)
         self.labels = teachers[0].labels
         self.front_ends: list[FrontEnd] = []
-        self._places = [self._add(teacher.front_end) for teacher in teachers]
-
-    @property
-    def wants_waveforms(self) -> bool:
-        return any(teacher.front_end is None for teacher in self.teachers)
+        self._places: list[int] = []
+        for teacher in teachers:
+            if teacher.front_end not in self.front_ends:
+                self.front_ends.append(teacher.front_end)
+            self._places.append(self.front_ends.index(teacher.front_end))
 
     @property
     def needs_equal_lengths(self) -> bool:
         """Whether a batch must consist of chunks of one length."""
-        return self.wants_waveforms or any(front_end.needs_equal_lengths for front_end in self.front_ends)
+        return any(front_end.needs_equal_lengths for front_end in self.front_ends)
 
-    def probabilities(self, inputs: TeacherInputs) -> np.ndarray:
-        """The mean of the teachers' probabilities, float64 of shape `(batch, classes)`."""
-        each = [
-            teacher.probabilities(inputs, {} if place is None else inputs.features[place])
-            for teacher, place in zip(self.teachers, self._places, strict=True)
-        ]
+    def probabilities(self, features: Sequence[Features]) -> np.ndarray:
+        """The mean of the teachers' probabilities, float64 of shape `(batch, classes)`; features by front end."""
+        each = [t.probabilities(features[place]) for t, place in zip(self.teachers, self._places, strict=True)]
         return np.asarray(np.mean(each, axis=0, dtype=np.float64))
 
     def describe(self) -> list[dict[str, Any]]:
         return [teacher.describe() for teacher in self.teachers]
-
-    def _add(self, front_end: FrontEnd | None) -> int | None:
-        """The place of a front end in `front_ends`. All of CED's are one."""
-        if front_end is None:
-            return None
-        for place, known in enumerate(self.front_ends):
-            if isinstance(front_end, CedFrontEnd) and isinstance(known, CedFrontEnd):
-                return place
-        self.front_ends.append(front_end)
-        return len(self.front_ends) - 1
 
 
 TeacherSource = str | os.PathLike | Callable[..., Any]
@@ -185,7 +157,7 @@ def load_teachers(sources: Sequence[TeacherSource], device: str | torch.device =
         device: Where transformers' models run; callables choose by themselves.
 
     Raises:
-        ValueError: if one cannot be loaded, is no classifier, or has other labels than the first; the message names it.
+        ValueError: if one cannot be loaded, is not a classifier, or has other labels than the first. It is named.
     """
     if isinstance(sources, str | os.PathLike):
         raise ValueError(f"Teachers are a list, got {os.fspath(sources)!r}.")
@@ -199,23 +171,29 @@ def load_teacher(source: TeacherSource, device: str | torch.device = "cpu") -> T
     name = os.fspath(source)
     if ":" in name and not os.path.exists(name):
         return _load_callable(name)
-    return _load_model(resolve_model(os.path.expanduser(name)), name, device)
+    return _load_model(name, device)
 
 
 # Models
 
 
-def _load_model(source: str, name: str, device: str | torch.device) -> ModelTeacher:
+def _load_model(name: str, device: str | torch.device) -> ModelTeacher:
+    try:
+        source = locate_model(name)
+        if not has_safetensors(source):
+            source = locate_model(name, patterns=(*MODEL_FILES, "pytorch_model*"))
+    except OSError as error:
+        reason = one_line(error).rstrip(".")
+        raise ValueError(
+            f"The teacher {name} cannot be loaded: {reason}; or give a callable as path/to/file.py:attribute"
+        ) from error
     try:
         model, report = AutoModelForAudioClassification.from_pretrained(
             source, dtype=torch.float32, output_loading_info=True
         )
         extractor = AutoFeatureExtractor.from_pretrained(source)
-    except Exception as error:  # safetensors, json, torch and the Hub's client all have their own
-        reason = one_line(error)
-        if isinstance(error, OSError) and not os.path.isdir(source):  # no such repository, or no way to it
-            reason = reason.rstrip(".") + "; or give a local folder, or a callable as path/to/file.py:attribute"
-        raise ValueError(f"The teacher {name} cannot be loaded: {reason}") from error
+    except Exception as error:  # safetensors, json and torch all have their own
+        raise ValueError(f"The teacher {name} cannot be loaded: {one_line(error)}") from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ValueError(
@@ -223,7 +201,7 @@ def _load_model(source: str, name: str, device: str | torch.device) -> ModelTeac
             " a trained audio classifier."
         )
     if model.config.problem_type == "regression":
-        raise ValueError(f"The teacher {name} is a regression model: its outputs are no probabilities.")
+        raise ValueError(f"The teacher {name} is a regression model: its outputs are not probabilities.")
     settings = json.loads(extractor.to_json_string())
     return ModelTeacher(name, model.to(device), choose_front_end(extractor), settings)
 
@@ -282,27 +260,6 @@ def _load_file(place: str) -> ModuleType:
     return module
 
 
-def _callable_labels(name: str, function: Callable[..., Any]) -> list[str]:
-    labels = getattr(function, "labels", None)
-    if isinstance(labels, str) or not isinstance(labels, Sequence) or not all(isinstance(x, str) for x in labels):
-        raise ValueError(
-            f"The teacher {name} must have `labels`, a list of the names of its classes, got {labels!r:.80}."
-        )
-    return list(labels)
-
-
-def _takes_masks(function: Callable[..., Any]) -> bool:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some built-in callables have none
-        return False
-    return any(
-        (parameter.name == "masks" and parameter.kind is not parameter.POSITIONAL_ONLY)
-        or parameter.kind is parameter.VAR_KEYWORD
-        for parameter in parameters
-    )
-
-
 def _checked(name: str, probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Raises ValueError unless it is finite probabilities of that shape."""
     if probabilities.shape != shape:
@@ -314,15 +271,10 @@ def _checked(name: str, probabilities: np.ndarray, shape: tuple[int, int]) -> np
     low, high = float(probabilities.min()), float(probabilities.max())
     if not (low >= -1e-4 and high <= 1 + 1e-4):  # not a number fails, too
         raise ValueError(
-            f"The teacher {name} returned values from {low:.3g} to {high:.3g}, which are no probabilities: apply a"
+            f"The teacher {name} returned values from {low:.3g} to {high:.3g}, which are not probabilities: apply a"
             " sigmoid or a softmax to logits."
         )
     return probabilities.clip(0, 1)
-
-
-def _file_checksum(path: str | None) -> str | None:
-    """Of a callable's source; what else it depends on, such as weights, is not seen."""
-    return None if path is None else f"{zlib.crc32(Path(path).read_bytes()):08x}"
 
 
 # Ensembles

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Teaching: audio and teachers → a store. Spread by `accelerate launch`, and continued where it was stopped."""
+"""Teaching: audio and teachers → a store, in one process or under `accelerate launch`; an interrupted run continues."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from datetime import timedelta
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,61 +22,50 @@ import ced_model
 from ...audio import SAMPLING_RATE, AudioError, describe
 from ...engines.torch import check_device
 from ...messages import OptionError
-from .augmentation import Augmentation, sample_seed, shift_waveform
+from .augmentation import Augmentation, sample_seed
 from .chunks import AudioFiles, AudioSource, ChunkReader, cut_files, find_audio
-from .front_ends import CED_FRONT_END, front_end_parameters, mask_region
+from .front_ends import CED_FRONT_END, Features, front_end_parameters
 from .store import (
     CHUNKS,
     DEFAULT_SHARD_CHUNKS,
-    FORMAT,
-    FORMAT_VERSION,
     MANIFEST,
     SHARDS,
     Shard,
     ShardRows,
     Store,
-    find_damage,
     open_store,
     read_chunks,
     read_manifest,
+    read_shard,
     top_k_of,
     top_probabilities,
     write_chunks,
     write_manifest,
     write_shard,
 )
-from .teachers import Ensemble, TeacherInputs, TeacherSource, describe_label_difference, load_teachers
+from .teachers import Ensemble, TeacherSource, describe_label_difference, load_teachers
 
 WAIT = timedelta(days=365)  # for the slowest process; the default of half an hour is soon over
 MAX_NAMED = 3  # files in a message
 
 
-class TeachingProgress(Protocol):
-    """Told how far the work of this process is."""
+class TeachingProgress:
+    """How far the work of this process is. Override what is to be shown."""
 
     def found(self, num_files: int) -> None:
-        """So many files are to be cut into chunks."""
-        return None
+        """`num_files` are to be cut into chunks."""
 
     def cut(self, path: str, reason: str | None) -> None:
         """A file is cut, or skipped for a reason."""
-        return None
 
     def planned(self, num_inputs: int, num_done: int) -> None:
-        """So many inputs (a chunk in an epoch) are this process's part, and so many of these are there already."""
-        return None
+        """This process has `num_inputs` (a chunk in an epoch) to teach, of which `num_done` are there already."""
 
-    def damaged(self, file: Path, problem: str) -> None:
+    def damaged(self, problem: str) -> None:
         """A shard is corrupt, and will be made anew."""
-        return None
 
     def taught(self, num_inputs: int, audio_s: float) -> None:
-        """So many more inputs are done."""
-        return None
-
-
-class Unwatched(TeachingProgress):
-    """Tells nobody."""
+        """`num_inputs` more are done."""
 
 
 def teach(
@@ -95,24 +84,25 @@ def teach(
     progress: TeachingProgress | None = None,
 ) -> Store:
     """
-    Stores what teachers say of audio under seeded augmentation, without labels (paper, section 2).
+    Stores the outputs of teachers for audio under seeded augmentation, without labels (paper, section 2).
 
-    Called again with the same arguments, it goes on where it was stopped; more `epochs` than before are added. Under
-    `accelerate launch` the processes, which may be on several machines with a shared folder, divide the shards.
+    Called again with the same arguments, it continues; more `epochs` than before are added. Under `accelerate launch`
+    the processes, which may run on several machines with a shared folder, divide the shards.
 
     Args:
-        audio: A folder, or a list of files and folders. What cannot be read is skipped, and listed in the manifest.
+        audio: A folder, or a list of files and folders. Files that cannot be read are skipped, and listed in the
+            manifest.
         teachers: Model folders, ids of Hub repositories, or callables: see `load_teachers`.
         output: The folder of the store.
-        epochs: Times that each chunk is heard, each under an augmentation of its own.
+        epochs: How often each chunk is taught, each time under another augmentation.
         augmentation: By default that of the paper.
-        top_k: Highest probabilities that are stored.
-        seed: Of the store; with the numbers of a chunk and an epoch it gives the seed of their augmentation.
-        batch_size: Chunks that teachers hear at once.
-        device: Where transformers' models run; by default a GPU if there is one, under `accelerate launch` its own.
+        top_k: How many of the highest probabilities are stored.
+        seed: The seed of the store; with the numbers of a chunk and an epoch it gives the seed of their augmentation.
+        batch_size: Chunks per call of a teacher.
+        device: Device of transformers' models; by default a GPU if there is one, under `accelerate launch` one each.
         num_workers: Processes that prepare inputs; by default 4 for a GPU and none for a CPU, which they would share.
         shard_chunks: Chunks in a shard, the most that a process loses when it is killed.
-        progress: Told how far it is.
+        progress: Called with the progress.
 
     Raises:
         ValueError: if an argument, a teacher or all audio cannot be used, or if `output` is another store (the message
@@ -120,9 +110,12 @@ def teach(
         AudioError: if audio was changed or removed since the store was begun.
         OSError: if the disk is full; what is stored so far remains, and can be continued.
     """
-    output, progress = Path(output), progress or Unwatched()
+    output, progress = Path(output), progress or TeachingProgress()
     augmentation = augmentation or Augmentation()
-    _check_counts(epochs=epochs, top_k=top_k, batch_size=batch_size, shard_chunks=shard_chunks)
+    counts = {"epochs": epochs, "top_k": top_k, "batch_size": batch_size, "shard_chunks": shard_chunks}
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise OptionError(name, count, "a whole number from 1")
     sample_seed(seed, 0, 0)
     if device is not None:
         check_device(device)
@@ -150,7 +143,7 @@ def teach(
             _begin_store(output, wanted | {"shard_chunks": shard_chunks}, files, augmentation, progress)
     state.wait_for_everyone()
     manifest = read_manifest(output)
-    store = Store(output, manifest, read_chunks(output, manifest), ())
+    store = Store(output, manifest, read_chunks(output, manifest))
     own = store.shards()[state.process_index :: state.num_processes]
     workers = num_workers if num_workers is not None else 0 if target.type == "cpu" else 4
     _teach_shards(store, own, ensemble, batch_size, workers, progress)
@@ -167,16 +160,10 @@ def overhead(store: Store) -> tuple[int, float]:
 # Beginning and continuing
 
 
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise OptionError(name, count, "a whole number from 1")
-
-
 def _join_processes(device: torch.device | None) -> PartialState:
-    """What `accelerate launch` or `torchrun` started, if they did."""
+    """The processes of `accelerate launch` or `torchrun`, or this one."""
     on_cpu = device is not None and device.type == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
-    # By default processes on a machine without a GPU would not know of each other, and all do all of the work.
+    # By default processes on a machine without a GPU are not joined, and each does all of the work.
     state = PartialState(cpu=on_cpu or not torch.accelerator.is_available(), timeout=WAIT)
     if state.num_processes != int(os.environ.get("WORLD_SIZE", state.num_processes)):
         raise ValueError(
@@ -204,17 +191,15 @@ def _begin_store(
     cut = cut_files(files, augmentation.chunk_samples, on_file=progress.cut)
     _check_unbegun(output)  # after what takes long
     (output / SHARDS).mkdir(parents=True, exist_ok=True)
-    chunks_checksum = write_chunks(output, cut.chunks)
+    used = {chunk.path for chunk in cut.chunks}
     manifest = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
         **wanted,
         "num_chunks": len(cut.chunks),
-        "chunks_checksum": chunks_checksum,
+        "chunks_checksum": write_chunks(output, cut.chunks),
         "audio": {
             "root": str(files.root),
-            "num_files": cut.num_files,
-            "bytes": cut.num_bytes,
+            "num_files": len(used),
+            "bytes": sum(os.path.getsize(files.root / path) for path in used),
             "hours": round(sum(chunk.num_samples for chunk in cut.chunks) / SAMPLING_RATE / 3600, 6),
             "num_skipped": len(cut.skipped),
             "skipped": [{"path": path, "reason": reason} for path, reason in cut.skipped.items()],
@@ -222,7 +207,7 @@ def _begin_store(
         "versions": _versions(),
     }
     try:
-        write_manifest(output, manifest, replace=False)  # last, since it says that the rest is there
+        write_manifest(output, manifest, replace=False)  # last: it marks the rest as complete
     except FileExistsError:
         _check_unbegun(output)
         raise
@@ -253,13 +238,11 @@ def _continue_store(output: Path, wanted: dict[str, Any], files: AudioFiles) -> 
 
 
 def _difference(manifest: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    for name in ("augmentation", "front_end"):
-        for key, value in wanted[name].items():
-            if manifest[name].get(key) != value:
-                return f"its `{key}` is {manifest[name].get(key)}, not {value}"
-    for name in ("seed", "top_k"):
-        if manifest[name] != wanted[name]:
-            return f"its `{name}` is {manifest[name]}, not {wanted[name]}"
+    flat = [{**each["augmentation"], **each["front_end"], **each} for each in (manifest, wanted)]
+    for name in (*wanted["augmentation"], *wanted["front_end"], "seed", "top_k"):
+        old, new = (each.get(name) for each in flat)
+        if old != new:
+            return f"its `{name}` is {old}, not {new}"
     if manifest["num_epochs"] > wanted["num_epochs"]:
         return f"it has {manifest['num_epochs']} epochs, not {wanted['num_epochs']}; there may only be more"
     labels = describe_label_difference(manifest["labels"], wanted["labels"], "the store", "the teachers")
@@ -268,7 +251,8 @@ def _difference(manifest: Mapping[str, Any], wanted: Mapping[str, Any]) -> str |
 
 def _teacher_difference(stored: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> str | None:
     if len(stored) != len(wanted):
-        return f"its teachers are {_names(stored)}, not {_names(wanted)}"
+        before, now = (" and ".join(teacher["name"] for teacher in teachers) for teachers in (stored, wanted))
+        return f"its teachers are {before}, not {now}"
     for old, new in zip(stored, wanted, strict=True):
         for key in new.keys() | old.keys():
             if key != "name" and old.get(key) != new.get(key):  # a teacher may move, but not change
@@ -277,17 +261,11 @@ def _teacher_difference(stored: list[dict[str, Any]], wanted: list[dict[str, Any
     return None
 
 
-def _names(teachers: list[dict[str, Any]]) -> str:
-    return " and ".join(teacher["name"] for teacher in teachers)
-
-
 def _file_difference(manifest: Mapping[str, Any], cut: list[str], files: AudioFiles) -> str | None:
     known = {*cut, *(entry["path"] for entry in manifest["audio"]["skipped"])}
     found = {*files.paths, *files.skipped}
-    gone, new = sorted(known - found), sorted(found - known)
-    parts = [f"audio files are gone: {_some(gone)}"] if gone else []
-    parts += [f"audio files are new: {_some(new)}"] if new else []
-    return "; ".join(parts) or None
+    changes = {"gone": sorted(known - found), "new": sorted(found - known)}
+    return "; ".join(f"audio files are {how}: {_some(paths)}" for how, paths in changes.items() if paths) or None
 
 
 def _some(paths: list[str]) -> str:
@@ -304,36 +282,29 @@ def _versions() -> dict[str, str]:
 
 
 class Batch(NamedTuple):
-    """Chunks of a shard that are heard at once."""
+    """Chunks of a shard that are computed together."""
 
     shard: Shard
     chunks: list[int]
 
 
 class TeachingInputs(Dataset):
-    """Batches → what the teachers are given, or the error that there was; made in the workers of a `DataLoader`."""
+    """Batches → the features of each front end, or the error that there was; made in the workers of a `DataLoader`."""
 
     def __init__(self, store: Store, ensemble: Ensemble) -> None:
         self.store = store
         self.augmentation = store.augmentation
         self.front_ends = ensemble.front_ends  # without the models
-        self.wants_waveforms = ensemble.wants_waveforms
         self.reader = ChunkReader(store.audio_root, store.augmentation.chunk_samples)
 
-    def __getitem__(self, batch: Batch) -> tuple[Batch, TeacherInputs | AudioError]:
+    def __getitem__(self, batch: Batch) -> tuple[Batch, list[Features] | AudioError]:
         try:
             waveforms = [self.reader.read(self.store.chunk(chunk)) for chunk in batch.chunks]
         except AudioError as error:  # raised here, its message would become a worker's stack trace
             return batch, error
         seeds = [sample_seed(self.store.seed, chunk, batch.shard.epoch) for chunk in batch.chunks]
         pairs = list(zip(waveforms, seeds, strict=True))
-        inputs = TeacherInputs()
-        for front_end in self.front_ends:
-            inputs.features.append(front_end.collate([front_end(*pair, self.augmentation) for pair in pairs]))
-        if self.wants_waveforms:
-            inputs.waveforms = np.stack([shift_waveform(*pair, self.augmentation) for pair in pairs])
-            inputs.masks = [mask_region(seed, self.augmentation, len(waveform)) for waveform, seed in pairs]
-        return batch, inputs
+        return batch, [each.collate([each(*pair, self.augmentation) for pair in pairs]) for each in self.front_ends]
 
 
 def _teach_shards(
@@ -374,14 +345,15 @@ def _as_it_is(result: Any) -> Any:
 
 
 def _waiting(store: Store, shards: Sequence[Shard], progress: TeachingProgress) -> Iterator[Shard]:
-    """Those of `shards` that are not there, or corrupt."""
+    """The `shards` that are missing or corrupt."""
     for shard in shards:
-        file = store.path / SHARDS / shard.file_name
-        problem = find_damage(store.path, shard, store.manifest) if file.exists() else None
-        if problem is not None:
-            progress.damaged(file, problem)
-        if problem is not None or not file.exists():
-            yield shard
+        if (store.path / SHARDS / shard.file_name).exists():
+            try:
+                read_shard(store.path, shard, store.manifest)
+                continue
+            except ValueError as error:
+                progress.damaged(str(error))
+        yield shard
 
 
 def plan_batches(shard: Shard, num_samples: np.ndarray, batch_size: int, equal_lengths: bool) -> list[Batch]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from huggingface_hub import ModelCard
 from safetensors import SafetensorError
@@ -21,16 +20,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ...audio import SAMPLING_RATE
 from ...configuration_ced import CedConfig
 from ...messages import one_line
 from ...modeling_ced import CedForAudioClassification
 from ...pretrained import check_output, new_model_folder, save_model_folder
 from ..run_folder import FREE_ARGUMENTS, checkpoint_path, last_checkpoint, open_run, run_folder_of
-from ..shared_trainer import CedTrainer, EpochCallback, one_line_errors
+from ..shared_trainer import CedTrainer, EpochSampler, one_line_errors
 from .card import METRIC_NAMES, make_card
 from .checkpoints import KeepBest, average_checkpoints, choose_checkpoints
-from .inputs import DistillationDataset, EpochSampler, StoredRows, collate, set_input_statistics, split_by_file
+from .inputs import DistillationDataset, StoredRows, collate, set_input_statistics, split_by_file
 from .options import DistillationArguments
 from .plan import Plan, make_training_arguments
 from .store import Store, open_store
@@ -41,8 +39,6 @@ logger = logging.getLogger(__name__)
 STATISTICS_CHUNKS = 256  # from which the input statistics of a student without weights are computed
 TAG_THRESHOLD = 0.5  # probability from which on a class is a tag of the teachers
 LOWER_THE_RATE = "lower the learning rate, or make the warm-up longer."
-LONG_FILE_S = 600
-SEEKABLE_EXTENSIONS = (".wav", ".wave", ".flac", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64")
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Distillation:
     A student that was trained.
 
     Attributes:
-        folder: It loads like any model; its `README.md` tells how it was made.
+        folder: The model folder; its `README.md` describes how it was made.
         parameters: Number of weights.
         steps: Optimiser steps.
         averaged: The steps whose checkpoints were averaged, the best first.
@@ -74,19 +70,18 @@ def distill(
     audio: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    allow_unfinished: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     say: Callable[[str], object] = logger.info,
 ) -> Distillation:
     """
-    Trains a student on what teachers said, and writes it as a model folder.
+    Trains a student on the teachers' outputs, and writes it as a model folder.
 
     Checkpoints and logs go to `output` with `.training` behind its name; the folder itself appears in one piece at the
     end. Under `accelerate launch` or `torchrun` all processes call this, and the first one writes.
 
     Args:
         store (`str` or `os.PathLike`):
-            What `ced distill teach` made.
+            A store, made by `ced distill teach`.
         student (`str`, `os.PathLike`, `CedConfig` or `CedForAudioClassification`):
             `"tiny"`, `"mini"`, `"small"` or `"base"`, a `config.json`, a model folder or a Hub id, see `load_student`.
         output (`str` or `os.PathLike`):
@@ -94,18 +89,16 @@ def distill(
         arguments (`DistillationArguments`, *optional*):
             How to train.
         audio (`str` or `os.PathLike`, *optional*):
-            The folder that the audio is in now; by default where it was when it was taught.
+            The folder with the audio; by default where it was when it was taught.
         resume (`bool`, *optional*, defaults to `False`):
-            Whether to go on from the last complete checkpoint, or begin if there is none.
+            Whether to continue from the last complete checkpoint, or begin if there is none.
         overwrite (`bool`, *optional*, defaults to `False`):
             Whether to replace a model folder at `output`, and to discard the checkpoints of an earlier run.
-        allow_unfinished (`bool`, *optional*, defaults to `False`):
-            Whether to train on a store that is not complete, with what it has.
         callbacks (`Sequence[TrainerCallback]`, *optional*):
-            Further callbacks of the `Trainer`; a [`~transformers.ProgressCallback`] takes the place of its own.
+            Further callbacks of the `Trainer`; a [`~transformers.ProgressCallback`] replaces its own.
         say (`Callable[[str], object]`, *optional*):
-            Called with lines that tell what is trained on what, and what was changed or left out for it; by default
-            they are logged.
+            Called with lines about the data, the student, and what was changed or left out; by default they are
+            logged.
 
     Returns:
         [`Distillation`]: what was written.
@@ -116,7 +109,7 @@ def distill(
     """
     target = Path(output).absolute()
     folder = run_folder_of(target)
-    plan = make_plan(store, student, folder, arguments or DistillationArguments(), audio, allow_unfinished)
+    plan = make_plan(store, student, folder, arguments or DistillationArguments(), audio)
     config = plan.student.model.config.to_dict()  # Trainer adds to that of the model
     training = make_training_arguments(plan)
     may_replace = overwrite or (resume and folder.is_dir())
@@ -159,26 +152,15 @@ def make_plan(
     folder: Path,
     arguments: DistillationArguments,
     audio: str | os.PathLike[str] | None = None,
-    allow_unfinished: bool = False,
 ) -> Plan:
     """Opens the store and loads the student; raises a ValueError if they do not fit. See [`distill`]."""
-    opened = open_store(store, allow_unfinished=True)
-    if opened.missing and not allow_unfinished:
-        total = len(opened.shards())
-        raise ValueError(
-            f"{store}: unfinished: {total - len(opened.missing)} of {total} shards are there. Run the `ced distill"
-            " teach` that began it again, or allow an unfinished store to train on what is there."
-        )
-    rows = StoredRows(opened)
-    split = split_by_file(opened, rows, arguments.held_out)
-    if not len(split.training):
-        raise ValueError(f"{store}: nothing to train on yet: no shard is there.")
+    opened = open_store(store)
     return Plan(
         store=opened,
-        rows=rows,
+        rows=StoredRows(opened),
         audio_root=opened.audio_root if audio is None else Path(audio),
         student=load_student(student, opened, arguments.seed),
-        split=split,
+        split=split_by_file(opened, arguments.held_out),
         arguments=arguments,
         folder=folder,
     )
@@ -198,7 +180,7 @@ def check_audio(store: Store, root: Path) -> None:
 
 
 def describe_plan(plan: Plan, checkpoint: Path | None) -> list[str]:
-    """What is trained on what, from which checkpoint on, and what is odd about it; each one line."""
+    """The student, the data, the checkpoint and notes, one line each."""
     store, (training, held_out) = plan.store, plan.split
     parameters = plan.student.model.num_parameters()
     notes = [
@@ -207,21 +189,9 @@ def describe_plan(plan: Plan, checkpoint: Path | None) -> list[str]:
         *plan.student.notes,
     ]
     if checkpoint is not None:
-        notes.append(f"going on from {checkpoint.name}")
-    if store.missing:
-        untaught = store.num_chunks - len(plan.split.training) - len(plan.split.held_out)
-        lack = f", and {untaught} of {store.num_chunks} chunks are in none" if untaught else ""
-        notes.append(f"the store is unfinished: {len(store.missing)} of {len(store.shards())} shards lack{lack}")
+        notes.append(f"continuing from {checkpoint.name}")
     if plan.arguments.held_out and not plan.holds_out:
         notes.append("no files are held out: all chunks are of one file. The last checkpoints are averaged.")
-    is_long = pc.greater_equal(store.chunks["start"], LONG_FILE_S * SAMPLING_RATE)
-    files = store.chunks["path"].filter(is_long).unique().to_pylist()
-    slow = [path for path in files if not path.lower().endswith(SEEKABLE_EXTENSIONS)]
-    if slow:
-        notes.append(
-            f"{len(slow)} files such as {slow[0]} are longer than {LONG_FILE_S // 60} minutes and cannot be read from"
-            " the middle, so each of their chunks is decoded from the start: teach with FLAC or WAV files instead"
-        )
     return notes
 
 
@@ -232,8 +202,7 @@ def describe_run(
     manifest = plan.store.manifest
     arguments = asdict(plan.arguments)
     further = arguments.pop("training")
-    for name in ("workers", "report_to"):  # these change no weights
-        del arguments[name]
+    del arguments["workers"]  # it changes no weights
     return {
         "student": str(student) if isinstance(student, str | os.PathLike) else plan.student.model.config.to_diff_dict(),
         "processes": training.world_size,
@@ -250,20 +219,7 @@ def describe_run(
 
 
 class DistillationTrainer(CedTrainer):
-    """
-    A `Trainer` whose loss is the binary cross-entropy with the teachers' probabilities.
-
-    Args:
-        sampler: Yields the keys of the training data set.
-        kwargs: As for `Trainer`.
-    """
-
-    def __init__(self, *, sampler: EpochSampler, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.sampler = sampler
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        return self.sampler
+    """A `Trainer` whose loss is the binary cross-entropy with the teachers' probabilities."""
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -276,7 +232,7 @@ class DistillationTrainer(CedTrainer):
 
 
 class StopAtNan(TrainerCallback):
-    """Ends a run that has nothing more to give."""
+    """Ends a run whose loss is not finite."""
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
@@ -288,8 +244,8 @@ class StopAtNan(TrainerCallback):
 def make_trainer(plan: Plan, training: TrainingArguments, callbacks: Sequence[TrainerCallback] = ()) -> Trainer:
     """The trainer of a plan."""
     arguments, extractor = plan.arguments, plan.student.feature_extractor
-    shared: dict[str, Any] = {"audio_root": plan.audio_root, "leftover": arguments.leftover, "seed": arguments.seed}
-    # What is held out is heard as the teachers heard it in the first epoch, whatever the student trains on.
+    shared: dict[str, Any] = {"audio_root": plan.audio_root, "seed": arguments.seed}
+    # Held-out chunks have the teachers' inputs of the first epoch, consistent or not.
     held_out = DistillationDataset(plan.store, plan.rows, plan.split.held_out, extractor, **shared)
     dataset = DistillationDataset(
         plan.store,
@@ -310,7 +266,7 @@ def make_trainer(plan: Plan, training: TrainingArguments, callbacks: Sequence[Tr
         train_dataset=dataset,
         eval_dataset=held_out if plan.holds_out else None,
         compute_metrics=compute_metrics,
-        callbacks=[EpochCallback(sampler), StopAtNan(), KeepBest(plan.folder, arguments.average), *callbacks],
+        callbacks=[StopAtNan(), KeepBest(plan.folder, arguments.average), *callbacks],
     )
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which clips to train and to validate with."""
+"""The clips for training and for validation."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ DataSource = str | os.PathLike | LabelledClips
 @dataclass(frozen=True)
 class FinetuningClips:
     """
-    What to train and to validate with.
+    Clips for training and for validation.
 
     Attributes:
         training, validation: clips that can be read.
@@ -130,7 +130,7 @@ def _read_validation(
 
 
 def _check_classes(clips: LabelledClips) -> None:
-    """Raises ValueError where there is nothing to tell apart."""
+    """Raises ValueError if the clips do not differ in their classes."""
     if clips.problem_type == SINGLE_LABEL and len(clips.labels) < 2:
         raise ValueError(
             f"All clips are of one class, {clips.labels[0]!r}: a model learns from clips of two classes or more."
@@ -145,7 +145,7 @@ def _check_disjoint(training: LabelledClips, validation: LabelledClips) -> None:
     if doubles:
         raise ValueError(
             f"{len(doubles)} of {len(validation)} validation clips are training clips, too, such as"
-            f" {describe(doubles[0])}: their figures would say nothing."
+            f" {describe(doubles[0])}: figures for them would be meaningless."
         )
 
 

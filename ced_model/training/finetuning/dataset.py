@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
-from transformers.trainer_pt_utils import get_length_grouped_indices
+from torch.utils.data import Dataset
 
 from ...audio import AudioError, describe, read_blocks
 from ...feature_extraction_ced import CedFeatureExtractor
@@ -33,11 +32,13 @@ class ClipDataset(Dataset):
     """
     Clips as items `{"waveform": float32 (samples,), "labels": tensor, "seed": int or None}` for a [`ClipCollator`].
 
+    A key is `(epoch, index)`, or an index alone for the first epoch.
+
     Args:
         clips: what to decode.
         lengths: of the clips in samples, as [`check_clips`] finds them.
         sampling_rate: Hz of the waveforms.
-        max_samples: Longer clips are cut to so many samples.
+        max_samples: Longer clips are cut to this length.
         seed: For training: clips are cut at random, differently in each epoch. Without it they are cut behind their
             first `max_samples`, and nothing is mixed or masked.
         mixup: The parameter α of mixup (https://arxiv.org/abs/1710.09412): each clip is mixed with another one, and
@@ -60,30 +61,20 @@ class ClipDataset(Dataset):
         self.seed = seed
         self.mixup = mixup
         self._clip_lengths = list(lengths)
-        # In shared memory, since workers that outlive an epoch hold copies of the data set.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     @property
     def lengths(self) -> list[int]:
         """Samples of each item."""
         return [min(length, self.max_samples) for length in self._clip_lengths]
 
-    @property
-    def epoch(self) -> int:
-        """Training: the epoch, which takes part in all that is random. Set it at the beginning of each."""
-        return int(self._epoch)
-
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
-        self._epoch.fill_(epoch)
-
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
         if self.seed is None:
             return {"waveform": self._read(index, 0), "labels": self._labels(index), "seed": None}
-        seed = sample_seed(self.seed, index, self.epoch)
+        seed = sample_seed(self.seed, index, epoch)
         generator = np.random.default_rng(seed)
         waveform = self._read(index, self._random_start(index, generator))
         if not self.mixup:
@@ -186,24 +177,3 @@ class ClipCollator:
             if item["seed"] is not None:
                 frames = extractor.num_frames(max(len(item["waveform"]), extractor.min_samples))
                 values[:, :frames] = mask_log_mel(values[:, :frames], item["seed"], MASKS)
-
-
-class LengthGroupedOrder(Sampler[int]):
-    """
-    The indices of a [`ClipDataset`] in the random order of its epoch, clips of similar length together.
-
-    That of transformers draws from the global generator, which an interrupted epoch does not bring back.
-    """
-
-    def __init__(self, dataset: ClipDataset, batch_size: int) -> None:
-        self.dataset = dataset
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __iter__(self) -> Iterator[int]:
-        # Index -1 is no clip's.
-        seed = sample_seed(self.dataset.seed or 0, -1, self.dataset.epoch)
-        generator = torch.Generator().manual_seed(seed)
-        return iter(get_length_grouped_indices(self.dataset.lengths, self.batch_size, generator=generator))

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What is trained: a model with a head for the classes, of which a part is frozen, or LoRA adapters."""
+"""The model to train: a head for the classes, and frozen blocks or LoRA adapters."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -95,13 +95,13 @@ def keep_other_classes(model: CedForAudioClassification, before: Head) -> None:
 
 def choose_trained(model: CedForAudioClassification, options: FinetuningOptions) -> Any:
     """
-    Freezes what is not to be trained, and adds LoRA adapters if they are asked for.
+    Freezes the rest of the model, and adds LoRA adapters if requested.
 
     Returns:
         The model, or a `peft.PeftModel` around it.
 
     Raises:
-        ValueError: if the model has fewer blocks than are to be trained.
+        ValueError: if the model has fewer blocks than requested.
         ImportError: if LoRA is asked for and peft is not installed.
     """
     depth = len(model.encoder.blocks)

@@ -20,24 +20,25 @@ class FinetuningOptions:
     How to fine-tune.
 
     Attributes:
-        train: What is trained: `"head"`, `"last:K"` (the head, the last K blocks and the final LayerNorm) or `"all"`.
+        train: The part to train: `"head"`, `"last:K"` (the head, the last K blocks and the final LayerNorm) or `"all"`.
             The statistics of `init_bn` stay as they are in any case.
         lora: The rank of LoRA adapters (https://arxiv.org/abs/2106.09685) that are trained in place of the blocks of
             `train`, and merged into them at the end; None for none.
         keep_classes: Keep the model's other classes beside those of the clips, with their rows of the head as they are;
             only with `train="head"`, so that their scores stay the same.
-        epochs: At most so many.
-        patience: Stop when so many epochs have brought nothing better; 0 for never.
+        epochs: The highest number of epochs.
+        patience: Stop after this number of epochs without improvement; 0 for never.
         batch_size: Clips per device and step.
-        learning_rate: The highest one of the head.
-        encoder_learning_rate: The highest one of the encoder; by default a tenth of the head's, and with LoRA the same.
+        learning_rate: The highest learning rate of the head.
+        encoder_learning_rate: The highest learning rate of the encoder; by default a tenth of the head's, and with LoRA
+            the same.
         class_weights: `"balanced"` gives rare classes more weight in the loss, up to 10 times, see [`class_weights`].
-        crop_s: Longer clips are cut to so many seconds, at random, in training; by default what the model looks at in
-            one piece (10.12 s).
+        crop_s: Longer clips are cut to this length in seconds, at random, in training; by default the longest input of
+            the model (10.12 s).
         mixup: The parameter α of mixup; 0 for none.
         masks: Whether to mask a part in time and one in frequency of each training clip (SpecAugment).
-        validation_share: Of the clips, held out for validation if there are no others; 0 for no validation.
-        seed: Of the new head, the held-out clips, and all that is random in training.
+        validation_share: Share of the clips to hold out if no validation clips are given; 0 for no validation.
+        seed: Random seed of the new head, the held-out clips and the training.
         device: `"cpu"`, `"cuda"` or `"mps"`; by default a GPU if there is one.
 
     Raises:

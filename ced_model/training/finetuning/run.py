@@ -91,10 +91,10 @@ def finetune(
     """
     Fine-tunes a CED model on labelled clips and writes it as a model folder.
 
-    The head is replaced by one for the classes of the clips, in which those that the model has start from its rows. The
-    model of the best epoch by validation is kept: by mean average precision for multi-label clips, else by the share of
-    right answers, and of equal epochs by the Brier score. `output_dir` appears in one piece at the end. Checkpoints are
-    in a folder beside it, with `.training` behind its name, from which an interrupted run goes on.
+    The head is replaced by one for the classes of the clips; classes that the model has already start from its weights.
+    The model of the best epoch by validation is kept: by mean average precision for multi-label clips, else by the
+    share of right answers, and of equal epochs by the Brier score. `output_dir` appears in one piece at the end.
+    Checkpoints are in a folder beside it, with `.training` behind its name, from which an interrupted run continues.
 
     Args:
         data: clips, or a folder or table for [`read_labelled`]. Of its splits that of training is used, and that of
@@ -108,10 +108,10 @@ def finetune(
             `data`.
         training_arguments: fields of [`~transformers.TrainingArguments`] that override what `options` and this
             function make of them.
-        resume: go on from the last checkpoint, if there is one.
+        resume: continue from the last checkpoint, if there is one.
         overwrite: replace the model that is in `output_dir`, and discard checkpoints unless they are resumed.
-        callbacks: further callbacks of the `Trainer`; a [`~transformers.ProgressCallback`] takes the place of its own.
-        say: called with lines that tell what is left out, assumed and trained.
+        callbacks: further callbacks of the `Trainer`; a [`~transformers.ProgressCallback`] replaces its own.
+        say: called with lines about clips that are left out, assumptions, and what is trained.
 
     Returns:
         The [`Finetuned`] model.
@@ -190,7 +190,7 @@ def _crop_samples(tagger: AudioTagger, crop_s: float | None) -> int:
 def _opening_lines(
     clips: FinetuningClips, kept_rows: int, trained: nn.Module, options: FinetuningOptions, checkpoint: Path | None
 ) -> Iterator[str]:
-    """What is to be known before training."""
+    """Lines about the clips and the model."""
     for path, reason in clips.skipped:
         yield f"left out: {describe(path)}: {reason}"
     yield from (f"note: {note}" for note in clips.notes)
@@ -213,13 +213,13 @@ def _opening_lines(
         head = "the model's own head for them"
     yield f"training {describe_trained(options)}, {count_trained(trained):,} parameters, with {head}"
     if checkpoint is not None:
-        yield f"going on from {checkpoint.name}"
+        yield f"continuing from {checkpoint.name}"
 
 
 def _describe_run(
     model: str, clips: FinetuningClips, options: FinetuningOptions, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What must be the same when a run is resumed."""
+    """The properties that must be equal when a run is resumed."""
     return {
         "model": model,
         "labels": clips.training.labels,

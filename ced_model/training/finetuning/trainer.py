@@ -14,14 +14,14 @@ from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
-from ...engines.torch import ACTIVATIONS, check_device
+from ...engines.torch import activate, check_device
 from ...evaluation import ClassificationMetrics, classification_metrics
 from ...labelled import SINGLE_LABEL
 from ...messages import OptionError
 from ...tagger import AudioTagger
-from ..shared_trainer import CedTrainer, EpochCallback, loading_arguments
+from ..shared_trainer import CedTrainer, EpochSampler, loading_arguments
 from .clips import FinetuningClips
-from .dataset import ClipCollator, ClipDataset, LengthGroupedOrder
+from .dataset import ClipCollator, ClipDataset
 from .options import FinetuningOptions
 
 SELECTION = "selection"  # the figure by which Trainer chooses the best epoch
@@ -63,7 +63,6 @@ def make_arguments(
         "report_to": ["tensorboard"] if find_spec("tensorboard") else [],
         "seed": options.seed,
         "use_cpu": options.device == "cpu",
-        "train_sampling_strategy": "group_by_length",
         "restore_callback_states_from_checkpoint": True,  # the patience that is left
     }
     try:
@@ -82,13 +81,13 @@ class FinetuningTrainer(CedTrainer):
 
     def __init__(
         self,
-        *args: Any,
+        *,
         problem_type: str,
         weights: torch.Tensor | None = None,
         encoder_learning_rate: float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(**kwargs)
         self.problem_type = problem_type
         self.weights = weights
         self.encoder_learning_rate = encoder_learning_rate
@@ -120,18 +119,6 @@ class FinetuningTrainer(CedTrainer):
             optimizer.param_groups = groups
         return self.optimizer
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        batch_size = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        dataset: Any = train_dataset or self.train_dataset
-        return LengthGroupedOrder(dataset, batch_size)
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_eval_sampler(eval_dataset)
-        return LengthGroupedOrder(eval_dataset, self.args.eval_batch_size * self.args.world_size)
-
 
 def make_trainer(
     model: Any,
@@ -144,15 +131,19 @@ def make_trainer(
 ) -> FinetuningTrainer:
     rate, problem_type = tagger.sampling_rate, clips.training.problem_type
     training = ClipDataset(clips.training, clips.training_lengths, rate, crop, seed=options.seed, mixup=options.mixup)
-    own_callbacks: list[TrainerCallback] = [EpochCallback(training)]
+    batch_size = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    own_callbacks: list[TrainerCallback] = []
     validation = None
     if clips.validation is not None:
-        validation = ClipDataset(clips.validation, clips.validation_lengths, rate, round(MAX_VALIDATION_S * rate))
+        order = np.argsort(clips.validation_lengths)  # clips of similar length in a batch
+        lengths = [clips.validation_lengths[index] for index in order]
+        validation = ClipDataset(clips.validation.select(order.tolist()), lengths, rate, round(MAX_VALIDATION_S * rate))
         if options.patience and arguments.load_best_model_at_end:
             own_callbacks.append(EarlyStoppingCallback(options.patience))
     is_balanced = options.class_weights == "balanced"
     default_rate = arguments.learning_rate * (1.0 if options.lora is not None else ENCODER_SHARE)
     return FinetuningTrainer(
+        sampler=EpochSampler(np.array(training.lengths), batch_size, options.seed),
         model=model,
         args=arguments,
         data_collator=ClipCollator(tagger.feature_extractor, masks=options.masks),
@@ -192,7 +183,7 @@ def _compute_metrics(prediction: EvalPrediction, problem_type: str) -> dict[str,
     logits = torch.as_tensor(prediction.predictions).float()
     if not torch.isfinite(logits).all():
         raise ValueError("The model's outputs are not numbers any more: lower the learning rate.")
-    scores = ACTIVATIONS[problem_type](logits).numpy()
+    scores = activate(logits, problem_type).numpy()
     is_single = problem_type == SINGLE_LABEL
     targets = np.eye(logits.shape[1])[prediction.label_ids] if is_single else np.asarray(prediction.label_ids) >= 0.5
     metrics = classification_metrics(targets, scores, problem_type=problem_type)

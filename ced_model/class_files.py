@@ -1,0 +1,174 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Files of users about classes: own names, and thresholds with other settings of events."""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .classes import FileText
+from .events import SETTINGS, SMOOTHINGS
+from .messages import UsageError, one_line, printable
+
+CLASS_COLUMNS = ("label", "class", "mid")
+THRESHOLD_COLUMN = "best_threshold"  # as `ced evaluate` writes it
+EVALUATION_COLUMNS = ("positives", "AP", "AUC", "d_prime", "best_F1")  # of no meaning here
+MAP_HEADS = ("class", "label", "mid", "from", "audioset")
+
+
+def read_label_map(path: str | os.PathLike[str]) -> dict[str, str]:
+    """
+    Reads a CSV of two columns: a class or group, and its own name, or nothing to leave it out of outputs.
+
+    A first line that begins with `class` or `label` is a header.
+
+    Returns:
+        Own names by class, for `label_map` of [`AudioTagger`]. A class that the model lacks is reported there, with its
+        line.
+
+    Raises:
+        UsageError: for a line that is not as expected, with its number.
+        OSError: if the file cannot be read.
+    """
+    found: dict[str, str] = {}
+    for place, row in _rows(path):
+        if not found and place.endswith("line 1") and row[0].strip().casefold() in MAP_HEADS:
+            continue
+        if len(row) != 2:
+            hint = '; quote a name that has commas: "…"' if len(row) > 2 else ""
+            raise UsageError(f"{place}: expected a class and its own name, 2 cells, found {len(row)}{hint}")
+        _add(found, row[0], place, row[1].strip())
+    return found
+
+
+def read_thresholds(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
+    """
+    Reads thresholds and other settings of events by class, from CSV or JSON.
+
+    CSV has a header with `label` (or `class`, or `mid`) and `threshold` (or `best_threshold`, as the files of
+    `ced evaluate --per-class` have it), and may have columns `off_threshold`, `smooth_s`, `smoothing`,
+    `min_duration_s`, `merge_gap_s` and `max_duration_s`. An empty cell leaves a setting as it is for all; a class with
+    nothing but empty cells is left out. JSON is an object of classes, each with a threshold or an object of
+    settings, or the output of `ced evaluate --json`. The class `*` stands for all others.
+
+    Returns:
+        Settings by class, for `thresholds` of [`AudioTagger.events`]. A class that the model lacks is reported there,
+        with its line.
+
+    Raises:
+        UsageError: for a line that is not as expected, with its number.
+        OSError: if the file cannot be read.
+    """
+    text = _text(path)
+    rows = _json_rows(path, text) if text.lstrip()[:1] in ("{", "[") else _csv_rows(path)
+    found: dict[str, dict[str, Any]] = {}
+    for place, name, cells in rows:
+        settings = {}
+        for column, cell in cells.items():
+            option = "threshold" if column == THRESHOLD_COLUMN else column
+            if option in SETTINGS and cell is not None and cell != "":
+                settings[option] = _setting(option, cell, f"{place}, {column}")
+        if settings:
+            _add(found, name, place, settings)
+    if not found:
+        raise UsageError(f"{printable(path)}: expected thresholds of classes, found none")
+    return found
+
+
+def _add(found: dict[str, Any], name: str, place: str, value: Any) -> None:
+    name = name.strip()
+    if not name:
+        raise UsageError(f"{place}: expected the name of a class, found nothing")
+    if name in found:
+        first = next(key for key in found if key == name)
+        raise UsageError(f"{place}: {printable(name)!r} is there already ({getattr(first, 'place', '')})")
+    found[FileText.at(name, place)] = value
+
+
+def _setting(option: str, cell: Any, place: str) -> Any:
+    if option == "smoothing":
+        if cell not in SMOOTHINGS:
+            raise UsageError(f"{place}: expected {' or '.join(SMOOTHINGS)}, found {_shown(cell)}")
+        return cell
+    try:
+        value = math.nan if isinstance(cell, bool) else float(cell)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"{place}: expected a number, found {_shown(cell)}")
+    if option.endswith("_s") and (value < 0 or (option == "max_duration_s" and value == 0)):
+        raise UsageError(f"{place}: expected a length in seconds, found {_shown(cell)}")
+    return value
+
+
+def _shown(cell: Any) -> str:
+    return printable(repr(cell))[:60]
+
+
+def _text(path: str | os.PathLike[str]) -> str:
+    with open(path, "rb") as file:
+        content = file.read()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{printable(path)}, line {line}: expected UTF-8 text") from error
+
+
+def _rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, list[str]]]:
+    """The rows of a CSV with their places; empty ones and comments (#) are left out."""
+    text = _text(path)
+    first = text.split("\n", 1)[0]
+    delimiter = next((sign for sign in ("\t", ";") if sign in first and "," not in first), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
+    line = 1
+    try:
+        for row in reader:
+            if any(map(str.strip, row)) and not row[0].startswith("#"):
+                yield f"{printable(path)}, line {line}", row
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UsageError(f"{printable(path)}, line {line}: expected CSV: {one_line(error)}") from error
+
+
+def _csv_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    rows = _rows(path)
+    place, head = next(rows, (f"{printable(path)}, line 1", []))
+    head = [name.strip() for name in head]
+    name_column = next((name for name in CLASS_COLUMNS if name in head), None)
+    wanted = f"columns label, threshold and any of {', '.join(SETTINGS[1:])}"
+    if name_column is None or not {"threshold", THRESHOLD_COLUMN} & set(head):
+        raise UsageError(f"{place}: expected {wanted}, found {_shown(','.join(head))}")
+    for name in head:
+        if name not in (*SETTINGS, THRESHOLD_COLUMN, *CLASS_COLUMNS, *EVALUATION_COLUMNS):
+            raise UsageError(f"{place}: expected {wanted}, found {_shown(name)}")
+    for place, row in rows:
+        if len(row) != len(head):
+            raise UsageError(f"{place}: expected {len(head)} cells as in the header, found {len(row)}")
+        cells = dict(zip(head, map(str.strip, row), strict=True))
+        yield place, cells[name_column], cells
+
+
+def _json_rows(path: str | os.PathLike[str], text: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        raise UsageError(f"{printable(path)}, line {line}: expected JSON: {one_line(error)}") from error
+    if isinstance(content, dict) and isinstance(content.get("per_class"), list):
+        content = content["per_class"]
+    if isinstance(content, list):
+        content = {str(row.get("label")) if isinstance(row, dict) else "": row for row in content}
+    for name, value in content.items():
+        quoted = json.dumps(name, ensure_ascii=False)
+        before = text.find(quoted)
+        place = f"{printable(path)}, line {text.count(chr(10), 0, max(before, 0)) + 1}"
+        cells = value if isinstance(value, dict) else {"threshold": value}
+        for column in cells:
+            if column not in (*SETTINGS, THRESHOLD_COLUMN, *CLASS_COLUMNS, *EVALUATION_COLUMNS):
+                raise UsageError(f"{place}: expected any of {', '.join(SETTINGS)}, found {_shown(column)}")
+        yield place, name, cells

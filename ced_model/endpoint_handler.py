@@ -1,0 +1,72 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face Inference Endpoints: requests → results of the model in the folder of this file (`handler.py`)."""
+
+import base64
+import binascii
+from typing import Any
+
+import numpy as np
+from transformers import pipeline
+
+EXPECTED = (
+    'the bytes of an audio file as the body of the request, or JSON with them in base64: {"inputs": "UklGR…"}, or with'
+    ' {"inputs": {"array": [0.1, …], "sampling_rate": 16000}}, or with a list of these'
+)
+
+
+class EndpointHandler:
+    """
+    Loads the model once and answers requests.
+
+    Args:
+        path (`str`): The folder of the model.
+    """
+
+    def __init__(self, path: str = "") -> None:
+        self.pipeline: Any = pipeline("audio-classification", model=path or ".", trust_remote_code=True)
+
+    def __call__(self, data: dict[str, Any]) -> list[Any]:
+        """
+        Answers one request.
+
+        Args:
+            data: `inputs`, the bytes of an audio file, which JSON has in base64, or `{"array": …, "sampling_rate": …}`,
+                or a list of these; and optionally `parameters`, options of the pipeline such as `top_k`, `threshold`,
+                `return_timestamps` and `events`. Paths and URLs are not read.
+
+        Returns:
+            What the pipeline returns: a list of `{"label", "score"}`, or a list of such lists for a list.
+
+        Raises:
+            ValueError: in one line, for a request that cannot be answered.
+        """
+        if not isinstance(data, dict) or data.get("inputs") is None:
+            raise ValueError(f"inputs: not in the request: send {EXPECTED}")
+        parameters = data.get("parameters") or {}
+        if not isinstance(parameters, dict):
+            raise ValueError(f'parameters: got {type(parameters).__name__}: send an object, such as {{"top_k": 5}}')
+        inputs = data["inputs"]
+        audio = [_to_audio(each) for each in inputs] if isinstance(inputs, list) else _to_audio(inputs)
+        try:
+            return self.pipeline(audio, **parameters)
+        except TypeError as error:  # an unknown option
+            raise ValueError(f"parameters: {error}") from error
+
+
+def _to_audio(value: Any) -> Any:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, str):
+        content = value.rpartition("base64,")[2] if value.startswith("data:") else value
+        try:
+            return base64.b64decode("".join(content.split()), validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ValueError(f"inputs: a string that is not base64: send {EXPECTED}") from error
+    if isinstance(value, dict) and value.keys() & {"array", "raw"}:
+        try:
+            array = np.asarray(value.get("array", value.get("raw")))
+        except ValueError as error:
+            raise ValueError(f"inputs: the array is not one of numbers: send {EXPECTED}") from error
+        return {**value, "array": array}
+    raise ValueError(f"inputs: got {type(value).__name__}: send {EXPECTED}")

@@ -1,0 +1,105 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+AudioSet's ontology: which classes are kinds of which.
+
+`audioset_ontology.tsv` has the 527 classes and the abstract nodes above them, one a line: machine id, name, and machine
+ids of the children. It is an extract of AudioSet's `ontology.json` (Google LLC,
+https://github.com/audioset/ontology), licensed under CC BY-SA 4.0.
+"""
+
+import difflib
+import re
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+MIN_SIMILARITY = 0.8  # of a misspelt word; "woof" and "wood" have 0.75
+MAX_SIMILAR = 5
+
+
+class Node(NamedTuple):
+    """A class, or an abstract node above classes. `children` are machine ids."""
+
+    mid: str
+    name: str
+    children: tuple[str, ...]
+
+
+@cache
+def nodes() -> dict[str, Node]:
+    """The 557 nodes by machine id."""
+    text = Path(__file__).with_name("audioset_ontology.tsv").read_text(encoding="utf-8")
+    rows = (line.split("\t") for line in text.splitlines())
+    return {mid: Node(mid, name, tuple(children.split())) for mid, name, children in rows}
+
+
+@cache
+def parents() -> dict[str, list[str]]:
+    """The machine ids of the nodes above each node; 36 classes have several."""
+    found: dict[str, list[str]] = {mid: [] for mid in nodes()}
+    for node in nodes().values():
+        for child in node.children:
+            found[child].append(node.mid)
+    return found
+
+
+@cache
+def _by_name() -> dict[str, Node]:
+    return {node.name.casefold(): node for node in nodes().values()}
+
+
+def find_node(name: str) -> Node | None:
+    """The node of a name, upper or lower case, or of a machine id."""
+    return nodes().get(name) or _by_name().get(" ".join(name.casefold().split()))
+
+
+def group(name: str) -> list[str] | None:
+    """The names of a node and of all below it, from the top; None if there is no such node."""
+    top = find_node(name)
+    if top is None:
+        return None
+    found = dict.fromkeys([top.mid])
+    waiting = list(top.children)
+    while waiting:
+        mid = waiting.pop(0)
+        if mid not in found:
+            found[mid] = None
+            waiting += nodes()[mid].children
+    return [nodes()[mid].name for mid in found]
+
+
+def paths_to(mid: str) -> list[list[str]]:
+    """All paths from the top of the ontology to a node, as machine ids, without the node."""
+    above = parents()[mid]
+    return [[*path, parent] for parent in above for path in paths_to(parent)] if above else [[]]
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, in lower case."""
+    return re.findall(r"\w+", text.casefold())
+
+
+def search(text: str) -> list[Node]:
+    """Nodes whose names have all words of `text`, or words that begin so; those with the very words first."""
+    wanted = words_of(text)
+    found = []
+    for node in nodes().values():
+        words = words_of(node.name)
+        if wanted and all(any(word.startswith(each) for word in words) for each in wanted):
+            found.append((not set(wanted) <= set(words), node))
+    return [node for _, node in sorted(found, key=lambda item: item[0])]
+
+
+def similar_names(text: str) -> list[str]:
+    """Names like `text`, the most similar first: by the whole name, a part between commas, or a word of it."""
+    wanted = " ".join(words_of(text))
+
+    def similarity(name: str) -> float:
+        words = words_of(name)
+        candidates = {" ".join(words), *(" ".join(words_of(part)) for part in name.split(",")), *words}
+        return max(difflib.SequenceMatcher(None, candidate, wanted).ratio() for candidate in candidates)
+
+    scored = [(similarity(node.name), node.name) for node in nodes().values()]
+    scored = sorted((item for item in scored if item[0] >= MIN_SIMILARITY), key=lambda item: -item[0])
+    return [name for _, name in scored[:MAX_SIMILAR]]

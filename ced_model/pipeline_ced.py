@@ -1,0 +1,314 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Audio classification pipeline for CED."""
+
+from .custom_code import MIN_TRANSFORMERS as MIN_TRANSFORMERS  # the import checks the version
+
+# isort: split
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+import soundfile as _soundfile  # noqa: F401  # where packages are missing, transformers names those of this file
+import soxr as _soxr  # noqa: F401
+import torch
+from transformers.pipelines.audio_classification import AudioClassificationPipeline
+from transformers.pipelines.base import Pipeline
+from transformers.pipelines.pt_utils import PipelineIterator
+
+from .audio import MIX, AudioError
+from .evaluation_mode import in_evaluation_mode
+from .events import event_rules
+from .forking import is_forked
+from .messages import OptionError, check_number, one_line
+from .pipeline_inputs import audio_column, is_single, rows_of, to_input
+from .results import Timeline, check_scores
+from .scheduling import InputScores, score_inputs
+from .windows import CPU_BATCH_SIZE, GPU_BATCH_SIZE, TIMELINE_WINDOW_S, ModelWindows, ReadWindows
+
+TOP_K = 5
+EVENT_THRESHOLD = 0.5
+FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "softmax": lambda logits: logits.softmax(dim=-1),
+    "none": lambda logits: logits,
+}
+DEFAULT_FUNCTIONS = {"multi_label_classification": "sigmoid", "regression": "none"}
+CLASSIFIER = "a CED classifier (AutoModelForAudioClassification)"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a call, see [`CedAudioClassificationPipeline.__call__`]."""
+
+    top_k: int | str | None = "auto"
+    threshold: float | Mapping[str, float] | None = None
+    function_to_apply: str | None = None
+    return_timestamps: bool = False
+    events: bool = False
+    window_s: float | None = None
+    hop_s: float | None = None
+    average: str = "mean"
+    min_duration_s: float = 0.0
+    merge_gap_s: float = 0.0
+    sampling_rate: int | None = None
+    channel: str | int = MIX
+    on_error: str = "raise"
+
+    def check(self, labels: list[str]) -> None:
+        """Raises an [`OptionError`] for a value that is not possible."""
+        top_k = self.top_k
+        if (
+            top_k is not None
+            and top_k != "auto"
+            and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1)
+        ):
+            raise OptionError("top_k", top_k, "a whole number from 1, or None for all classes")
+        for name, choices in (
+            ("function_to_apply", (None, *FUNCTIONS)),
+            ("return_timestamps", (True, False)),
+            ("events", (True, False)),
+            ("average", ("mean", "max")),
+            ("on_error", ("raise", "yield")),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, str | bool | None) or value not in choices:
+                raise OptionError(name, value, " or ".join(map(str, choices)))
+        if self.events:
+            finding: dict[str, Any] = {"min_duration_s": self.min_duration_s, "merge_gap_s": self.merge_gap_s}
+            event_rules(labels, self.event_thresholds, **finding)
+        elif self.threshold is not None:
+            check_number("threshold", self.threshold)
+
+    @property
+    def event_thresholds(self) -> float | Mapping[str, float]:
+        return EVENT_THRESHOLD if self.threshold is None else self.threshold
+
+
+class CedAudioClassificationPipeline(AudioClassificationPipeline):
+    """
+    Audio classification pipeline for CED models: files, URLs, arrays and `datasets` rows → tags, timelines or events.
+
+    `pipeline("audio-classification", model=…)` returns it for CED models, after `import ced_model` or with
+    `trust_remote_code=True`. It decodes and resamples by itself, without an ffmpeg binary or torchaudio, and has the
+    scores of `AudioTagger`.
+
+    Args:
+        model ([`CedForAudioClassification`]):
+            The classifier, computed in evaluation mode.
+        feature_extractor ([`CedFeatureExtractor`]):
+            Its front end.
+        batch_size (`int`, *optional*):
+            Windows that are computed together at most, by default 4 on a CPU and 32 elsewhere. Windows of a batch have
+            the same length, so the scores do not depend on it.
+        kwargs:
+            Defaults for the options of [`~CedAudioClassificationPipeline.__call__`].
+
+    Example:
+
+    ```python
+    >>> import ced_model
+    >>> from transformers import pipeline
+
+    >>> pipe = pipeline("audio-classification", model="mispeech/ced-tiny")
+    >>> tags = pipe("resources/misc_crow.flac", top_k=3)
+    >>> events = pipe("resources/loop_tabla.flac", events=True, threshold=0.3)
+    ```
+    """
+
+    model: Any
+    feature_extractor: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        for name in ("local_files_only", "framework"):  # `pipeline` passes them on
+            kwargs.pop(name, None)
+        # Not AudioClassificationPipeline's, which sets a `top_k` and knows the models of transformers only.
+        Pipeline.__init__(self, *args, **kwargs)
+        if getattr(self.model.config, "model_type", None) != "ced" or not hasattr(self.model, "num_labels"):
+            raise OptionError("model", type(self.model).__name__, CLASSIFIER)
+        if not hasattr(self.feature_extractor, "front_end"):
+            raise OptionError("feature_extractor", type(self.feature_extractor).__name__, "a CedFeatureExtractor")
+        self._check(self._postprocess_params, self._batch_size)
+
+    def _sanitize_parameters(self, **options: Any) -> Any:  # type: ignore[override]
+        unknown = sorted(options.keys() - {field.name for field in fields(Options)})
+        if unknown:
+            known = ", ".join(field.name for field in fields(Options))
+            raise TypeError(f"Unknown argument `{unknown[0]}` of {type(self).__name__}: its options are {known}")
+        return {}, {}, options
+
+    def _check(self, options: dict[str, Any], batch_size: Any) -> tuple[Options, int, ReadWindows]:
+        """Options, batch size and how inputs are read as windows."""
+        checked = Options(**options)
+        checked.check(self._labels)
+        if batch_size is None:
+            batch_size = CPU_BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE
+        if not _is_count(batch_size):
+            raise OptionError("batch_size", batch_size, "a whole number from 1")
+        if checked.return_timestamps or checked.events:
+            window_s = TIMELINE_WINDOW_S if checked.window_s is None else checked.window_s
+            read = self._windows.of_timelines(window_s, checked.hop_s, checked.sampling_rate, checked.channel)
+        else:
+            read = self._windows.of_clips(
+                checked.window_s, checked.hop_s, checked.sampling_rate, checked.channel, checked.average
+            )
+        return checked, batch_size, read
+
+    @property
+    def _labels(self) -> list[str]:
+        return [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
+
+    @property
+    def _windows(self) -> ModelWindows:
+        config = self.model.config
+        return ModelWindows(self.feature_extractor.front_end, config.target_length, config.patch_size)
+
+    def __call__(  # type: ignore[override]
+        self, inputs: Any, num_workers: int | None = None, batch_size: int | None = None, **kwargs: Any
+    ) -> Any:
+        """
+        Classifies one or several recordings.
+
+        Clips of up to `target_length` frames (10.12 s for the published models) are classified in one piece. The scores
+        of longer ones are the mean of those of windows of 10 s, weighted by their duration.
+
+        Args:
+            inputs (`Any`): A path, a URL, the bytes of a file, a waveform (array or tensor of shape `(samples,)`),
+                `{"array" or "raw": waveform, "sampling_rate": Hz}` of shape `(samples,)` or `(channels, samples)`, the
+                audio of a `datasets` row (decoded or not); or a list, generator or dataset of these, such as
+                `KeyDataset(dataset, "audio")`.
+            num_workers (`int`, *optional*): Ignored: threads read ahead of the model.
+            batch_size (`int`, *optional*): As for the class.
+            top_k (`int`, *optional*): Number of labels; `None` is all of them. By default 5, or all if there is a
+                `threshold`. With `events` it is the number of events, by default all of them.
+            threshold (`float`, *optional*): Leave out labels with a lower score. With `events`, the score from which a
+                class counts as present, by default 0.5; or a dictionary of such scores by label.
+            function_to_apply (`str`, *optional*): `"sigmoid"`, `"softmax"` or `"none"`, applied to the logits of each
+                window. By default `"sigmoid"` for multi-label models, `"none"` for regression and else `"softmax"`.
+            return_timestamps (`bool`): Return the labels of each window of a recording.
+            events (`bool`): Return when each class occurs.
+            window_s, hop_s (`float`, *optional*): Length of the windows and distance between their starts in seconds.
+                By default 2 s and half a window with `return_timestamps` or `events`.
+            average (`str`): How the window scores of a clip are combined: `"mean"`, or `"max"`, by default of windows
+                of 2 s, which finds short sounds.
+            min_duration_s, merge_gap_s (`float`): Shortest event, and gap up to which two events become one.
+            sampling_rate (`int`, *optional*): Of bare arrays in Hz, by default the model's.
+            channel (`str` or `int`): `"mix"` averages the channels; 0, 1, … takes one, `"loudest"` the loudest.
+            on_error (`str`): `"raise"`, or `"yield"` to continue with the other inputs: the result of an input that
+                cannot be read is then `{"error": message}`.
+
+        Returns:
+            A list of dictionaries with `label` and `score`, the highest score first. With `return_timestamps` or
+            `events` they also have a `timestamp`, start and end in seconds, and are ordered by it; the `score` of an
+            event is its highest. A list of such lists for a list, and an iterator over them for a generator or dataset.
+
+        Raises:
+            AudioError: for an input that cannot be read; it names the index of the input in `inputs`.
+            ValueError: for an option that is not possible.
+        """
+        _, _, call = self._sanitize_parameters(**kwargs)
+        options, size, read = self._check(
+            {**self._postprocess_params, **call}, self._batch_size if batch_size is None else batch_size
+        )
+        self.call_count += 1
+        if is_single(inputs):
+            return self.postprocess(("inputs", next(self._score([inputs], options, size, read))[1]), options)
+        inputs, is_list = audio_column(inputs), isinstance(inputs, list | tuple)
+        scored = _Restartable(inputs, partial(self._score, inputs, options, size, read))
+        results = PipelineIterator(scored, self.postprocess, {"options": options})
+        return list(results) if is_list else results
+
+    def _score(
+        self, inputs: Iterable[Any], options: Options, batch_size: int, read: ReadWindows
+    ) -> Iterator[tuple[str, InputScores]]:
+        """Names of the inputs, and scores of their windows or why there are none."""
+        sources, take = rows_of(inputs)
+        config = self.model.config
+        function = FUNCTIONS[options.function_to_apply or DEFAULT_FUNCTIONS.get(config.problem_type, "softmax")]
+
+        def compute(waveforms: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
+            if is_forked():
+                torch.set_num_threads(1)  # the other threads of the pool are those of the parent process
+            logits = self.forward({"input_values": torch.from_numpy(self._windows.features(waveforms))})["logits"]
+            if logits.ndim != 2:  # one row for each step in time
+                raise OptionError("model", type(self.model).__name__, CLASSIFIER)
+            return function(logits.float()).numpy()
+
+        def check(_: Any, state: InputScores) -> None:
+            if state.not_finite is not None:
+                start_s = state.not_finite.start / self.feature_extractor.sampling_rate
+                check_scores(state.not_finite.scores, "this input", start_s)
+
+        scored = score_inputs(
+            sources,
+            lambda source: read(to_input(take(source))),
+            compute,
+            self._windows.patches,
+            batch_size=batch_size,
+            num_workers=1,
+            check=check,
+            on_samples=lambda samples: None,
+        )
+        for index, (_, state) in enumerate(scored):
+            yield f"inputs[{index}]", state
+
+    def _forward(self, model_inputs: Any) -> Any:  # type: ignore[override]
+        return in_evaluation_mode(self.model)(**model_inputs)
+
+    def postprocess(self, scored: tuple[str, InputScores], options: Options) -> Any:  # type: ignore[override]
+        name, state = scored
+        if state.error is not None:
+            message = f"{name}: {one_line(state.error) or type(state.error).__name__}"
+            if options.on_error == "yield":
+                return {"error": message}
+            raise AudioError(message) from state.error
+        labels, spans = self._labels, state.spans / self.feature_extractor.sampling_rate
+        if options.events:
+            timeline = Timeline(state.scores, spans[:, 0], spans[:, 1], labels)
+            events = timeline.events(options.event_thresholds, options.min_duration_s, options.merge_gap_s)
+            if not isinstance(options.top_k, str | None):
+                highest = sorted(events, key=lambda event: -event.peak)[: options.top_k]
+                events = [event for event in events if event in highest]
+            return [
+                {"score": event.peak, "label": event.label, "timestamp": (event.onset_s, event.offset_s)}
+                for event in events
+            ]
+        if options.return_timestamps:
+            return [
+                {**tag, "timestamp": (start_s, end_s)}
+                for scores, (start_s, end_s) in zip(state.scores, spans.tolist(), strict=True)
+                for tag in _select(scores, labels, options)
+            ]
+        return _select(state.average(options.average), labels, options)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) > 0
+
+
+def _select(scores: np.ndarray, labels: list[str], options: Options) -> list[dict[str, Any]]:
+    """The labels of scores `(classes,)` that the options ask for, the highest score first."""
+    top_k = (TOP_K if options.threshold is None else None) if options.top_k == "auto" else options.top_k
+    order = np.argsort(-scores, kind="stable")[:top_k]
+    if options.threshold is not None:
+        order = order[scores[order] >= options.threshold]
+    return [{"score": float(scores[index]), "label": labels[index]} for index in order]
+
+
+class _Restartable:
+    """Results of `inputs` that begin anew in each loop, and as many as the inputs if they have a length."""
+
+    def __init__(self, inputs: Any, start: Callable[[], Iterator[Any]]) -> None:
+        self.inputs, self.start = inputs, start
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.start()
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+__all__ = ["CedAudioClassificationPipeline"]

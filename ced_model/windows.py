@@ -1,0 +1,159 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings → windows that a model takes → log-mel spectrograms. Shared by `AudioTagger` and the pipeline."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from .audio import check_channel, describe, read_blocks
+from .log_mel import FrontEnd, SharedFrames, log_mel
+from .messages import OptionError, check_number
+from .scheduling import Window, check_peaks, cut_windows
+
+CLIP_WINDOW_S = 10.0  # long clips are tagged in windows of the length that the published models were trained on
+TIMELINE_WINDOW_S = 2.0
+CPU_BATCH_SIZE = 4  # windows; more no longer fit into the processor's cache
+GPU_BATCH_SIZE = 32
+
+MAX_MAGNITUDE = float(np.finfo(np.float32).max) ** 0.5  # of a spectrum: its square must still be a float32
+
+ReadWindows = Callable[[Any], Iterator[Window]]
+
+
+@dataclass(frozen=True)
+class ModelWindows:
+    """
+    How recordings are cut for one model.
+
+    Attributes:
+        front_end: The front end of the model.
+        target_length: Frames that the model takes at once.
+        patch_size: Frames per patch.
+    """
+
+    front_end: FrontEnd
+    target_length: int
+    patch_size: int
+
+    @property
+    def max_samples(self) -> int:
+        """Samples of the longest window."""
+        return self.front_end.max_samples(self.target_length)
+
+    def of_clips(
+        self,
+        window_s: float | None,
+        hop_s: float | None,
+        sampling_rate: int | None,
+        channel: str | int,
+        average: str = "mean",
+    ) -> ReadWindows:
+        """
+        How clips are read: in one piece if the model can take it, otherwise as windows of 10 s without overlap.
+
+        Args:
+            window_s, hop_s: Other windows, for clips of any length.
+            sampling_rate: Of bare arrays in Hz, by default the model's.
+            channel: As for [`read_blocks`].
+            average: With `"max"`, windows are by default 2 s long and start every second, so that the maximum finds
+                short sounds.
+
+        Raises:
+            OptionError: for windows that the model cannot take.
+        """
+        if average == "max" and window_s is None:
+            window_s = min(TIMELINE_WINDOW_S, self.max_samples / self.front_end.sampling_rate)
+            hop_s = window_s / 2 if hop_s is None else hop_s
+        length_s = min(CLIP_WINDOW_S, self.max_samples / self.front_end.sampling_rate) if window_s is None else window_s
+        window, hop = self.to_samples(length_s, length_s if hop_s is None else hop_s)
+        return self._reader(window, hop, window_s is None and hop_s is None, sampling_rate, channel)
+
+    def of_timelines(
+        self, window_s: float, hop_s: float | None, sampling_rate: int | None, channel: str | int
+    ) -> ReadWindows:
+        """How recordings are read for a timeline; arguments and errors as for `of_clips`."""
+        window, hop = self.to_samples(window_s, window_s / 2 if hop_s is None else hop_s)
+        return self._reader(window, hop, False, sampling_rate, channel)
+
+    def to_samples(self, window_s: float, hop_s: float) -> tuple[int, int]:
+        """Length of the windows and distance between their starts in samples; errors as for `of_clips`."""
+        for name, value in (("window_s", window_s), ("hop_s", hop_s)):
+            check_number(name, value)
+            if not math.isfinite(value):
+                raise OptionError(name, value, "a length in seconds")
+        rate = self.front_end.sampling_rate
+        window, hop = round(window_s * rate), round(hop_s * rate)
+        if not self.front_end.min_samples <= window <= self.max_samples:
+            bounds = f"{self.front_end.min_samples / rate:.3g} to {self.max_samples / rate:.4g} seconds"
+            raise OptionError("window_s", window_s, f"{bounds}, which this model takes at once")
+        if not 0 < hop <= window:
+            wanted = f"more than 0 and at most the window of {window_s:g} seconds, so that no audio is left out"
+            raise OptionError("hop_s", hop_s, wanted)
+        return window, hop
+
+    def _reader(
+        self, window: int, hop: int, fits_whole: bool, sampling_rate: int | None, channel: str | int
+    ) -> ReadWindows:
+        return partial(
+            self._read,
+            window=window,
+            hop=hop,
+            fits_whole=fits_whole,
+            array_sampling_rate=sampling_rate,
+            channel=check_channel(channel),
+        )
+
+    def _read(self, source: Any, *, window: int, hop: int, fits_whole: bool, **how: Any) -> Iterator[Window]:
+        """Windows of one input; with `fits_whole`, what the model takes in one piece stays in one."""
+        name = describe(source)
+        blocks = iter(read_blocks(source, sampling_rate=self.front_end.sampling_rate, **how))
+        if not fits_whole:
+            return self.cut(blocks, window, hop, name)
+        beginning: list[np.ndarray] = []
+        while sum(map(len, beginning)) <= self.max_samples:
+            block = next(blocks, None)
+            if block is None:
+                return self.cut(beginning, self.max_samples, self.max_samples, name)
+            beginning.append(block)
+        return self.cut(chain(beginning, blocks), window, hop, name)
+
+    def cut(self, blocks: Iterable[np.ndarray], window: int, hop: int, name: str) -> Iterator[Window]:
+        """Windows of audio whose features are finite."""
+        front_end = self.front_end
+        blocks = check_peaks(blocks, MAX_MAGNITUDE / front_end.n_fft, front_end.sampling_rate, name)
+        windows = cut_windows(blocks, window, hop, front_end.min_samples, self.max_samples)
+        return windows if hop == window or hop % front_end.hop_size else self._sharing_frames(windows)
+
+    def _sharing_frames(self, windows: Iterable[Window]) -> Iterator[Window]:
+        """Overlapping windows with their log-mel spectrograms, each frame of which is computed once."""
+        shared = SharedFrames(self.front_end)
+        for window in windows:
+            samples = len(window.waveform)
+            if samples >= self.front_end.min_samples and window.start % self.front_end.hop_size == 0:
+                frames = self.patches(samples) * self.patch_size
+                window = window._replace(log_mel=shared.log_mel(window.start, window.waveform)[:, :frames])
+            yield window
+
+    def patches(self, num_samples: int) -> int:
+        """Patches in time of a window of so many samples."""
+        return self.front_end.num_frames(max(num_samples, self.front_end.min_samples)) // self.patch_size
+
+    def features(self, contents: list[np.ndarray]) -> np.ndarray:
+        """
+        The model's input: float32 `(windows, n_mels, frames)`.
+
+        Args:
+            contents: Windows with the same number of patches, as waveforms or as log-mel spectrograms.
+        """
+        return np.stack([content if content.ndim == 2 else self._log_mel(content) for content in contents])
+
+    def _log_mel(self, waveform: np.ndarray) -> np.ndarray:
+        frames = self.patches(len(waveform)) * self.patch_size
+        waveform = np.pad(waveform, (0, max(0, self.front_end.min_samples - len(waveform))))
+        return log_mel(waveform, self.front_end)[:, :frames]

@@ -1,0 +1,285 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Outputs in the formats of events: one file for all recordings, or a folder with one for each of them.
+
+Beside them a sidecar in JSON holds all records, failed recordings included, and the model, versions and options that
+made them, for which most of these formats have no place. Files can be continued where the sidecar's records give them
+byte by byte.
+"""
+
+import errno
+import io
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from ..audio import SAMPLING_RATE, duration_s, native_sampling_rate, read_blocks
+from ..events import Event
+from ..input_list import escape_name
+from ..messages import OptionError, RunError, UsageError
+from ..output import write_file
+from ..records import Record, check_record
+from . import EVENT_FORMATS, Format, write_records
+from .json import json_line, parse_json
+
+MAX_NAME = 240  # bytes; file systems allow 255
+
+
+def is_folder(output: str) -> bool:
+    """Whether an output of events is a folder: one that exists, or a name that ends in `/` or has no suffix."""
+    if os.path.exists(output):
+        return os.path.isdir(output)
+    return output.endswith(("/", os.sep)) or not os.path.splitext(output)[1]
+
+
+class EventFiles:
+    """
+    The files of an output.
+
+    Args:
+        output: A file or folder.
+        format: One of `EVENT_FORMATS`.
+        folders: Folders of recordings, in which these have the same relative paths as their files in the output.
+
+    Attributes:
+        sidecar: The path of the sidecar.
+        journal: The path of the journal of an unfinished run.
+        made_by, options: From the sidecar, once it was read.
+    """
+
+    def __init__(self, output: str, format: Format, folders: Sequence[str] = ()) -> None:
+        self.output, self.format, self.folders = os.path.realpath(output), format, folders
+        self.is_folder = is_folder(output)
+        if self.is_folder:
+            self.sidecar = os.path.join(self.output, f"ced-{format}.json")
+            self.journal = f"{self.sidecar}.journal"
+        else:
+            self.sidecar, self.journal = f"{self.output}.ced.json", f"{self.output}.journal"
+        self.made_by: dict[str, str] = {}
+        self.options: dict[str, Any] = {}
+        self._names: dict[str, str] = {}
+
+    def check_number(self, names: Iterable[str]) -> None:
+        """Raises a `UsageError` for several recordings in a file of a format that holds one."""
+        if not self.is_folder and len(set(names)) > 1:
+            check_combines(self.format)
+
+    def refuse_existing(self, names: Iterable[str], is_begun: bool = False) -> None:
+        """Raises a `UsageError` if a file of recordings that are new to the output is there already."""
+        if is_begun and not self.is_folder:
+            return
+        own = [] if is_begun else [self.sidecar, *self._configuration()]
+        recordings = list(self._paths(names).values())
+        if taken := next(filter(os.path.lexists, own + recordings if self.is_folder else recordings + own), None):
+            is_own = os.path.lexists(self.sidecar) and not is_begun
+            raise UsageError(f"{taken} exists: {'resume it to keep its results, or ' * is_own}overwrite it")
+
+    def read(self, verify: bool = True) -> Iterator[Record]:
+        """
+        The records of the sidecar.
+
+        Raises:
+            UsageError: if the sidecar is missing or damaged, or a file is not what its records give.
+        """
+        try:
+            with open(self.sidecar, "rb") as file:
+                content = parse_json(file.read().decode())
+            records = content["records"]
+            self.made_by, self.options, self._names = (dict(content[key]) for key in ("made_by", "options", "files"))
+            verify = verify and self.options["format"] == self.format and bool(self.made_by["weights"])
+            if any(".." in PurePath(name).parts or PurePath(name).is_absolute() for name in self._names.values()):
+                raise ValueError("a file outside the folder")
+            for record in records:
+                check_record(record, events=True)
+            contents = self._contents(records)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{self.sidecar} is damaged: overwrite it, or choose another output") from error
+        for path, whole in contents.items() if verify else ():
+            if _read(path) != whole:
+                change = "was changed after it was written" if os.path.exists(path) else "was removed"
+                raise UsageError(
+                    f"{path} {change}, and cannot be resumed: overwrite it, or choose another output; the results"
+                    f" themselves are in {self.sidecar}"
+                )
+        yield from records
+
+    def write(self, records: list[Record], made_by: dict[str, str], options: dict[str, Any], replace: bool) -> bytes:
+        """
+        Writes all files but the sidecar, which is returned.
+
+        Raises:
+            RunError: if there is a file that this output did not write itself, unless it may be replaced.
+        """
+        own: dict[str, bytes] = {}
+        if not replace and os.path.exists(self.sidecar):
+            own = self._contents(list(self.read(verify=False)))
+        self.made_by, self.options = made_by, options
+        changed = {path: whole for path, whole in self._contents(records).items() if _read(path) != whole}
+        for path in changed:
+            if os.path.lexists(path) and not replace and (path not in own or _read(path) != own[path]):
+                reason = "was written by another program and is left as it is"
+                raise RunError(f"{path} {reason}: move it away, then resume; the results are in {self.journal}")
+        for path, whole in changed.items():
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            write_file(path, whole, replace=replace or path in own)
+        return self._sidecar(records)
+
+    def write_new(self, records: list[Record], replace: bool) -> None:
+        """Writes all files without a sidecar; raises a FileExistsError if one is there, unless it may be replaced."""
+        contents = self._contents(records)
+        if not replace and (taken := next(filter(os.path.lexists, contents), None)):
+            raise FileExistsError(errno.EEXIST, "there is a file, which `overwrite` would replace", taken)
+        for path, whole in contents.items():
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            write_file(path, whole, replace)
+
+    def _sidecar(self, records: list[Record]) -> bytes:
+        from .. import __version__
+
+        files = self._names if self.is_folder else {}
+        files = {
+            record["file"]: files[record["file"]]
+            for record in records
+            if record["file"] in files and "error" not in record
+        }
+        head: dict[str, Any] = {
+            "ced_model": __version__,
+            "made_by": self.made_by,
+            "options": self.options,
+            "files": files,
+        }
+        lines = b",".join(map(json_line, records))
+        return json_line(head)[:-2] + b', "records":[\n' + lines + b"]}\n"
+
+    def _contents(self, records: list[Record]) -> dict[str, bytes]:
+        """What the files hold, by path."""
+        if self.is_folder:
+            paths = self._paths(record["file"] for record in records)
+            contents = {paths[each["file"]]: self._rendered([each]) for each in records if "error" not in each}
+        else:
+            contents = {self.output: self._rendered(records)}
+        for path in self._configuration():
+            from .labelstudio import configuration
+
+            asked = self.options.get("thresholds")
+            labels = {event["label"] for record in records for event in record.get("events", [])}
+            contents[path] = configuration(sorted(labels.union(asked if isinstance(asked, Mapping) else ())))
+        return contents
+
+    def _rendered(self, records: Iterable[Record]) -> bytes:
+        stream = io.BytesIO()
+        write_records(records, stream, self.format, events=True, made_by=self.made_by)
+        return stream.getvalue()
+
+    def _configuration(self) -> list[str]:
+        """The path of Label Studio's labelling configuration."""
+        if self.format is not Format.LABELSTUDIO:
+            return []
+        stem = os.path.join(self.output, "labelstudio") if self.is_folder else os.path.splitext(self.output)[0]
+        return [f"{stem}.xml"]
+
+    def _paths(self, recordings: Iterable[str]) -> dict[str, str]:
+        """The file of each recording. Those that have one keep it; the names of others are chosen in their order."""
+        if not self.is_folder:
+            return dict.fromkeys(recordings, self.output)
+        recordings = list(recordings)
+        taken = {name.casefold() for name in self._names.values()} | {os.path.basename(self.sidecar)}
+        for recording in recordings:
+            if recording not in self._names:
+                name = next(name for name in self._candidates(recording) if name.casefold() not in taken)
+                taken.add(name.casefold())
+                self._names[recording] = name
+        return {recording: os.path.join(self.output, self._names[recording]) for recording in recordings}
+
+    def _candidates(self, recording: str) -> Iterator[str]:
+        """Names for the file of a recording: `a.txt`; where another one has it, `a.wav.txt`, `folder/a.wav.txt`, …"""
+        suffix = EVENT_FORMATS[self.format].suffix
+        path = PurePath("standard-input" if recording == "-" else recording)
+        relative = whole = PurePath(path.name)
+        for folder in sorted(self.folders, key=len):
+            if path.is_relative_to(folder) and path != PurePath(folder):
+                relative = path.relative_to(folder)
+        stem = relative.stem.encode()[: MAX_NAME - len(suffix)].decode(errors="ignore")
+        if len(relative.name.encode()) > MAX_NAME - len(suffix):
+            relative = whole = relative.with_name(stem)
+        yield str(relative.with_name(stem + suffix))
+        yield f"{relative}{suffix}"
+        if relative.name == path.name:
+            whole = PurePath(*[part for part in path.parts if part not in (path.anchor, "..")])
+        yield f"{whole}{suffix}"
+        number = 2
+        while True:
+            yield f"{whole}.{number}{suffix}"
+            number += 1
+
+
+def write_events(
+    path: str | os.PathLike[str],
+    events: Mapping[Any, Sequence[Event]],
+    format: str,
+    *,
+    model: str = "",
+    overwrite: bool = False,
+) -> None:
+    """
+    Writes events of recordings into a file of another program, as `ced tag --format` does.
+
+    Args:
+        path: A file for all recordings; or a folder for one file a recording: one that exists, or a name that ends in
+            `/` or has no suffix. Folders that do not exist are made.
+        events: Paths of recordings and the events of each, as [`AudioTagger.events`] finds them. The duration and the
+            sampling rate are read from the recording, where the format has a place for them.
+        format: `"audacity"`, `"raven"`, `"dcase"`, `"rttm"`, `"textgrid"` or `"labelstudio"`. A file for Audacity or
+            Praat (`"textgrid"`) holds one recording.
+        model: The name of the model, for Raven and Label Studio.
+        overwrite: Whether files that exist may be replaced.
+
+    Raises:
+        ValueError: for another format, events that are not possible, or several recordings in a file that holds one.
+        AudioError: if a recording cannot be read.
+        FileExistsError: if a file exists, unless it may be replaced.
+    """
+    if format not in EVENT_FORMATS:
+        raise OptionError("format", format, ", ".join(EVENT_FORMATS))
+    if not isinstance(events, Mapping):
+        raise OptionError("events", type(events).__name__, "a dictionary of recordings and their events")
+    records = [_record(os.fspath(file), found) for file, found in events.items()]
+    files = EventFiles(os.fspath(path), Format(format))
+    files.check_number(record["file"] for record in records)
+    files.made_by = {"model": model}
+    files.write_new(records, overwrite)
+
+
+def _record(file: str, events: Sequence[Event]) -> Record:
+    length_s = duration_s(file)
+    if length_s is None:
+        length_s = sum(map(len, read_blocks(file))) / SAMPLING_RATE
+    for event in events:
+        if not 0 <= event.onset_s < event.offset_s < math.inf:
+            times = f"from {event.onset_s} to {event.offset_s} s"
+            raise OptionError("events", times, "an onset from 0 on, and an offset after it")
+    record: Record = {
+        "file": escape_name(file),
+        "duration_s": length_s,
+        "events": [event._asdict() for event in events],
+    }
+    if rate := native_sampling_rate(file):
+        record["sampling_rate"] = rate
+    check_record(record, events=True)
+    return record
+
+
+def check_combines(format: Format) -> None:
+    """Raises a `UsageError` if a file of this format cannot hold several recordings."""
+    if format in EVENT_FORMATS and not EVENT_FORMATS[format].combines:
+        raise UsageError(f"a file in {format} format holds one recording: add --output DIR/ for one file a recording")
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return None

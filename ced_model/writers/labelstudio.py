@@ -1,0 +1,70 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Events as tasks of Label Studio with predictions, and the labelling configuration that shows them.
+
+The audio of a task is served from Label Studio's local files, whose document root must be `/`.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+from typing import Any, BinaryIO
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+from ..records import Record
+from .fields import label_field, local_path, recordings
+
+
+def write(records: Iterable[Record], stream: BinaryIO, made_by: Mapping[str, str]) -> None:
+    separator = "[\n"
+    try:
+        for record in recordings(records):
+            task = json.dumps(_task(record, made_by.get("model", "")), ensure_ascii=False)
+            stream.write(f"{separator}{task}\n".encode(errors="backslashreplace"))
+            stream.flush()
+            separator = ","
+    finally:  # an interrupted run leaves a whole array, too
+        stream.write(b"[]\n" if separator == "[\n" else b"]\n")
+        stream.flush()
+
+
+def _task(record: Record, model: str) -> dict[str, Any]:
+    name = record["file"]
+    data = {"audio": _local_url(path) if (path := local_path(name)) else name, "file": name}
+    data |= {"recorded_at": record["recorded_at"]} if record.get("recorded_at") else {}
+    events = record["events"]
+    prediction: dict[str, Any] = {"model_version": model or "ced"}
+    if events:
+        prediction["score"] = max(event["peak"] for event in events)
+    prediction["result"] = [_region(number, event, record["duration_s"]) for number, event in enumerate(events, 1)]
+    return {"data": data, "predictions": [prediction]}
+
+
+def _local_url(path: str) -> str:
+    """The URL by which Label Studio serves a local file, with the bytes that the name in records has as `\\xNN`."""
+    escaped = quote(PurePath(path).as_posix().lstrip("/"), safe="/\\")
+    url = re.sub(r"\\x([0-9a-f]{2})", lambda match: quote(bytes.fromhex(match[1])), escaped)
+    return "/data/local-files/?d=" + url.replace("\\", "%5C")
+
+
+def _region(number: int, event: dict[str, Any], duration_s: float) -> dict[str, Any]:
+    labels = [label_field(event["label"])]
+    return {
+        "id": str(number),
+        "from_name": "label",
+        "to_name": "audio",
+        "type": "labels",
+        "original_length": duration_s,
+        "value": {"start": event["onset_s"], "end": event["offset_s"], "channel": 0, "labels": labels},
+        "score": event["peak"],
+    }
+
+
+def configuration(labels: Iterable[str]) -> bytes:
+    """The XML of the labelling interface, with the classes that an annotator can choose from."""
+    choices = "".join(f"    <Label value={quoteattr(label_field(label))}/>\n" for label in labels)
+    lines = f'  <Labels name="label" toName="audio" choice="single">\n{choices}  </Labels>\n'
+    return f'<View>\n{lines}  <Audio name="audio" value="$audio"/>\n</View>\n'.encode()

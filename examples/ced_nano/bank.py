@@ -1,0 +1,231 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""All recordings as a bank of Opus files, in pieces of at most 16 MB that are carried to another machine one by one.
+
+    python examples/ced_nano/bank.py WORK BANK
+
+BANK/manifest.json lists the pieces with their checksums, BANK/recordings.jsonl the recordings with source, licence,
+split and the teacher's classes. A piece is a ZIP archive of Ogg Opus files. Pieces that are missing or
+damaged are left out when the bank is read, and everything else is used.
+"""
+
+import argparse
+import functools
+import hashlib
+import io
+import json
+import logging
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from ced_model.audioset import AUDIOSET_LABELS
+from ced_model.output import write_file
+from fingerprints import Fingerprints
+from sources import AUDIO, SAMPLING_RATE, Bank
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+PIECE_BYTES = 16_000_000
+BITRATE_KBPS = 24  # mono, at 16 kHz
+COMPLEXITY = 4  # of the encoder; 10 takes twice as long
+MIN_PROBABILITY = 0.05  # of the teacher's classes in recordings.jsonl
+
+Recording = tuple[dict[str, Any], bytes]  # its row, and the Ogg Opus file
+
+
+def encode(waveform: np.ndarray) -> bytes:
+    """Samples (int16, or float32 in [-1, 1]) at 16 kHz as an Ogg Opus file, by `opusenc` or, slower, by libsndfile."""
+    wav = io.BytesIO()
+    if not shutil.which("opusenc"):
+        level = 1 - (BITRATE_KBPS - 6) / 250  # libsndfile's scale from 6 to 256 kbit/s
+        soundfile.write(wav, waveform, SAMPLING_RATE, format="OGG", subtype="OPUS", compression_level=level)
+        return wav.getvalue()
+    soundfile.write(wav, waveform, SAMPLING_RATE, format="WAV", subtype="PCM_16")
+    options = ("--quiet", "--comp", str(COMPLEXITY), "--bitrate", str(BITRATE_KBPS), "--discard-comments")
+    return subprocess.run(["opusenc", *options, "-", "-"], input=wav.getvalue(), capture_output=True, check=True).stdout
+
+
+def decode(data: bytes) -> np.ndarray:
+    """The int16 samples of an Ogg Opus file at 16 kHz."""
+    samples, sampling_rate = soundfile.read(io.BytesIO(data), dtype="int16")
+    if sampling_rate != SAMPLING_RATE:  # the original rate is in the file's header
+        raise ValueError(f"An Opus file of the bank has {sampling_rate} Hz instead of {SAMPLING_RATE}.")
+    return samples
+
+
+def write_bank(recordings: Iterable[Recording], folder: Path, *, piece_bytes: int = PIECE_BYTES) -> None:
+    """Writes pieces, recordings.jsonl and, last, manifest.json. Rows get `piece` and `file`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces, rows, members, size = [], [], [], 0
+
+    def close() -> None:
+        name, buffer = f"piece_{len(pieces):03d}.zip", io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+            for member, data in members:
+                archive.writestr(zipfile.ZipInfo(member), data)
+        content = buffer.getvalue()
+        write_file(folder / name, content)
+        digest = hashlib.sha256(content).hexdigest()
+        pieces.append({"name": name, "bytes": len(content), "sha256": digest, "recordings": len(members)})
+        members.clear()
+
+    for row, data in recordings:
+        cost = len(data) + 150  # with its entry in the archive
+        if members and size + cost > piece_bytes:
+            close()
+            size = 0
+        member = f"{len(rows):06d}.opus"
+        rows.append({**row, "piece": len(pieces), "file": member})
+        members.append((member, data))
+        size += cost
+    if members:
+        close()
+    table = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    write_file(folder / "recordings.jsonl", table)
+    manifest = {"version": VERSION, "sampling_rate": SAMPLING_RATE, "pieces": pieces}
+    manifest["recordings_sha256"] = hashlib.sha256(table).hexdigest()
+    write_file(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+class OpusBank:
+    """
+    The recordings of a bank whose pieces are whole; `rows` has a dict for each.
+
+    Args:
+        folder: With manifest.json, recordings.jsonl and some or all of the pieces.
+
+    Raises:
+        ValueError: if the manifest or the table of recordings is missing or damaged, or no piece is whole.
+    """
+
+    def __init__(self, folder: Path):
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            table = (folder / "recordings.jsonl").read_bytes()
+            version, pieces, digest = (manifest[name] for name in ("version", "pieces", "recordings_sha256"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{folder} is not a bank: {error}. Copy manifest.json and recordings.jsonl again."
+            ) from error
+        if version != VERSION:
+            raise ValueError(f"The bank in {folder} has version {version}, this program reads version {VERSION}.")
+        if hashlib.sha256(table).hexdigest() != digest:
+            raise ValueError(f"{folder / 'recordings.jsonl'} is damaged: its checksum differs. Copy it again.")
+        self.folder = folder
+        self.pieces = [piece["name"] for piece in pieces]
+        whole = {number for number, piece in enumerate(pieces) if _is_whole(folder / piece["name"], piece)}
+        if not whole:
+            raise ValueError(f"The bank in {folder} has no whole piece of {len(pieces)}. Copy its pieces again.")
+        rows = [json.loads(line) for line in table.decode().splitlines()]
+        self.rows = [row for row in rows if row["piece"] in whole]
+        self.checksum = hashlib.sha256(json.dumps([pieces[i]["sha256"] for i in sorted(whole)]).encode()).hexdigest()
+
+    def decode(self, *, processes: int = 1) -> Iterator[np.ndarray]:
+        """The int16 samples of each row, in their order."""
+        by_piece: dict[int, list[str]] = {}
+        for row in self.rows:
+            by_piece.setdefault(row["piece"], []).append(row["file"])
+        work = [(self.folder / self.pieces[piece], files) for piece, files in by_piece.items()]
+        if processes == 1:
+            for item in work:
+                yield from _decode_piece(item)
+            return
+        with ProcessPoolExecutor(processes) as pool:
+            for waveforms in pool.map(_decode_piece, work):
+                yield from waveforms
+
+    def taught(self) -> np.ndarray:
+        """The teacher's mean probabilities (recordings, 527), 0 where they were below `MIN_PROBABILITY`."""
+        scores = np.zeros((len(self.rows), len(AUDIOSET_LABELS)), np.float32)
+        for row, values in zip(self.rows, scores, strict=True):
+            for label, score in row["taught"].items():
+                values[_index_of()[label]] = score
+        return scores
+
+
+@functools.cache
+def _index_of() -> dict[str, int]:
+    return {label: index for index, label in enumerate(AUDIOSET_LABELS)}
+
+
+def _is_whole(path: Path, piece: dict[str, Any]) -> bool:
+    if not path.exists():
+        logger.warning("%s is missing: its %d recordings are left out.", path, piece["recordings"])
+        return False
+    content = path.read_bytes()
+    if len(content) != piece["bytes"] or hashlib.sha256(content).hexdigest() != piece["sha256"]:
+        logger.warning("%s is damaged: its %d recordings are left out.", path, piece["recordings"])
+        return False
+    return True
+
+
+def _decode_piece(item: tuple[Path, list[str]]) -> list[np.ndarray]:
+    path, files = item
+    with zipfile.ZipFile(path) as archive:
+        return [decode(archive.read(name)) for name in files]
+
+
+def recordings_of(work: Path, *, processes: int, excluded: Path | None = None) -> Iterator[Recording]:
+    """The recordings of WORK/bank with what the teacher gives them, encoded, without those that `excluded` has too."""
+    bank = Bank(work / "bank")
+    paths = sorted(path for path in excluded.rglob("*") if path.name.lower().endswith(AUDIO)) if excluded else ()
+    fingerprints = Fingerprints(paths)
+    means = np.load(work / "bank" / "heard.npz")["mean"].astype(np.float32)
+    with ProcessPoolExecutor(processes, initializer=_open, initargs=(bank, fingerprints)) as pool:
+        for index, (data, match) in enumerate(pool.map(_encode, range(len(bank.rows)), chunksize=16)):
+            row = bank.rows[index]
+            if match:
+                logger.warning("%s is left out: it is the same recording as %s.", row["source"], match)
+                continue
+            order = np.argsort(-means[index])[:20]
+            taught = {AUDIOSET_LABELS[i]: round(float(means[index, i]), 3) for i in order}
+            kept = {name: row.get(name, "") for name in ("source", "licence", "split", "group", "samples")}
+            yield {**kept, "taught": {k: v for k, v in taught.items() if v >= MIN_PROBABILITY}}, data
+
+
+def _open(bank: Bank, fingerprints: Fingerprints) -> None:
+    global _bank, _fingerprints
+    _bank, _fingerprints = bank, fingerprints
+
+
+def _encode(index: int) -> tuple[bytes, str | None]:
+    row = _bank.rows[index]
+    match = _fingerprints.match(_bank.waveform(index))
+    return encode(np.asarray(_bank.samples[row["start"] : row["start"] + row["samples"]])), match
+
+
+def hours_by(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
+    """Hours of recordings for each value of a column, or for each first class of the teacher if it is `taught`."""
+    hours: dict[str, float] = {}
+    for row in rows:
+        name = next(iter(row["taught"]), "nothing") if key == "taught" else row[key].split("/")[0]
+        hours[name] = hours.get(name, 0.0) + row["samples"] / SAMPLING_RATE / 3600
+    return dict(sorted(hours.items(), key=lambda item: -item[1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", type=Path)
+    parser.add_argument("bank", type=Path)
+    parser.add_argument("--exclude", type=Path, help="folder of recordings that are kept for measuring, as ESC-10")
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    recordings = recordings_of(options.work, processes=options.processes, excluded=options.exclude)
+    write_bank(recordings, options.bank)
+    bank = OpusBank(options.bank)
+    print(f"{len(bank.rows)} recordings, {len(bank.pieces)} pieces")
+    for name, hours in hours_by(bank.rows, "source").items():
+        print(f"{hours:7.2f} h  {name}")
+
+
+if __name__ == "__main__":
+    main()
