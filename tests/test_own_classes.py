@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classes from a few examples: learned, added to a model, and run by all that runs models."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,10 @@ def test_the_folder_is_complete_and_runs_in_transformers(learned):
     assert {tag["label"]: tag["score"] for tag in tags} == pytest.approx(found, abs=1e-4)
     model, report = CedForAudioClassification.from_pretrained(learned / "model", output_loading_info=True)
     assert not any(report.values())
+    model.save_pretrained(learned / "saved")
+    written, saved = (json.loads((learned / name / "config.json").read_text()) for name in ("model", "saved"))
+    for field in ("auto_map", "custom_pipelines", "id2label", "label2id"):
+        assert written[field] == saved[field]
     assert model.config.num_labels == 15 and model.config.problem_type == "multi_label_classification"
 
 
