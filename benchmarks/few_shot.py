@@ -215,7 +215,10 @@ def main() -> None:
     classes = np.array([names.index(path.parent.name) for path in paths])
     folds = np.array([path.name.partition("-")[0] for path in paths])
     tagger = AudioTagger(arguments.model)
-    print(f"{describe_machine()}; {tagger.name}; {len(paths)} clips of {len(names)} classes in folds {set(folds)}\n")
+    print(
+        f"{describe_machine()}; {tagger.name}; {len(paths)} clips of {len(names)} classes "
+        f"in folds {', '.join(sorted(set(folds)))}\n"
+    )
     clips = (tagger.embed(list(map(str, paths))), classes)
     print_row("examples a class", "method", "top-1", "mAP", "precision at 0.5", "recall at 0.5")
     print_row(*["---"] * 6)

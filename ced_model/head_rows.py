@@ -10,8 +10,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .custom_code import AUTO_MAP, CODE_FILES, EXTRACTOR_AUTO_MAP
+from .custom_code import AUTO_MAP, CODE_FILES, CUSTOM_PIPELINES, EXTRACTOR_AUTO_MAP
 from .log_mel import FrontEnd
+from .model_files import write_handler
 from .model_folder import CONFIG, PREPROCESSOR, ModelFolder, open_model, read_json
 from .safetensors_index import TYPES, WEIGHTS_FILE, StoredTensor
 
@@ -56,6 +57,7 @@ def write_with_head(
         "outputdim": len(labels),
         "problem_type": problem_type,
         "auto_map": dict(AUTO_MAP),
+        "custom_pipelines": CUSTOM_PIPELINES,
     }
     _write_json(folder / CONFIG, config)
     stored = Path(source.path, PREPROCESSOR)
@@ -63,6 +65,7 @@ def write_with_head(
     _write_json(folder / PREPROCESSOR, preprocessor | {"auto_map": dict(EXTRACTOR_AUTO_MAP)})
     for name in CODE_FILES:
         shutil.copyfile(Path(__file__).parent / name, folder / name)
+    write_handler(folder)
     with open(folder / WEIGHTS_FILE, "wb") as file:
         write_tensors(file, source.tensors, {WEIGHT: weight, BIAS: bias})
     (folder / "README.md").write_text(readme, encoding="utf-8")

@@ -2,14 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of a model folder, and whether a model may be written to a folder."""
 
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from .custom_code import CODE_FILES
+from .custom_code import CODE_FILES, MIN_TRANSFORMERS
 
 HUB_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 HANDLER, REQUIREMENTS = "handler.py", "requirements.txt"  # for Hugging Face Inference Endpoints
 MODEL_FILES = frozenset((*HUB_FILES, *CODE_FILES, HANDLER, REQUIREMENTS, "README.md"))
+
+
+def write_handler(folder: Path) -> None:
+    """Writes what Hugging Face Inference Endpoints need to run a classifier."""
+    shutil.copyfile(Path(__file__).with_name("endpoint_handler.py"), folder / HANDLER)
+    (folder / REQUIREMENTS).write_text(f"transformers>={MIN_TRANSFORMERS}\nsoundfile\nsoxr\n")
 
 
 def check_output(folder: Path, overwrite: bool, further: Collection[str] = ()) -> None:

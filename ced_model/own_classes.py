@@ -114,27 +114,24 @@ def learn_classes(
     tagger = AudioTagger(model, **tagger_options)
     check_model(tagger, found.labels, replace)
     skipped = list(found.skipped)
-    features, owners = _features(tagger, found, window_s, skipped)
+    features, clips, targets = _features(tagger, found, window_s, skipped)
     for path, reason in skipped:
         say(f"{path}: {reason}; left out")
-    targets = found.targets()
-    used = np.isin(np.arange(len(targets)), owners)
-    _check_left(found, targets[used], say)
-    fitted = fit_classes(features, targets[owners], owners)
-    reports = [
-        _report(label, column, targets[used], fitted.left_out, used) for column, label in enumerate(found.labels)
-    ]
+    _check_left(found, targets, say)
+    fitted = fit_classes(features, targets[clips], clips)
+    reports = [_report(label, targets[:, i], fitted.left_out[:, i]) for i, label in enumerate(found.labels)]
+    negatives_used = int((~targets.any(axis=1)).sum())
     labels = [*([] if replace else tagger.labels), *found.labels]
     weight, bias = fitted.weight, fitted.bias
     source = tagger._folder
     if not replace:
         weight = np.concatenate([source.tensors[WEIGHT].read(), weight])
         bias = np.concatenate([source.tensors[BIAS].read(), bias])
-    card = _card(target.name, tagger, reports, int((~targets[used].any(axis=1)).sum()), replace)
+    card = _card(target.name, tagger, reports, negatives_used, replace)
     target.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(target, check_replaceable if overwrite else None) as folder:
         write_with_head(source, folder, weight, bias, labels, MULTI_LABEL, card)
-    return LearnedClasses(target, tagger.name, labels, reports, int((~targets[used].any(axis=1)).sum()), skipped)
+    return LearnedClasses(target, tagger.name, labels, reports, negatives_used, skipped)
 
 
 def check_model(tagger: AudioTagger, labels: Sequence[str], replace: bool) -> None:
@@ -150,16 +147,24 @@ def check_model(tagger: AudioTagger, labels: Sequence[str], replace: bool) -> No
 
 def _features(
     tagger: AudioTagger, found: Examples, window_s: float | None, skipped: list[tuple[str, str]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The features of all windows, `(windows, embed_dim)`, and the index of the clip of each."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    The features of all windows, `(windows, embed_dim)`, the number of the clip of each, and the targets of the clips.
+
+    A long counter-example is cut into several clips, some of which can be left out of a fit.
+    """
     rows, owners = [np.zeros((0, tagger.embed_dim), np.float32)], [np.zeros(0, int)]
+    kept: list[int] = []
     for index, result in enumerate(tagger.embeddings(found.paths, window_s=window_s)):
         if result.error is not None:
             skipped.append((result.name, one_line(result.error).removeprefix(f"{result.name}: ")))
             continue
+        windows = len(result.embeddings)
+        parts = 1 if found.classes[index] else min(FOLDS, windows)
         rows.append(result.embeddings)
-        owners.append(np.full(len(result.embeddings), index))
-    return head_features(tagger._folder, np.concatenate(rows)), np.concatenate(owners)
+        owners.append(len(kept) + np.arange(windows) * parts // windows)
+        kept += [index] * parts
+    return head_features(tagger._folder, np.concatenate(rows)), np.concatenate(owners), found.targets()[kept]
 
 
 def _check_left(found: Examples, targets: np.ndarray, say: Callable[[str], object]) -> None:
@@ -181,8 +186,8 @@ class Fitted(NamedTuple):
     Attributes:
         weight: float32 of shape `(classes, embed_dim)`.
         bias: float32 of shape `(classes,)`.
-        left_out: Probabilities of each clip when it was left out of the fit, `(clips, classes)`, in the order of their
-            indices; NaN where a class has too few examples.
+        left_out: Probabilities of each clip when it was left out of the fit, `(clips, classes)`; NaN where a class has
+            too few examples.
     """
 
     weight: np.ndarray
@@ -190,14 +195,14 @@ class Fitted(NamedTuple):
     left_out: np.ndarray
 
 
-def fit_classes(features: np.ndarray, targets: np.ndarray, owners: np.ndarray) -> Fitted:
+def fit_classes(features: np.ndarray, targets: np.ndarray, clips: np.ndarray) -> Fitted:
     """
     One logistic regression for each class against all other clips, with calibrated scores.
 
     Args:
         features: What the head's linear layer is given, `(windows, embed_dim)`.
         targets: Whether each window is an example of each class, bool of shape `(windows, classes)`.
-        owners: The clip of each window; windows of one clip are left out together, and share its weight.
+        clips: The clip of each window, numbered from 0: windows of one clip are left out together.
 
     A regression fitted to few points in many dimensions is far too sure of itself, and how much depends on the number
     of examples. So its decision values for clips that were left out (cross-validation) are calibrated by a sigmoid as
@@ -206,24 +211,21 @@ def fit_classes(features: np.ndarray, targets: np.ndarray, owners: np.ndarray) -
     """
     from sklearn.linear_model import LogisticRegression
 
-    clips, place, windows = np.unique(owners, return_inverse=True, return_counts=True)
-    weights = 1.0 / windows[place]
-    held_out = _left_out_values(features, targets, owners, weights)
+    held_out = _left_out_values(features, targets, clips)
     is_calibrated = bool(np.isfinite(held_out).any())
-    slope, offset = _platt(held_out, targets, weights) if is_calibrated else (1.0, 0.0)
+    slope, offset = _platt(held_out, targets) if is_calibrated else (1.0, 0.0)
     rows, biases = [], []
     for column in range(targets.shape[1]):
         regression = LogisticRegression(class_weight=None if is_calibrated else "balanced", max_iter=1000)
-        regression.fit(features, targets[:, column], sample_weight=weights)
+        regression.fit(features, targets[:, column])
         rows.append(slope * regression.coef_[0])
         biases.append(slope * regression.intercept_[0] + offset)
-    probabilities = 1 / (1 + np.exp(-(slope * held_out + offset)))
-    sums = np.zeros((len(clips), targets.shape[1]))
-    np.add.at(sums, place, probabilities * weights[:, None])
-    return Fitted(np.array(rows, np.float32), np.array(biases, np.float32), sums)
+    sums = np.zeros((clips.max() + 1, targets.shape[1]))
+    np.add.at(sums, clips, 1 / (1 + np.exp(-(slope * held_out + offset))))
+    return Fitted(np.array(rows, np.float32), np.array(biases, np.float32), sums / np.bincount(clips)[:, None])
 
 
-def _left_out_values(features: np.ndarray, targets: np.ndarray, owners: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _left_out_values(features: np.ndarray, targets: np.ndarray, clips: np.ndarray) -> np.ndarray:
     """Decision values of each window for each class, from fits without its clip; NaN for classes with one example."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold
@@ -231,44 +233,39 @@ def _left_out_values(features: np.ndarray, targets: np.ndarray, owners: np.ndarr
     values = np.full(targets.shape, np.nan)
     for column in range(targets.shape[1]):
         wanted = targets[:, column]
-        folds = min(FOLDS, len(np.unique(owners[wanted])), len(np.unique(owners[~wanted])))
+        folds = min(FOLDS, len(np.unique(clips[wanted])), len(np.unique(clips[~wanted])))
         if folds < 2:
             continue
-        splits = StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(features, wanted, owners)
-        for kept, left in splits:
-            if len(np.unique(wanted[kept])) < 2:
-                continue
-            regression = LogisticRegression(max_iter=1000).fit(features[kept], wanted[kept], weights[kept])
-            values[left, column] = regression.decision_function(features[left])
+        for kept, left in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(features, wanted, clips):
+            if len(np.unique(wanted[kept])) == 2:
+                regression = LogisticRegression(max_iter=1000).fit(features[kept], wanted[kept])
+                values[left, column] = regression.decision_function(features[left])
     return values
 
 
-def _platt(values: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+def _platt(values: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
     """Slope and offset of the sigmoid that fits left-out values best, with the smoothed targets of Platt (1999)."""
     from sklearn.linear_model import LogisticRegression
 
     known = np.isfinite(values)
     points, wanted = values[known][:, None], targets[known]
-    share = np.broadcast_to(weights[:, None], values.shape)[known]
-    positives, others = share[wanted].sum(), share[~wanted].sum()
+    positives, others = wanted.sum(), (~wanted).sum()
     smoothed = np.where(wanted, (positives + 1) / (positives + 2), 1 / (others + 2))
     # Soft targets: each point counts as both, in these shares.
     regression = LogisticRegression(C=np.inf).fit(
         np.concatenate([points, points]),
         np.repeat([True, False], len(points)),
-        np.concatenate([share * smoothed, share * (1 - smoothed)]),
+        np.concatenate([smoothed, 1 - smoothed]),
     )
     slope, offset = float(regression.coef_[0, 0]), float(regression.intercept_[0])
     return max(slope, MIN_SLOPE), offset
 
 
-def _report(label: str, column: int, targets: np.ndarray, left_out: np.ndarray, used: np.ndarray) -> ClassReport:
-    wanted, scores = targets[:, column], left_out[:, column]
+def _report(label: str, wanted: np.ndarray, scores: np.ndarray) -> ClassReport:
     if np.isnan(scores).any():
         return ClassReport(label, int(wanted.sum()), None, None)
-    return ClassReport(
-        label, int(wanted.sum()), int((scores[wanted] >= 0.5).sum()), int((scores[~wanted] >= 0.5).sum())
-    )
+    found, false = (int((scores[which] >= 0.5).sum()) for which in (wanted, ~wanted))
+    return ClassReport(label, int(wanted.sum()), found, false)
 
 
 def _card(name: str, tagger: AudioTagger, reports: Iterable[ClassReport], negatives: int, replace: bool) -> str:

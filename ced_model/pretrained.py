@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from .configuration_ced import CedConfig
-from .custom_code import MIN_TRANSFORMERS, PIPELINE_CODE
+from .custom_code import PIPELINE_CODE
 from .feature_extraction_ced import CedFeatureExtractor
 from .messages import one_line, printable
-from .model_files import HANDLER, REQUIREMENTS, check_replaceable
+from .model_files import HANDLER, REQUIREMENTS, check_replaceable, write_handler
 from .model_files import MODEL_FILES as MODEL_FILES
 from .model_files import check_output as check_output
 from .model_folder import PREPROCESSOR, check_model_folder, find_folder, front_end_of
@@ -104,8 +104,7 @@ def save_model_folder(
     """
     model.save_pretrained(folder)
     if isinstance(model, CedForAudioClassification):
-        shutil.copyfile(Path(__file__).with_name("endpoint_handler.py"), Path(folder) / HANDLER)
-        (Path(folder) / REQUIREMENTS).write_text(f"transformers>={MIN_TRANSFORMERS}\nsoundfile\nsoxr\n")
+        write_handler(Path(folder))
     feature_extractor.save_pretrained(folder)
     # safetensors ignores the umask and creates its file for the owner alone.
     shutil.copymode(Path(folder) / "config.json", Path(folder) / "model.safetensors")

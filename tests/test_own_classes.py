@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classes from a few examples: learned, added to a model, and run by all that runs models."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,10 @@ def test_the_folder_is_complete_and_runs_in_transformers(learned):
     assert {tag["label"]: tag["score"] for tag in tags} == pytest.approx(found, abs=1e-4)
     model, report = CedForAudioClassification.from_pretrained(learned / "model", output_loading_info=True)
     assert not any(report.values())
+    model.save_pretrained(learned / "saved")
+    written, saved = (json.loads((learned / name / "config.json").read_text()) for name in ("model", "saved"))
+    for field in ("auto_map", "custom_pipelines", "id2label", "label2id"):
+        assert written[field] == saved[field]
     assert model.config.num_labels == 15 and model.config.problem_type == "multi_label_classification"
 
 
@@ -170,6 +175,17 @@ def test_learning_needs_no_torch_and_names_what_it_leaves_out(sounds):
     assert any(line.startswith(f"{sounds}/hum/broken.wav: ") and line.endswith("; left out") for line in lines)
     assert "few examples of hiss (2): scores of a class are uncertain below 5" in lines
     assert "       6 " in done.stdout
+
+
+def test_a_long_recording_is_as_good_as_many_counter_examples(sounds, tmp_path):
+    """One class alone, and its counter-examples in one file: scores are calibrated on parts of it."""
+    shutil.rmtree(sounds / "hiss")
+    rng = np.random.default_rng(5)
+    soundfile.write(tmp_path / "long.wav", np.concatenate([hiss(rng), clicks(rng)] * 30), RATE)
+    done = learn_classes(sounds, tmp_path / "model", model=MODEL, negatives=[tmp_path / "long.wav"], window_s=1)
+    assert done.negatives == 5 and done.reports[0].found == 6 and done.reports[0].false == 0
+    tagger = AudioTagger(done.folder)
+    assert scores(tagger, tmp_path / "hum.wav")["hum"] >= 0.5 > scores(tagger, tmp_path / "hiss.wav")["hum"]
 
 
 def test_one_example_of_each_class_is_enough_to_begin(sounds):

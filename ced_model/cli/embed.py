@@ -7,7 +7,6 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from . import options
@@ -111,6 +110,8 @@ def embed(
 
 def _take_up(kept: "EmbeddingIndex", unfinished: "Unfinished", header: dict[str, Any], output: str) -> None:
     """Adds the embeddings of a finished file to the unfinished ones."""
+    import numpy as np
+
     unfinished.check(dict(kept.made_by), output)
     borders = np.searchsorted(kept.file_index, range(len(kept.files) + 1))
     for number, name in enumerate(kept.files):
@@ -147,6 +148,8 @@ def _entry(name: str, start_s: Any, end_s: Any, embeddings: Any) -> "Entry":
 
 
 def _joined(unfinished: "Unfinished", tagger: "AudioTagger", header: dict[str, Any]) -> "EmbeddingIndex":
+    import numpy as np
+
     from ..embedding_index import join_embeddings
 
     def entries() -> Any:

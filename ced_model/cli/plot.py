@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from ..messages import OptionError
@@ -23,6 +22,7 @@ from .progress import RunProgress
 from .terminal import put
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
 
     from ..classes import ClassChoice
@@ -126,8 +126,10 @@ def _draw(
     return make_figure(decibels, column_s, timeline, front_end, title, TOP_K, classes=classes, start_s=part[0])
 
 
-def _cut(blocks: "Iterable[np.ndarray]", first: int, last: int) -> np.ndarray:
+def _cut(blocks: "Iterable[np.ndarray]", first: int, last: int) -> "np.ndarray":
     """Samples from `first` to `last` of blocks; what is behind is not read."""
+    import numpy as np
+
     kept, position = [np.zeros(0, np.float32)], 0
     for block in blocks:
         kept.append(block[max(0, first - position) : max(0, last - position)])
@@ -137,7 +139,7 @@ def _cut(blocks: "Iterable[np.ndarray]", first: int, last: int) -> np.ndarray:
     return np.concatenate(kept)
 
 
-def _choose_classes(timeline: "Timeline", threshold: float | None, top_k: int | None) -> np.ndarray:
+def _choose_classes(timeline: "Timeline", threshold: float | None, top_k: int | None) -> "np.ndarray":
     """Indices of the classes to draw, those with the highest peaks first."""
     from ..drawing import highest_classes
 

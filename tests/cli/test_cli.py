@@ -131,7 +131,9 @@ def test_what_needs_torch_names_it_in_one_line(command: str, tmp_path: Path) -> 
     assert "torch" in one_line(done.stderr) and "pip install" in done.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["tag"], ["labels"], ["plot"], ["listen"]])
+@pytest.mark.parametrize(
+    "command", [[], ["tag"], ["labels"], ["plot"], ["listen"], ["learn"], ["embed"], ["search"], ["clips"]]
+)
 def test_help_is_whole_and_without_python_types(ced: Run, command: list[str], monkeypatch: Any) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     shown = ced(*command, "-h").stdout
