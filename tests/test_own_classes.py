@@ -256,6 +256,13 @@ def test_what_cannot_be_learned_from_is_named_in_one_line(sounds, how, expected)
     assert not output.exists()
 
 
+def test_without_scikit_learn_the_line_says_how_to_install_it(sounds, monkeypatch):
+    monkeypatch.setattr("ced_model.packages.missing", list)
+    result = ced("learn", sounds, "-m", MODEL, "-o", sounds.parent / "model")
+    assert result.exit_code == 1
+    assert result.stderr == 'ced: learning classes requires sklearn: pip install "ced_model[learn]"\n'
+
+
 def test_models_to_which_nothing_can_be_added_are_refused(sounds, micro_model):
     for field, value, expected in (
         ("problem_type", "single_label_classification", "this one is for single_label_classification"),

@@ -65,7 +65,7 @@ def embed(
     Exit code: 0, 1 if inputs failed (each is named on stderr), 2 for wrong usage.
     """
     from ..embedding_index import EmbeddingIndex, check_index_name
-    from ..input_list import find_inputs
+    from ..input_list import STANDARD_INPUT, find_inputs
     from ..unfinished import Unfinished
 
     if output is None:
@@ -79,6 +79,8 @@ def embed(
     if exists and not (resume or overwrite):
         raise CliError(f"{output} exists: --resume keeps its embeddings, --overwrite discards them")
     inputs = find_inputs(paths or [], list_file)
+    if resume and any(item.name == STANDARD_INPUT for item in inputs):
+        raise CliError("--resume cannot know whether standard input is the same")
     kept = EmbeddingIndex.load(output) if exists and resume else None
     windows: dict[str, Any] = {"window_s": window_s, "hop_s": hop_s, "channel": options.parse_channel(channel)}
     tagger = load_tagger(
