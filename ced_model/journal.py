@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from .messages import OptionError, RunError, UsageError
 from .output import new_file, put_file, remove_abandoned, temporary_name
-from .records import Record, check_record, check_same_maker, check_same_options
+from .records import Record, check_record, check_same_maker, check_same_options, has_times
 from .writers import EVENT_FORMATS, Format, read_records, write_records
 from .writers.event_files import EventFiles
 from .writers.json import json_line, parse_json
@@ -295,7 +295,7 @@ class Journal:
                     file.write(self.event_files.write(records, self.made_by, self.options, self._discards))
                 else:
                     options: Any = {"spreadsheet_safe": self._spreadsheet_safe, "wide": self._wide}
-                    options["made_by"] = self.made_by
+                    options |= {"made_by": self.made_by, "has_times": has_times(self.options)}
                     write_records(self._records(order), file, self._format, self._events, **options)
                 file.flush()
                 os.fsync(file.fileno())

@@ -3,14 +3,14 @@
 """What users pass to a pipeline: files, URLs, arrays, rows and columns of `datasets` → inputs of `read_blocks`."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from huggingface_hub.utils import get_session
 from transformers.pipelines.pt_utils import KeyDataset
 
-from .audio import AudioError, is_single_input
-from .messages import OptionError, one_line, one_line_error, printable
+from .audio import AudioError, is_single_input, plain_input
+from .messages import OptionError, one_line_error, printable
 
 INPUTS = (
     'a path, a URL, bytes, an array, {"array": …, "sampling_rate": …}, the audio column of a `datasets` row, or a list,'
@@ -19,12 +19,8 @@ INPUTS = (
 
 
 def is_single(inputs: Any) -> bool:
-    is_iterable = isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")
-    return is_single_input(inputs) or isinstance(inputs, Mapping) or _is_decoder(inputs) or not is_iterable
-
-
-def _is_decoder(row: Any) -> bool:
-    return hasattr(row, "_hf_encoded") or hasattr(row, "get_all_samples")
+    """Whether it is one input; what cannot be iterated over is one, too, and is refused as such."""
+    return is_single_input(inputs) or not (isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__"))
 
 
 def audio_column(inputs: Any) -> Any:
@@ -70,22 +66,12 @@ def rows_of(inputs: Any) -> tuple[Iterable[Any], Callable[[Any], Any]]:
 
 def to_input(row: Any) -> Any:
     """An input of the pipeline as one of [`read_blocks`]."""
-    row = getattr(row, "_hf_encoded", row)
-    if _is_decoder(row):
-        samples = row.get_all_samples()
-        return {"array": samples.data, "sampling_rate": samples.sample_rate}
-    if isinstance(row, Mapping):
-        if row.keys() & {"array", "raw"}:
-            return dict(row)
-        content = row.get("path") if row.get("bytes") is None else row["bytes"]
-        if content is None:
-            raise AudioError(f"got a dictionary with {one_line(list(row))}: expected {INPUTS}")
-        row = content
-    if isinstance(row, str) and row.startswith(("http://", "https://")):
-        return _download(row)
-    if not is_single_input(row):
+    source = plain_input(row)
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        return _download(source)
+    if not is_single_input(source):
         raise AudioError(f"got {type(row).__name__}: expected {INPUTS}")
-    return row
+    return source
 
 
 def _download(url: str) -> bytes:

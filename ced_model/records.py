@@ -130,9 +130,14 @@ def _wide_record(
     return record
 
 
+def has_times(options: Mapping[str, Any]) -> bool:
+    """Whether records made with these options have `recorded_at`."""
+    return options.get("start_time") not in (None, "none")
+
+
 def _head(name: str, result: "TagResult", options: Mapping[str, Any]) -> Record:
     record: Record = {"file": name, "duration_s": result.duration_s}
-    if options.get("start_time") not in (None, "none"):
+    if has_times(options):
         record["recorded_at"] = result.recorded_at
     return record
 

@@ -21,7 +21,14 @@ from torch.nn.attention.flex_attention import flex_attention
 from transformers import AutoModel, AutoModelForAudioFrameClassification, Trainer, TrainingArguments
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
-from ced_model import CedConfig, CedForAudioClassification, CedForAudioFrameClassification, CedModel
+from ced_model import (
+    AudioTagger,
+    CedConfig,
+    CedForAudioClassification,
+    CedForAudioFrameClassification,
+    CedModel,
+    bundled_folder,
+)
 
 POOLINGS = ("mean", "logit", "dm", "token")
 PROBLEM_TYPES = ("multi_label_classification", "single_label_classification", "regression")
@@ -902,3 +909,12 @@ def test_a_frozen_encoder_leaves_the_head_of_frames_to_be_trained() -> None:
     model(torch.randn(2, 64, 40), labels=torch.rand(2, 2, 5)).loss.backward()
     assert all(torch.equal(value, before[name]) for name, value in model.encoder.state_dict().items())
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None} == {"outputlayer"}
+
+
+def test_a_tagger_refuses_a_frame_classifier_and_takes_the_folder_that_it_saves(tmp_path: Path) -> None:
+    model = CedForAudioFrameClassification.from_pretrained(bundled_folder())
+    with pytest.raises(ValueError, match="CedForAudioFrameClassification.*expected a CED classification model"):
+        AudioTagger(model)
+    model.save_pretrained(tmp_path)
+    noise = torch.randn(16000, generator=torch.Generator().manual_seed(0)).mul(0.1).numpy()
+    assert [tag.index for tag in AudioTagger(tmp_path)(noise)] == [tag.index for tag in AudioTagger()(noise)]

@@ -115,7 +115,9 @@ INPUTS: dict[str, Callable[[str], Any]] = {
     "decoded row": lambda path: {"path": path, "array": read(path)[0], "sampling_rate": read(path)[1]},
     "row of bytes": lambda path: {"bytes": Path(path).read_bytes(), "path": "elsewhere.flac"},
     "row of a path": lambda path: {"bytes": None, "path": path},
-    "AudioDecoder of a row": lambda path: SimpleNamespace(_hf_encoded={"bytes": None, "path": path}),
+    "AudioDecoder of a row": lambda path: SimpleNamespace(
+        _hf_encoded={"bytes": None, "path": path}, get_all_samples=lambda: pytest.fail("decoded by torchcodec")
+    ),
     "AudioDecoder": lambda path: SimpleNamespace(
         get_all_samples=lambda: SimpleNamespace(data=torch.from_numpy(read(path)[0]), sample_rate=read(path)[1])
     ),
@@ -270,8 +272,8 @@ NOT_AUDIO: dict[str, tuple[Any, str]] = {
     "None": (None, "inputs: got NoneType: expected a path, a URL, bytes, an array"),
     "number": (42, "inputs: got int: expected a path"),
     "class": (object(), "inputs: got object: expected a path"),
-    "dictionary": ({"audio": 1, "label": 2}, r"inputs: got a dictionary with \['audio', 'label'\]: expected a path"),
-    "empty row": ({"bytes": None, "path": None}, r"inputs: got a dictionary with \['bytes', 'path'\]: expected"),
+    "dictionary": ({"audio": 1, "label": 2}, "inputs: <row>: a dictionary without audio; it has 'audio', 'label'"),
+    "empty row": ({"bytes": None, "path": None}, "inputs: <row>: a row without audio: its bytes and its path are None"),
     "no rate": ({"array": np.zeros(16000)}, 'inputs: <array>: a dict needs "array" .* and "sampling_rate"'),
     "numbers": ([0.1, 0.2], r"inputs\[0\]: got float: expected a path"),
     "lists": ([["a.wav"]], r"inputs\[0\]: got list: expected a path"),

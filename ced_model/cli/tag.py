@@ -297,7 +297,7 @@ class _Run:
         return tagger
 
     def to_stdout(self) -> RunProgress:
-        from ..records import made_by
+        from ..records import has_times, made_by
         from ..writers.event_files import check_combines
 
         if len(self.inputs) > 1:
@@ -315,6 +315,7 @@ class _Run:
                     spreadsheet_safe=self.spreadsheet_safe,
                     made_by=made_by(tagger) if self.format in EVENT_FORMATS else None,
                     wide=self.wide,
+                    has_times=has_times(self.tagging),
                 )
             except KeyboardInterrupt as error:
                 raise KeyboardInterrupt(f"{progress.done} of {len(self.inputs)} inputs were done") from error

@@ -112,7 +112,7 @@ def folder_of(
         EngineError: if `with_weights` and the model has other layers than CED, such as adapters.
     """
     config: Any = getattr(model, "config", None)
-    if getattr(config, "model_type", None) != CedConfig.model_type or not hasattr(model, "num_labels"):
+    if getattr(config, "model_type", None) != CedConfig.model_type or not hasattr(model, "classify"):
         raise OptionError("model", type(model).__name__, "a CED classification model, a folder or a Hub id")
     fields = config.to_dict() | {"num_labels": config.num_labels, "feature_size": config.n_mels}
     tensors: dict[str, Any] = {}

@@ -66,6 +66,7 @@ def write_records(
     spreadsheet_safe: bool = False,
     made_by: Mapping[str, str] | None = None,
     wide: str = "",
+    has_times: bool = False,
 ) -> None:
     """
     Writes records as they come.
@@ -77,6 +78,7 @@ def write_records(
         events: Whether the records hold events instead of tags.
         spreadsheet_safe: For CSV, put `'` before text that a spreadsheet would take for a formula.
         made_by: For Parquet, Raven and Label Studio, the model, engine and compute type.
+        has_times: For CSV of tags or events, whether records have `recorded_at`: the header comes before the first one.
         wide: `"clips"` or `"windows"` if the records hold scores of all classes, of clips or of their windows.
     """
     records = (sound_record(record, events) for record in records)
@@ -92,7 +94,7 @@ def write_records(
     elif format is Format.CSV:
         from . import csv
 
-        csv.write(records, stream, events, spreadsheet_safe)
+        csv.write(records, stream, events, spreadsheet_safe, has_times)
     elif format is Format.PARQUET:
         from . import parquet
 

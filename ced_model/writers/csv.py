@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
-from ..records import NUMBERS, Record, columns, excerpt, records_of, rows_of, with_times
+from ..records import NUMBERS, Record, columns, excerpt, records_of, rows_of
 
 FORMULA = re.compile("'*[=+\\-@\t\r]")  # how text begins that a spreadsheet would compute, with quotes before it
 
 
-def write(records: Iterable[Record], stream: BinaryIO, events: bool, spreadsheet_safe: bool) -> None:
-    has_times, records = with_times(records)
+def write(
+    records: Iterable[Record], stream: BinaryIO, events: bool, spreadsheet_safe: bool, has_times: bool = False
+) -> None:
     names = columns(events, has_times)
     stream.write(csv_lines([names]))
     stream.flush()

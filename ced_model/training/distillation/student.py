@@ -100,7 +100,8 @@ def load_student(
 
 
 def _from_size(size: str, store: Store, seed: int) -> Student:
-    extractor, config, notes = CedFeatureExtractor(), CedConfig(name=f"ced-{size}"), ()
+    extractor, config = CedFeatureExtractor(), CedConfig(name=f"ced-{size}")
+    notes: tuple[str, ...] = ()
     frames = extractor.num_frames(store.augmentation.chunk_samples)
     # Positions behind the end of every chunk would stay random; the published shape is made for 10 s.
     if frames // config.patch_size < config.num_patches[1] - 1 or frames > config.target_length:
