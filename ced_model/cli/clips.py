@@ -4,7 +4,7 @@
 
 import math
 import os
-from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,13 +13,12 @@ from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .model import load_tagger
-from .progress import RunProgress
+from .resumable import add_entries
 from .terminal import put, say, say_error
 
 if TYPE_CHECKING:
-    from ..input_list import Input
-    from ..tagger import AudioTagger
-    from ..unfinished import Unfinished
+    from ..results import TagResult
+    from ..unfinished import Entry
 
 KIND = "clips"
 THRESHOLD = 0.5
@@ -109,15 +108,13 @@ def clips(
     os.makedirs(output, exist_ok=True)
     table = os.path.join(output, "clips.csv")
     with Unfinished(table, header, resume=resume) as unfinished:
-        waiting = [item for item in inputs if item.name not in unfinished]
-        if len(waiting) < len(inputs):
-            say(f"{len(inputs) - len(waiting)} of {len(inputs)} inputs were done before")
-        progress = _detect(tagger, waiting, windows, finding, unfinished)
+        progress = add_entries(inputs, tagger.timelines, windows, partial(_entry_of, finding=finding), unfinished)
         known = [unfinished[item.name] for item in inputs if item.name in unfinished]
         chosen = choose_clips(known, most=max_per_class, **choosing)
         written = write_clips(chosen, output, unescape_name, format, say_error)
         unfinished.remove()
-    put(f"wrote {output}: {len(written)} clips of {len({clip.label for clip in written})} classes, and clips.csv")
+    classes = len({clip.label for clip in written})
+    put(f"wrote {output}: {len(written)} clips of {classes} class{'es' * (classes != 1)}, and clips.csv")
     say(progress.summary())
     if progress.failed or len(written) < len(chosen):
         raise typer.Exit(FAILED)
@@ -135,32 +132,8 @@ def _check_folder(folder: str, resume: bool) -> None:
         raise CliError(f"{folder} is not empty: --resume continues an interrupted run; or give a new folder")
 
 
-def _detect(
-    tagger: "AudioTagger",
-    inputs: list["Input"],
-    windows: dict[str, Any],
-    finding: dict[str, Any],
-    unfinished: "Unfinished",
-) -> RunProgress:
-    """Notes the events of each recording."""
-    sources = (item.source for item in inputs if item.error is None)
-    with RunProgress(len(inputs)) as progress, ExitStack() as stack:
-        results: Any = tagger.timelines(sources, on_audio=progress.add_audio, **windows)
-        stack.callback(results.close)  # its threads end, however this does
-        try:
-            for item in inputs:
-                result = next(results) if item.error is None else None
-                error = item.error or (None if result is None else result.error)
-                progress.count(failed=error is not None)
-                if error is not None:
-                    with progress.hidden():
-                        say_error(item.name, str(error).removeprefix(f"{item.name}: "))
-                elif result is not None and result.timeline is not None:
-                    events = [
-                        (event.onset_s, event.offset_s, event.label, event.peak)
-                        for event in result.timeline.events(**finding)
-                    ]
-                    unfinished.add({"file": item.name, "duration_s": result.duration_s, "events": events})
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(unfinished.advice) from error
-    return progress
+def _entry_of(name: str, result: "TagResult", finding: dict[str, Any]) -> "Entry":
+    """The events of a recording."""
+    assert result.timeline is not None
+    events = [[event.onset_s, event.offset_s, event.label, event.peak] for event in result.timeline.events(**finding)]
+    return {"file": name, "duration_s": result.duration_s, "events": events}

@@ -4,7 +4,6 @@
 
 import base64
 import os
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,12 +12,11 @@ from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .model import load_tagger
-from .progress import RunProgress
-from .terminal import put, say, say_error
+from .resumable import add_entries
+from .terminal import put, say
 
 if TYPE_CHECKING:
     from ..embedding_index import EmbeddingIndex
-    from ..input_list import Input
     from ..results import EmbeddingResult
     from ..tagger import AudioTagger
     from ..unfinished import Entry, Unfinished
@@ -65,7 +63,7 @@ def embed(
     Exit code: 0, 1 if inputs failed (each is named on stderr), 2 for wrong usage.
     """
     from ..embedding_index import EmbeddingIndex, check_index_name
-    from ..input_list import find_inputs
+    from ..input_list import STANDARD_INPUT, find_inputs
     from ..unfinished import Unfinished
 
     if output is None:
@@ -79,6 +77,8 @@ def embed(
     if exists and not (resume or overwrite):
         raise CliError(f"{output} exists: --resume keeps its embeddings, --overwrite discards them")
     inputs = find_inputs(paths or [], list_file)
+    if resume and any(item.name == STANDARD_INPUT for item in inputs):
+        raise CliError("--resume cannot know whether standard input is the same")
     kept = EmbeddingIndex.load(output) if exists and resume else None
     windows: dict[str, Any] = {"window_s": window_s, "hop_s": hop_s, "channel": options.parse_channel(channel)}
     tagger = load_tagger(
@@ -95,10 +95,7 @@ def embed(
     with Unfinished(output, header, resume=resume, overwrite=overwrite) as unfinished:
         if kept is not None:
             _take_up(kept, unfinished, header, output)
-        waiting = [item for item in inputs if item.name not in unfinished]
-        if len(waiting) < len(inputs):
-            say(f"{len(inputs) - len(waiting)} of {len(inputs)} inputs were done before")
-        progress = _compute(tagger, waiting, windows, unfinished)
+        progress = add_entries(inputs, tagger.embeddings, windows, _entry_of, unfinished)
         index = _joined(unfinished, tagger, header)
         index.save(output, replace=resume or overwrite)
         unfinished.remove()
@@ -120,26 +117,8 @@ def _take_up(kept: "EmbeddingIndex", unfinished: "Unfinished", header: dict[str,
             unfinished.add(_entry(name, kept.start_s[rows], kept.end_s[rows], kept.embeddings[rows]))
 
 
-def _compute(
-    tagger: "AudioTagger", inputs: list["Input"], windows: dict[str, Any], unfinished: "Unfinished"
-) -> RunProgress:
-    sources = (item.source for item in inputs if item.error is None)
-    with RunProgress(len(inputs)) as progress, ExitStack() as stack:
-        results: Any = tagger.embeddings(sources, on_audio=progress.add_audio, **windows)
-        stack.callback(results.close)  # its threads end, however this does
-        try:
-            for item in inputs:
-                result: EmbeddingResult | None = next(results) if item.error is None else None
-                error = item.error or (None if result is None else result.error)
-                progress.count(failed=error is not None)
-                if error is not None:
-                    with progress.hidden():
-                        say_error(item.name, str(error).removeprefix(f"{item.name}: "))
-                elif result is not None:
-                    unfinished.add(_entry(item.name, result.start_s, result.end_s, result.embeddings))
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(unfinished.advice) from error
-    return progress
+def _entry_of(name: str, result: "EmbeddingResult") -> "Entry":
+    return _entry(name, result.start_s, result.end_s, result.embeddings)
 
 
 def _entry(name: str, start_s: Any, end_s: Any, embeddings: Any) -> "Entry":
