@@ -18,7 +18,7 @@ import logging
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ VERSION = 1
 PIECE_BYTES = 16_000_000
 BITRATE_KBPS = 24  # mono, at 16 kHz
 COMPLEXITY = 4  # of the encoder; 10 takes twice as long
+BALANCE = 0.6  # of classes in mixing
 MIN_PROBABILITY = 0.05  # of the teacher's classes in recordings.jsonl
 
 Recording = tuple[dict[str, Any], bytes]  # its row, and the Ogg Opus file
@@ -175,21 +176,50 @@ def _decode_piece(item: tuple[Path, list[str]]) -> list[np.ndarray]:
 
 
 def recordings_of(work: Path, *, processes: int, excluded: Path | None = None) -> Iterator[Recording]:
-    """The recordings of WORK/bank with what the teacher gives them, encoded, without those that `excluded` has too."""
+    """
+    The recordings of WORK/bank with what the teacher gives them, encoded, without those that `excluded` has too.
+
+    The scarcest for their length come first and held-out ones last, so that the first pieces are the most useful.
+    """
     bank = Bank(work / "bank")
     paths = sorted(path for path in excluded.rglob("*") if path.name.lower().endswith(AUDIO)) if excluded else ()
     fingerprints = Fingerprints(paths)
     means = np.load(work / "bank" / "heard.npz")["mean"].astype(np.float32)
+    groups, lengths = [row["group"] for row in bank.rows], np.array([row["samples"] for row in bank.rows])
+    value = weights_of(np.where(means >= MIN_PROBABILITY, means, 0), groups, BALANCE) / (lengths + SAMPLING_RATE)
+    order = np.argsort(np.where([row["split"] == "train" for row in bank.rows], -value, 1), kind="stable").tolist()
     with ProcessPoolExecutor(processes, initializer=_open, initargs=(bank, fingerprints)) as pool:
-        for index, (data, match) in enumerate(pool.map(_encode, range(len(bank.rows)), chunksize=16)):
+        for index, (data, match) in zip(order, pool.map(_encode, order, chunksize=16), strict=True):
             row = bank.rows[index]
             if match:
                 logger.warning("%s is left out: it is the same recording as %s.", row["source"], match)
                 continue
-            order = np.argsort(-means[index])[:20]
-            taught = {AUDIOSET_LABELS[i]: round(float(means[index, i]), 3) for i in order}
+            first = np.argsort(-means[index])[:20]
+            taught = {AUDIOSET_LABELS[i]: round(float(means[index, i]), 3) for i in first}
             kept = {name: row.get(name, "") for name in ("source", "licence", "split", "group", "samples")}
             yield {**kept, "taught": {k: v for k, v in taught.items() if v >= MIN_PROBABILITY}}, data
+
+
+def weights_of(taught: np.ndarray, groups: Sequence[str], balance: float) -> np.ndarray:
+    """
+    How often each recording is drawn, in proportion.
+
+    A recording counts for each of its classes by the teacher's probability, and the more of a class there is the less,
+    so that a thousand voices do not hide one chainsaw. Recordings of one series share their odds.
+
+    Args:
+        taught: The teacher's probabilities (recordings, classes).
+        groups: The series of each recording.
+        balance: 0 to draw all recordings equally often, 1 to draw all classes equally often.
+    """
+    amount = taught.sum(0)
+    weights = (taught * np.where(amount > 0, amount, 1) ** -balance).sum(1)
+    if (weights > 0).any():  # recordings that the teacher does not name are drawn as often as its commonest
+        weights = np.maximum(weights, np.quantile(weights[weights > 0], 0.1))
+    else:
+        weights = np.ones(len(taught))
+    _, group_of, group_counts = np.unique(list(groups), return_inverse=True, return_counts=True)
+    return weights * group_counts[group_of] ** -0.5
 
 
 def _open(bank: Bank, fingerprints: Fingerprints) -> None:
@@ -204,11 +234,12 @@ def _encode(index: int) -> tuple[bytes, str | None]:
 
 
 def hours_by(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
-    """Hours of recordings for each value of a column, or for each first class of the teacher if it is `taught`."""
+    """Hours of recordings for each package, licence or split; for `taught`, of those with a class in the first five."""
     hours: dict[str, float] = {}
     for row in rows:
-        name = next(iter(row["taught"]), "nothing") if key == "taught" else row[key].split("/")[0]
-        hours[name] = hours.get(name, 0.0) + row["samples"] / SAMPLING_RATE / 3600
+        names = list(row["taught"])[:5] if key == "taught" else [row[key].split("/")[0]]
+        for name in names:
+            hours[name] = hours.get(name, 0.0) + row["samples"] / SAMPLING_RATE / 3600
     return dict(sorted(hours.items(), key=lambda item: -item[1]))
 
 
@@ -223,8 +254,10 @@ def main() -> None:
     write_bank(recordings, options.bank)
     bank = OpusBank(options.bank)
     print(f"{len(bank.rows)} recordings, {len(bank.pieces)} pieces")
-    for name, hours in hours_by(bank.rows, "source").items():
-        print(f"{hours:7.2f} h  {name}")
+    for key in ("source", "licence", "taught"):
+        print(f"\n{key}")
+        for name, hours in hours_by(bank.rows, key).items():
+            print(f"{hours:7.2f} h  {name}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sounds that simple physics gives: clocks, engines, rotors, rain, fire, bells, sirens, …
 
-    python examples/ced_nano/synthesis.py WORK [--takes 60]
+    python examples/ced_nano/synthesis.py WORK [--takes 40]
 
 writes WORK/src/synthesis/KIND/NUMBER.flac and WORK/synthesis.json. A take is kept if the teacher has the class that it
 stands for in its top 5; the share of kept takes is printed for each kind. Everything follows from kind and number.
@@ -311,32 +311,6 @@ def fire(rng: Random, samples: int) -> np.ndarray:
 # --- Household, signals, people --------------------------------------------------------------------------------------
 
 
-def footsteps(rng: Random, samples: int) -> np.ndarray:
-    sound, interval = np.zeros(samples), rng.uniform(0.3, 0.75)
-    low, high = rng.choice(((60, 600), (100, 2500), (300, 7000)))
-    for start in np.arange(rng.uniform(0, 0.5), samples / RATE, interval):
-        start += 0.02 * rng.standard_normal()
-        place(sound, click(rng, rng.uniform(0.05, 0.1), low, high), start, rng.uniform(0.7, 1))  # heel
-        place(
-            sound,
-            click(rng, rng.uniform(0.04, 0.15), 2 * low, high),
-            start + rng.uniform(0.06, 0.12),
-            rng.uniform(0.2, 0.6),
-        )
-    return sound + 0.01 * band(rng, samples, 50, 4000, 0.7)
-
-
-def typing(rng: Random, samples: int) -> np.ndarray:
-    sound, position = np.zeros(samples), rng.uniform(0, 0.3)
-    keys = [(rng.uniform(300, 1500), rng.uniform(3500, 7800)) for _ in range(8)]
-    while position < samples / RATE:
-        low, high = keys[rng.integers(8)]
-        place(sound, click(rng, 0.025, low, high), position, rng.uniform(0.6, 1))
-        place(sound, click(rng, 0.015, low, high), position + rng.uniform(0.05, 0.1), rng.uniform(0.2, 0.5))  # release
-        position += rng.exponential(0.09) + 0.06 + (0.5 if rng.random() < 0.06 else 0)
-    return sound + 0.004 * band(rng, samples, 50, 5000, 0.6)
-
-
 def bell(rng: Random, samples: int) -> np.ndarray:
     """Church bells: hum, prime, tierce, quint, nominal and above (A. Lehr), struck again and again."""
     ratios = np.array([0.5, 1, 1.19, 1.5, 2, 2.51, 2.66, 3.01, 4.17, 5.43])
@@ -481,8 +455,6 @@ KINDS: dict[str, tuple[Maker, tuple[str, ...]]] = {  # and the classes that it s
     "wind": (wind, ("Wind", "Wind noise (microphone)")),
     "thunder": (thunder, ("Thunder", "Thunderstorm")),
     "fire": (fire, ("Fire", "Crackle")),
-    "footsteps": (footsteps, ("Walk, footsteps", "Run")),
-    "typing": (typing, ("Typing", "Computer keyboard", "Typewriter")),
     "bell": (bell, ("Bell", "Church bell")),
     "small_bell": (small_bell, ("Bicycle bell", "Bell", "Alarm clock", "Telephone bell ringing", "Doorbell")),
     "telephone": (telephone, ("Telephone", "Telephone bell ringing", "Ringtone")),
@@ -534,13 +506,20 @@ def _letters(number: int) -> str:
     return "".join(chr(ord("a") + int(digit)) for digit in f"{number:04d}")
 
 
+def write_all(work: Path, takes: int) -> None:
+    """WORK/src/synthesis and, last, WORK/synthesis.json; nothing if that is there."""
+    if (work / "synthesis.json").exists():
+        return
+    shares = write(work / "src" / "synthesis", takes)
+    (work / "synthesis.json").write_text(json.dumps(shares, indent=1), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
-    parser.add_argument("--takes", type=int, default=60, help="of each kind")
+    parser.add_argument("--takes", type=int, default=40, help="of each kind")
     options = parser.parse_args()
-    shares = write(options.work / "src" / "synthesis", options.takes)
-    (options.work / "synthesis.json").write_text(json.dumps(shares, indent=1), encoding="utf-8")
+    write_all(options.work, options.takes)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 import publish
 import yamnet
 import yamnet_torch
-from bank import OpusBank
+from bank import BALANCE, OpusBank, weights_of
 from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification
 from ced_model.audioset import AUDIOSET_LABELS
 from ced_model.evaluation import classification_metrics
@@ -57,7 +57,7 @@ class Arguments:
     dense: bool = True  # targets every 0.48 s, besides those of the clip
     mask_share: float = 0.5  # of the clips that are masked
     teacher_passes: int = 1  # 3: the mean over patches shifted by 0.16 s in either direction
-    balance: float = 0.6  # 0: recordings are drawn equally often; 1: their classes are
+    balance: float = BALANCE  # 0: recordings are drawn equally often; 1: their classes are
     final_share: float = 0.2  # of the steps, with short, clean, unmasked clips
     learning_rate: float = 1e-3
     optimizer: str = "muon"
@@ -96,17 +96,6 @@ def load_recordings(bank: OpusBank, cache: Path, processes: int) -> np.ndarray:
                 file.write(samples[: row["samples"]].tobytes())
         logger.warning("Decoded %d recordings in %.0f s.", len(bank.rows), time.monotonic() - started)
     return np.fromfile(path, np.int16)
-
-
-def weights_of(bank: OpusBank, balance: float) -> np.ndarray:
-    """Recordings that the teacher names alike share their odds, as do those of one series. Held-out ones have none."""
-    taught = bank.taught()
-    names = np.where(taught.any(1), taught.argmax(1), len(AUDIOSET_LABELS))
-    _, name_of, name_counts = np.unique(names, return_inverse=True, return_counts=True)
-    groups = np.array([row["group"] for row in bank.rows])
-    _, group_of, group_counts = np.unique(groups, return_inverse=True, return_counts=True)
-    is_train = np.array([row["split"] == "train" for row in bank.rows])
-    return is_train * name_counts[name_of] ** -balance * group_counts[group_of] ** -0.5
 
 
 class LogMel(nn.Module):
@@ -477,9 +466,11 @@ def main() -> None:
         raise SystemExit(str(error)) from error
     samples = load_recordings(bank, options.cache or options.out.parent, options.processes)
     lengths = torch.tensor([row["samples"] for row in bank.rows])
-    mixer = TorchMixer(
-        torch.from_numpy(samples).to(options.device), lengths, torch.from_numpy(weights_of(bank, arguments.balance))
-    )
+    weights = weights_of(bank.taught(), [row["group"] for row in bank.rows], arguments.balance)
+    weights *= [row["split"] == "train" for row in bank.rows]
+    if not weights.any():
+        raise SystemExit("The pieces of the bank that are whole hold no recordings for training.")
+    mixer = TorchMixer(torch.from_numpy(samples).to(options.device), lengths, torch.from_numpy(weights))
     trainer = Trainer(arguments, mixer, make_student(arguments, options.init), compile=options.compile)
     resume(trainer, options.out)
     train(trainer, options.out)
