@@ -61,7 +61,8 @@ PACKAGES = (
     "njam-data opencity-data openssn-data orbital-eunuchs-sniper-data pathological pax-britannica-data "
     "pekka-kana-2-data phlipple-data pink-pony-data raincat-data sdl-ball-data slimevolley-data starfighter-data "
     "starvoyager-data supercollider-common tecnoballz-data tuxmath-data tuxpaint-data val-and-rick-data wizznic-data "
-    "wordwarvi-sound zaz-data asterisk-moh-opsound-wav performous"
+    "wordwarvi-sound zaz-data asterisk-moh-opsound-wav performous 7kaa-data cdogs-sdl-data kanagram khangman "
+    "linphone-common mana-data nexuiz-data opensurge-data pidgin-data pychess tuxfootball"
 ).split()
 WHEELS = (
     "ambience keebsound onsen opensoundscape pytest-audioeval".split()
@@ -87,8 +88,8 @@ def fetch(folder: Path) -> None:
     """
     Downloads the packages and unpacks the audio files in them, each package once.
 
-    Packages that the configured Debian release does not have are left out with a warning: `blanket` and
-    `ocean-sound-theme` need Debian 13.
+    Packages that the configured Debian release does not have are left out with a warning: `blanket` and a few
+    others need Debian 13.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for package in WHEELS:

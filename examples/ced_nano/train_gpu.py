@@ -217,10 +217,11 @@ class Trainer:
     def calibrate(self, *, is_new: bool) -> None:
         """Statistics of the teacher's embeddings; for a new student also of its inputs and of the classes."""
         self.teach = self.teacher
-        log_mel, logits, embeddings = self.batch(CALIBRATION_CLIPS, WINDOWS[0], 0)
+        log_mel, logits, embeddings = self.batch(CALIBRATION_CLIPS, WINDOWS[1], 0)
         roots = embeddings.sqrt().flatten(0, 1)
         self.model.embedding_mean.copy_(roots.mean(0))
-        self.model.embedding_std.copy_(roots.std(0) + 0.05)
+        # Units that are seldom active in so few clips would rule the error.
+        self.model.embedding_std.copy_(roots.std(0).clamp(min=float(roots.std(0).median())))
         if is_new:
             self.model.student.encoder.init_bn.running_mean.copy_(log_mel.mean((0, 2)))
             self.model.student.encoder.init_bn.running_var.copy_(log_mel.var((0, 2)))
