@@ -172,8 +172,8 @@ class Trainer:
             self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(arguments.ema_decay), use_buffers=True
         )
         self.optimizers = make_optimizers(self.model, arguments)
-        self.forward = torch.compile(self.model) if compile else self.model
-        self.teach = torch.compile(self.teacher) if compile else self.teacher
+        self.forward = torch.compile(self.model, dynamic=False) if compile else self.model
+        self.teach = torch.compile(self.teacher, dynamic=False) if compile else self.teacher
 
     # --- Data ----------------------------------------------------------------------------------------------------
 
