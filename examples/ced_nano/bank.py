@@ -188,7 +188,9 @@ def recordings_of(work: Path, *, processes: int, excluded: Path | None = None) -
     groups, lengths = [row["group"] for row in bank.rows], np.array([row["samples"] for row in bank.rows])
     value = weights_of(np.where(means >= MIN_PROBABILITY, means, 0), groups, BALANCE) / (lengths + SAMPLING_RATE)
     order = np.argsort(np.where([row["split"] == "train" for row in bank.rows], -value, 1), kind="stable").tolist()
-    with ProcessPoolExecutor(processes, initializer=_open, initargs=(bank, fingerprints)) as pool:
+    # What is kept for measuring are everyday sounds: speech and music need no comparison, which takes a while.
+    others = means[:, [AUDIOSET_LABELS.index(name) for name in ("Speech", "Music")]].max(1) < 0.5
+    with ProcessPoolExecutor(processes, initializer=_open, initargs=(bank, fingerprints, others)) as pool:
         for index, (data, match) in zip(order, pool.map(_encode, order, chunksize=16), strict=True):
             row = bank.rows[index]
             if match:
@@ -222,14 +224,14 @@ def weights_of(taught: np.ndarray, groups: Sequence[str], balance: float) -> np.
     return weights * group_counts[group_of] ** -0.5
 
 
-def _open(bank: Bank, fingerprints: Fingerprints) -> None:
-    global _bank, _fingerprints
-    _bank, _fingerprints = bank, fingerprints
+def _open(bank: Bank, fingerprints: Fingerprints, compared: np.ndarray) -> None:
+    global _bank, _fingerprints, _compared
+    _bank, _fingerprints, _compared = bank, fingerprints, compared
 
 
 def _encode(index: int) -> tuple[bytes, str | None]:
     row = _bank.rows[index]
-    match = _fingerprints.match(_bank.waveform(index))
+    match = _fingerprints.match(_bank.waveform(index)) if _compared[index] else None
     return encode(np.asarray(_bank.samples[row["start"] : row["start"] + row["samples"]])), match
 
 
