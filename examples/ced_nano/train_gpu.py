@@ -353,7 +353,9 @@ def resume(trainer: Trainer, folder: Path) -> None:
         try:
             state = torch.load(folder / name, map_location=trainer.device, weights_only=True)
         except Exception as error:  # a damaged archive raises errors of many types
-            logger.warning("%s cannot be read (%s): it is not used.", folder / name, str(error).split(". ")[0][:120])
+            reason = str(error).split(". ")[0][:120]
+            logger.warning("%s cannot be read (%s): it is renamed to damaged.pt.", folder / name, reason)
+            os.replace(folder / name, folder / "damaged.pt")  # or it would take the place of previous.pt
             continue
         try:
             trainer.load(state)
