@@ -379,7 +379,9 @@ def opus_bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "samples": 16000,
         }
         recordings.append(({**row, "taught": {"Siren": 0.5 + number / 100}}, banks.encode(waveform)))
-    banks.write_bank(recordings, folder, piece_bytes=8000)
+    banks.write_bank(recordings[:3], folder, piece_bytes=8000)
+    assert banks.sources_in(folder) == {"a/0", "a/1", "a/2"}
+    banks.write_bank(recordings[3:], folder, piece_bytes=8000)  # as after an interruption
     return folder
 
 

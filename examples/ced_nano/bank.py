@@ -4,9 +4,9 @@
 
     python examples/ced_nano/bank.py WORK BANK
 
-BANK/manifest.json lists the pieces with their checksums, BANK/recordings.jsonl the recordings with source, licence,
-split and the teacher's classes. A piece is a ZIP archive of Ogg Opus files. Pieces that are missing or
-damaged are left out when the bank is read, and everything else is used.
+Stopped, the same command goes on where it was. BANK/manifest.json lists the pieces with their checksums,
+BANK/recordings.jsonl the recordings with source, licence, split and the teacher's classes. A piece is a ZIP archive of Ogg
+Opus files. Pieces that are missing or damaged are left out when the bank is read, and everything else is used.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import logging
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,16 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def write_bank(recordings: Iterable[Recording], folder: Path, *, piece_bytes: int = PIECE_BYTES) -> None:
-    """Writes pieces, recordings.jsonl and, last, manifest.json. Rows get `piece` and `file`."""
+    """
+    Adds recordings to a bank, piece by piece; after each the bank is whole. Rows get `piece` and `file`.
+
+    Those that the bank has already (`sources_in`) must not be among them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     pieces, rows, members, size = [], [], [], 0
+    if (folder / "manifest.json").exists():
+        bank = OpusBank(folder)
+        pieces, rows = bank.manifest["pieces"], bank.all_rows
 
     def close() -> None:
         name, buffer = f"piece_{len(pieces):03d}.zip", io.BytesIO()
@@ -78,6 +85,11 @@ def write_bank(recordings: Iterable[Recording], folder: Path, *, piece_bytes: in
         digest = hashlib.sha256(content).hexdigest()
         pieces.append({"name": name, "bytes": len(content), "sha256": digest, "recordings": len(members)})
         members.clear()
+        table = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        manifest = {"version": VERSION, "sampling_rate": SAMPLING_RATE, "pieces": pieces}
+        manifest["recordings_sha256"] = hashlib.sha256(table).hexdigest()
+        write_file(folder / "recordings.jsonl", table)
+        write_file(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
 
     for row, data in recordings:
         cost = len(data) + 150  # with its entry in the archive
@@ -90,16 +102,16 @@ def write_bank(recordings: Iterable[Recording], folder: Path, *, piece_bytes: in
         size += cost
     if members:
         close()
-    table = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    write_file(folder / "recordings.jsonl", table)
-    manifest = {"version": VERSION, "sampling_rate": SAMPLING_RATE, "pieces": pieces}
-    manifest["recordings_sha256"] = hashlib.sha256(table).hexdigest()
-    write_file(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+def sources_in(folder: Path) -> set[str]:
+    """The sources of the recordings that a bank has; none if there is no bank."""
+    return {row["source"] for row in OpusBank(folder).all_rows} if (folder / "manifest.json").exists() else set()
 
 
 class OpusBank:
     """
-    The recordings of a bank whose pieces are whole; `rows` has a dict for each.
+    The recordings of a bank whose pieces are whole; `rows` has a dict for each, `all_rows` those of other pieces too.
 
     Args:
         folder: With manifest.json, recordings.jsonl and some or all of the pieces.
@@ -121,13 +133,13 @@ class OpusBank:
             raise ValueError(f"The bank in {folder} has version {version}, this program reads version {VERSION}.")
         if hashlib.sha256(table).hexdigest() != digest:
             raise ValueError(f"{folder / 'recordings.jsonl'} is damaged: its checksum differs. Copy it again.")
-        self.folder = folder
+        self.folder, self.manifest = folder, manifest
         self.pieces = [piece["name"] for piece in pieces]
         whole = {number for number, piece in enumerate(pieces) if _is_whole(folder / piece["name"], piece)}
         if not whole:
             raise ValueError(f"The bank in {folder} has no whole piece of {len(pieces)}. Copy its pieces again.")
-        rows = [json.loads(line) for line in table.decode().splitlines()]
-        self.rows = [row for row in rows if row["piece"] in whole]
+        self.all_rows = [json.loads(line) for line in table.decode().split("\n")[:-1]]
+        self.rows = [row for row in self.all_rows if row["piece"] in whole]
         self.checksum = hashlib.sha256(json.dumps([pieces[i]["sha256"] for i in sorted(whole)]).encode()).hexdigest()
 
     def decode(self, *, processes: int = 1) -> Iterator[np.ndarray]:
@@ -175,9 +187,12 @@ def _decode_piece(item: tuple[Path, list[str]]) -> list[np.ndarray]:
         return [decode(archive.read(name)) for name in files]
 
 
-def recordings_of(work: Path, *, processes: int, excluded: Path | None = None) -> Iterator[Recording]:
+def recordings_of(
+    work: Path, *, processes: int, excluded: Path | None = None, done: Container[str] = ()
+) -> Iterator[Recording]:
     """
-    The recordings of WORK/bank with what the teacher gives them, encoded, without those that `excluded` has too.
+    The recordings of WORK/bank that are not `done`, encoded, with what the teacher gives them; without those that
+    `excluded` has too.
 
     The scarcest for their length come first and held-out ones last, so that the first pieces are the most useful.
     """
@@ -188,6 +203,7 @@ def recordings_of(work: Path, *, processes: int, excluded: Path | None = None) -
     groups, lengths = [row["group"] for row in bank.rows], np.array([row["samples"] for row in bank.rows])
     value = weights_of(np.where(means >= MIN_PROBABILITY, means, 0), groups, BALANCE) / (lengths + SAMPLING_RATE)
     order = np.argsort(np.where([row["split"] == "train" for row in bank.rows], -value, 1), kind="stable").tolist()
+    order = [index for index in order if bank.rows[index]["source"] not in done]
     # What is kept for measuring are everyday sounds: speech and music need no comparison, which takes a while.
     others = means[:, [AUDIOSET_LABELS.index(name) for name in ("Speech", "Music")]].max(1) < 0.5
     with ProcessPoolExecutor(processes, initializer=_open, initargs=(bank, fingerprints, others)) as pool:
@@ -252,7 +268,8 @@ def main() -> None:
     parser.add_argument("--exclude", type=Path, help="folder of recordings that are kept for measuring, as ESC-10")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    recordings = recordings_of(options.work, processes=options.processes, excluded=options.exclude)
+    done = sources_in(options.bank)
+    recordings = recordings_of(options.work, processes=options.processes, excluded=options.exclude, done=done)
     write_bank(recordings, options.bank)
     bank = OpusBank(options.bank)
     print(f"{len(bank.rows)} recordings, {len(bank.pieces)} pieces")
