@@ -5,8 +5,8 @@
     python examples/ced_nano/bank.py WORK BANK
 
 Stopped, the same command goes on where it was. BANK/manifest.json lists the pieces with their checksums,
-BANK/recordings.jsonl the recordings with source, licence, split and the teacher's classes. A piece is a ZIP archive of Ogg
-Opus files. Pieces that are missing or damaged are left out when the bank is read, and everything else is used.
+BANK/recordings.jsonl the recordings with source, licence, split and the teacher's classes. A piece is a ZIP archive of
+Ogg Opus files. Pieces that are missing or damaged are left out when the bank is read, and everything else is used.
 """
 
 import argparse
