@@ -10,6 +10,7 @@ from glob import escape
 import numpy as np
 
 from ..audio import AUDIO_EXTENSIONS, describe
+from ..packages import require
 from .clips import ALL, INSTALL_TRAIN, count, shown
 from .tables import TABLE_FORMATS, Reading, Rows, choose_split, read_table, rows_of
 
@@ -44,10 +45,9 @@ def _left_out(paths: Iterable[str], read: Iterable[str], where: str) -> list[str
 
 def folder_files(data: str) -> dict[str, list[str]]:
     """All files of each split, as datasets finds them."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(f"Reading folders of clips needs datasets: {INSTALL_TRAIN}") from error
+    require(("datasets",), "Reading folders of clips", INSTALL_TRAIN)
+    import datasets
+
     with tempfile.TemporaryDirectory() as cache:
         try:
             builder = datasets.load_dataset_builder("audiofolder", data_dir=escape(data), cache_dir=cache)
