@@ -240,23 +240,31 @@ def decoded_chunks(source: AudioInput) -> Iterator[Chunk]:
         yield from _decoded(file, name)
 
 
-def walk_audio(folder: str, problems: list[OSError]) -> Iterator[str]:
-    """
-    Paths of the audio files in a folder, in the order of their names; hidden entries are left out.
+def is_audio_name(path: str) -> bool:
+    """Whether the extension is one of an audio or video file."""
+    return os.path.splitext(path)[1].lower() in AUDIO_EXTENSIONS
 
-    Links to folders are followed, none of them twice. Folders that cannot be listed are added to `problems`.
+
+def walk_audio(folder: str, problems: list[OSError]) -> Iterator[str]:
+    """Paths of the audio files in a folder as [`walk_files`]; folders that cannot be listed are added to `problems`."""
+    return filter(is_audio_name, walk_files(folder, problems.append))
+
+
+def walk_files(folder: str, on_error: Callable[[OSError], object] | None = None) -> Iterator[str]:
+    """
+    Paths of the files in a folder, in the order of their names; hidden entries are left out.
+
+    Links to folders are followed, none of them twice.
     """
     seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, onerror=problems.append, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=on_error, followlinks=True):
         real = os.path.realpath(parent)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_EXTENSIONS:
-                yield os.path.join(parent, name)
+        yield from (os.path.join(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
 # Decoding: a file or an array → chunks `(channels, samples)` float32 with their sampling rate
