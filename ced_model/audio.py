@@ -181,8 +181,6 @@ def duration_s(source: Any, *, array_sampling_rate: int | None = None) -> float 
             samples, rate = samples_and_rate(source, array_rate, name)
             return samples.shape[1] / rate
         return None
-    if hasattr(source, "read") and not can_seek(source):  # reading would consume it
-        return None
 
     def of_sound(sound: Any, file: BinaryIO) -> float | None:
         if sound.frames >= UNKNOWN_FRAMES or (sound.format == "MP3" and not mp3_states_length(file)):
@@ -201,6 +199,8 @@ def _stated(source: Any, of_sound: Callable[[Any, BinaryIO], Any], of_stream: Ca
     """What the header of a file states, by libsndfile or else by PyAV; None if it cannot be read."""
     source, name = plain_input(source), describe(source)
     try:
+        if hasattr(source, "read") and not can_seek(source):  # reading would consume it
+            return None
         with opened(source, name) as file:
             try:
                 sound, _ = open_sound(file)
