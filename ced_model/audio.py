@@ -8,15 +8,10 @@ delivered and then an `AudioError` is raised with its length; if the header stat
 the audio in the file is delivered and a one-line warning is logged.
 """
 
-import io
 import logging
 import os
-import re
-import shutil
-import stat
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import chain, groupby
 from operator import itemgetter
@@ -31,7 +26,6 @@ from .audio_chunks import (
     MIN_SAMPLING_RATE,
     Chunk,
     Warn,
-    checked_rate,
     chunk_frames,
     no_warning,
     reason_of,
@@ -39,8 +33,12 @@ from .audio_chunks import (
     warn_if_cut,
 )
 from .audio_chunks import AudioError as AudioError
+from .audio_inputs import AudioInput as AudioInput
+from .audio_inputs import can_seek, is_array, opened, plain_input, samples_and_rate
+from .audio_inputs import describe as describe
+from .audio_inputs import is_single_input as is_single_input
 from .av_decoding import av_chunks, av_container, av_stream, stated_end_s
-from .messages import OptionError, printable
+from .messages import OptionError
 from .soundfile_decoding import UNKNOWN_FRAMES as UNKNOWN_FRAMES
 from .soundfile_decoding import (
     mp3_states_length,
@@ -53,8 +51,6 @@ from .soundfile_decoding import (
 
 logger = logging.getLogger(__name__)
 
-AudioInput = str | os.PathLike | bytes | BinaryIO | np.ndarray | dict[str, Any] | Any  # Any: tensors, decoders
-
 AUDIO_EXTENSIONS = frozenset(
     # libsndfile
     ".wav .wave .bwf .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .voc .sph .nist .wve "
@@ -65,7 +61,6 @@ AUDIO_EXTENSIONS = frozenset(
 )
 
 SAMPLING_RATE = 16000
-MAX_ARRAY_CHANNELS = 32
 
 MIX, LOUDEST = "mix", "loudest"
 CANCELLED = 0.01  # energy of the mix relative to that of the channels: unrelated channels keep 1 / their number
@@ -122,10 +117,10 @@ def read_blocks(
     with ExitStack() as stack:
         if is_array(source):
             array_rate = sampling_rate if array_sampling_rate is None else array_sampling_rate
-            samples, rate = _samples_and_rate(source, array_rate, name)
+            samples, rate = samples_and_rate(source, array_rate, name)
             decode: Callable[..., Iterator[Chunk]] = partial(_array_chunks, samples, rate, name)
         else:
-            decode = partial(_decoded, stack.enter_context(_opened(source, name)), name)
+            decode = partial(_decoded, stack.enter_context(opened(source, name)), name)
         if channel == LOUDEST:
             channel = _loudest_channel(decode(warn=no_warning))
         yield from _blocks(_one_channel(decode(), channel, name), sampling_rate, block_samples, name)
@@ -180,40 +175,41 @@ def load_audio(
 def duration_s(source: Any, *, array_sampling_rate: int | None = None) -> float | None:
     """Seconds of audio as the header has it, nothing decoded; None if it does not say or the input cannot be read."""
     source, name = plain_input(source), describe(source)
-    try:
-        if is_array(source):
+    if is_array(source):
+        with suppress(AudioError):
             array_rate = SAMPLING_RATE if array_sampling_rate is None else array_sampling_rate
-            samples, rate = _samples_and_rate(source, array_rate, name)
+            samples, rate = samples_and_rate(source, array_rate, name)
             return samples.shape[1] / rate
-        if hasattr(source, "read") and not _can_seek(source):  # reading would consume it
-            return None
-        with _opened(source, name) as file:
-            try:
-                sound, _ = open_sound(file)
-            except soundfile.SoundFileError:
-                with av_container(file, name, "") as container:
-                    return stated_end_s(container, av_stream(container))
-            with sound:
-                if sound.frames >= UNKNOWN_FRAMES or (sound.format == "MP3" and not mp3_states_length(file)):
-                    return None
-                return sound.frames / sound.samplerate
-    except (ValueError, OSError):  # AudioError, and what a broken file object raises
         return None
+
+    def of_sound(sound: Any, file: BinaryIO) -> float | None:
+        if sound.frames >= UNKNOWN_FRAMES or (sound.format == "MP3" and not mp3_states_length(file)):
+            return None
+        return sound.frames / sound.samplerate
+
+    return _stated(source, of_sound, stated_end_s)
 
 
 def native_sampling_rate(source: Any) -> int | None:
     """The sampling rate in Hz that the header of a file states; None if it cannot be read."""
+    return _stated(source, lambda sound, _: int(sound.samplerate), lambda _, stream: int(stream.rate))
+
+
+def _stated(source: Any, of_sound: Callable[[Any, BinaryIO], Any], of_stream: Callable[[Any, Any], Any]) -> Any:
+    """What the header of a file states, by libsndfile or else by PyAV; None if it cannot be read."""
     source, name = plain_input(source), describe(source)
     try:
-        with _opened(source, name) as file:
+        if hasattr(source, "read") and not can_seek(source):  # reading would consume it
+            return None
+        with opened(source, name) as file:
             try:
                 sound, _ = open_sound(file)
             except soundfile.SoundFileError:
                 with av_container(file, name, "") as container:
-                    return int(av_stream(container).rate)
+                    return of_stream(container, av_stream(container))
             with sound:
-                return int(sound.samplerate)
-    except (ValueError, OSError):
+                return of_sound(sound, file)
+    except (ValueError, OSError):  # AudioError, and what a broken file object raises
         return None
 
 
@@ -240,207 +236,35 @@ def decoded_chunks(source: AudioInput) -> Iterator[Chunk]:
         AudioError: if it cannot be opened or decoded, after what could be decoded.
     """
     name = describe(source)
-    with _opened(source, name) as file:
+    with opened(source, name) as file:
         yield from _decoded(file, name)
 
 
-def walk_audio(folder: str, problems: list[OSError]) -> Iterator[str]:
-    """
-    Paths of the audio files in a folder, in the order of their names; hidden entries are left out.
+def is_audio_name(path: str) -> bool:
+    """Whether the extension is one of an audio or video file."""
+    return os.path.splitext(path)[1].lower() in AUDIO_EXTENSIONS
 
-    Links to folders are followed, none of them twice. Folders that cannot be listed are added to `problems`.
+
+def walk_audio(folder: str, problems: list[OSError]) -> Iterator[str]:
+    """Paths of the audio files in a folder as [`walk_files`]; folders that cannot be listed are added to `problems`."""
+    return filter(is_audio_name, walk_files(folder, problems.append))
+
+
+def walk_files(folder: str, on_error: Callable[[OSError], object] | None = None) -> Iterator[str]:
+    """
+    Paths of the files in a folder, in the order of their names; hidden entries are left out.
+
+    Links to folders are followed, none of them twice.
     """
     seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, onerror=problems.append, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=on_error, followlinks=True):
         real = os.path.realpath(parent)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_EXTENSIONS:
-                yield os.path.join(parent, name)
-
-
-# Kinds of input
-
-
-def plain_input(source: Any) -> Any:
-    """
-    An input as one of a few types: a path, bytes or a `memoryview` of them, a file object, an array, or a dictionary
-    with an array. What is none of the kinds of `read_blocks` stays as it is.
-    """
-    if isinstance(source, Mapping):
-        return _row_input(source if isinstance(source, dict) else dict(source))  # datasets has lazy rows, too
-    if hasattr(source, "get_all_samples"):
-        return _decoder_input(source)
-    if isinstance(source, np.ndarray) and not source.ndim and source.dtype.kind in "OSU":
-        source = source.item()
-    if isinstance(source, str | bytes | bytearray | os.PathLike | io.IOBase | np.ndarray | np.generic):
-        return source
-    try:  # mmap, memoryview, array.array, …
-        content = memoryview(source)
-    except (TypeError, ValueError, BufferError):
-        return source
-    return content.cast("B") if content.itemsize == 1 and content.c_contiguous else source
-
-
-def _row_input(source: dict[str, Any]) -> Any:
-    """The audio in a dictionary, or the dictionary if it holds an array or no audio."""
-    if _holds_array(source):
-        return source
-    if _is_encoded(source):
-        content, path = source.get("bytes"), source.get("path")
-        return source if content is None and path is None else path if content is None else content
-    values = [value for value in source.values() if _is_audio_value(value)]
-    return plain_input(values[0]) if len(values) == 1 else source
-
-
-def _holds_array(source: Mapping[str, Any]) -> bool:
-    return source.get("array", source.get("raw")) is not None
-
-
-def _is_encoded(source: Mapping[str, Any]) -> bool:
-    """Whether it is `{"bytes", "path"}`, as 🤗 datasets stores a file."""
-    return ("bytes" in source and source["bytes"] is not None) or (bool(source) and source.keys() <= {"bytes", "path"})
-
-
-def _is_audio_value(value: Any) -> bool:
-    """Whether a value of a row is audio; a text might be anything."""
-    if isinstance(value, Mapping):
-        return _is_encoded(value) or (_holds_array(value) and "sampling_rate" in value)
-    return hasattr(value, "get_all_samples")
-
-
-def _decoder_input(decoder: Any) -> Any:
-    """The encoded file that an `AudioDecoder` of 🤗 datasets carries; of another one the samples."""
-    encoded = getattr(decoder, "_hf_encoded", None) or {}
-    if encoded.get("bytes") is not None:
-        return encoded["bytes"]
-    path = encoded.get("path")
-    if isinstance(path, str) and os.path.isfile(path):
-        return path
-    return decoder
-
-
-def is_single_input(source: Any) -> bool:
-    """Whether it is one input, not an iterable of inputs."""
-    source = plain_input(source)
-    if isinstance(source, str | os.PathLike | bytes | bytearray | memoryview | Mapping) or hasattr(source, "read"):
-        return True
-    if hasattr(source, "get_all_samples"):
-        return True
-    if not hasattr(source, "dtype"):
-        return False
-    return getattr(source.dtype, "kind", None) not in ("O", "S", "U", "T") or source.ndim != 1  # an array of names
-
-
-def is_array(source: Any) -> bool:
-    """Whether a plain input is a waveform."""
-    if isinstance(source, str | bytes | bytearray | memoryview | os.PathLike):  # NumPy's strings have a shape, too
-        return False
-    return isinstance(source, dict) or hasattr(source, "shape") or hasattr(source, "get_all_samples")
-
-
-def describe(source: Any) -> str:
-    """A short printable name of an input, on one line: control characters and bytes that are no text are escaped."""
-    if path := _path_beside(source):
-        return printable(path)
-    source = plain_input(source)
-    if isinstance(source, dict) and not source.keys() & {"array", "raw"}:
-        return "<row>"
-    if isinstance(source, bytes | bytearray | memoryview):
-        return "<bytes>"
-    if is_array(source):
-        return "<array>"
-    if hasattr(source, "read"):
-        source = getattr(source, "name", None)
-        if not isinstance(source, str | bytes | os.PathLike):
-            return "<file>"
-    if isinstance(source, str | bytes | os.PathLike):
-        return printable(source)
-    return f"<{type(source).__name__}>"
-
-
-def _path_beside(source: Any) -> str | None:
-    """The path that what 🤗 datasets holds has beside the audio."""
-    if isinstance(source, Mapping):
-        path = source.get("path")
-        if isinstance(path, str) or _holds_array(source) or _is_encoded(source):
-            return path if isinstance(path, str) else None
-        values = [value for value in source.values() if _is_audio_value(value)]
-        return _path_beside(values[0]) if len(values) == 1 else None
-    encoded = getattr(source, "_hf_encoded", None)
-    path = encoded.get("path") if isinstance(encoded, dict) else None
-    return path if isinstance(path, str) else None
-
-
-def check_channel(channel: Any) -> str | int:
-    """Raises an [`OptionError`] if it is not a `channel` of `read_blocks`."""
-    if isinstance(channel, str) and channel in (MIX, LOUDEST):
-        return str(channel)
-    if isinstance(channel, int | np.integer) and not isinstance(channel, bool) and channel >= 0:
-        return int(channel)
-    raise OptionError("channel", channel, f"{MIX}, {LOUDEST} or the number of a channel from 0")
-
-
-# Opening
-
-
-@contextmanager
-def _opened(source: Any, name: str) -> Iterator[BinaryIO]:
-    """`source` as a file with a descriptor: decoders in C read that without calling back into Python, where they would
-    swallow exceptions and KeyboardInterrupt."""
-    with ExitStack() as stack:
-        try:
-            file = _acquire(source, stack, name)
-            empty = not file.seek(0, os.SEEK_END)
-            file.seek(0)
-        except AudioError:
-            raise
-        except Exception as error:  # OSError mostly, but a file object may raise anything
-            raise AudioError(f"{name}: cannot be opened: {reason_of(error)}") from error
-        if empty:
-            raise AudioError(f"{name}: holds no audio: the file is empty")
-        yield file
-
-
-def _acquire(source: Any, stack: ExitStack, name: str) -> BinaryIO:
-    if isinstance(source, str | os.PathLike):
-        return stack.enter_context(open(_regular_file(os.fspath(source), name), "rb", buffering=0))
-    if isinstance(source, bytes | bytearray | memoryview):
-        copy = stack.enter_context(tempfile.TemporaryFile(buffering=0))
-        content = memoryview(source)
-        for start in range(0, len(content), 2**20):
-            copy.write(content[start : start + 2**20])
-        return copy
-    if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
-        raise AudioError(f"{name}: not audio: expected a path, bytes, a file opened in binary mode, or an array")
-    if _can_seek(source):
-        stack.callback(source.seek, source.tell())
-        source.seek(0)
-        raw = getattr(source, "raw", source)
-        if isinstance(raw, io.FileIO):
-            return raw
-    copy = stack.enter_context(tempfile.TemporaryFile(buffering=0))
-    shutil.copyfileobj(source, copy, 2**20)
-    return copy
-
-
-def _can_seek(file: Any) -> bool:
-    return hasattr(file, "seekable") and file.seekable()
-
-
-def _regular_file(path: str | bytes, name: str) -> str | bytes:
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", os.fsdecode(path)):
-        raise AudioError(f"{name}: URLs are not fetched: download it first and pass the file")
-    mode = os.stat(path).st_mode
-    if stat.S_ISDIR(mode):
-        raise AudioError(f"{name}: a directory, not an audio file")
-    if not stat.S_ISREG(mode):  # opening a FIFO would wait for a writer
-        raise AudioError(f"{name}: a pipe, socket or device, not a regular file")
-    return path
+        yield from (os.path.join(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
 # Decoding: a file or an array → chunks `(channels, samples)` float32 with their sampling rate
@@ -476,61 +300,16 @@ def _array_chunks(samples: np.ndarray, rate: float, name: str, warn: Warn = logg
         yield to_float(samples[:, start : start + size], name), rate
 
 
-def _samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tuple[np.ndarray, float]:
-    """An array, tensor or dict as `(channels, samples)` of its own type, and its sampling rate in Hz."""
-    samples, rate, max_channels = source, array_sampling_rate, 1
-    if isinstance(source, dict):
-        samples, max_channels = source.get("array", source.get("raw")), MAX_ARRAY_CHANNELS
-        rate = source.get("sampling_rate", np.nan)
-        if not source.keys() & {"array", "raw", "sampling_rate"}:
-            raise AudioError(f"{name}: {_why_no_audio(source)}")
-        if samples is None or "sampling_rate" not in source:
-            raise AudioError(
-                f'{name}: a dict needs "array" (or "raw") and "sampling_rate", got {sorted(map(str, source))}'
-            )
-    elif hasattr(source, "get_all_samples"):
-        try:
-            decoded = source.get_all_samples()
-        except Exception as error:  # of torchcodec and FFmpeg
-            raise AudioError(f"{name}: cannot be decoded: {reason_of(error)}") from error
-        samples, rate, max_channels = decoded.data, decoded.sample_rate, MAX_ARRAY_CHANNELS
-    if hasattr(samples, "detach"):
-        samples = samples.detach().cpu()
-        if str(samples.dtype) == "torch.bfloat16":  # which NumPy does not have
-            samples = samples.float()
-    try:
-        samples, rate = np.asarray(samples), float(rate)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise AudioError(f"{name}: not an array with a sampling rate: {reason_of(error)}") from error
-    shape = samples.shape
-    samples = samples[np.newaxis] if samples.ndim == 1 else samples
-    if samples.ndim != 2 or len(samples) > max(1, min(max_channels, samples.shape[1])):
-        raise AudioError(
-            f"{name}: an array of shape {shape}: expected (samples,), or (channels, samples) in a dict "
-            f'{{"array": …, "sampling_rate": …}} with at most {MAX_ARRAY_CHANNELS} channels'
-        )
-    return samples, checked_rate(rate, name)
-
-
-def _why_no_audio(row: dict[str, Any]) -> str:
-    if row and row.keys() <= {"bytes", "path"}:
-        return "a row without audio: its bytes and its path are None"
-    several = [key for key, value in row.items() if _is_audio_value(value)]
-    if several:
-        return (
-            f"a row with audio in {' and '.join(map(_shown_key, several))}: pass one, as row[{_shown_key(several[0])}]"
-        )
-    keys = ", ".join(map(_shown_key, row)) or "no keys"
-    return (
-        f'a dictionary without audio; it has {keys}: pass {{"array", "sampling_rate"}}, {{"bytes", "path"}} or a path'
-    )
-
-
-def _shown_key(key: Any) -> str:
-    return repr(printable(key))
-
-
 # Channels
+
+
+def check_channel(channel: Any) -> str | int:
+    """Raises an [`OptionError`] if it is not a `channel` of `read_blocks`."""
+    if isinstance(channel, str) and channel in (MIX, LOUDEST):
+        return str(channel)
+    if isinstance(channel, int | np.integer) and not isinstance(channel, bool) and channel >= 0:
+        return int(channel)
+    raise OptionError("channel", channel, f"{MIX}, {LOUDEST} or the number of a channel from 0")
 
 
 def _one_channel(chunks: Iterator[Chunk], channel: str | int, name: str) -> Iterator[Chunk]:

@@ -2,13 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """CED model configuration."""
 
-from .custom_code import CUSTOM_PIPELINES, OwnCode, copy_code, drop_absent_code
+from .custom_code import OwnCode, drop_absent_code, pipeline_code
 
 # isort: split
 
 import os
-from copy import deepcopy
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
@@ -28,8 +26,6 @@ from .model_settings import (
     find_problem_type,
     name_labels,
 )
-
-CODE, PIPELINE = "configuration_ced.py", "pipeline_ced.py"
 
 
 @auto_docstring(
@@ -180,23 +176,11 @@ class CedConfig(PreTrainedConfig):
 
     def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
         """
-        Writes the configuration. Where its code lies beside the file, the pipeline's code and its name are added.
-
-        `save_pretrained` calls this when it has noted which files are there, and before it uploads the new ones.
+        As [`~PreTrainedConfig.to_json_file`], with the pipeline where the configuration's own code lies beside the
+        file: `save_pretrained` calls this between noting which files are there and uploading the new ones.
         """
-        folder, kept = Path(json_file_path).parent, vars(self).pop("custom_pipelines", None)
-        if (folder / CODE).is_file() and self.architectures != ["CedModel"]:  # an encoder has no classes
-            # A copy of the custom code that transformers made holds the pipeline only if that was loaded.
-            places = [Path(__file__).parent, *([Path(self.name_or_path)] if self.name_or_path else [])]
-            if source := next((place / PIPELINE for place in places if (place / PIPELINE).is_file()), None):
-                copy_code(source, folder)
-                self.custom_pipelines = deepcopy(CUSTOM_PIPELINES)
-        try:
+        with pipeline_code(self, os.path.dirname(json_file_path)):
             super().to_json_file(json_file_path, use_diff)
-        finally:
-            vars(self).pop("custom_pipelines", None)
-            if kept is not None:
-                self.custom_pipelines = kept
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:

@@ -5,7 +5,9 @@
 import os
 import re
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from copy import deepcopy
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ MODEL_CODE = (
 PIPELINE_CODE = (
     "audio.py",
     "audio_chunks.py",
+    "audio_inputs.py",
     "av_decoding.py",
     "c_stderr.py",
     "classes.py",
@@ -98,11 +101,28 @@ def drop_absent_code(owner: Any, folder: str | os.PathLike[str]) -> None:
         vars(owner)["auto_map"] = kept
 
 
-def copy_code(module_file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
-    """Copies a module and the modules beside it that it needs into `folder`."""
+@contextmanager
+def pipeline_code(config: Any, folder: str | os.PathLike[str]) -> Iterator[None]:
+    """
+    Copies the pipeline's code into `folder` and names it in the configuration during the context, if the
+    configuration's code is there and the model has classes, which an encoder has not.
+    """
     from transformers.dynamic_module_utils import get_relative_import_files
 
-    for path in map(Path, (module_file, *get_relative_import_files(module_file))):
-        target = Path(folder, path.name)
-        if not (target.exists() and target.samefile(path)):
-            shutil.copyfile(path, target)
+    kept = vars(config).pop("custom_pipelines", None)
+    if Path(folder, "configuration_ced.py").is_file() and config.architectures != ["CedModel"]:
+        # A copy of the custom code that transformers made holds the pipeline only if that was loaded.
+        places = [Path(__file__).parent, *([Path(config.name_or_path)] if config.name_or_path else [])]
+        source = next((path for place in places if (path := place / "pipeline_ced.py").is_file()), None)
+        if source is not None:
+            for path in map(Path, (source, *get_relative_import_files(source))):
+                target = Path(folder, path.name)
+                if not (target.exists() and target.samefile(path)):
+                    shutil.copyfile(path, target)
+            config.custom_pipelines = deepcopy(CUSTOM_PIPELINES)
+    try:
+        yield
+    finally:
+        vars(config).pop("custom_pipelines", None)
+        if kept is not None:
+            config.custom_pipelines = kept

@@ -21,6 +21,7 @@ from .labelled import (
     match_labels,
     read_labelled,
 )
+from .packages import require
 from .tagger import AudioTagger
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def evaluate(
             gives no probabilities.
         ImportError: if the extra `[train]` is not installed.
     """
-    _import_metrics()  # before the work, not after it
+    require(("sklearn",), "Evaluation", INSTALL_TRAIN)  # before the work, not after it
     tagger = model if isinstance(model, AudioTagger) else AudioTagger(model)
     if tagger.problem_type == "regression":
         raise ValueError("A regression model gives no probabilities of classes: it cannot be evaluated.")
@@ -242,7 +243,8 @@ def d_prime(auc: float) -> float:
 
 def _class_metrics(label: str, hits: np.ndarray, scores: np.ndarray) -> ClassMetrics:
     """Of one class: `hits` and `scores` are of shape `(clips,)`."""
-    metrics = _import_metrics()
+    from sklearn import metrics
+
     positives = int(hits.sum())
     if not positives:
         return ClassMetrics(label, 0, *[math.nan] * 5)
@@ -372,11 +374,3 @@ def _score(
 
 def _reason(error: Exception, name: str) -> str:
     return " ".join(str(error).split()).removeprefix(f"{name}: ") or type(error).__name__
-
-
-def _import_metrics() -> Any:
-    try:
-        from sklearn import metrics
-    except ImportError as error:
-        raise ImportError(f"Evaluation needs scikit-learn: {INSTALL_TRAIN}") from error
-    return metrics

@@ -17,7 +17,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import PaddingStrategy, TensorType, logging
 
 from .log_mel import AMIN, TOP_DB, FrontEnd, hann_window, log_mel, mel_filters
-from .model_settings import check_front_end
+from .model_settings import check_front_end, front_end_of
 
 logger = logging.get_logger(__name__)
 
@@ -116,8 +116,7 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
     @property
     def front_end(self) -> FrontEnd:
         """The parameters of the front end, as the NumPy code takes them."""
-        names = ("sampling_rate", "n_fft", "win_size", "hop_size", "f_min", "f_max", "center")
-        return FrontEnd(n_mels=self.feature_size, **{name: getattr(self, name) for name in names})
+        return front_end_of(vars(self))
 
     @classmethod
     def from_front_end(cls, front_end: FrontEnd) -> "CedFeatureExtractor":
@@ -175,7 +174,6 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
         return_attention_mask: bool | None = None,
         return_tensors: str | TensorType | None = "pt",
         device: str | torch.device | None = None,
-        **kwargs: Any,
     ) -> BatchFeature:
         """
         Computes the log-mel spectrograms of one or several clips, the input of the model.
@@ -224,8 +222,6 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
                 f" Resample it first, for example with `soxr.resample(waveform, {sampling_rate}, {self.sampling_rate})`"
                 f" or `torchaudio.functional.resample(waveform, {sampling_rate}, {self.sampling_rate})`."
             )
-        if kwargs:
-            raise ValueError(f"Unknown argument(s) for {type(self).__name__}: {', '.join(sorted(kwargs))}.")
         if truncation and max_length is None:
             raise ValueError("`truncation=True` needs a `max_length` in samples.")
         for name, value in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
@@ -259,24 +255,18 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             masks = (feature.new_ones(feature.shape[-1], dtype=torch.long) for feature in features)
             data["attention_mask"] = [_pad(mask, target) for mask, target in zip(masks, targets, strict=True)]
         if return_tensors != "pt":
-            arrays = {key: [tensor.cpu().numpy() for tensor in tensors] for key, tensors in data.items()}
-            return BatchFeature(arrays, tensor_type=return_tensors)
+            data = {key: [tensor.cpu().numpy() for tensor in tensors] for key, tensors in data.items()}
         return BatchFeature(data, tensor_type=return_tensors)
 
     def pad(self, processed_features: Any, *args: Any, **kwargs: Any) -> BatchFeature:
         """
-        Pads spectrograms of several clips to one batch, as [`~SequenceFeatureExtractor.pad`] does for `Trainer`.
+        As [`~SequenceFeatureExtractor.pad`], with lengths in frames. `Trainer` uses it to make batches.
 
         Args:
             processed_features (`BatchFeature`, `dict` of lists or list of these per clip):
-                `input_values` of shape `(feature_size, frames)` or `(1, feature_size, frames)`; other fields, such as
-                labels, are kept.
-            args, kwargs:
-                As for the method of the base class, with lengths in frames. The `attention_mask` is returned by default
-                whenever clips differ in length.
-
-        Returns:
-            [`BatchFeature`] with `input_values` of shape `(clips, feature_size, frames)`.
+                `input_values` of shape `(feature_size, frames)` or `(1, feature_size, frames)`, which become
+                `(clips, feature_size, frames)`; other fields, such as labels, are kept. By default the
+                `attention_mask` is returned whenever clips differ in length.
         """
         if isinstance(processed_features, (list, tuple)):
             processed_features = {key: [row[key] for row in processed_features] for key in processed_features[0].keys()}
@@ -286,11 +276,12 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             return super().pad(processed_features, *args, **kwargs)  # sequences of other features, frames first
         # The base class pads the first dimension.
         features["input_values"] = [clip.reshape(clip.shape[-2:]).T for clip in values]
-        if has_mask := "attention_mask" in features:
-            features["attention_mask"] = [np.asarray(mask).reshape(-1) for mask in features["attention_mask"]]
+        is_masked = self.return_attention_mask or len({clip.shape[-1] for clip in values}) > 1
+        if "attention_mask" in features:
+            is_masked, masks = True, features["attention_mask"]
+            features["attention_mask"] = [np.asarray(mask).reshape(-1) for mask in masks]
         if kwargs.get("return_attention_mask") is None:
-            differ = len({clip.shape[-1] for clip in values}) > 1
-            kwargs["return_attention_mask"] = has_mask or differ or self.return_attention_mask
+            kwargs["return_attention_mask"] = is_masked
         batch = super().pad(features, *args, **kwargs)
         padded = batch["input_values"]
         batch["input_values"] = [clip.T for clip in padded] if isinstance(padded, list) else padded.swapaxes(1, 2)

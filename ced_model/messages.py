@@ -78,6 +78,12 @@ def check_number(name: str, value: Any, minimum: float = -math.inf) -> None:
         raise OptionError(name, value, "a number" if minimum == -math.inf else f"a number from {minimum:g}")
 
 
+def check_count(name: str, value: Any, expected: str = "a whole number from 1") -> None:
+    """Raises an [`OptionError`] if `value` is not a whole number from 1 on."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise OptionError(name, value, expected)
+
+
 def clock(seconds: float) -> str:
     """12.3 s, 1:02.3 or 1:02:03.4."""
     minutes, rest = divmod(round(seconds * 10), 600)

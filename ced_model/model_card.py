@@ -122,7 +122,7 @@ def create_model_card(
         license=license,
         library_name="transformers",
         pipeline_tag="feature-extraction" if is_encoder else "audio-classification",
-        tags=_tags(is_encoder, on_audioset),
+        tags=["ced", "audio", "feature-extraction" if is_encoder else "audio-tagging", *["audioset"] * on_audioset],
         widget=None if is_encoder else WIDGET,
         datasets=list(datasets) or None,
         metrics=sorted({result.metric_type for result in eval_results}) or None,
@@ -158,11 +158,6 @@ def _is_encoder(model_or_config: PreTrainedModel | CedConfig) -> bool:
     if isinstance(model_or_config, CedConfig):
         return (model_or_config.architectures or [])[:1] == [CedModel.__name__]
     return isinstance(model_or_config, CedModel)
-
-
-def _tags(is_encoder: bool, on_audioset: bool) -> list[str]:
-    tags = ["ced", "audio", "feature-extraction" if is_encoder else "audio-tagging"]
-    return [*tags, "audioset"] if on_audioset else tags
 
 
 def _count_parameters(model_or_config: PreTrainedModel | CedConfig, is_encoder: bool) -> int:

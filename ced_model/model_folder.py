@@ -14,12 +14,12 @@ from .hub import ModelNotFoundError, locate_model
 from .log_mel import FrontEnd
 from .messages import printable
 from .model_settings import (
-    FRONT_END_DEFAULTS,
     ModelSettings,
     check_agreement,
     check_front_end,
     check_model,
     expected_shapes,
+    front_end_of,
     name_labels,
 )
 from .safetensors_index import (
@@ -111,12 +111,6 @@ def _display_name(model: str | os.PathLike[str]) -> str:
     return DEFAULT_MODEL if resolve_model(name) == bundled_folder() else name
 
 
-def front_end_of(fields: Mapping[str, Any]) -> FrontEnd:
-    """The front end of fields as a `preprocessor_config.json` has them."""
-    names = ("sampling_rate", "n_fft", "win_size", "hop_size", "f_min", "f_max", "center")
-    return FrontEnd(n_mels=fields["feature_size"], **{name: fields[name] for name in names})
-
-
 def check_model_folder(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     Checks the configuration, the front end and the names and shapes of the weights before anything is allocated.
@@ -155,8 +149,7 @@ def check_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Mappin
     except ValueError as error:
         raise ModelFolderError(f"{CONFIG}: {error}") from error
     if not (folder / PREPROCESSOR).exists():
-        front_end = {"feature_size": model["n_mels"], "sampling_rate": FRONT_END_DEFAULTS["sampling_rate"]}
-        return stored, model, model | front_end
+        return stored, model, model
     preprocessor = read_json(folder / PREPROCESSOR)
     try:
         front_end = check_front_end(preprocessor)

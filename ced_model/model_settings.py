@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `config.json` and `preprocessor_config.json` may hold, checked on plain dictionaries, without torch."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 from .audioset import AUDIOSET_LABELS
+from .log_mel import FrontEnd
 
 # The published sizes (paper, table 1): width and number of attention heads; all have 12 blocks.
 CED_SIZES: dict[str, dict[str, int]] = {
@@ -50,15 +51,11 @@ DEFAULTS: dict[str, Any] = {
     "f_max": 8000,
     "center": True,
 }
+# The fields of the front end that both files may have.
+FRONT_END_FIELDS = ("sampling_rate", "n_fft", "win_size", "hop_size", "f_min", "f_max", "center")
 FRONT_END_DEFAULTS: dict[str, Any] = {
-    "feature_size": 64,
-    "sampling_rate": 16000,
-    "f_min": 0,
-    "f_max": None,
-    "n_fft": 512,
-    "win_size": 512,
-    "hop_size": 160,
-    "center": True,
+    "feature_size": FrontEnd.n_mels,
+    **{field: getattr(FrontEnd, field) for field in FRONT_END_FIELDS},
 }
 
 
@@ -321,29 +318,29 @@ def _check_spectrum(settings: Mapping[str, Any], sampling_rate: int | None) -> N
         raise ValueError(f"`f_min` ({f_min:g} Hz) must be below `f_max` ({f_max:g} Hz).")
 
 
+def front_end_of(fields: Mapping[str, Any]) -> FrontEnd:
+    """The front end in the fields of a `preprocessor_config.json`, or of a `config.json` where there is none."""
+    values = {field: fields.get(field, FRONT_END_DEFAULTS[field]) for field in FRONT_END_FIELDS}
+    return FrontEnd(n_mels=fields["feature_size" if "feature_size" in fields else "n_mels"], **values)
+
+
 def check_agreement(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> None:
     """Raises a ValueError for a field that `config.json` and `preprocessor_config.json` both have, but not alike."""
     front_end = check_front_end(preprocessor)
-    nyquist = front_end["sampling_rate"] / 2
     n_mels = config.get("n_mels", DEFAULTS["n_mels"])
     if front_end["feature_size"] != n_mels:
         raise ValueError(
             f"`feature_size` is {front_end['feature_size']} mel bins in preprocessor_config.json, but config.json has"
             f" `n_mels` {n_mels}."
         )
-    for field in _shared(config, preprocessor):
-        values = [settings[field] for settings in (config, front_end)]
-        if field == "f_max":
-            values = [nyquist if value is None else value for value in values]
-        if values[0] != values[1]:
-            raise ValueError(
-                f"`{field}` is {_shown(values[1])} in preprocessor_config.json, but {_shown(values[0])} in config.json."
-            )
-
-
-def _shared(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Iterable[str]:
-    fields = ("sampling_rate", "n_fft", "win_size", "hop_size", "f_min", "f_max", "center")
-    return (field for field in fields if field in config and field in preprocessor)
+    defaults = {"f_max": front_end["sampling_rate"] / 2}  # what None stands for
+    for field in FRONT_END_FIELDS:
+        if field in config and field in preprocessor:
+            mine, other = (defaults.get(field) if file[field] is None else file[field] for file in (config, front_end))
+            if mine != other:
+                raise ValueError(
+                    f"`{field}` is {_shown(other)} in preprocessor_config.json, but {_shown(mine)} in config.json."
+                )
 
 
 def expected_shapes(model: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

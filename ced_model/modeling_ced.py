@@ -396,26 +396,21 @@ class CedModel(CedPreTrainedModel):
         )
 
     def _check_inputs(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
-        n_mels, size = self.config.n_mels, self.config.patch_size
-        if input_values.ndim != 3 or input_values.shape[1] != n_mels or input_values.shape[2] < size:
+        n_mels, size, frames = self.config.n_mels, self.config.patch_size, input_values.shape[-1]
+        if input_values.shape[1:] != (n_mels, frames) or frames < size:
             raise ValueError(
-                f"`input_values` must have shape (batch_size, {n_mels}, frames) with at least {size} frames, got"
-                f" {tuple(input_values.shape)}. `CedFeatureExtractor` makes such log-mel spectrograms of waveforms."
+                f"`input_values` must have shape (batch_size, {n_mels}, frames), with at least {size} frames, got"
+                f" {tuple(input_values.shape)}."
             )
         if attention_mask is None:
             return
-        expected = (input_values.shape[0], input_values.shape[2])
+        expected = input_values[:, 0].shape
         if attention_mask.shape != expected:
-            raise ValueError(
-                f"`attention_mask` must have shape (batch_size, frames), here {expected}, got"
-                f" {tuple(attention_mask.shape)}."
-            )
+            raise ValueError(f"`attention_mask` must have shape {tuple(expected)}, got {tuple(attention_mask.shape)}.")
         has_patch = whole_patches(self._split(attention_mask.bool())[:, :1], size).any(dim=-1)
         if not is_tracing(has_patch) and not has_patch.all():
-            raise ValueError(
-                f"`attention_mask` leaves clip {has_patch.int().argmin().item()} without a whole patch of {size}"
-                " frames. `CedFeatureExtractor` pads short clips to one patch."
-            )
+            clip = has_patch.int().argmin().item()
+            raise ValueError(f"`attention_mask` leaves clip {clip} without a whole patch of {size} frames.")
 
     def _embed(self, values: torch.Tensor) -> torch.Tensor:
         """Patches plus positions, as tokens `(rows, tokens, hidden_size)` in frequency-major order."""
@@ -491,13 +486,8 @@ class CedModel(CedPreTrainedModel):
         return self._join(rows, attention_mask.shape[-1])
 
 
-@auto_docstring(
-    custom_intro="""
-    CED with its tagging head: a LayerNorm and a linear layer on the pooled tokens, e.g. for AudioSet.
-    """
-)
-class CedForAudioClassification(CedPreTrainedModel):
-    _auto_class = OwnCode("AutoModelForAudioClassification")
+class CedHeadModel(CedPreTrainedModel):
+    """The encoder and its tagging head, a LayerNorm and a linear layer."""
 
     def __init__(self, config: CedConfig) -> None:
         super().__init__(config)
@@ -513,6 +503,15 @@ class CedForAudioClassification(CedPreTrainedModel):
     def freeze_base_model(self) -> None:
         """Freezes the encoder, so that only the head is trained. The running statistics of `init_bn` stay too."""
         self.encoder.requires_grad_(False)
+
+
+@auto_docstring(
+    custom_intro="""
+    CED with its tagging head: a LayerNorm and a linear layer on the pooled tokens, e.g. for AudioSet.
+    """
+)
+class CedForAudioClassification(CedHeadModel):
+    _auto_class = OwnCode("AutoModelForAudioClassification")
 
     @can_return_tuple
     @auto_docstring(custom_args=INPUTS_DOCSTRING)
@@ -593,15 +592,14 @@ class CedForAudioClassification(CedPreTrainedModel):
             )
             self.config.problem_type = "single_label_classification"
         if self.config.problem_type == "single_label_classification":
-            labels, fits, expected = labels.long(), is_index, f"({batch_size},) with class indices"
+            labels, fits = labels.long(), is_index
         else:
             labels = labels.unsqueeze(1) if self.num_labels == 1 and labels.ndim == 1 else labels
-            labels, expected = labels.to(self.dtype), (batch_size, self.num_labels)
-            fits = labels.shape == expected
+            labels, fits = labels.to(self.dtype), labels.shape == (batch_size, self.num_labels)
         if not fits:
             raise ValueError(
-                f"`labels` of shape {tuple(labels.shape)} do not fit `problem_type={self.config.problem_type!r}`, which"
-                f" takes shape {expected}."
+                f"`labels` of shape {tuple(labels.shape)} do not fit {batch_size} clips, {self.num_labels} classes and"
+                f" `problem_type={self.config.problem_type!r}`."
             )
         return labels
 
@@ -613,23 +611,8 @@ class CedForAudioClassification(CedPreTrainedModel):
     before and after it; single sounds in a quiet scene are found to about half a step (`benchmarks/onsets.py`).
     """
 )
-class CedForAudioFrameClassification(CedPreTrainedModel):
+class CedForAudioFrameClassification(CedHeadModel):
     _auto_class = OwnCode("AutoModelForAudioFrameClassification")
-
-    def __init__(self, config: CedConfig) -> None:
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.encoder = CedModel(config)
-        self.outputlayer = nn.Sequential(
-            nn.LayerNorm(config.hidden_size), nn.Linear(config.hidden_size, config.num_labels)
-        )
-
-        # Initialize weights and apply final processing
-        self.post_init()
-
-    def freeze_base_model(self) -> None:
-        """Freezes the encoder, so that only the head is trained. The running statistics of `init_bn` stay too."""
-        self.encoder.requires_grad_(False)
 
     @can_return_tuple
     @auto_docstring(custom_args=INPUTS_DOCSTRING)
@@ -650,24 +633,6 @@ class CedForAudioFrameClassification(CedPreTrainedModel):
             padding mean nothing, see [`CedForAudioFrameClassification.get_step_mask`]. A clip longer than
             `target_length` has the steps of its chunks one after another. With `pad_last=True` a chunk of 1012 frames
             has 63 steps and drops 4 frames; load the model with `pad_last=False` for steps of 160 ms from end to end.
-
-        Example:
-
-        ```python
-        >>> import ced_model
-        >>> import torch
-        >>> from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification
-
-        >>> feature_extractor = AutoFeatureExtractor.from_pretrained("mispeech/ced-tiny")
-        >>> model = AutoModelForAudioFrameClassification.from_pretrained("mispeech/ced-tiny", pad_last=False)
-
-        >>> waveform = torch.zeros(32000)  # two seconds of silence: put mono audio at 16 kHz here
-        >>> inputs = feature_extractor(waveform, sampling_rate=16000)
-        >>> with torch.no_grad():
-        ...     scores = model(**inputs).logits.sigmoid()
-        >>> scores.shape
-        torch.Size([1, 12, 527])
-        ```
         """
         outputs: CedModelOutput = self.encoder(input_values, attention_mask=attention_mask, return_dict=True, **kwargs)
         logits = self._join_steps(self.outputlayer(outputs.frame_states), input_values.shape[-1])
@@ -675,10 +640,7 @@ class CedForAudioFrameClassification(CedPreTrainedModel):
         loss = None
         if labels is not None:
             if labels.shape != logits.shape:
-                raise ValueError(
-                    f"`labels` must have shape (batch_size, steps, num_labels), here {tuple(logits.shape)}, got"
-                    f" {tuple(labels.shape)}."
-                )
+                raise ValueError(f"`labels` must have shape {tuple(logits.shape)}, got {tuple(labels.shape)}.")
             mask = torch.ones_like(input_values[:, 0]) if attention_mask is None else attention_mask
             mask = self.get_step_mask(mask).unsqueeze(-1)
             labels = labels.to(logits.dtype).masked_fill(~mask, 0.0)

@@ -23,9 +23,9 @@ from .audio import MIX, AudioError
 from .evaluation_mode import in_evaluation_mode
 from .events import event_rules
 from .forking import is_forked
-from .messages import OptionError, check_number, one_line
+from .messages import OptionError, check_count, check_number, one_line
 from .pipeline_inputs import audio_column, is_single, rows_of, to_input
-from .results import Timeline, check_scores
+from .results import Timeline
 from .scheduling import InputScores, score_inputs
 from .windows import CPU_BATCH_SIZE, GPU_BATCH_SIZE, TIMELINE_WINDOW_S, ModelWindows, ReadWindows
 
@@ -37,7 +37,6 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda logits: logits,
 }
 DEFAULT_FUNCTIONS = {"multi_label_classification": "sigmoid", "regression": "none"}
-CLASSIFIER = "a CED classifier (AutoModelForAudioClassification)"
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,8 @@ class Options:
 
     def check(self, labels: list[str]) -> None:
         """Raises an [`OptionError`] for a value that is not possible."""
-        top_k = self.top_k
-        if (
-            top_k is not None
-            and top_k != "auto"
-            and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1)
-        ):
-            raise OptionError("top_k", top_k, "a whole number from 1, or None for all classes")
+        if self.top_k is not None and self.top_k != "auto":
+            check_count("top_k", self.top_k, "a whole number from 1, or None for all classes")
         for name, choices in (
             ("function_to_apply", (None, *FUNCTIONS)),
             ("return_timestamps", (True, False)),
@@ -78,8 +72,7 @@ class Options:
             if not isinstance(value, str | bool | None) or value not in choices:
                 raise OptionError(name, value, " or ".join(map(str, choices)))
         if self.events:
-            finding: dict[str, Any] = {"min_duration_s": self.min_duration_s, "merge_gap_s": self.merge_gap_s}
-            event_rules(labels, self.event_thresholds, **finding)
+            event_rules(labels, self.event_thresholds, min_duration_s=self.min_duration_s, merge_gap_s=self.merge_gap_s)
         elif self.threshold is not None:
             check_number("threshold", self.threshold)
 
@@ -127,17 +120,18 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
             kwargs.pop(name, None)
         # Not AudioClassificationPipeline's, which sets a `top_k` and knows the models of transformers only.
         Pipeline.__init__(self, *args, **kwargs)
-        if getattr(self.model.config, "model_type", None) != "ced" or not hasattr(self.model, "num_labels"):
-            raise OptionError("model", type(self.model).__name__, CLASSIFIER)
+        if not hasattr(self.model, "classify"):
+            wanted = "a CED classifier (AutoModelForAudioClassification)"
+            raise OptionError("model", type(self.model).__name__, wanted)
         if not hasattr(self.feature_extractor, "front_end"):
             raise OptionError("feature_extractor", type(self.feature_extractor).__name__, "a CedFeatureExtractor")
         self._check(self._postprocess_params, self._batch_size)
 
     def _sanitize_parameters(self, **options: Any) -> Any:  # type: ignore[override]
-        unknown = sorted(options.keys() - {field.name for field in fields(Options)})
-        if unknown:
-            known = ", ".join(field.name for field in fields(Options))
-            raise TypeError(f"Unknown argument `{unknown[0]}` of {type(self).__name__}: its options are {known}")
+        known = [field.name for field in fields(Options)]
+        if unknown := sorted(options.keys() - set(known)):
+            expected = ", ".join(known)
+            raise TypeError(f"Unknown argument `{unknown[0]}` of {type(self).__name__}: its options are {expected}")
         return {}, {}, options
 
     def _check(self, options: dict[str, Any], batch_size: Any) -> tuple[Options, int, ReadWindows]:
@@ -146,8 +140,7 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
         checked.check(self._labels)
         if batch_size is None:
             batch_size = CPU_BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE
-        if not _is_count(batch_size):
-            raise OptionError("batch_size", batch_size, "a whole number from 1")
+        check_count("batch_size", batch_size)
         if checked.return_timestamps or checked.events:
             window_s = TIMELINE_WINDOW_S if checked.window_s is None else checked.window_s
             read = self._windows.of_timelines(window_s, checked.hop_s, checked.sampling_rate, checked.channel)
@@ -233,14 +226,7 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
             if is_forked():
                 torch.set_num_threads(1)  # the other threads of the pool are those of the parent process
             logits = self.forward({"input_values": torch.from_numpy(self._windows.features(waveforms))})["logits"]
-            if logits.ndim != 2:  # one row for each step in time
-                raise OptionError("model", type(self.model).__name__, CLASSIFIER)
             return function(logits.float()).numpy()
-
-        def check(_: Any, state: InputScores) -> None:
-            if state.not_finite is not None:
-                start_s = state.not_finite.start / self.feature_extractor.sampling_rate
-                check_scores(state.not_finite.scores, "this input", start_s)
 
         scored = score_inputs(
             sources,
@@ -249,8 +235,8 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
             self._windows.patches,
             batch_size=batch_size,
             num_workers=1,
-            check=check,
-            on_samples=lambda samples: None,
+            sampling_rate=self.feature_extractor.sampling_rate,
+            name_of=lambda source: "this input",
         )
         for index, (_, state) in enumerate(scored):
             yield f"inputs[{index}]", state
@@ -283,10 +269,6 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
                 for tag in _select(scores, labels, options)
             ]
         return _select(state.average(options.average), labels, options)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) > 0
 
 
 def _select(scores: np.ndarray, labels: list[str], options: Options) -> list[dict[str, Any]]:

@@ -9,7 +9,8 @@ from typing import Any
 from huggingface_hub.utils import get_session
 from transformers.pipelines.pt_utils import KeyDataset
 
-from .audio import AudioError, is_single_input, plain_input
+from .audio_chunks import AudioError
+from .audio_inputs import is_single_input, plain_input
 from .messages import OptionError, one_line_error, printable
 
 INPUTS = (

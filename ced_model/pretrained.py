@@ -24,8 +24,8 @@ from .messages import one_line, printable
 from .model_files import HANDLER, REQUIREMENTS, check_replaceable, write_handler
 from .model_files import MODEL_FILES as MODEL_FILES
 from .model_files import check_output as check_output
-from .model_folder import PREPROCESSOR, check_model_folder, find_folder, front_end_of
-from .model_settings import FRONT_END_DEFAULTS
+from .model_folder import PREPROCESSOR, check_model_folder, find_folder
+from .model_settings import front_end_of
 from .modeling_ced import CedForAudioClassification
 from .output import new_folder
 
@@ -78,8 +78,7 @@ def load_feature_extractor(folder: Path | None, config: CedConfig) -> CedFeature
     """The feature extractor of a model folder: of its `preprocessor_config.json` or, without one, of `config`."""
     if folder is not None and (folder / PREPROCESSOR).is_file():
         return CedFeatureExtractor.from_pretrained(folder)
-    front_end = {"sampling_rate": FRONT_END_DEFAULTS["sampling_rate"], "feature_size": config.n_mels}
-    return CedFeatureExtractor.from_front_end(front_end_of(config.to_dict() | front_end))
+    return CedFeatureExtractor.from_front_end(front_end_of(config.to_dict()))
 
 
 @contextmanager

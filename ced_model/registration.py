@@ -13,78 +13,59 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import wrapt
 
-from . import custom_code as _check_version  # noqa: F401  # raises an ImportError if transformers is too old
+from .custom_code import AUTO_MAP, EXTRACTOR_AUTO_MAP  # the import checks the version of transformers
 
-AUTO = "transformers.models.auto"
 PACKAGE = __name__.rpartition(".")[0]
+# Auto class → the class of this package that it is to find, such as "modeling_ced.CedModel".
+PLACES = {**AUTO_MAP, **EXTRACTOR_AUTO_MAP}
+# What modeling_ced imports from modules of transformers that import the Auto classes.
+MODEL_NEEDS = {
+    "transformers.modeling_layers": "GradientCheckpointingLayer",
+    "transformers.modeling_utils": "PreTrainedModel",
+    "transformers.masking_utils": "create_bidirectional_mask",
+    "transformers.core_model_loading": "WeightConverter",
+}
 
-
-class Entry(NamedTuple):
-    """One class of the package and the Auto class that is to find it."""
-
-    auto_module: str
-    auto_class: str
-    module: str
-    name: str
-    needs: tuple[str, ...] = ()  # "module:attribute" that the package's own module imports from transformers
-
-
-MODEL_NEEDS = (
-    "transformers.modeling_layers:GradientCheckpointingLayer",
-    "transformers.modeling_utils:PreTrainedModel",
-    "transformers.masking_utils:create_bidirectional_mask",
-    "transformers.core_model_loading:WeightConverter",
-)
-ENTRIES = (
-    Entry(f"{AUTO}.configuration_auto", "AutoConfig", "configuration_ced", "CedConfig"),
-    Entry(f"{AUTO}.feature_extraction_auto", "AutoFeatureExtractor", "feature_extraction_ced", "CedFeatureExtractor"),
-    Entry(f"{AUTO}.modeling_auto", "AutoModel", "modeling_ced", "CedModel", MODEL_NEEDS),
-    Entry(
-        f"{AUTO}.modeling_auto",
-        "AutoModelForAudioClassification",
-        "modeling_ced",
-        "CedForAudioClassification",
-        MODEL_NEEDS,
-    ),
-    Entry(
-        f"{AUTO}.modeling_auto",
-        "AutoModelForAudioFrameClassification",
-        "modeling_ced",
-        "CedForAudioFrameClassification",
-        MODEL_NEEDS,
-    ),
-)
-TRIGGERS = (
-    *dict.fromkeys(entry.auto_module for entry in ENTRIES),
-    *(need.partition(":")[0] for need in MODEL_NEEDS),
-    *dict.fromkeys(f"{PACKAGE}.{entry.module}" for entry in ENTRIES),
-)
-
-_done: set[Entry] = set()
+_done: set[str] = set()
 
 
 def register_when_imported() -> None:
     """Arranges for CED to be found by the Auto classes; those that are imported already find it at once."""
-    for trigger in TRIGGERS:
+    modules = dict.fromkeys(place.partition(".")[0] for place in PLACES.values())
+    for trigger in (*map(_auto_module, modules), *MODEL_NEEDS, *(f"{PACKAGE}.{module}" for module in modules)):
         wrapt.register_post_import_hook(_register, trigger)
     wrapt.register_post_import_hook(_register_pipeline, "transformers.pipelines")
 
 
-def _register(_: ModuleType) -> None:
-    for entry in ENTRIES:
-        if entry in _done or not _is_ready(entry):
+def _auto_module(module: str) -> str:
+    return f"transformers.models.auto.{module.replace('_ced', '_auto')}"
+
+
+def _register(imported: ModuleType) -> None:
+    for auto_class, place in PLACES.items():
+        module, _, name = place.partition(".")
+        if auto_class in _done or not _is_ready(auto_class, module, name):
             continue
-        _done.add(entry)  # importing the package's module runs this function again
-        own = getattr(import_module(f"{PACKAGE}.{entry.module}"), entry.name)
-        auto = getattr(sys.modules[entry.auto_module], entry.auto_class)
-        if entry.auto_class == "AutoConfig":
-            auto.register(own.model_type, own, exist_ok=True)
-        else:
-            auto.register(_config_class(), own, exist_ok=True)
+        _done.add(auto_class)  # importing the package's module runs this function again
+        own = getattr(import_module(f"{PACKAGE}.{module}"), name)
+        config = import_module(f"{PACKAGE}.configuration_ced").CedConfig
+        key = config.model_type if own is config else config
+        getattr(sys.modules[_auto_module(module)], auto_class).register(key, own, exist_ok=True)
+
+
+def _is_ready(auto_class: str, module: str, name: str) -> bool:
+    needs = {f"{PACKAGE}.{module}": name}
+    if module == "modeling_ced":
+        needs |= MODEL_NEEDS
+        if find_spec("torch") is None:
+            return False
+    # A module that is not there yet can be imported; one without its attribute is being imported just now.
+    is_half_loaded = any(need in sys.modules and not hasattr(sys.modules[need], needs[need]) for need in needs)
+    return hasattr(sys.modules.get(_auto_module(module)), auto_class) and not is_half_loaded
 
 
 class AudioClassification:
@@ -119,21 +100,3 @@ def _register_pipeline(pipelines: Any) -> None:
     entry = pipelines.PIPELINE_REGISTRY.supported_tasks["audio-classification"]
     if not isinstance(entry["impl"], AudioClassification):
         entry["impl"] = AudioClassification(entry["impl"])
-
-
-def _is_ready(entry: Entry) -> bool:
-    if entry.module == "modeling_ced" and find_spec("torch") is None:
-        return False
-    is_there = hasattr(sys.modules.get(entry.auto_module), entry.auto_class)
-    own = f"{PACKAGE}.{entry.module}:{entry.name}"
-    return is_there and not any(map(_is_half_loaded, (own, *entry.needs)))
-
-
-def _is_half_loaded(need: str) -> bool:
-    """Whether a module ("module:attribute") is being imported just now; one that is not there yet can be imported."""
-    module, _, name = need.partition(":")
-    return module in sys.modules and not hasattr(sys.modules[module], name)
-
-
-def _config_class() -> Any:
-    return import_module(f"{PACKAGE}.configuration_ced").CedConfig

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .audio import AudioError
 from .classes import ClassChoice, choice_scores, choose_classes
 from .events import THRESHOLD, Event, event_rules, find_events
 from .packages import require
@@ -210,12 +209,3 @@ class StreamUpdate(NamedTuple):
 def _pandas() -> Any:
     require(("pandas",), "to_pandas", "pip install pandas")
     return import_module("pandas")  # no statement: transformers would require it of those who load the custom code
-
-
-def check_scores(scores: np.ndarray, name: str, start_s: float) -> None:
-    """Raises an AudioError if scores `(classes,)` of the window of `name` at `start_s` are NaN or infinite."""
-    if not np.isfinite(scores).all():
-        raise AudioError(
-            f"{name}: the model's scores are NaN or infinite (from {start_s:.1f} s on); a model in half precision may"
-            " need float32"
-        )

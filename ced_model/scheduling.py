@@ -130,7 +130,6 @@ def score_windows(
     *,
     batch_size: int,
     num_workers: int,
-    start_worker: Callable[[], None] = lambda: None,
 ) -> Generator[WindowScores | InputEnd, None, None]:
     """
     Scores all windows of all inputs.
@@ -143,7 +142,6 @@ def score_windows(
         size_of: the size of a window of so many samples; a batch holds windows of one size.
         batch_size: windows per batch at most.
         num_workers: batches that are computed at the same time.
-        start_worker: called first in each worker thread.
 
     Yields:
         `WindowScores` in whatever order they are ready, and one `InputEnd` for each input.
@@ -153,9 +151,7 @@ def score_windows(
     """
     run = _Run(iter(inputs), read, compute, size_of, batch_size, num_workers)
     readers = [threading.Thread(target=run.read_inputs, name=f"ced-reader-{i}") for i in range(NUM_READERS)]
-    workers = [
-        threading.Thread(target=run.work, args=(start_worker,), name=f"ced-worker-{i}") for i in range(num_workers)
-    ]
+    workers = [threading.Thread(target=run.work, name=f"ced-worker-{i}") for i in range(num_workers)]
     for thread in readers + workers:
         thread.daemon = True  # a reader that hangs in a broken file system must not keep the process alive
         thread.start()
@@ -234,8 +230,9 @@ def score_inputs(
     *,
     batch_size: int,
     num_workers: int,
-    check: Callable[[Any, InputScores], None],
-    on_samples: Callable[[int], None],
+    sampling_rate: int,
+    name_of: Callable[[Any], str],
+    on_audio: Callable[[float], object] | None = None,
 ) -> Iterator[tuple[Any, InputScores]]:
     """
     Scores inputs in their order, each as soon as it and all before it are ready.
@@ -243,12 +240,26 @@ def score_inputs(
     Args:
         inputs, read, size_of, batch_size, num_workers: as for [`score_windows`].
         compute: as for [`score_windows`]; with `is_alone=True` nothing else is computed at the same time.
-        check: raises an error for scores that cannot be used, which becomes the error of that input.
-        on_samples: called with the number of samples whenever some more were scored.
+        sampling_rate: of the windows in Hz.
+        name_of: the name of an input in the error that it has if some scores are not finite.
+        on_audio: called with the seconds of audio whenever some more were scored.
 
     Yields:
         The input and its scores.
     """
+
+    def add(state: InputScores, window: WindowScores) -> None:
+        if (samples := state.add(window)) and on_audio is not None:
+            on_audio(samples / sampling_rate)
+
+    def finish(state: InputScores, end: InputEnd, source: Any) -> InputScores:
+        if end.error is None and (window := state.not_finite) is not None:
+            try:
+                check_scores(window.scores, name_of(source), window.start / sampling_rate)
+            except AudioError as error:
+                end = end._replace(error=error)
+        return state.finish(end)
+
     # Whether a generator has a second input is not known before it comes.
     if isinstance(inputs, Sized) and len(inputs) == 1:
         (source,) = inputs
@@ -261,8 +272,8 @@ def score_inputs(
         if len(head) == 1:  # a single window is not worth starting threads for
             state, window = InputScores(), head[0]
             scores = compute([window.content], is_alone=not is_forked())[0]
-            on_samples(state.add(WindowScores(0, window.position, window.start, len(window.waveform), scores)))
-            yield source, _finished(state, InputEnd(0, 1, None), source, check)
+            add(state, WindowScores(0, window.position, window.start, len(window.waveform), scores))
+            yield source, finish(state, InputEnd(0, 1, None), source)
             return
         inputs, read = [source], partial(lambda windows, _: windows, chain(head, windows))
 
@@ -287,15 +298,15 @@ def score_inputs(
             state = waiting.setdefault(message.input_index, InputScores())
             if isinstance(message, InputEnd):
                 state.end = message
-            elif samples := state.add(message):
-                on_samples(samples)
+            else:
+                add(state, message)
             num_waiting += 1
             while (ready := waiting.get(next_index)) is not None and ready.is_complete:
                 assert ready.end is not None
                 del waiting[next_index]
                 num_waiting -= 1 + ready.windows
                 source = sources.pop(next_index)
-                yield source, _finished(ready, ready.end, source, check)
+                yield source, finish(ready, ready.end, source)
                 next_index += 1
             # Inputs that were begun are read to their end, so that the one which all wait for is never held up.
             (has_room.set if num_waiting < MAX_WAITING else has_room.clear)()
@@ -306,13 +317,13 @@ def score_inputs(
             messages.close()
 
 
-def _finished(state: InputScores, end: InputEnd, source: Any, check: Callable[[Any, InputScores], None]) -> InputScores:
-    if end.error is None:
-        try:
-            check(source, state)
-        except Exception as error:
-            end = end._replace(error=error)
-    return state.finish(end)
+def check_scores(scores: np.ndarray, name: str, start_s: float) -> None:
+    """Raises an AudioError if scores `(classes,)` of the window of `name` at `start_s` are NaN or infinite."""
+    if not np.isfinite(scores).all():
+        raise AudioError(
+            f"{name}: the model's scores are NaN or infinite (from {start_s:.1f} s on); a model in half precision may"
+            " need float32"
+        )
 
 
 def without_variables(error: Exception) -> Exception:
@@ -378,10 +389,9 @@ class _Run:
             error = without_variables(caught)
         self.messages.put(InputEnd(input_index, windows, error))
 
-    def work(self, start_worker: Callable[[], None]) -> None:
+    def work(self) -> None:
         """A worker thread."""
         try:
-            start_worker()
             while (batch := self.batches.get()) is not None:
                 rows = self.compute([window.content for _, window in batch])
                 self.messages.put(

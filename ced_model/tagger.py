@@ -14,14 +14,14 @@ import numpy as np
 from .audio import MIX, AudioInput, describe, is_single_input
 from .bundled import DEFAULT_MODEL
 from .classes import choice_scores, choose_classes
-from .engines import Engine, Outputs, choose_engine, open_engine
+from .engines import Engine, choose_engine, open_engine
 from .events import THRESHOLD, Event, class_limits, event_rules, smoothing_windows
 from .forking import is_forked
-from .messages import OptionError, check_number, one_line
+from .messages import OptionError, check_count, check_number, one_line
 from .model_folder import ModelFolder, open_model
 from .recording_times import parse_start_time, parse_timezone, recorded_at
-from .results import EmbeddingResult, StreamUpdate, Tag, TagResult, Timeline, check_scores
-from .scheduling import InputScores, Window, score_inputs
+from .results import EmbeddingResult, StreamUpdate, Tag, TagResult, Timeline
+from .scheduling import InputScores, Window, check_scores, score_inputs
 from .streaming import smooth_stream, stream_blocks, stream_events
 from .windows import CPU_BATCH_SIZE, GPU_BATCH_SIZE, TIMELINE_WINDOW_S, ModelWindows
 
@@ -62,6 +62,19 @@ class AudioTagger:
             describes.
         hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, … for a Hub repository.
 
+    Attributes:
+        name: The model's name: a Hub id, the name of the bundled model, or a folder.
+        folder: The model's folder, of a Hub repository that in the cache; None for a model in memory.
+        labels: The names of the classes.
+        problem_type: `"multi_label_classification"`, `"single_label_classification"` or `"regression"`.
+        front_end: The parameters of the front end.
+        sampling_rate: Sampling rate of the model in Hz; inputs are resampled to it.
+        embed_dim: Width of the embeddings.
+        min_window_s: Length of one patch in seconds (0.15 s): shorter clips are zero-padded to it, windows cannot be
+            shorter.
+        max_window_s: Longest window in seconds: `target_length` frames (10.12 s for the published models).
+        batch_size, num_threads: As above.
+
     Raises:
         ValueError: if the folder holds another kind of model, lacks weights or has some that are NaN or infinite, or if
             options are not possible or exclude each other.
@@ -81,9 +94,9 @@ class AudioTagger:
         feature_extractor: "CedFeatureExtractor | None" = None,
         **hub_options: Any,
     ) -> None:
-        for name, value in (("num_threads", num_threads), ("batch_size", batch_size)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise OptionError(name, value, "a whole number from 1")
+        for option, value in (("num_threads", num_threads), ("batch_size", batch_size)):
+            if value is not None:
+                check_count(option, value)
         self.num_threads = num_threads or default_num_threads()
         self._torch_model = self._feature_extractor = None
         self._folder: ModelFolder
@@ -108,23 +121,19 @@ class AudioTagger:
                 self._folder = folder_of(model, feature_extractor, with_weights=True)
                 self._engine = open_engine(self._folder, choice, self.num_threads)
         self.batch_size = batch_size or (CPU_BATCH_SIZE if self._engine.device == "cpu" else GPU_BATCH_SIZE)
+        settings = self._folder.settings
+        self.name, self.folder = self._folder.name, self._folder.path
         self.labels: list[str] = list(self._folder.labels)
-        self.front_end = self._folder.front_end
+        self.problem_type, self.embed_dim = settings.problem_type, settings.embed_dim
+        self.front_end, self.sampling_rate = self._folder.front_end, self._folder.front_end.sampling_rate
+        self._windows = ModelWindows(self.front_end, settings.target_length, settings.patch_size)
+        self.min_window_s = self.front_end.min_samples / self.sampling_rate
+        self.max_window_s = self._windows.max_samples / self.sampling_rate
 
     @classmethod
     def from_pretrained(cls, model: str | os.PathLike[str], **options: Any) -> "AudioTagger":
         """The same as `AudioTagger(model, **options)`."""
         return cls(model, **options)
-
-    @property
-    def name(self) -> str:
-        """The model's name: a Hub id, the name of the bundled model, or a folder."""
-        return self._folder.name
-
-    @property
-    def folder(self) -> str | None:
-        """The model's folder, of a Hub repository that in the cache; None for a model in memory."""
-        return self._folder.path
 
     @property
     def engine(self) -> str:
@@ -161,55 +170,11 @@ class AudioTagger:
         return self._feature_extractor
 
     @property
-    def problem_type(self) -> str:
-        """`"multi_label_classification"`, `"single_label_classification"` or `"regression"`."""
-        return self._folder.settings.problem_type
-
-    @property
     def fingerprint(self) -> str:
         """A checksum of all that makes the scores: weights, configuration and front end."""
         return self._folder.fingerprint()
 
-    @property
-    def sampling_rate(self) -> int:
-        """Sampling rate of the model in Hz; inputs are resampled to it."""
-        return self.front_end.sampling_rate
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of the embeddings."""
-        return self._folder.settings.embed_dim
-
-    @property
-    def min_window_s(self) -> float:
-        """Length of one patch in seconds (0.15 s): shorter clips are zero-padded to it, windows cannot be shorter."""
-        return self.front_end.min_samples / self.sampling_rate
-
-    @property
-    def max_window_s(self) -> float:
-        """Longest window in seconds: `target_length` frames (10.12 s for the published models)."""
-        return self._windows.max_samples / self.sampling_rate
-
-    @property
-    def _windows(self) -> ModelWindows:
-        settings = self._folder.settings
-        return ModelWindows(self.front_end, settings.target_length, settings.patch_size)
-
-    def __call__(
-        self,
-        inputs: AudioInput | list[AudioInput],
-        *,
-        top_k: int | None = None,
-        threshold: float | Mapping[str, Any] | None = None,
-        labels: Any = None,
-        exclude: Any = None,
-        label_map: Mapping[str, str | None] | None = None,
-        window_s: float | None = None,
-        hop_s: float | None = None,
-        average: str = "mean",
-        sampling_rate: int | None = None,
-        channel: str | int = MIX,
-    ) -> list[Tag] | list[list[Tag]]:
+    def __call__(self, inputs: AudioInput | list[AudioInput], **options: Any) -> list[Tag] | list[list[Tag]]:
         """
         Tags one input or a list of inputs.
 
@@ -217,20 +182,7 @@ class AudioTagger:
             inputs: A path, the bytes of a file, a file object, a waveform (array or tensor of shape `(samples,)`),
                 `{"array": waveform, "sampling_rate": Hz}`, a row of 🤗 datasets or the audio in it, or a list of any of
                 these.
-            top_k: Number of tags per input: by default 5, or all if a `threshold` or `labels` are given.
-            threshold: Leave out tags with a lower score; a number, or by class as for [`Timeline.events`].
-            labels: Consider these classes and groups only. A class is given by its name, index or machine id;
-                `"Dog..."` is the group of "Dog" and all classes below it in AudioSet's ontology, one tag with the
-                highest of their scores. A list, or one text with commas between names.
-            exclude: Leave out these classes and groups.
-            label_map: Own names of classes and groups; an empty one leaves a class out, several classes with the same
-                one become one tag with the highest of their scores.
-            window_s, hop_s: Length of the windows of long clips and distance between their starts in seconds; by
-                default 10 s without overlap, and with `average="max"` 2 s, starting every second.
-            average: How window scores are combined: `"mean"`, weighted by their duration, or `"max"`, which finds short
-                sounds.
-            sampling_rate: Of bare waveforms in Hz, by default the model's.
-            channel: `"mix"` averages the channels; 0, 1, … takes one of them, `"loudest"` the one with most energy.
+            options: Those of [`AudioTagger.tag`], such as `top_k` and `threshold`.
 
         Returns:
             The tags with the highest scores first; a list of such lists, in the order of the inputs, for a list.
@@ -240,18 +192,6 @@ class AudioTagger:
                 continues with the others instead.
             ValueError: for a class that the model does not have, or windows that it cannot take.
         """
-        options: dict[str, Any] = {
-            "top_k": top_k,
-            "threshold": threshold,
-            "labels": labels,
-            "exclude": exclude,
-            "label_map": label_map,
-            "window_s": window_s,
-            "hop_s": hop_s,
-            "average": average,
-            "sampling_rate": sampling_rate,
-            "channel": channel,
-        }
         results = []
         for result in self.tag(_as_list(inputs), **options):
             if result.error is not None:
@@ -280,16 +220,34 @@ class AudioTagger:
         """
         Tags many inputs, one [`TagResult`] each, in their order, as they become ready.
 
-        The arguments are those of [`AudioTagger.__call__`], and:
+        Args:
+            inputs: Inputs as for [`AudioTagger.__call__`]. They are taken in other threads, a few ahead of the results;
+                no result waits for an input behind it.
+            top_k: Number of tags per input: by default 5, or all if a `threshold` or `labels` are given.
+            threshold: Leave out tags with a lower score; a number, or by class as for [`Timeline.events`].
+            labels: Consider these classes and groups only. A class is given by its name, index or machine id;
+                `"Dog..."` is the group of "Dog" and all classes below it in AudioSet's ontology, one tag with the
+                highest of their scores. A list, or one text with commas between names.
+            exclude: Leave out these classes and groups.
+            label_map: Own names of classes and groups; an empty one leaves a class out, several classes with the same
+                one become one tag with the highest of their scores.
+            window_s, hop_s: Length of the windows of long clips and distance between their starts in seconds; by
+                default 10 s without overlap, and with `average="max"` 2 s, starting every second.
+            average: How window scores are combined: `"mean"`, weighted by their duration, or `"max"`, which finds short
+                sounds.
+            sampling_rate: Of bare waveforms in Hz, by default the model's.
+            channel: `"mix"` averages the channels; 0, 1, … takes one of them, `"loudest"` the one with most energy.
+            start_time: When recordings began, for `recorded_at` of the results: a time, or `"auto"` to find it in the
+                headers (GUANO, Broadcast WAV, AudioMoth's comment) and names of files.
+            timezone: Of times that have none, such as `"Europe/Berlin"` or `"+02:00"`.
+            on_audio: Called with the seconds of audio whenever some more were scored.
 
-        - `start_time`: when recordings began, for `recorded_at` of the results: a time, or `"auto"` to find it in the
-          headers (GUANO, Broadcast WAV, AudioMoth's comment) and names of files.
-        - `timezone`: of times that have none, such as `"Europe/Berlin"` or `"+02:00"`.
-        - `on_audio`: called with the seconds of audio whenever some more were scored.
+        Yields:
+            Results. An input that cannot be read, or has samples or scores that are not finite, gives one with its
+            `error`, and the others continue.
 
-        An input that cannot be read, or has samples or scores that are not finite,
-        gives a result with its `error`, and the others continue. Inputs are taken from the iterable in other threads, a
-        few ahead of the results; no result waits for an input behind it.
+        Raises:
+            ValueError: for a class that the model does not have, or windows that it cannot take.
         """
         if average not in ("mean", "max"):
             raise OptionError("average", average, "mean or max")
@@ -301,34 +259,19 @@ class AudioTagger:
             duration_s = state.scored_to / self.sampling_rate
             yield TagResult(source, describe(source), duration_s, tags, None, state.error, began_at(source))
 
-    def timeline(
-        self,
-        source: AudioInput,
-        *,
-        window_s: float = TIMELINE_WINDOW_S,
-        hop_s: float | None = None,
-        sampling_rate: int | None = None,
-        channel: str | int = MIX,
-    ) -> Timeline:
+    def timeline(self, source: AudioInput, **options: Any) -> Timeline:
         """
         Scores of one recording over time.
 
         Args:
             source: An input as for [`AudioTagger.__call__`].
-            window_s: Length of the windows in seconds, up to `max_window_s`.
-            hop_s: Distance between their starts in seconds, by default half of `window_s`.
-            sampling_rate, channel: As for [`AudioTagger.__call__`].
-
-        Returns:
-            A [`Timeline`]. The windows cover the whole recording. The last one may be shorter; where it would be
-            shorter than one patch (0.15 s), it is joined to the one before it, or takes from it what it lacks.
+            options: `window_s`, `hop_s`, `sampling_rate` and `channel` as for [`AudioTagger.timelines`].
 
         Raises:
             AudioError: if the recording cannot be read, or has samples or scores that are not finite.
             ValueError: for windows that the model cannot take.
         """
-        options: dict[str, Any] = {"window_s": window_s, "hop_s": hop_s}
-        result = next(self.timelines([source], sampling_rate=sampling_rate, channel=channel, **options))
+        result = next(self.timelines([source], **options))
         if result.error is not None:
             raise result.error
         assert result.timeline is not None
@@ -347,9 +290,15 @@ class AudioTagger:
         on_audio: Callable[[float], object] | None = None,
     ) -> Iterator[TagResult]:
         """
-        [`AudioTagger.timeline`] of many inputs: results in their order, with a `timeline` or an `error`.
+        Scores of many recordings over time: results in their order, with a [`Timeline`] or an `error`.
 
-        `start_time`, `timezone` and `on_audio` are as for [`AudioTagger.tag`].
+        The windows cover a whole recording. The last one may be shorter; where it would be shorter than one patch
+        (0.15 s), it is joined to the one before it, or takes from it what it lacks.
+
+        Args:
+            window_s: Length of the windows in seconds, up to `max_window_s`.
+            hop_s: Distance between their starts in seconds, by default half of `window_s`.
+            inputs, sampling_rate, channel, start_time, timezone, on_audio: As for [`AudioTagger.tag`].
         """
         read = self._windows.of_timelines(window_s, hop_s, sampling_rate, channel)
         began_at = _time_finder(start_time, timezone)
@@ -376,7 +325,7 @@ class AudioTagger:
         Finds when sounds occur in a recording.
 
         Args:
-            source, window_s, hop_s, sampling_rate, channel: As for [`AudioTagger.timeline`].
+            source, window_s, hop_s, sampling_rate, channel: As for [`AudioTagger.timelines`].
             thresholds: As for [`Timeline.events`].
             finding: The other arguments of [`Timeline.events`], such as `min_duration_s`, `smooth_s` and `labels`.
 
@@ -405,7 +354,7 @@ class AudioTagger:
         Pooled embeddings, for retrieval or as features for another classifier.
 
         Args:
-            inputs, sampling_rate, channel: As for [`AudioTagger.__call__`].
+            inputs, sampling_rate, channel: As for [`AudioTagger.tag`], or a single input.
             window_s: Length of the windows of long clips in seconds, by default 10 s. The embedding of a long clip is
                 the mean of its windows' embeddings weighted by their duration.
             errors: `"raise"`, or `"skip"`: an input that cannot be read is logged as a warning, and its row is NaN.
@@ -484,10 +433,10 @@ class AudioTagger:
                 PCM, or dictionaries with such an `array` and optionally its `sampling_rate` and `start`, the index of
                 its first sample in the stream.
             sampling_rate: Of the chunks in Hz, by default that of the first chunk, or else the model's.
-            window_s, hop_s: As for [`AudioTagger.timeline`].
+            window_s, hop_s: As for [`AudioTagger.timelines`].
             smooth_s, smoothing: As for [`Timeline.events`]. Smoothing over n windows delays each update by
                 (n - 1) / 2 hops: 2 s, with windows every second, for `smooth_s=5`.
-            top_k, threshold, labels, exclude, label_map: As for [`AudioTagger.__call__`].
+            top_k, threshold, labels, exclude, label_map: As for [`AudioTagger.tag`].
 
         Yields:
             A [`StreamUpdate`] for each window as soon as its audio has arrived (windows that do not overlap wait for
@@ -547,20 +496,16 @@ class AudioTagger:
 
     # Computing
 
-    def _compute(self, contents: list[np.ndarray], is_alone: bool = False) -> Outputs:
-        """
-        Outputs for windows with the same number of patches, given as waveforms or log-mel spectrograms. Unless it
-        `is_alone`, other calls compute as well.
-        """
-        return self._engine.run(self._windows.features(contents), is_alone)
+    # Outputs for windows with the same number of patches, given as waveforms or log-mel spectrograms. Unless one
+    # `is_alone`, other calls compute as well.
 
     def _scores(self, contents: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
         """Class scores `(windows, classes)`."""
-        return self._compute(contents, is_alone).probabilities
+        return self._engine.run(self._windows.features(contents), is_alone).probabilities
 
     def _embeddings(self, contents: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
         """Pooled embeddings `(windows, embed_dim)`."""
-        return self._compute(contents, is_alone).embeddings
+        return self._engine.run(self._windows.features(contents), is_alone).embeddings
 
     def _run(
         self,
@@ -574,14 +519,6 @@ class AudioTagger:
             wanted = "a list of inputs: put the single one into a list, or use `tagger(…)` or `tagger.timeline(…)`"
             raise OptionError("inputs", describe(inputs), wanted)
 
-        def check(source: Any, state: InputScores) -> None:
-            if state.not_finite is not None:
-                check_scores(state.not_finite.scores, describe(source), state.not_finite.start / self.sampling_rate)
-
-        def add_audio(samples: int) -> None:
-            if on_audio is not None:
-                on_audio(samples / self.sampling_rate)
-
         return score_inputs(
             inputs,
             read,
@@ -590,8 +527,9 @@ class AudioTagger:
             batch_size=self.batch_size,
             # On a CPU, a batch per core keeps all of them busier than all cores sharing a batch.
             num_workers=self.num_threads if self._engine.device == "cpu" else 1,
-            check=check,
-            on_samples=add_audio,
+            sampling_rate=self.sampling_rate,
+            name_of=describe,
+            on_audio=on_audio,
         )
 
     def _selection(
@@ -605,8 +543,8 @@ class AudioTagger:
         """How scores of shape `(classes,)` become tags."""
         if top_k is None and threshold is None and labels is None:
             top_k = TOP_K
-        if top_k is not None and (not isinstance(top_k, int | np.integer) or top_k < 1):
-            raise OptionError("top_k", top_k, "a whole number from 1")
+        if top_k is not None:
+            check_count("top_k", top_k)
         if threshold is not None and not isinstance(threshold, Mapping):
             check_number("threshold", threshold)
         if isinstance(threshold, Mapping):

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .audio import check_channel, describe, read_blocks
+from .audio import check_channel, read_blocks
+from .audio_inputs import describe
 from .log_mel import FrontEnd, SharedFrames, log_mel
 from .messages import OptionError, check_number
 from .scheduling import Window, check_peaks, cut_windows
@@ -72,14 +73,20 @@ class ModelWindows:
             hop_s = window_s / 2 if hop_s is None else hop_s
         length_s = min(CLIP_WINDOW_S, self.max_samples / self.front_end.sampling_rate) if window_s is None else window_s
         window, hop = self.to_samples(length_s, length_s if hop_s is None else hop_s)
-        return self._reader(window, hop, window_s is None and hop_s is None, sampling_rate, channel)
+        return partial(
+            self._read,
+            window=window,
+            hop=hop,
+            fits_whole=window_s is None and hop_s is None,
+            array_sampling_rate=sampling_rate,
+            channel=check_channel(channel),
+        )
 
     def of_timelines(
         self, window_s: float, hop_s: float | None, sampling_rate: int | None, channel: str | int
     ) -> ReadWindows:
         """How recordings are read for a timeline; arguments and errors as for `of_clips`."""
-        window, hop = self.to_samples(window_s, window_s / 2 if hop_s is None else hop_s)
-        return self._reader(window, hop, False, sampling_rate, channel)
+        return self.of_clips(window_s, window_s / 2 if hop_s is None else hop_s, sampling_rate, channel)
 
     def to_samples(self, window_s: float, hop_s: float) -> tuple[int, int]:
         """Length of the windows and distance between their starts in samples; errors as for `of_clips`."""
@@ -96,18 +103,6 @@ class ModelWindows:
             wanted = f"more than 0 and at most the window of {window_s:g} seconds, so that no audio is left out"
             raise OptionError("hop_s", hop_s, wanted)
         return window, hop
-
-    def _reader(
-        self, window: int, hop: int, fits_whole: bool, sampling_rate: int | None, channel: str | int
-    ) -> ReadWindows:
-        return partial(
-            self._read,
-            window=window,
-            hop=hop,
-            fits_whole=fits_whole,
-            array_sampling_rate=sampling_rate,
-            channel=check_channel(channel),
-        )
 
     def _read(self, source: Any, *, window: int, hop: int, fits_whole: bool, **how: Any) -> Iterator[Window]:
         """Windows of one input; with `fits_whole`, what the model takes in one piece stays in one."""

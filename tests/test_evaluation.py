@@ -357,5 +357,5 @@ def test_a_model_by_its_folder(sounds: Path, random_model: Path) -> None:
 def test_without_the_extra_one_line_tells_what_to_install(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = read_labelled(sounds)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ImportError, match=r'needs scikit-learn: pip install "ced_model\[train\]"'):
+    with pytest.raises(ImportError, match=r'requires sklearn: pip install "ced_model\[train\]"'):
         evaluate(make_model(), clips)

@@ -554,12 +554,12 @@ def test_what_is_no_audio_is_refused(raw_speech: Any, reason: str) -> None:
         ({"padding": "max_length"}, "max_length is defined"),
         ({"padding": "left"}, "left is not a valid PaddingStrategy"),
         ({"return_tensors": "tf"}, "tf is not a valid TensorType"),
-        ({"n_mels": 64, "hop_lenght": 3}, r"Unknown argument\(s\).*hop_lenght, n_mels"),
+        ({"hop_lenght": 3}, "unexpected keyword argument 'hop_lenght'"),
     ],
     ids=str,
 )
 def test_bad_options_are_refused(options: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises((ValueError, TypeError), match=reason):
         extract(WAVEFORM, **options)
 
 

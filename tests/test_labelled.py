@@ -435,5 +435,5 @@ def test_tables_need_no_extra_and_folders_name_it(table: Table, monkeypatch: pyt
     for package in ("datasets", "pandas", "torch", "transformers"):
         monkeypatch.setitem(sys.modules, package, None)
     assert len(read_labelled(path)) == 2
-    with pytest.raises(ImportError, match=r'needs datasets: pip install "ced_model\[train\]"'):
+    with pytest.raises(ImportError, match=r'requires datasets: pip install "ced_model\[train\]"'):
         read_labelled(path.parent)

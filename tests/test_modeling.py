@@ -883,7 +883,7 @@ def test_multi_hot_integer_labels_of_frames_without_a_mask() -> None:
     expected = nn.functional.binary_cross_entropy_with_logits(outputs.logits, labels.float())
     assert difference(outputs.loss, expected) < TOLERANCE
     for wrong in (torch.rand(2, 3, 5), torch.rand(1, 2, 5), torch.rand(2, 5), torch.tensor([1, 2])):
-        with pytest.raises(ValueError, match=r"must have shape \(batch_size, steps, num_labels\), here \(2, 2, 5\)"):
+        with pytest.raises(ValueError, match=r"must have shape \(2, 2, 5\)"):
             model(values, labels=wrong)
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from ..labelled import LabelledClips
     from ..tagger import AudioTagger
 
-INSTALL_TRAIN = 'pip install "ced_model[train]"'
-LIBRARIES = ("datasets", "sklearn")
 PREFERRED_SPLITS = ("test", "eval", "evaluation", "validation", "valid", "val", "dev")
 MOST_CLASSES = 20  # that are all shown
 BEST_AND_WORST = 5  # of more classes
@@ -91,14 +90,16 @@ def evaluate(
         data, dataset, config=config, audio_column=audio_column, audio_root=audio_root, path_column=path_column
     )
     if data is not None:
-        _check_data(data)
+        from ..labelled import existing
+
+        existing(data)
     for option, path, extension in (("per_class", per_class, ".csv"), ("predictions", predictions, ".npz")):
         if path is not None:
             check_new_file(option, path, extension, overwrite)
             labels = os.path.expanduser(name)
             if os.path.exists(path) and os.path.exists(labels) and os.path.samefile(path, labels):
                 raise OptionError(option, path, "another name: these are the labels, they would be lost")
-    require(LIBRARIES, "evaluating", INSTALL_TRAIN)
+    require(("datasets", "sklearn"), "evaluating", 'pip install "ced_model[train]"')
     rows = None
     if dataset is not None:
         quieten()
@@ -144,20 +145,12 @@ def evaluate(
     _print_notes(evaluation.notes[len(clips.notes) :])
     made = {"data": name, "split": split, "model": tagger.name}
     made |= {"engine": tagger.engine, "compute_type": tagger.compute_type}
-    _give(
-        lambda: _write(per_class, overwrite, evaluation, _write_per_class),
-        lambda: _write(predictions, overwrite, evaluation, _write_predictions),
-        lambda: _print_report(made, evaluation, as_json),
-    )
+    with ExitStack() as steps:  # from the last to the first, so that a full disk does not lose what can go elsewhere
+        steps.callback(_print_report, made, evaluation, as_json)
+        steps.callback(_write, predictions, overwrite, evaluation, _write_predictions)
+        steps.callback(_write, per_class, overwrite, evaluation, _write_per_class)
     if evaluation.failed:
         raise typer.Exit(FAILED)
-
-
-def _check_data(data: str) -> None:
-    if "://" in data:
-        raise CliError(f"{data}: labelled clips are read from local files only; download them first")
-    if not os.path.exists(os.path.expanduser(data)):
-        raise CliError(f"{data!r}: there is no such file or folder")
 
 
 def _choose_split(names: list[str], split: str | None) -> str | None:
@@ -224,8 +217,8 @@ def table_lines(evaluation: "Evaluation") -> list[str]:
 
 
 def _class_line(item: "ClassMetrics") -> str:
-    figures = [item.average_precision, item.auc, item.d_prime]
-    return f"{item.positives:9} " + " ".join(f"{_shown(value):>6}" for value in figures) + f"  {item.label}"
+    figures = " ".join(f"{_shown(value):>6}" for value in (item.average_precision, item.auc, item.d_prime))
+    return f"{item.positives:9} {figures}  {item.label}"
 
 
 def _shown(value: float) -> str:
@@ -245,7 +238,7 @@ def _report(evaluation: "Evaluation") -> dict[str, Any]:
         **{name: _finite(value) for name, value in metrics.summary().items()},
         "notes": evaluation.notes,
         "failed": [{"file": escape_name(path), "error": reason} for path, reason in evaluation.failed],
-        "per_class": [_finite_row(item) for item in metrics.per_class],
+        "per_class": [_class_row(item) for item in metrics.per_class],
     }
 
 
@@ -254,29 +247,9 @@ def _finite(value: float) -> float | None:
 
 
 def _class_row(item: "ClassMetrics") -> dict[str, Any]:
-    values = (item.positives, item.average_precision, item.auc, item.d_prime, item.best_f1, item.best_threshold)
-    return dict(zip(CLASS_COLUMNS, (item.label, _mid_of(item.label), *values), strict=True))
-
-
-def _finite_row(item: "ClassMetrics") -> dict[str, Any]:
-    return {name: _finite(value) if isinstance(value, float) else value for name, value in _class_row(item).items()}
-
-
-def _mid_of(label: str) -> str:
-    """AudioSet's machine id of a class with this name, if it has one of this name."""
-    return next((mid for mid, name in AUDIOSET_CLASSES if name == label), "")
-
-
-def _give(*steps: Callable[[], None]) -> None:
-    """Takes all steps, so that a full disk does not lose what can go elsewhere; raises the first error in the end."""
-    errors: list[OSError | CliError] = []
-    for step in steps:
-        try:
-            step()
-        except (OSError, CliError) as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
+    label, positives, *figures = item
+    mid = next((mid for mid, name in AUDIOSET_CLASSES if name == label), "")
+    return dict(zip(CLASS_COLUMNS, (label, mid, positives, *map(_finite, figures)), strict=True))
 
 
 def _print_report(made: dict[str, Any], evaluation: "Evaluation", as_json: bool) -> None:
@@ -302,7 +275,7 @@ def _write_per_class(evaluation: "Evaluation", file: BinaryIO) -> None:
     writer = csv.DictWriter(text, CLASS_COLUMNS, lineterminator="\n")
     writer.writeheader()
     for item in evaluation.metrics.per_class:
-        writer.writerow(_finite_row(item))
+        writer.writerow(_class_row(item))
     text.detach()
 
 

@@ -17,8 +17,8 @@ from ..evaluation_mode import check_weights, in_evaluation_mode
 from ..feature_extraction_ced import CedFeatureExtractor
 from ..forking import after_fork, is_forked
 from ..messages import OptionError
-from ..model_folder import ModelFolder, front_end_of
-from ..model_settings import FRONT_END_DEFAULTS, ModelSettings, check_model, expected_shapes
+from ..model_folder import ModelFolder
+from ..model_settings import ModelSettings, check_model, expected_shapes, front_end_of
 from ..modeling_ced import CedForAudioClassification
 from ..onnx_graph import ACTIVATIONS
 from . import Choice, EngineError, Outputs, one_line_error
@@ -114,7 +114,7 @@ def folder_of(
     config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", None) != CedConfig.model_type or not hasattr(model, "classify"):
         raise OptionError("model", type(model).__name__, "a CED classification model, a folder or a Hub id")
-    fields = config.to_dict() | {"num_labels": config.num_labels, "feature_size": config.n_mels}
+    fields = config.to_dict() | {"num_labels": config.num_labels}
     tensors: dict[str, Any] = {}
     if with_weights:
         check_weights(model)
@@ -122,12 +122,11 @@ def folder_of(
             tensors[name] = TensorInMemory(tensor.detach().float().cpu().numpy().copy())
         if not expected_shapes(check_model(fields)).keys() <= tensors.keys():
             raise EngineError("the model has other layers than CED, such as adapters: merge them first, or use torch")
-    front_end = front_end_of(fields | {"sampling_rate": FRONT_END_DEFAULTS["sampling_rate"]})
     return ModelFolder(
         name=config.name_or_path or "ced",
         path=None,
         settings=ModelSettings.of(fields),
-        front_end=front_end if feature_extractor is None else feature_extractor.front_end,
+        front_end=front_end_of(fields) if feature_extractor is None else feature_extractor.front_end,
         labels=tuple(config.id2label[index] for index in range(config.num_labels)),
         tensors=tensors,
     )

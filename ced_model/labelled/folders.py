@@ -9,7 +9,8 @@ from glob import escape
 
 import numpy as np
 
-from ..audio import AUDIO_EXTENSIONS, describe
+from ..audio import describe, is_audio_name, walk_files
+from ..packages import require
 from .clips import ALL, INSTALL_TRAIN, count, shown
 from .tables import TABLE_FORMATS, Reading, Rows, choose_split, read_table, rows_of
 
@@ -17,7 +18,7 @@ METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
 def folder_rows(data: str, split: str | None, reading: Reading) -> Rows:
-    every = _walk(data)
+    every = [path for path in walk_files(data) if not _is_left_out(os.path.relpath(path, data))]
     splits = {ALL: every} if split == ALL else folder_files(data)
     files = splits[choose_split(data, list(splits), split)]
     metadata = [path for path in files if os.path.basename(path) in METADATA_FILES]
@@ -35,19 +36,23 @@ def folder_rows(data: str, split: str | None, reading: Reading) -> Rows:
     return rows
 
 
+def _is_left_out(path: str) -> bool:
+    """Whether it is in a folder such as __pycache__, which datasets leaves out."""
+    return any(folder.startswith("__") for folder in path.split(os.sep)[:-1])
+
+
 def _left_out(paths: Iterable[str], read: Iterable[str], where: str) -> list[str]:
     """A note on the audio files among `paths` that are not `read`, if there are any."""
     known = set(map(os.path.abspath, read))
-    left = [path for path in paths if _is_audio(path) and os.path.abspath(path) not in known]
+    left = [path for path in paths if is_audio_name(path) and os.path.abspath(path) not in known]
     return [f"{count(len(left), 'audio file')}, such as {describe(left[0])}, {where}"] if left else []
 
 
 def folder_files(data: str) -> dict[str, list[str]]:
     """All files of each split, as datasets finds them."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(f"Reading folders of clips needs datasets: {INSTALL_TRAIN}") from error
+    require(("datasets",), "Reading folders of clips", INSTALL_TRAIN)
+    import datasets
+
     with tempfile.TemporaryDirectory() as cache:
         try:
             builder = datasets.load_dataset_builder("audiofolder", data_dir=escape(data), cache_dir=cache)
@@ -60,31 +65,12 @@ def folder_files(data: str) -> dict[str, list[str]]:
     }
 
 
-def _walk(folder: str) -> list[str]:
-    """All files in a folder; hidden ones are left out, as datasets does. Links to folders are followed, none twice."""
-    found: list[str] = []
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
-        found += [os.path.join(parent, name) for name in sorted(files) if not name.startswith(".")]
-    return found
-
-
-def _is_audio(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in AUDIO_EXTENSIONS
-
-
 def _class_folders(data: str, files: list[str], every: list[str], reading: Reading) -> Rows:
     """Clips whose class is the name of their folder."""
     name = describe(data)
     if reading != Reading():
         raise ValueError(f"{name}: `audio_root`, `path_column` and `label_column` are for tables, not for folders.")
-    paths = [path for path in files if _is_audio(path)]
+    paths = [path for path in files if is_audio_name(path)]
     tables = [path for path in every if os.path.splitext(path)[1].lower() in TABLE_FORMATS]
     hint = f"; or give the table of labels: is it {describe(tables[0])}?" if tables else "."
     if not paths:

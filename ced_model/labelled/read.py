@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..audio import describe
-from ..messages import OptionError
+from ..messages import OptionError, UsageError
 from .class_names import NAME_OF_MID, Vocabulary, describe_unknown, parse_cell
 from .clips import (
     MISSING,
@@ -170,9 +170,10 @@ def _gather(entries: Entries, columns: list[int], shape: tuple[int, int]) -> np.
 
 
 def existing(path: str | os.PathLike) -> str:
+    """The path with `~` expanded; raises a `UsageError` for a URL, and if nothing is there."""
     text = os.path.expanduser(os.fspath(path))
     if "://" in text:
-        raise ValueError(f"{describe(text)}: labelled clips are read from local files only; download them first.")
+        raise UsageError(f"{describe(text)}: labelled clips are read from local files only; download them first.")
     if not os.path.exists(text):
-        raise ValueError(f"{describe(text)}: there is no such file or folder.")
+        raise UsageError(f"{describe(text)}: there is no such file or folder.")
     return text

@@ -224,7 +224,7 @@ def test_labels_that_do_not_do_fail_in_one_line(ced: Run, tmp_path: Path, clip: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nix.csv"], "'nix.csv': there is no such file or folder"),
+        (["nix.csv"], "nix.csv: there is no such file or folder"),
         (["hf://datasets/x"], "local files only"),
         (["DATA", "--model", "/no/such/folder"], "there is no such folder"),
         (["DATA", "--per-class", "x.txt"], "--per-class x.txt: expected a name that ends in .csv"),

@@ -23,7 +23,6 @@ import numpy as np
 import soundfile
 
 from ...audio import (
-    MAX_ARRAY_CHANNELS,
     SAMPLING_RATE,
     UNKNOWN_FRAMES,
     AudioError,
@@ -33,6 +32,7 @@ from ...audio import (
     sound_file,
     walk_audio,
 )
+from ...audio_inputs import MAX_ARRAY_CHANNELS
 from ...messages import one_line
 from .store import Chunk
 

@@ -1,0 +1,241 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Kinds of input: paths, bytes, file objects, arrays, decoders, rows of 🤗 datasets → an open file or an array."""
+
+import io
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .audio_chunks import AudioError, checked_rate, reason_of
+from .messages import printable
+
+AudioInput = str | os.PathLike | bytes | BinaryIO | np.ndarray | dict[str, Any] | Any  # Any: tensors, decoders
+
+MAX_ARRAY_CHANNELS = 32
+
+
+def plain_input(source: Any) -> Any:
+    """
+    An input as one of a few types: a path, bytes or a `memoryview` of them, a file object, an array, or a dictionary
+    with an array. What is none of the kinds of `read_blocks` stays as it is.
+    """
+    if isinstance(source, Mapping):
+        return _row_input(source if isinstance(source, dict) else dict(source))  # datasets has lazy rows, too
+    if hasattr(source, "get_all_samples"):
+        return _decoder_input(source)
+    if isinstance(source, np.ndarray) and not source.ndim and source.dtype.kind in "OSU":
+        source = source.item()
+    if isinstance(source, str | bytes | bytearray | os.PathLike | io.IOBase | np.ndarray | np.generic):
+        return source
+    try:  # mmap, memoryview, array.array, …
+        content = memoryview(source)
+    except (TypeError, ValueError, BufferError):
+        return source
+    return content.cast("B") if content.itemsize == 1 and content.c_contiguous else source
+
+
+def _row_input(source: dict[str, Any]) -> Any:
+    """The audio in a dictionary, or the dictionary if it holds an array or no audio."""
+    if _holds_array(source):
+        return source
+    if _is_encoded(source):
+        content, path = source.get("bytes"), source.get("path")
+        return source if content is None and path is None else path if content is None else content
+    values = [value for value in source.values() if _is_audio_value(value)]
+    return plain_input(values[0]) if len(values) == 1 else source
+
+
+def _holds_array(source: Mapping[str, Any]) -> bool:
+    return source.get("array", source.get("raw")) is not None
+
+
+def _is_encoded(source: Mapping[str, Any]) -> bool:
+    """Whether it is `{"bytes", "path"}`, as 🤗 datasets stores a file."""
+    return ("bytes" in source and source["bytes"] is not None) or (bool(source) and source.keys() <= {"bytes", "path"})
+
+
+def _is_audio_value(value: Any) -> bool:
+    """Whether a value of a row is audio; a text might be anything."""
+    if isinstance(value, Mapping):
+        return _is_encoded(value) or (_holds_array(value) and "sampling_rate" in value)
+    return hasattr(value, "get_all_samples")
+
+
+def _decoder_input(decoder: Any) -> Any:
+    """The encoded file that an `AudioDecoder` of 🤗 datasets carries; of another one the samples."""
+    encoded = getattr(decoder, "_hf_encoded", None) or {}
+    if encoded.get("bytes") is not None:
+        return encoded["bytes"]
+    path = encoded.get("path")
+    if isinstance(path, str) and os.path.isfile(path):
+        return path
+    return decoder
+
+
+def is_single_input(source: Any) -> bool:
+    """Whether it is one input, not an iterable of inputs."""
+    source = plain_input(source)
+    if isinstance(source, str | os.PathLike | bytes | bytearray | memoryview | Mapping) or hasattr(source, "read"):
+        return True
+    if hasattr(source, "get_all_samples"):
+        return True
+    if not hasattr(source, "dtype"):
+        return False
+    return getattr(source.dtype, "kind", None) not in ("O", "S", "U", "T") or source.ndim != 1  # an array of names
+
+
+def is_array(source: Any) -> bool:
+    """Whether a plain input is a waveform."""
+    if isinstance(source, str | bytes | bytearray | memoryview | os.PathLike):  # NumPy's strings have a shape, too
+        return False
+    return isinstance(source, dict) or hasattr(source, "shape") or hasattr(source, "get_all_samples")
+
+
+def describe(source: Any) -> str:
+    """A short printable name of an input, on one line: control characters and bytes that are no text are escaped."""
+    if path := _path_beside(source):
+        return printable(path)
+    source = plain_input(source)
+    if isinstance(source, dict) and not source.keys() & {"array", "raw"}:
+        return "<row>"
+    if isinstance(source, bytes | bytearray | memoryview):
+        return "<bytes>"
+    if is_array(source):
+        return "<array>"
+    if hasattr(source, "read"):
+        source = getattr(source, "name", None)
+        if not isinstance(source, str | bytes | os.PathLike):
+            return "<file>"
+    if isinstance(source, str | bytes | os.PathLike):
+        return printable(source)
+    return f"<{type(source).__name__}>"
+
+
+def _path_beside(source: Any) -> str | None:
+    """The path that what 🤗 datasets holds has beside the audio."""
+    if isinstance(source, Mapping):
+        path = source.get("path")
+        if isinstance(path, str) or _holds_array(source) or _is_encoded(source):
+            return path if isinstance(path, str) else None
+        values = [value for value in source.values() if _is_audio_value(value)]
+        return _path_beside(values[0]) if len(values) == 1 else None
+    encoded = getattr(source, "_hf_encoded", None)
+    path = encoded.get("path") if isinstance(encoded, dict) else None
+    return path if isinstance(path, str) else None
+
+
+@contextmanager
+def opened(source: Any, name: str) -> Iterator[BinaryIO]:
+    """`source` as a file with a descriptor: decoders in C read that without calling back into Python, where they would
+    swallow exceptions and KeyboardInterrupt."""
+    with ExitStack() as stack:
+        try:
+            file = _acquire(source, stack, name)
+            empty = not file.seek(0, os.SEEK_END)
+            file.seek(0)
+        except AudioError:
+            raise
+        except Exception as error:  # OSError mostly, but a file object may raise anything
+            raise AudioError(f"{name}: cannot be opened: {reason_of(error)}") from error
+        if empty:
+            raise AudioError(f"{name}: holds no audio: the file is empty")
+        yield file
+
+
+def _acquire(source: Any, stack: ExitStack, name: str) -> BinaryIO:
+    if isinstance(source, str | os.PathLike):
+        return stack.enter_context(open(_regular_file(os.fspath(source), name), "rb", buffering=0))
+    if isinstance(source, bytes | bytearray | memoryview):
+        copy = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+        content = memoryview(source)
+        for start in range(0, len(content), 2**20):
+            copy.write(content[start : start + 2**20])
+        return copy
+    if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
+        raise AudioError(f"{name}: not audio: expected a path, bytes, a file opened in binary mode, or an array")
+    if can_seek(source):
+        stack.callback(source.seek, source.tell())
+        source.seek(0)
+        raw = getattr(source, "raw", source)
+        if isinstance(raw, io.FileIO):
+            return raw
+    copy = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+    shutil.copyfileobj(source, copy, 2**20)
+    return copy
+
+
+def can_seek(file: Any) -> bool:
+    return hasattr(file, "seekable") and file.seekable()
+
+
+def _regular_file(path: str | bytes, name: str) -> str | bytes:
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", os.fsdecode(path)):
+        raise AudioError(f"{name}: URLs are not fetched: download it first and pass the file")
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise AudioError(f"{name}: a directory, not an audio file")
+    if not stat.S_ISREG(mode):  # opening a FIFO would wait for a writer
+        raise AudioError(f"{name}: a pipe, socket or device, not a regular file")
+    return path
+
+
+def samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tuple[np.ndarray, float]:
+    """An array, tensor or dict as `(channels, samples)` of its own type, and its sampling rate in Hz."""
+    samples, rate, max_channels = source, array_sampling_rate, 1
+    if isinstance(source, dict):
+        samples, max_channels = source.get("array", source.get("raw")), MAX_ARRAY_CHANNELS
+        rate = source.get("sampling_rate", np.nan)
+        if not source.keys() & {"array", "raw", "sampling_rate"}:
+            raise AudioError(f"{name}: {_why_no_audio(source)}")
+        if samples is None or "sampling_rate" not in source:
+            raise AudioError(
+                f'{name}: a dict needs "array" (or "raw") and "sampling_rate", got {sorted(map(str, source))}'
+            )
+    elif hasattr(source, "get_all_samples"):
+        try:
+            decoded = source.get_all_samples()
+        except Exception as error:  # of torchcodec and FFmpeg
+            raise AudioError(f"{name}: cannot be decoded: {reason_of(error)}") from error
+        samples, rate, max_channels = decoded.data, decoded.sample_rate, MAX_ARRAY_CHANNELS
+    if hasattr(samples, "detach"):
+        samples = samples.detach().cpu()
+        if str(samples.dtype) == "torch.bfloat16":  # which NumPy does not have
+            samples = samples.float()
+    try:
+        samples, rate = np.asarray(samples), float(rate)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AudioError(f"{name}: not an array with a sampling rate: {reason_of(error)}") from error
+    shape = samples.shape
+    samples = samples[np.newaxis] if samples.ndim == 1 else samples
+    if samples.ndim != 2 or len(samples) > max(1, min(max_channels, samples.shape[1])):
+        raise AudioError(
+            f"{name}: an array of shape {shape}: expected (samples,), or (channels, samples) in a dict "
+            f'{{"array": …, "sampling_rate": …}} with at most {MAX_ARRAY_CHANNELS} channels'
+        )
+    return samples, checked_rate(rate, name)
+
+
+def _why_no_audio(row: dict[str, Any]) -> str:
+    if row and row.keys() <= {"bytes", "path"}:
+        return "a row without audio: its bytes and its path are None"
+    several = [key for key, value in row.items() if _is_audio_value(value)]
+    if several:
+        return (
+            f"a row with audio in {' and '.join(map(_shown_key, several))}: pass one, as row[{_shown_key(several[0])}]"
+        )
+    keys = ", ".join(map(_shown_key, row)) or "no keys"
+    return (
+        f'a dictionary without audio; it has {keys}: pass {{"array", "sampling_rate"}}, {{"bytes", "path"}} or a path'
+    )
+
+
+def _shown_key(key: Any) -> str:
+    return repr(printable(key))
