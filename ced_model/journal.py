@@ -22,11 +22,10 @@ from typing import Any, BinaryIO
 
 from .messages import OptionError, RunError, UsageError
 from .output import new_file, put_file, remove_abandoned, temporary_name
-from .records import Record, check_record, check_same_maker, check_same_options, has_times
+from .records import WIDE, Record, check_record, check_same_maker, check_same_options, classes_of, has_times
 from .writers import EVENT_FORMATS, Format, read_records, write_records
 from .writers.event_files import EventFiles
 from .writers.json import json_line, parse_json
-from .writers.wide import classes_of
 
 VERSION = 1
 MAX_LINE = 2**28  # bytes; the events of days are far less
@@ -46,9 +45,9 @@ class Journal:
         self.output = os.path.realpath(output)  # replacing a link's target, not the link
         self.path = f"{self.output}.journal"
         self.options = json.loads(json.dumps(options))
-        self._format, self._events = Format(options["format"]), bool(options["events"])
+        self._format = Format(options["format"])
+        self._kind = options.get("wide") or ("events" if options["events"] else "tags")
         self._spreadsheet_safe = bool(options.get("spreadsheet_safe"))
-        self._wide = str(options.get("wide", ""))
         self.event_files: EventFiles | None = None
         if self._format in EVENT_FORMATS:
             self.event_files = EventFiles(output, self._format, folders)
@@ -108,7 +107,7 @@ class Journal:
         self.is_finished = True
         for record in self._read_output():
             self._note(record, 0)
-            if self._wide and not self.classes and "error" not in record:
+            if self._kind in WIDE and not self.classes and "error" not in record:
                 self.classes = classes_of(record)
 
     @property
@@ -127,7 +126,7 @@ class Journal:
         if self.event_files is not None:
             yield from self._read_event_files(self.event_files)
             return
-        yield from read_records(self.output, self._format, self._events, self._spreadsheet_safe, self._wide)
+        yield from read_records(self.output, self._format, self._kind, self._spreadsheet_safe)
 
     def _read_event_files(self, files: EventFiles) -> Iterator[Record]:
         records = files.read(verify=not self.size)  # beside a journal, `finish` looks at them
@@ -158,7 +157,7 @@ class Journal:
             self.made_by = entry
             self.size += len(line)
         else:
-            check_record(entry, self._events)
+            check_record(entry, self._kind)
             self._note(entry, len(line))
 
     def _check_header(self, header: Any) -> None:
@@ -294,9 +293,9 @@ class Journal:
                     records = list(self._records(order))
                     file.write(self.event_files.write(records, self.made_by, self.options, self._discards))
                 else:
-                    options: Any = {"spreadsheet_safe": self._spreadsheet_safe, "wide": self._wide}
-                    options |= {"made_by": self.made_by, "has_times": has_times(self.options)}
-                    write_records(self._records(order), file, self._format, self._events, **options)
+                    options: Any = {"made_by": self.made_by, "has_times": has_times(self.options)}
+                    options["spreadsheet_safe"] = self._spreadsheet_safe
+                    write_records(self._records(order), file, self._format, self._kind, **options)
                 file.flush()
                 os.fsync(file.fileno())
             self._check_replaced(taken)

@@ -93,7 +93,7 @@ class EventFiles:
             if any(".." in PurePath(name).parts or PurePath(name).is_absolute() for name in self._names.values()):
                 raise ValueError("a file outside the folder")
             for record in records:
-                check_record(record, events=True)
+                check_record(record, "events")
             contents = self._contents(records)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{self.sidecar} is damaged: overwrite it, or choose another output") from error
@@ -171,7 +171,7 @@ class EventFiles:
 
     def _rendered(self, records: Iterable[Record]) -> bytes:
         stream = io.BytesIO()
-        write_records(records, stream, self.format, events=True, made_by=self.made_by)
+        write_records(records, stream, self.format, "events", made_by=self.made_by)
         return stream.getvalue()
 
     def _configuration(self) -> list[str]:
@@ -268,7 +268,7 @@ def _record(file: str, events: Sequence[Event]) -> Record:
     }
     if rate := native_sampling_rate(file):
         record["sampling_rate"] = rate
-    check_record(record, events=True)
+    check_record(record, "events")
     return record
 
 
