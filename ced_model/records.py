@@ -17,7 +17,7 @@ import math
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,8 @@ def make_records(
     choices = wide_choices(tagger, options) if kind in WIDE else []
     for item, result in with_results(inputs, lambda sources: _results(tagger, sources, options, kind, on_audio)):
         if result is None or result.error is not None:
-            yield {"file": item.name, "error": reason(item, result)}
+            is_pipe = result is not None and _is_pipe(item.source)
+            yield {"file": item.name, "error": reason(item, result) + "; send it to `ced tag -`" * is_pipe}
             continue
         record: Record = {"file": item.name, "duration_s": result.duration_s}
         if has_times(options):
@@ -95,7 +96,7 @@ def make_records(
 
 def with_results(
     inputs: Iterable["Input"], compute: Callable[[Iterator[Any]], Iterable[Any]]
-) -> Iterator[tuple["Input", Any]]:
+) -> Generator[tuple["Input", Any], None, None]:
     """Inputs and what `compute` yields for their sources, None for an input with an error; in their order."""
     waiting: deque[Input] = deque()  # inputs that were taken
 
@@ -216,8 +217,6 @@ def reason(item: "Input", result: Any) -> str:
     if result is None:
         return str(item.error)
     text = " ".join(str(result.error).split()).removeprefix(f"{result.name}: ")
-    if _is_pipe(result.source):
-        text += "; send it to `ced tag -`"
     place = "" if item.place is None else f"{item.place}: "
     return place + (_storable(text) or type(result.error).__name__)
 
@@ -239,7 +238,7 @@ def check_record(record: Any, kind: str) -> None:
         raise ValueError(f"{excerpt(record)} is not the record of a file")
     if record.keys() == {"file", "error"} and isinstance(record["error"], str):
         return
-    content = record.get(kind)
+    content: Any = record.get(kind)
     is_known = record.keys() - OPTIONAL_KEYS == {"file", "duration_s", kind}
     if not is_known or not isinstance(content, dict if kind == "scores" else list):
         raise ValueError(f"{record['file']!r} has neither {kind} nor an error, or more than that")
@@ -248,7 +247,7 @@ def check_record(record: Any, kind: str) -> None:
         _check_number(record, "sampling_rate")
     if not isinstance(record.get("recorded_at"), str | None):
         raise ValueError(f"recorded_at is {excerpt(record['recorded_at'])}, not a date and time")
-    items: list[Any] = [{"scores": content}] if kind == "scores" else content
+    items: Any = [{"scores": content}] if kind == "scores" else content
     for item in items:
         is_item = isinstance(item, dict) and (kind == "scores" or item.keys() == set(ITEM_KEYS[kind]))
         if not is_item or not isinstance(item.get("label", ""), str) or not isinstance(item.get("scores", {}), dict):
@@ -299,11 +298,12 @@ def made_by(tagger: "AudioTagger") -> dict[str, str]:
     }
 
 
-def check_same_maker(path: str, then: Mapping[str, str], now: Mapping[str, str]) -> None:
+def check_same_maker(path: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises a `UsageError` unless results that [`made_by`] describes so can stand in one output."""
-    if then["weights"] != now["weights"]:
-        raise UsageError(f"{path} was begun with another model: resume with the same one, or overwrite it")
-    names = ("engine", "compute_type")
+    if then.get("weights") != now["weights"]:
+        model = then.get("model")
+        raise UsageError(f"{path} was begun with another model, {model}: resume with that one, or overwrite it")
+    names = [name for name in ("engine", "compute_type") if name in now]
     check_same_options(path, {name: then.get(name) for name in names}, {name: now[name] for name in names})
 
 

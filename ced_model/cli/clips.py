@@ -4,7 +4,6 @@
 
 import math
 import os
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,9 +16,7 @@ from .progress import RunProgress
 from .terminal import put, say, say_error
 
 if TYPE_CHECKING:
-    from ..input_list import Input
-    from ..tagger import AudioTagger
-    from ..unfinished import Unfinished
+    from ..results import TagResult
 
 KIND = "clips"
 THRESHOLD = 0.5
@@ -77,6 +74,7 @@ def clips(
     from ..clip_files import check_format
     from ..events import event_rules
     from ..input_list import find_inputs, unescape_name
+    from ..records import with_results
     from ..unfinished import Unfinished
 
     if output is None:
@@ -112,8 +110,10 @@ def clips(
         waiting = [item for item in inputs if item.name not in unfinished]
         if len(waiting) < len(inputs):
             say(f"{len(inputs) - len(waiting)} of {len(inputs)} inputs were done before")
-        progress = _detect(tagger, waiting, windows, finding, unfinished)
-        known = [unfinished[item.name] for item in inputs if item.name in unfinished]
+        progress = RunProgress(len(waiting))
+        results = with_results(waiting, lambda each: tagger.timelines(each, on_audio=progress.add_audio, **windows))
+        progress.keep(results, unfinished, lambda name, each: _entry(name, each, finding))
+        known = unfinished.entries(item.name for item in inputs if item.name in unfinished)
         chosen = choose_clips(known, most=max_per_class, **choosing)
         written = write_clips(chosen, output, unescape_name, format, say_error)
         unfinished.remove()
@@ -135,32 +135,7 @@ def _check_folder(folder: str, resume: bool) -> None:
         raise CliError(f"{folder} is not empty: --resume continues an interrupted run; or give a new folder")
 
 
-def _detect(
-    tagger: "AudioTagger",
-    inputs: list["Input"],
-    windows: dict[str, Any],
-    finding: dict[str, Any],
-    unfinished: "Unfinished",
-) -> RunProgress:
-    """Notes the events of each recording."""
-    sources = (item.source for item in inputs if item.error is None)
-    with RunProgress(len(inputs)) as progress, ExitStack() as stack:
-        results: Any = tagger.timelines(sources, on_audio=progress.add_audio, **windows)
-        stack.callback(results.close)  # its threads end, however this does
-        try:
-            for item in inputs:
-                result = next(results) if item.error is None else None
-                error = item.error or (None if result is None else result.error)
-                progress.count(failed=error is not None)
-                if error is not None:
-                    with progress.hidden():
-                        say_error(item.name, str(error).removeprefix(f"{item.name}: "))
-                elif result is not None and result.timeline is not None:
-                    events = [
-                        (event.onset_s, event.offset_s, event.label, event.peak)
-                        for event in result.timeline.events(**finding)
-                    ]
-                    unfinished.add({"file": item.name, "duration_s": result.duration_s, "events": events})
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(unfinished.advice) from error
-    return progress
+def _entry(name: str, result: "TagResult", finding: dict[str, Any]) -> dict[str, Any]:
+    assert result.timeline is not None
+    events = [(each.onset_s, each.offset_s, each.label, each.peak) for each in result.timeline.events(**finding)]
+    return {"file": name, "duration_s": result.duration_s, "events": events}

@@ -4,7 +4,6 @@
 
 import base64
 import os
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,12 +13,10 @@ from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .model import load_tagger
 from .progress import RunProgress
-from .terminal import put, say, say_error
+from .terminal import put, say
 
 if TYPE_CHECKING:
     from ..embedding_index import EmbeddingIndex
-    from ..input_list import Input
-    from ..results import EmbeddingResult
     from ..tagger import AudioTagger
     from ..unfinished import Entry, Unfinished
 
@@ -66,6 +63,7 @@ def embed(
     """
     from ..embedding_index import EmbeddingIndex, check_index_name
     from ..input_list import find_inputs
+    from ..records import with_results
     from ..unfinished import Unfinished
 
     if output is None:
@@ -98,7 +96,9 @@ def embed(
         waiting = [item for item in inputs if item.name not in unfinished]
         if len(waiting) < len(inputs):
             say(f"{len(inputs) - len(waiting)} of {len(inputs)} inputs were done before")
-        progress = _compute(tagger, waiting, windows, unfinished)
+        progress = RunProgress(len(waiting))
+        found = with_results(waiting, lambda each: tagger.embeddings(each, on_audio=progress.add_audio, **windows))
+        progress.keep(found, unfinished, lambda name, each: _entry(name, each.start_s, each.end_s, each.embeddings))
         index = _joined(unfinished, tagger, header)
         index.save(output, replace=resume or overwrite)
         unfinished.remove()
@@ -120,28 +120,6 @@ def _take_up(kept: "EmbeddingIndex", unfinished: "Unfinished", header: dict[str,
             unfinished.add(_entry(name, kept.start_s[rows], kept.end_s[rows], kept.embeddings[rows]))
 
 
-def _compute(
-    tagger: "AudioTagger", inputs: list["Input"], windows: dict[str, Any], unfinished: "Unfinished"
-) -> RunProgress:
-    sources = (item.source for item in inputs if item.error is None)
-    with RunProgress(len(inputs)) as progress, ExitStack() as stack:
-        results: Any = tagger.embeddings(sources, on_audio=progress.add_audio, **windows)
-        stack.callback(results.close)  # its threads end, however this does
-        try:
-            for item in inputs:
-                result: EmbeddingResult | None = next(results) if item.error is None else None
-                error = item.error or (None if result is None else result.error)
-                progress.count(failed=error is not None)
-                if error is not None:
-                    with progress.hidden():
-                        say_error(item.name, str(error).removeprefix(f"{item.name}: "))
-                elif result is not None:
-                    unfinished.add(_entry(item.name, result.start_s, result.end_s, result.embeddings))
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(unfinished.advice) from error
-    return progress
-
-
 def _entry(name: str, start_s: Any, end_s: Any, embeddings: Any) -> "Entry":
     vectors = base64.b64encode(embeddings.astype("<f4").tobytes()).decode()
     return {"file": name, "start_s": start_s.tolist(), "end_s": end_s.tolist(), "embeddings": vectors}
@@ -153,8 +131,7 @@ def _joined(unfinished: "Unfinished", tagger: "AudioTagger", header: dict[str, A
     from ..embedding_index import join_embeddings
 
     def entries() -> Any:
-        for name in unfinished.offsets:
-            entry = unfinished[name]
+        for name, entry in zip(unfinished.offsets, unfinished.entries(unfinished.offsets), strict=True):
             vectors = np.frombuffer(base64.b64decode(entry["embeddings"]), "<f4").reshape(-1, tagger.embed_dim)
             yield name, np.array(entry["start_s"]), np.array(entry["end_s"]), vectors
 

@@ -4,12 +4,17 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..messages import clock
+from .terminal import say_error
+
+if TYPE_CHECKING:
+    from ..input_list import Input
+    from ..unfinished import Unfinished
 
 REFRESH_S = 0.1
 LONG_S = 120  # a single recording from this length on has a bar
@@ -52,6 +57,28 @@ class RunProgress:
         self.done += 1
         self.failed += failed
         self._show()
+
+    def keep(
+        self,
+        results: Generator[tuple["Input", Any], None, None],
+        unfinished: "Unfinished",
+        entry: Callable[[str, Any], dict[str, Any]],
+    ) -> None:
+        """Counts inputs and their results, names failed ones on stderr, and keeps the `entry` of the others."""
+        from ..records import reason
+
+        with self, closing(results):  # the threads of results end, however this does
+            try:
+                for item, result in results:
+                    is_failed = result is None or result.error is not None
+                    self.count(failed=is_failed)
+                    if not is_failed:
+                        unfinished.add(entry(item.name, result))
+                        continue
+                    with self.hidden():
+                        say_error(item.name, reason(item, result))
+            except KeyboardInterrupt as error:
+                raise KeyboardInterrupt(unfinished.advice) from error
 
     def _show(self) -> None:
         if self._bar is None or time.monotonic() - self._refreshed < REFRESH_S:

@@ -25,9 +25,9 @@ from typer.testing import CliRunner
 
 from ced_model import CedConfig, CedForAudioClassification
 from ced_model.cli.app import app
-from ced_model.journal import open_locked
 from ced_model.messages import RunError
 from ced_model.records import Record
+from ced_model.unfinished import open_locked
 from ced_model.writers import Format, read_records, write_records
 from ced_model.writers.json import json_line
 
