@@ -33,12 +33,7 @@ def tag(
         list[str] | None,
         typer.Argument(metavar="PATHS", hidden=True),  # the help has it in the text: Typer would show its type
     ] = None,
-    list_file: Annotated[
-        str | None,
-        typer.Option(
-            "--from", metavar="FILE", help="A list of paths, one a line or separated by NUL, or Parquet; - for stdin."
-        ),
-    ] = None,
+    list_file: options.ListFile = None,
     dataset: options.Dataset = None,
     config: options.Config = None,
     split: Annotated[

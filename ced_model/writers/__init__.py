@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 Records in files: a table to read; JSON, JSON lines, CSV and Parquet for programs; events in the formats of programs
-that show and edit them. One file for each format.
+that show and edit them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
-from importlib import import_module
 from typing import Any, BinaryIO, NamedTuple
 
 from ..messages import UsageError, one_line
@@ -79,8 +78,18 @@ def write_records(
         has_times: For CSV and Parquet, whether records have `recorded_at`.
     """
     records = (sound_record(record, kind) for record in records)
-    if format in EVENT_FORMATS:
-        import_module(f".{format}", __name__).write(records, stream, made_by or {})
+    if format is Format.TEXTGRID:
+        from . import textgrid
+
+        textgrid.write(records, stream)
+    elif format is Format.LABELSTUDIO:
+        from . import labelstudio
+
+        labelstudio.write(records, stream, made_by or {})
+    elif format in EVENT_FORMATS:
+        from . import event_lines
+
+        event_lines.write(records, stream, format, made_by or {})
     elif format is Format.CSV:
         from . import csv
 
