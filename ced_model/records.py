@@ -58,7 +58,7 @@ def make_records(
     kind: str = "tags",
     sampling_rate: bool = False,
     on_audio: Callable[[float], object] | None = None,
-) -> Iterator[Record]:
+) -> Generator[Record, None, None]:
     """
     Tags inputs one after another.
 

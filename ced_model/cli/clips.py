@@ -4,7 +4,7 @@
 
 import math
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,9 +14,6 @@ from .errors import FAILED, CliError
 from .model import load_tagger
 from .progress import RunProgress
 from .terminal import put, say, say_error
-
-if TYPE_CHECKING:
-    from ..results import TagResult
 
 KIND = "clips"
 THRESHOLD = 0.5
@@ -72,9 +69,8 @@ def clips(
     """
     from ..clip_choice import check_choice, choose_clips, write_clips
     from ..clip_files import check_format
-    from ..events import event_rules
     from ..input_list import find_inputs, unescape_name
-    from ..records import with_results
+    from ..records import check_options, make_records
     from ..unfinished import Unfinished
 
     if output is None:
@@ -88,9 +84,9 @@ def clips(
     inputs = find_inputs(paths or [], list_file)
     if any(not isinstance(item.source, str) for item in inputs):
         raise CliError("-: standard input cannot be cut: save it as a file first")
-    windows = options.given(window_s=window_s, hop_s=hop_s, channel=options.parse_channel(channel))
-    finding: dict[str, Any] = {"thresholds": THRESHOLD if threshold is None else threshold, "labels": labels or None}
-    finding |= {"min_duration_s": min_duration_s or 0.0, "merge_gap_s": merge_gap_s or 0.0}
+    detecting = options.given(window_s=window_s, hop_s=hop_s, channel=options.parse_channel(channel))
+    detecting |= {"thresholds": THRESHOLD if threshold is None else threshold, "labels": labels or None}
+    detecting |= {"min_duration_s": min_duration_s or 0.0, "merge_gap_s": merge_gap_s or 0.0}
     choosing: dict[str, Any] = {"padding_s": padding_s, "choose": choose, "seed": seed, "format": format}
     tagger = load_tagger(
         model,
@@ -100,10 +96,9 @@ def clips(
         engine=engine,
         compute_type=compute_type,
     )
-    list(tagger.timelines([], **windows))  # checks the windows
-    event_rules(tagger.labels, **finding)
+    check_options(tagger, detecting, "events")
     header: dict[str, Any] = {"ced": KIND, "model": tagger.name, "weights": tagger.fingerprint}
-    header |= {**windows, **finding, **choosing, "max_per_class": max_per_class}
+    header |= {**detecting, **choosing, "max_per_class": max_per_class}
     os.makedirs(output, exist_ok=True)
     table = os.path.join(output, "clips.csv")
     with Unfinished(table, header, resume=resume) as unfinished:
@@ -111,8 +106,8 @@ def clips(
         if len(waiting) < len(inputs):
             say(f"{len(inputs) - len(waiting)} of {len(inputs)} inputs were done before")
         progress = RunProgress(len(waiting))
-        results = with_results(waiting, lambda each: tagger.timelines(each, on_audio=progress.add_audio, **windows))
-        progress.keep(results, unfinished, lambda name, each: _entry(name, each, finding))
+        found = make_records(tagger, waiting, detecting, kind="events", on_audio=progress.add_audio)
+        progress.keep(found, unfinished)
         known = unfinished.entries(item.name for item in inputs if item.name in unfinished)
         chosen = choose_clips(known, most=max_per_class, **choosing)
         written = write_clips(chosen, output, unescape_name, format, say_error)
@@ -133,9 +128,3 @@ def _check_folder(folder: str, resume: bool) -> None:
         raise CliError(f"{folder} is finished, there is nothing to resume: give a new folder")
     if content and not resume:
         raise CliError(f"{folder} is not empty: --resume continues an interrupted run; or give a new folder")
-
-
-def _entry(name: str, result: "TagResult", finding: dict[str, Any]) -> dict[str, Any]:
-    assert result.timeline is not None
-    events = [(each.onset_s, each.offset_s, each.label, each.peak) for each in result.timeline.events(**finding)]
-    return {"file": name, "duration_s": result.duration_s, "events": events}

@@ -17,6 +17,7 @@ from .terminal import put, say
 
 if TYPE_CHECKING:
     from ..embedding_index import EmbeddingIndex
+    from ..input_list import Input
     from ..tagger import AudioTagger
     from ..unfinished import Entry, Unfinished
 
@@ -98,7 +99,7 @@ def embed(
             say(f"{len(inputs) - len(waiting)} of {len(inputs)} inputs were done before")
         progress = RunProgress(len(waiting))
         found = with_results(waiting, lambda each: tagger.embeddings(each, on_audio=progress.add_audio, **windows))
-        progress.keep(found, unfinished, lambda name, each: _entry(name, each.start_s, each.end_s, each.embeddings))
+        progress.keep((_entry(item, result) for item, result in found), unfinished)
         index = _joined(unfinished, tagger, header)
         index.save(output, replace=resume or overwrite)
         unfinished.remove()
@@ -117,10 +118,18 @@ def _take_up(kept: "EmbeddingIndex", unfinished: "Unfinished", header: dict[str,
     for number, name in enumerate(kept.files):
         rows = slice(borders[number], borders[number + 1])
         if name not in unfinished:
-            unfinished.add(_entry(name, kept.start_s[rows], kept.end_s[rows], kept.embeddings[rows]))
+            unfinished.add(_row(name, kept.start_s[rows], kept.end_s[rows], kept.embeddings[rows]))
 
 
-def _entry(name: str, start_s: Any, end_s: Any, embeddings: Any) -> "Entry":
+def _entry(item: "Input", result: Any) -> "Entry":
+    from ..records import reason
+
+    if result is None or result.error is not None:
+        return {"file": item.name, "error": reason(item, result)}
+    return _row(item.name, result.start_s, result.end_s, result.embeddings)
+
+
+def _row(name: str, start_s: Any, end_s: Any, embeddings: Any) -> "Entry":
     vectors = base64.b64encode(embeddings.astype("<f4").tobytes()).decode()
     return {"file": name, "start_s": start_s.tolist(), "end_s": end_s.tolist(), "embeddings": vectors}
 

@@ -4,7 +4,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,6 @@ from ..messages import clock
 from .terminal import say_error
 
 if TYPE_CHECKING:
-    from ..input_list import Input
     from ..unfinished import Unfinished
 
 REFRESH_S = 0.1
@@ -58,27 +57,20 @@ class RunProgress:
         self.failed += failed
         self._show()
 
-    def keep(
-        self,
-        results: Generator[tuple["Input", Any], None, None],
-        unfinished: "Unfinished",
-        entry: Callable[[str, Any], dict[str, Any]],
-    ) -> None:
-        """Counts inputs and their results, names failed ones on stderr, and keeps the `entry` of the others."""
-        from ..records import reason
-
-        with self, closing(results):  # the threads of results end, however this does
+    def keep(self, entries: Generator[dict[str, Any], None, None], unfinished: "Unfinished") -> None:
+        """Counts the entries of inputs, keeps them, and names those on stderr that have an `error` instead."""
+        with self, closing(entries):  # the threads that compute them end, however this does
             try:
-                for item, result in results:
-                    is_failed = result is None or result.error is not None
-                    self.count(failed=is_failed)
-                    if not is_failed:
-                        unfinished.add(entry(item.name, result))
+                for entry in entries:
+                    error = entry.get("error")
+                    self.count(failed=error is not None)
+                    if error is None:
+                        unfinished.add(entry)
                         continue
                     with self.hidden():
-                        say_error(item.name, reason(item, result))
-            except KeyboardInterrupt as error:
-                raise KeyboardInterrupt(unfinished.advice) from error
+                        say_error(entry["file"], error)
+            except KeyboardInterrupt as interruption:
+                raise KeyboardInterrupt(unfinished.advice) from interruption
 
     def _show(self) -> None:
         if self._bar is None or time.monotonic() - self._refreshed < REFRESH_S:

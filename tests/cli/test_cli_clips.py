@@ -102,8 +102,8 @@ def test_recordings_that_cannot_be_read_do_not_stop_the_others(sounds, tmp_path)
     assert labels and len(labels) == len(set(labels))
 
 
-def event(index: int, peak: float, label: str = "a") -> tuple[float, float, str, float]:
-    return (10.0 * index, 10.0 * index + 1, label, peak)
+def event(index: int, peak: float, label: str = "a") -> dict[str, float | str]:
+    return {"onset_s": 10.0 * index, "offset_s": 10.0 * index + 1, "label": label, "peak": peak}
 
 
 @pytest.mark.parametrize(
