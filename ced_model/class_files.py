@@ -8,11 +8,12 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from .classes import FileText
-from .events import SETTINGS, SMOOTHINGS
-from .messages import UsageError, one_line, printable
+from .events import SETTINGS, check_setting
+from .messages import OptionError, UsageError, one_line, printable
 
 CLASS_COLUMNS = ("label", "class", "mid")
 THRESHOLD_COLUMN = "best_threshold"  # as `ced evaluate` writes it
@@ -90,18 +91,16 @@ def _add(found: dict[str, Any], name: str, place: str, value: Any) -> None:
 
 
 def _setting(option: str, cell: Any, place: str) -> Any:
-    if option == "smoothing":
-        if cell not in SMOOTHINGS:
-            raise UsageError(f"{place}: expected {' or '.join(SMOOTHINGS)}, found {_shown(cell)}")
-        return cell
+    value = cell
+    if option != "smoothing":
+        with suppress(TypeError, ValueError):
+            value = cell if isinstance(cell, bool) else float(cell)
     try:
-        value = math.nan if isinstance(cell, bool) else float(cell)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise UsageError(f"{place}: expected a number, found {_shown(cell)}")
-    if option.endswith("_s") and (value < 0 or (option == "max_duration_s" and value == 0)):
-        raise UsageError(f"{place}: expected a length in seconds, found {_shown(cell)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise OptionError(option, value, "a number")
+        check_setting(option, value, option)
+    except OptionError as error:
+        raise UsageError(f"{place}: expected {error.expected}, found {_shown(cell)}") from error
     return value
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .clip_files import cut_parts, file_name, part_name, write_part
+from .events import Event
 from .messages import OptionError, one_line
 from .output import write_file
 
@@ -57,14 +58,18 @@ def choose_clips(
     Clips of events, in the order of recordings and time.
 
     Args:
-        recordings: Of each its `file`, `duration_s` and `events`: lists of `onset_s, offset_s, label, peak`.
+        recordings: Records of events.
         padding_s: Seconds before and after each event.
         most: Clips of a class at most.
         choose: Which of more: those with the best scores, random ones, or some from each part of the range of scores.
         seed: Of the random choice.
         format: `"wav"` or `"flac"`.
     """
-    events = [(str(each["file"]), float(each["duration_s"]), *event) for each in recordings for event in each["events"]]
+    events = [
+        (each["file"], each["duration_s"], *(event[name] for name in Event._fields))
+        for each in recordings
+        for event in each["events"]
+    ]
     by_class: dict[str, list[int]] = {}
     for index, event in enumerate(events):
         by_class.setdefault(event[4], []).append(index)

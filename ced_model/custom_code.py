@@ -115,7 +115,8 @@ def pipeline_code(config: Any, folder: str | os.PathLike[str]) -> Iterator[None]
         places = [Path(__file__).parent, *([Path(config.name_or_path)] if config.name_or_path else [])]
         source = next((path for place in places if (path := place / "pipeline_ced.py").is_file()), None)
         if source is not None:
-            for path in map(Path, (source, *get_relative_import_files(source))):
+            for name in (source, *get_relative_import_files(source)):
+                path = Path(name)
                 target = Path(folder, path.name)
                 if not (target.exists() and target.samefile(path)):
                     shutil.copyfile(path, target)

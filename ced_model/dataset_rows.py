@@ -9,7 +9,6 @@ FFmpeg is needed: Parquet files row by row, from the Hub without storing them, a
 
 import difflib
 import json
-import logging
 import os
 import re
 import tempfile
@@ -153,7 +152,7 @@ def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None
     from huggingface_hub.errors import HTTPError
 
     shown = escape_name(dataset)
-    with tempfile.TemporaryDirectory() as cache, _quiet_hub():
+    with tempfile.TemporaryDirectory() as cache:
         try:
             if isinstance(place, re.Match):
                 return datasets.load_dataset_builder(place["id"], config, revision=place["revision"])
@@ -175,18 +174,6 @@ def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None
                 raise
             reason = "no such folder here, and the Hugging Face Hub cannot be reached"
             raise RunError(f"{shown}: {reason} ({one_line(error)[:200]})") from error
-
-
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Without a line for each attempt to connect; the last error is reported."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _not_found(text: str) -> str:

@@ -56,61 +56,42 @@ class Rule:
 
 SETTINGS = tuple(name for name in Rule.__dataclass_fields__ if name != "choice")
 # The options of `Timeline.events`.
-EVENT_OPTIONS = (
-    "thresholds",
-    "off_threshold",
-    "smooth_s",
-    "smoothing",
-    "min_duration_s",
-    "merge_gap_s",
-    "max_duration_s",
-    "labels",
-    "exclude",
-    "label_map",
-)
+EVENT_OPTIONS = ("thresholds", *SETTINGS[1:], "labels", "exclude", "label_map")
 
 
 def event_rules(
     class_labels: Sequence[str],
     thresholds: Any = THRESHOLD,
     *,
-    off_threshold: float | None = None,
-    smooth_s: float = 0.0,
-    smoothing: str = "median",
-    min_duration_s: float = 0.0,
-    merge_gap_s: float = 0.0,
-    max_duration_s: float | None = None,
     labels: Any = None,
     exclude: Any = None,
     label_map: Mapping[str, str | None] | None = None,
+    **common: Any,
 ) -> list[Rule]:
     """
     The [`Rule`] of each class or group that is looked for.
 
     Args:
         class_labels: The classes of the model.
+        common: Attributes of all rules.
         The others: As for [`Timeline.events`].
 
     Raises:
         OptionError: for options that are not possible.
     """
-    common: dict[str, Any] = {
-        "off_threshold": off_threshold,
-        "smooth_s": smooth_s,
-        "smoothing": smoothing,
-        "min_duration_s": min_duration_s,
-        "merge_gap_s": merge_gap_s,
-        "max_duration_s": max_duration_s,
-    }
-    _check_settings("", common)
+    if unknown := common.keys() - set(SETTINGS[1:]):
+        raise TypeError(f"unexpected keyword argument {min(unknown)!r}")
+    for option, value in common.items():
+        check_setting(option, value, option)
     limits = class_limits(class_labels, thresholds, labels=labels, exclude=exclude, label_map=label_map)
     rules = []
     for choice, own in limits:
         settings = common | own
-        if settings["off_threshold"] is not None and settings["off_threshold"] > settings["threshold"]:
+        off_threshold = settings.get("off_threshold")
+        if off_threshold is not None and off_threshold > settings["threshold"]:
             if "off_threshold" in own or not isinstance(thresholds, Mapping):
                 wanted = f"at most the threshold, which is {settings['threshold']:g}"
-                raise OptionError("off_threshold", settings["off_threshold"], wanted)
+                raise OptionError("off_threshold", off_threshold, wanted)
             settings["off_threshold"] = None  # a common one, above the threshold of this class
         rules.append(Rule(choice, **settings))
     return rules
@@ -186,23 +167,25 @@ def _settings_of(name: Any, value: Any) -> dict[str, Any]:
     settings = dict(value) if isinstance(value, Mapping) else {"threshold": value}
     if unknown := settings.keys() - set(SETTINGS):
         raise OptionError(f"thresholds[{name!r}]", sorted(map(str, unknown))[0], f"one of {', '.join(SETTINGS)}")
-    _check_settings(f"thresholds[{name!r}]", settings)
+    for option, setting in settings.items():
+        shown = f"thresholds[{name!r}]"
+        check_setting(option, setting, shown if option == "threshold" else f"{shown}[{option!r}]")
     return settings
 
 
-def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
-    for option, value in settings.items():
-        shown = option if not name else name if option == "threshold" else f"{name}[{option!r}]"
-        if option == "smoothing":
-            if value not in SMOOTHINGS:
-                raise OptionError(shown, value, " or ".join(SMOOTHINGS))
-        elif option in ("threshold", "off_threshold"):
-            if value is not None or option == "threshold":
-                check_number(shown, value)
-        elif value is not None or option != "max_duration_s":
-            check_number(shown, value, 0)
-            if option == "max_duration_s" and value == 0:
-                raise OptionError(shown, value, "a length of more than 0 seconds")
+def check_setting(option: str, value: Any, shown: str) -> None:
+    """Raises an [`OptionError`] that names `shown` if an attribute of [`Rule`] cannot have this value."""
+    if option == "smoothing":
+        if value not in SMOOTHINGS:
+            raise OptionError(shown, value, " or ".join(SMOOTHINGS))
+    elif value is None and option in ("off_threshold", "max_duration_s"):
+        return
+    elif option in ("threshold", "off_threshold"):
+        check_number(shown, value)
+    else:
+        check_number(shown, value, 0)
+        if option == "max_duration_s" and value == 0:
+            raise OptionError(shown, value, "a length of more than 0 seconds")
 
 
 # Finding

@@ -5,8 +5,7 @@ The journal of an unfinished output: `FILE.journal` beside it.
 
 Its first line holds the options, the second one the model, its weights' checksum, the engine and the compute type, and
 each further line is the record of one input, written as soon as it is ready. The output itself appears in one step when
-all inputs are done, and the journal is removed. However the process ends, at most an incomplete last line is
-lost, and the output is never incomplete.
+all inputs are done, and the journal is removed.
 
 A run locks its journal before it reads it, until after it has removed it. An output that appeared or changed after the
 run began is not replaced.
@@ -16,23 +15,21 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from .messages import OptionError, RunError, UsageError
 from .output import new_file, put_file, remove_abandoned, temporary_name
-from .records import Record, check_record, check_same_maker, check_same_options, has_times
+from .records import WIDE, Record, check_record, check_same_maker, check_same_options, classes_of, has_times
+from .unfinished import Lines
 from .writers import EVENT_FORMATS, Format, read_records, write_records
 from .writers.event_files import EventFiles
-from .writers.json import json_line, parse_json
-from .writers.wide import classes_of
+from .writers.json import json_line
 
 VERSION = 1
-MAX_LINE = 2**28  # bytes; the events of days are far less
 
 
-class Journal:
+class Journal(Lines):
     """
     The records of an output so far.
 
@@ -44,21 +41,18 @@ class Journal:
 
     def __init__(self, output: str, options: dict[str, Any], folders: Sequence[str] = ()) -> None:
         self.output = os.path.realpath(output)  # replacing a link's target, not the link
-        self.path = f"{self.output}.journal"
+        super().__init__(f"{self.output}.journal")
         self.options = json.loads(json.dumps(options))
-        self._format, self._events = Format(options["format"]), bool(options["events"])
+        self._format = Format(options["format"])
+        self._kind = options.get("wide") or ("events" if options["events"] else "tags")
         self._spreadsheet_safe = bool(options.get("spreadsheet_safe"))
-        self._wide = str(options.get("wide", ""))
         self.event_files: EventFiles | None = None
         if self._format in EVENT_FORMATS:
             self.event_files = EventFiles(output, self._format, folders)
             self.output, self.path = self.event_files.sidecar, self.event_files.journal
         self.made_by: dict[str, str] = {}  # model, weights, engine and compute type
-        self.offsets: dict[str, int] = {}  # where the last record of each input is
         self.failed: set[str] = set()
-        self.size = 0
         self.is_finished = False
-        self._file: FileIO | None = None
         self._replaced: tuple[int, ...] | None = None  # the output that may be replaced
         self._discards = False
         self.classes: list[str] = []  # whose scores a finished output holds
@@ -97,8 +91,10 @@ class Journal:
                 work on it.
         """
         with suppress(FileNotFoundError):
-            self._file = open_locked(self.path, os.O_RDWR)
-            self._read_journal()
+            self.open(os.O_RDWR)
+            for entry, length in self.read_lines():
+                self._take(entry)
+                self.size += length
         self._replaced = _identity(self.output)
         if self._replaced is None:
             return
@@ -108,7 +104,7 @@ class Journal:
         self.is_finished = True
         for record in self._read_output():
             self._note(record, 0)
-            if self._wide and not self.classes and "error" not in record:
+            if self._kind in WIDE and not self.classes and "error" not in record:
                 self.classes = classes_of(record)
 
     @property
@@ -120,14 +116,14 @@ class Journal:
         """Discards what there is, once `begin` is called."""
         self._discards = True
         with suppress(FileNotFoundError):
-            self._file = open_locked(self.path, os.O_RDWR)
+            self.open(os.O_RDWR)
         self._replaced = _identity(self.output)
 
     def _read_output(self) -> Iterator[Record]:
         if self.event_files is not None:
             yield from self._read_event_files(self.event_files)
             return
-        yield from read_records(self.output, self._format, self._events, self._spreadsheet_safe, self._wide)
+        yield from read_records(self.output, self._format, self._kind, self._spreadsheet_safe)
 
     def _read_event_files(self, files: EventFiles) -> Iterator[Record]:
         records = files.read(verify=not self.size)  # beside a journal, `finish` looks at them
@@ -137,33 +133,21 @@ class Journal:
             self.made_by = files.made_by
         yield from [] if first is None else [first, *records]
 
-    def _read_journal(self) -> None:
-        with self._reader() as file:
-            while (line := file.readline(MAX_LINE)).endswith(b"\n"):
-                try:
-                    self._take_line(line)
-                except UsageError:
-                    raise
-                except ValueError as error:
-                    raise UsageError(f"{self.path} is damaged: remove or overwrite it") from error
-            if len(line) == MAX_LINE:  # else it was killed while writing it
-                raise UsageError(f"{self.path} is damaged: remove or overwrite it")
-
-    def _take_line(self, line: bytes) -> None:
-        entry = parse_json(line)
+    def _take(self, entry: Any) -> None:
         if not self.size:
             self._check_header(entry)
-            self.size += len(line)
         elif isinstance(entry, dict) and isinstance(entry.get("weights"), str):
             self.made_by = entry
-            self.size += len(line)
         else:
-            check_record(entry, self._events)
-            self._note(entry, len(line))
+            try:
+                check_record(entry, self._kind)
+            except ValueError as error:
+                raise self.damaged() from error
+            self._note(entry, self.size)
 
     def _check_header(self, header: Any) -> None:
         if not isinstance(header, dict) or not isinstance(header.get("options"), dict):
-            raise ValueError("no header")
+            raise self.damaged()
         if header.get("ced_journal") != VERSION:
             raise UsageError(f"{self.path} is not a journal of this version of ced: remove or overwrite it")
         check_same_options(self.path, header["options"], self.options)
@@ -171,8 +155,7 @@ class Journal:
     def _check_output_in_journal(self) -> None:
         """The output beside a journal is an earlier state of it, or else another run's, which must not be lost."""
         try:
-            with self._reader() as file:
-                lost = next((record for record in self._read_output() if self._would_lose(record, file)), None)
+            lost = next(filter(self._would_lose, self._read_output()), None)
         except UsageError as error:
             raise UsageError(f"{error}; the results of an unfinished run are in {self.path}") from error
         if lost is not None:
@@ -181,21 +164,15 @@ class Journal:
                 " one of them away, then resume the other"
             )
 
-    def _would_lose(self, record: Record, file: BinaryIO) -> bool:
-        if "error" in record:
-            return False
-        if record["file"] not in self.offsets:
-            return True
-        file.seek(self.offsets[record["file"]])
-        return json.loads(file.readline()) != record
+    def _would_lose(self, record: Record) -> bool:
+        return "error" not in record and (record["file"] not in self.offsets or self.entry(record["file"]) != record)
 
-    def _note(self, record: Record, length: int) -> None:
+    def _note(self, record: Record, offset: int) -> None:
         name = record["file"]
-        self.offsets[name] = self.size
+        self.offsets[name] = offset
         self.failed.discard(name)
         if "error" in record:
             self.failed.add(name)
-        self.size += length
 
     def begin(self, made_by: dict[str, str]) -> None:
         """
@@ -212,13 +189,11 @@ class Journal:
             check_same_maker(self.path, self.made_by, made_by)
         if self._file is None:
             self._create()
-        assert self._file is not None
-        self._file.truncate(self.size)
-        self._file.seek(self.size)
+        self.cut_off()
         if not self.size:
-            self._append({"ced_journal": VERSION, "options": self.options})
+            self.write({"ced_journal": VERSION, "options": self.options})
         if not self.made_by:
-            self._append(made_by)
+            self.write(made_by)
             self.made_by = made_by
 
     def _create(self) -> None:
@@ -229,11 +204,12 @@ class Journal:
                 os.makedirs(self.event_files.output, exist_ok=True)
             if self.is_finished:
                 self._import_output()
-                self._file = open_locked(self.path, os.O_RDWR)
+                self.open(os.O_RDWR)
             else:
-                self._file = open_locked(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+                self.open(os.O_RDWR | os.O_CREAT | os.O_EXCL)
         except (FileExistsError, FileNotFoundError) as error:
             raise RunError(f"{self.path}: another run has begun in the meantime") from error
+        assert self._file is not None
         if os.fstat(self._file.fileno()).st_size != self.size:
             raise RunError(f"{self.path}: another run has begun in the meantime")
         try:
@@ -249,7 +225,8 @@ class Journal:
             if self.made_by:
                 self.size += file.write(json_line(self.made_by))
             for record in self._read_output():
-                self._note(record, file.write(json_line(record)))
+                self._note(record, self.size)
+                self.size += file.write(json_line(record))
         self.is_finished = False
 
     def _check_replaced(self, advice: str = "") -> None:
@@ -258,26 +235,7 @@ class Journal:
             raise RunError(f"{self.output} was written by another program in the meantime{advice}")
 
     def append(self, record: Record) -> None:
-        offset = self.size
-        self._append(record)
-        self.size = offset
-        self._note(record, len(json_line(record)))
-
-    def _append(self, entry: dict[str, Any]) -> None:
-        assert self._file is not None
-        line = memoryview(json_line(entry))
-        self.size += len(line)
-        try:
-            while line:
-                line = line[self._file.write(line) :]
-        except OSError as error:
-            raise RunError(f"{self.path}: {error.strerror}; {self.advice}") from error
-
-    @property
-    def advice(self) -> str:
-        """Where the results are after an interruption."""
-        count = f"{len(self.offsets)} result{'s' * (len(self.offsets) != 1)}"
-        return f"{count} so far in {self.path}: resume to continue"
+        self._note(record, self.write(record))
 
     def finish(self, names: Iterable[str]) -> None:
         """Writes the output: inputs of earlier runs that are not among `names`, then `names` in their order."""
@@ -291,12 +249,12 @@ class Journal:
             self._check_replaced(taken)
             with open(part, "xb") as file:
                 if self.event_files is not None:
-                    records = list(self._records(order))
+                    records = list(self.entries(order))
                     file.write(self.event_files.write(records, self.made_by, self.options, self._discards))
                 else:
-                    options: Any = {"spreadsheet_safe": self._spreadsheet_safe, "wide": self._wide}
-                    options |= {"made_by": self.made_by, "has_times": has_times(self.options)}
-                    write_records(self._records(order), file, self._format, self._events, **options)
+                    options: Any = {"made_by": self.made_by, "has_times": has_times(self.options)}
+                    options["spreadsheet_safe"] = self._spreadsheet_safe
+                    write_records(self.entries(order), file, self._format, self._kind, **options)
                 file.flush()
                 os.fsync(file.fileno())
             self._check_replaced(taken)
@@ -309,51 +267,7 @@ class Journal:
         finally:
             with suppress(OSError):
                 os.unlink(part)
-        try:
-            os.unlink(self.path)  # while it is locked: what another run finds here afterwards is its own
-        except PermissionError:  # Windows, where it must be closed before
-            self.close()
-            os.unlink(self.path)
-        self.close()
-
-    def _records(self, names: Iterable[str]) -> Iterator[Record]:
-        with self._reader() as file:
-            for name in names:
-                file.seek(self.offsets[name])
-                yield json.loads(file.readline())
-
-    def _reader(self) -> BinaryIO:
-        """The locked journal, even if another file has its name now."""
-        assert self._file is not None
-        reader = open(os.dup(self._file.fileno()), "rb")
-        reader.seek(0)
-        return reader
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def open_locked(path: str | Path, flags: int) -> FileIO:
-    """Opens a journal, so that no second process can while this one runs (where the system has such locks)."""
-    if os.path.lexists(path) and not os.path.isfile(path):
-        raise UsageError(f"{path}: not a regular file")
-    while True:
-        file = FileIO(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), "r+")
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise RunError(f"{path}: another run is writing to it") from error
-        except (ImportError, OSError):  # Windows, or a file system without locks
-            return file
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                return file
-        file.close()  # the run that had it locked finished and removed it
+        self.remove()
 
 
 def _identity(path: str) -> tuple[int, ...] | None:

@@ -17,7 +17,7 @@ import math
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +31,23 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
-TAG_COLUMNS = ("file", "duration_s", "rank", "label", "index", "score", "error")
-EVENT_COLUMNS = ("file", "duration_s", "onset_s", "offset_s", "label", "peak", "error")
+# The kinds of records, named after what they have, and the cells of their rows beside those of the recording.
+CELLS = {
+    "tags": ("rank", "label", "index", "score"),
+    "events": ("onset_s", "offset_s", "label", "peak"),
+    "scores": (),
+    "windows": ("start_s", "end_s"),
+}
+WIDE = ("scores", "windows")  # which have a cell for each class, too
+ITEM_KEYS = {
+    "tags": ("label", "score", "index"),
+    "events": CELLS["events"],
+    "windows": (*CELLS["windows"], "scores"),
+}
+OPTIONAL_KEYS = {"sampling_rate", "recorded_at"}
 NUMBERS: dict[str, type] = {"rank": int, "index": int} | dict.fromkeys(
     ("duration_s", "sampling_rate", "start_s", "end_s", "score", "onset_s", "offset_s", "peak"), float
 )
-ITEM_KEYS = {"tags": ("label", "score", "index"), "events": ("onset_s", "offset_s", "label", "peak")}
-OPTIONAL_KEYS = {"sampling_rate", "recorded_at"}
 
 
 def make_records(
@@ -45,22 +55,20 @@ def make_records(
     inputs: Iterable["Input"],
     options: Mapping[str, Any],
     *,
-    events: bool = False,
+    kind: str = "tags",
     sampling_rate: bool = False,
-    wide: str = "",
     on_audio: Callable[[float], object] | None = None,
-) -> Iterator[Record]:
+) -> Generator[Record, None, None]:
     """
     Tags inputs one after another.
 
     Args:
         tagger: The tagger.
         inputs: The inputs.
-        options: Keyword arguments of `AudioTagger.tag`, or with `events` of `AudioTagger.events`.
-        events: Whether to find events instead of tags.
+        options: Keyword arguments of `AudioTagger.tag`, or for `"events"` of `AudioTagger.events`. For `"windows"`,
+            those of `AudioTagger.timelines`, and for both kinds of scores `labels`, `exclude` and `label_map`.
+        kind: `"tags"`, `"events"`, `"scores"` of all classes (or of `labels`), or those of `"windows"`.
         sampling_rate: Whether records have the sampling rates of their files.
-        wide: `"clips"` or `"windows"` for the scores of all classes (or of `labels`) instead of tags. The options of
-            `"windows"` are `labels` and the keyword arguments of `AudioTagger.timelines`.
         on_audio: Called with the seconds of audio whenever some more were scored.
 
     Yields:
@@ -71,8 +79,26 @@ def make_records(
     """
     from .audio import native_sampling_rate
 
-    waiting: deque[Input] = deque()  # inputs that were taken, in their order
-    choices = wide_choices(tagger, options) if wide else []
+    choices = wide_choices(tagger, options) if kind in WIDE else []
+    for item, result in with_results(inputs, lambda sources: _results(tagger, sources, options, kind, on_audio)):
+        if result is None or result.error is not None:
+            is_pipe = result is not None and _is_pipe(item.source)
+            yield {"file": item.name, "error": reason(item, result) + "; send it to `ced tag -`" * is_pipe}
+            continue
+        record: Record = {"file": item.name, "duration_s": result.duration_s}
+        if has_times(options):
+            record["recorded_at"] = result.recorded_at
+        record[kind] = _content(result, options, kind, choices)
+        if sampling_rate and (rate := native_sampling_rate(item.source)):
+            record["sampling_rate"] = rate
+        yield sound_record(record, kind)
+
+
+def with_results(
+    inputs: Iterable["Input"], compute: Callable[[Iterator[Any]], Iterable[Any]]
+) -> Generator[tuple["Input", Any], None, None]:
+    """Inputs and what `compute` yields for their sources, None for an input with an error; in their order."""
+    waiting: deque[Input] = deque()  # inputs that were taken
 
     def sources() -> Iterator[Any]:
         for item in inputs:
@@ -80,20 +106,12 @@ def make_records(
             if item.error is None:
                 yield item.source
 
-    for result in _results(tagger, sources(), options, events, on_audio, wide):
+    for result in compute(sources()):
         while (item := waiting.popleft()).error is not None:
-            yield {"file": item.name, "error": item.error}
-        if wide and result.error is None:
-            record = _wide_record(item.name, result, choices, options)
-        else:
-            record = _record(item.name, result, options, events)
-        if item.place is not None and "error" in record:
-            record["error"] = f"{item.place}: {record['error']}"
-        if sampling_rate and "error" not in record and (rate := native_sampling_rate(item.source)):
-            record["sampling_rate"] = rate
-        yield sound_record(record, events)
+            yield item, None
+        yield item, result
     for item in waiting:
-        yield {"file": item.name, "error": item.error}
+        yield item, None
 
 
 def wide_choices(tagger: "AudioTagger", options: Mapping[str, Any]) -> list["ClassChoice"]:
@@ -109,49 +127,21 @@ def wide_classes(tagger: "AudioTagger", options: Mapping[str, Any]) -> list[str]
     return [_storable(choice.label) for choice in wide_choices(tagger, options)]
 
 
-def _wide_record(
-    name: str, result: "TagResult", choices: Sequence["ClassChoice"], options: Mapping[str, Any]
-) -> Record:
-    record = _head(name, result, options)
-    if result.timeline is None:
-        scores = {tag.label: tag.score for tag in result.tags}
-        record["scores"] = {_storable(choice.label): _score(scores[choice.label]) for choice in choices}
-    else:
-        timeline = result.timeline.take(choices)
-        labels = [_storable(label) for label in timeline.labels]
-        record["windows"] = [
-            {
-                "start_s": round(float(start_s), 6),
-                "end_s": round(float(end_s), 6),
-                "scores": dict(zip(labels, map(_score, scores.tolist()), strict=True)),
-            }
-            for start_s, end_s, scores in zip(timeline.start_s, timeline.end_s, timeline.scores, strict=True)
-        ]
-    return record
-
-
 def has_times(options: Mapping[str, Any]) -> bool:
     """Whether records made with these options have `recorded_at`."""
     return options.get("start_time") not in (None, "none")
 
 
-def _head(name: str, result: "TagResult", options: Mapping[str, Any]) -> Record:
-    record: Record = {"file": name, "duration_s": result.duration_s}
-    if has_times(options):
-        record["recorded_at"] = result.recorded_at
-    return record
-
-
-def check_options(tagger: "AudioTagger", options: Mapping[str, Any], events: bool = False, wide: str = "") -> None:
+def check_options(tagger: "AudioTagger", options: Mapping[str, Any], kind: str = "tags") -> None:
     """Raises an [`OptionError`] if [`make_records`] cannot take the options."""
-    list(_results(tagger, [], options, events, wide=wide))
-    if wide:
+    list(_results(tagger, [], options, kind))
+    if kind in WIDE:
         taken = {"file", "duration_s", "recorded_at", "start_s", "end_s", "error"} & set(wide_classes(tagger, options))
         if taken:
             raise OptionError("labels", min(taken), "classes with other names than the columns of the table")
     from .events import class_limits, event_rules
 
-    if events:
+    if kind == "events":
         limits = [rule.threshold for rule in event_rules(tagger.labels, **_finding(options))]
     elif isinstance(threshold := options.get("threshold"), Mapping):
         limits = [each["threshold"] for _, each in class_limits(tagger.labels, threshold, labels=options.get("labels"))]
@@ -172,25 +162,27 @@ def _results(
     tagger: "AudioTagger",
     sources: Iterable[Any],
     options: Mapping[str, Any],
-    events: bool,
+    kind: str,
     on_audio: Callable[[float], object] | None = None,
-    wide: str = "",
 ) -> Iterator["TagResult"]:
-    if wide == "clips":
+    if kind == "scores":
         options = {"top_k": len(wide_choices(tagger, options)) or None, **options}
-    if not events and wide != "windows":
+    if kind in ("tags", "scores"):
         return tagger.tag(sources, on_audio=on_audio, **options)
     reading = {name: value for name, value in options.items() if name not in _finding(options)}
     return tagger.timelines(sources, on_audio=on_audio, **reading)
 
 
-def _record(name: str, result: "TagResult", options: Mapping[str, Any], events: bool) -> Record:
-    if result.error is not None:
-        return {"file": name, "error": _reason(result)}
-    record = _head(name, result, options)
-    if events:
-        assert result.timeline is not None
-        record["events"] = [
+def _content(result: "TagResult", options: Mapping[str, Any], kind: str, choices: Sequence["ClassChoice"]) -> Any:
+    """What a record of this kind has."""
+    if kind == "tags":
+        return [{"label": _storable(tag.label), "score": _score(tag.score), "index": tag.index} for tag in result.tags]
+    if kind == "scores":
+        scores = {tag.label: tag.score for tag in result.tags}
+        return {_storable(choice.label): _score(scores[choice.label]) for choice in choices}
+    assert result.timeline is not None
+    if kind == "events":
+        return [
             {
                 "onset_s": round(event.onset_s, 6),
                 "offset_s": round(event.offset_s, 6),
@@ -199,11 +191,16 @@ def _record(name: str, result: "TagResult", options: Mapping[str, Any], events: 
             }
             for event in result.timeline.events(**_finding(options))
         ]
-    else:
-        record["tags"] = [
-            {"label": _storable(tag.label), "score": _score(tag.score), "index": tag.index} for tag in result.tags
-        ]
-    return record
+    timeline = result.timeline.take(choices)
+    labels = [_storable(label) for label in timeline.labels]
+    return [
+        {
+            "start_s": round(float(start_s), 6),
+            "end_s": round(float(end_s), 6),
+            "scores": dict(zip(labels, map(_score, scores.tolist()), strict=True)),
+        }
+        for start_s, end_s, scores in zip(timeline.start_s, timeline.end_s, timeline.scores, strict=True)
+    ]
 
 
 def _score(score: float) -> float:
@@ -215,12 +212,13 @@ def _storable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _reason(result: "TagResult") -> str:
+def reason(item: "Input", result: Any) -> str:
     """Why an input failed, in one line without its name."""
+    if result is None:
+        return str(item.error)
     text = " ".join(str(result.error).split()).removeprefix(f"{result.name}: ")
-    if _is_pipe(result.source):
-        text += "; send it to `ced tag -`"
-    return _storable(text) or type(result.error).__name__
+    place = "" if item.place is None else f"{item.place}: "
+    return place + (_storable(text) or type(result.error).__name__)
 
 
 def _is_pipe(source: Any) -> bool:
@@ -234,47 +232,31 @@ def _is_pipe(source: Any) -> bool:
 # What a record may hold
 
 
-def check_record(record: Any, events: bool) -> None:
+def check_record(record: Any, kind: str) -> None:
     """Raises a ValueError unless `record` is one as the module describes them, with finite numbers."""
-    key = "events" if events else "tags"
     if not isinstance(record, dict) or not isinstance(record.get("file"), str):
         raise ValueError(f"{excerpt(record)} is not the record of a file")
     if record.keys() == {"file", "error"} and isinstance(record["error"], str):
         return
-    for key in {"scores", "windows"} & record.keys():
-        _check_wide(record, key)
-        return
-    if record.keys() - OPTIONAL_KEYS != {"file", "duration_s", key} or not isinstance(record[key], list):
-        raise ValueError(f"{record['file']!r} has neither {key} nor an error, or more than that")
+    content: Any = record.get(kind)
+    is_known = record.keys() - OPTIONAL_KEYS == {"file", "duration_s", kind}
+    if not is_known or not isinstance(content, dict if kind == "scores" else list):
+        raise ValueError(f"{record['file']!r} has neither {kind} nor an error, or more than that")
     _check_number(record, "duration_s")
     if "sampling_rate" in record:
         _check_number(record, "sampling_rate")
     if not isinstance(record.get("recorded_at"), str | None):
         raise ValueError(f"recorded_at is {excerpt(record['recorded_at'])}, not a date and time")
-    for item in record[key]:
-        if not isinstance(item, dict) or item.keys() != set(ITEM_KEYS[key]) or not isinstance(item["label"], str):
-            raise ValueError(f"{record['file']!r} has {excerpt(item)} among its {key}")
-        for name in item.keys() - {"label"}:
+    items: Any = [{"scores": content}] if kind == "scores" else content
+    for item in items:
+        is_item = isinstance(item, dict) and (kind == "scores" or item.keys() == set(ITEM_KEYS[kind]))
+        if not is_item or not isinstance(item.get("label", ""), str) or not isinstance(item.get("scores", {}), dict):
+            raise ValueError(f"{record['file']!r} has {excerpt(item)} among its {kind}")
+        for name in item.keys() & NUMBERS.keys():
             _check_number(item, name)
-
-
-def _check_wide(record: Record, key: str) -> None:
-    windows = record[key] if key == "windows" else [{"scores": record[key]}]
-    if record.keys() - OPTIONAL_KEYS != {"file", "duration_s", key} or not isinstance(windows, list):
-        raise ValueError(f"{record['file']!r} has more than {key}")
-    _check_number(record, "duration_s")
-    for window in windows:
-        times = {"start_s", "end_s"} if key == "windows" else set()
-        if (
-            not isinstance(window, dict)
-            or window.keys() != {"scores", *times}
-            or not isinstance(window["scores"], dict)
-        ):
-            raise ValueError(f"{record['file']!r} has {excerpt(window)} among its {key}")
-        for name in times:
-            _check_number(window, name)
-        for name, score in window["scores"].items():
-            _check_number({"score": score} if isinstance(name, str) else {}, "score")
+        scores: Record = item.get("scores", {})
+        for score in scores.values():
+            _check_number({"score": score}, "score")
 
 
 def _check_number(values: Record, name: str) -> None:
@@ -289,10 +271,10 @@ def excerpt(value: Any) -> str:
     return text if len(text) <= 40 else text[:40] + "…"
 
 
-def sound_record(record: Record, events: bool) -> Record:
+def sound_record(record: Record, kind: str) -> Record:
     """The record, or if it is not one that all formats can hold, one with that as its error."""
     try:
-        check_record(record, events)
+        check_record(record, kind)
         return record
     except ValueError as error:
         return {"file": str(record["file"]), "error": f"the result cannot be stored: {one_line(error)}"}
@@ -316,56 +298,94 @@ def made_by(tagger: "AudioTagger") -> dict[str, str]:
     }
 
 
-def check_same_maker(path: str, then: Mapping[str, str], now: Mapping[str, str]) -> None:
+def check_same_maker(path: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises a `UsageError` unless results that [`made_by`] describes so can stand in one output."""
-    if then["weights"] != now["weights"]:
-        raise UsageError(f"{path} was begun with another model: resume with the same one, or overwrite it")
-    names = ("engine", "compute_type")
+    if then.get("weights") != now["weights"]:
+        model = then.get("model")
+        raise UsageError(f"{path} was begun with another model, {model}: resume with that one, or overwrite it")
+    names = [name for name in ("engine", "compute_type") if name in now]
     check_same_options(path, {name: then.get(name) for name in names}, {name: now[name] for name in names})
 
 
 # Rows of tables
 
 
-def columns(events: bool, has_times: bool = False) -> tuple[str, ...]:
-    """The columns of a table of records, which may have the times of recordings."""
-    names = EVENT_COLUMNS if events else TAG_COLUMNS
-    return (*names[:2], "recorded_at", *names[2:]) if has_times else names
+def columns(kind: str, has_times: bool = False, classes: Iterable[str] = ()) -> tuple[str, ...]:
+    """The columns of a table of records, which may have the times of recordings, and scores of classes."""
+    return ("file", "duration_s", *["recorded_at"] * has_times, *CELLS[kind], *classes, "error")
 
 
-def with_times(records: Iterable[Record]) -> tuple[bool, Iterator[Record]]:
-    """Whether records have `recorded_at`, as the first one that is no error decides, and all records."""
-    records, first = iter(records), []
-    for record in records:
-        first.append(record)
-        if "error" not in record:
-            return "recorded_at" in record, chain(first, records)
-    return False, iter(first)
+def classes_of(record: Record) -> list[str]:
+    """The classes that a record has scores of."""
+    return list(record["scores"] if "scores" in record else record["windows"][0]["scores"])
 
 
-def rows_of(record: Record, events: bool) -> list[dict[str, Any]]:
+def table_columns(records: Iterable[Record], kind: str, has_times: bool) -> tuple[tuple[str, ...], Iterable[Record]]:
+    """The columns of a table, and all records; those of classes are known from the first record with scores."""
+    first: list[Record] = []
+    classes: list[str] = []
+    if kind in WIDE:
+        records = iter(records)
+        for record in records:
+            first.append(record)
+            if "error" not in record:
+                classes = classes_of(record)
+                break
+    return columns(kind, has_times, classes), chain(first, records)
+
+
+def classes_in(names: Sequence[str], kind: str) -> list[str]:
+    """
+    The classes among the columns of a table.
+
+    Raises:
+        ValueError: if the columns are not those of records of this kind.
+    """
+    fixed = columns(kind, "recorded_at" in names[2:3])
+    classes = list(names[len(fixed) - 1 : -1]) if kind in WIDE else []
+    if tuple(names) != (*fixed[:-1], *classes, "error") or len({*names}) < len(names):
+        wanted = ",".join(fixed) if kind not in WIDE else f"{','.join(fixed[:-1])}, classes and error"
+        raise ValueError(f"its columns are {excerpt(','.join(names))}, not {wanted}")
+    return classes
+
+
+def column_types(names: Iterable[str], kind: str) -> dict[str, type]:
+    """The type of each column: int, float or str."""
+    fixed = columns(kind, True)
+    return {name: NUMBERS.get(name, str) if name in fixed else float for name in names}
+
+
+def rows_of(record: Record, kind: str) -> list[dict[str, Any]]:
     """The rows of one record; empty cells are left out."""
     head = {key: record[key] for key in ("file", "duration_s", "recorded_at", "error") if key in record}
-    if events:
-        items = record.get("events", [])
-    else:
-        items = [{"rank": rank, **tag} for rank, tag in enumerate(record.get("tags", []), start=1)]
+    items = [] if "error" in record else record[kind]
+    if kind == "tags":
+        items = [{"rank": rank, **tag} for rank, tag in enumerate(items, start=1)]
+    elif kind == "windows":
+        items = [{"start_s": item["start_s"], "end_s": item["end_s"]} | item["scores"] for item in items]
+    elif "scores" in record:
+        items = [record["scores"]]
     return [head | item for item in items] or [head]
 
 
-def records_of(rows: Iterable[dict[str, Any]], events: bool) -> Iterator[Record]:
-    """Records from rows in which empty cells are None; the rows of an input stand together, in their order."""
-    key = "events" if events else "tags"
+def records_of(rows: Iterable[dict[str, Any]], names: Sequence[str], kind: str) -> Iterator[Record]:
+    """Records from rows of these columns, with None for empty cells; the rows of an input stand together, in order."""
+    classes = classes_in(names, kind)
+    empty = dict.fromkeys(names)
     for file, group in groupby(rows, key=lambda row: row["file"]):
         rows_of_file = list(group)
         first = rows_of_file[0]
         record: Record = {"file": file, "error": first["error"]}
         if first["error"] is None:
-            items = [{name: row[name] for name in ITEM_KEYS[key]} for row in rows_of_file]
-            times = {"recorded_at": first["recorded_at"]} if "recorded_at" in first else {}
-            record = {"file": file, "duration_s": first["duration_s"], **times}
-            record[key] = [] if first["label"] is None else items
-        empty = dict.fromkeys(columns(events, "recorded_at" in first))
-        if [empty | row for row in rows_of(record, events)] != rows_of_file:
+            record = {name: first[name] for name in ("file", "duration_s", "recorded_at") if name in names}
+            if kind in WIDE:
+                items = [row | {"scores": {name: row[name] for name in classes}} for row in rows_of_file]
+            else:
+                items = [row for row in rows_of_file if row["label"] is not None]
+            if kind == "scores":
+                record[kind] = items[0]["scores"]
+            else:
+                record[kind] = [{name: item[name] for name in ITEM_KEYS[kind]} for item in items]
+        if [empty | row for row in rows_of(record, kind)] != rows_of_file:
             raise ValueError(f"the rows of {file!r} are not those of one result: was one changed, removed or moved?")
         yield record

@@ -238,7 +238,7 @@ def test_thresholds_are_read_from_csv_and_json(tmp_path):
     [
         ("label,threshold\nDog,high\n", r"file.csv, line 2, threshold: expected a number, found 'high'"),
         ("label,threshold\nDog,nan\n", r"line 2, threshold: expected a number"),
-        ("label,threshold,min_duration_s\nDog,0.5,-1\n", r"line 2, min_duration_s: expected a length in seconds"),
+        ("label,threshold,min_duration_s\nDog,0.5,-1\n", r"line 2, min_duration_s: expected a number from 0"),
         ("label,threshold\nDog,0.5\nDog,0.6\n", r"line 3: 'Dog' is there already"),
         ("label,threshold\nDog\n", r"line 2: expected 2 cells as in the header, found 1"),
         ("Dog,0.5\n", r"line 1: expected columns label, threshold and any of off_threshold, .*, found 'Dog,0.5'"),

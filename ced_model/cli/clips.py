@@ -4,8 +4,7 @@
 
 import math
 import os
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,12 +12,8 @@ from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .model import load_tagger
-from .resumable import add_entries
+from .progress import RunProgress
 from .terminal import put, say, say_error
-
-if TYPE_CHECKING:
-    from ..results import TagResult
-    from ..unfinished import Entry
 
 KIND = "clips"
 THRESHOLD = 0.5
@@ -74,8 +69,8 @@ def clips(
     """
     from ..clip_choice import check_choice, choose_clips, write_clips
     from ..clip_files import check_format
-    from ..events import event_rules
     from ..input_list import find_inputs, unescape_name
+    from ..records import check_options, make_records
     from ..unfinished import Unfinished
 
     if output is None:
@@ -89,9 +84,9 @@ def clips(
     inputs = find_inputs(paths or [], list_file)
     if any(not isinstance(item.source, str) for item in inputs):
         raise CliError("-: standard input cannot be cut: save it as a file first")
-    windows = options.given(window_s=window_s, hop_s=hop_s, channel=options.parse_channel(channel))
-    finding: dict[str, Any] = {"thresholds": THRESHOLD if threshold is None else threshold, "labels": labels or None}
-    finding |= {"min_duration_s": min_duration_s or 0.0, "merge_gap_s": merge_gap_s or 0.0}
+    detecting = options.given(window_s=window_s, hop_s=hop_s, channel=options.parse_channel(channel))
+    detecting |= {"thresholds": THRESHOLD if threshold is None else threshold, "labels": labels or None}
+    detecting |= {"min_duration_s": min_duration_s or 0.0, "merge_gap_s": merge_gap_s or 0.0}
     choosing: dict[str, Any] = {"padding_s": padding_s, "choose": choose, "seed": seed, "format": format}
     tagger = load_tagger(
         model,
@@ -101,15 +96,19 @@ def clips(
         engine=engine,
         compute_type=compute_type,
     )
-    list(tagger.timelines([], **windows))  # checks the windows
-    event_rules(tagger.labels, **finding)
+    check_options(tagger, detecting, "events")
     header: dict[str, Any] = {"ced": KIND, "model": tagger.name, "weights": tagger.fingerprint}
-    header |= {**windows, **finding, **choosing, "max_per_class": max_per_class}
+    header |= {**detecting, **choosing, "max_per_class": max_per_class}
     os.makedirs(output, exist_ok=True)
     table = os.path.join(output, "clips.csv")
     with Unfinished(table, header, resume=resume) as unfinished:
-        progress = add_entries(inputs, tagger.timelines, windows, partial(_entry_of, finding=finding), unfinished)
-        known = [unfinished[item.name] for item in inputs if item.name in unfinished]
+        waiting = [item for item in inputs if item.name not in unfinished]
+        if len(waiting) < len(inputs):
+            say(f"{len(inputs) - len(waiting)} of {len(inputs)} inputs were done before")
+        progress = RunProgress(len(waiting))
+        found = make_records(tagger, waiting, detecting, kind="events", on_audio=progress.add_audio)
+        progress.keep(found, unfinished)
+        known = unfinished.entries(item.name for item in inputs if item.name in unfinished)
         chosen = choose_clips(known, most=max_per_class, **choosing)
         written = write_clips(chosen, output, unescape_name, format, say_error)
         unfinished.remove()
@@ -130,10 +129,3 @@ def _check_folder(folder: str, resume: bool) -> None:
         raise CliError(f"{folder} is finished, there is nothing to resume: give a new folder")
     if content and not resume:
         raise CliError(f"{folder} is not empty: --resume continues an interrupted run; or give a new folder")
-
-
-def _entry_of(name: str, result: "TagResult", finding: dict[str, Any]) -> "Entry":
-    """The events of a recording."""
-    assert result.timeline is not None
-    events = [[event.onset_s, event.offset_s, event.label, event.peak] for event in result.timeline.events(**finding)]
-    return {"file": name, "duration_s": result.duration_s, "events": events}

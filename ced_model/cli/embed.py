@@ -12,12 +12,12 @@ from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .model import load_tagger
-from .resumable import add_entries
+from .progress import RunProgress
 from .terminal import put, say
 
 if TYPE_CHECKING:
     from ..embedding_index import EmbeddingIndex
-    from ..results import EmbeddingResult
+    from ..input_list import Input
     from ..tagger import AudioTagger
     from ..unfinished import Entry, Unfinished
 
@@ -64,6 +64,7 @@ def embed(
     """
     from ..embedding_index import EmbeddingIndex, check_index_name
     from ..input_list import STANDARD_INPUT, find_inputs
+    from ..records import with_results
     from ..unfinished import Unfinished
 
     if output is None:
@@ -95,7 +96,12 @@ def embed(
     with Unfinished(output, header, resume=resume, overwrite=overwrite) as unfinished:
         if kept is not None:
             _take_up(kept, unfinished, header, output)
-        progress = add_entries(inputs, tagger.embeddings, windows, _entry_of, unfinished)
+        waiting = [item for item in inputs if item.name not in unfinished]
+        if len(waiting) < len(inputs):
+            say(f"{len(inputs) - len(waiting)} of {len(inputs)} inputs were done before")
+        progress = RunProgress(len(waiting))
+        found = with_results(waiting, lambda each: tagger.embeddings(each, on_audio=progress.add_audio, **windows))
+        progress.keep((_entry(item, result) for item, result in found), unfinished)
         index = _joined(unfinished, tagger, header)
         index.save(output, replace=resume or overwrite)
         unfinished.remove()
@@ -114,14 +120,18 @@ def _take_up(kept: "EmbeddingIndex", unfinished: "Unfinished", header: dict[str,
     for number, name in enumerate(kept.files):
         rows = slice(borders[number], borders[number + 1])
         if name not in unfinished:
-            unfinished.add(_entry(name, kept.start_s[rows], kept.end_s[rows], kept.embeddings[rows]))
+            unfinished.add(_row(name, kept.start_s[rows], kept.end_s[rows], kept.embeddings[rows]))
 
 
-def _entry_of(name: str, result: "EmbeddingResult") -> "Entry":
-    return _entry(name, result.start_s, result.end_s, result.embeddings)
+def _entry(item: "Input", result: Any) -> "Entry":
+    from ..records import reason
+
+    if result is None or result.error is not None:
+        return {"file": item.name, "error": reason(item, result)}
+    return _row(item.name, result.start_s, result.end_s, result.embeddings)
 
 
-def _entry(name: str, start_s: Any, end_s: Any, embeddings: Any) -> "Entry":
+def _row(name: str, start_s: Any, end_s: Any, embeddings: Any) -> "Entry":
     vectors = base64.b64encode(embeddings.astype("<f4").tobytes()).decode()
     return {"file": name, "start_s": start_s.tolist(), "end_s": end_s.tolist(), "embeddings": vectors}
 
@@ -132,8 +142,7 @@ def _joined(unfinished: "Unfinished", tagger: "AudioTagger", header: dict[str, A
     from ..embedding_index import join_embeddings
 
     def entries() -> Any:
-        for name in unfinished.offsets:
-            entry = unfinished[name]
+        for name, entry in zip(unfinished.offsets, unfinished.entries(unfinished.offsets), strict=True):
             vectors = np.frombuffer(base64.b64decode(entry["embeddings"]), "<f4").reshape(-1, tagger.embed_dim)
             yield name, np.array(entry["start_s"]), np.array(entry["end_s"]), vectors
 

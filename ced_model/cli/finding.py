@@ -9,6 +9,7 @@ from typing import Any
 from ..messages import OptionError
 from . import options
 
+EVENT_THRESHOLD = 0.5
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 BY_CLASS = re.compile(r"\s*([^=]+?)\s*=\s*([^=,]+?)\s*(?:,|$)")
 
@@ -24,20 +25,30 @@ def choosing(
     return options.given(labels=labels or None, exclude=exclude or None) | {"label_map": read_label_map(label_map)}
 
 
-def parse_thresholds(given: Sequence[str] | None, file: str | None, others: float | None) -> Any:
+def parse_limits(
+    given: Sequence[str] | None, file: str | None, labels: Sequence[str] | None, events: bool
+) -> dict[str, Any]:
     """
     The thresholds of `--threshold` (of all, or CLASS=SCORE) over those of `--thresholds`: a number, or by class.
 
     Args:
         given: Values of `--threshold`.
         file: The value of `--thresholds`.
-        others: The threshold where none is given for all: of all classes if there is none by class, else of classes
-            that are asked for. None for none.
+        labels: Classes that are asked for.
+        events: Whether they are for events, all of which need one, as `thresholds`, or else for tags, as `threshold`.
 
     Raises:
         OptionError: for a value that is neither.
         UsageError: for a file that is not as expected.
     """
+    if events:
+        limits = _thresholds(given, file, EVENT_THRESHOLD if labels else None)
+        return {"thresholds": EVENT_THRESHOLD if limits is None else limits}
+    return options.given(threshold=_thresholds(given, file, 0.0 if labels and (given or file) else None))
+
+
+def _thresholds(given: Sequence[str] | None, file: str | None, others: float | None) -> Any:
+    """`others` is the threshold of all if there is none by class, else of classes that are asked for."""
     by_class: dict[str, dict[str, Any]] = {}
     if file is not None:
         from ..class_files import read_thresholds

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from . import options
-from .endings import flag, one_line_errors
+from .endings import one_line_errors
 from .errors import FAILED, CliError
-from .finding import choosing, parse_thresholds
+from .finding import choosing, parse_limits
 from .model import load_tagger
 from .terminal import put, say
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 INSTALL_MIC = 'pip install "ced_model[mic]"'
 
-EVENT_THRESHOLD = 0.5
 BLOCK_S = 0.1  # that the sound card delivers at a time
 QUEUE_S = 30.0  # of audio that may wait for the model
 OVERFLOW = "the sound card lost audio, since the computer was busy"
@@ -77,10 +76,8 @@ def listen(
     """
     finding = options.given(off_threshold=off_threshold, min_duration_s=min_duration_s)
     finding |= options.given(merge_gap_s=merge_gap_s, max_duration_s=max_duration_s)
-    for name in () if events else finding:
-        raise CliError(f"{flag(name)} needs --events")
-    if events and top_k is not None:
-        raise CliError("--top-k has no meaning with --events")
+    options.refuse("" if events else "needs --events", **finding)
+    options.refuse("has no meaning with --events" if events else "", top_k=top_k)
     sounddevice = _import_sounddevice()
     if list_devices:
         _print_devices(sounddevice)
@@ -91,12 +88,7 @@ def listen(
 
     tagging = options.given(window_s=window_s, hop_s=hop_s, smooth_s=smooth_s, smoothing=smoothing)
     tagging |= choosing(labels, exclude, label_map)
-    if events:
-        limits = parse_thresholds(threshold, threshold_file, EVENT_THRESHOLD if labels else None)
-        tagging |= finding | {"thresholds": EVENT_THRESHOLD if limits is None else limits}
-    else:
-        limits = parse_thresholds(threshold, threshold_file, 0.0 if labels and (threshold or threshold_file) else None)
-        tagging |= options.given(top_k=top_k, threshold=limits)
+    tagging |= finding | parse_limits(threshold, threshold_file, labels, events) | options.given(top_k=top_k)
     try:
         # Impossible options are refused before the microphone opens.
         list(tagger.stream_events([], **tagging) if events else tagger.stream([], **tagging))

@@ -4,12 +4,16 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..messages import clock
+from .terminal import say_error
+
+if TYPE_CHECKING:
+    from ..unfinished import Unfinished
 
 REFRESH_S = 0.1
 LONG_S = 120  # a single recording from this length on has a bar
@@ -52,6 +56,21 @@ class RunProgress:
         self.done += 1
         self.failed += failed
         self._show()
+
+    def keep(self, entries: Generator[dict[str, Any], None, None], unfinished: "Unfinished") -> None:
+        """Counts the entries of inputs, keeps them, and names those on stderr that have an `error` instead."""
+        with self, closing(entries):  # the threads that compute them end, however this does
+            try:
+                for entry in entries:
+                    error = entry.get("error")
+                    self.count(failed=error is not None)
+                    if error is None:
+                        unfinished.add(entry)
+                        continue
+                    with self.hidden():
+                        say_error(entry["file"], error)
+            except KeyboardInterrupt as interruption:
+                raise KeyboardInterrupt(unfinished.advice) from interruption
 
     def _show(self) -> None:
         if self._bar is None or time.monotonic() - self._refreshed < REFRESH_S:

@@ -5,6 +5,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from ..writers import EVENT_FORMATS, FORMATS_OF_SUFFIXES, Format, check_availabl
 from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
-from .finding import choosing, parse_thresholds
+from .finding import choosing, parse_limits
 from .model import load_tagger, quieten
 from .progress import RunProgress
 from .terminal import refuse_stdout, say, say_error
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from ..records import Record
     from ..tagger import AudioTagger
 
-EVENT_THRESHOLD = 0.5
 STORES = ("s3://", "gs://", "gcs://", "abfs://", "abfss://", "hdfs://", "hf://")  # which PyArrow reads
 
 
@@ -33,12 +33,7 @@ def tag(
         list[str] | None,
         typer.Argument(metavar="PATHS", hidden=True),  # the help has it in the text: Typer would show its type
     ] = None,
-    list_file: Annotated[
-        str | None,
-        typer.Option(
-            "--from", metavar="FILE", help="A list of paths, one a line or separated by NUL, or Parquet; - for stdin."
-        ),
-    ] = None,
+    list_file: options.ListFile = None,
     dataset: options.Dataset = None,
     config: options.Config = None,
     split: Annotated[
@@ -147,22 +142,19 @@ def tag(
     if as_json and format not in (None, Format.JSON):
         raise CliError(f"--json contradicts --format {format}")
     format = _choose_format(Format.JSON if as_json else format, output, ray, resume)
-    cause = "--events" if events else f"--format {format}, which holds events"
-    events = events or format in EVENT_FORMATS
-    options.refuse(f"has no meaning with {cause}" if events else "", timeline=timeline or None, wide=wide or None)
-    scores = "windows" if timeline else "clips" if wide else ""
-    choice = "writes all scores: choose classes with --labels"
-    options.refuse(f"has no meaning: --{'timeline' if timeline else 'wide'} {choice}" if scores else "", top_k=top_k)
-    options.refuse(
-        f"has no meaning: --{'timeline' if timeline else 'wide'} {choice}" if scores else "",
-        threshold=threshold,
-        thresholds=threshold_file,
-    )
-    options.refuse("has no meaning with --timeline" if timeline else "", average=average)
-    options.refuse("does not work with --ray" if ray else "", timeline=timeline or None, wide=wide or None)
+    kind = "events" if events or format in EVENT_FORMATS else "windows" if timeline else "scores" if wide else "tags"
+    if kind == "events":
+        cause = "--events" if events else f"--format {format}, which holds events"
+        options.refuse(
+            f"has no meaning with {cause}", timeline=timeline or None, wide=wide or None, top_k=top_k, average=average
+        )
+    elif kind != "tags":
+        cause = f"--{'timeline' if timeline else 'wide'} writes all scores: choose classes with --labels"
+        options.refuse(f"has no meaning: {cause}", top_k=top_k, threshold=threshold, thresholds=threshold_file)
+        options.refuse("has no meaning with --timeline" if timeline else "", average=average)
+        options.refuse("does not work with --ray" if ray else "", timeline=timeline or None, wide=wide or None)
     if wide and format is Format.TABLE:
         raise CliError("--wide needs --format csv, parquet, json or jsonl")
-    options.refuse(f"has no meaning with {cause}" if events else "", top_k=top_k, average=average)
     finding = options.given(
         off_threshold=off_threshold,
         smooth_s=smooth_s,
@@ -171,7 +163,7 @@ def tag(
         merge_gap_s=merge_gap_s,
         max_duration_s=max_duration_s,
     )
-    options.refuse("" if events else "needs --events", **finding)
+    options.refuse("" if kind == "events" else "needs --events", **finding)
     options.refuse("" if start_time else "needs --start-time", timezone=timezone)
     options.refuse("" if ray else "needs --ray", ray_address=ray_address, workers=workers, shard_size=shard_size)
     options.refuse("" if output else "needs --output FILE", resume=resume or None, overwrite=overwrite or None)
@@ -185,12 +177,8 @@ def tag(
     check_available(format)
     tagging = options.given(window_s=window_s, hop_s=hop_s, channel=options.parse_channel(channel))
     tagging |= choosing(labels, exclude, label_map) | options.given(start_time=start_time, timezone=timezone)
-    if events:
-        limits = parse_thresholds(threshold, threshold_file, EVENT_THRESHOLD if labels else None)
-        tagging |= finding | {"thresholds": EVENT_THRESHOLD if limits is None else limits}
-    else:
-        limits = parse_thresholds(threshold, threshold_file, 0.0 if labels and (threshold or threshold_file) else None)
-        tagging |= options.given(top_k=top_k, threshold=limits, average=average)
+    tagging |= finding | parse_limits(threshold, threshold_file, labels, kind == "events")
+    tagging |= options.given(top_k=top_k, average=average)
     computing: dict[str, Any] = {
         "model": model,
         "engine": engine,
@@ -208,29 +196,29 @@ def tag(
         progress = tag_on_ray(
             paths, str(output), list_file=list_file, events=events, options=tagging, **computing, **storing
         )
-    elif dataset:
-        quieten()
-        from ..dataset_rows import DatasetRows, audio_inputs, find_dataset
-
-        files = find_dataset(dataset, config, audio_column)
-        split = files.choose(split)
-        lasting = options.given(dataset=dataset, config=config, split=split, audio_column=audio_column)
-        if files.is_table:
-            rows = DatasetRows(files, split, audio_column)
-            run = _Run(rows.inputs(), computing, tagging, events, format, spreadsheet_safe, scores, rows.fill, lasting)
-        else:
-            found = audio_inputs(files, split)
-            run = _Run(found, computing, tagging, events, format, spreadsheet_safe, scores, lasting=lasting)
-        progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite, [])
-    elif remote := [path for path in paths if path.startswith(STORES)]:
-        raise CliError(f"{remote[0]}: to read from there add --ray --output DIR, or download it first")
     else:
-        from ..input_list import find_inputs
+        run = _Run([], computing, tagging, kind, format, spreadsheet_safe)
+        if dataset:
+            quieten()
+            from ..dataset_rows import DatasetRows, audio_inputs, find_dataset
 
-        inputs = find_inputs(paths, list_file)
-        if start_time not in (None, "auto", "none") and len(inputs) > 1:
-            raise CliError(f"--start-time {start_time} is the time of one recording, and there are {len(inputs)}")
-        run = _Run(inputs, computing, tagging, events, format, spreadsheet_safe, scores)
+            files = find_dataset(dataset, config, audio_column)
+            split = files.choose(split)
+            run.lasting = options.given(dataset=dataset, config=config, split=split, audio_column=audio_column)
+            if files.is_table:
+                rows = DatasetRows(files, split, audio_column)
+                run.inputs, run.fill = rows.inputs(), rows.fill
+            else:
+                run.inputs = audio_inputs(files, split)
+        elif remote := [path for path in paths if path.startswith(STORES)]:
+            raise CliError(f"{remote[0]}: to read from there add --ray --output DIR, or download it first")
+        else:
+            from ..input_list import find_inputs
+
+            run.inputs = find_inputs(paths, list_file)
+            if start_time not in (None, "auto", "none") and len(run.inputs) > 1:
+                count = len(run.inputs)
+                raise CliError(f"--start-time {start_time} is the time of one recording, and there are {count}")
         progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite, paths)
     if progress.total > 1:
         say(progress.summary())
@@ -257,43 +245,35 @@ def _choose_format(format: Format | None, output: str | None, ray: bool, resume:
     return format
 
 
+@dataclass
 class _Run:
     """
     A run on this machine.
 
-    Args:
+    Attributes:
         inputs: What is tagged.
         computing: Keyword arguments of `load_tagger`.
-        tagging: Keyword arguments of `AudioTagger.tag`, or with `events` of `AudioTagger.events`.
-        events: Whether to find events.
-        format: The format of the results.
-        spreadsheet_safe, wide: As for `write_records`.
+        tagging: Options of `make_records`.
+        kind, format, spreadsheet_safe: As for `write_records`.
         fill: Makes inputs of those of a data set, with their audio.
         lasting: What else must be the same where an output is continued.
     """
 
-    def __init__(
-        self,
-        inputs: list["Input"],
-        computing: dict[str, Any],
-        tagging: dict[str, Any],
-        events: bool,
-        format: Format,
-        spreadsheet_safe: bool,
-        wide: str,
-        fill: Callable[[list["Input"]], Iterable["Input"]] | None = None,
-        lasting: dict[str, Any] | None = None,
-    ) -> None:
-        self.inputs, self.computing, self.tagging = inputs, computing, tagging
-        self.events, self.format, self.spreadsheet_safe, self.wide = events, format, spreadsheet_safe, wide
-        self.fill, self.lasting = fill, lasting or {}
+    inputs: list["Input"]
+    computing: dict[str, Any]
+    tagging: dict[str, Any]
+    kind: str
+    format: Format
+    spreadsheet_safe: bool
+    fill: Callable[[list["Input"]], Iterable["Input"]] = iter
+    lasting: dict[str, Any] = field(default_factory=dict)
 
     def load(self) -> "AudioTagger":
         """Loads the model and checks the options, some of which depend on it."""
         from ..records import check_options
 
         tagger = load_tagger(**self.computing)
-        check_options(tagger, self.tagging, self.events, self.wide)
+        check_options(tagger, self.tagging, self.kind)
         return tagger
 
     def to_stdout(self) -> RunProgress:
@@ -311,10 +291,9 @@ class _Run:
                     records,
                     sys.stdout.buffer,
                     self.format,
-                    self.events,
+                    self.kind,
                     spreadsheet_safe=self.spreadsheet_safe,
                     made_by=made_by(tagger) if self.format in EVENT_FORMATS else None,
-                    wide=self.wide,
                     has_times=has_times(self.tagging),
                 )
             except KeyboardInterrupt as error:
@@ -326,15 +305,15 @@ class _Run:
     def to_file(self, output: str, resume: bool, overwrite: bool, folders: list[str]) -> RunProgress:
         from ..input_list import STANDARD_INPUT, escape_name
         from ..journal import Journal
-        from ..records import made_by, wide_classes
+        from ..records import WIDE, made_by, wide_classes
 
         if resume and any(item.name == STANDARD_INPUT for item in self.inputs):
             raise CliError("--resume cannot know whether standard input is the same")
-        lasting = {"format": self.format, "events": self.events} | self.tagging | self.lasting
+        lasting = {"format": self.format, "events": self.kind == "events"} | self.tagging | self.lasting
         if self.spreadsheet_safe:
             lasting["spreadsheet_safe"] = True
-        if self.wide:
-            lasting["wide"] = self.wide
+        if self.kind in WIDE:
+            lasting["wide"] = self.kind
         names = [item.name for item in self.inputs]
         journal = Journal(output, lasting, list(map(escape_name, folders)))
         try:
@@ -379,13 +358,8 @@ class _Run:
         """The records, counted, and failed ones named on stderr."""
         from ..records import make_records
 
-        given = inputs if self.fill is None else self.fill(inputs)
-        options: dict[str, Any] = {
-            "events": self.events,
-            "sampling_rate": self.format is Format.RAVEN,
-            "wide": self.wide,
-        }
-        for record in make_records(tagger, given, self.tagging, on_audio=progress.add_audio, **options):
+        how: dict[str, Any] = {"kind": self.kind, "sampling_rate": self.format is Format.RAVEN}
+        for record in make_records(tagger, self.fill(inputs), self.tagging, on_audio=progress.add_audio, **how):
             error = record.get("error")
             progress.count(failed=error is not None)
             if error is not None and say_errors:

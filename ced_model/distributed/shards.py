@@ -232,20 +232,20 @@ def planned_inputs(table: "pyarrow.Table") -> Iterator[Input]:
         yield Input(row["file"], source, row["error"])
 
 
-def read_shard(folder: Folder, number: int, events: bool) -> list[Record]:
+def read_shard(folder: Folder, number: int, kind: str) -> list[Record]:
     """The records of a shard; none if it is not written, or damaged."""
     try:
         content = io.BytesIO(folder.read(shard_name(number)))
-        return list(read_records(content, Format.PARQUET, events))
+        return list(read_records(content, Format.PARQUET, kind))
     except (FileNotFoundError, UsageError):
         return []
 
 
 def write_shard(
-    folder: Folder, number: int, records: Iterable[Record], events: bool, made_by: Mapping[str, str] | None = None
+    folder: Folder, number: int, records: Iterable[Record], kind: str, made_by: Mapping[str, str], has_times: bool
 ) -> None:
     buffer = io.BytesIO()
-    write_records(records, buffer, Format.PARQUET, events, made_by=made_by)
+    write_records(records, buffer, Format.PARQUET, kind, made_by=made_by, has_times=has_times)
     folder.write(shard_name(number), buffer.getvalue())
 
 

@@ -105,6 +105,7 @@ def tag_on_ray(
         raise OptionError("device", device, "cuda: each worker has a GPU of its own")
     if STANDARD_INPUT in paths:
         raise UsageError("workers cannot read standard input: give files, folders or URIs")
+    kind = "events" if events else "tags"
     inputs = _find(paths, list_file)
     place = output if is_uri(output) else os.path.abspath(output)  # nodes work in other folders
     with _storage_errors(place):
@@ -121,7 +122,7 @@ def tag_on_ray(
     computing: dict[str, Any] = {"engine": engine, "compute_type": compute_type, "batch_size": batch_size}
     tagger = AudioTagger(model, device="cpu", **computing)
     observer.loaded(tagger)
-    check_options(tagger, options, events)
+    check_options(tagger, options, kind)
     folder = Path(str(tagger.folder))  # its files travel to the nodes, so that all have the same
     files = {path.name: path.read_bytes() for pattern in MODEL_FILES for path in sorted(folder.glob(pattern))}
     with connected(ray_address), _reported(observer):
@@ -145,7 +146,7 @@ def tag_on_ray(
             model_files=ray.put(files),
             computing=computing,
             options=options,
-            events=events,
+            kind=kind,
             example=_example(sharded),
         )
         _run(sharded, task, pool, observer)

@@ -13,7 +13,7 @@ import pyarrow
 import ray
 
 from ..messages import RunError
-from ..records import Record, make_records
+from ..records import Record, has_times, make_records
 from ..storage import Folder, reason_of
 from ..tagger import AudioTagger
 from .shards import check_run, planned_inputs, read_shard, write_shard
@@ -43,7 +43,7 @@ class Task:
     model_files: Any
     computing: dict[str, Any]
     options: dict[str, Any]
-    events: bool
+    kind: str
     example: str | None
 
 
@@ -78,18 +78,18 @@ class ShardTagger:
         if self.tagger is None:
             self.tagger = self._load()
         inputs = list(planned_inputs(table))
-        before = read_shard(self.folder, number, task.events)
+        before = read_shard(self.folder, number, task.kind)
         if [record["file"] for record in before] != [item.name for item in inputs]:
             before = [{"file": item.name, "error": "not tagged yet"} for item in inputs]
         waiting = [item for item, record in zip(inputs, before, strict=True) if "error" in record]
         seconds: list[float] = []
-        tagged = make_records(self.tagger, waiting, task.options, events=task.events, on_audio=seconds.append)
+        tagged = make_records(self.tagger, waiting, task.options, kind=task.kind, on_audio=seconds.append)
         records = [next(tagged) if "error" in record else record for record in before]
         failures = [record for record in records if "error" in record]
         for failure in failures:
             _check_disk(failure["error"])
         _check_access(records)
-        write_shard(self.folder, number, records, task.events, task.made_by)
+        write_shard(self.folder, number, records, task.kind, task.made_by, has_times(task.options))
         return {"inputs": len(waiting), "audio_s": sum(seconds), "failures": failures}
 
     def _load(self) -> AudioTagger:

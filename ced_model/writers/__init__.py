@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 Records in files: a table to read; JSON, JSON lines, CSV and Parquet for programs; events in the formats of programs
-that show and edit them. One file for each format.
+that show and edit them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
-from importlib import import_module
 from typing import Any, BinaryIO, NamedTuple
 
 from ..messages import UsageError, one_line
@@ -36,7 +35,6 @@ class EventFormat(NamedTuple):
     combines: bool
 
 
-WIDE_KEYS = {"clips": "scores", "windows": "windows"}  # which records have instead of tags
 EVENT_FORMATS = {
     Format.AUDACITY: EventFormat(".txt", combines=False),
     Format.RAVEN: EventFormat(".selections.txt", combines=True),
@@ -61,11 +59,10 @@ def write_records(
     records: Iterable[Record],
     stream: BinaryIO,
     format: Format,
-    events: bool,
+    kind: str = "tags",
     *,
     spreadsheet_safe: bool = False,
     made_by: Mapping[str, str] | None = None,
-    wide: str = "",
     has_times: bool = False,
 ) -> None:
     """
@@ -75,43 +72,43 @@ def write_records(
         records: Records of inputs, in their order.
         stream: Flushed after each record (Parquet: each batch of rows), and left open.
         format: The format.
-        events: Whether the records hold events instead of tags.
+        kind: `"tags"`, `"events"`, `"scores"` or `"windows"`.
         spreadsheet_safe: For CSV, put `'` before text that a spreadsheet would take for a formula.
         made_by: For Parquet, Raven and Label Studio, the model, engine and compute type.
-        has_times: For CSV of tags or events, whether records have `recorded_at`: the header comes before the first one.
-        wide: `"clips"` or `"windows"` if the records hold scores of all classes, of clips or of their windows.
+        has_times: For CSV and Parquet, whether records have `recorded_at`.
     """
-    records = (sound_record(record, events) for record in records)
-    if format in EVENT_FORMATS:
-        import_module(f".{format}", __name__).write(records, stream, made_by or {})
-    elif wide and format in (Format.CSV, Format.PARQUET):
-        from . import wide as tables
+    records = (sound_record(record, kind) for record in records)
+    if format is Format.TEXTGRID:
+        from . import textgrid
 
-        if format is Format.CSV:
-            tables.write_csv(records, stream, wide, spreadsheet_safe)
-        else:
-            tables.write_parquet(records, stream, wide, made_by)
+        textgrid.write(records, stream)
+    elif format is Format.LABELSTUDIO:
+        from . import labelstudio
+
+        labelstudio.write(records, stream, made_by or {})
+    elif format in EVENT_FORMATS:
+        from . import event_lines
+
+        event_lines.write(records, stream, format, made_by or {})
     elif format is Format.CSV:
         from . import csv
 
-        csv.write(records, stream, events, spreadsheet_safe, has_times)
+        csv.write(records, stream, kind, spreadsheet_safe, has_times)
     elif format is Format.PARQUET:
         from . import parquet
 
-        parquet.write(records, stream, events, made_by)
+        parquet.write(records, stream, kind, made_by, has_times)
     elif format is Format.TABLE:
         from . import table
 
-        table.write(records, stream, events)
+        table.write(records, stream, kind)
     else:
         from .json import write_array, write_lines
 
         (write_array if format is Format.JSON else write_lines)(records, stream)
 
 
-def read_records(
-    path: Any, format: Format, events: bool, spreadsheet_safe: bool = False, wide: str = ""
-) -> Iterator[Record]:
+def read_records(path: Any, format: Format, kind: str = "tags", spreadsheet_safe: bool = False) -> Iterator[Record]:
     """
     The records of a file that `write_records` made; of Parquet, `path` may be an open file. A table cannot be read.
 
@@ -121,12 +118,9 @@ def read_records(
         UsageError: if the file is not as `write_records` leaves it.
     """
     seen: set[str] = set()
-    key = "events" if events else "tags"
     try:
-        for record in _read(path, format, events, spreadsheet_safe, wide):
-            check_record(record, events)
-            if "error" not in record and WIDE_KEYS.get(wide, key) not in record:
-                raise ValueError(f"{record['file']!r} has {', '.join(record)}")
+        for record in _read(path, format, kind, spreadsheet_safe):
+            check_record(record, kind)
             if record["file"] in seen:
                 raise ValueError(f"{record['file']!r} is there again, after others: were rows sorted or copied?")
             seen.add(record["file"])
@@ -134,26 +128,21 @@ def read_records(
     except (ValueError, TypeError, RecursionError, OSError) as error:  # pyarrow's and json's are ValueErrors
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        kind = f"{format} results of {f'scores of {wide}' if wide else key}{', spreadsheet-safe' * spreadsheet_safe}"
         raise UsageError(
-            f"{path} does not hold {kind} as they were written, and cannot be resumed: {one_line(error)}; overwrite it,"
-            " or choose another output"
+            f"{path} does not hold {format} results of {kind}{', spreadsheet-safe' * spreadsheet_safe} as they were"
+            f" written, and cannot be resumed: {one_line(error)}; overwrite it, or choose another output"
         ) from error
 
 
-def _read(path: Any, format: Format, events: bool, spreadsheet_safe: bool, wide: str) -> Iterator[Record]:
-    if wide and format in (Format.CSV, Format.PARQUET):
-        from .wide import read_csv, read_parquet
-
-        return read_csv(path, wide, spreadsheet_safe) if format is Format.CSV else read_parquet(path, wide)
+def _read(path: Any, format: Format, kind: str, spreadsheet_safe: bool) -> Iterator[Record]:
     if format is Format.CSV:
         from . import csv
 
-        return csv.read(path, events, spreadsheet_safe)
+        return csv.read(path, kind, spreadsheet_safe)
     if format is Format.PARQUET:
         from . import parquet
 
-        return parquet.read(path, events)
+        return parquet.read(path, kind)
     from .json import read_array, read_lines
 
     return read_array(path) if format is Format.JSON else read_lines(path)

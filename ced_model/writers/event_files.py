@@ -12,7 +12,7 @@ import errno
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -93,7 +93,7 @@ class EventFiles:
             if any(".." in PurePath(name).parts or PurePath(name).is_absolute() for name in self._names.values()):
                 raise ValueError("a file outside the folder")
             for record in records:
-                check_record(record, events=True)
+                check_record(record, "events")
             contents = self._contents(records)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{self.sidecar} is damaged: overwrite it, or choose another output") from error
@@ -122,9 +122,7 @@ class EventFiles:
             if os.path.lexists(path) and not replace and (path not in own or _read(path) != own[path]):
                 reason = "was written by another program and is left as it is"
                 raise RunError(f"{path} {reason}: move it away, then resume; the results are in {self.journal}")
-        for path, whole in changed.items():
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            write_file(path, whole, replace=replace or path in own)
+        self._write_all(changed, lambda path: replace or path in own)
         return self._sidecar(records)
 
     def write_new(self, records: list[Record], replace: bool) -> None:
@@ -132,19 +130,19 @@ class EventFiles:
         contents = self._contents(records)
         if not replace and (taken := next(filter(os.path.lexists, contents), None)):
             raise FileExistsError(errno.EEXIST, "there is a file, which `overwrite` would replace", taken)
+        self._write_all(contents, lambda path: replace)
+
+    @staticmethod
+    def _write_all(contents: Mapping[str, bytes], may_replace: Callable[[str], bool]) -> None:
         for path, whole in contents.items():
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            write_file(path, whole, replace)
+            write_file(path, whole, may_replace(path))
 
     def _sidecar(self, records: list[Record]) -> bytes:
         from .. import __version__
 
-        files = self._names if self.is_folder else {}
-        files = {
-            record["file"]: files[record["file"]]
-            for record in records
-            if record["file"] in files and "error" not in record
-        }
+        good = [record["file"] for record in records if "error" not in record]
+        files = {name: self._names[name] for name in good if name in self._names}
         head: dict[str, Any] = {
             "ced_model": __version__,
             "made_by": self.made_by,
@@ -171,7 +169,7 @@ class EventFiles:
 
     def _rendered(self, records: Iterable[Record]) -> bytes:
         stream = io.BytesIO()
-        write_records(records, stream, self.format, events=True, made_by=self.made_by)
+        write_records(records, stream, self.format, "events", made_by=self.made_by)
         return stream.getvalue()
 
     def _configuration(self) -> list[str]:
@@ -268,7 +266,7 @@ def _record(file: str, events: Sequence[Event]) -> Record:
     }
     if rate := native_sampling_rate(file):
         record["sampling_rate"] = rate
-    check_record(record, events=True)
+    check_record(record, "events")
     return record
 
 

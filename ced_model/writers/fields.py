@@ -36,10 +36,6 @@ def local_path(name: str) -> str | None:
     return None if name == "-" or "://" in name else os.path.abspath(name)
 
 
-def tabbed(*fields: str) -> bytes:
-    return ("\t".join(fields) + "\n").encode(errors="backslashreplace")
-
-
 def seconds(value: float) -> str:
     return f"{value:.6f}"
 

@@ -6,7 +6,6 @@ Events as tasks of Label Studio with predictions, and the labelling configuratio
 The audio of a task is served from Label Studio's local files, whose document root must be `/`.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
@@ -16,19 +15,11 @@ from xml.sax.saxutils import quoteattr
 
 from ..records import Record
 from .fields import label_field, local_path, recordings
+from .json import write_array
 
 
 def write(records: Iterable[Record], stream: BinaryIO, made_by: Mapping[str, str]) -> None:
-    separator = "[\n"
-    try:
-        for record in recordings(records):
-            task = json.dumps(_task(record, made_by.get("model", "")), ensure_ascii=False)
-            stream.write(f"{separator}{task}\n".encode(errors="backslashreplace"))
-            stream.flush()
-            separator = ","
-    finally:  # an interrupted run leaves a whole array, too
-        stream.write(b"[]\n" if separator == "[\n" else b"]\n")
-        stream.flush()
+    write_array((_task(record, made_by.get("model", "")) for record in recordings(records)), stream)
 
 
 def _task(record: Record, model: str) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def _records(path: str | os.PathLike[str], key: str) -> Iterator[Record]:
     suffix = os.path.splitext(path)[1].lower().removeprefix(".")
     if suffix not in READABLE:
         raise OptionError("path", path, f"a name that ends in {', '.join(f'.{each}' for each in READABLE)}")
-    records = read_records(path, Format(suffix), key == "events", wide="windows" if key == "windows" else "")
+    records = read_records(path, Format(suffix), key)
     try:
         yield from (record for record in records if "error" not in record)
     except UsageError as error:

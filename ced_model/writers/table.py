@@ -18,7 +18,7 @@ BAR_WIDTH = 20
 TOP_K = 3  # classes of a window
 
 
-def write(records: Iterable[Record], stream: BinaryIO, events: bool) -> None:
+def write(records: Iterable[Record], stream: BinaryIO, kind: str) -> None:
     encoding = sys.stdout.encoding if stream is getattr(sys.stdout, "buffer", None) else "utf-8"
     text = io.TextIOWrapper(stream, encoding=encoding, errors="replace", write_through=True)
     try:
@@ -26,13 +26,13 @@ def write(records: Iterable[Record], stream: BinaryIO, events: bool) -> None:
         for index, record in enumerate(records):
             if index:
                 console.print()
-            _print_record(console, record, events)
+            _print_record(console, record, kind)
             stream.flush()
     finally:
         text.detach()  # else it would close the stream
 
 
-def _print_record(console: Console, record: Record, events: bool) -> None:
+def _print_record(console: Console, record: Record, kind: str) -> None:
     lines = [Text(printable(record["file"]), style="bold")]
     if "error" in record:
         lines.append(Text(f"  failed: {printable(record['error'])}", style="red"))
@@ -40,9 +40,9 @@ def _print_record(console: Console, record: Record, events: bool) -> None:
         lines[0].append(f"  {clock(record['duration_s'])}", style="not bold dim")
         if record.get("recorded_at"):
             lines[0].append(f"  {record['recorded_at'].replace('T', ' ')}", style="not bold dim")
-        if "windows" in record:
+        if kind == "windows":
             lines += [_window_line(window, record["duration_s"]) for window in record["windows"]]
-        elif events:
+        elif kind == "events":
             lines += [_event_line(event, record) for event in record["events"]]
         else:
             lines += [_tag_line(tag) for tag in record["tags"]]

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events of one recording as a TextGrid of Praat: one tier per class, since intervals of a tier may not overlap."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from ..records import Record
@@ -12,7 +12,7 @@ SHORTEST_S = 1e-5  # durations and offsets are rounded differently, and Praat re
 EMPTY_TIER = "events"  # of a recording without events: readers expect a tier
 
 
-def write(records: Iterable[Record], stream: BinaryIO, made_by: Mapping[str, str]) -> None:
+def write(records: Iterable[Record], stream: BinaryIO) -> None:
     for record in recordings(records):
         lines = "\n".join(_lines(record))
         stream.write(f"{lines}\n".encode(errors="backslashreplace"))

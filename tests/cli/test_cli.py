@@ -469,7 +469,7 @@ def test_any_file_name_comes_back_from_any_format(
 ) -> None:
     output = tmp_path / f"tags.{format}"
     ced("tag", tmp_path / "odd", "--model", random_model, "--output", output, "-k", "2")
-    records = list(read_records(str(output), Format(format), events=False))
+    records = list(read_records(str(output), Format(format)))
     assert sorted(unescaped(record["file"]) for record in records) == odd_names
     assert all(len(record["tags"]) == 2 for record in records)
 
@@ -506,7 +506,7 @@ def test_the_formats_hold_the_same(ced: Run, random_model: Path, folder: Path, t
         for format in ("json", "jsonl", "csv", "parquet"):
             output = tmp_path / f"{kind}.{format}"
             ced("tag", folder, "--model", random_model, "--output", output, *arguments, code=1)
-            records[format] = list(read_records(str(output), Format(format), kind == "events"))
+            records[format] = list(read_records(str(output), Format(format), kind))
         assert records["jsonl"] == records["json"] and records["csv"] == records["json"]
         assert records["parquet"] == records["json"]
         assert [len(record) for record in records["json"]] == [3, 2, 3, 3]  # the second one failed
@@ -566,7 +566,7 @@ def test_what_is_written_ends_with_a_whole_line_while_the_next_record_is_awaited
             yield record
         seen.append(stream.getvalue())
 
-    write_records(awaited(), stream, Format(format), events=False)
+    write_records(awaited(), stream, Format(format))
     assert all(text.endswith(b"\n") for text in seen[1:]) and len(set(seen)) == 4
     if format == "json":
         assert json.loads(stream.getvalue()) == records
@@ -581,12 +581,12 @@ def test_no_format_holds_numbers_that_are_none(format: str, number: float) -> No
         problem = f"{name} is {number}, not a finite number"
         stream = io.BytesIO()
         records = [{"file": "a", "duration_s": 1.0, kind: items}, {"file": "b", "duration_s": 1.0, kind: items[:0]}]
-        write_records(records, stream, Format(format), events=kind == "events")
+        write_records(records, stream, Format(format), kind=kind)
         if format == "table":
             assert f"failed: the result cannot be stored: {problem}" in stream.getvalue().decode()
         else:
             Path("found").write_bytes(stream.getvalue())
-            first, second = read_records("found", Format(format), events=kind == "events")
+            first, second = read_records("found", Format(format), kind=kind)
             assert first == {"file": "a", "error": f"the result cannot be stored: {problem}"} and second == records[1]
 
 
@@ -596,11 +596,11 @@ def test_files_of_other_programs_are_not_read_as_results(format: str, tmp_path: 
     for content in (b"hello\n", b'{"a": 1}\n', b'[{"a": 1}]\n', b"\xff\n", b'"file"\n', b"file,duration_s\n1,2\n"):
         path.write_bytes(content)
         with pytest.raises(UsageError, match="does not hold .* as they were written"):
-            list(read_records(str(path), Format(format), events=False))
+            list(read_records(str(path), Format(format)))
     with open(path, "wb") as file:
-        write_records([{"file": "a", "duration_s": 1.0, "events": []}], file, Format(format), events=True)
+        write_records([{"file": "a", "duration_s": 1.0, "events": []}], file, Format(format), kind="events")
     with pytest.raises(UsageError, match="results of tags"):
-        list(read_records(str(path), Format(format), events=False))
+        list(read_records(str(path), Format(format)))
 
 
 def test_tables_fit_into_80_columns(ced: Run, random_model: Path, folder: Path, monkeypatch: Any) -> None:

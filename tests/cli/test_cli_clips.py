@@ -83,7 +83,7 @@ def test_an_interrupted_run_is_continued_without_tagging_again(sounds, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(RunProgress, "count", interrupt)
         result = ced("clips", sounds, "-o", output, *OPTIONS)
-    assert result.exit_code == 130 and "1 results so far in" in result.stderr and "resume to continue" in result.stderr
+    assert result.exit_code == 130 and "1 result so far in" in result.stderr and "resume to continue" in result.stderr
     assert "is not empty: --resume continues" in ced("clips", sounds, "-o", output, *OPTIONS).stderr
     changed = ced("clips", sounds, "-o", output, *OPTIONS, "--padding", 3, "--resume")
     assert changed.exit_code == 2 and "--padding 3: expected 0.5, as when" in changed.stderr
@@ -102,8 +102,8 @@ def test_recordings_that_cannot_be_read_do_not_stop_the_others(sounds, tmp_path)
     assert labels and len(labels) == len(set(labels))
 
 
-def event(index: int, peak: float, label: str = "a") -> tuple[float, float, str, float]:
-    return (10.0 * index, 10.0 * index + 1, label, peak)
+def event(index: int, peak: float, label: str = "a") -> dict[str, float | str]:
+    return {"onset_s": 10.0 * index, "offset_s": 10.0 * index + 1, "label": label, "peak": peak}
 
 
 @pytest.mark.parametrize(

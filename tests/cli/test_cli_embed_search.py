@@ -149,7 +149,7 @@ def test_an_index_of_another_model_or_something_else_is_refused_in_one_line(soun
     line = only_error(ced("search", crow, "index.npz", "-m", random_model), 1)
     assert f"index.npz has embeddings of another model ({MODEL}) than {random_model}: choose that model" in line
     line = only_error(ced("embed", crow, "-m", random_model, "-o", "index.npz", "--resume"))
-    assert f"index.npz was begun with another model, {MODEL}: use that, or overwrite it" in line
+    assert f"index.npz was begun with another model, {MODEL}: resume with that one, or overwrite it" in line
     np.savez("other.npz", embeddings=np.zeros((3, 2)))
     Path("text.npz").write_text("no")
     Path("cut.npz").write_bytes(Path("index.npz").read_bytes()[:500])

@@ -25,9 +25,9 @@ from typer.testing import CliRunner
 
 from ced_model import CedConfig, CedForAudioClassification
 from ced_model.cli.app import app
-from ced_model.journal import open_locked
 from ced_model.messages import RunError
 from ced_model.records import Record
+from ced_model.unfinished import open_locked
 from ced_model.writers import Format, read_records, write_records
 from ced_model.writers.json import json_line
 
@@ -48,7 +48,7 @@ def uninterrupted(many: Path, random_model: Path, tmp_path_factory: pytest.TempP
     output = tmp_path_factory.mktemp("uninterrupted") / "tags.jsonl"
     arguments = ["tag", many, "--model", random_model, "--output", output]
     assert CliRunner().invoke(app, [str(argument) for argument in arguments]).exit_code == 1
-    return list(read_records(str(output), Format.JSONL, events=False))
+    return list(read_records(str(output), Format.JSONL))
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def ced(random_model: Path) -> Run:
 
 def assert_same(output: Path, expected: list[Record]) -> None:
     """`output` is whole, holds the expected records in their order, and nothing is left beside it."""
-    records = list(read_records(str(output), Format(output.suffix[1:]), events=False))
+    records = list(read_records(str(output), Format(output.suffix[1:])))
     assert [record["file"] for record in records] == [record["file"] for record in expected]
     for record, other in zip(records, expected, strict=True):
         assert record.keys() == other.keys() and record.get("error") == other.get("error")
@@ -264,7 +264,7 @@ def test_a_disk_that_is_full_at_the_end_loses_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few", journal_of(output).name]
     result = ced(*few, "--output", output, "--resume")
     assert result.stderr == f"4 results of {output} are kept\n"  # no model was needed any more
-    assert len(list(read_records(str(output), Format(format), events=False))) == 4
+    assert len(list(read_records(str(output), Format(format)))) == 4
 
 
 # Started again
@@ -276,7 +276,7 @@ def test_a_finished_output_takes_up_new_files_and_retries_failed_ones(
 ) -> None:
     output, reference = tmp_path / f"tags.{format}", tmp_path / "all.jsonl"
     ced(*few, "--output", reference)
-    expected = list(read_records(str(reference), Format.JSONL, events=False))
+    expected = list(read_records(str(reference), Format.JSONL))
     good = few[2].read_bytes()
     few[2].write_bytes(b"")
     ced(few[1], few[2], "--output", output, code=1)
@@ -302,11 +302,11 @@ def test_existing_results_are_not_overwritten_unasked(few: list[Path], ced: Run,
     assert "resume it to keep its results, or overwrite it" in ced(few[1], "--output", output, code=2).stderr
     assert output.read_bytes() == before
     ced(few[1], "--output", output, "--overwrite")
-    assert [record["file"] for record in read_records(str(output), Format.JSONL, False)] == [str(few[1])]
+    assert [record["file"] for record in read_records(str(output), Format.JSONL)] == [str(few[1])]
     journal_of(output).write_bytes(b"")
     assert "unfinished run" in ced(few[1], "--output", output, code=2).stderr
     ced(few[2], "--output", output, "--overwrite")
-    assert [record["file"] for record in read_records(str(output), Format.JSONL, False)] == [str(few[2])]
+    assert [record["file"] for record in read_records(str(output), Format.JSONL)] == [str(few[2])]
 
 
 @pytest.fixture
@@ -357,7 +357,7 @@ def test_another_model_cannot_go_on_with_a_run_but_a_moved_one_can(
     assert journal_of(unfinished).read_bytes() == before
     shutil.copytree(random_model, tmp_path / "moved")
     ced(*few, *options, "--model", tmp_path / "moved", "--batch-size", "2")
-    assert len(list(read_records(str(unfinished), Format.JSONL, False))) == 4
+    assert len(list(read_records(str(unfinished), Format.JSONL))) == 4
 
 
 def test_two_runs_cannot_write_to_one_output(unfinished: Path, few: list[Path], ced: Run) -> None:
@@ -384,9 +384,7 @@ def test_a_link_as_output_stays_a_link(few: list[Path], ced: Run, tmp_path: Path
     (tmp_path / "tags.jsonl").symlink_to(tmp_path / "real" / "there.jsonl")
     ced(*few, "--output", tmp_path / "tags.jsonl")
     assert (tmp_path / "tags.jsonl").is_symlink()
-    assert_same(
-        tmp_path / "real" / "there.jsonl", list(read_records(str(tmp_path / "tags.jsonl"), Format.JSONL, False))
-    )
+    assert_same(tmp_path / "real" / "there.jsonl", list(read_records(str(tmp_path / "tags.jsonl"), Format.JSONL)))
 
 
 def test_standard_input_cannot_be_resumed(ced: Run, tmp_path: Path) -> None:
@@ -412,7 +410,7 @@ def tagged(*names: Any, score: float = 0.5) -> list[Record]:
 
 def write(output: Path, records: list[Record], **options: Any) -> bytes:
     with open(output, "wb") as file:
-        write_records(records, file, Format(output.suffix[1:]), events=False, **options)
+        write_records(records, file, Format(output.suffix[1:]), **options)
     return output.read_bytes()
 
 
@@ -541,7 +539,7 @@ def test_an_output_that_was_only_saved_in_another_way_goes_on_whole(
     made_up = tagged(*few[:3])
     output.write_bytes(UNDERSTOOD[case](write(output, made_up)))
     ced(*few, "--output", output, "--resume")
-    records = list(read_records(str(output), Format(output.suffix[1:]), events=False))
+    records = list(read_records(str(output), Format(output.suffix[1:])))
     assert records[:3] == made_up and [record["file"] for record in records] == list(map(str, few))
 
 
@@ -751,7 +749,7 @@ def test_a_spreadsheet_safe_output_is_resumed_by_its_names_and_only_as_such(
     assert output.read_bytes() == before
     result = ced(*formulas, "--output", output, "--resume", "--spreadsheet-safe")
     assert f"{len(FORMULAS) - 1} results of {output} are kept" in result.stderr
-    records = list(read_records(str(output), Format.CSV, False, spreadsheet_safe=True))
+    records = list(read_records(str(output), Format.CSV, spreadsheet_safe=True))
     assert records[:-1] == made_up and records[-1]["file"] == FORMULAS[-1]
     write(output, made_up)
     result = ced(*formulas, "--output", output, "--resume", "--spreadsheet-safe", code=2)

@@ -118,7 +118,7 @@ def test_without_standard_error_results_are_the_same_and_nothing_else_gets_its_t
     output = tmp_path / "tags.jsonl"
     code, printed, said = ced(*arguments, "-o", output, stdin=None, stdout=None, stderr=stderr)
     assert code == 1 and printed == said == ""
-    assert len(list(read_records(str(output), Format.JSONL, events=False))) == 2
+    assert len(list(read_records(str(output), Format.JSONL))) == 2
     assert ced("labels", "xqzxqz", stderr=stderr)[:2] == (1, "")
 
 
@@ -144,7 +144,7 @@ def test_machine_formats_keep_names_as_data(nasty_model: Path, clip: Path, tmp_p
         output = tmp_path / f"tags.{format}"
         result = CliRunner().invoke(app, ["tag", str(clip), "-m", str(nasty_model), "-k", "8", "-o", str(output)])
         assert result.exit_code == 0, result.output
-        (record,) = read_records(str(output), Format(format), events=False)
+        (record,) = read_records(str(output), Format(format))
         labels = {tag["label"] for tag in record["tags"]}
         assert labels == {*NASTY} - {"half \ud800"} | {r"half \ud800"}  # half a character is no text
 
@@ -209,21 +209,21 @@ def test_no_writer_lets_a_number_pass_that_is_not_finite(format: Format, tmp_pat
 
 def assert_whole(records: list[Record], format: Format, path: Path, names: list[str]) -> None:
     stream = BytesIO()
-    write_records(records, stream, format, events=False)
+    write_records(records, stream, format)
     if format is Format.TABLE:
         text = stream.getvalue().decode()
         assert all(f"{name}  1.0 s" in text or f"{name}\n  failed: " in text for name in names)
         return
     path.write_bytes(stream.getvalue())
-    assert [record["file"] for record in read_records(str(path), format, events=False)] == names
+    assert [record["file"] for record in read_records(str(path), format)] == names
 
 
 @pytest.mark.parametrize("format", list(EVENT_FORMATS))
 def test_no_file_of_events_has_a_number_that_is_not_finite(format: Format) -> None:
     event = {"onset_s": 0.0, "offset_s": 1.0, "label": "Dog", "peak": math.nan}
     stream, without = BytesIO(), BytesIO()
-    write_records([{"file": "a", "duration_s": 1.0, "events": [event]}], stream, format, events=True)
-    write_records([], without, format, events=True)
+    write_records([{"file": "a", "duration_s": 1.0, "events": [event]}], stream, format, kind="events")
+    write_records([], without, format, kind="events")
     assert stream.getvalue() == without.getvalue()
 
 
@@ -240,7 +240,7 @@ def test_events_without_numbers_are_an_error_too() -> None:
                 yield TagResult(source, source, 2.0, [], Timeline(scores, *bounds, ["Dog"], 2.0))
 
     tagger: Any = Broken()
-    (record,) = make_records(tagger, [Input("a", "a")], {}, events=True)
+    (record,) = make_records(tagger, [Input("a", "a")], {}, kind="events")
     assert record == {"file": "a", "error": "the result cannot be stored: peak is inf, not a finite number"}
 
 

@@ -24,7 +24,7 @@ from sound_folder import fill_folder
 from typer.testing import CliRunner
 
 from ced_model.cli.app import app
-from ced_model.records import TAG_COLUMNS, Record
+from ced_model.records import Record, columns
 from ced_model.writers import Format, read_records
 
 pytestmark = pytest.mark.cluster
@@ -54,7 +54,7 @@ def local(sounds: Path, random_model: Path, tmp_path_factory: pytest.TempPathFac
     output = tmp_path_factory.mktemp("local") / "tags.jsonl"
     arguments = ["tag", sounds, "--model", random_model, *SLOW, "--output", output]
     assert CliRunner().invoke(app, [*map(str, arguments)]).exit_code == 1
-    return list(read_records(output, Format.JSONL, events=False))
+    return list(read_records(output, Format.JSONL))
 
 
 @pytest.fixture
@@ -76,10 +76,10 @@ def ced(arguments: list[Any]) -> Callable[..., str]:
     return run
 
 
-def records_in(output: Path, events: bool = False) -> list[Record]:
+def records_in(output: Path, kind: str = "tags") -> list[Record]:
     """The records of all shards in their order; each file in the folder is one that any reader of Parquet takes."""
     parts = sorted(output.glob("part-*.parquet"))
-    return [record for part in parts for record in read_records(part, Format.PARQUET, events)]
+    return [record for part in parts for record in read_records(part, Format.PARQUET, kind)]
 
 
 def assert_same(records: list[Record], expected: list[Record]) -> None:
@@ -138,7 +138,7 @@ def test_two_nodes_say_what_one_machine_says(
     assert_same(records_in(output), local)
     assert said.count("00.wav: ") == 1 and len(said.splitlines()) == 6  # model, Ray, three errors, summary
     table = pyarrow.dataset.dataset(output).to_table()
-    assert tuple(table.column_names) == TAG_COLUMNS and len(set(table["file"].to_pylist())) == 30
+    assert tuple(table.column_names) == columns("tags") and len(set(table["file"].to_pylist())) == 30
 
 
 def test_a_node_that_is_killed_in_the_middle_takes_and_doubles_nothing(

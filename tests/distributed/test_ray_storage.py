@@ -130,7 +130,7 @@ def test_a_run_of_many_shards_is_taken_up_by_listing_its_folder_once(
     begun.plan(inputs[50:], 7)
     for number in (0, 3, 12):
         records: list[Record] = [{"file": item.name, "error": "none"} for item in planned_inputs(begun.shards[number])]
-        write_shard(Folder(str(tmp_path)), number, records, events=False)
+        write_shard(Folder(str(tmp_path)), number, records, "tags", {}, False)
     listed: list[str] = []
     original = Folder.list
     monkeypatch.setattr(Folder, "list", lambda folder, inner="": listed.append(inner) or original(folder, inner))
@@ -187,13 +187,13 @@ def test_from_a_store_to_a_store_on_a_cluster_of_its_own(
     folder = Folder(f"{bucket}/out{query}")
     assert folder.list().keys() == {"part-000000.parquet"}
     with folder.open("part-000000.parquet") as file:
-        records = {record["file"]: record for record in read_records(file, Format.PARQUET, events=True)}
+        records = {record["file"]: record for record in read_records(file, Format.PARQUET, kind="events")}
     names = ["a b.wav", "broken.wav", "long.flac", "missing.wav"]
     assert list(records) == [*(f"{bucket}/in/{name}" for name in names), str(clip)]
     output = tmp_path / "local.jsonl"
     run = CliRunner().invoke(app, ["tag", *options, "-o", str(output), str(clip), str(long_clip)])
     assert run.exit_code == 0, run.stderr
-    expected: dict[str, Record] = {each["file"]: each for each in read_records(output, Format.JSONL, events=True)}
+    expected: dict[str, Record] = {each["file"]: each for each in read_records(output, Format.JSONL, kind="events")}
     for name, path in (("in/a b.wav", clip), ("in/long.flac", long_clip)):
         assert_same_events(records[f"{bucket}/{name}"], expected[str(path)])
     assert expected[str(long_clip)]["events"]
