@@ -66,6 +66,7 @@ AUDIO_EXTENSIONS = frozenset(
 
 SAMPLING_RATE = 16000
 MAX_ARRAY_CHANNELS = 32
+MAX_PATH = 4096  # bytes, on Linux
 
 MIX, LOUDEST = "mix", "loudest"
 CANCELLED = 0.01  # energy of the mix relative to that of the channels: unrelated channels keep 1 / their number
@@ -168,11 +169,9 @@ def load_audio(
         AudioError: in one line, if `source` cannot be read, or if it is damaged midway.
         ValueError: for a `sampling_rate` or `channel` that is not possible.
     """
-    for name, rate in (("sampling_rate", sampling_rate), ("array_sampling_rate", array_sampling_rate)):
-        is_number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
-        if rate is not None or name == "sampling_rate":
-            if not is_number or not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:  # type: ignore[operator]
-                raise OptionError(name, rate, f"a number from {MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} (Hz)")
+    check_rate("sampling_rate", sampling_rate)
+    if array_sampling_rate is not None:
+        check_rate("array_sampling_rate", array_sampling_rate)
     options: dict[str, Any] = {"array_sampling_rate": array_sampling_rate, "channel": channel}
     return read_audio(source, sampling_rate=sampling_rate, **options), sampling_rate
 
@@ -346,7 +345,7 @@ def is_array(source: Any) -> bool:
 def describe(source: Any) -> str:
     """A short printable name of an input, on one line: control characters and bytes that are no text are escaped."""
     if path := _path_beside(source):
-        return printable(path)
+        return _shown_path(path)
     source = plain_input(source)
     if isinstance(source, dict) and not source.keys() & {"array", "raw"}:
         return "<row>"
@@ -359,8 +358,15 @@ def describe(source: Any) -> str:
         if not isinstance(source, str | bytes | os.PathLike):
             return "<file>"
     if isinstance(source, str | bytes | os.PathLike):
-        return printable(source)
+        return _shown_path(source)
     return f"<{type(source).__name__}>"
+
+
+def _shown_path(path: str | bytes | os.PathLike) -> str:
+    text = printable(path)
+    if len(text) > 4 * MAX_PATH:  # audio or base64 in place of a path
+        return f"{text[:100]}…"
+    return text or "''"
 
 
 def _path_beside(source: Any) -> str | None:
@@ -374,6 +380,13 @@ def _path_beside(source: Any) -> str | None:
     encoded = getattr(source, "_hf_encoded", None)
     path = encoded.get("path") if isinstance(encoded, dict) else None
     return path if isinstance(path, str) else None
+
+
+def check_rate(name: str, rate: Any) -> None:
+    """Raises an [`OptionError`] if it is not a sampling rate in Hz."""
+    is_number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
+    if not is_number or not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
+        raise OptionError(name, rate, f"a number from {MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} (Hz)")
 
 
 def check_channel(channel: Any) -> str | int:
@@ -484,10 +497,9 @@ def _samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tup
         rate = source.get("sampling_rate", np.nan)
         if not source.keys() & {"array", "raw", "sampling_rate"}:
             raise AudioError(f"{name}: {_why_no_audio(source)}")
-        if samples is None or "sampling_rate" not in source:
-            raise AudioError(
-                f'{name}: a dict needs "array" (or "raw") and "sampling_rate", got {sorted(map(str, source))}'
-            )
+        if samples is None or source.get("sampling_rate") is None:
+            given = sorted(str(key) for key, value in source.items() if value is not None)
+            raise AudioError(f'{name}: a dict needs "array" (or "raw") and "sampling_rate", got {given}')
     elif hasattr(source, "get_all_samples"):
         try:
             decoded = source.get_all_samples()
@@ -515,6 +527,9 @@ def _samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tup
 def _why_no_audio(row: dict[str, Any]) -> str:
     if row and row.keys() <= {"bytes", "path"}:
         return "a row without audio: its bytes and its path are None"
+    splits = [key for key, value in row.items() if hasattr(value, "cast_column")]
+    if splits:
+        return f"the splits of a dataset: pass one, as dataset[{_shown_key(splits[0])}]"
     several = [key for key, value in row.items() if _is_audio_value(value)]
     if several:
         return (

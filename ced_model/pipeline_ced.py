@@ -61,11 +61,7 @@ class Options:
     def check(self, labels: list[str]) -> None:
         """Raises an [`OptionError`] for a value that is not possible."""
         top_k = self.top_k
-        if (
-            top_k is not None
-            and top_k != "auto"
-            and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1)
-        ):
+        if top_k is not None and top_k != "auto" and not _is_count(top_k):
             raise OptionError("top_k", top_k, "a whole number from 1, or None for all classes")
         for name, choices in (
             ("function_to_apply", (None, *FUNCTIONS)),
@@ -79,7 +75,11 @@ class Options:
                 raise OptionError(name, value, " or ".join(map(str, choices)))
         if self.events:
             finding: dict[str, Any] = {"min_duration_s": self.min_duration_s, "merge_gap_s": self.merge_gap_s}
-            event_rules(labels, self.event_thresholds, **finding)
+            try:
+                event_rules(labels, self.event_thresholds, **finding)
+            except OptionError as error:
+                name = error.name.replace("thresholds", "threshold")
+                raise OptionError(name, error.value, error.expected) from error
         elif self.threshold is not None:
             check_number("threshold", self.threshold)
 

@@ -24,8 +24,12 @@ def is_single(inputs: Any) -> bool:
 
 
 def audio_column(inputs: Any) -> Any:
-    """The audio column of a dataset of `datasets`, not decoded, which would need torchcodec; other inputs as given."""
+    """The audio column of a dataset of `datasets`, not decoded, which would need torchcodec; others as given."""
     dataset: Any
+    if hasattr(inputs, "iloc"):  # of pandas, whose index may be anything
+        if inputs.ndim != 1:
+            raise OptionError("inputs", type(inputs).__name__, 'one column of it, such as table["path"]')
+        return inputs.tolist()
     if isinstance(inputs, KeyDataset):
         dataset, key = inputs.dataset, inputs.key
     elif hasattr(inputs, "column_name") and hasattr(inputs, "source"):
@@ -40,10 +44,14 @@ def audio_column(inputs: Any) -> Any:
         dataset, key = inputs, columns[0]
     else:
         return inputs
-    feature: Any = (getattr(dataset, "features", None) or {}).get(key)
-    if type(feature).__name__ != "Audio":
+    features: Any = getattr(dataset, "features", None)
+    if not features or not hasattr(dataset, "select_columns"):
         return inputs
-    column: Any = dataset.select_columns([key]).cast_column(key, type(feature)(decode=False))
+    if key not in features:
+        raise OptionError("inputs", key, f"a column of the dataset: {', '.join(map(str, features))}")
+    column: Any = dataset.select_columns([key])  # without those that would be decoded
+    if type(features[key]).__name__ == "Audio":
+        column = column.cast_column(key, type(features[key])(decode=False))
     return KeyDataset(column, key) if hasattr(column, "__len__") else (row[key] for row in column)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .audio import check_channel, describe, read_blocks
+from .audio import check_channel, check_rate, describe, read_blocks
 from .log_mel import FrontEnd, SharedFrames, log_mel
 from .messages import OptionError, check_number
 from .scheduling import Window, check_peaks, cut_windows
@@ -100,6 +100,8 @@ class ModelWindows:
     def _reader(
         self, window: int, hop: int, fits_whole: bool, sampling_rate: int | None, channel: str | int
     ) -> ReadWindows:
+        if sampling_rate is not None:
+            check_rate("sampling_rate", sampling_rate)
         return partial(
             self._read,
             window=window,
