@@ -28,6 +28,7 @@ PIPELINE_CODE = (
     "av_decoding.py",
     "c_stderr.py",
     "classes.py",
+    "dataset_columns.py",
     "evaluation_mode.py",
     "events.py",
     "forking.py",

@@ -20,11 +20,12 @@ from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineIterator
 
 from .audio import MIX, AudioError
+from .dataset_columns import audio_column
 from .evaluation_mode import in_evaluation_mode
 from .events import event_rules
 from .forking import is_forked
 from .messages import OptionError, check_number, one_line
-from .pipeline_inputs import audio_column, is_single, rows_of, to_input
+from .pipeline_inputs import is_single, rows_of, to_input
 from .results import Timeline, check_scores
 from .scheduling import InputScores, score_inputs
 from .windows import CPU_BATCH_SIZE, GPU_BATCH_SIZE, TIMELINE_WINDOW_S, ModelWindows, ReadWindows

@@ -200,6 +200,10 @@ def test_python_tags_data_sets_and_the_rows_of_datasets(repository: Path, audio_
     results = list(tagger.tag(rows))
     assert [result.tags for result in results] == expected
     assert [result.name for result in results] == [f"{name}.flac" for name in reversed(RECORDINGS)]
+    table = datasets.Dataset.from_parquet(str(repository / "data" / "validation-00000-of-00001.parquet"))
+    for decoded in (table, table["audio"], streamed):  # which is not decoded by datasets, as that needs torchcodec
+        assert [result.tags for result in tagger.tag(decoded)] == expected
+    assert tagger(table) == expected and tagger.embed(table["audio"]).shape[0] == 4
     columns = datasets.Dataset.from_list([row["audio"] for row in rows])
     assert tagger(columns["bytes"]) == expected and tagger(next(iter(rows))) == expected[0]
     names = [result.name for result in tagger.tag(dataset_inputs(str(audio_folder), "test"))]

@@ -377,9 +377,15 @@ def test_options_that_are_not_possible_are_refused_before_any_work(
         assert str(caught.value).startswith(message)
 
 
-def test_a_dataset_without_one_audio_column_is_refused(pipe: Any) -> None:
-    with pytest.raises(ValueError, match=r"^`inputs='Dataset'`: expected a dataset with one audio column; here, pass"):
-        pipe(datasets.Dataset.from_dict({"file": ["a.wav"]}))
+def test_datasets_without_one_audio_column_are_refused_unless_their_rows_are_audio(pipe: Any, paths: list[str]) -> None:
+    two = datasets.Dataset.from_dict({"a": paths[:1], "b": paths[:1]})
+    two = two.cast_column("a", datasets.Audio()).cast_column("b", datasets.Audio())
+    with pytest.raises(ValueError, match=r"^`inputs='Dataset'`: expected a dataset with one audio column, not a, b: "):
+        pipe(two)
+    rows = datasets.Dataset.from_dict({"bytes": [Path(paths[3]).read_bytes()], "path": ["x.flac"]})
+    assert list(pipe(rows)) == [pipe(paths[3])]
+    with pytest.raises(ValueError, match=r"^inputs\[0\]: <row>: a dictionary without audio; it has 'file': pass"):
+        list(pipe(rows.select_columns("path").rename_column("path", "file")))
 
 
 @pytest.mark.parametrize(
