@@ -21,9 +21,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from .audio_chunks import AudioError as AudioError
 from .audio_chunks import (
-    MAX_SAMPLING_RATE,
-    MIN_SAMPLING_RATE,
     Chunk,
     Warn,
     chunk_frames,
@@ -32,7 +31,6 @@ from .audio_chunks import (
     to_float,
     warn_if_cut,
 )
-from .audio_chunks import AudioError as AudioError
 from .audio_inputs import AudioInput as AudioInput
 from .audio_inputs import can_seek, is_array, opened, plain_input, samples_and_rate
 from .audio_inputs import describe as describe
@@ -163,11 +161,9 @@ def load_audio(
         AudioError: in one line, if `source` cannot be read, or if it is damaged midway.
         ValueError: for a `sampling_rate` or `channel` that is not possible.
     """
-    for name, rate in (("sampling_rate", sampling_rate), ("array_sampling_rate", array_sampling_rate)):
-        is_number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
-        if rate is not None or name == "sampling_rate":
-            if not is_number or not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:  # type: ignore[operator]
-                raise OptionError(name, rate, f"a number from {MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} (Hz)")
+    check_rate("sampling_rate", sampling_rate)
+    if array_sampling_rate is not None:
+        check_rate("array_sampling_rate", array_sampling_rate)
     options: dict[str, Any] = {"array_sampling_rate": array_sampling_rate, "channel": channel}
     return read_audio(source, sampling_rate=sampling_rate, **options), sampling_rate
 
@@ -301,6 +297,13 @@ def _array_chunks(samples: np.ndarray, rate: float, name: str, warn: Warn = logg
 
 
 # Channels
+
+
+def check_rate(name: str, rate: Any) -> None:
+    """Raises an [`OptionError`] if it is not a sampling rate in Hz."""
+    is_number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
+    if not is_number or not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
+        raise OptionError(name, rate, f"a number from {MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} (Hz)")
 
 
 def check_channel(channel: Any) -> str | int:

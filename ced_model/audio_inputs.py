@@ -20,6 +20,7 @@ from .messages import printable
 AudioInput = str | os.PathLike | bytes | BinaryIO | np.ndarray | dict[str, Any] | Any  # Any: tensors, decoders
 
 MAX_ARRAY_CHANNELS = 32
+MAX_PATH = 4096  # bytes, on Linux
 
 
 def plain_input(source: Any) -> Any:
@@ -102,7 +103,7 @@ def is_array(source: Any) -> bool:
 def describe(source: Any) -> str:
     """A short printable name of an input, on one line: control characters and bytes that are no text are escaped."""
     if path := _path_beside(source):
-        return printable(path)
+        return _shown_path(path)
     source = plain_input(source)
     if isinstance(source, dict) and not source.keys() & {"array", "raw"}:
         return "<row>"
@@ -115,8 +116,15 @@ def describe(source: Any) -> str:
         if not isinstance(source, str | bytes | os.PathLike):
             return "<file>"
     if isinstance(source, str | bytes | os.PathLike):
-        return printable(source)
+        return _shown_path(source)
     return f"<{type(source).__name__}>"
+
+
+def _shown_path(path: str | bytes | os.PathLike) -> str:
+    text = printable(path)
+    if len(text) > 4 * MAX_PATH:  # audio or base64 in place of a path
+        return f"{text[:100]}…"
+    return text or "''"
 
 
 def _path_beside(source: Any) -> str | None:
@@ -195,10 +203,9 @@ def samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tupl
         rate = source.get("sampling_rate", np.nan)
         if not source.keys() & {"array", "raw", "sampling_rate"}:
             raise AudioError(f"{name}: {_why_no_audio(source)}")
-        if samples is None or "sampling_rate" not in source:
-            raise AudioError(
-                f'{name}: a dict needs "array" (or "raw") and "sampling_rate", got {sorted(map(str, source))}'
-            )
+        if samples is None or source.get("sampling_rate") is None:
+            given = sorted(str(key) for key, value in source.items() if value is not None)
+            raise AudioError(f'{name}: a dict needs "array" (or "raw") and "sampling_rate", got {given}')
     elif hasattr(source, "get_all_samples"):
         try:
             decoded = source.get_all_samples()
@@ -226,6 +233,9 @@ def samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tupl
 def _why_no_audio(row: dict[str, Any]) -> str:
     if row and row.keys() <= {"bytes", "path"}:
         return "a row without audio: its bytes and its path are None"
+    splits = [key for key, value in row.items() if hasattr(value, "cast_column")]
+    if splits:
+        return f"the splits of a dataset: pass one, as dataset[{_shown_key(splits[0])}]"
     several = [key for key, value in row.items() if _is_audio_value(value)]
     if several:
         return (

@@ -31,6 +31,7 @@ PIPELINE_CODE = (
     "av_decoding.py",
     "c_stderr.py",
     "classes.py",
+    "dataset_columns.py",
     "evaluation_mode.py",
     "events.py",
     "forking.py",
@@ -115,8 +116,7 @@ def pipeline_code(config: Any, folder: str | os.PathLike[str]) -> Iterator[None]
         places = [Path(__file__).parent, *([Path(config.name_or_path)] if config.name_or_path else [])]
         source = next((path for place in places if (path := place / "pipeline_ced.py").is_file()), None)
         if source is not None:
-            for name in (source, *get_relative_import_files(source)):
-                path = Path(name)
+            for path in (source, *(Path(str(name)) for name in get_relative_import_files(source))):
                 target = Path(folder, path.name)
                 if not (target.exists() and target.samefile(path)):
                     shutil.copyfile(path, target)

@@ -23,6 +23,7 @@ from operator import itemgetter
 from typing import Any, BinaryIO
 
 from .audio import AUDIO_EXTENSIONS
+from .hub import check_dataset_reachable
 from .input_list import Input, escape_name
 from .labelled.folders import METADATA_FILES
 from .labelled.tables import PATH_COLUMNS, Table, label_names, read_table
@@ -155,6 +156,7 @@ def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None
     with tempfile.TemporaryDirectory() as cache:
         try:
             if isinstance(place, re.Match):
+                check_dataset_reachable(place["id"], place["revision"])
                 return datasets.load_dataset_builder(place["id"], config, revision=place["revision"])
             return datasets.load_dataset_builder(str(place), config, cache_dir=cache)
         except datasets.exceptions.DatasetNotFoundError as error:
@@ -305,7 +307,8 @@ class DatasetRows:
         if wanted is None:
             usual = [name for name in ("audio", *audio) if name in audio]
             if not usual:
-                raise UsageError(f"{self.files.name}: no column of audio; it has {listed(None, schema.names)}")
+                types = [f"{name} ({schema.field(name).type})" for name in schema.names]
+                raise UsageError(f"{self.files.name}: no column of audio with its bytes; it has {listed(None, types)}")
             wanted = usual[0]
             if len(audio) > 1 and wanted != "audio":
                 raise OptionError("audio_column", None, listed(None, audio))
@@ -321,7 +324,7 @@ class DatasetRows:
         import pyarrow as pa
 
         feature = self._features.get(column.name)
-        kind = feature.get("_type") if isinstance(feature, dict) else "Value"
+        kind = feature.get("_type", "Value") if isinstance(feature, dict) else "Value"  # a struct has no type
         if kind not in ("Audio", "Value"):
             return False
         if pa.types.is_struct(column.type):

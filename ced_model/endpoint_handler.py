@@ -68,5 +68,9 @@ def _to_audio(value: Any) -> Any:
             array = np.asarray(value.get("array", value.get("raw")))
         except ValueError as error:
             raise ValueError(f"inputs: the array is not one of numbers: send {EXPECTED}") from error
+        if array.dtype.kind in "iu":  # JSON does not tell 0.0 from 0
+            if np.abs(array).max(initial=0) > 1:
+                raise ValueError(f"inputs: an array of whole numbers; its full scale must be 1.0: send {EXPECTED}")
+            array = array.astype(np.float32)
         return {**value, "array": array}
     raise ValueError(f"inputs: got {type(value).__name__}: send {EXPECTED}")

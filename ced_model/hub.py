@@ -100,6 +100,21 @@ def locate_model(
         ) from error
 
 
+def check_dataset_reachable(id: str, revision: str | None = None) -> None:
+    """
+    Asks the Hub for a data set once, where 🤗 datasets would try for half a minute.
+
+    Raises:
+        OSError, httpx.HTTPError: if the Hub does not answer. That there is no such data set is not an error here.
+    """
+    from huggingface_hub import HfApi, constants, errors
+
+    try:
+        HfApi().dataset_info(id, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        pass
+
+
 def _suggestion(name: str) -> str:
     """What may have been meant by a name that is close to a published one."""
     close = difflib.get_close_matches(name, (*PUBLISHED_MODELS, DEFAULT_MODEL), n=1, cutoff=0.8)

@@ -129,6 +129,12 @@ def whole_patches(frames: torch.Tensor, patch_size: int) -> torch.Tensor:
     return nn.functional.max_pool2d((~frames).float(), (1, patch_size)) == 0
 
 
+def check_tensor(labels: Any) -> None:
+    """Raises a ValueError if labels are not a tensor."""
+    if not isinstance(labels, torch.Tensor):
+        raise ValueError(f"`labels` must be a tensor, got {type(labels).__name__}.")
+
+
 class CedPatchEmbeddings(nn.Module):
     """
     Turns normalised mel frames of shape `(batch_size, n_mels, frames)` into non-overlapping patches of shape
@@ -584,6 +590,7 @@ class CedForAudioClassification(CedHeadModel):
 
     def _prepare_labels(self, labels: torch.Tensor, batch_size: int) -> torch.Tensor:
         """Labels in the type that the loss takes; raises a ValueError where their shape does not fit."""
+        check_tensor(labels)
         is_index = labels.shape == (batch_size,) and not labels.is_floating_point()
         if is_index and self.config.problem_type == "multi_label_classification" and self.num_labels > 1:
             logger.warning_once(
@@ -639,6 +646,7 @@ class CedForAudioFrameClassification(CedHeadModel):
 
         loss = None
         if labels is not None:
+            check_tensor(labels)
             if labels.shape != logits.shape:
                 raise ValueError(f"`labels` must have shape {tuple(logits.shape)}, got {tuple(labels.shape)}.")
             mask = torch.ones_like(input_values[:, 0]) if attention_mask is None else attention_mask

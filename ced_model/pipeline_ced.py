@@ -20,11 +20,12 @@ from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineIterator
 
 from .audio import MIX, AudioError
+from .dataset_columns import audio_column
 from .evaluation_mode import in_evaluation_mode
 from .events import event_rules
 from .forking import is_forked
 from .messages import OptionError, check_count, check_number, one_line
-from .pipeline_inputs import audio_column, is_single, rows_of, to_input
+from .pipeline_inputs import is_single, rows_of, to_input
 from .results import Timeline
 from .scheduling import InputScores, score_inputs
 from .windows import CPU_BATCH_SIZE, GPU_BATCH_SIZE, TIMELINE_WINDOW_S, ModelWindows, ReadWindows
@@ -72,7 +73,12 @@ class Options:
             if not isinstance(value, str | bool | None) or value not in choices:
                 raise OptionError(name, value, " or ".join(map(str, choices)))
         if self.events:
-            event_rules(labels, self.event_thresholds, min_duration_s=self.min_duration_s, merge_gap_s=self.merge_gap_s)
+            finding: dict[str, Any] = {"min_duration_s": self.min_duration_s, "merge_gap_s": self.merge_gap_s}
+            try:
+                event_rules(labels, self.event_thresholds, **finding)
+            except OptionError as error:
+                name = error.name.replace("thresholds", "threshold")
+                raise OptionError(name, error.value, error.expected) from error
         elif self.threshold is not None:
             check_number("threshold", self.threshold)
 

@@ -1,17 +1,16 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What users pass to a pipeline: files, URLs, arrays, rows and columns of `datasets` → inputs of `read_blocks`."""
+"""What users pass to a pipeline: files, URLs, arrays and rows of `datasets` → inputs of `read_blocks`."""
 
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from huggingface_hub.utils import get_session
-from transformers.pipelines.pt_utils import KeyDataset
 
 from .audio_chunks import AudioError
 from .audio_inputs import is_single_input, plain_input
-from .messages import OptionError, one_line_error, printable
+from .messages import one_line_error, printable
 
 INPUTS = (
     'a path, a URL, bytes, an array, {"array": …, "sampling_rate": …}, the audio column of a `datasets` row, or a list,'
@@ -22,30 +21,6 @@ INPUTS = (
 def is_single(inputs: Any) -> bool:
     """Whether it is one input; what cannot be iterated over is one, too, and is refused as such."""
     return is_single_input(inputs) or not (isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__"))
-
-
-def audio_column(inputs: Any) -> Any:
-    """The audio column of a dataset of `datasets`, not decoded, which would need torchcodec; other inputs as given."""
-    dataset: Any
-    if isinstance(inputs, KeyDataset):
-        dataset, key = inputs.dataset, inputs.key
-    elif hasattr(inputs, "column_name") and hasattr(inputs, "source"):
-        dataset, key = inputs.source, inputs.column_name
-    elif hasattr(inputs, "features") and hasattr(inputs, "cast_column"):
-        columns = [name for name, feature in (inputs.features or {}).items() if type(feature).__name__ == "Audio"]
-        if len(columns) != 1:
-            wanted = (
-                'a dataset with one audio column; here, pass `(row["audio"] for row in dataset)`, by the column\'s name'
-            )
-            raise OptionError("inputs", type(inputs).__name__, wanted)
-        dataset, key = inputs, columns[0]
-    else:
-        return inputs
-    feature: Any = (getattr(dataset, "features", None) or {}).get(key)
-    if type(feature).__name__ != "Audio":
-        return inputs
-    column: Any = dataset.select_columns([key]).cast_column(key, type(feature)(decode=False))
-    return KeyDataset(column, key) if hasattr(column, "__len__") else (row[key] for row in column)
 
 
 def rows_of(inputs: Any) -> tuple[Iterable[Any], Callable[[Any], Any]]:

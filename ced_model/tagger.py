@@ -14,6 +14,7 @@ import numpy as np
 from .audio import MIX, AudioInput, describe, is_single_input
 from .bundled import DEFAULT_MODEL
 from .classes import choice_scores, choose_classes
+from .dataset_columns import audio_column
 from .engines import Engine, choose_engine, open_engine
 from .events import THRESHOLD, Event, class_limits, event_rules, smoothing_windows
 from .forking import is_forked
@@ -192,6 +193,7 @@ class AudioTagger:
                 continues with the others instead.
             ValueError: for a class that the model does not have, or windows that it cannot take.
         """
+        inputs = audio_column(inputs)
         results = []
         for result in self.tag(_as_list(inputs), **options):
             if result.error is not None:
@@ -369,6 +371,7 @@ class AudioTagger:
         if errors not in ("raise", "skip"):
             raise OptionError("errors", errors, "raise or skip")
         read = self._windows.of_clips(window_s, None, sampling_rate, channel)
+        inputs = audio_column(inputs)
         embeddings = []
         for _, state in self._run(_as_list(inputs), read, self._embeddings):
             if state.error is None:
@@ -519,6 +522,7 @@ class AudioTagger:
             wanted = "a list of inputs: put the single one into a list, or use `tagger(…)` or `tagger.timeline(…)`"
             raise OptionError("inputs", describe(inputs), wanted)
 
+        inputs = audio_column(inputs)
         return score_inputs(
             inputs,
             read,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .audio import check_channel, read_blocks
+from .audio import check_channel, check_rate, read_blocks
 from .audio_inputs import describe
 from .log_mel import FrontEnd, SharedFrames, log_mel
 from .messages import OptionError, check_number
@@ -73,6 +73,8 @@ class ModelWindows:
             hop_s = window_s / 2 if hop_s is None else hop_s
         length_s = min(CLIP_WINDOW_S, self.max_samples / self.front_end.sampling_rate) if window_s is None else window_s
         window, hop = self.to_samples(length_s, length_s if hop_s is None else hop_s)
+        if sampling_rate is not None:
+            check_rate("sampling_rate", sampling_rate)
         return partial(
             self._read,
             window=window,

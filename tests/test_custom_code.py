@@ -126,6 +126,8 @@ recordings = ["loop.flac", row, {"raw": clips["8000"], "sampling_rate": 8000}]
 many = pipe(recordings, batch_size=8, top_k=13)
 assert many == [pipe(recording, top_k=13) for recording in recordings]
 events = pipe("loop.flac", events=True, threshold=0.6)
+error = pipe([b"\\0\\0\\0 ftypM4A " * 9], on_error="yield")[0]["error"]
+assert error.endswith("for m4a, mp4, webm and more: pip install av"), error
 assert not {"ced_model", "torchaudio", "torchcodec", "av"} & set(sys.modules)
 print(json.dumps([pipe(clips["37920"].numpy(), top_k=3), many, events]))
 """

@@ -153,7 +153,7 @@ def test_what_is_no_data_set_is_refused_in_one_line(ced: Any, tmp_path: Path):
         ("clip.wav", "a data set is a folder, a Parquet file or a Hub id", 2),
         ("no/such/folder", "there is no such file or folder, and it is no Hub id", 2),
         ("bad.parquet", "Parquet", 1),
-        ("silent", "no column of audio; it has x", 2),
+        ("silent", "no column of audio with its bytes; it has x (struct<", 2),
     ):
         result = ced("tag", "--dataset", tmp_path / name, code=code)
         assert message in result.stderr and result.stderr.count("\n") == 1 and name in result.stderr
@@ -175,6 +175,13 @@ def test_the_card_of_a_data_set_decides_its_configurations_and_splits(repository
         find_dataset(str(tmp_path / "sounds"))
 
 
+def test_audio_that_is_stored_as_a_plain_struct_is_found(recordings: Any, tmp_path: Path):
+    """As `datasets` writes rows that were made by `map`."""
+    value = {"bytes": {"dtype": "binary", "_type": "Value"}, "path": {"dtype": "string", "_type": "Value"}}
+    write_shard(tmp_path / "a.parquet", recordings, "clip", {"clip": value}, index=range(4))
+    assert [row["path"] for row in dataset_inputs(str(tmp_path / "a.parquet"))] == [row["path"] for row in recordings]
+
+
 def test_a_folder_of_audio_files_is_read_as_its_metadata_or_files_say(ced: Any, audio_folder: Path):
     train = records(ced("tag", "--dataset", audio_folder, "--split", "train", "-f", "jsonl").stdout)
     assert [item["file"] for item in train] == ["train/perc_bell.flac"]
@@ -193,6 +200,10 @@ def test_python_tags_data_sets_and_the_rows_of_datasets(repository: Path, audio_
     results = list(tagger.tag(rows))
     assert [result.tags for result in results] == expected
     assert [result.name for result in results] == [f"{name}.flac" for name in reversed(RECORDINGS)]
+    table = datasets.Dataset.from_parquet(str(repository / "data" / "validation-00000-of-00001.parquet"))
+    for decoded in (table, table["audio"], streamed):  # which is not decoded by datasets, as that needs torchcodec
+        assert [result.tags for result in tagger.tag(decoded)] == expected
+    assert tagger(table) == expected and tagger.embed(table["audio"]).shape[0] == 4
     columns = datasets.Dataset.from_list([row["audio"] for row in rows])
     assert tagger(columns["bytes"]) == expected and tagger(next(iter(rows))) == expected[0]
     names = [result.name for result in tagger.tag(dataset_inputs(str(audio_folder), "test"))]
@@ -274,6 +285,7 @@ def test_data_sets_of_the_hub_are_streamed_and_named_errors_are_one_line(
         ["tag", "--dataset", "owner/secret"],
         ["tag", "--dataset", "owner/nothing"],
         ["tag", "--dataset", "owner/sounds@v9"],
+        ["tag", "--dataset", "owner/unreachable"],
     ]
     with dataset_hub({"owner/sounds": repository, "owner/files": audio_folder}, ("owner/secret",)) as hub:
         environment = {
@@ -289,7 +301,7 @@ def test_data_sets_of_the_hub_are_streamed_and_named_errors_are_one_line(
             text=True,
             check=True,
         )
-    tagged, files, *refused = map(json.loads, done.stdout.splitlines())
+    tagged, files, *refused, unreachable = map(json.loads, done.stdout.splitlines())
     local = ced("tag", "--dataset", repository, "--split", "test", "-f", "jsonl", code=1)
     assert (
         tagged[:3] == [1, local.stdout, local.stderr.replace(str(repository), "owner/sounds")]
@@ -301,3 +313,5 @@ def test_data_sets_of_the_hub_are_streamed_and_named_errors_are_one_line(
     reasons = ["gives access only to accepted", "does not exist or is private", "Revision 'v9' doesn't exist"]
     for (code, _, stderr, _), message in zip(refused, reasons, strict=True):
         assert code == 2 and message in stderr and stderr.count("\n") == 1
+    assert unreachable[0] == 1 and "the Hugging Face Hub cannot be reached" in unreachable[2]
+    assert len([path for _, path, _ in hub.requests if "unreachable" in path]) == 1  # no attempt is repeated

@@ -96,6 +96,10 @@ SOUND = base64.b64encode(b"no audio file").decode()
         ({"inputs": "http://127.0.0.1/a.wav"}, "inputs: a string that is not base64: send the bytes"),
         ({"inputs": {"array": [[1], [1, 2]], "sampling_rate": 16000}}, "inputs: the array is not one of numbers: send"),
         ({"inputs": {"array": ["a"], "sampling_rate": 16000}}, "inputs: <array>: samples of type <U1: expected"),
+        (
+            {"inputs": {"array": [0, 2], "sampling_rate": 16000}},
+            "inputs: an array of whole numbers; its full scale must",
+        ),
         ({"inputs": {"array": [0.1, 0.2]}}, 'inputs: <array>: a dict needs "array"'),
         ({"inputs": b""}, "inputs: <bytes>: holds no audio: the file is empty"),
         ({"inputs": SOUND}, "inputs: <bytes>: "),
@@ -108,6 +112,11 @@ def test_bad_requests_are_one_line_and_read_neither_files_nor_urls(handler: Any,
     with pytest.raises(ValueError) as caught:
         handler(request_)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_silence_that_json_has_as_whole_numbers_is_answered(handler: Any) -> None:
+    answers = [handler({"inputs": {"array": [zero] * 8000, "sampling_rate": 16000}}) for zero in (0, 0.0)]
+    assert answers[0] == answers[1] and len(answers[0]) == 5
 
 
 def test_the_endpoint_installs_what_the_handler_needs(folder: Path) -> None:

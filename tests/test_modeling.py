@@ -382,6 +382,13 @@ def test_labels_that_do_not_fit_are_refused(fields: dict[str, Any], labels: torc
         make_model(**fields)(torch.randn(2, 64, 40), labels=labels)
 
 
+@pytest.mark.parametrize("labels", [[[0.0] * 5] * 2, torch.zeros(2, 5).numpy(), "dog"])
+@pytest.mark.parametrize("kind", [CedForAudioClassification, CedForAudioFrameClassification])
+def test_labels_that_are_not_a_tensor_are_refused(kind: Any, labels: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^`labels` must be a tensor, got {type(labels).__name__}\.$"):
+        kind(make_config())(torch.randn(2, 64, 40), labels=labels)
+
+
 # ---------------------------------------------------------------------------------------------- labels and losses
 
 

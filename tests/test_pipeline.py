@@ -3,6 +3,7 @@
 """`pipeline("audio-classification")` of a CED model takes what users have, and gives the scores of AudioTagger."""
 
 import io
+import re
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas
 import peft
 import pytest
 import soundfile
@@ -158,6 +160,11 @@ CONTAINERS: dict[str, Callable[[list[str]], Any]] = {
     "generator of rows": lambda paths: (
         row["sound"] for row in audio_dataset(paths).cast_column("sound", datasets.Audio(decode=False))
     ),
+    "pandas": lambda paths: pandas.Series(paths[::-1], index=range(len(paths)))[::-1],
+    "texts": lambda paths: KeyDataset(  # beside a column that would be decoded
+        datasets.Dataset.from_dict({"path": paths, "audio": paths}).cast_column("audio", datasets.Audio()),
+        "path",  # type: ignore[arg-type]
+    ),
     "rows": lambda paths: [{"bytes": Path(path).read_bytes(), "path": None} for path in paths],
 }
 
@@ -210,7 +217,7 @@ def test_top_k_threshold_and_function_mean_what_they_mean_elsewhere(micro: str, 
     crow = paths[3]
     every = pipe(crow, top_k=None)
     assert len(every) == len(pipe(crow, top_k=100)) == 13
-    assert pipe(crow) == every[:5] and pipe(crow, top_k=3) == every[:3]
+    assert pipe(crow) == every[:5] and pipe(crow, top_k=3) == pipe(crow, top_k=np.int64(3)) == every[:3]
     assert pipe(crow, threshold=0.6) == [tag for tag in every if tag["score"] >= 0.6]
     assert pipe(crow, threshold=0.6, top_k=1) == every[:1]
     logits = np.array([tag["score"] for tag in pipe(crow, top_k=None, function_to_apply="none")])
@@ -275,6 +282,13 @@ NOT_AUDIO: dict[str, tuple[Any, str]] = {
     "dictionary": ({"audio": 1, "label": 2}, "inputs: <row>: a dictionary without audio; it has 'audio', 'label'"),
     "empty row": ({"bytes": None, "path": None}, "inputs: <row>: a row without audio: its bytes and its path are None"),
     "no rate": ({"array": np.zeros(16000)}, 'inputs: <array>: a dict needs "array" .* and "sampling_rate"'),
+    "rate None": (
+        {"array": np.zeros(16000), "sampling_rate": None},
+        "inputs: <array>: a dict needs .*got \\['array'\\]",
+    ),
+    "splits": ({"test": datasets.Dataset.from_dict({})}, r"inputs: <row>: .*: pass one, as dataset\['test'\]"),
+    "no name": ("", "inputs: '': cannot be opened: No such file"),
+    "content as text": ("RIFF" * 9999, "inputs: (RIFF){25}…: cannot be opened: File name too long$"),
     "numbers": ([0.1, 0.2], r"inputs\[0\]: got float: expected a path"),
     "lists": ([["a.wav"]], r"inputs\[0\]: got list: expected a path"),
     "missing file": ("missing.wav", "inputs: missing.wav: cannot be opened: No such file"),
@@ -336,7 +350,10 @@ def test_a_bad_row_is_named_by_its_index_and_does_not_end_the_others(pipe: Any, 
         ({"top_k": "3"}, "`top_k='3'`: expected a whole number"),
         ({"threshold": "high"}, "`threshold='high'`: expected a number"),
         ({"threshold": {"class 1": 0.5}}, "`threshold={'class 1': 0.5}`: expected a number"),
-        ({"threshold": {"clas 1": 0.5}, "events": True}, "`thresholds='clas 1'`: expected a class of the model; did"),
+        ({"threshold": {"clas 1": 0.5}, "events": True}, "`threshold='clas 1'`: expected a class of the model; did"),
+        ({"threshold": {"class 1": "a"}, "events": True}, "`threshold['class 1']='a'`: expected a number"),
+        ({"sampling_rate": "16 kHz"}, "`sampling_rate='16 kHz'`: expected a number from 1000 to 10000000 (Hz)"),
+        ({"sampling_rate": 0}, "`sampling_rate=0`: expected a number from 1000"),
         ({"function_to_apply": "relu"}, "`function_to_apply='relu'`: expected None or sigmoid or softmax or none"),
         ({"return_timestamps": "word"}, "`return_timestamps='word'`: expected True or False"),
         ({"events": 2}, "`events=2`: expected True or False"),
@@ -360,9 +377,33 @@ def test_options_that_are_not_possible_are_refused_before_any_work(
         assert str(caught.value).startswith(message)
 
 
-def test_a_dataset_without_one_audio_column_is_refused(pipe: Any) -> None:
-    with pytest.raises(ValueError, match=r"^`inputs='Dataset'`: expected a dataset with one audio column; here, pass"):
-        pipe(datasets.Dataset.from_dict({"file": ["a.wav"]}))
+def test_datasets_without_one_audio_column_are_refused_unless_their_rows_are_audio(pipe: Any, paths: list[str]) -> None:
+    two = datasets.Dataset.from_dict({"a": paths[:1], "b": paths[:1]})
+    two = two.cast_column("a", datasets.Audio()).cast_column("b", datasets.Audio())
+    with pytest.raises(ValueError, match=r"^`inputs='Dataset'`: expected a dataset with one audio column, not a, b: "):
+        pipe(two)
+    rows = datasets.Dataset.from_dict({"bytes": [Path(paths[3]).read_bytes()], "path": ["x.flac"]})
+    assert list(pipe(rows)) == [pipe(paths[3])]
+    with pytest.raises(ValueError, match=r"^inputs\[0\]: <row>: a dictionary without audio; it has 'file': pass"):
+        list(pipe(rows.select_columns("path").rename_column("path", "file")))
+
+
+@pytest.mark.parametrize(
+    ("make", "value", "expected"),
+    [
+        (lambda rows: KeyDataset(rows, "sound"), "sound", "a column of the dataset: audio, label"),
+        (lambda rows: KeyDataset(rows.to_iterable_dataset(), "sound"), "sound", "a column of the dataset: audio"),
+        (lambda rows: pandas.DataFrame({"path": ["a.wav"]}), "DataFrame", 'one column of it, such as table["path"]'),
+    ],
+)
+def test_a_column_that_is_not_there_is_named_with_those_that_are(
+    make: Any, value: str, expected: str, pipe: Any, paths: list[str]
+) -> None:
+    rows = datasets.Dataset.from_dict({"audio": paths[:1], "label": [1]}).cast_column("audio", datasets.Audio())
+    with pytest.raises(ValueError, match=rf"^`inputs='{value}'`: expected {re.escape(expected)}"):
+        pipe(make(rows))
+    with pytest.raises(ValueError, match=r"^inputs\[0\]: got int: expected a path"):
+        next(iter(pipe(KeyDataset(rows, "label"))))  # type: ignore[arg-type]
 
 
 def test_unknown_options_and_other_models_are_refused(pipe: Any) -> None:
