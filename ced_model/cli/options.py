@@ -154,7 +154,7 @@ Separator = Annotated[str, typer.Option(metavar="TEXT", help="Separates classes 
 def refuse(reason: str, **options: Any) -> None:
     """Refuses options that were given, if there is a reason."""
     for name in given(**options) if reason else ():
-        raise CliError(f"--{name.replace('_', '-')} {reason}")
+        raise CliError(f"--{name.removesuffix('_s').replace('_', '-')} {reason}")
 
 
 def choose_data(data: Any, dataset: str | None, *, config: Any, audio_column: Any, **of_tables: Any) -> str:
