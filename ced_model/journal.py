@@ -29,7 +29,7 @@ from .writers.json import json_line, parse_json
 from .writers.wide import classes_of
 
 VERSION = 1
-MAX_LINE = 2**28  # bytes; the events of days are far less
+MAX_LINE = 2**31  # bytes; a timeline of all classes has 50 MB an hour
 
 
 class Journal:
