@@ -21,8 +21,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from .audio_chunks import AudioError as AudioError
 from .audio_chunks import (
+    MAX_SAMPLING_RATE,
+    MIN_SAMPLING_RATE,
     Chunk,
     Warn,
     chunk_frames,
@@ -31,6 +32,7 @@ from .audio_chunks import (
     to_float,
     warn_if_cut,
 )
+from .audio_chunks import AudioError as AudioError
 from .audio_inputs import AudioInput as AudioInput
 from .audio_inputs import can_seek, is_array, opened, plain_input, samples_and_rate
 from .audio_inputs import describe as describe

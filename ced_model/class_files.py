@@ -43,6 +43,8 @@ def read_label_map(path: str | os.PathLike[str]) -> dict[str, str]:
             hint = '; quote a name that has commas: "…"' if len(row) > 2 else ""
             raise UsageError(f"{place}: expected a class and its own name, 2 cells, found {len(row)}{hint}")
         _add(found, row[0], place, row[1].strip())
+    if not found:
+        raise UsageError(f"{printable(path)}: expected a class and its own name in each line, found none")
     return found
 
 
@@ -152,9 +154,17 @@ def _csv_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, Mapping[
         yield place, cells[name_column], cells
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
+
+
 def _json_rows(path: str | os.PathLike[str], text: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise UsageError(f"{printable(path)}, line {line}: expected JSON: {one_line(error)}") from error

@@ -4,6 +4,7 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -162,6 +163,9 @@ def unknown_class(labels: Sequence[str], name: Any, option: str) -> UsageError:
         base = base.removesuffix(GROUP).strip()
         expected = "a group of AudioSet's ontology with classes of this model"
         names += [node.name for node in _ontology().nodes().values() if node.name not in labels]
+    elif (group := _group_of(labels, base)) is not None:
+        expected += f"; did you mean {group.label!r}, all classes below it?"
+        names = []
     folded = [fold(label) for label in names]
     close = [names[folded.index(match)] for match in difflib.get_close_matches(fold(base), folded, n=3)]
     close += [label for label in names if fold(base) and fold(base) in fold(label) and label not in close][:3]
@@ -173,6 +177,12 @@ def unknown_class(labels: Sequence[str], name: Any, option: str) -> UsageError:
         if place
         else OptionError(option, str(name), expected)
     )
+
+
+def _group_of(labels: Sequence[str], name: str) -> ClassChoice | None:
+    with suppress(UsageError):  # without the ontology
+        return vocabulary_of(labels).choose(f"{name}{GROUP}")
+    return None
 
 
 def find_choices(
@@ -232,18 +242,19 @@ def choose_classes(
         OptionError: for a name that is not one of a class or group.
     """
     everything = [ClassChoice(label, (index,), index) for index, label in enumerate(labels)]
+    own: dict[str, ClassChoice] = {}
     if label_map is None:
         choices = everything if wanted is None else find_choices(labels, wanted)
     else:
         choices = renamed = _renamed(everything, labels, label_map)
+        own = {choice.label: choice for choice in renamed if choice.label in label_map.values()}
         if wanted is not None:  # also by own names
-            own = {choice.label: choice for choice in renamed if choice.label in label_map.values()}
             found = find_choices(labels, wanted, own=own)
             mine = [choice for choice in found if choice in own.values()]
             others = [choice for choice in found if choice not in mine]
             choices = list(dict.fromkeys(mine + _renamed(others, labels, label_map)))
     if exclude is not None:
-        out = {index for choice in find_choices(labels, exclude, "exclude") for index in choice.indices}
+        out = {index for choice in find_choices(labels, exclude, "exclude", own) for index in choice.indices}
         kept = [tuple(index for index in choice.indices if index not in out) for choice in choices]
         choices = [choice._replace(indices=left) for choice, left in zip(choices, kept, strict=True) if left]
     return sorted(choices, key=lambda choice: choice.index if choice.index != NO_INDEX else len(labels))
@@ -260,7 +271,15 @@ def _renamed(
         if name is not None and not isinstance(name, str):
             raise OptionError(f"label_map[{str(key)!r}]", name, "a name, or nothing to leave the class out")
         choice = find_choice(labels, key, "label_map")
-        names[choice] = by_class = (name or "").strip()
+        by_class = (name or "").strip()
+        if names.setdefault(choice, by_class) != by_class:
+            named = f"one name for {choice.label!r}, not {names[choice]!r} as well"
+            place = getattr(key, "place", "")
+            raise (
+                UsageError(f"{place}: {by_class!r}: expected {named}")
+                if place
+                else OptionError("label_map", key, named)
+            )
         for index in choice.indices:
             if choice.index != NO_INDEX:
                 by_index[index] = by_class

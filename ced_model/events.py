@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .classes import NO_INDEX, ClassChoice, choice_scores, choose_classes, find_choice, fold
-from .messages import OptionError, check_number
+from .messages import OptionError, UsageError, check_number
 
 ROUNDING_S = 1e-6  # times are sums of whole samples in floating point; one sample is far longer
 THRESHOLD = 0.5
 OTHERS = "*"  # among thresholds by class: that of all other classes
 SILENCE = "Silence"  # left out of events unless it is asked for
 SMOOTHINGS = ("median", "mean")
+MAX_SMOOTH_S = 3600.0
+BLOCK = 2**22  # scores that are smoothed at once
 
 
 class Event(NamedTuple):
@@ -123,6 +125,9 @@ def class_limits(
         return [(choice, {"threshold": thresholds}) for choice in chosen]
     by_class = {name: _settings_of(name, value) for name, value in thresholds.items()}
     others = by_class.pop(OTHERS, None)
+    if others is None:
+        for each in by_class.values():
+            each.setdefault("threshold", THRESHOLD)
     named = [name for name, settings in by_class.items() if "threshold" in settings or others]
     own = {} if label_map is None else {str(name): name for name in label_map.values() if name}
     keys = {name: None if name in own else find_choice(class_labels, name, "thresholds") for name in by_class}
@@ -136,7 +141,14 @@ def class_limits(
         wanted: Any = named if labels is None else labels
         chosen = choose_classes(class_labels, wanted, exclude=exclude, label_map=label_map)
     settings_of = {fold(name): settings for name, settings in by_class.items()}
-    by_choice = {choice: by_class[name] for name, choice in keys.items() if choice is not None}
+    by_choice: dict[ClassChoice, dict[str, Any]] = {}
+    places: dict[ClassChoice, str] = {}
+    for name, key in keys.items():
+        if key is not None:
+            by_choice[key] = by_class[name]
+            place = getattr(name, "place", "")  # of a file; others may name a class again
+            if places.setdefault(key, place) != place and place:
+                raise UsageError(f"{place}: {str(name)!r} is there already ({places[key]})")
     found = []
     for choice in dict.fromkeys(chosen):
         # By its own name, as the class or group that it is, or as its classes are.
@@ -170,6 +182,12 @@ def _settings_of(name: Any, value: Any) -> dict[str, Any]:
     for option, setting in settings.items():
         shown = f"thresholds[{name!r}]"
         check_setting(option, setting, shown if option == "threshold" else f"{shown}[{option!r}]")
+    threshold, off_threshold = settings.get("threshold"), settings.get("off_threshold")
+    if threshold is not None and off_threshold is not None and off_threshold > threshold:
+        wanted = f"at most the threshold, which is {threshold:g}"
+        if place := getattr(name, "place", ""):
+            raise UsageError(f"{place}, off_threshold: expected {wanted}, found {off_threshold:g}")
+        raise OptionError("off_threshold", off_threshold, wanted)
     return settings
 
 
@@ -186,6 +204,8 @@ def check_setting(option: str, value: Any, shown: str) -> None:
         check_number(shown, value, 0)
         if option == "max_duration_s" and value == 0:
             raise OptionError(shown, value, "a length of more than 0 seconds")
+        if option == "smooth_s" and value > MAX_SMOOTH_S:
+            raise OptionError(shown, value, f"at most {MAX_SMOOTH_S:g} seconds")
 
 
 # Finding
@@ -224,7 +244,10 @@ def smoothed(scores: np.ndarray, windows: int, how: str) -> np.ndarray:
         return scores
     padded = np.pad(scores, [(windows // 2, windows // 2)] + [(0, 0)] * (scores.ndim - 1), mode="edge")
     around = np.lib.stride_tricks.sliding_window_view(padded, windows, axis=0)
-    return (np.median(around, axis=-1) if how == "median" else around.mean(axis=-1)).astype(np.float32)
+    middle = np.median if how == "median" else np.mean
+    rows = max(1, BLOCK // (windows * scores[:1].size))
+    blocks = [middle(around[start : start + rows], axis=-1) for start in range(0, len(scores), rows)]
+    return np.concatenate(blocks).astype(np.float32)
 
 
 def class_events(scores: np.ndarray, segments: np.ndarray, rule: Rule) -> list[Event]:

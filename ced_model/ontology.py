@@ -50,8 +50,8 @@ def _by_name() -> dict[str, Node]:
 
 
 def find_node(name: str) -> Node | None:
-    """The node of a name, upper or lower case, or of a machine id."""
-    return nodes().get(name) or _by_name().get(" ".join(name.casefold().split()))
+    """The node of a name, upper or lower case, with `_` for a space, or of a machine id."""
+    return nodes().get(name) or _by_name().get(" ".join(name.replace("_", " ").casefold().split()))
 
 
 def group(name: str) -> list[str] | None:
@@ -77,7 +77,7 @@ def paths_to(mid: str) -> list[list[str]]:
 
 def words_of(text: str) -> list[str]:
     """The words of a text, in lower case."""
-    return re.findall(r"\w+", text.casefold())
+    return re.findall(r"[^\W_]+", text.casefold())
 
 
 def search(text: str) -> list[Node]:
@@ -89,6 +89,13 @@ def search(text: str) -> list[Node]:
         if wanted and all(any(word.startswith(each) for word in words) for each in wanted):
             found.append((not set(wanted) <= set(words), node))
     return [node for _, node in sorted(found, key=lambda item: item[0])]
+
+
+def search_any(text: str) -> list[Node]:
+    """Nodes whose names have a word of `text` with three letters or more, those with most of them first."""
+    wanted = {word for word in words_of(text) if len(word) > 2}
+    found = [(len(wanted & set(words_of(node.name))), node) for node in nodes().values()]
+    return [node for number, node in sorted(found, key=lambda item: -item[0]) if number]
 
 
 def similar_names(text: str) -> list[str]:

@@ -25,7 +25,7 @@ CHUNKS = (b"guan", b"LIST", b"bext")  # of WAV files, that may have a time
 # 20240501_053000, 20240501$053000 (Song Meter SM2 and SM3), 20240501T053000Z, 2024-05-01_05-30-00
 IN_NAME = re.compile(
     r"(?<!\d)(\d{4})([-_.]?)(\d\d)\2(\d\d)(?:[_$T -]|__)(\d\d)([-_.:h]?)(\d\d)\6(\d\d)(?!\d)"
-    r"(?:(Z)|([+-]\d\d):?(\d\d)(?!\d))?"
+    r"(\.\d{1,6}(?=Z|[+-]\d\d))?(?:(Z)|([+-]\d\d):?(\d\d)(?!\d))?"
 )
 HEXADECIMAL = re.compile(r"[0-9A-F]{8}", re.IGNORECASE)  # Unix time, of the first AudioMoths
 FIRST_AUDIOMOTH, LAST_AUDIOMOTH = 0x5685C180, 0x7FFFFFFF  # 2016 to 2038
@@ -119,10 +119,11 @@ def from_name(name: str) -> datetime | None:
     """The time in a file name, such as `SITE_20240501_053000.wav`, or `5AFF7A00.WAV`."""
     stem, extension = os.path.splitext(name)
     for match in IN_NAME.finditer(stem):
-        year, _, month, day, hour, _, minute, second, utc, zone_hours, zone_minutes = match.groups()
-        zone = UTC if utc else _zone(zone_hours[0], zone_hours[1:], zone_minutes) if zone_hours else None
-        with suppress(ValueError):
-            return datetime(*map(int, (year, month, day, hour, minute, second)), tzinfo=zone)  # type: ignore[misc,arg-type]
+        year, _, month, day, hour, _, minute, second, fraction, utc, zone_hours, zone_minutes = match.groups()
+        with suppress(ValueError, OverflowError):
+            zone = UTC if utc else _zone(zone_hours[0], zone_hours[1:], zone_minutes) if zone_hours else None
+            began = datetime(*map(int, (year, month, day, hour, minute, second)), tzinfo=zone)  # type: ignore[misc,arg-type]
+            return began + timedelta(seconds=float(fraction or 0))
     if HEXADECIMAL.fullmatch(stem) and extension.lower() == ".wav":
         seconds = int(stem, 16)
         if FIRST_AUDIOMOTH <= seconds <= LAST_AUDIOMOTH:

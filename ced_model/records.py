@@ -118,8 +118,7 @@ def wide_choices(tagger: "AudioTagger", options: Mapping[str, Any]) -> list["Cla
     """The classes and groups whose scores are stored."""
     from .classes import choose_classes
 
-    choosing = {name: options.get(name) for name in ("exclude", "label_map")}
-    return choose_classes(tagger.labels, options.get("labels"), **choosing)
+    return choose_classes(tagger.labels, options.get("labels"), **_choosing(options, "exclude", "label_map"))
 
 
 def wide_classes(tagger: "AudioTagger", options: Mapping[str, Any]) -> list[str]:
@@ -139,17 +138,35 @@ def check_options(tagger: "AudioTagger", options: Mapping[str, Any], kind: str =
         taken = {"file", "duration_s", "recorded_at", "start_s", "end_s", "error"} & set(wide_classes(tagger, options))
         if taken:
             raise OptionError("labels", min(taken), "classes with other names than the columns of the table")
+    from .classes import choose_classes
     from .events import class_limits, event_rules
 
+    chosen: Sequence[Any]
+    given = options.get("thresholds" if kind == "events" else "threshold")
+    limits = [("threshold", given, "")]
     if kind == "events":
-        limits = [rule.threshold for rule in event_rules(tagger.labels, **_finding(options))]
-    elif isinstance(threshold := options.get("threshold"), Mapping):
-        limits = [each["threshold"] for _, each in class_limits(tagger.labels, threshold, labels=options.get("labels"))]
+        chosen = event_rules(tagger.labels, **_finding(options))
+        limits.append(("off_threshold", options.get("off_threshold"), ""))
+    elif isinstance(given, Mapping):
+        chosen = class_limits(tagger.labels, given, with_silence=True, **_choosing(options))
     else:
-        limits = [] if threshold is None else [threshold]
-    for value in limits:
-        if tagger.problem_type != "regression" and not 0 <= value <= 1:
-            raise OptionError("threshold", value, "a score from 0 to 1")
+        chosen = choose_classes(tagger.labels, options.get("labels"), **_choosing(options, "exclude", "label_map"))
+    if not chosen:
+        raise UsageError("no class is left: none was asked for, or all are excluded or without a name in the label map")
+    if isinstance(given, Mapping):
+        by_class = [(each if isinstance(each, Mapping) else {"threshold": each}, name) for name, each in given.items()]
+        names = ("threshold", "off_threshold")
+        limits += [(key, each.get(key), getattr(name, "place", "")) for each, name in by_class for key in names]
+    for option, value, place in limits:
+        if tagger.problem_type != "regression" and isinstance(value, int | float) and not 0 <= value <= 1:
+            wanted = "a score from 0 to 1"
+            if place:
+                raise UsageError(f"{place}, {option}: expected {wanted}, found {value:g}")
+            raise OptionError(option, value, wanted)
+
+
+def _choosing(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: options.get(name) for name in names or ("labels", "exclude", "label_map")}
 
 
 def _finding(options: Mapping[str, Any]) -> dict[str, Any]:

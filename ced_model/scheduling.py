@@ -26,6 +26,7 @@ _READER_ENDED = object()
 
 MAX_WAITING = 10_000  # inputs and windows whose results are held back by a slow input before them: 20 MB of scores
 NUM_READERS = 4  # more than there are cores, so that one slow file does not stall the others
+READER_WAIT_S = 0.25  # for each to end; one that hangs in a broken file system is left behind
 
 
 class Window(NamedTuple):
@@ -162,6 +163,8 @@ def score_windows(
             run.stop()
             for thread in workers:
                 thread.join()
+            for thread in readers:  # a process that ends while one is in native code would be aborted
+                thread.join(READER_WAIT_S)
 
 
 class InputScores:

@@ -20,7 +20,7 @@ from .records import check_same_maker, check_same_options
 from .writers.json import json_line, parse_json
 
 Entry = dict[str, Any]
-MAX_LINE = 2**28  # bytes; the events of days are far less
+MAX_LINE = 2**31  # bytes; a timeline of all classes has 50 MB an hour
 
 
 class Lines:

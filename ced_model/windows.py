@@ -98,6 +98,7 @@ class ModelWindows:
                 raise OptionError(name, value, "a length in seconds")
         rate = self.front_end.sampling_rate
         window, hop = round(window_s * rate), round(hop_s * rate)
+        window -= window == self.max_samples + 1  # 10.12 s, the length in the message below, is one sample too long
         if not self.front_end.min_samples <= window <= self.max_samples:
             bounds = f"{self.front_end.min_samples / rate:.3g} to {self.max_samples / rate:.4g} seconds"
             raise OptionError("window_s", window_s, f"{bounds}, which this model takes at once")

@@ -11,8 +11,9 @@ from ced_model import AUDIOSET_LABELS, AudioTagger
 from ced_model.audioset import AUDIOSET_CLASSES
 from ced_model.class_files import read_label_map, read_thresholds
 from ced_model.classes import FileText, choose_classes
+from ced_model.events import event_rules
 from ced_model.messages import UsageError
-from ced_model.ontology import group, nodes, parents
+from ced_model.ontology import find_node, group, nodes, parents, search, search_any
 
 DOG = AUDIOSET_LABELS.index("Dog")
 DOGS = ("Dog", "Bark", "Yip", "Howl", "Bow-wow", "Growling", "Whimper (dog)")
@@ -142,6 +143,13 @@ def test_the_ontology_has_all_classes_and_no_other_leaves():
     assert len(tops) == 7 and set().union(*(group(name) for name in tops)) >= set(AUDIOSET_LABELS)
 
 
+def test_names_are_searched_by_words():
+    assert [node.name for node in search("dog")][:2] == ["Dog", "Whimper (dog)"]
+    assert search("dog bark") == search("woof") == search(".*") == search("") == search_any("a of 犬") == []
+    assert {"Dog", "Bark"} <= {node.name for node in search_any("dog_bark")}
+    assert find_node("throat_clearing") == find_node("THROAT  clearing") == find_node("/m/0dl9sf8")
+
+
 # Tags
 
 
@@ -197,11 +205,14 @@ def test_a_label_map_is_read_from_csv(tmp_path):
         (",a\n", r"line 1: expected the name of a class"),
         ('Bark,"a\n', r"line 1: expected CSV"),
         (b"Bark,a\nDog,\xff\n", r"line 2: expected UTF-8"),
+        ("class,name\n", r"file.csv: expected a class and its own name in each line, found none"),
+        ("Bark,a\nbark,b\n", r"line 2: 'b': expected one name for 'Bark', not 'a' as well"),
+        ("75,a\n/m/05tny_,b\n", r"line 2: 'b': expected one name for 'Bark', not 'a' as well"),
     ],
 )
 def test_a_label_map_that_does_not_fit_is_refused_with_its_line(tmp_path, text, message):
     with pytest.raises(UsageError, match=message) as refusal:
-        read_label_map(written(tmp_path, text))
+        choose_classes(AUDIOSET_LABELS, label_map=read_label_map(written(tmp_path, text)))
     assert "\n" not in str(refusal.value)
 
 
@@ -251,11 +262,15 @@ def test_thresholds_are_read_from_csv_and_json(tmp_path):
         ('{"Dog": {"on": 0.5}}', r"line 1: expected any of threshold, .*, found 'on'"),
         ('{"Dog": true}', r"line 1, threshold: expected a number"),
         ("[1]", r"expected"),
+        ('{"Dog": 0.5, "Dog": 0.6}', r"'Dog' is there twice"),
+        ("label,threshold\nDog,0.5\ndog,0.6\n", r"line 3: 'dog' is there already \(.*line 2\)"),
+        ("label,threshold\nDog,0.5\n74,0.6\n", r"line 3: '74' is there already \(.*line 2\)"),
+        ("label,threshold,off_threshold\nDog,0.5,0.6\n", r"line 2, off_threshold: expected at most the threshold"),
     ],
 )
 def test_thresholds_that_do_not_fit_are_refused_with_their_line(tmp_path, text, message):
     with pytest.raises(UsageError, match=message) as refusal:
-        read_thresholds(written(tmp_path, text))
+        event_rules(AUDIOSET_LABELS, read_thresholds(written(tmp_path, text)))
     assert "\n" not in str(refusal.value)
 
 

@@ -53,11 +53,14 @@ def test_smoothing_takes_the_least_odd_number_of_windows(smooth_s, hop_s, window
 
 
 @pytest.mark.parametrize("how", ["median", "mean"])
-def test_smoothed_scores_are_the_median_or_mean_of_the_windows_around(how):
+def test_smoothed_scores_are_the_median_or_mean_of_the_windows_around(how, monkeypatch):
     scores = np.random.default_rng(0).random((9, 2), dtype=np.float32)
     padded = np.concatenate([scores[:1], scores[:1], scores, scores[-1:], scores[-1:]])
     expected = [getattr(np, how)(padded[index : index + 5], axis=0) for index in range(9)]
     np.testing.assert_allclose(smoothed(scores, 5, how), expected, atol=1e-6)
+    monkeypatch.setattr("ced_model.events.BLOCK", 25)  # in several blocks
+    np.testing.assert_allclose(smoothed(scores, 5, how), expected, atol=1e-6)
+    np.testing.assert_allclose(smoothed(scores[:, 0], 5, how), np.array(expected)[:, 0], atol=1e-6)
 
 
 def test_long_events_are_cut_and_short_ones_left_out_after_merging():
@@ -113,6 +116,8 @@ def test_selected_columns_are_those_of_classes_and_groups():
         ({"thresholds": {"a": 0.5}, "labels": "b"}, r"expected a threshold of 'b', or '\*' for all"),
         ({"thresholds": {"c": 0.5}}, r"expected a class of the model"),
         ({"thresholds": {"a": {"threshold": None}}}, r"expected a number"),
+        ({"smooth_s": float("inf")}, r"expected at most 3600 seconds"),
+        ({"thresholds": {"a": {"threshold": 0.5, "smooth_s": 1e9}}}, r"expected at most 3600 seconds"),
         ({"smooth_s": -1}, r"`smooth_s=-1`: expected a number from 0"),
         ({"smoothing": "max"}, r"`smoothing='max'`: expected median or mean"),
         ({"max_duration_s": 0}, r"`max_duration_s=0`: expected a length of more than 0 seconds"),
@@ -124,6 +129,55 @@ def test_impossible_options_are_refused_in_one_line(options, message):
     with pytest.raises(ValueError, match=message) as refusal:
         timeline([0.9]).events(**options)
     assert "\n" not in str(refusal.value)
+
+
+def plain_events(scores, segments, rule):
+    """Events of one class, window by window: a reference for `find_events`."""
+    spans, on = [], False
+    for score, (start_s, end_s) in zip(scores, segments, strict=True):
+        on = score >= rule.threshold or (on and score >= rule.off_threshold)
+        if on and spans and start_s - spans[-1][1] <= rule.merge_gap_s + 1e-6:
+            spans[-1][1] = end_s
+        elif on:
+            spans.append([start_s, end_s])
+    found = []
+    for onset_s, offset_s in spans:
+        if offset_s - onset_s >= rule.min_duration_s - 1e-6:
+            while rule.max_duration_s is not None and offset_s - onset_s > rule.max_duration_s + 1e-6:
+                found.append((onset_s, onset_s + rule.max_duration_s))
+                onset_s += rule.max_duration_s
+            found.append((onset_s, offset_s))
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.floats(0, 1, width=16), min_size=1, max_size=40),
+    st.sampled_from([0.1, 0.137, 0.5, 1.0, 2.0]),
+    st.sampled_from([0.5, 0.7]),
+    st.sampled_from([0.1, 0.3, 0.5]),
+    *[st.sampled_from([0.0, 0.2, 1.0, 3.0])] * 2,
+    st.sampled_from([None, 0.3, 1.0, 3.5]),
+)
+def test_events_are_those_of_a_plain_loop(scores, hop_s, threshold, off_threshold, min_s, gap_s, max_s):
+    found = timeline(scores, hop_s=hop_s)
+    (rule,) = event_rules(
+        LABELS,
+        {"a": threshold},
+        off_threshold=off_threshold,
+        min_duration_s=min_s,
+        merge_gap_s=gap_s,
+        max_duration_s=max_s,
+    )
+    events = find_events(found.scores, found.segments(), hop_s, [rule])
+    np.testing.assert_allclose(spans(events), plain_events(found.scores[:, 0], found.segments(), rule), atol=1e-6)
+    assert all(off_threshold <= event.peak for event in events) or gap_s
+
+
+def test_a_class_with_other_settings_only_has_the_threshold_of_all():
+    found = timeline([0.6, 0.6, 0, 0, 0.6, 0.6, 0.6, 0.6], [0.9] * 8)
+    assert [event.label for event in found.events({"a": {"min_duration_s": 3}})] == ["a"]
+    assert found.events({"a": {"min_duration_s": 3}}) == found.events({"a": {"threshold": 0.5, "min_duration_s": 3}})
 
 
 # Streams

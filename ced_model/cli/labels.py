@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..audioset import AUDIOSET_CLASSES
+from ..messages import printable
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .terminal import put, say
@@ -30,15 +31,19 @@ def labels(query: Annotated[list[str] | None, typer.Argument(metavar="QUERY", hi
     from .. import ontology
 
     text = " ".join(" ".join(query).split())
+    if not text:
+        raise CliError("give a name, words of it, an index or a machine id, or nothing for all classes")
     index = int(text) if text.isdecimal() else -1
     mid = AUDIOSET_CLASSES[index][0] if 0 <= index < len(AUDIOSET_CLASSES) else text
-    exact = ontology.find_node(mid.removesuffix("..."))
+    exact = ontology.find_node(mid.replace("…", "...").removesuffix("..."))
     found = [exact] if exact is not None else ontology.search(text)
     if not found:
+        shown_text = repr(printable(text)[:60])
         found = [node for name in ontology.similar_names(text) if (node := ontology.find_node(name))]
+        found, kind = (found, "similar names") if found else (ontology.search_any(text), "with some of them")
         if not found:
-            raise CliError(f"no class is like {text!r}; `ced labels` shows all {len(AUDIOSET_CLASSES)}", FAILED)
-        say(f"no class has the words {text!r}; similar names:")
+            raise CliError(f"no class is like {shown_text}; `ced labels` shows all {len(AUDIOSET_CLASSES)}", FAILED)
+        say(f"no class has the words {shown_text}; {kind}:")
         put(*(_line(node.mid, node.name) for node in found))
         return
     if exact is None and len(found) > 1:

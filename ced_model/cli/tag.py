@@ -4,7 +4,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -286,16 +287,16 @@ class _Run:
         with _progress(self.inputs) as progress:
             try:
                 same_terminal = self.format is Format.TABLE and sys.stdout.isatty() and sys.stderr.isatty()
-                records = self.records(tagger, self.inputs, progress, say_errors=not same_terminal)
-                write_records(
-                    records,
-                    sys.stdout.buffer,
-                    self.format,
-                    self.kind,
-                    spreadsheet_safe=self.spreadsheet_safe,
-                    made_by=made_by(tagger) if self.format in EVENT_FORMATS else None,
-                    has_times=has_times(self.tagging),
-                )
+                with closing(self.records(tagger, self.inputs, progress, say_errors=not same_terminal)) as records:
+                    write_records(
+                        records,
+                        sys.stdout.buffer,
+                        self.format,
+                        self.kind,
+                        spreadsheet_safe=self.spreadsheet_safe,
+                        made_by=made_by(tagger) if self.format in EVENT_FORMATS else None,
+                        has_times=has_times(self.tagging),
+                    )
             except KeyboardInterrupt as error:
                 raise KeyboardInterrupt(f"{progress.done} of {len(self.inputs)} inputs were done") from error
             except OSError as error:
@@ -342,8 +343,9 @@ class _Run:
                 journal.begin(made_by(tagger))
                 with progress:
                     try:
-                        for record in self.records(tagger, waiting, progress):
-                            journal.append(record)
+                        with closing(self.records(tagger, waiting, progress)) as records:
+                            for record in records:
+                                journal.append(record)
                     except KeyboardInterrupt as error:
                         raise KeyboardInterrupt(journal.advice) from error
             if not journal.is_finished:
@@ -354,7 +356,7 @@ class _Run:
 
     def records(
         self, tagger: "AudioTagger", inputs: list["Input"], progress: RunProgress, say_errors: bool = True
-    ) -> Iterator["Record"]:
+    ) -> Generator["Record", None, None]:
         """The records, counted, and failed ones named on stderr."""
         from ..records import make_records
 

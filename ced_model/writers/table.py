@@ -5,6 +5,7 @@
 import io
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import BinaryIO
 
@@ -71,8 +72,9 @@ def _event_line(event: Record, record: Record) -> Text:
     onset, offset = clock(event["onset_s"]), clock(event["offset_s"])
     if record.get("recorded_at"):
         began = datetime.fromisoformat(record["recorded_at"])
-        times = [began + timedelta(seconds=event[name]) for name in ("onset_s", "offset_s")]
-        onset, offset = (_time_of_day(time, began) for time in times)
+        with suppress(OverflowError):  # after the year 9999, which a damaged header can have
+            times = [began + timedelta(seconds=event[name]) for name in ("onset_s", "offset_s")]
+            onset, offset = (_time_of_day(time, began) for time in times)
     return Text.assemble(f"  {onset:>{width}} – {offset:>{width}}  {event['peak']:.3f}  {printable(event['label'])}")
 
 

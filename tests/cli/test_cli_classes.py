@@ -93,9 +93,15 @@ def test_thresholds_and_own_names_are_read_from_files(ced, tagger, tabla, tmp_pa
     refused = error_of(ced("tag", tabla, "--label-map", names, code=2))
     assert refused == f"ced: {names}, line 2: 'Dgo': expected a class of the model; did you mean 'Dog'?"
     thresholds.write_text("label,threshold\nDog,0.5\nCat,1.5\n")
-    assert "--threshold 1.5: expected a score from 0 to 1" in error_of(
-        ced("tag", tabla, "--events", "--thresholds", thresholds, code=2)
-    )
+    for events in (["--events"], []):
+        refused = error_of(ced("tag", tabla, *events, "--thresholds", thresholds, code=2))
+        assert refused == f"ced: {thresholds}, line 3, threshold: expected a score from 0 to 1, found 1.5"
+    names.write_text("Percussion,drums\nMusic...,\n")
+    own = ["--label-map", names, "--json"]
+    (record,) = json.loads(ced("tag", tabla, *own, "--threshold", "drums=0.01").stdout)
+    assert [tag["label"] for tag in record["tags"]] == ["drums"]
+    (record,) = json.loads(ced("tag", tabla, *own, "--exclude", "drums", "--top-k", "527").stdout)
+    assert not {"drums", "Percussion", "Music"} & {tag["label"] for tag in record["tags"]}
 
 
 @pytest.mark.parametrize(
@@ -112,6 +118,12 @@ def test_thresholds_and_own_names_are_read_from_files(ced, tagger, tabla, tmp_pa
         (["--thresholds", "no-such.csv"], "no-such.csv': No such file"),
         (["--label-map", "no-such.csv"], "no-such.csv': No such file"),
         (["--smooth", "1"], "--smooth needs --events"),
+        (["--smooth", "inf", "--events"], "--smooth inf: expected at most 3600 seconds"),
+        (["--off-threshold", "-1", "--events"], "--off-threshold -1: expected a score from 0 to 1"),
+        (["--label", "Human voice"], "did you mean 'Human voice...', all classes below it?"),
+        (["--label", ""], "no class is left: none was asked for"),
+        (["--label", "Music", "--exclude", "Music..."], "no class is left"),
+        (["--events", "--label", "Music", "--exclude", "Music..."], "no class is left"),
         (["--off-threshold", "0.1"], "--off-threshold needs --events"),
         (["--max-duration", "1"], "--max-duration needs --events"),
         (["--events", "--off-threshold", "0.8"], "--off-threshold 0.8: expected at most the threshold, which is 0.5"),
@@ -141,6 +153,11 @@ def test_records_have_the_time_of_the_recording_if_it_is_asked_for(ced, tabla, t
     assert "the time of one recording, and there are 2" in error_of(
         ced("tag", tmp_path, "--start-time", "2024-05-01T05:30", code=2)
     )
+
+
+def test_events_after_the_last_date_there_is_are_printed_in_seconds(ced, tabla):
+    options = ["--events", "--label", "Music", "--start-time", "9999-12-31T23:59:58"]
+    assert "0.0 s – 10.7 s" in ced("tag", tabla, *options).stdout
 
 
 def test_tables_have_the_time_of_the_recording_if_it_is_asked_for(ced, tabla, tmp_path):
