@@ -41,8 +41,8 @@ class OpenVinoEngine(CpuEngine):
             "INFERENCE_NUM_THREADS": self.num_threads,
             "INFERENCE_PRECISION_HINT": PRECISIONS[self.compute_type],
         }
-        # The first array must not become a tensor in two threads at once: OpenVINO's bindings to NumPy would deadlock, one
-        # thread waiting for the interpreter's lock and the other, which has it, for the first.
+        # The first array must not become a tensor in two threads at once: OpenVINO's bindings to NumPy would deadlock,
+        # one thread waiting for the interpreter's lock and the other, which has it, for the first.
         _ = openvino.Tensor(np.zeros(1, np.float32), shared_memory=True).data
         try:
             return openvino.Core().compile_model(read_model(self.model, self.compute_type), "CPU", config)
