@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from .results import Timeline as Timeline
     from .tagger import AudioTagger as AudioTagger
     from .writers.event_files import write_events as write_events
+    from .writers.read_back import read_events as read_events
+    from .writers.read_back import read_timelines as read_timelines
 
 __version__ = "0.1.0"
 
@@ -60,6 +62,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "results": ["EmbeddingResult", "StreamUpdate", "Tag", "TagResult", "Timeline"],
         "tagger": ["AudioTagger"],
         "writers.event_files": ["write_events"],
+        "writers.read_back": ["read_events", "read_timelines"],
     },
 )
 

@@ -75,7 +75,7 @@ def learn_classes(
     examples: str | os.PathLike[str],
     output_dir: str | os.PathLike[str],
     *,
-    model: str | os.PathLike[str] | None = None,
+    model: str | os.PathLike[str] | AudioTagger | None = None,
     negatives: Sequence[str | os.PathLike[str]] = (),
     replace: bool = False,
     window_s: float | None = None,
@@ -89,7 +89,7 @@ def learn_classes(
     Args:
         examples: A folder with a folder of clips for each class.
         output_dir: The folder to write; it appears in one piece at the end.
-        model: As for [`AudioTagger`].
+        model: As for [`AudioTagger`], or a tagger of a model folder.
         negatives: Folders or files of counter-examples: sounds that are none of the classes.
         replace: Leave out the classes of the model.
         window_s: Learn from windows of this length in seconds; by default a clip is one window, and longer ones have
@@ -109,9 +109,9 @@ def learn_classes(
     """
     target = Path(output_dir).absolute()
     check_output(target, overwrite)
-    require(("sklearn",), "learning classes", INSTALL_LEARN)
+    check_installed()
     found = find_examples(examples, negatives)
-    tagger = AudioTagger(model, **tagger_options)
+    tagger = model if isinstance(model, AudioTagger) else AudioTagger(model, **tagger_options)
     check_model(tagger, found.labels, replace)
     skipped = list(found.skipped)
     features, clips, targets = _features(tagger, found, window_s, skipped)
@@ -134,9 +134,16 @@ def learn_classes(
     return LearnedClasses(target, tagger.name, labels, reports, negatives_used, skipped)
 
 
+def check_installed() -> None:
+    """Raises a `MissingPackageError` without scikit-learn."""
+    require(("sklearn",), "learning classes", INSTALL_LEARN)
+
+
 def check_model(tagger: AudioTagger, labels: Sequence[str], replace: bool) -> None:
     """Raises an error unless classes `labels` can be learned on this model."""
     folder = tagger._folder
+    if folder.path is None:
+        raise OptionError("model", tagger.name, "a model folder: save this model first")
     if folder.settings.pooling == "dm":  # its head is given each step in time, not the pooled embedding
         raise OptionError("model", tagger.name, "a model with pooling mean, logit or token; this one has dm")
     if not replace and folder.settings.problem_type != MULTI_LABEL:

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 import torch
 
-from ced_model import CedConfig, CedForAudioClassification
+from ced_model import AudioTagger, CedConfig, CedForAudioClassification
 
 RECIPE = Path(__file__).parent.parent / "examples" / "ced_nano"
 sys.path.insert(0, str(RECIPE))
@@ -34,6 +34,7 @@ import report  # noqa: E402
 import scenes  # noqa: E402
 import sources  # noqa: E402
 import synthesis  # noqa: E402
+import train_gpu  # noqa: E402
 import yamnet  # noqa: E402
 import yamnet_torch  # noqa: E402
 
@@ -378,7 +379,9 @@ def opus_bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "samples": 16000,
         }
         recordings.append(({**row, "taught": {"Siren": 0.5 + number / 100}}, banks.encode(waveform)))
-    banks.write_bank(recordings, folder, piece_bytes=8000)
+    banks.write_bank(recordings[:3], folder, piece_bytes=8000)
+    assert banks.sources_in(folder) == {"a/0", "a/1", "a/2"}
+    banks.write_bank(recordings[3:], folder, piece_bytes=8000)  # as after an interruption
     return folder
 
 
@@ -459,3 +462,29 @@ def test_licences_are_those_of_the_last_paragraph_that_fits(tmp_path: Path) -> N
     assert licences.licence_of(tmp_path, "game/usr/share/game/sounds/dog.ogg") == "CC0-1.0"
     assert licences.licence_of(tmp_path, "game/usr/share/game/music/song.ogg") == "GPL-2+"
     assert licences.licence_of(tmp_path, "other/song.ogg") == "unknown"
+
+
+@pytest.mark.parametrize("way", train_gpu.WAYS)
+def test_training_on_one_device_continues_from_the_last_checkpoint_that_is_whole(
+    opus_bank: Path, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(yamnet, "EMBEDDING_SIZE", 8)
+    monkeypatch.setattr(yamnet, "teacher", lambda: SimpleNamespace(class_indices=np.arange(5)))
+    monkeypatch.setattr(
+        yamnet_torch, "load", lambda quantized: yamnet_torch.TorchYamNet(quantised_graph(), quantized=quantized)
+    )
+    monkeypatch.setattr(train_gpu, "CALIBRATION_CLIPS", 4)
+    common = "--device cpu --processes 1 --batch-patches 8 --save-steps 1 --width 24 --depth 1 --heads 1"
+
+    def run(steps: int) -> int:
+        command = f"train_gpu {opus_bank} {tmp_path / 'out'} {common} --way {way} --steps {steps}"
+        monkeypatch.setattr(sys, "argv", command.split())
+        train_gpu.main()
+        return torch.load(tmp_path / "out" / "last.pt", weights_only=True)["step"]
+
+    assert run(2) == 2
+    last = tmp_path / "out" / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    assert run(3) == 3
+    assert "last.pt cannot be read" in caplog.text and "Continuing from step" in caplog.text
+    assert len(AudioTagger(tmp_path / "out" / "model")(synthesis.make("siren", 0, seconds=1.0), top_k=3)) == 3

@@ -51,6 +51,7 @@ from ced_model.configuration_ced import CED_SIZES
 from ced_model.conversion import ConversionError, convert, convert_checkpoint, push_to_hub
 from ced_model.conversion.checkpoint import _make_checkpoint
 from ced_model.conversion.shape import make_config
+from ced_model.custom_code import AUTO_MAP
 from ced_model.model_card import PUBLISHED_FIGURES, create_model_card, published_eval_results
 from ced_model.pretrained import MODEL_FILES
 
@@ -171,7 +172,7 @@ def test_pooling_is_read_off_the_class_token_or_the_training_config(pooling: str
 def test_folder_is_complete_and_loads_as_classifier_and_encoder(micro_folder: Path) -> None:
     assert {path.name for path in micro_folder.iterdir()} == MODEL_FILES
     config = json.loads((micro_folder / "config.json").read_text())
-    assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForAudioClassification"}
+    assert config["auto_map"] == AUTO_MAP
     preprocessor = json.loads((micro_folder / "preprocessor_config.json").read_text())
     assert preprocessor["auto_map"] == {"AutoFeatureExtractor": "feature_extraction_ced.CedFeatureExtractor"}
     encoder = AutoModel.from_pretrained(micro_folder)

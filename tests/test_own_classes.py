@@ -251,9 +251,16 @@ def test_what_cannot_be_learned_from_is_named_in_one_line(sounds, how, expected)
     output = sounds.parent / "model"
     result = ced("learn", sounds, "-m", MODEL, "-o", output, *further)
     assert result.exit_code in (1, 2) and result.stdout == ""
-    lines = [line for line in result.stderr.splitlines() if not line.endswith("; left out")]
+    lines = [line for line in result.stderr.splitlines() if not line.endswith("; left out") and line[:7] != "model: "]
     assert len(lines) == 1 and lines[0].startswith("ced: ") and expected in lines[0], result.stderr
     assert not output.exists()
+
+
+def test_without_scikit_learn_the_line_says_how_to_install_it(sounds, monkeypatch):
+    monkeypatch.setattr("ced_model.packages.missing", list)
+    result = ced("learn", sounds, "-m", MODEL, "-o", sounds.parent / "model")
+    assert result.exit_code == 1
+    assert result.stderr == 'ced: learning classes requires sklearn: pip install "ced_model[learn]"\n'
 
 
 def test_models_to_which_nothing_can_be_added_are_refused(sounds, micro_model):
@@ -267,6 +274,8 @@ def test_models_to_which_nothing_can_be_added_are_refused(sounds, micro_model):
         micro_model.save_pretrained(folder)
         with pytest.raises(ValueError, match=expected):
             learn_classes(sounds, sounds.parent / "model", model=folder)
+    with pytest.raises(ValueError, match="expected a model folder: save this model first"):
+        learn_classes(sounds, sounds.parent / "model", model=AudioTagger(micro_model))
     assert not (sounds.parent / "model").exists()
     learn_classes(sounds, sounds.parent / "model", model=sounds.parent / "problem_type", replace=True)
 

@@ -12,7 +12,7 @@ from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .model import load_tagger
-from .progress import RunProgress
+from .progress import inputs_without_entry, progress_of
 from .terminal import put, say
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def embed(
     Exit code: 0, 1 if inputs failed (each is named on stderr), 2 for wrong usage.
     """
     from ..embedding_index import EmbeddingIndex, check_index_name
-    from ..input_list import find_inputs
+    from ..input_list import STANDARD_INPUT, find_inputs
     from ..records import with_results
     from ..unfinished import Unfinished
 
@@ -78,6 +78,8 @@ def embed(
     if exists and not (resume or overwrite):
         raise CliError(f"{output} exists: --resume keeps its embeddings, --overwrite discards them")
     inputs = find_inputs(paths or [], list_file)
+    if resume and any(item.name == STANDARD_INPUT for item in inputs):
+        raise CliError("--resume cannot know whether standard input is the same")
     kept = EmbeddingIndex.load(output) if exists and resume else None
     windows: dict[str, Any] = {"window_s": window_s, "hop_s": hop_s, "channel": options.parse_channel(channel)}
     tagger = load_tagger(
@@ -94,10 +96,8 @@ def embed(
     with Unfinished(output, header, resume=resume, overwrite=overwrite) as unfinished:
         if kept is not None:
             _take_up(kept, unfinished, header, output)
-        waiting = [item for item in inputs if item.name not in unfinished]
-        if len(waiting) < len(inputs):
-            say(f"{len(inputs) - len(waiting)} of {len(inputs)} inputs were done before")
-        progress = RunProgress(len(waiting))
+        waiting = inputs_without_entry(inputs, unfinished)
+        progress = progress_of(waiting)
         found = with_results(waiting, lambda each: tagger.embeddings(each, on_audio=progress.add_audio, **windows))
         progress.keep((_entry(item, result) for item, result in found), unfinished)
         index = _joined(unfinished, tagger, header)

@@ -12,7 +12,7 @@ import typer
 from . import options
 from .endings import one_line_errors
 from .errors import CliError
-from .model import choose_model, quieten
+from .model import load_tagger
 from .terminal import put, say
 
 if TYPE_CHECKING:
@@ -52,21 +52,21 @@ def learn(
     """
     if output is None:
         raise CliError("choose with --output DIR where to write the model")
-    quieten()
-    from ..own_classes import learn_classes
+    from ..examples import find_examples
+    from ..own_classes import check_installed, learn_classes
 
+    check_installed()
+    find_examples(examples, negatives or ())  # what is wrong with them is named before a model is downloaded
+    tagger = load_tagger(model, device=device, num_threads=num_threads, engine=engine)
     learned = learn_classes(
         examples,
         os.path.expanduser(output),
-        model=choose_model(model),
+        model=tagger,
         negatives=negatives or (),
         replace=replace,
         window_s=window_s,
         overwrite=overwrite,
         say=say,
-        engine=engine,
-        device=device,
-        num_threads=num_threads,
     )
     put(*_report(learned, output))
 

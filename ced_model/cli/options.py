@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .endings import flag
 from .errors import CliError
 
 Model = Annotated[
@@ -154,7 +155,7 @@ Separator = Annotated[str, typer.Option(metavar="TEXT", help="Separates classes 
 def refuse(reason: str, **options: Any) -> None:
     """Refuses options that were given, if there is a reason."""
     for name in given(**options) if reason else ():
-        raise CliError(f"--{name.removesuffix('_s').replace('_', '-')} {reason}")
+        raise CliError(f"{flag(name)} {reason}")
 
 
 def choose_data(data: Any, dataset: str | None, *, config: Any, audio_column: Any, **of_tables: Any) -> str:

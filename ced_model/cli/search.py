@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..messages import clock
+from ..messages import OptionError, clock
 from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
@@ -54,9 +54,13 @@ def search(
     if clips is not None and os.path.lexists(clips) and not (os.path.isdir(clips) and not os.listdir(clips)):
         raise CliError(f"--clips {clips}: expected a new or empty folder")
     index = EmbeddingIndex.load(path)
-    tagger = load_tagger(
-        str(index.made_by["model"]) if model is None else model, device=device, num_threads=num_threads, engine=engine
-    )
+    made_by = str(index.made_by["model"])
+    try:
+        tagger = load_tagger(made_by if model is None else model, device=device, num_threads=num_threads, engine=engine)
+    except (CliError, OptionError) as error:
+        if model is not None:
+            raise
+        raise CliError(f"{path} was made with the model {made_by}, which is not here: give --model", FAILED) from error
     index.check_model(tagger, path)
     embeddings = tagger.embed(queries, channel=options.parse_channel(channel))
     hits = index.search(embeddings, top_k or 10)

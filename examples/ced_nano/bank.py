@@ -4,9 +4,9 @@
 
     python examples/ced_nano/bank.py WORK BANK
 
-BANK/manifest.json lists the pieces with their checksums, BANK/recordings.jsonl the recordings with source, licence,
-split and the teacher's classes. A piece is a ZIP archive of Ogg Opus files. Pieces that are missing or
-damaged are left out when the bank is read, and everything else is used.
+Stopped, the same command goes on where it was. BANK/manifest.json lists the pieces with their checksums,
+BANK/recordings.jsonl the recordings with source, licence, split and the teacher's classes. A piece is a ZIP archive of
+Ogg Opus files. Pieces that are missing or damaged are left out when the bank is read, and everything else is used.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import logging
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ VERSION = 1
 PIECE_BYTES = 16_000_000
 BITRATE_KBPS = 24  # mono, at 16 kHz
 COMPLEXITY = 4  # of the encoder; 10 takes twice as long
+BALANCE = 0.6  # of classes in mixing
 MIN_PROBABILITY = 0.05  # of the teacher's classes in recordings.jsonl
 
 Recording = tuple[dict[str, Any], bytes]  # its row, and the Ogg Opus file
@@ -63,9 +64,16 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def write_bank(recordings: Iterable[Recording], folder: Path, *, piece_bytes: int = PIECE_BYTES) -> None:
-    """Writes pieces, recordings.jsonl and, last, manifest.json. Rows get `piece` and `file`."""
+    """
+    Adds recordings to a bank, piece by piece; after each the bank is whole. Rows get `piece` and `file`.
+
+    Those that the bank has already (`sources_in`) must not be among them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     pieces, rows, members, size = [], [], [], 0
+    if (folder / "manifest.json").exists():
+        bank = OpusBank(folder)
+        pieces, rows = bank.manifest["pieces"], bank.all_rows
 
     def close() -> None:
         name, buffer = f"piece_{len(pieces):03d}.zip", io.BytesIO()
@@ -77,6 +85,11 @@ def write_bank(recordings: Iterable[Recording], folder: Path, *, piece_bytes: in
         digest = hashlib.sha256(content).hexdigest()
         pieces.append({"name": name, "bytes": len(content), "sha256": digest, "recordings": len(members)})
         members.clear()
+        table = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        manifest = {"version": VERSION, "sampling_rate": SAMPLING_RATE, "pieces": pieces}
+        manifest["recordings_sha256"] = hashlib.sha256(table).hexdigest()
+        write_file(folder / "recordings.jsonl", table)
+        write_file(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
 
     for row, data in recordings:
         cost = len(data) + 150  # with its entry in the archive
@@ -89,16 +102,16 @@ def write_bank(recordings: Iterable[Recording], folder: Path, *, piece_bytes: in
         size += cost
     if members:
         close()
-    table = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    write_file(folder / "recordings.jsonl", table)
-    manifest = {"version": VERSION, "sampling_rate": SAMPLING_RATE, "pieces": pieces}
-    manifest["recordings_sha256"] = hashlib.sha256(table).hexdigest()
-    write_file(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+def sources_in(folder: Path) -> set[str]:
+    """The sources of the recordings that a bank has; none if there is no bank."""
+    return {row["source"] for row in OpusBank(folder).all_rows} if (folder / "manifest.json").exists() else set()
 
 
 class OpusBank:
     """
-    The recordings of a bank whose pieces are whole; `rows` has a dict for each.
+    The recordings of a bank whose pieces are whole; `rows` has a dict for each, `all_rows` those of other pieces too.
 
     Args:
         folder: With manifest.json, recordings.jsonl and some or all of the pieces.
@@ -120,13 +133,13 @@ class OpusBank:
             raise ValueError(f"The bank in {folder} has version {version}, this program reads version {VERSION}.")
         if hashlib.sha256(table).hexdigest() != digest:
             raise ValueError(f"{folder / 'recordings.jsonl'} is damaged: its checksum differs. Copy it again.")
-        self.folder = folder
+        self.folder, self.manifest = folder, manifest
         self.pieces = [piece["name"] for piece in pieces]
         whole = {number for number, piece in enumerate(pieces) if _is_whole(folder / piece["name"], piece)}
         if not whole:
             raise ValueError(f"The bank in {folder} has no whole piece of {len(pieces)}. Copy its pieces again.")
-        rows = [json.loads(line) for line in table.decode().splitlines()]
-        self.rows = [row for row in rows if row["piece"] in whole]
+        self.all_rows = [json.loads(line) for line in table.decode().split("\n")[:-1]]
+        self.rows = [row for row in self.all_rows if row["piece"] in whole]
         self.checksum = hashlib.sha256(json.dumps([pieces[i]["sha256"] for i in sorted(whole)]).encode()).hexdigest()
 
     def decode(self, *, processes: int = 1) -> Iterator[np.ndarray]:
@@ -174,41 +187,77 @@ def _decode_piece(item: tuple[Path, list[str]]) -> list[np.ndarray]:
         return [decode(archive.read(name)) for name in files]
 
 
-def recordings_of(work: Path, *, processes: int, excluded: Path | None = None) -> Iterator[Recording]:
-    """The recordings of WORK/bank with what the teacher gives them, encoded, without those that `excluded` has too."""
+def recordings_of(
+    work: Path, *, processes: int, excluded: Path | None = None, done: Container[str] = ()
+) -> Iterator[Recording]:
+    """
+    The recordings of WORK/bank that are not `done`, encoded, with what the teacher gives them; without those that
+    `excluded` has too.
+
+    The scarcest for their length come first and held-out ones last, so that the first pieces are the most useful.
+    """
     bank = Bank(work / "bank")
     paths = sorted(path for path in excluded.rglob("*") if path.name.lower().endswith(AUDIO)) if excluded else ()
     fingerprints = Fingerprints(paths)
     means = np.load(work / "bank" / "heard.npz")["mean"].astype(np.float32)
-    with ProcessPoolExecutor(processes, initializer=_open, initargs=(bank, fingerprints)) as pool:
-        for index, (data, match) in enumerate(pool.map(_encode, range(len(bank.rows)), chunksize=16)):
+    groups, lengths = [row["group"] for row in bank.rows], np.array([row["samples"] for row in bank.rows])
+    value = weights_of(np.where(means >= MIN_PROBABILITY, means, 0), groups, BALANCE) / (lengths + SAMPLING_RATE)
+    order = np.argsort(np.where([row["split"] == "train" for row in bank.rows], -value, 1), kind="stable").tolist()
+    order = [index for index in order if bank.rows[index]["source"] not in done]
+    # What is kept for measuring are everyday sounds: speech and music need no comparison, which takes a while.
+    others = means[:, [AUDIOSET_LABELS.index(name) for name in ("Speech", "Music")]].max(1) < 0.5
+    with ProcessPoolExecutor(processes, initializer=_open, initargs=(bank, fingerprints, others)) as pool:
+        for index, (data, match) in zip(order, pool.map(_encode, order, chunksize=16), strict=True):
             row = bank.rows[index]
             if match:
                 logger.warning("%s is left out: it is the same recording as %s.", row["source"], match)
                 continue
-            order = np.argsort(-means[index])[:20]
-            taught = {AUDIOSET_LABELS[i]: round(float(means[index, i]), 3) for i in order}
+            first = np.argsort(-means[index])[:20]
+            taught = {AUDIOSET_LABELS[i]: round(float(means[index, i]), 3) for i in first}
             kept = {name: row.get(name, "") for name in ("source", "licence", "split", "group", "samples")}
             yield {**kept, "taught": {k: v for k, v in taught.items() if v >= MIN_PROBABILITY}}, data
 
 
-def _open(bank: Bank, fingerprints: Fingerprints) -> None:
-    global _bank, _fingerprints
-    _bank, _fingerprints = bank, fingerprints
+def weights_of(taught: np.ndarray, groups: Sequence[str], balance: float) -> np.ndarray:
+    """
+    How often each recording is drawn, in proportion.
+
+    A recording counts for each of its classes by the teacher's probability, and the more of a class there is the less,
+    so that a thousand voices do not hide one chainsaw. Recordings of one series share their odds.
+
+    Args:
+        taught: The teacher's probabilities (recordings, classes).
+        groups: The series of each recording.
+        balance: 0 to draw all recordings equally often, 1 to draw all classes equally often.
+    """
+    amount = taught.sum(0)
+    weights = (taught * np.where(amount > 0, amount, 1) ** -balance).sum(1)
+    if (weights > 0).any():  # recordings that the teacher does not name are drawn as often as its commonest
+        weights = np.maximum(weights, np.quantile(weights[weights > 0], 0.1))
+    else:
+        weights = np.ones(len(taught))
+    _, group_of, group_counts = np.unique(list(groups), return_inverse=True, return_counts=True)
+    return weights * group_counts[group_of] ** -0.5
+
+
+def _open(bank: Bank, fingerprints: Fingerprints, compared: np.ndarray) -> None:
+    global _bank, _fingerprints, _compared
+    _bank, _fingerprints, _compared = bank, fingerprints, compared
 
 
 def _encode(index: int) -> tuple[bytes, str | None]:
     row = _bank.rows[index]
-    match = _fingerprints.match(_bank.waveform(index))
+    match = _fingerprints.match(_bank.waveform(index)) if _compared[index] else None
     return encode(np.asarray(_bank.samples[row["start"] : row["start"] + row["samples"]])), match
 
 
 def hours_by(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
-    """Hours of recordings for each value of a column, or for each first class of the teacher if it is `taught`."""
+    """Hours of recordings for each package, licence or split; for `taught`, of those with a class in the first five."""
     hours: dict[str, float] = {}
     for row in rows:
-        name = next(iter(row["taught"]), "nothing") if key == "taught" else row[key].split("/")[0]
-        hours[name] = hours.get(name, 0.0) + row["samples"] / SAMPLING_RATE / 3600
+        names = list(row["taught"])[:5] if key == "taught" else [row[key].split("/")[0]]
+        for name in names:
+            hours[name] = hours.get(name, 0.0) + row["samples"] / SAMPLING_RATE / 3600
     return dict(sorted(hours.items(), key=lambda item: -item[1]))
 
 
@@ -219,12 +268,15 @@ def main() -> None:
     parser.add_argument("--exclude", type=Path, help="folder of recordings that are kept for measuring, as ESC-10")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    recordings = recordings_of(options.work, processes=options.processes, excluded=options.exclude)
+    done = sources_in(options.bank)
+    recordings = recordings_of(options.work, processes=options.processes, excluded=options.exclude, done=done)
     write_bank(recordings, options.bank)
     bank = OpusBank(options.bank)
     print(f"{len(bank.rows)} recordings, {len(bank.pieces)} pieces")
-    for name, hours in hours_by(bank.rows, "source").items():
-        print(f"{hours:7.2f} h  {name}")
+    for key in ("source", "licence", "taught"):
+        print(f"\n{key}")
+        for name, hours in hours_by(bank.rows, key).items():
+            print(f"{hours:7.2f} h  {name}")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class Fingerprints:
         if length < BLOCK:
             return False
         own, other = words[here : here + length], self.words[there : there + length]
-        if len(np.unique(own)) < BLOCK // 2:  # silence or a tone: the same word again and again
+        if min(len(np.unique(own)), len(np.unique(other))) < BLOCK // 2:  # silence or a tone: one word again and again
             return False
         different = np.unpackbits((own ^ other).view(np.uint8)).sum()
         return bool(different <= MAX_DIFFERENCE * 32 * length)

@@ -19,9 +19,11 @@ import publish
 import report
 import scenes
 import sources
+import synthesis
 from ced_model import CedConfig, CedFeatureExtractor
 from pretrain import PretrainArguments, pretrain
 
+SYNTHESISED_TAKES = 40  # of each kind
 TRAIN_SHARDS = 66  # 47 h
 HELDOUT_SHARDS = 4
 DISTILLED_HOURS = 40.0
@@ -33,7 +35,7 @@ STUDENT = CedConfig(embed_dim=192, depth=6, num_heads=3, name="ced-nano")
 TEACHER = f"{Path(__file__).with_name('yamnet.py')}:YamNet"
 NO_AUGMENTATION = ("--max-shift", "0", "--max-time-mask", "0", "--max-freq-mask", "0")
 
-STAGES = ("collect", "mix", "pretrain", "teach", "train", "ablate", "report")
+STAGES = ("synthesize", "collect", "mix", "pretrain", "teach", "train", "ablate", "report")
 OTHER_STAGES = ("publish",)  # into the repository; only when asked for
 
 
@@ -112,6 +114,8 @@ def main() -> None:
     work = options.work.absolute()
     for stage in options.stages:
         match stage:
+            case "synthesize":
+                synthesis.write_all(work, SYNTHESISED_TAKES)
             case "collect":
                 collect(work)
             case "mix":

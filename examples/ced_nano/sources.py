@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ PACKAGES = (
     "njam-data opencity-data openssn-data orbital-eunuchs-sniper-data pathological pax-britannica-data "
     "pekka-kana-2-data phlipple-data pink-pony-data raincat-data sdl-ball-data slimevolley-data starfighter-data "
     "starvoyager-data supercollider-common tecnoballz-data tuxmath-data tuxpaint-data val-and-rick-data wizznic-data "
-    "wordwarvi-sound zaz-data asterisk-moh-opsound-wav performous"
+    "wordwarvi-sound zaz-data asterisk-moh-opsound-wav performous 7kaa-data cdogs-sdl-data kanagram khangman "
+    "linphone-common mana-data nexuiz-data opensurge-data pidgin-data pychess tuxfootball"
 ).split()
 WHEELS = (
     "ambience keebsound onsen opensoundscape pytest-audioeval".split()
@@ -75,6 +77,9 @@ ARCHIVES = (".zip", ".pk3", ".wz")
 # Qt's and GLib's resources and OpenTTD's sound sets hold whole audio files, one after another.
 RESOURCE_FILES = (".rcc", ".cat", ".gresource")
 
+# Found by fingerprints.py: the chainsaw of ESC-10's clips 1-19898-A to -C, which are kept for measuring.
+KEPT_FOR_MEASURING = ("openttd-opensfx/*/opensfx.cat.d/056.wav",)
+
 SAMPLING_RATE = 16000
 MAX_RECORDING_S = 180.0
 MAX_MUSIC_S = 30.0  # of what lies in a folder of music, of which there is more than enough
@@ -87,8 +92,8 @@ def fetch(folder: Path) -> None:
     """
     Downloads the packages and unpacks the audio files in them, each package once.
 
-    Packages that the configured Debian release does not have are left out with a warning: `blanket` and
-    `ocean-sound-theme` need Debian 13.
+    Packages that the configured Debian release does not have are left out with a warning: `blanket` and a few
+    others need Debian 13.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for package in WHEELS:
@@ -198,7 +203,7 @@ def build_bank(sources: Path, bank: Path) -> None:
     left_out = bank / "left_out.txt"
     known = {row["source"] for row in rows} | set(left_out.read_text("utf-8").split("\n") if left_out.exists() else ())
     paths = sorted(path for path in sources.rglob("*") if path.name.lower().endswith(AUDIO) and path.is_file())
-    paths = [path for path in paths if str(path.relative_to(sources)) not in known]
+    paths = [path for path in paths if (name := str(path.relative_to(sources))) not in known and not _is_kept(name)]
     with (
         open(bank / "audio.i16", "ab") as audio,
         open(bank / "recordings.jsonl", "a", encoding="utf-8") as table,
@@ -220,6 +225,10 @@ def build_bank(sources: Path, bank: Path) -> None:
             table.write(json.dumps(row) + "\n")
             table.flush()
             end += len(samples)
+
+
+def _is_kept(source: str) -> bool:
+    return any(fnmatch(source, pattern) for pattern in KEPT_FOR_MEASURING)
 
 
 def _whole_rows(path: Path) -> list[dict[str, Any]]:

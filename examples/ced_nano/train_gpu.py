@@ -26,7 +26,7 @@ from torch.nn import functional as F
 import publish
 import yamnet
 import yamnet_torch
-from bank import OpusBank
+from bank import BALANCE, OpusBank, weights_of
 from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification
 from ced_model.audioset import AUDIOSET_LABELS
 from ced_model.evaluation import classification_metrics
@@ -57,7 +57,7 @@ class Arguments:
     dense: bool = True  # targets every 0.48 s, besides those of the clip
     mask_share: float = 0.5  # of the clips that are masked
     teacher_passes: int = 1  # 3: the mean over patches shifted by 0.16 s in either direction
-    balance: float = 0.6  # 0: recordings are drawn equally often; 1: their classes are
+    balance: float = BALANCE  # 0: recordings are drawn equally often; 1: their classes are
     final_share: float = 0.2  # of the steps, with short, clean, unmasked clips
     learning_rate: float = 1e-3
     optimizer: str = "muon"
@@ -96,17 +96,6 @@ def load_recordings(bank: OpusBank, cache: Path, processes: int) -> np.ndarray:
                 file.write(samples[: row["samples"]].tobytes())
         logger.warning("Decoded %d recordings in %.0f s.", len(bank.rows), time.monotonic() - started)
     return np.fromfile(path, np.int16)
-
-
-def weights_of(bank: OpusBank, balance: float) -> np.ndarray:
-    """Recordings that the teacher names alike share their odds, as do those of one series. Held-out ones have none."""
-    taught = bank.taught()
-    names = np.where(taught.any(1), taught.argmax(1), len(AUDIOSET_LABELS))
-    _, name_of, name_counts = np.unique(names, return_inverse=True, return_counts=True)
-    groups = np.array([row["group"] for row in bank.rows])
-    _, group_of, group_counts = np.unique(groups, return_inverse=True, return_counts=True)
-    is_train = np.array([row["split"] == "train" for row in bank.rows])
-    return is_train * name_counts[name_of] ** -balance * group_counts[group_of] ** -0.5
 
 
 class LogMel(nn.Module):
@@ -183,8 +172,8 @@ class Trainer:
             self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(arguments.ema_decay), use_buffers=True
         )
         self.optimizers = make_optimizers(self.model, arguments)
-        self.forward = torch.compile(self.model) if compile else self.model
-        self.teach = torch.compile(self.teacher) if compile else self.teacher
+        self.forward = torch.compile(self.model, dynamic=False) if compile else self.model
+        self.teach = torch.compile(self.teacher, dynamic=False) if compile else self.teacher
 
     # --- Data ----------------------------------------------------------------------------------------------------
 
@@ -228,10 +217,11 @@ class Trainer:
     def calibrate(self, *, is_new: bool) -> None:
         """Statistics of the teacher's embeddings; for a new student also of its inputs and of the classes."""
         self.teach = self.teacher
-        log_mel, logits, embeddings = self.batch(CALIBRATION_CLIPS, WINDOWS[0], 0)
+        log_mel, logits, embeddings = self.batch(CALIBRATION_CLIPS, WINDOWS[1], 0)
         roots = embeddings.sqrt().flatten(0, 1)
         self.model.embedding_mean.copy_(roots.mean(0))
-        self.model.embedding_std.copy_(roots.std(0) + 0.05)
+        # Units that are seldom active in so few clips would rule the error.
+        self.model.embedding_std.copy_(roots.std(0).clamp(min=float(roots.std(0).median())))
         if is_new:
             self.model.student.encoder.init_bn.running_mean.copy_(log_mel.mean((0, 2)))
             self.model.student.encoder.init_bn.running_var.copy_(log_mel.var((0, 2)))
@@ -363,7 +353,9 @@ def resume(trainer: Trainer, folder: Path) -> None:
         try:
             state = torch.load(folder / name, map_location=trainer.device, weights_only=True)
         except Exception as error:  # a damaged archive raises errors of many types
-            logger.warning("%s cannot be read (%s): it is not used.", folder / name, str(error).split(". ")[0][:120])
+            reason = str(error).split(". ")[0][:120]
+            logger.warning("%s cannot be read (%s): it is renamed to damaged.pt.", folder / name, reason)
+            os.replace(folder / name, folder / "damaged.pt")  # or it would take the place of previous.pt
             continue
         try:
             trainer.load(state)
@@ -477,9 +469,11 @@ def main() -> None:
         raise SystemExit(str(error)) from error
     samples = load_recordings(bank, options.cache or options.out.parent, options.processes)
     lengths = torch.tensor([row["samples"] for row in bank.rows])
-    mixer = TorchMixer(
-        torch.from_numpy(samples).to(options.device), lengths, torch.from_numpy(weights_of(bank, arguments.balance))
-    )
+    weights = weights_of(bank.taught(), [row["group"] for row in bank.rows], arguments.balance)
+    weights *= [row["split"] == "train" for row in bank.rows]
+    if not weights.any():
+        raise SystemExit("The pieces of the bank that are whole hold no recordings for training.")
+    mixer = TorchMixer(torch.from_numpy(samples).to(options.device), lengths, torch.from_numpy(weights))
     trainer = Trainer(arguments, mixer, make_student(arguments, options.init), compile=options.compile)
     resume(trainer, options.out)
     train(trainer, options.out)

@@ -3,7 +3,6 @@
 """The model card of a distilled student: data, training, and agreement with its teachers."""
 
 import os
-from typing import TYPE_CHECKING
 
 import numpy as np
 from huggingface_hub import EvalResult, ModelCard
@@ -12,11 +11,8 @@ from transformers.training_args import OptimizerNames
 
 from ...model_card import create_model_card
 from ...modeling_ced import CedForAudioClassification
-from .plan import Plan, is_default_schedule
+from .plan import Distillation, Plan, is_default_schedule
 from .store import Store, top_k_of
-
-if TYPE_CHECKING:
-    from .training import Distillation
 
 # What is measured on held-out files, as a reader of the card knows it.
 METRIC_NAMES = {
@@ -28,7 +24,7 @@ METRIC_NAMES = {
 
 
 def make_card(
-    model: CedForAudioClassification, plan: Plan, training: TrainingArguments, result: "Distillation"
+    model: CedForAudioClassification, plan: Plan, training: TrainingArguments, result: Distillation
 ) -> ModelCard:
     """The card of a student."""
     results = [
@@ -54,7 +50,7 @@ def make_card(
     )
 
 
-def _describe(plan: Plan, training: TrainingArguments, result: "Distillation") -> str:
+def _describe(plan: Plan, training: TrainingArguments, result: Distillation) -> str:
     store, arguments, augmentation = plan.store, plan.arguments, plan.store.augmentation
     kind = "the same" if arguments.consistent else "other augmentations of the same"
     consistent = "consistent" if arguments.consistent else "inconsistent"

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The data, the student and the `TrainingArguments` of a distillation."""
+"""The data, the student and the `TrainingArguments` of a distillation, and its result."""
 
 import math
 import os
@@ -26,6 +26,26 @@ WARMUP = 0.05  # of all steps
 # weights: at a mean learning rate of 5e-4, 10,000 steps shrink a weight without gradient by 5 %.
 WEIGHT_DECAY = 0.01
 LOG_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """
+    A student that was trained.
+
+    Attributes:
+        folder: The model folder; its `README.md` describes how it was made.
+        parameters: Number of weights.
+        steps: Optimiser steps.
+        averaged: The steps whose checkpoints were averaged, the best first.
+        metrics: Of the averaged weights on the held-out files, see `measure_agreement`; empty if there are none.
+    """
+
+    folder: Path
+    parameters: int
+    steps: int
+    averaged: tuple[int, ...]
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from .card import METRIC_NAMES, make_card
 from .checkpoints import KeepBest, average_checkpoints, choose_checkpoints
 from .inputs import DistillationDataset, StoredRows, collate, set_input_statistics, split_by_file
 from .options import DistillationArguments
-from .plan import Plan, make_training_arguments
+from .plan import Distillation, Plan, make_training_arguments
 from .store import Store, open_store
 from .student import load_student
 
@@ -39,26 +39,6 @@ logger = logging.getLogger(__name__)
 STATISTICS_CHUNKS = 256  # from which the input statistics of a student without weights are computed
 TAG_THRESHOLD = 0.5  # probability from which on a class is a tag of the teachers
 LOWER_THE_RATE = "lower the learning rate, or make the warm-up longer."
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """
-    A student that was trained.
-
-    Attributes:
-        folder: The model folder; its `README.md` describes how it was made.
-        parameters: Number of weights.
-        steps: Optimiser steps.
-        averaged: The steps whose checkpoints were averaged, the best first.
-        metrics: Of the averaged weights on the held-out files, see `measure_agreement`; empty if there are none.
-    """
-
-    folder: Path
-    parameters: int
-    steps: int
-    averaged: tuple[int, ...]
-    metrics: dict[str, float]
 
 
 def distill(
