@@ -12,7 +12,7 @@ from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .model import load_tagger
-from .progress import RunProgress
+from .progress import inputs_without_entry, progress_of
 from .terminal import put, say, say_error
 
 KIND = "clips"
@@ -102,10 +102,8 @@ def clips(
     os.makedirs(output, exist_ok=True)
     table = os.path.join(output, "clips.csv")
     with Unfinished(table, header, resume=resume) as unfinished:
-        waiting = [item for item in inputs if item.name not in unfinished]
-        if len(waiting) < len(inputs):
-            say(f"{len(inputs) - len(waiting)} of {len(inputs)} inputs were done before")
-        progress = RunProgress(len(waiting))
+        waiting = inputs_without_entry(inputs, unfinished)
+        progress = progress_of(waiting)
         found = make_records(tagger, waiting, detecting, kind="events", on_audio=progress.add_audio)
         progress.keep(found, unfinished)
         known = unfinished.entries(item.name for item in inputs if item.name in unfinished)

@@ -12,7 +12,7 @@ from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .model import load_tagger
-from .progress import RunProgress
+from .progress import inputs_without_entry, progress_of
 from .terminal import put, say
 
 if TYPE_CHECKING:
@@ -96,10 +96,8 @@ def embed(
     with Unfinished(output, header, resume=resume, overwrite=overwrite) as unfinished:
         if kept is not None:
             _take_up(kept, unfinished, header, output)
-        waiting = [item for item in inputs if item.name not in unfinished]
-        if len(waiting) < len(inputs):
-            say(f"{len(inputs) - len(waiting)} of {len(inputs)} inputs were done before")
-        progress = RunProgress(len(waiting))
+        waiting = inputs_without_entry(inputs, unfinished)
+        progress = progress_of(waiting)
         found = with_results(waiting, lambda each: tagger.embeddings(each, on_audio=progress.add_audio, **windows))
         progress.keep((_entry(item, result) for item, result in found), unfinished)
         index = _joined(unfinished, tagger, header)

@@ -10,9 +10,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..messages import clock
-from .terminal import say_error
+from .terminal import say, say_error
 
 if TYPE_CHECKING:
+    from ..input_list import Input
     from ..unfinished import Unfinished
 
 REFRESH_S = 0.1
@@ -99,6 +100,24 @@ class RunProgress:
 
     def _speed(self) -> str:
         return f"{self.audio_s / max(time.monotonic() - self._start, 1e-9):.3g} × real time"
+
+
+def progress_of(inputs: list["Input"]) -> RunProgress:
+    """For a single recording, by its length."""
+    length_s = None
+    if len(inputs) == 1 and inputs[0].error is None and inputs[0].place is None and sys.stderr.isatty():
+        from ..audio import duration_s
+
+        length_s = duration_s(inputs[0].source)
+    return RunProgress(len(inputs), length_s)
+
+
+def inputs_without_entry(inputs: list["Input"], unfinished: "Unfinished") -> list["Input"]:
+    """Those that are still to do."""
+    waiting = [item for item in inputs if item.name not in unfinished]
+    if len(waiting) < len(inputs):
+        say(f"{len(inputs) - len(waiting)} of {len(inputs)} inputs were done before")
+    return waiting
 
 
 def _length(seconds: float) -> str:

@@ -17,7 +17,7 @@ from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .finding import choosing, parse_limits
 from .model import load_tagger, quieten
-from .progress import RunProgress
+from .progress import RunProgress, progress_of
 from .terminal import refuse_stdout, say, say_error
 
 if TYPE_CHECKING:
@@ -284,7 +284,7 @@ class _Run:
         if len(self.inputs) > 1:
             check_combines(self.format)
         tagger = self.load()
-        with _progress(self.inputs) as progress:
+        with progress_of(self.inputs) as progress:
             try:
                 same_terminal = self.format is Format.TABLE and sys.stdout.isatty() and sys.stderr.isatty()
                 with closing(self.records(tagger, self.inputs, progress, say_errors=not same_terminal)) as records:
@@ -329,7 +329,7 @@ class _Run:
                 if resume:
                     files.refuse_existing((name for name in names if name not in journal), journal.is_begun)
             waiting = [item for item in self.inputs if item.name not in journal]
-            progress = _progress(waiting)
+            progress = progress_of(waiting)
             tagger = self.load() if waiting else None
             if tagger and journal.classes and journal.classes != wide_classes(tagger, self.tagging):
                 raise CliError(f"{output} has the scores of other classes: resume with the same ones, or overwrite it")
@@ -372,12 +372,3 @@ class _Run:
                     yield record
             else:
                 yield record
-
-
-def _progress(inputs: list["Input"]) -> RunProgress:
-    length_s = None
-    if len(inputs) == 1 and inputs[0].error is None and inputs[0].place is None and sys.stderr.isatty():
-        from ..audio import duration_s
-
-        length_s = duration_s(inputs[0].source)
-    return RunProgress(len(inputs), length_s)

@@ -43,14 +43,14 @@ def read_timelines(path: str | os.PathLike[str]) -> dict[str, Timeline]:
     return found
 
 
-def _records(path: str | os.PathLike[str], key: str) -> Iterator[Record]:
+def _records(path: str | os.PathLike[str], kind: str) -> Iterator[Record]:
     path = os.fspath(path)
     suffix = os.path.splitext(path)[1].lower().removeprefix(".")
     if suffix not in READABLE:
         raise OptionError("path", path, f"a name that ends in {', '.join(f'.{each}' for each in READABLE)}")
-    records = read_records(path, Format(suffix), key)
+    records = read_records(path, Format(suffix), kind)
     try:
         yield from (record for record in records if "error" not in record)
     except UsageError as error:
-        kind = "--events" if key == "events" else "--timeline"
-        raise UsageError(f"{path} is not a file of `ced tag {kind}` as it was written") from error
+        option = "--events" if kind == "events" else "--timeline"
+        raise UsageError(f"{path} is not a file of `ced tag {option}` as it was written") from error
