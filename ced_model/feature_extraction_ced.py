@@ -269,8 +269,9 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             processed_features (`BatchFeature`, `dict` of lists or list of these per clip):
-                `input_values` of shape `(feature_size, frames)` or `(1, feature_size, frames)`; other fields, such as
-                labels, are kept.
+                `input_values` of shape `(feature_size, frames)` or `(1, feature_size, frames)`. Labels of shape
+                `(steps, classes)`, for [`CedForAudioFrameClassification`], are filled up with zeros, which the
+                `attention_mask` excludes; other fields are kept.
             args, kwargs:
                 As for the method of the base class, with lengths in frames. The `attention_mask` is returned by default
                 whenever clips differ in length.
@@ -286,6 +287,10 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             return super().pad(processed_features, *args, **kwargs)  # sequences of other features, frames first
         # The base class pads the first dimension.
         features["input_values"] = [clip.reshape(clip.shape[-2:]).T for clip in values]
+        labels = [np.asarray(label) for label in features.get("labels", [])]
+        if len({len(label) for label in labels if label.ndim == 2}) > 1:
+            longest = max(map(len, labels))
+            features["labels"] = [np.pad(label, ((0, longest - len(label)), (0, 0))) for label in labels]
         if has_mask := "attention_mask" in features:
             features["attention_mask"] = [np.asarray(mask).reshape(-1) for mask in features["attention_mask"]]
         if kwargs.get("return_attention_mask") is None:
