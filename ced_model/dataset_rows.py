@@ -82,7 +82,9 @@ class DatasetFiles:
         return [name for name in self.splits if split in (ALL, name)]
 
 
-def find_dataset(dataset: str, config: str | None = None, audio_column: str | None = None) -> DatasetFiles:
+def find_dataset(
+    dataset: str | os.PathLike[str], config: str | None = None, audio_column: str | None = None
+) -> DatasetFiles:
     """
     Finds the files of a data set. None is downloaded.
 
@@ -98,6 +100,9 @@ def find_dataset(dataset: str, config: str | None = None, audio_column: str | No
         MissingPackageError: if datasets is not installed.
     """
     require(("datasets", "pyarrow"), "reading a data set", INSTALL)
+    if not isinstance(dataset, str | os.PathLike):
+        raise OptionError("dataset", dataset, "the id of a Hub repository (owner/name), a folder or a Parquet file")
+    dataset = os.fspath(dataset)
     path = os.path.expanduser(dataset)
     if os.path.isfile(path):
         if not path.lower().endswith(".parquet"):
@@ -106,6 +111,7 @@ def find_dataset(dataset: str, config: str | None = None, audio_column: str | No
     id = HUB_ID.fullmatch(dataset)
     if not os.path.isdir(path) and (id is None or dataset.startswith((".", "~"))):
         raise UsageError(f"{escape_name(dataset)}: there is no such file or folder, and it is no Hub id (owner/name)")
+    config = None if config is None else str(config)
     builder = _builder(dataset, path if os.path.isdir(path) else id, config)
     from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
     from datasets.packaged_modules.parquet.parquet import Parquet
@@ -189,10 +195,10 @@ def _not_found(text: str) -> str:
     )
 
 
-def listed(value: str | None, names: Iterable[str]) -> str:
+def listed(value: Any, names: Iterable[str]) -> str:
     """The names to choose from, the nearest one first if there is one."""
     names = list(names)
-    close = difflib.get_close_matches(value or "", names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches("" if value is None else str(value), names, n=1, cutoff=0.5)
     rest = [name for name in names if name not in close]
     shown = ", ".join(map(printable, [*close, *rest][:12]))
     return shown + (", …" if len(names) > 12 else "")
@@ -219,7 +225,11 @@ def audio_inputs(files: DatasetFiles, split: str) -> list[Input]:
 
 
 def dataset_inputs(
-    dataset: str, split: str | None = None, *, config: str | None = None, audio_column: str | None = None
+    dataset: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    config: str | None = None,
+    audio_column: str | None = None,
 ) -> Iterator[Any]:
     """
     The audio of a data set, row by row: `tagger.tag(dataset_inputs("owner/name", split="test"))`.
@@ -329,7 +339,7 @@ class DatasetRows:
             return False
         if pa.types.is_struct(column.type):
             return column.type.get_field_index("bytes") >= 0
-        return pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
+        return str(column.type) in ("binary", "large_binary", "binary_view")
 
     def _paths(self, shard: str) -> list[list[str | None]]:
         """The paths that the rows of a file have beside the audio, by group of rows; no audio is read."""

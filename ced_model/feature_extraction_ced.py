@@ -265,8 +265,9 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
         Args:
             processed_features (`BatchFeature`, `dict` of lists or list of these per clip):
                 `input_values` of shape `(feature_size, frames)` or `(1, feature_size, frames)`, which become
-                `(clips, feature_size, frames)`; other fields, such as labels, are kept. By default the
-                `attention_mask` is returned whenever clips differ in length.
+                `(clips, feature_size, frames)`. Labels of shape `(steps, classes)`, for
+                [`CedForAudioFrameClassification`], are filled up with zeros, which the `attention_mask` excludes; other
+                fields are kept. By default the `attention_mask` is returned whenever clips differ in length.
         """
         if isinstance(processed_features, (list, tuple)):
             processed_features = {key: [row[key] for row in processed_features] for key in processed_features[0].keys()}
@@ -276,6 +277,10 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             return super().pad(processed_features, *args, **kwargs)  # sequences of other features, frames first
         # The base class pads the first dimension.
         features["input_values"] = [clip.reshape(clip.shape[-2:]).T for clip in values]
+        labels = [np.asarray(label) for label in features.get("labels", [])]
+        if len({len(label) for label in labels if label.ndim == 2}) > 1:
+            longest = max(map(len, labels))
+            features["labels"] = [np.pad(label, ((0, longest - len(label)), (0, 0))) for label in labels]
         is_masked = self.return_attention_mask or len({clip.shape[-1] for clip in values}) > 1
         if "attention_mask" in features:
             is_masked, masks = True, features["attention_mask"]

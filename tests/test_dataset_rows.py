@@ -179,7 +179,26 @@ def test_audio_that_is_stored_as_a_plain_struct_is_found(recordings: Any, tmp_pa
     """As `datasets` writes rows that were made by `map`."""
     value = {"bytes": {"dtype": "binary", "_type": "Value"}, "path": {"dtype": "string", "_type": "Value"}}
     write_shard(tmp_path / "a.parquet", recordings, "clip", {"clip": value}, index=range(4))
-    assert [row["path"] for row in dataset_inputs(str(tmp_path / "a.parquet"))] == [row["path"] for row in recordings]
+    assert [row["path"] for row in dataset_inputs(tmp_path / "a.parquet")] == [row["path"] for row in recordings]
+    for type_ in (pa.binary(), pa.large_binary(), pa.binary_view()):
+        parquet.write_table(pa.table({"clip": pa.array([b"RIFF"], type_)}), tmp_path / "b.parquet")
+        assert list(dataset_inputs(tmp_path / "b.parquet")) == [{"bytes": b"RIFF", "path": "train:0"}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset": None}, "`dataset=None`: expected the id of a Hub repository"),
+        ({"dataset": b"sounds"}, "`dataset=b'sounds'`: expected the id of a Hub repository"),
+        ({"split": 3}, "`split=3`: expected train, validation, test, or all"),
+        ({"split": "test", "audio_column": 3}, "`audio_column=3`: expected audio"),
+        ({"split": "test", "config": 3}, "`config='3'`: expected default"),
+    ],
+)
+def test_arguments_of_other_types_are_refused_in_one_line(arguments: dict[str, Any], message: str, repository: Path):
+    with pytest.raises(ValueError) as caught:
+        dataset_inputs(**({"dataset": repository} | arguments))
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
 def test_a_folder_of_audio_files_is_read_as_its_metadata_or_files_say(ced: Any, audio_folder: Path):

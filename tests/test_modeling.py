@@ -24,6 +24,7 @@ from transformers.integrations.flex_attention import WrappedFlexAttention
 from ced_model import (
     AudioTagger,
     CedConfig,
+    CedFeatureExtractor,
     CedForAudioClassification,
     CedForAudioFrameClassification,
     CedModel,
@@ -853,6 +854,18 @@ def test_the_number_of_steps_of_published_lengths(frames: int, pad_last: bool, s
     model = make_model(CedForAudioFrameClassification, target_length=1012, depth=1, pad_last=pad_last)
     with torch.no_grad():
         assert model(torch.zeros(1, 64, frames)).logits.shape == (1, steps, 5)
+
+
+def test_trainer_pads_the_labels_of_steps_with_clips_of_different_lengths(golden: Path) -> None:
+    """By the feature extractor's `pad`; padding has no part in the loss."""
+    extractor = CedFeatureExtractor.from_pretrained(golden / "micro_hub")
+    model: Any = CedForAudioFrameClassification.from_pretrained(golden / "micro_hub", pad_last=False).eval()
+    rows = [{"input_values": clip, "labels": torch.rand(clip.shape[-1] // 16, 13)} for clip in make_clips((30, 150))]
+    steps = torch.tensor([float(len(row["labels"])) for row in rows])
+    losses = torch.stack([model(row["input_values"][None], labels=row["labels"][None]).loss for row in rows])
+    batch = extractor.pad(rows, return_tensors="pt")
+    assert batch["labels"].shape == (2, 9, 13)
+    assert difference(model(**batch).loss, (losses * steps).sum() / steps.sum()) < TOLERANCE
 
 
 def frame_loss(model: Any, clips: list[torch.Tensor], labels: list[torch.Tensor], filling: float) -> torch.Tensor:
