@@ -151,6 +151,7 @@ def tag(
     cause = "--events" if events else f"--format {format}, which holds events"
     events = events or format in EVENT_FORMATS
     options.refuse(f"has no meaning with {cause}" if events else "", timeline=timeline or None, wide=wide or None)
+    options.refuse("has no meaning with --timeline" if timeline else "", wide=wide or None)
     scores = "windows" if timeline else "clips" if wide else ""
     choice = "writes all scores: choose classes with --labels"
     options.refuse(f"has no meaning: --{'timeline' if timeline else 'wide'} {choice}" if scores else "", top_k=top_k)

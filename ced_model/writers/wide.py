@@ -23,7 +23,7 @@ KEY = {"clips": ("file", "duration_s"), "windows": ("file", "duration_s", "start
 
 def write_csv(records: Iterable[Record], stream: BinaryIO, wide: str, spreadsheet_safe: bool) -> None:
     columns, records = _columns(records, wide)
-    stream.write(csv_lines([columns]))
+    stream.write(csv_lines([map(quoted_cell, columns) if spreadsheet_safe else columns]))
     for record in records:
         rows = [[row.get(column) for column in columns] for row in rows_of(record, wide)]
         stream.write(csv_lines([quoted_cell(cell) for cell in row] if spreadsheet_safe else row for row in rows))
@@ -79,7 +79,7 @@ def read_csv(path: str, wide: str, spreadsheet_safe: bool) -> Iterator[Record]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
-            columns = next(reader, [])
+            columns = [parsed_cell("label", cell, spreadsheet_safe) or "" for cell in next(reader, [])]
             _check_columns(columns, wide)
             rows = (_parsed(row, columns, reader.line_num, spreadsheet_safe) for row in reader)
             yield from _records(rows, columns, wide)
