@@ -152,7 +152,7 @@ def tag(
     elif kind != "tags":
         cause = f"--{'timeline' if timeline else 'wide'} writes all scores: choose classes with --labels"
         options.refuse(f"has no meaning: {cause}", top_k=top_k, threshold=threshold, thresholds=threshold_file)
-        options.refuse("has no meaning with --timeline" if timeline else "", average=average)
+        options.refuse("has no meaning with --timeline" if timeline else "", wide=wide or None, average=average)
         options.refuse("does not work with --ray" if ray else "", timeline=timeline or None, wide=wide or None)
     if wide and format is Format.TABLE:
         raise CliError("--wide needs --format csv, parquet, json or jsonl")

@@ -17,7 +17,7 @@ def write(
     records: Iterable[Record], stream: BinaryIO, kind: str, spreadsheet_safe: bool, has_times: bool = False
 ) -> None:
     names, records = table_columns(records, kind, has_times)
-    stream.write(_lines([names]))
+    stream.write(_lines([map(_quoted, names) if spreadsheet_safe else names]))
     stream.flush()
     for record in records:
         rows = [[row.get(column) for column in names] for row in rows_of(record, kind)]
@@ -43,7 +43,7 @@ def read(path: str, kind: str, spreadsheet_safe: bool) -> Iterator[Record]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
-            names = next(reader, [])
+            names = [_parsed(str, cell, spreadsheet_safe) or "" for cell in next(reader, [])]
             classes_in(names, kind)
             types = column_types(names, kind)
             yield from records_of((_parsed_row(reader, row, types, spreadsheet_safe) for row in reader), names, kind)

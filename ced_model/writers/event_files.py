@@ -13,6 +13,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -117,13 +118,24 @@ class EventFiles:
         if not replace and os.path.exists(self.sidecar):
             own = self._contents(list(self.read(verify=False)))
         self.made_by, self.options = made_by, options
+        old = self._old_contents() if replace else {}
         changed = {path: whole for path, whole in self._contents(records).items() if _read(path) != whole}
         for path in changed:
             if os.path.lexists(path) and not replace and (path not in own or _read(path) != own[path]):
                 reason = "was written by another program and is left as it is"
                 raise RunError(f"{path} {reason}: move it away, then resume; the results are in {self.journal}")
         self._write_all(changed, lambda path: replace or path in own)
+        for path in old.keys() - self._contents(records).keys():  # of recordings that are not given any more
+            if _read(path) == old[path]:
+                os.unlink(path)
         return self._sidecar(records)
+
+    def _old_contents(self) -> dict[str, bytes]:
+        """What an earlier output, which is replaced, wrote here."""
+        old = EventFiles(self.output, self.format, self.folders)
+        with suppress(UsageError, OSError):
+            return old._contents(list(old.read(verify=False)))
+        return {}
 
     def write_new(self, records: list[Record], replace: bool) -> None:
         """Writes all files without a sidecar; raises a FileExistsError if one is there, unless it may be replaced."""

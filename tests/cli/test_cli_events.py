@@ -294,6 +294,20 @@ def test_files_that_others_wrote_are_not_replaced(resources: Path, tmp_path: Pat
     assert len(read_audacity(notes)) == 1
 
 
+@pytest.mark.parametrize("format", ["audacity", "labelstudio"])
+def test_overwriting_removes_the_files_of_recordings_that_are_gone(
+    format: str, resources: Path, tmp_path: Path
+) -> None:
+    names = ["loop_tabla", "misc_burp", "misc_crow", "perc_bell"]
+    options = ["--format", format, "--output", tmp_path / "labels"]
+    ced(*(resources / f"{name}.flac" for name in names), *options)
+    files = {name: tmp_path / "labels" / f"{name}{EVENT_FORMATS[Format(format)].suffix}" for name in names}
+    files["misc_burp"].write_text("edited")
+    ced(resources / "perc_bell.flac", *options, "--overwrite")
+    assert [name for name in names if files[name].exists()] == ["misc_burp", "perc_bell"]
+    ced(resources / "perc_bell.flac", *options, "--resume")
+
+
 def test_an_interrupted_output_goes_on_from_its_journal(
     resources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,6 +411,17 @@ def test_wide_tables_are_continued_with_the_same_classes_only(
     assert "cannot be resumed" in done.stderr
 
 
+def test_names_of_columns_are_safe_in_spreadsheets(clip: Path, tmp_path: Path) -> None:
+    names, output = tmp_path / "names.csv", tmp_path / "scores.csv"
+    names.write_text("Dog,=1+1\nCat,'cat\n")
+    options = ["--wide", "--label-map", names, "--label", "=1+1", "--label", "'cat", "-o", output]
+    ced(clip, *options, "--spreadsheet-safe")
+    assert output.read_text().splitlines()[0] == "file,duration_s,'=1+1,'cat,error"
+    done = ced(clip, tmp_path / "no.wav", *options, "--spreadsheet-safe", "--resume", code=1)
+    assert "1 results of" in done.stderr and len(output.read_text().splitlines()) == 3
+    assert "cannot be resumed" in ced(clip, *options, "--resume", code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -405,6 +430,7 @@ def test_wide_tables_are_continued_with_the_same_classes_only(
         ("--wide --threshold 0.3 -f csv", "--wide writes all scores: choose classes with --labels"),
         ("--timeline --format raven", "--timeline has no meaning with --format raven, which holds events"),
         ("--timeline --events", "--timeline has no meaning with --events"),
+        ("--timeline --wide -f csv", "--wide has no meaning with --timeline"),
         ("--timeline --average max", "--average has no meaning with --timeline"),
     ],
 )
