@@ -29,7 +29,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ced_model import audio
+from ced_model import audio_inputs
 from ced_model.audio import (
     AUDIO_EXTENSIONS,
     AudioError,
@@ -421,7 +421,7 @@ def test_integer_pcm_is_scaled_by_its_type(dtype: str):
         ({"audio": "a.wav", "label": 1}, "a dictionary without audio; it has 'audio', 'label': pass"),
         ({"left": {"bytes": b""}, "right": {"bytes": b""}}, "audio in 'left' and 'right': pass one, as row['left']"),
         ({}, "a dictionary without audio; it has no keys"),
-        ({"array": np.zeros(9), "sampling_rate": None}, "sampling rate"),
+        ({"array": np.zeros(9), "sampling_rate": None}, 'needs "array" (or "raw") and "sampling_rate"'),
         ({"array": np.zeros(9), "sampling_rate": 0}, "0 Hz"),
         ({"array": np.zeros(9), "sampling_rate": -8000}, "-8000 Hz"),
         ({"array": np.zeros(9), "sampling_rate": float("nan")}, "nan Hz"),
@@ -641,7 +641,7 @@ def test_no_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def refuse(path: object, *args: object, **kwargs: object) -> None:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(audio, "open", refuse, raising=False)
+    monkeypatch.setattr(audio_inputs, "open", refuse, raising=False)
     assert refusal(CROW).endswith("Permission denied")
 
 
