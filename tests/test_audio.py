@@ -421,7 +421,7 @@ def test_integer_pcm_is_scaled_by_its_type(dtype: str):
         ({"audio": "a.wav", "label": 1}, "a dictionary without audio; it has 'audio', 'label': pass"),
         ({"left": {"bytes": b""}, "right": {"bytes": b""}}, "audio in 'left' and 'right': pass one, as row['left']"),
         ({}, "a dictionary without audio; it has no keys"),
-        ({"array": np.zeros(9), "sampling_rate": None}, "sampling rate"),
+        ({"array": np.zeros(9), "sampling_rate": None}, "sampling_rate"),
         ({"array": np.zeros(9), "sampling_rate": 0}, "0 Hz"),
         ({"array": np.zeros(9), "sampling_rate": -8000}, "-8000 Hz"),
         ({"array": np.zeros(9), "sampling_rate": float("nan")}, "nan Hz"),
