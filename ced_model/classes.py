@@ -163,11 +163,12 @@ def unknown_class(labels: Sequence[str], name: Any, option: str) -> UsageError:
         base = base.removesuffix(GROUP).strip()
         expected = "a group of AudioSet's ontology with classes of this model"
         names += [node.name for node in _ontology().nodes().values() if node.name not in labels]
-    elif (group := _group_of(labels, base)) is not None:
+        names = list({fold(each): each for each in names if _group_of(labels, each) is not None}.values())
+    elif fold(base) not in map(fold, labels) and (group := _group_of(labels, base)) is not None:
         expected += f"; did you mean {group.label!r}, all classes below it?"
         names = []
     folded = [fold(label) for label in names]
-    close = [names[folded.index(match)] for match in difflib.get_close_matches(fold(base), folded, n=3)]
+    close = [names[folded.index(match)] for match in dict.fromkeys(difflib.get_close_matches(fold(base), folded, n=3))]
     close += [label for label in names if fold(base) and fold(base) in fold(label) and label not in close][:3]
     hint = ", ".join(repr(printable(label) + GROUP * is_group) for label in close)
     expected += f"; did you mean {hint}?" if close else ""

@@ -114,6 +114,20 @@ def test_unknown_classes_and_groups_are_refused_with_the_nearest_names(wanted, m
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("Human voice...", r"classes of this model$"),
+        ("Dogg...", r"did you mean '[Dd]og\.\.\.'\?$"),
+        ("Animal", r"did you mean 'Animal\.\.\.', all classes below it\?$"),
+        ("DOG", r"a class of the model; did you mean 'Dog'"),
+    ],
+)
+def test_only_groups_with_classes_of_the_model_are_proposed(wanted, message):
+    with pytest.raises(UsageError, match=message):
+        choose_classes(["Dog", "dog", "Bark", "Hund..."], wanted)
+
+
 def test_excluded_classes_and_groups_have_no_rows():
     left = names(AUDIOSET_LABELS, exclude="Dog...,Silence")
     assert set(AUDIOSET_LABELS) - set(left) == {*DOGS, "Silence"}
