@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-from .messages import RunError, UsageError
+from .messages import RunError, UsageError, printable
 from .packages import require
 
 STANDARD_INPUT = "-"
@@ -69,6 +69,16 @@ def find_inputs(paths: Iterable[str], list_file: str | None = None) -> list[Inpu
     if all(item.is_empty for item in found.values()):
         raise UsageError(f"no input found in {', '.join(map(_shown, paths + ([list_file] if list_file else [])))}")
     return list(found.values())
+
+
+def existing(path: str | os.PathLike) -> str:
+    """The path with `~` expanded; raises a `UsageError` for a URL, and if nothing is there."""
+    text = os.path.expanduser(os.fspath(path))
+    if "://" in text:
+        raise UsageError(f"{printable(text)}: labelled clips are read from local files only; download them first.")
+    if not os.path.exists(text):
+        raise UsageError(f"{printable(text)}: there is no such file or folder.")
+    return text
 
 
 def escape_name(name: str) -> str:

@@ -90,7 +90,7 @@ def evaluate(
         data, dataset, config=config, audio_column=audio_column, audio_root=audio_root, path_column=path_column
     )
     if data is not None:
-        from ..labelled import existing
+        from ..input_list import existing
 
         existing(data)
     for option, path, extension in (("per_class", per_class, ".csv"), ("predictions", predictions, ".npz")):

@@ -26,6 +26,5 @@ from .clips import MULTI_LABEL as MULTI_LABEL
 from .clips import SINGLE_LABEL as SINGLE_LABEL
 from .clips import LabelledClips as LabelledClips
 from .clips import Skipped as Skipped
-from .read import existing as existing
 from .read import find_splits as find_splits
 from .read import read_labelled as read_labelled

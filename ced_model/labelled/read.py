@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..audio import describe
-from ..messages import OptionError, UsageError
+from ..input_list import existing
+from ..messages import OptionError
 from .class_names import NAME_OF_MID, Vocabulary, describe_unknown, parse_cell
 from .clips import (
     MISSING,
@@ -167,13 +168,3 @@ def _gather(entries: Entries, columns: list[int], shape: tuple[int, int]) -> np.
     targets = np.zeros(shape, np.float32)
     np.maximum.at(targets, (row, np.array(columns, int)[name]), value)
     return targets
-
-
-def existing(path: str | os.PathLike) -> str:
-    """The path with `~` expanded; raises a `UsageError` for a URL, and if nothing is there."""
-    text = os.path.expanduser(os.fspath(path))
-    if "://" in text:
-        raise UsageError(f"{describe(text)}: labelled clips are read from local files only; download them first.")
-    if not os.path.exists(text):
-        raise UsageError(f"{describe(text)}: there is no such file or folder.")
-    return text

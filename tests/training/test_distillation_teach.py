@@ -925,7 +925,7 @@ def test_a_list_of_files_is_taught(audio: Path, teacher: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "missing AUDIO: folders and files, or --from FILE"),
+        ([], 2, "missing AUDIO: folders and files, --from FILE or --dataset"),
         (["AUDIO"], 2, "missing --teacher: a model folder, a Hub id, or a callable as path/to/file.py:attribute"),
         (["AUDIO", "-t", "CED"], 2, "missing --epochs: the paper has 120 for twenty thousand clips"),
         (["AUDIO", "-t", "CED", "-e", "1"], 2, "missing --output: the folder of the store"),

@@ -244,7 +244,7 @@ def _wrap_callable(function: Any) -> CallableTeacher:
         raise ValueError(f"The teacher {name} is neither a name nor an object that can be called with waveforms.")
     try:
         source = inspect.getsourcefile(named)
-    except TypeError:  # a built-in one, or one of an interactive session
+    except (TypeError, OSError):  # a built-in one, or one of an interactive session
         source = None
     return CallableTeacher(name, function, source if source and os.path.isfile(source) else None)
 
