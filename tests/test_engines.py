@@ -136,7 +136,8 @@ def test_tags_embeddings_and_timelines_of_any_length_are_those_of_torch(
     one, other = reference.timeline(noise, hop_s=0.7), tagger.timeline(noise, hop_s=0.7)
     np.testing.assert_array_equal(other.start_s, one.start_s)
     np.testing.assert_allclose(other.scores, one.scores, atol=tolerance, rtol=0)
-    assert tagger.events(noise, 0.4, hop_s=0.7) == other.events(0.4)
+    for event, same in zip(tagger.events(noise, 0.4, hop_s=0.7), other.events(0.4), strict=True):
+        assert event[:3] == same[:3] and event.peak == pytest.approx(same.peak, abs=1e-5)  # from other batches
     updates = list(tagger.stream(np.array_split(noise, 50), sampling_rate=RATE, hop_s=0.7))
     np.testing.assert_allclose([update.scores for update in updates], other.scores, atol=1e-5, rtol=0)
 
