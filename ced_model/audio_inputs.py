@@ -101,7 +101,7 @@ def is_array(source: Any) -> bool:
 
 
 def describe(source: Any) -> str:
-    """A short printable name of an input, on one line: control characters and bytes that are no text are escaped."""
+    """A short printable name of an input, on one line: control characters and bytes that are not UTF-8 are escaped."""
     if path := _path_beside(source):
         return _shown_path(path)
     source = plain_input(source)

@@ -81,7 +81,7 @@ def _by_index(rows: DatasetRows, row: int, column: str, value: Any, labels: Sequ
         return value
     if not 0 <= value < len(labels):
         place = f"{rows.place(row).partition(',')[0]}, column {column!r}"
-        raise UsageError(f"{rows.files.name}: {place}: {value} is no index of the model's {len(labels)} classes")
+        raise UsageError(f"{rows.files.name}: {place}: {value} is not an index of the model's {len(labels)} classes")
     return labels[value]
 
 

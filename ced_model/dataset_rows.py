@@ -110,7 +110,7 @@ def find_dataset(
         return DatasetFiles(dataset, True, {"train": [path]})
     id = HUB_ID.fullmatch(dataset)
     if not os.path.isdir(path) and (id is None or dataset.startswith((".", "~"))):
-        raise UsageError(f"{escape_name(dataset)}: there is no such file or folder, and it is no Hub id (owner/name)")
+        raise UsageError(f"{escape_name(dataset)}: not a file, a folder or a Hub id (owner/name)")
     config = None if config is None else str(config)
     builder = _builder(dataset, path if os.path.isdir(path) else id, config)
     from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
@@ -168,7 +168,7 @@ def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None
         except datasets.exceptions.DatasetNotFoundError as error:
             raise UsageError(f"{shown}: {_not_found(one_line(error))}") from error
         except FileNotFoundError as error:  # such as EmptyDatasetError
-            reason = "there are no files of a data set in it"
+            reason = "it holds no files of a data set"
             if has_magic(os.path.realpath(dataset)):
                 reason += ", or its path is a pattern for datasets: rename folders with * ? [ ]"
             raise UsageError(f"{shown}: {reason}") from error

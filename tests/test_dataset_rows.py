@@ -148,17 +148,17 @@ def test_what_is_no_data_set_is_refused_in_one_line(ced: Any, tmp_path: Path):
     (tmp_path / "bad.parquet").write_bytes(b"PAR1" * 9)
     write_shard(tmp_path / "silent" / "a.parquet", [None], column="x", features={"x": {"_type": "Image"}})
     for name, message, code in (
-        ("empty", "there are no files of a data set in it", 2),
+        ("empty", "it holds no files of a data set", 2),
         ("text", "text files; expected Parquet files or audio files", 2),
         ("clip.wav", "a data set is a folder, a Parquet file or a Hub id", 2),
-        ("no/such/folder", "there is no such file or folder, and it is no Hub id", 2),
+        ("no/such/folder", "not a file, a folder or a Hub id (owner/name)", 2),
         ("bad.parquet", "Parquet", 1),
         ("silent", "no column of audio with its bytes; it has x (struct<", 2),
     ):
         result = ced("tag", "--dataset", tmp_path / name, code=code)
         assert message in result.stderr and result.stderr.count("\n") == 1 and name in result.stderr
     assert "--split needs --dataset" in ced("tag", tmp_path, "--split", "test", code=2).stderr
-    assert "no such file or folder, and it is no Hub id" in ced("tag", "--dataset", "recordngs", code=2).stderr
+    assert "not a file, a folder or a Hub id (owner/name)" in ced("tag", "--dataset", "recordngs", code=2).stderr
     missing = run("tag", "--dataset", tmp_path, code=1, without="datasets").stderr
     assert missing == 'ced: reading a data set requires datasets: pip install "ced_model[datasets]"\n'
 
@@ -266,7 +266,7 @@ def test_bad_rows_and_labels_of_an_evaluation_are_named(ced: Any, repository: Pa
     assert wrong.endswith("ced: --label-column lable: expected label\n")
     write_shard(tmp_path / "sounds/test.parquet", recordings, label=[0, 1, 2, 527])
     wrong = ced("evaluate", "--dataset", tmp_path / "sounds", code=2).stderr
-    assert "row 3 of test, column 'label': 527 is no index of the model's 527 classes" in wrong
+    assert "row 3 of test, column 'label': 527 is not an index of the model's 527 classes" in wrong
     for arguments in ([], [repository, "--dataset", repository], ["--dataset", repository, "--audio-root", "."]):
         assert ced("evaluate", *arguments, code=2).stderr.count("\n") == 1
 

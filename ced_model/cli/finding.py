@@ -35,7 +35,7 @@ def parse_limits(
         given: Values of `--threshold`.
         file: The value of `--thresholds`.
         labels: Classes that are asked for.
-        events: Whether they are for events, all of which need one, as `thresholds`, or else for tags, as `threshold`.
+        events: Whether they are for events, where each class needs one (`thresholds`), or for tags (`threshold`).
 
     Raises:
         OptionError: for a value that is neither.

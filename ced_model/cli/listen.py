@@ -54,7 +54,7 @@ def listen(
     smooth_s: Annotated[
         float | None,
         typer.Option(
-            "--smooth", metavar="SECONDS", help="Smooth scores over this time, half of which lines are later."
+            "--smooth", metavar="SECONDS", help="Smooth scores over this time; lines are delayed by half of it."
         ),
     ] = None,
     smoothing: options.Smoothing = None,
