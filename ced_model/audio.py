@@ -149,7 +149,7 @@ def load_audio(
     Loads any audio as one waveform; neither torchaudio nor FFmpeg is needed.
 
     Args:
-        source: As for [`read_blocks`]: a path, the content of a file, a binary file object, an array, or what a row of
+        source: A path, the content of a file, a binary file object, an array, or what a row of
             🤗 datasets holds. URLs are not fetched.
         sampling_rate: Hz of the waveform; audio of another rate is resampled.
         channel: `"mix"` averages the channels, a number from 0 selects one, and `"loudest"` the one with the most

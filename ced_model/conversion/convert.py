@@ -76,7 +76,7 @@ def convert_checkpoint(
         model_id (`str`, *optional*):
             Hub id that the model card's code names; by default the name of the folder.
         published (`str`, *optional*):
-            `"tiny"`, `"mini"`, `"small"` or `"base"` where `source` is what [`download_checkpoint`] returned for it.
+            `"tiny"`, `"mini"`, `"small"` or `"base"` for a checkpoint that was downloaded as that size.
             The model card then has the published figures and `base_model`. The Hub ids of the published models have
             them without it, other sources never.
 

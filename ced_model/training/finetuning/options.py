@@ -32,7 +32,7 @@ class FinetuningOptions:
         learning_rate: The highest learning rate of the head.
         encoder_learning_rate: The highest learning rate of the encoder; by default a tenth of the head's, and with LoRA
             the same.
-        class_weights: `"balanced"` gives rare classes more weight in the loss, up to 10 times, see [`class_weights`].
+        class_weights: `"balanced"` gives rare classes more weight in the loss, up to 10 times.
         crop_s: Longer clips are cut to this length in seconds, at random, in training; by default the longest input of
             the model (10.12 s).
         mixup: The parameter α of mixup; 0 for none.
