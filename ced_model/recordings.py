@@ -2,13 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recordings of `resources/`: to try the demo with, and to verify exports on."""
 
-import sysconfig
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
-FOLDERS = (
-    Path(__file__).parents[1] / "resources",  # of a checkout
-    Path(sysconfig.get_path("data")) / "share" / "ced_model" / "resources",  # of an installed package
-)
+CHECKOUT = Path(__file__).parents[1] / "resources"
 NAMES = {
     "misc_crow.flac": "crow",
     "perc_bell.flac": "bell",
@@ -20,9 +17,16 @@ NAMES = {
 
 
 def find_recordings() -> dict[str, Path]:
-    """What is heard in each recording, and its path; nothing where they are not on the machine."""
-    for folder in FOLDERS:
-        found = {sound: folder / file for file, sound in NAMES.items() if (folder / file).is_file()}
-        if found:
-            return found
-    return {}
+    """The sound in each recording → its path; empty where they are not on the machine."""
+    found = {sound: CHECKOUT / name for name, sound in NAMES.items() if (CHECKOUT / name).is_file()}
+    return found or _installed()
+
+
+def _installed() -> dict[str, Path]:
+    """Those that pip installed, wherever it put them (`--user`, `--target`, …)."""
+    try:
+        listed = files("ced_model") or []
+    except PackageNotFoundError:
+        return {}
+    paths = {file.name: Path(file.locate()) for file in listed if file.parent.name == "resources"}
+    return {sound: paths[name] for name, sound in NAMES.items() if name in paths and paths[name].is_file()}

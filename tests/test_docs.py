@@ -30,7 +30,7 @@ import ced_model
 from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("README.md")]
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *ROOT.glob("README.md")]
 SOURCES = sorted((ROOT / "ced_model").glob("**/*.py"))
 SIZES = ("tiny", "mini", "small", "base")
 OUTPUT_FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -128,7 +128,7 @@ def workplace(
     return {"__name__": "__main__"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_snippet_of_a_page_runs_and_prints_what_it_says(page: Path, workplace: dict[str, Any]) -> None:
     for snippet in find_snippets(page.read_text(encoding="utf-8")):
         run_snippet(snippet, page, workplace)
