@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of classes: found in a list of classes, and taken apart where a text has several."""
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ..classes import NAME_OF_MID, Vocabulary, fold, split_names
+from ..classes import NAME_OF_MID, Vocabulary, similar_names, split_names
 from .clips import SHOWN, count, shown
 from .tables import text_of
 
@@ -29,10 +28,9 @@ def match_labels(labels: Sequence[str], classes: Sequence[str]) -> list[int]:
 
 
 def describe_unknown(unknown: Sequence[str], classes: Sequence[str]) -> str:
-    names = {fold(name): name for name in classes}
     hints = []
     for label in unknown[:SHOWN]:
-        close = [names[match] for match in difflib.get_close_matches(fold(label), names, n=2, cutoff=0.7)]
+        close = similar_names(label, classes, 2, 0.7)
         hints.append(repr(label) + (f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""))
     more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
     are = "is" if len(unknown) == 1 else "are"
