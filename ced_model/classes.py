@@ -141,7 +141,7 @@ def similar_names(text: str, names: Iterable[str], most: int = 3, cutoff: float 
     is like the text or a word of it if they are nearly equal or begin alike.
     """
     whole = " ".join(words_of(text))
-    wanted = {word: 0.8 for word in words_of(text) if len(word) > 2} | {whole: 1.0}
+    wanted = {word: 0.83 for word in words_of(text) if len(word) > 2} | {whole: 1.0}
     matcher = difflib.SequenceMatcher()
     best: dict[str, float] = {}
     for name in names if whole else ():
@@ -159,13 +159,13 @@ def similar_names(text: str, names: Iterable[str], most: int = 3, cutoff: float 
 
 
 def _likeness(matcher: difflib.SequenceMatcher, candidate: str, wanted: str, lowest: float) -> float:
-    """1 for the same, 0.9 if one begins with the other, 0.87 with the same stem, else by difflib if `lowest` or more."""
+    """1 for the same, 0.9 if one begins with the other, 0.87 with the same stem, else by difflib from `lowest` on."""
     if candidate == wanted:
         return 1.0
     shorter, longer = sorted((candidate, wanted), key=len)
-    if len(shorter) > 3 and longer.startswith(shorter):
+    if len(shorter) > 3 and longer.startswith(shorter) and (" " in shorter or " " not in longer):
         return 0.9
-    if candidate[:STEM] == wanted[:STEM] and len(shorter) > STEM:
+    if len(shorter) > STEM and candidate[:STEM] == wanted[:STEM] and " " not in candidate + wanted:
         return 0.87
     matcher.set_seq1(candidate)
     return matcher.ratio() if matcher.real_quick_ratio() >= lowest and matcher.quick_ratio() >= lowest else 0.0

@@ -12,21 +12,6 @@ from .clips import SHOWN, count, shown
 from .tables import text_of
 
 
-def match_labels(labels: Sequence[str], classes: Sequence[str]) -> list[int]:
-    """
-    The index of each label in `classes`: by its name, upper or lower case, with `_` for a space, or machine id.
-
-    Raises:
-        ValueError: in one line, if some are none of them; similar ones are named.
-    """
-    vocabulary = Vocabulary(classes)
-    found = [vocabulary.find(label) for label in labels]
-    unknown = [label for label, index in zip(labels, found, strict=True) if index is None]
-    if unknown:
-        raise ValueError(describe_unknown(unknown, classes))
-    return [index for index in found if index is not None]
-
-
 def describe_unknown(unknown: Sequence[str], classes: Sequence[str]) -> str:
     hints = []
     for label in unknown[:SHOWN]:
