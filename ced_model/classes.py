@@ -3,21 +3,27 @@
 """Classes of a model, found by name, index, machine id or as a group."""
 
 import difflib
+import numbers
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .audioset import AUDIOSET_CLASSES
 from .messages import OptionError, UsageError, printable
+
+if TYPE_CHECKING:
+    import numpy as np
 
 GROUP = "..."  # behind a name: the class and all below it
 NO_INDEX = -1  # of a group in place of a class index
 NAME_OF_MID = dict(AUDIOSET_CLASSES)
 MOST_PIECES = 6  # of a name between commas
+MIN_SIMILARITY = 0.8  # of a misspelt word; "woof" and "wood" have 0.75
+STEM = 5  # letters that begin "crackle" and "crackling"
+FAR = 0.25  # below the most similar name, others are not similar
 
 
 class ClassChoice(NamedTuple):
@@ -70,7 +76,7 @@ class Vocabulary:
 
     def choose(self, name: Any) -> ClassChoice | None:
         """A class by its name, machine id or index, or with `...` behind it the group of it and all below it."""
-        if isinstance(name, int | np.integer) and not isinstance(name, bool):
+        if isinstance(name, numbers.Integral) and not isinstance(name, bool):
             return self._at(int(name))
         if not isinstance(name, str):
             return None
@@ -118,7 +124,51 @@ def _first_unknown(pieces: list[str], choose: Callable[[str], ClassChoice | None
 
 
 def fold(name: str) -> str:
+    """A name in lower case, with a space for `_`: what is equal then is taken for the same name."""
     return " ".join(name.replace("_", " ").casefold().split())
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, in lower case."""
+    return re.findall(r"[^\W_]+", text.casefold())
+
+
+def similar_names(text: str, names: Iterable[str], most: int = 3, cutoff: float = 0.6) -> list[str]:
+    """
+    Up to `most` of the names that are like `text`, the most similar first.
+
+    A whole name is like a whole text from a similarity (of difflib) of `cutoff` on, and a part between commas or a word
+    is like the text or a word of it if they are nearly equal or begin alike.
+    """
+    whole = " ".join(words_of(text))
+    wanted = {word: 0.83 for word in words_of(text) if len(word) > 2} | {whole: 1.0}
+    matcher = difflib.SequenceMatcher()
+    best: dict[str, float] = {}
+    for name in names if whole else ():
+        words = words_of(name)
+        candidates = {word: 0.85 for word in words if len(word) > 2}
+        candidates |= {" ".join(words_of(part)): 0.95 for part in name.split(",")} | {" ".join(words): 1.0}
+        for each, weight in wanted.items():
+            matcher.set_seq2(each)
+            for candidate, share in candidates.items():
+                lowest = cutoff if weight * share == 1 else MIN_SIMILARITY
+                if (likeness := _likeness(matcher, candidate, each, lowest)) >= lowest:
+                    best[name] = max(best.get(name, 0), weight * share * likeness)
+    near = [name for name in best if best[name] >= max(best.values()) - FAR]
+    return sorted(near, key=lambda name: -best[name])[:most]
+
+
+def _likeness(matcher: difflib.SequenceMatcher, candidate: str, wanted: str, lowest: float) -> float:
+    """1 for the same, 0.9 if one begins with the other, 0.87 with the same stem, else by difflib from `lowest` on."""
+    if candidate == wanted:
+        return 1.0
+    shorter, longer = sorted((candidate, wanted), key=len)
+    if len(shorter) > 3 and longer.startswith(shorter) and (" " in shorter or " " not in longer):
+        return 0.9
+    if len(shorter) > STEM and candidate[:STEM] == wanted[:STEM] and " " not in candidate + wanted:
+        return 0.87
+    matcher.set_seq1(candidate)
+    return matcher.ratio() if matcher.real_quick_ratio() >= lowest and matcher.quick_ratio() >= lowest else 0.0
 
 
 def _ontology() -> Any:
@@ -167,11 +217,8 @@ def unknown_class(labels: Sequence[str], name: Any, option: str) -> UsageError:
     elif fold(base) not in map(fold, labels) and (group := _group_of(labels, base)) is not None:
         expected += f"; did you mean {group.label!r}, all classes below it?"
         names = []
-    folded = [fold(label) for label in names]
-    close = [names[folded.index(match)] for match in dict.fromkeys(difflib.get_close_matches(fold(base), folded, n=3))]
-    close += [label for label in names if fold(base) and fold(base) in fold(label) and label not in close][:3]
-    hint = ", ".join(repr(printable(label) + GROUP * is_group) for label in close)
-    expected += f"; did you mean {hint}?" if close else ""
+    hint = ", ".join(repr(printable(label) + GROUP * is_group) for label in similar_names(base, names))
+    expected += f"; did you mean {hint}?" if hint else ""
     place = getattr(name, "place", "")
     return (
         UsageError(f"{place}: {printable(name)!r}: expected {expected}")
@@ -300,7 +347,7 @@ def _renamed(
     return list(merged.values())
 
 
-def choice_scores(scores: np.ndarray, choices: Sequence[ClassChoice]) -> np.ndarray:
+def choice_scores(scores: "np.ndarray", choices: Sequence[ClassChoice]) -> "np.ndarray":
     """Scores `(..., classes)` → `(..., choices)`: the highest of the classes of each choice."""
     found = scores[..., [choice.indices[0] for choice in choices]]
     for column, choice in enumerate(choices):

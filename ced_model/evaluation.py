@@ -4,13 +4,14 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .audio import MIX, describe
+from .classes import ClassChoice, choice_scores, choose_classes
 from .input_list import Input
 from .labelled import (
     INSTALL_TRAIN,
@@ -18,7 +19,7 @@ from .labelled import (
     SINGLE_LABEL,
     LabelledClips,
     Skipped,
-    match_labels,
+    match_clips,
     read_labelled,
 )
 from .packages import require
@@ -177,6 +178,8 @@ def evaluate(
     model: "AudioTagger | CedForAudioClassification | str | os.PathLike[str]",
     data: LabelledClips | str | os.PathLike,
     *,
+    label_map: Mapping[str, str | None] | None = None,
+    skip_unknown: bool = False,
     channel: str | int = MIX,
     on_audio: Callable[[float], object] | None = None,
     on_clip: Callable[[str, str | None], object] | None = None,
@@ -193,6 +196,8 @@ def evaluate(
     Args:
         model: a tagger, a model, or the folder or Hub id of one.
         data: clips, or a folder or table for [`read_labelled`].
+        label_map: own names of classes and groups, as for [`AudioTagger`]: the labels that the clips have for them.
+        skip_unknown: leave out labels that the model does not have, and in single-label data their clips.
         channel: as for [`AudioTagger`].
         on_audio: called with the seconds of audio whenever some more were scored.
         on_clip: called with the path of each clip that is ready, in their order, and why it cannot be read, or None.
@@ -204,7 +209,7 @@ def evaluate(
         Soft targets count as present from 0.5 on; its `notes` say so.
 
     Raises:
-        ValueError: if the model lacks classes, no clip can be read, there is but one class to choose from, or the model
+        ValueError: if the model lacks classes (an `UnknownLabelsError` of [`ced_model.labelled`]), no clip can be read, there is but one class to choose from, or the model
             gives no probabilities.
         ImportError: if the extra `[train]` is not installed.
     """
@@ -213,10 +218,11 @@ def evaluate(
     if tagger.problem_type == "regression":
         raise ValueError("A regression model gives no probabilities of classes: it cannot be evaluated.")
     if not isinstance(data, LabelledClips):
-        data = read_labelled(data, model_classes=tagger.labels, **options)
-    columns = _columns(data, tagger.labels)
+        names = [choice.label for choice in choose_classes(tagger.labels, label_map=label_map)]
+        data = read_labelled(data, model_classes=names, **options)
+    data, choices = match_clips(data, tagger.labels, label_map, skip_unknown)
     clips, notes = _with_hard_targets(data)
-    scores, failed = _score(tagger, clips, columns, channel, on_audio, on_clip, read)
+    scores, failed = _score(tagger, clips, choices, channel, on_audio, on_clip, read)
     unread = {item.path for item in failed}
     kept = [index for index, path in enumerate(clips.paths) if path not in unread]
     if not kept:
@@ -314,21 +320,6 @@ def _check_arrays(targets: np.ndarray, scores: np.ndarray, problem_type: str) ->
 # Scores
 
 
-def _columns(clips: LabelledClips, classes: Sequence[str]) -> list[int]:
-    """The model's class of each of the clips' classes."""
-    try:
-        columns = match_labels(clips.labels, classes)
-    except ValueError as error:
-        raise ValueError(f"The clips have labels that the model does not know: {error}") from error
-    if len(set(columns)) < len(columns):
-        double = next(column for column in columns if columns.count(column) > 1)
-        names = [label for label, column in zip(clips.labels, columns, strict=True) if column == double]
-        raise ValueError(f"{' and '.join(map(repr, names))} are the same class of the model, {classes[double]!r}.")
-    if clips.problem_type == SINGLE_LABEL and len(columns) < 2:
-        raise ValueError(f"All clips are {clips.labels[0]!r}: with one class only, there is nothing to choose between.")
-    return columns
-
-
 def _with_hard_targets(clips: LabelledClips) -> tuple[LabelledClips, list[str]]:
     if not clips.has_soft_targets:
         return clips, list(clips.notes)
@@ -340,14 +331,14 @@ def _with_hard_targets(clips: LabelledClips) -> tuple[LabelledClips, list[str]]:
 def _score(
     tagger: AudioTagger,
     clips: LabelledClips,
-    columns: list[int],
+    choices: list[ClassChoice],
     channel: str | int,
     on_audio: Callable[[float], object] | None,
     on_clip: Callable[[str, str | None], object] | None,
     read: Callable[[list[str]], Iterable[Input]] | None,
 ) -> tuple[np.ndarray, list[Skipped]]:
-    """Scores of shape `(clips, len(columns))`, 0 for clips that cannot be read, and those clips."""
-    scores = np.zeros((len(clips), len(columns)), np.float32)
+    """Scores of shape `(clips, len(choices))`, 0 for clips that cannot be read, and those clips."""
+    scores = np.zeros((len(clips), len(choices)), np.float32)
     every = np.empty(len(tagger.labels), np.float32)
     failed = []
     places: list[str | None] = []
@@ -364,7 +355,7 @@ def _score(
             reason = f"{places[index]}: {reason}"
         if reason is None:
             every[[tag.index for tag in result.tags]] = [tag.score for tag in result.tags]
-            scores[index] = every[columns]
+            scores[index] = choice_scores(every, choices)
         else:
             failed.append(Skipped(clips.paths[index], reason))
         if on_clip is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .audio import describe, walk_audio
+from .classes import fold
 from .messages import UsageError, printable
 
 SPLITS = {"train", "training", "test", "validation", "valid", "val", "dev", "eval"}
@@ -70,22 +71,18 @@ def find_examples(folder: str | os.PathLike[str], negatives: Iterable[str | os.P
 
 def check_names(labels: Sequence[str], existing: Sequence[str]) -> None:
     """Raises a `UsageError` if the name of a new class is not text, or is given twice or taken (in any case)."""
-    taken = {_folded(name): name for name in existing}
+    taken = {fold(name): name for name in existing}
     for label in labels:
         if printable(label) != label:
             raise UsageError(f"the folder {printable(label)!r} cannot name a class: its name is not printable text")
-        other = taken.get(_folded(label))
+        other = taken.get(fold(label))
         if other is not None and other in existing:
             raise UsageError(
                 f"the model has a class {other!r} already: rename the folder {label!r}, or replace the model's classes"
             )
         if other is not None:
             raise UsageError(f"the classes {other!r} and {label!r} have the same name: rename or merge their folders")
-        taken[_folded(label)] = label
-
-
-def _folded(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())
+        taken[fold(label)] = label
 
 
 def _merge(labels: list[str], by_class: dict[str, list[str]], negatives: list[str]) -> Examples:

@@ -8,13 +8,12 @@ ids of the children. It is an extract of AudioSet's `ontology.json` (Google LLC,
 https://github.com/audioset/ontology), licensed under CC BY-SA 4.0.
 """
 
-import difflib
-import re
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-MIN_SIMILARITY = 0.8  # of a misspelt word; "woof" and "wood" have 0.75
+from .classes import MIN_SIMILARITY, fold, similar_names, words_of
+
 MAX_SIMILAR = 5
 
 
@@ -51,7 +50,7 @@ def _by_name() -> dict[str, Node]:
 
 def find_node(name: str) -> Node | None:
     """The node of a name, upper or lower case, with `_` for a space, or of a machine id."""
-    return nodes().get(name) or _by_name().get(" ".join(name.replace("_", " ").casefold().split()))
+    return nodes().get(name) or _by_name().get(fold(name))
 
 
 def group(name: str) -> list[str] | None:
@@ -75,11 +74,6 @@ def paths_to(mid: str) -> list[list[str]]:
     return [[*path, parent] for parent in above for path in paths_to(parent)] if above else [[]]
 
 
-def words_of(text: str) -> list[str]:
-    """The words of a text, in lower case."""
-    return re.findall(r"[^\W_]+", text.casefold())
-
-
 def search(text: str) -> list[Node]:
     """Nodes whose names have all words of `text`, or words that begin so; those with the very words first."""
     wanted = words_of(text)
@@ -98,15 +92,7 @@ def search_any(text: str) -> list[Node]:
     return [node for number, node in sorted(found, key=lambda item: -item[0]) if number]
 
 
-def similar_names(text: str) -> list[str]:
-    """Names like `text`, the most similar first: by the whole name, a part between commas, or a word of it."""
-    wanted = " ".join(words_of(text))
-
-    def similarity(name: str) -> float:
-        words = words_of(name)
-        candidates = {" ".join(words), *(" ".join(words_of(part)) for part in name.split(",")), *words}
-        return max(difflib.SequenceMatcher(None, candidate, wanted).ratio() for candidate in candidates)
-
-    scored = [(similarity(node.name), node.name) for node in nodes().values()]
-    scored = sorted((item for item in scored if item[0] >= MIN_SIMILARITY), key=lambda item: -item[0])
-    return [name for _, name in scored[:MAX_SIMILAR]]
+def similar(text: str) -> list[Node]:
+    """Nodes whose names are like `text`, the most similar first."""
+    by_name = {node.name: node for node in nodes().values()}
+    return [by_name[name] for name in similar_names(text, by_name, MAX_SIMILAR, MIN_SIMILARITY)]

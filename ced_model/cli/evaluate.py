@@ -21,6 +21,7 @@ from ..packages import require
 from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
+from .finding import choosing
 from .model import load_tagger, quieten
 from .progress import RunProgress
 from .terminal import one_line, put, put_json, say
@@ -62,6 +63,18 @@ def evaluate(
     path_column: options.PathColumn = None,
     label_column: options.LabelColumn = None,
     separator: options.Separator = ";",
+    label_map: Annotated[
+        str | None,
+        typer.Option(
+            "--label-map",
+            metavar="FILE",
+            help="CSV as for ced tag: a class of the model and the label of it in DATA. A class may have several lines"
+            " and a label several classes.",
+        ),
+    ] = None,
+    skip_unknown: Annotated[
+        bool, typer.Option("--skip-unknown", help="Leave out labels that the model does not have.")
+    ] = False,
     per_class: Annotated[
         str | None, typer.Option(metavar="FILE.csv", help="Write the figures of each class here.")
     ] = None,
@@ -141,7 +154,8 @@ def evaluate(
     _print_notes(clips.notes)
     for path, reason in clips.skipped:
         _print_failure(path, reason)
-    evaluation = _evaluate(tagger, clips, options.parse_channel(channel), rows)
+    matching = options.given(skip_unknown=skip_unknown) | choosing(None, None, label_map)
+    evaluation = _evaluate(tagger, clips, rows, channel=options.parse_channel(channel), **matching)
     _print_notes(evaluation.notes[len(clips.notes) :])
     made = {"data": name, "split": split, "model": tagger.name}
     made |= {"engine": tagger.engine, "compute_type": tagger.compute_type}
@@ -164,11 +178,10 @@ def _choose_split(names: list[str], split: str | None) -> str | None:
     return chosen
 
 
-def _evaluate(
-    tagger: "AudioTagger", clips: "LabelledClips", channel: str | int, rows: "DatasetRows | None"
-) -> "Evaluation":
+def _evaluate(tagger: "AudioTagger", clips: "LabelledClips", rows: "DatasetRows | None", **how: Any) -> "Evaluation":
     from ..dataset_clips import read_rows
     from ..evaluation import evaluate
+    from ..labelled import UnknownLabelsError
 
     progress = RunProgress(len(clips))
 
@@ -178,10 +191,15 @@ def _evaluate(
             with progress.hidden():
                 _print_failure(path, reason)
 
-    with progress:
-        watching: dict[str, Any] = {"on_audio": progress.add_audio, "on_clip": count}
-        read = None if rows is None else partial(read_rows, rows)
-        evaluation = evaluate(tagger, clips, channel=channel, read=read, **watching)
+    try:
+        with progress:
+            watching: dict[str, Any] = {"on_audio": progress.add_audio, "on_clip": count}
+            read = None if rows is None else partial(read_rows, rows)
+            evaluation = evaluate(tagger, clips, read=read, **watching, **how)
+    except UnknownLabelsError as error:
+        say("a file for --label-map could begin with these lines, with the right class of the model in each:")
+        say(*error.proposed_map())
+        raise
     say(progress.summary())
     return evaluation
 

@@ -39,7 +39,7 @@ def labels(query: Annotated[list[str] | None, typer.Argument(metavar="QUERY", hi
     found = [exact] if exact is not None else ontology.search(text)
     if not found:
         shown_text = repr(printable(text)[:60])
-        found = [node for name in ontology.similar_names(text) if (node := ontology.find_node(name))]
+        found = ontology.similar(text)
         found, kind = (found, "similar names") if found else (ontology.search_any(text), "with some of them")
         if not found:
             raise CliError(f"no class is like {shown_text}; `ced labels` shows all {len(AUDIOSET_CLASSES)}", FAILED)

@@ -19,12 +19,13 @@ A table's labels (and a metadata file's) are
 - or, where there is no such column, in one column per class with values in [0, 1]: 0 and 1, or soft targets.
 """
 
-from .class_names import match_labels as match_labels
 from .clips import ALL as ALL
 from .clips import INSTALL_TRAIN as INSTALL_TRAIN
 from .clips import MULTI_LABEL as MULTI_LABEL
 from .clips import SINGLE_LABEL as SINGLE_LABEL
 from .clips import LabelledClips as LabelledClips
 from .clips import Skipped as Skipped
+from .matching import UnknownLabelsError as UnknownLabelsError
+from .matching import match_clips as match_clips
 from .read import find_splits as find_splits
 from .read import read_labelled as read_labelled

@@ -2,37 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of classes: found in a list of classes, and taken apart where a text has several."""
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ..classes import NAME_OF_MID, Vocabulary, fold, split_names
+from ..classes import NAME_OF_MID, Vocabulary, similar_names, split_names
 from .clips import SHOWN, count, shown
 from .tables import text_of
 
 
-def match_labels(labels: Sequence[str], classes: Sequence[str]) -> list[int]:
-    """
-    The index of each label in `classes`: by its name, upper or lower case, with `_` for a space, or machine id.
-
-    Raises:
-        ValueError: in one line, if some are none of them; similar ones are named.
-    """
-    vocabulary = Vocabulary(classes)
-    found = [vocabulary.find(label) for label in labels]
-    unknown = [label for label, index in zip(labels, found, strict=True) if index is None]
-    if unknown:
-        raise ValueError(describe_unknown(unknown, classes))
-    return [index for index in found if index is not None]
-
-
 def describe_unknown(unknown: Sequence[str], classes: Sequence[str]) -> str:
-    names = {fold(name): name for name in classes}
     hints = []
     for label in unknown[:SHOWN]:
-        close = [names[match] for match in difflib.get_close_matches(fold(label), names, n=2, cutoff=0.7)]
+        close = similar_names(label, classes, 2, 0.7)
         hints.append(repr(label) + (f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""))
     more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
     are = "is" if len(unknown) == 1 else "are"

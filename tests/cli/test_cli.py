@@ -174,7 +174,7 @@ def test_a_folder_of_the_bundled_model_s_name_is_only_taken_when_named(
 
 
 def test_what_the_bundled_model_does_not_have_is_wrong_usage_at_once(ced: Run, clip: Path) -> None:
-    assert "did you mean 'Dog'?" in last_line(ced("tag", clip, "--labels", "Dogg", code=2).stderr)
+    assert "did you mean 'Dog'" in last_line(ced("tag", clip, "--labels", "Dogg", code=2).stderr)
     assert "--window 20: expected 0.15 to 10.12 s" in last_line(ced("tag", clip, "--window", "20", code=2).stderr)
 
 
