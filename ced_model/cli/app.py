@@ -81,7 +81,7 @@ def export(
     model: options.Model = None,
     format: Annotated[
         str | None,
-        typer.Option("--format", "-f", metavar="FORMAT", help="onnx, openvino, sherpa-onnx or torch."),
+        typer.Option("--format", "-f", metavar="FORMAT", help="onnx, openvino, sherpa-onnx, torch or web."),
     ] = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="DIR", help="The folder to make, once all is verified.")
@@ -106,8 +106,16 @@ def export(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the export that DIR has.")] = False,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="A node_modules folder with ONNX Runtime Web and Mediabunny for the format web; by default they are"
+            " downloaded once from the npm registry (35 MB).",
+        ),
+    ] = None,
 ) -> None:
-    """Export a model for another program.
+    """Export a model for another program, or as a page that runs it in the browser (web).
 
     The folder has the model, labels.csv, metadata.json and a README.md with code that runs it. The files are run by
     their own runtime and compared with the model, on clips from the shortest to the longest. If probabilities differ by
@@ -123,4 +131,5 @@ def export(
         input=input,
         audio=audio or (),
         overwrite=overwrite,
+        runtime=runtime,
     )

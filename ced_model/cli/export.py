@@ -21,6 +21,7 @@ def export(
     input: str | None = None,
     audio: Sequence[str] = (),
     overwrite: bool = False,
+    runtime: str | None = None,
 ) -> None:
     """
     Exports a model, prints how far it is from the model in float32, and the folder.
@@ -56,6 +57,7 @@ def export(
             compute_type=compute_type,
             recordings=recordings,
             overwrite=overwrite,
+            runtime=runtime,
         )
     except AudioError as error:
         raise CliError(f"--audio: {error}", FAILED) from error

@@ -20,6 +20,8 @@ from .programs import load_export, write_program
 from .readme import write_readme
 from .sherpa_onnx import SherpaComparison, check_front_end, compare_with_sherpa
 from .verification import Check, open_references, verify
+from .web import write_page
+from .web_runtime import find_runtime
 
 
 class ExportReport(NamedTuple):
@@ -43,6 +45,7 @@ def export_model(
     recordings: Iterable[AudioInput] = (),
     overwrite: bool = False,
     num_threads: int | None = None,
+    runtime: str | os.PathLike[str] | None = None,
 ) -> ExportReport:
     """
     Exports a classifier for another program, and verifies what was written against the model.
@@ -50,7 +53,8 @@ def export_model(
     Args:
         model: A model folder, a Hub id, `"ced-nano"`, or what `open_model` returned.
         output: The folder to make. It appears when everything is written and verified.
-        format: `"onnx"`, `"openvino"`, `"sherpa-onnx"` or `"torch"` (a program of torch.export).
+        format: `"onnx"`, `"openvino"`, `"sherpa-onnx"`, `"torch"` (a program of torch.export) or `"web"` (a page that
+            tags in the browser).
         input: `"waveform"`, the default where the format takes it, or `"mel"`.
         compute_type: `"float32"` (default); `"float16"` stores the weights in half precision and computes in float32;
             `"int8"` computes the transformer blocks in 8-bit integers, calibrated on the `recordings`.
@@ -59,9 +63,13 @@ def export_model(
             `resources/`, if they are on the machine.
         overwrite: Whether to replace an export that is at `output` already.
         num_threads: CPU threads for verification, by default one per core.
+        runtime: For `"web"`, a `node_modules` folder with what runs in the browser, by default downloaded from the npm
+            registry, once.
 
     Raises:
-        OptionError: for a combination that does not exist, and for an `output` that may not be replaced.
+        OptionError: for a combination that does not exist, an `output` that may not be replaced, and a `runtime` that
+            lacks files.
+        RunError: if the runtime of a page cannot be downloaded.
         ModelFolderError: if the model cannot be loaded.
         MissingPackageError: if packages are missing; the message has the command that installs them.
         AudioError: if a recording cannot be read.
@@ -70,8 +78,11 @@ def export_model(
     """
     choice = choose_format(format, input, compute_type)
     destination = check_output(output, overwrite)
+    if runtime is not None and choice.format != "web":
+        raise OptionError("runtime", os.fspath(runtime), "the format web")
     if not isinstance(model, ModelFolder):
         model = open_model(model)
+    packages = find_runtime(runtime) if choice.format == "web" else None
     front_end = model.front_end
     if choice.format == "sherpa-onnx":
         check_front_end(front_end)
@@ -99,8 +110,12 @@ def export_model(
         comparison = None
         if choice.format == "sherpa-onnx":
             comparison = compare_with_sherpa(folder, export, front_end, clips)
-        (folder / "README.md").write_text(write_readme(metadata, checks, comparison), encoding="utf-8")
-        num_bytes = sum(path.stat().st_size for path in folder.glob(f"{Path(choice.file).stem}.*"))
+        if packages is not None:
+            write_page(folder, metadata, packages)
+        else:
+            (folder / "README.md").write_text(write_readme(metadata, checks, comparison), encoding="utf-8")
+        weights = metadata.get("weights") or [path.name for path in folder.glob(f"{Path(choice.file).stem}.*")]
+        num_bytes = sum((folder / name).stat().st_size for name in {choice.file, *weights})
         del export  # keeps the file open
     return ExportReport(destination, destination / choice.file, num_bytes, checks, comparison, bool(given))
 

@@ -12,6 +12,7 @@ from ..audioset import AUDIOSET_CLASSES
 from ..model_folder import ModelFolder
 from ..onnx_graph import ACTIVATIONS, EMBEDDINGS, PROBABILITIES
 from .formats import Choice, versions_of
+from .web import weight_files
 
 METADATA_FILE, LABELS_FILE = "metadata.json", "labels.csv"
 
@@ -45,6 +46,7 @@ def build_metadata(model: ModelFolder, choice: Choice) -> dict[str, Any]:
         "labels": list(model.labels),
         "mids": machine_ids(model.labels),
         "versions": versions_of(choice),
+        **({"weights": weight_files(model, choice)} if choice.format == "web" else {}),
     }
 
 

@@ -14,6 +14,7 @@ from ..model_folder import ModelFolder
 from ..onnx_graph import EMBEDDINGS, PROBABILITIES, build_graph
 from .formats import FORMATS, Choice
 from .metadata import METADATA_FILE
+from .web import copy_weights
 
 RT_INFO = "ced"  # the section of an OpenVINO file's `rt_info` that has the metadata
 # Without it, processors that have bfloat16 compute with it, the front end included.
@@ -55,7 +56,9 @@ def write_program(
         graph = quantize_onnx(model, recordings, **graph_options)
         del graph.metadata_props[:]
     else:
-        graph = build_graph(model.settings, model.tensors, inline=True, in_half=in_half, **graph_options)
+        names = metadata.get("weights")
+        tensors = copy_weights(model, names, path.parent) if names else model.tensors
+        graph = build_graph(model.settings, tensors, inline=not names, in_half=in_half, **graph_options)
     if choice.format == "openvino":
         import openvino
 

@@ -1,0 +1,383 @@
+// Copyright 2026 The ced_model authors.
+// SPDX-License-Identifier: Apache-2.0
+// The page: what the user does → messages for the worker; its messages → tags, timeline and events.
+
+import "./files.js";
+import { decodeHere } from "./decode_here.js";
+import { Timeline, findEvents, ranked, toCsv } from "./events.js";
+import { openMicrophone } from "./microphone.js";
+import { ModelError, modelFolder, readMetadata } from "./model.js";
+import { byId, clock, element, showEvents, showTags, showTimeline } from "./view.js";
+
+const SHOWN_EVERY_MS = 250;
+const ANNOUNCED_EVERY_MS = 4000;
+const SILENT = 1e-4; // peak, -80 dB
+const TOO_SLOW_S = 5; // that the scores are behind the microphone
+
+const page = { model: null, job: null, jobs: 0, waiting: null, shownAt: 0, announced: "", announcedAt: 0 };
+let worker = null;
+
+start();
+
+async function start() {
+  byId("file").addEventListener("change", ({ target }) => {
+    if (target.files.length) takeFile(target.files[0]);
+    target.value = "";
+  });
+  byId("microphone").addEventListener("click", () => (page.job?.microphone ? stop() : listen()));
+  byId("stop").addEventListener("click", stop);
+  byId("threshold").addEventListener("input", ({ target }) => {
+    byId("threshold-value").textContent = Number(target.value).toFixed(2);
+    show();
+  });
+  acceptDrops();
+  followPlayer();
+  offerSounds();
+  new ResizeObserver(show).observe(byId("timeline"));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
+  navigator.serviceWorker?.register("sw.js").catch(() => {}); // without it the page works online only
+  try {
+    await loadModel();
+  } catch (error) {
+    state("The model cannot be used.");
+    complain(error.message);
+    if (location.search.includes("model="))
+      byId("error").append(" ", element("a", { href: location.pathname, textContent: "Use this page's own model" }));
+  }
+}
+
+// The model
+
+async function loadModel() {
+  if (typeof WebAssembly !== "object" || typeof Worker !== "function")
+    throw new ModelError("This browser has no WebAssembly, which computes the scores. Use a current one, or enable it.");
+  state("Loading the model …");
+  const folder = modelFolder();
+  const metadata = await readMetadata(folder);
+  const device = await chosenDevice();
+  const total = sizeOf(folder, metadata, device);
+  worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+  const ready = new Promise((resolve, reject) => {
+    worker.onerror = (event) => reject(new ModelError(`The page cannot start: ${event.message || "a file is missing"}.`));
+    worker.onmessage = ({ data }) => {
+      if (data.type === "loading") progress(data.bytes, total, `${megabytes(data.bytes)}${total ? ` of ${megabytes(total)}` : ""} MB`);
+      if (data.type === "failed") reject(new ModelError(`${metadata.model} cannot be loaded: ${data.message}`));
+      if (data.type === "ready") resolve(data);
+    };
+  });
+  worker.postMessage({ type: "load", folder: folder.href, metadata, device });
+  const { threads } = await ready;
+  worker.onmessage = ({ data }) => page.job && data.id === page.job.id && answers[data.type]?.(data, page.job);
+  page.model = metadata;
+  progress(null);
+  state(`Ready: ${metadata.model} knows ${metadata.labels.length} sounds.`);
+  const where = device === "webgpu" ? "the graphics card" : `${threads} ${threads === 1 ? "thread" : "threads"}`;
+  byId("about").textContent = `Model: ${metadata.model}, ${metadata.labels.length} sounds, on ${where} of this device.`;
+  const waiting = page.waiting;
+  page.waiting = null;
+  waiting?.();
+}
+
+/** "wasm", or "webgpu" if that was asked for and there is one. */
+async function chosenDevice() {
+  const address = new URL(location.href);
+  const asked = address.searchParams.get("device") === "webgpu";
+  const adapter = navigator.gpu && (await navigator.gpu.requestAdapter().catch(() => null));
+  byId("device").hidden = !adapter;
+  byId("webgpu").checked = asked;
+  byId("webgpu").addEventListener("change", ({ target }) => {
+    if (target.checked) address.searchParams.set("device", "webgpu");
+    else address.searchParams.delete("device");
+    location.assign(address);
+  });
+  if (asked && !adapter) complain("This browser has no WebGPU: the processor computes instead.");
+  return asked && adapter ? "webgpu" : "wasm";
+}
+
+/** Bytes to load; 0 if that is not known. */
+function sizeOf(folder, metadata, device) {
+  const root = new URL("./", document.baseURI).href;
+  const names = ["model.onnx", ...(metadata.weights || [])].map((name) => new URL(name, folder).href.slice(root.length));
+  const program = device === "webgpu" ? "asyncify.wasm" : "threaded.wasm";
+  const sizes = names.map((name) => self.CED_FILES[name]?.bytes);
+  if (sizes.includes(undefined)) return 0;
+  const runtime = Object.entries(self.CED_FILES).find(([name]) => name.endsWith(program))?.[1].bytes || 0;
+  return sizes.reduce((sum, size) => sum + size, runtime);
+}
+
+const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
+
+// What is tagged
+
+function begin(job) {
+  stop();
+  complain(null);
+  page.job = { id: ++page.jobs, began: performance.now(), timeline: new Timeline(page.model.labels), ...job };
+  byId("name").textContent = job.name;
+  byId("result").hidden = true;
+  byId("stop").hidden = Boolean(job.microphone);
+  return page.job;
+}
+
+/** Does it now, or when the model is there. */
+function whenReady(action, name) {
+  if (page.model) return true;
+  page.waiting = action;
+  if (byId("error").hidden) state(`Loading the model. ${name} is next …`);
+  return false;
+}
+
+function takeFile(file) {
+  if (!whenReady(() => takeFile(file), file.name)) return;
+  const job = begin({ name: file.name, file });
+  state(`Listening to ${file.name} …`);
+  progress(0, 0, "");
+  const player = byId("player");
+  if (player.src) URL.revokeObjectURL(player.src);
+  player.src = URL.createObjectURL(file);
+  player.hidden = false;
+  worker.postMessage({ type: "file", id: job.id, file });
+}
+
+async function listen() {
+  if (!whenReady(listen, "The microphone")) return;
+  const job = begin({ name: "Microphone", microphone: true });
+  const player = byId("player");
+  player.removeAttribute("src");
+  player.hidden = true;
+  state("Waiting for the microphone …");
+  try {
+    const onBlock = (samples) => {
+      job.sent_s += samples.length / job.rate;
+      if (page.job === job && !job.isOver) worker.postMessage({ type: "block", id: job.id, samples }, [samples.buffer]);
+    };
+    const onEnd = () => {
+      if (job.isOver) return;
+      complain("The microphone was disconnected. What it recorded until then is below.");
+      stop();
+    };
+    const { rate, processed, close } = await openMicrophone(onBlock, onEnd);
+    Object.assign(job, { rate, close, sent_s: 0 });
+    if (page.job !== job || job.isOver) return close();
+    worker.postMessage({ type: "stream", id: job.id, rate });
+    state("Listening to the microphone …");
+    showButtons(true);
+    if (processed.length)
+      complain(`This browser does not switch off ${processed.join(" and ")} of the microphone: scores may be lower.`);
+  } catch (error) {
+    if (page.job !== job) return;
+    finish(job);
+    state("");
+    complain(error.message);
+  }
+}
+
+/** Ends the microphone, or what is left of a file. */
+function stop() {
+  const job = page.job;
+  if (!job || job.isOver) return;
+  job.isOver = true;
+  job.close?.();
+  worker.postMessage({ type: job.microphone ? "end" : "cancel", id: job.id });
+  if (job.microphone && !job.close) finish(job);
+  showButtons(false);
+}
+
+function finish(job) {
+  job.isOver = true;
+  job.isDone = true;
+  progress(null);
+  byId("stop").hidden = true;
+  showButtons(false);
+}
+
+function showButtons(isOn) {
+  byId("microphone").classList.toggle("on", isOn);
+  byId("microphone").lastElementChild.textContent = isOn ? "Stop the microphone" : "Use the microphone";
+}
+
+/** What the worker sends about the current job. */
+const answers = {
+  window({ start_s, end_s, scores, duration_s, peak }, job) {
+    job.timeline.add(start_s, end_s, scores);
+    job.duration_s = duration_s;
+    job.last = scores;
+    if (job.microphone) {
+      const behind_s = job.sent_s - end_s;
+      const late = behind_s > TOO_SLOW_S ? `, ${behind_s.toFixed(0)} s behind: this device is too slow for the model` : "";
+      progress(0, -1, `${clock(end_s, 0)}${late}`);
+      if (peak < SILENT && end_s > 2) complain("The microphone is silent. Is it muted?");
+      else if (byId("error").textContent.includes("muted")) complain(null);
+      announce(job);
+    } else if (!job.isOver) {
+      progress(end_s, duration_s || 0, duration_s ? `${clock(end_s, 0)} of ${clock(duration_s, 0)}` : clock(end_s, 0));
+    }
+    if (performance.now() - page.shownAt > SHOWN_EVERY_MS) show();
+  },
+
+  done({ scores, duration_s, isCancelled, peak }, job) {
+    const took_s = (performance.now() - job.began) / 1000;
+    Object.assign(job, { scores, duration_s });
+    finish(job);
+    show();
+    if (job.microphone) state(duration_s ? `Stopped after ${clock(duration_s)}.` : "Stopped.");
+    else if (isCancelled) state(`Stopped at ${clock(job.timeline.end_s.at(-1) || 0)} of ${job.name}.`);
+    else state(`Done: ${clock(duration_s)} of audio in ${clock(took_s)}. ${summary(scores)}`);
+    if (!job.microphone && peak < SILENT && !isCancelled) complain(`${job.name} is silent: no sample is louder than -80 dB.`);
+  },
+
+  async undecoded(_, job) {
+    try {
+      const samples = await decodeHere(job.file, page.model.sampling_rate);
+      if (page.job !== job || job.isOver) return;
+      worker.postMessage({ type: "file", id: job.id, rate: page.model.sampling_rate });
+      worker.postMessage({ type: "block", id: job.id, samples }, [samples.buffer]);
+      worker.postMessage({ type: "end", id: job.id });
+    } catch (error) {
+      if (page.job === job) answers.error(error, job);
+    }
+  },
+
+  error({ message }, job) {
+    finish(job);
+    state("");
+    byId("player").hidden = job.timeline.windows === 0;
+    if (job.timeline.windows) show();
+    complain(`${job.name} cannot be read: ${message}.`);
+  },
+};
+
+// What is shown
+
+function show() {
+  const job = page.job;
+  if (!job || !job.timeline.windows) return;
+  page.shownAt = performance.now();
+  byId("result").hidden = false;
+  const { timeline, isDone } = job;
+  const threshold = Number(byId("threshold").value);
+  const isLive = Boolean(job.microphone) && !isDone;
+  const canPlay = !byId("player").hidden;
+  if (isLive) note("tags", "In the last 2 seconds");
+  else if (job.scores) note("tags", "In the whole recording");
+  else note("tags", "Highest scores of the recording");
+  showTags(byId("tags"), timeline.labels, isLive ? job.last : job.scores || timeline.highest());
+  note("timeline", `${isLive ? "The last 30 seconds. " : ""}The stronger the colour, the higher the score`);
+  const onSeek = canPlay && ((seconds) => play(seconds));
+  showTimeline(byId("timeline"), timeline, { duration_s: job.duration_s, isLive, threshold, onSeek });
+  job.events = findEvents(timeline, threshold);
+  const hidden = showEvents(byId("events"), job.events, canPlay && (({ onset_s, offset_s }) => play(onset_s, offset_s)), isLive);
+  const number = job.events.length === 1 ? "1 event" : `${job.events.length} events`;
+  const none = `No sound reaches ${threshold.toFixed(2)}. Lower the score to see more.`;
+  note("events", job.events.length ? `${number}${hidden > 0 ? `, ${hidden} of them only in the CSV` : ""}` : none);
+  const link = byId("csv");
+  link.hidden = !isDone || !job.events.length;
+  if (isDone) {
+    if (link.href) URL.revokeObjectURL(link.href);
+    link.href = URL.createObjectURL(new Blob([toCsv(job.events)], { type: "text/csv" }));
+    link.download = `${job.name.replace(/\.[^.]*$/, "")}.events.csv`;
+  }
+}
+
+const note = (section, text) => {
+  const place = byId(`${section}-note`);
+  if (place.textContent !== text) place.textContent = text;
+};
+
+function summary(scores) {
+  const [best] = ranked(scores);
+  return `Most likely: ${page.model.labels[best.index]}.`;
+}
+
+/** For screen readers: what is there now, if it has changed, and not all the time. */
+function announce(job) {
+  const sure = ranked(job.last).filter(({ score }) => score >= Number(byId("threshold").value));
+  const names = sure.slice(0, 3).map(({ index }) => page.model.labels[index]).join(", ");
+  if (names === page.announced || performance.now() - page.announcedAt < ANNOUNCED_EVERY_MS) return;
+  Object.assign(page, { announced: names, announcedAt: performance.now() });
+  byId("live").textContent = names;
+}
+
+function state(text) {
+  byId("status").textContent = text;
+}
+
+function complain(text) {
+  byId("error").hidden = text === null;
+  byId("error").textContent = text || "";
+}
+
+/** How far it is: a bar if the total is known (negative: no bar at all), and `text`; `null` when it is over. */
+function progress(value, total, text) {
+  const bar = byId("progress");
+  bar.hidden = value === null || total < 0;
+  byId("counter").textContent = value === null ? "" : text;
+  if (total > 0) Object.assign(bar, { max: total, value: Math.min(value, total) });
+  else bar.removeAttribute("value");
+}
+
+// Other ways to give a sound
+
+function acceptDrops() {
+  const input = byId("input");
+  let inside = 0;
+  document.addEventListener("dragenter", () => input.classList.toggle("dropping", ++inside > 0));
+  document.addEventListener("dragleave", () => input.classList.toggle("dropping", --inside > 0));
+  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    inside = 0;
+    input.classList.remove("dropping");
+    const [file] = event.dataTransfer.files;
+    if (file) takeFile(file);
+    else complain("What was dropped is not a file. Save it first, then choose the file.");
+  });
+}
+
+function offerSounds() {
+  const place = byId("sounds");
+  for (const path of Object.keys(self.CED_FILES)) {
+    const name = /^sounds\/(.*)\.flac$/.exec(path)?.[1];
+    if (!name) continue;
+    const button = element("button", { type: "button", className: "button small", textContent: name });
+    button.addEventListener("click", async () => {
+      try {
+        const response = await fetch(path);
+        takeFile(new File([await response.blob()], `${name}.flac`, { type: "audio/flac" }));
+      } catch {
+        complain(`${name} cannot be loaded. Is there a connection to the server?`);
+      }
+    });
+    place.append(button);
+    place.hidden = false;
+  }
+}
+
+let playedTo_s = Infinity;
+
+function play(from_s, to_s = Infinity) {
+  const player = byId("player");
+  playedTo_s = to_s;
+  player.currentTime = from_s;
+  player.play().catch(() => {});
+}
+
+function followPlayer() {
+  const player = byId("player");
+  player.addEventListener("error", () => {
+    if (!player.src) return;
+    player.hidden = true; // the browser decodes it for the model, but does not play it
+    show();
+  });
+  player.addEventListener("seeking", () => player.paused && (playedTo_s = Infinity));
+  const follow = () => {
+    const length_s = page.job?.duration_s || player.duration;
+    byId("timeline").style.setProperty("--played", Math.min(1, player.currentTime / length_s) || 0);
+    if (player.currentTime >= playedTo_s) {
+      playedTo_s = Infinity;
+      player.pause();
+    }
+    if (!player.paused) requestAnimationFrame(follow);
+  };
+  for (const event of ["play", "seeked", "timeupdate"]) player.addEventListener(event, follow);
+}
