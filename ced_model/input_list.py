@@ -54,7 +54,7 @@ def find_inputs(paths: Iterable[str], list_file: str | None = None) -> list[Inpu
     """
     paths = list(paths)
     if not paths and list_file is None:
-        raise UsageError("nothing to tag: give files, folders, patterns, a list of paths, or - for standard input")
+        raise UsageError("no input: give files, folders, patterns such as *.wav, --from LIST, or - for standard input")
     if "" in paths:
         raise UsageError("'' is not a path")
     if STANDARD_INPUT in paths and list_file == STANDARD_INPUT:

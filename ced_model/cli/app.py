@@ -3,22 +3,43 @@
 """The commands. Each imports the library inside its function, so that help and wrong usage answer at once."""
 
 import sys
+from collections.abc import Callable
+from inspect import cleandoc
 from typing import Annotated
 
 import typer
 
-from . import clips, demo, distill, embed, evaluate, finetune, labels, learn, listen, options, plot, search, tag
+from . import (
+    clips,
+    convert,
+    demo,
+    distill,
+    doctor,
+    embed,
+    evaluate,
+    export,
+    finetune,
+    labels,
+    learn,
+    listen,
+    plot,
+    search,
+    tag,
+)
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .terminal import abandon_stdout, put, say
+from .usage import Command, Group
 
 app = typer.Typer(
-    help="Tags sounds with CED models.\n\nExample: ced tag sounds/ --model mispeech/ced-mini --output tags.csv",
+    cls=Group,
+    help="Tag sounds with CED models: 527 classes of AudioSet, or your own.\n\n"
+    "`ced COMMAND --help` shows the options of a command. `ced --install-completion` completes them in your shell.",
+    epilog="Example: ced tag sounds/ --model mispeech/ced-mini --output tags.csv",
     context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help and one-line errors, in half the time
+    rich_markup_mode=None,  # plain help in half the time
 )
 
 
@@ -48,22 +69,50 @@ def show_version(is_wanted: bool) -> None:
     raise typer.Exit()
 
 
-COMMANDS = (
-    tag.tag,
-    clips.clips,
-    embed.embed,
-    search.search,
-    learn.learn,
-    evaluate.evaluate,
-    finetune.finetune,
-    labels.labels,
-    plot.plot,
-    listen.listen,
-    demo.demo,
-)
-for command in COMMANDS:
-    app.command()(command)
-app.add_typer(distill.app, name="distill")
+RECORDINGS, SIMILAR, OWN = "Recordings", "Similar sounds", "Models of your own"
+MODELS, INFORMATION = "Files of models", "Information"
+COMMANDS: dict[str, dict[Callable[..., None], str]] = {
+    RECORDINGS: {
+        tag.tag: """
+            ced tag recording.wav
+            ced tag sounds/ --model mispeech/ced-base --output tags.csv
+            ced tag recording.wav --events --labels Dog... --output dogs.txt -f audacity
+            ced tag "**/*.flac" --threshold 0.3 --json
+        """,
+        clips.clips: "ced clips recordings/ --labels Dog... --threshold 0.4 --output dogs",
+        plot.plot: "ced plot recording.wav --labels Speech,Music --output plot.png",
+        listen.listen: """
+            ced listen
+            ced listen --events --labels Speech --threshold 0.4
+        """,
+        demo.demo: "ced demo --model mispeech/ced-base",
+    },
+    SIMILAR: {
+        embed.embed: "ced embed recordings/ --window 2 --output recordings.npz",
+        search.search: "ced search bark.wav recordings.npz --clips barks",
+    },
+    OWN: {
+        learn.learn: "ced learn sounds/ --negatives other/ --output my-model",
+        finetune.finetune: "ced finetune sounds/ --model mispeech/ced-tiny --output my-model",
+        evaluate.evaluate: "ced evaluate sounds/ --model my-model --per-class classes.csv",
+    },
+    MODELS: {
+        export.export: "ced export --model mispeech/ced-tiny --format onnx --output ced-tiny-onnx",
+        convert.convert: """
+            ced convert audiotransformer_tiny_mAP_4814.pt ced-tiny
+            ced convert --download tiny ced-tiny
+        """,
+    },
+    INFORMATION: {
+        labels.labels: "ced labels dog",
+        doctor.doctor: "ced doctor",
+    },
+}
+for panel, commands in COMMANDS.items():
+    for command, examples in commands.items():
+        app.command(cls=Command, rich_help_panel=panel, epilog=cleandoc(examples))(command)
+    if panel == OWN:
+        app.add_typer(distill.app, name="distill", rich_help_panel=panel)
 
 
 @app.callback()
@@ -73,63 +122,3 @@ def ced(
     ] = False,
 ) -> None:
     pass
-
-
-@app.command()
-@one_line_errors
-def export(
-    model: options.Model = None,
-    format: Annotated[
-        str | None,
-        typer.Option("--format", "-f", metavar="FORMAT", help="onnx, openvino, sherpa-onnx, torch or web."),
-    ] = None,
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="DIR", help="The folder to make, once all is verified.")
-    ] = None,
-    compute_type: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TYPE",
-            help="float32 (default), float16 (half the size, computed in float32) or int8 (not with torch).",
-        ),
-    ] = None,
-    input: Annotated[
-        str | None,
-        typer.Option(metavar="waveform|mel", help="By default waveform, with the front end inside; sherpa-onnx: mel."),
-    ] = None,
-    audio: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATH",
-            help="Recordings (a file or folder) to verify on and to calibrate int8 with; by default"
-            " synthetic sounds, and a few that come with the package to verify on. May be given several times.",
-        ),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the export that DIR has.")] = False,
-    runtime: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="A node_modules folder with ONNX Runtime Web and Mediabunny for the format web; by default they are"
-            " downloaded once from the npm registry (35 MB).",
-        ),
-    ] = None,
-) -> None:
-    """Export a model for another program, or as a page that runs it in the browser (web).
-
-    The folder has the model, labels.csv, metadata.json and a README.md with code that runs it. The files are run by
-    their own runtime and compared with the model, on clips from the shortest to the longest. If probabilities differ by
-    more than 0.0001 (float16: 0.01, int8: 0.25), the export fails, and nothing is left behind.
-    """
-    from .export import export as export_to
-
-    export_to(
-        model=model,
-        format=format,
-        output=output,
-        compute_type=compute_type,
-        input=input,
-        audio=audio or (),
-        overwrite=overwrite,
-        runtime=runtime,
-    )

@@ -12,6 +12,7 @@ from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .model import load_tagger
+from .options import CLASSES, OUTPUT, option
 from .progress import inputs_without_entry, progress_of
 from .terminal import put, say, say_error
 
@@ -22,48 +23,48 @@ PADDING_S = 0.5
 
 @one_line_errors
 def clips(
-    paths: Annotated[list[str] | None, typer.Argument(metavar="RECORDINGS", hidden=True)] = None,
+    paths: Annotated[list[str] | None, typer.Argument(metavar="RECORDINGS…", hidden=True)] = None,
     list_file: options.ListFile = None,
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="DIR", help="A new folder, or one to be resumed.")
-    ] = None,
-    model: options.Model = None,
-    labels: options.Labels = None,
-    threshold: Annotated[
-        float | None, typer.Option(metavar="SCORE", help="Score from which a class is detected; by default 0.5.")
-    ] = None,
-    window_s: options.Window = None,
-    hop_s: options.Hop = None,
-    min_duration_s: Annotated[
-        float | None, typer.Option("--min-duration", metavar="SECONDS", help="Leave out shorter stretches.")
-    ] = None,
-    merge_gap_s: Annotated[
-        float | None,
-        typer.Option("--merge-gap", metavar="SECONDS", help="Join those of a class no further apart than this."),
-    ] = None,
-    padding_s: Annotated[
-        float, typer.Option("--padding", metavar="SECONDS", help="Add so much before and after.")
-    ] = PADDING_S,
-    max_per_class: Annotated[int | None, typer.Option(metavar="N", min=1, help="Clips of a class at most.")] = None,
-    choose: Annotated[
-        str,
-        typer.Option(metavar="best|random|spread", help="Which of more; spread: from the whole range of scores."),
-    ] = "best",
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the random choice.")] = 0,
-    format: options.ClipFormat = "wav",
     channel: options.Channel = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    model: options.Model = None,
+    engine: options.Engine = "auto",
+    compute_type: options.ComputeType = None,
     device: options.Device = None,
     num_threads: options.Threads = None,
     batch_size: options.BatchSize = None,
-    engine: options.Engine = "auto",
-    compute_type: options.ComputeType = None,
+    labels: options.Labels = None,
+    threshold: Annotated[
+        float | None, option(CLASSES, metavar="SCORE", help="Minimum score of a class; by default 0.5.")
+    ] = None,
+    window_s: options.Window = None,
+    hop_s: options.Hop = None,
+    min_duration_s: options.MinDuration = None,
+    merge_gap_s: options.MergeGap = None,
+    output: Annotated[
+        str | None,
+        option(OUTPUT, "--output", "-o", metavar="DIR", help="A new folder; with --resume a started one."),
+    ] = None,
+    padding_s: Annotated[
+        float, option(OUTPUT, "--padding", metavar="SECONDS", help="Audio before and after an event; by default 0.5.")
+    ] = PADDING_S,
+    max_per_class: Annotated[int | None, option(OUTPUT, metavar="N", min=1, help="Maximum clips per class.")] = None,
+    choose: Annotated[
+        str,
+        option(
+            OUTPUT,
+            metavar="best|random|spread",
+            help="Which clips if there are more; by default the best. spread: over the range of scores.",
+        ),
+    ] = "best",
+    seed: Annotated[int, option(OUTPUT, metavar="N", min=0, help="Random seed; by default 0.")] = 0,
+    format: options.ClipFormat = "wav",
+    resume: Annotated[bool, option(OUTPUT, "--resume", help="Continue an interrupted run.")] = False,
 ) -> None:
-    """Cut out the stretches in which classes are detected.
+    """Cut out the parts of recordings in which classes are detected.
 
-    RECORDINGS are as PATHS for `ced tag`. DIR gets a folder of clips for each class, which `ced learn` and
-    `ced finetune` can read once you have removed what is wrong, and the table clips.csv. Clips have the sampling rate
-    and the channels of their recording.
+    RECORDINGS are files, folders and patterns, as for `ced tag`. DIR gets a folder of clips for each class, which
+    `ced learn` and `ced finetune` can read once you have removed wrong clips, and the table clips.csv. Clips keep the
+    sampling rate and the channels of their recording.
 
     Exit code: 0, 1 if inputs failed (each is named on stderr), 2 for wrong usage.
     """
@@ -74,7 +75,7 @@ def clips(
     from ..unfinished import Unfinished
 
     if output is None:
-        raise CliError("choose with --output DIR where to write the clips")
+        raise CliError("missing --output DIR: where to write the clips")
     check_format(format)
     check_choice(choose)
     if not 0 <= padding_s < math.inf:

@@ -9,6 +9,7 @@ import typer
 
 from ..packages import require
 from . import options
+from .completion import complete_model
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .model import choose_model, quieten
@@ -25,15 +26,15 @@ def demo(
             "--model",
             "-m",
             metavar="DIR_OR_ID",
-            help="Offer this model, too, and first: a model folder, or the id of a Hub repository. May be given several"
-            " times.",
+            help="Offer this model as well, as the default: model folder or Hub id. Can be repeated.",
+            autocompletion=complete_model,
         ),
     ] = None,
     host: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Listen here; by default for this machine only.")
+        str | None, typer.Option(metavar="ADDRESS", help="Address to serve at; by default for this machine only.")
     ] = None,
     port: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=65535, help="By default the first free one from 7860 on.")
+        int | None, typer.Option(metavar="N", min=1, max=65535, help="Port; by default the first free one from 7860.")
     ] = None,
     max_megabytes: Annotated[
         float | None, typer.Option(metavar="MB", help="Refuse larger files; by default 100.")
@@ -44,8 +45,8 @@ def demo(
 ) -> None:
     """Tag sounds in the browser.
 
-    Serves a page to upload or record sounds and see what they are and when, and the same as an API. Nothing leaves the
-    machine, except to fetch a published model that is chosen. Ctrl-C ends it.
+    Serves a page that tags uploaded and recorded sounds and shows when they occur, and an HTTP API. No audio leaves
+    this machine; only published models that are chosen are downloaded. Ctrl-C ends it.
     """
     names = [choose_model(name) for name in model or []]
     limits = options.given(megabytes=max_megabytes, minutes=max_minutes)

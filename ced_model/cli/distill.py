@@ -6,14 +6,19 @@ import typer
 
 from .teach import teach
 from .train import train
+from .usage import Command, Group
 
 app = typer.Typer(
-    help="Make a model of your own from other models, without labels.\n\n"
-    "First `teach` stores what teachers say of your audio, then `train` trains a student on it.",
+    cls=Group,
+    help="Train a small model on the outputs of larger ones, without labels.\n\n"
+    "First `teach` stores the outputs of teachers for your audio, then `train` trains a student on them.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
-app.command()(teach)
-app.command()(train)
+app.command(
+    cls=Command,
+    epilog="ced distill teach sounds/ -t mispeech/ced-base -t mispeech/ced-small \\\n    --epochs 10 --output store",
+)(teach)
+app.command(cls=Command, epilog="ced distill train store --student tiny --output my-tagger")(train)

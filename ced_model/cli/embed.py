@@ -12,6 +12,7 @@ from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .model import load_tagger
+from .options import OUTPUT, WINDOWS, option
 from .progress import inputs_without_entry, progress_of
 from .terminal import put, say
 
@@ -26,39 +27,47 @@ KIND = "embeddings"
 
 @one_line_errors
 def embed(
-    paths: Annotated[list[str] | None, typer.Argument(metavar="PATHS", hidden=True)] = None,
+    paths: Annotated[list[str] | None, typer.Argument(metavar="PATHS…", hidden=True)] = None,
     list_file: options.ListFile = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="A .npz (NumPy) or .parquet file; until then FILE.journal."
-        ),
-    ] = None,
-    model: options.Model = None,
-    window_s: Annotated[
-        float | None,
-        typer.Option(
-            "--window", metavar="SECONDS", help="Length of the windows; by default a clip is one, long ones have 10."
-        ),
-    ] = None,
-    hop_s: Annotated[
-        float | None, typer.Option("--hop", metavar="SECONDS", help="Distance between windows; by default no overlap.")
-    ] = None,
     channel: options.Channel = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Keep the embeddings that FILE has, and add those of other recordings.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard the embeddings that FILE has.")] = False,
+    model: options.Model = None,
+    engine: options.Engine = "auto",
+    compute_type: options.ComputeType = None,
     device: options.Device = None,
     num_threads: options.Threads = None,
     batch_size: options.BatchSize = None,
-    engine: options.Engine = "auto",
-    compute_type: options.ComputeType = None,
+    window_s: Annotated[
+        float | None,
+        option(
+            WINDOWS,
+            "--window",
+            metavar="SECONDS",
+            help="Window length; by default the clip, for long recordings 10.",
+        ),
+    ] = None,
+    hop_s: Annotated[
+        float | None,
+        option(WINDOWS, "--hop", metavar="SECONDS", help="Window distance; by default the window length."),
+    ] = None,
+    output: Annotated[
+        str | None,
+        option(
+            OUTPUT,
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="A .npz (NumPy) or .parquet file; until then FILE.journal.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, option(OUTPUT, "--resume", help="Keep the embeddings in FILE and add those of other recordings.")
+    ] = False,
+    overwrite: Annotated[bool, option(OUTPUT, "--overwrite", help="Discard the embeddings in FILE.")] = False,
 ) -> None:
-    """Compute embeddings of recordings, to search in or to learn from.
+    """Compute embeddings of recordings, for search or machine learning.
 
-    PATHS are as for `ced tag`. FILE has an embedding for each window with its file, start and end; `ced search` finds
-    the windows that sound like a recording.
+    PATHS are files, folders and patterns, as for `ced tag`. FILE gets an embedding of each window, with its file, start
+    and end. `ced search` finds the windows that sound like a recording.
 
     Exit code: 0, 1 if inputs failed (each is named on stderr), 2 for wrong usage.
     """
@@ -68,7 +77,7 @@ def embed(
     from ..unfinished import Unfinished
 
     if output is None:
-        raise CliError("choose with --output FILE.npz where to write the embeddings")
+        raise CliError("missing --output FILE.npz: where to write the embeddings")
     if resume and overwrite:
         raise CliError("--resume keeps embeddings, --overwrite discards them: choose one")
     output = os.path.realpath(os.path.expanduser(check_index_name(output)))

@@ -13,6 +13,7 @@ import typer
 from . import options, training_options
 from .endings import one_line_errors
 from .errors import CliError
+from .options import INPUT, TRAINING, option
 from .terminal import put, say
 from .training_options import parse_settings, split_settings
 from .training_output import is_main_process, make_progress, training_errors, use_threads
@@ -27,77 +28,71 @@ def finetune(
     dataset: options.Dataset = None,
     config: options.Config = None,
     audio_column: options.AudioColumn = None,
-    model: options.Model = None,
-    output: training_options.Output = None,
+    split: Annotated[
+        str | None, option(INPUT, metavar="NAME", help="Split to train on; by default train, or all clips.")
+    ] = None,
     validation: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Clips to validate with; by default the split of that name.")
+        str | None, option(INPUT, metavar="DATA", help="Clips for validation; by default the split of that name.")
     ] = None,
     validation_share: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="Clips to hold out if there are none for validation; by default 0.1."),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Clips to train with; by default the split train, or all.")
+        option(INPUT, metavar="SHARE", help="Share of clips to hold out, if none are for validation; by default 0.1."),
     ] = None,
     audio_root: options.AudioRoot = None,
     path_column: options.PathColumn = None,
     label_column: options.LabelColumn = None,
     separator: options.Separator = ";",
     multi_label: Annotated[
-        bool, typer.Option("--multi-label", help="Score each class by itself, even if no clip has several.")
+        bool, option(INPUT, "--multi-label", help="Independent classes, even if no clip has several.")
     ] = False,
+    model: options.Model = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
     train: Annotated[
         str | None,
-        typer.Option(metavar="PART", help="head, last:K (with the last K blocks) or all; by default all."),
+        option(TRAINING, metavar="PART", help="What to train: head, last:K (last K blocks) or all; by default all."),
     ] = None,
     lora: Annotated[
-        int | None, typer.Option(metavar="RANK", min=1, help="Train LoRA adapters in place of these blocks.")
+        int | None, option(TRAINING, metavar="RANK", min=1, help="Train LoRA adapters instead of these blocks.")
     ] = None,
     keep_classes: Annotated[
-        bool, typer.Option("--keep-classes", help="Keep the model's other classes as they are; trains the head alone.")
+        bool, option(TRAINING, "--keep-classes", help="Keep the model's other classes; trains the head only.")
     ] = False,
-    epochs: Annotated[float | None, typer.Option(metavar="N", help="Most epochs; by default 20.")] = None,
+    epochs: Annotated[float | None, option(TRAINING, metavar="N", help="Maximum epochs; by default 20.")] = None,
     patience: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, help="Stop after N epochs without progress; by default 5, 0 for never."),
+        option(TRAINING, metavar="N", min=0, help="Stop after N epochs without improvement; by default 5, 0: never."),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Clips per step and device; by default 16.")
+        int | None, option(TRAINING, metavar="N", min=1, help="Clips per step and device; by default 16.")
     ] = None,
     learning_rate: training_options.LearningRate = None,
     encoder_learning_rate: Annotated[
         float | None,
-        typer.Option(metavar="RATE", help="Of the encoder; by default a tenth of the head's, with --lora the same."),
+        option(TRAINING, metavar="RATE", help="For the encoder; by default a tenth, with --lora the same."),
     ] = None,
     class_weights: Annotated[
-        str | None, typer.Option(metavar="balanced|none", help="Whether rare classes weigh more; by default none.")
+        str | None, option(TRAINING, metavar="balanced|none", help="Weight rare classes more; by default none.")
     ] = None,
     crop_s: Annotated[
         float | None,
-        typer.Option(
-            "--crop", metavar="SECONDS", help="Train on parts of this length of longer clips; by default 10.1."
-        ),
+        option(TRAINING, "--crop", metavar="SECONDS", help="Length of crops of longer clips; by default 10.1."),
     ] = None,
     mixup: training_options.Mixup = None,
     masks: Annotated[
-        bool, typer.Option("--masks", help="Mask a part of each spectrogram in time and in frequency.")
+        bool, option(TRAINING, "--masks", help="Mask parts of each spectrogram in time and frequency.")
     ] = False,
     seed: training_options.Seed = None,
     settings: training_options.Settings = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="cpu, cuda or mps; by default a GPU if there is one.")
-    ] = None,
-    threads: options.Threads = None,
+    output: training_options.Output = None,
     resume: training_options.Resume = False,
     overwrite: training_options.Overwrite = False,
 ) -> None:
-    """Train a model further on labelled clips of your own.
+    """Fine-tune a model on labelled clips of your own.
 
     DATA is a folder with a folder of clips for each class, a folder with a metadata.csv, or a table, as for
-    `ced evaluate`. The model gets a head for these classes; classes that the model has already start from its weights.
-    With --dataset in place of DATA, the audio of a data set is written to files first.
-
-    Example: ced finetune sounds/ --model mispeech/ced-tiny --output my-model
+    `ced evaluate`. The model gets a head for these classes; classes that the model already has keep their weights as a
+    start. With --dataset instead of DATA, the audio of a data set is written to files first.
     """
     _finetune(**locals())
 
@@ -131,9 +126,9 @@ def _finetune(
     )
     model = choose_model(model)
     if output is None:
-        raise CliError("choose with --output DIR where to write the model")
+        raise CliError("missing --output DIR: where to write the model")
     if validation is not None and training["validation_share"] is not None:
-        raise CliError("--validation gives the clips, so --validation-share has none to hold out: leave one out")
+        raise CliError("--validation and --validation-share exclude each other: choose one")
     for flag, path in (("", data), ("--validation ", validation)):
         if path is not None and "://" not in path and not os.path.exists(os.path.expanduser(path)):
             raise CliError(f"{flag}{path!r}: there is no such file or folder")

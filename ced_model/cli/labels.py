@@ -18,12 +18,12 @@ INDENT = "  "
 
 
 @one_line_errors
-def labels(query: Annotated[list[str] | None, typer.Argument(metavar="QUERY", hidden=True)] = None) -> None:
+def labels(query: Annotated[list[str] | None, typer.Argument(metavar="QUERY…", hidden=True)] = None) -> None:
     """Search the 527 classes of AudioSet.
 
-    QUERY is a name, words of it, an index or a machine id; without it, all classes are shown. Each line has an index, a
-    machine id and a name. A single class is shown with those above and below it: --labels Dog... is Dog and all classes
-    below it. Lines without an index are abstract: they have no score of their own, but can be groups.
+    QUERY is a name, words of it, an index or a machine id; without it, all classes are listed: index, machine id and
+    name. A single match is shown with the classes above and below it; `--labels Dog...` of other commands selects Dog
+    and all classes below it. Lines without an index are groups without a score of their own.
     """
     if not query:
         put(*(_line(mid, name) for mid, name in AUDIOSET_CLASSES))

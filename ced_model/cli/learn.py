@@ -47,8 +47,6 @@ def learn(
     EXAMPLES is a folder with a folder of clips for each class. The classes are added to those of the model, and the
     result is a model folder like any other. Give --negatives with sounds that occur where the model will be used and
     are none of the classes: without them, unknown sounds are often taken for the most similar class.
-
-    Example: ced learn sounds/ --negatives other/ --output my-model
     """
     if output is None:
         raise CliError("choose with --output DIR where to write the model")

@@ -6,150 +6,191 @@ from typing import Annotated, Any
 
 import typer
 
+from .completion import complete_class, complete_engine, complete_model
 from .endings import flag
 from .errors import CliError
 
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="DIR_OR_ID",
-        help="A model folder or the id of a Hub repository, such as mispeech/ced-base; by default ced-nano, bundled.",
-    ),
-]
+# Groups of options in the help
+INPUT, CLASSES, WINDOWS, EVENTS = "Input", "Classes and scores", "Windows", "Events"
+OUTPUT, COMPUTING, RAY, TRAINING = "Output", "Model and computation", "Ray cluster", "Training"
+
+
+def option(panel: str | None, *names: str, metavar: str | None = None, help: str, **more: Any) -> Any:
+    """An option in a group of the help. Defaults are in its text."""
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, show_default=False, **more)
+
+
+# Input
 ListFile = Annotated[
     str | None,
-    typer.Option(
-        "--from", metavar="FILE", help="A list of paths, one a line or separated by NUL, or Parquet; - for stdin."
-    ),
-]
-TopK = Annotated[
-    int | None,
-    typer.Option(
-        "--top-k", "-k", metavar="N", min=1, help="Tags at most; by default 5, or all with --threshold or --labels."
-    ),
-]
-Threshold = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="SCORE",
-        help="Leave out lower scores; with --events, by default 0.5. CLASS=SCORE is for one class. May be given several"
-        " times.",
-    ),
-]
-ThresholdFile = Annotated[
-    str | None,
-    typer.Option(
-        "--thresholds",
+    option(
+        INPUT,
+        "--from",
         metavar="FILE",
-        help="Thresholds by class, and for events other settings: CSV or JSON, such as ced evaluate --per-class writes."
-        " Other classes are left out, unless --threshold is given.",
-    ),
-]
-Labels = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--labels",
-        "--label",
-        "-l",
-        metavar="CLASS",
-        help="Consider these classes only: names, indices or machine ids, with commas between them. Dog... is the group"
-        " of Dog and all classes below it (ced labels dog).",
-    ),
-]
-Exclude = Annotated[
-    list[str] | None, typer.Option("--exclude", metavar="CLASS", help="Leave out these classes and groups.")
-]
-LabelMap = Annotated[
-    str | None,
-    typer.Option("--label-map", metavar="FILE", help="CSV: a class and its own name, or nothing to leave it out."),
-]
-OffThreshold = Annotated[
-    float | None,
-    typer.Option(metavar="SCORE", help="With --events: an event ends below this score; by default the threshold."),
-]
-Smooth = Annotated[
-    float | None, typer.Option("--smooth", metavar="SECONDS", help="With --events: smooth scores over this time.")
-]
-Smoothing = Annotated[
-    str | None, typer.Option(metavar="median|mean", help="How scores are smoothed; by default the median.")
-]
-MinDuration = Annotated[
-    float | None, typer.Option("--min-duration", metavar="SECONDS", help="With --events: leave out shorter ones.")
-]
-MergeGap = Annotated[
-    float | None,
-    typer.Option(
-        "--merge-gap", metavar="SECONDS", help="With --events: join those of a class no further apart than this."
-    ),
-]
-MaxDuration = Annotated[
-    float | None,
-    typer.Option("--max-duration", metavar="SECONDS", help="With --events: cut longer ones into pieces this long."),
-]
-StartTime = Annotated[
-    str | None,
-    typer.Option(
-        metavar="auto|TIME",
-        help="When recordings began, for outputs: auto finds it in headers and names of field recorders' files, TIME is"
-        " that of one recording, such as 2024-05-01T05:30:00.",
-    ),
-]
-Timezone = Annotated[
-    str | None,
-    typer.Option(metavar="ZONE", help="With --start-time: of times that have none, such as Europe/Berlin or +02:00."),
-]
-Window = Annotated[
-    float | None, typer.Option("--window", metavar="SECONDS", help="Length of the windows; by default 2.")
-]
-Hop = Annotated[
-    float | None, typer.Option("--hop", metavar="SECONDS", help="Distance between windows; by default half a window.")
-]
-Channel = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N", help="mix (the mean; default), loudest (decodes twice), or the number of a channel from 0."
-    ),
-]
-ClipFormat = Annotated[str, typer.Option("--format", "-f", metavar="wav|flac", help="Format of clips that are cut.")]
-Device = Annotated[
-    str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; by default a GPU if there is one.")
-]
-Threads = Annotated[
-    int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads; by default one per core.")
-]
-BatchSize = Annotated[int | None, typer.Option(metavar="N", min=1, help="Windows that are computed together at most.")]
-Engine = Annotated[
-    str, typer.Option(metavar="NAME", help="auto (the fastest that is installed), onnx, openvino or torch.")
-]
-ComputeType = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TYPE",
-        help="float32 (default), bfloat16 (openvino, torch), float16 (torch) or int8 (onnx, openvino).",
+        help="A list of paths (one per line, NUL-separated, Parquet), or - for stdin.",
     ),
 ]
 Dataset = Annotated[
     str | None,
-    typer.Option(
-        metavar="ID_OR_DIR", help="A data set of the Hub, such as owner/name, a folder of that layout, or Parquet."
-    ),
+    option(INPUT, metavar="ID_OR_DIR", help="A data set: Hub id (owner/name), folder of that layout, or Parquet."),
 ]
-Config = Annotated[str | None, typer.Option(metavar="NAME", help="With --dataset: its configuration, if it has any.")]
+Config = Annotated[str | None, option(INPUT, metavar="NAME", help="With --dataset: its configuration.")]
+Split = Annotated[str | None, option(INPUT, metavar="NAME", help="With --dataset: its split, or all.")]
 AudioColumn = Annotated[
-    str | None, typer.Option(metavar="NAME", help="With --dataset: the column of audio; by default the only one.")
+    str | None, option(INPUT, metavar="NAME", help="With --dataset: its audio column; by default the only one.")
 ]
 AudioRoot = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Folder of a table's relative paths; by default the table's.")
+    str | None, option(INPUT, metavar="DIR", help="Base folder of relative paths in a table; by default its own.")
 ]
 PathColumn = Annotated[
-    str | None, typer.Option(metavar="NAME", help="A table's column of paths; by default file_name, path, …")
+    str | None, option(INPUT, metavar="NAME", help="Column of paths in a table; by default file_name, path, …")
 ]
 LabelColumn = Annotated[
-    str | None, typer.Option(metavar="NAME", help="A table's column of classes; by default label, labels, …")
+    str | None, option(INPUT, metavar="NAME", help="Column of classes in a table; by default label, labels, …")
 ]
-Separator = Annotated[str, typer.Option(metavar="TEXT", help="Separates classes in one cell.")]
+Separator = Annotated[str, option(INPUT, metavar="TEXT", help="Separates classes in one cell; by default ;.")]
+Channel = Annotated[
+    str | None,
+    option(INPUT, metavar="N", help="mix (the mean, default), loudest (decodes twice), or a channel number from 0."),
+]
+
+# Model and computation
+Model = Annotated[
+    str | None,
+    option(
+        COMPUTING,
+        "--model",
+        "-m",
+        metavar="DIR_OR_ID",
+        help="Model folder or Hub id, such as mispeech/ced-base; by default the bundled ced-nano.",
+        autocompletion=complete_model,
+    ),
+]
+Device = Annotated[
+    str | None, option(COMPUTING, metavar="DEVICE", help="cpu, cuda, cuda:1, mps; by default a GPU if there is one.")
+]
+Threads = Annotated[
+    int | None, option(COMPUTING, "--threads", metavar="N", min=1, help="CPU threads; by default one per core.")
+]
+BatchSize = Annotated[int | None, option(COMPUTING, metavar="N", min=1, help="Maximum windows per batch.")]
+Engine = Annotated[
+    str,
+    option(
+        COMPUTING,
+        metavar="NAME",
+        help="onnx, openvino, torch or auto (default: the fastest installed).",
+        autocompletion=complete_engine,
+    ),
+]
+ComputeType = Annotated[
+    str | None,
+    option(
+        COMPUTING,
+        metavar="TYPE",
+        help="float32 (default), bfloat16 (openvino, torch), float16 (torch), int8 (onnx, openvino).",
+    ),
+]
+
+# Classes and scores
+TopK = Annotated[
+    int | None,
+    option(
+        CLASSES,
+        "--top-k",
+        "-k",
+        metavar="N",
+        min=1,
+        help="Maximum tags; by default 5, or all with --threshold or --labels.",
+    ),
+]
+Threshold = Annotated[
+    list[str] | None,
+    option(
+        CLASSES,
+        metavar="SCORE",
+        help="Minimum score; with --events 0.5 by default. CLASS=SCORE sets it for one class. Can be repeated.",
+    ),
+]
+ThresholdFile = Annotated[
+    str | None,
+    option(
+        CLASSES,
+        "--thresholds",
+        metavar="FILE",
+        help="Thresholds by class: CSV (such as from ced evaluate --per-class) or JSON. Other classes are left out,"
+        " unless --threshold is given.",
+    ),
+]
+Labels = Annotated[
+    list[str] | None,
+    option(
+        CLASSES,
+        "--labels",
+        "--label",
+        "-l",
+        metavar="CLASS",
+        help="Only these classes: names, indices or machine ids, separated by commas. Dog... is Dog and all classes"
+        " below it (see ced labels dog).",
+        autocompletion=complete_class,
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    option(
+        CLASSES,
+        "--exclude",
+        metavar="CLASS",
+        help="Leave out these classes and groups.",
+        autocompletion=complete_class,
+    ),
+]
+LabelMap = Annotated[
+    str | None,
+    option(CLASSES, "--label-map", metavar="FILE", help="CSV of classes and your names for them; empty: left out."),
+]
+
+# Windows
+Window = Annotated[float | None, option(WINDOWS, "--window", metavar="SECONDS", help="Window length; by default 2.")]
+Hop = Annotated[
+    float | None, option(WINDOWS, "--hop", metavar="SECONDS", help="Window distance; by default half a window.")
+]
+
+# Events
+OffThreshold = Annotated[
+    float | None,
+    option(EVENTS, metavar="SCORE", help="An event ends when its score falls below this; by default the threshold."),
+]
+Smooth = Annotated[float | None, option(EVENTS, "--smooth", metavar="SECONDS", help="Smooth scores over this time.")]
+Smoothing = Annotated[str | None, option(EVENTS, metavar="median|mean", help="How to smooth; by default the median.")]
+MinDuration = Annotated[
+    float | None, option(EVENTS, "--min-duration", metavar="SECONDS", help="Leave out shorter events.")
+]
+MergeGap = Annotated[
+    float | None,
+    option(EVENTS, "--merge-gap", metavar="SECONDS", help="Join events of a class with at most this gap between them."),
+]
+MaxDuration = Annotated[
+    float | None, option(EVENTS, "--max-duration", metavar="SECONDS", help="Split longer events into pieces this long.")
+]
+
+# Output
+AsJson = Annotated[bool, option(OUTPUT, "--json", help="Print JSON.")]
+ClipFormat = Annotated[str, option(OUTPUT, "--format", "-f", metavar="wav|flac", help="Format of the clips.")]
+StartTime = Annotated[
+    str | None,
+    option(
+        OUTPUT,
+        metavar="auto|TIME",
+        help="When recordings began: auto reads headers and names of field recorders' files; or the time of one"
+        " recording, such as 2024-05-01T05:30:00.",
+    ),
+]
+Timezone = Annotated[
+    str | None,
+    option(
+        OUTPUT, metavar="ZONE", help="With --start-time: zone of times without one, such as Europe/Berlin or +02:00."
+    ),
+]
 
 
 def refuse(reason: str, **options: Any) -> None:

@@ -18,6 +18,7 @@ from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .finding import choosing
 from .model import load_tagger
+from .options import CLASSES, INPUT, OUTPUT, option
 from .progress import RunProgress
 from .terminal import put
 
@@ -37,39 +38,39 @@ MAX_S = 1e9  # longer than any recording
 @one_line_errors
 def plot(
     file: Annotated[Path, typer.Argument(metavar="FILE", hidden=True)],
+    start_s: Annotated[
+        float | None, option(INPUT, "--start", metavar="SECONDS", help="Start of the part to draw.")
+    ] = None,
+    end_s: Annotated[float | None, option(INPUT, "--end", metavar="SECONDS", help="End of the part to draw.")] = None,
+    channel: options.Channel = None,
     model: options.Model = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="The PNG; by default FILE with .png in the current folder."
+    engine: options.Engine = "auto",
+    compute_type: options.ComputeType = None,
+    device: options.Device = None,
+    num_threads: options.Threads = None,
+    top_k: Annotated[
+        int | None,
+        option(
+            CLASSES, "--top-k", "-k", metavar="N", min=1, help="Maximum classes; by default 10, or all of --labels."
         ),
     ] = None,
-    start_s: Annotated[
-        float | None, typer.Option("--start", metavar="SECONDS", help="Draw the recording from here on.")
+    threshold: Annotated[
+        float | None, option(CLASSES, metavar="SCORE", help="Leave out classes that never reach this score.")
     ] = None,
-    end_s: Annotated[float | None, typer.Option("--end", metavar="SECONDS", help="Draw it up to here.")] = None,
-    window_s: options.Window = None,
-    hop_s: options.Hop = None,
     labels: options.Labels = None,
     exclude: options.Exclude = None,
     label_map: options.LabelMap = None,
-    threshold: Annotated[
-        float | None, typer.Option(metavar="SCORE", help="Leave out classes that never reach it.")
+    window_s: options.Window = None,
+    hop_s: options.Hop = None,
+    output: Annotated[
+        Path | None,
+        option(OUTPUT, "--output", "-o", metavar="FILE", help="The PNG; by default FILE.png in the current folder."),
     ] = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option("--top-k", "-k", metavar="N", min=1, help="Classes at most; by default 10, or all of --labels."),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture that is there.")] = False,
-    channel: options.Channel = None,
-    device: options.Device = None,
-    num_threads: options.Threads = None,
-    engine: options.Engine = "auto",
-    compute_type: options.ComputeType = None,
+    overwrite: Annotated[bool, option(OUTPUT, "--overwrite", help="Replace an existing PNG.")] = False,
 ) -> None:
     """Draw an audio file and its tags over time.
 
-    The PNG shows the log-mel spectrogram of FILE, and the scores of the classes with the highest peaks below it.
+    The PNG shows the log-mel spectrogram of FILE and, below it, the scores of the classes with the highest peaks.
     """
     path = output or Path(f"{file.name}.png")
     check_new_file("output", path, ".png", overwrite)

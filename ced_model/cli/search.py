@@ -41,8 +41,6 @@ def search(
 
     INDEX is a file that `ced embed` made. Each QUERY is a recording, such as a clip of the sound; several are examples
     of the same. The score is the cosine similarity of the embeddings.
-
-    Example: ced search bark.wav recordings.npz --clips barks/
     """
     from ..clip_files import check_format
     from ..embedding_index import EmbeddingIndex

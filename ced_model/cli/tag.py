@@ -17,6 +17,7 @@ from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .finding import choosing, parse_limits
 from .model import load_tagger, quieten
+from .options import EVENTS, OUTPUT, RAY, WINDOWS, option
 from .progress import RunProgress, progress_of
 from .terminal import refuse_stdout, say, say_error
 
@@ -32,16 +33,20 @@ STORES = ("s3://", "gs://", "gcs://", "abfs://", "abfss://", "hdfs://", "hf://")
 def tag(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PATHS", hidden=True),  # the help has it in the text: Typer would show its type
+        typer.Argument(metavar="PATHS…", hidden=True),  # the help has it in the text: Typer would show its type
     ] = None,
     list_file: options.ListFile = None,
     dataset: options.Dataset = None,
     config: options.Config = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="With --dataset: which rows; all for those of all splits.")
-    ] = None,
+    split: options.Split = None,
     audio_column: options.AudioColumn = None,
+    channel: options.Channel = None,
     model: options.Model = None,
+    engine: options.Engine = "auto",
+    compute_type: options.ComputeType = None,
+    device: options.Device = None,
+    num_threads: options.Threads = None,
+    batch_size: options.BatchSize = None,
     top_k: options.TopK = None,
     threshold: options.Threshold = None,
     threshold_file: options.ThresholdFile = None,
@@ -50,95 +55,93 @@ def tag(
     label_map: options.LabelMap = None,
     window_s: Annotated[
         float | None,
-        typer.Option(
-            "--window", metavar="SECONDS", help="Length of the windows of long clips; by default 10, with --events 2."
-        ),
+        option(WINDOWS, "--window", metavar="SECONDS", help="Window length; by default 10, with --events 2."),
     ] = None,
     hop_s: Annotated[
         float | None,
-        typer.Option(
+        option(
+            WINDOWS,
             "--hop",
             metavar="SECONDS",
-            help="Distance between windows; by default no overlap, with --events half a window.",
+            help="Window distance; by default the window length, with --events half of it.",
         ),
     ] = None,
     average: Annotated[
         str | None,
-        typer.Option(
+        option(
+            WINDOWS,
             metavar="mean|max",
-            help="How window scores are combined; by default the mean. max finds short sounds, in windows of 2 s.",
+            help="How window scores are combined; by default the mean. max is for short sounds, with windows of 2 s.",
         ),
     ] = None,
-    channel: options.Channel = None,
-    events: Annotated[bool, typer.Option("--events", help="Find when each class occurs.")] = False,
-    timeline: Annotated[bool, typer.Option("--timeline", help="Scores of each window, in a column a class.")] = False,
-    wide: Annotated[
-        bool, typer.Option("--wide", help="In csv and parquet, a column a class with the scores of each input.")
-    ] = False,
+    events: Annotated[bool, option(EVENTS, "--events", help="Find when each class occurs.")] = False,
     off_threshold: options.OffThreshold = None,
     smooth_s: options.Smooth = None,
     smoothing: options.Smoothing = None,
     min_duration_s: options.MinDuration = None,
     merge_gap_s: options.MergeGap = None,
     max_duration_s: options.MaxDuration = None,
-    start_time: options.StartTime = None,
-    timezone: options.Timezone = None,
-    format: Annotated[
-        Format | None,
-        typer.Option(
-            "--format",
-            "-f",
-            metavar="FORMAT",
-            help=f"{', '.join(Format)}; by default a table, with --output by the name of the file.",
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
     output: Annotated[
         str | None,
-        typer.Option(
+        option(
+            OUTPUT,
             "--output",
             "-o",
             metavar="FILE|DIR",
-            help="Write here, at the end; until then to FILE.journal. For audacity and the formats after it, a folder"
-            " gets one file a recording. With --ray a folder, shard by shard.",
+            help="Write to this file at the end; until then to FILE.journal. A folder for audacity and the formats"
+            " after it: one file per recording. With --ray: a folder of Parquet files.",
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Keep the results that --output has, tag the rest and what failed.")
+    format: Annotated[
+        Format | None,
+        option(
+            OUTPUT,
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help=f"{', '.join(Format)}; by default from the name of --output, else table.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, option(OUTPUT, "--json", help="Same as --format json.")] = False,
+    timeline: Annotated[
+        bool, option(OUTPUT, "--timeline", help="Scores of each window, with one column per class.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard the results that --output has.")] = False,
+    wide: Annotated[
+        bool, option(OUTPUT, "--wide", help="Scores of each input, with one column per class (csv, parquet).")
+    ] = False,
+    resume: Annotated[
+        bool, option(OUTPUT, "--resume", help="Keep the results in --output; tag what is missing or failed.")
+    ] = False,
+    overwrite: Annotated[bool, option(OUTPUT, "--overwrite", help="Discard the results in --output.")] = False,
+    start_time: options.StartTime = None,
+    timezone: options.Timezone = None,
     spreadsheet_safe: Annotated[
         bool,
-        typer.Option("--spreadsheet-safe", help="In csv, put ' before names that a spreadsheet takes for formulas."),
+        option(OUTPUT, "--spreadsheet-safe", help="csv: put ' before names that a spreadsheet reads as formulas."),
     ] = False,
-    device: options.Device = None,
-    num_threads: options.Threads = None,
-    batch_size: options.BatchSize = None,
-    engine: options.Engine = "auto",
-    compute_type: options.ComputeType = None,
-    ray: Annotated[bool, typer.Option("--ray", help="Work on the nodes of a Ray cluster.")] = False,
+    ray: Annotated[bool, option(RAY, "--ray", help="Run on the nodes of a Ray cluster.")] = False,
     ray_address: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Head of the cluster; by default RAY_ADDRESS, or else this machine."),
+        option(RAY, metavar="HOST:PORT", help="Head of the cluster; by default RAY_ADDRESS, or this machine."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="With --ray: by default as many as there is room for.")
+        int | None, option(RAY, metavar="N", min=1, help="Workers; by default as many as there is room for.")
     ] = None,
     shard_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="With --ray: inputs per file; by default 16 to 256.")
+        int | None, option(RAY, metavar="N", min=1, help="Inputs per output file; by default 16 to 256.")
     ] = None,
 ) -> None:
     """Tag audio files, folders or standard input.
 
-    PATHS are files, folders (searched recursively; hidden entries are left out), patterns such as "**/*.wav", or -
-    for standard input. With --ray they and --output may also be URIs, such as s3://bucket/folder. With --dataset, the
-    rows of a data set are tagged; Parquet files of the Hub are streamed.
+    PATHS are files, folders (searched recursively, without hidden files), patterns such as "**/*.wav", or - for
+    standard input. With --ray, PATHS and --output may be URIs, such as s3://bucket/folder. With --dataset, the rows of
+    a data set are tagged; Parquet files on the Hub are streamed.
 
-    Each input is tagged once, in the given order; one that cannot be read does not stop the others. Exit code: 0, 1
-    if inputs failed (each is named on stderr and in the output), 2 for wrong usage.
+    A file that cannot be read does not stop the others. Exit code: 0, 1 if inputs failed (each is named on stderr and
+    in the output), 2 for wrong usage.
 
-    In json, jsonl, csv and parquet, bytes of a file name that are not UTF-8 are written as \\xNN (and a backslash
-    before xNN as \\x5c): put the byte in place of each to have the name back.
+    Bytes of a file name that are not UTF-8 are written as \\xNN in json, jsonl, csv and parquet, and a backslash
+    before xNN as \\x5c.
     """
     if as_json and format not in (None, Format.JSON):
         raise CliError(f"--json contradicts --format {format}")

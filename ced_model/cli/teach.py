@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
+from .completion import complete_model
 from .endings import one_line_errors
 from .errors import CliError
+from .options import COMPUTING, INPUT, OUTPUT, TRAINING, option
 from .terminal import one_line, say
 from .training_output import is_main_process, leave_group, training_errors
 
@@ -20,89 +22,70 @@ if TYPE_CHECKING:
 
 @one_line_errors
 def teach(
-    audio: Annotated[list[str] | None, typer.Argument(metavar="AUDIO", hidden=True)] = None,
-    list_file: Annotated[
-        str | None,
-        typer.Option("--from", metavar="FILE", help="A list of paths, one a line or separated by NUL; - for stdin."),
-    ] = None,
+    audio: Annotated[list[str] | None, typer.Argument(metavar="AUDIO…", hidden=True)] = None,
+    list_file: options.ListFile = None,
     dataset: options.Dataset = None,
     config: options.Config = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="With --dataset: which rows; by default those for training.")
-    ] = None,
+    split: options.Split = None,
     audio_column: options.AudioColumn = None,
-    teacher: Annotated[
-        list[str] | None,
-        typer.Option("--teacher", "-t", metavar="TEACHER", help="A teacher; of several, the mean is stored."),
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            "--epochs", "-e", metavar="N", min=1, help="How often each chunk is taught, each time augmented anew."
-        ),
-    ] = None,
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="STORE", help="The folder of the store.")
-    ] = None,
-    top_k: Annotated[
-        int,
-        typer.Option(
-            "--top-k", "-k", metavar="N", min=1, help="Classes to store; by default the best 20.", show_default=False
-        ),
-    ] = 20,
-    chunk_s: Annotated[
-        float,
-        typer.Option(
-            "--chunk", metavar="SECONDS", help="Length that audio is cut into; by default 10.", show_default=False
-        ),
-    ] = 10.0,
-    max_shift: Annotated[
-        float,
-        typer.Option(
-            metavar="PART",
-            help="Largest circular shift, as a part of a chunk; by default 0.5.",
-            show_default=False,
-        ),
-    ] = 0.5,
-    max_time_mask: Annotated[
-        int,
-        typer.Option(metavar="FRAMES", help="Most frames of 10 ms to mask; by default 192.", show_default=False),
-    ] = 192,
-    max_freq_mask: Annotated[
-        int,
-        typer.Option(metavar="BINS", help="Most of the 64 mel bins to mask; by default 24.", show_default=False),
-    ] = 24,
-    seed: Annotated[
-        int, typer.Option(metavar="N", help="Decides all shifts and masks; by default 0.", show_default=False)
-    ] = 0,
-    device: options.Device = None,
-    batch_size: Annotated[
-        int,
-        typer.Option(metavar="N", min=1, help="Chunks that are computed together; by default 16.", show_default=False),
-    ] = 16,
     num_workers: Annotated[
         int | None,
-        typer.Option(
+        option(
+            INPUT,
             "--workers",
             metavar="N",
             min=0,
-            help="Processes that read audio; by default 4 for a GPU, 0 for a CPU.",
+            help="Processes that read audio; by default 4 with a GPU, else 0.",
         ),
     ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        option(
+            COMPUTING,
+            "--teacher",
+            "-t",
+            metavar="TEACHER",
+            help="A teacher. Can be repeated: the mean of their outputs is stored.",
+            autocompletion=complete_model,
+        ),
+    ] = None,
+    device: options.Device = None,
+    batch_size: Annotated[int, option(COMPUTING, metavar="N", min=1, help="Chunks per batch; by default 16.")] = 16,
+    epochs: Annotated[
+        int | None,
+        option(TRAINING, "--epochs", "-e", metavar="N", min=1, help="Number of times each chunk is augmented."),
+    ] = None,
+    chunk_s: Annotated[
+        float, option(TRAINING, "--chunk", metavar="SECONDS", help="Length of the chunks; by default 10.")
+    ] = 10.0,
+    max_shift: Annotated[
+        float, option(TRAINING, metavar="PART", help="Maximum circular shift, as a part of a chunk; by default 0.5.")
+    ] = 0.5,
+    max_time_mask: Annotated[
+        int, option(TRAINING, metavar="FRAMES", help="Maximum frames (10 ms) to mask; by default 192.")
+    ] = 192,
+    max_freq_mask: Annotated[
+        int, option(TRAINING, metavar="BINS", help="Maximum mel bins (of 64) to mask; by default 24.")
+    ] = 24,
+    seed: Annotated[int, option(TRAINING, metavar="N", help="Random seed of augmentation; by default 0.")] = 0,
+    output: Annotated[
+        str | None, option(OUTPUT, "--output", "-o", metavar="STORE", help="The folder to write, or to continue.")
+    ] = None,
+    top_k: Annotated[
+        int, option(OUTPUT, "--top-k", "-k", metavar="N", min=1, help="Classes to store per chunk; by default 20.")
+    ] = 20,
 ) -> None:
     """Store the outputs of teachers for audio.
 
-    AUDIO is folders (searched recursively; hidden entries are left out) and files. It is cut into chunks of 10 s; a
-    last piece under half a chunk is left out, a shorter file is a chunk as it is. With --dataset, the audio of a data
-    set is written to files first.
+    AUDIO is folders (searched recursively, without hidden files) and files. They are cut into chunks of 10 s; a rest
+    shorter than half a chunk is left out, a shorter file is one chunk. With --dataset, the audio of a data set is
+    written to files first.
 
-    A TEACHER is a model folder, the id of a Hub repository (any audio classifier of transformers), or a Python callable
-    as module:attribute or path/to/file.py:attribute.
+    A TEACHER is a model folder, a Hub id (any audio classifier of transformers), or a Python callable as
+    module:attribute or path/to/file.py:attribute.
 
-    After an interruption, the same command continues. On several GPUs or machines (with a shared folder):
+    After an interruption, run the same command again to continue. On several GPUs or machines (with a shared folder):
     accelerate launch -m ced_model distill teach …
-
-    Example: ced distill teach sounds/ -t mispeech/ced-base -t mispeech/ced-small --epochs 10 -o store
     """
     _teach(**locals())
 

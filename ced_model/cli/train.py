@@ -12,6 +12,7 @@ import typer
 from . import options, training_options
 from .endings import one_line_errors
 from .errors import CliError
+from .options import COMPUTING, INPUT, TRAINING, option
 from .terminal import put, say
 from .training_options import parse_settings, split_settings
 from .training_output import is_main_process, leave_group, make_progress, training_errors, use_threads
@@ -27,60 +28,60 @@ def train(
     store: Annotated[str, typer.Argument(metavar="STORE", hidden=True)],
     student: Annotated[
         str | None,
-        typer.Option(
+        option(
+            COMPUTING,
             "--student",
             "-s",
             metavar="STUDENT",
-            help="tiny, mini, small, base, a config.json, a model folder or Hub id.",
+            help="tiny, mini, small or base (random weights), a config.json, a model folder or Hub id.",
         ),
     ] = None,
-    output: training_options.Output = None,
+    threads: options.Threads = None,
     audio: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the audio is now; by default where it was taught.")
+        str | None, option(INPUT, metavar="DIR", help="Folder of the audio, if it has moved since `teach`.")
+    ] = None,
+    held_out: Annotated[
+        float | None,
+        option(INPUT, metavar="PART", help="Part of the chunks for validation, by files; by default 0.05."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        option(INPUT, metavar="N", min=0, help="Processes that prepare inputs; by default half of the CPUs."),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", "-e", metavar="N", min=1, help="By default as many as the store has.")
+        int | None, option(TRAINING, "--epochs", "-e", metavar="N", min=1, help="By default all in the store.")
     ] = None,
     max_steps: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="End after N optimiser steps, in place of --epochs.")
+        int | None, option(TRAINING, metavar="N", min=1, help="Stop after N optimiser steps, instead of --epochs.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Chunks per step and process; by default 32.")
+        int | None, option(TRAINING, metavar="N", min=1, help="Chunks per step and process; by default 32.")
     ] = None,
     learning_rate: training_options.LearningRate = None,
     mixup: training_options.Mixup = None,
     no_consistency: Annotated[
         bool,
-        typer.Option("--no-consistency", help="For comparison: augment inputs otherwise than the teachers'."),
+        option(TRAINING, "--no-consistency", help="Augment differently from the teachers, for comparison."),
     ] = False,
-    held_out: Annotated[
-        float | None,
-        typer.Option(metavar="PART", help="Part of the chunks, in whole files, to choose by; by default 0.05."),
-    ] = None,
     average: Annotated[
-        int | None, typer.Option(metavar="K", min=1, help="Best checkpoints to average; by default 4.")
+        int | None, option(TRAINING, metavar="K", min=1, help="Best checkpoints to average; by default 4.")
     ] = None,
     save_steps: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Evaluate and save every N steps; by default each epoch.")
-    ] = None,
-    workers: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, help="Processes that prepare inputs; by default half of the CPUs."),
+        option(TRAINING, metavar="N", min=1, help="Evaluate and save every N steps; by default each epoch."),
     ] = None,
-    threads: options.Threads = None,
     seed: training_options.Seed = None,
     settings: training_options.Settings = None,
+    output: training_options.Output = None,
     resume: training_options.Resume = False,
     overwrite: training_options.Overwrite = False,
 ) -> None:
     """Train a student on the outputs of teachers.
 
-    STORE is made by `ced distill teach`. The student gets exactly the teachers' inputs, and learns their outputs. A
-    size starts with random weights, a model with its own; a head that does not fit the store is replaced.
+    STORE is a folder made by `ced distill teach`. The student gets the same augmented inputs as the teachers did, and
+    learns their outputs. A head that does not fit the store is replaced.
 
     On several GPUs or machines: accelerate launch -m ced_model distill train …
-
-    Example: ced distill train store --student tiny --output my-tagger
     """
     _train(**locals())
 
@@ -100,11 +101,11 @@ def _train(
 ) -> None:
     """Runs the command; `training` has fields of `DistillationArguments`, None where they were not given."""
     if student is None:
-        raise CliError("choose with --student what to train: tiny, mini, small, base, a config.json, or a model")
+        raise CliError("missing --student: tiny, mini, small, base, a config.json, a model folder or Hub id")
     if output is None:
-        raise CliError("choose with --output DIR where to write the model")
+        raise CliError("missing --output DIR: where to write the model")
     if not os.path.isdir(os.path.expanduser(store)):
-        raise CliError(f"{store}: there is no such folder; `ced distill teach` makes a store")
+        raise CliError(f"{store}: there is no such folder; make a store with ced distill teach")
     if resume and overwrite:
         raise CliError("--resume keeps the checkpoints, --overwrite discards them: choose one")
     split_settings(settings)

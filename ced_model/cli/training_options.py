@@ -8,25 +8,31 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any, NoReturn
 
-import typer
-
 from .errors import CliError
+from .options import OUTPUT, TRAINING, option
 
 Output = Annotated[
     str | None,
-    typer.Option("--output", "-o", metavar="DIR", help="Write the model here, at the end; until then DIR.training."),
+    option(
+        OUTPUT, "--output", "-o", metavar="DIR", help="The model folder, written at the end; until then DIR.training."
+    ),
 ]
-LearningRate = Annotated[float | None, typer.Option(metavar="RATE", help="The highest; by default 0.001.")]
-Mixup = Annotated[float | None, typer.Option(metavar="ALPHA", help="Mix inputs and their targets; by default not.")]
-Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Random seed; by default 0.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint, if there is one.")]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace the model in DIR, and a run that is not resumed.")
+LearningRate = Annotated[
+    float | None, option(TRAINING, metavar="RATE", help="Maximum learning rate; by default 0.001.")
 ]
+Mixup = Annotated[
+    float | None, option(TRAINING, metavar="ALPHA", help="Mix pairs of inputs and their targets; by default off.")
+]
+Seed = Annotated[int | None, option(TRAINING, metavar="N", min=0, help="Random seed; by default 0.")]
+Resume = Annotated[bool, option(OUTPUT, "--resume", help="Continue from the last checkpoint, if there is one.")]
+Overwrite = Annotated[bool, option(OUTPUT, "--overwrite", help="Replace the model in DIR and an unfinished run.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="NAME=VALUE", help="Any field of transformers' TrainingArguments. May be given several times."
+    option(
+        TRAINING,
+        "--set",
+        metavar="NAME=VALUE",
+        help="Set a field of transformers' TrainingArguments, such as bf16=true. Can be repeated.",
     ),
 ]
 
