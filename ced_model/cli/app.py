@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import clips, demo, distill, embed, evaluate, finetune, labels, learn, listen, options, plot, search, tag
+from . import clips, demo, distill, embed, evaluate, finetune, labels, learn, listen, options, plot, search, serve, tag
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .terminal import abandon_stdout, put, say
@@ -60,6 +60,7 @@ COMMANDS = (
     plot.plot,
     listen.listen,
     demo.demo,
+    serve.serve,
 )
 for command in COMMANDS:
     app.command()(command)
