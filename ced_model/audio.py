@@ -122,7 +122,7 @@ def read_blocks(
         else:
             decode = partial(_decoded, stack.enter_context(opened(source, name)), name)
         if channel == LOUDEST:
-            channel = _loudest_channel(decode(warn=no_warning))
+            channel = loudest_channel(decode(warn=no_warning))
         yield from _blocks(_one_channel(decode(), channel, name), sampling_rate, block_samples, name)
 
 
@@ -348,7 +348,8 @@ def _mixed(chunks: Iterator[Chunk], name: str) -> Iterator[Chunk]:
         )
 
 
-def _loudest_channel(chunks: Iterator[Chunk]) -> int:
+def loudest_channel(chunks: Iterator[Chunk]) -> int:
+    """The number of the channel with the most energy in chunks `(channels, samples)`."""
     energies = np.zeros(1)
     try:
         for samples, _ in chunks:

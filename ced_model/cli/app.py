@@ -24,6 +24,7 @@ from . import (
     listen,
     plot,
     search,
+    serve,
     tag,
 )
 from .endings import one_line_errors
@@ -85,6 +86,7 @@ COMMANDS: dict[str, dict[Callable[..., None], str]] = {
             ced listen
             ced listen --events --labels Speech --threshold 0.4
         """,
+        serve.serve: "ced serve --model mispeech/ced-base --port 8000",
         demo.demo: "ced demo --model mispeech/ced-base",
     },
     SIMILAR: {

@@ -1,0 +1,179 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The endpoints."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from ..audio import AudioError
+from ..messages import one_line
+from ..tagger import AudioTagger
+from . import metrics
+from . import parameters as kinds
+from .answers import Models, classify, embed, find_events, score
+from .body import BODIES_IN_MEMORY, Memory, Upload, add_value, read_body
+from .gate import Gate
+from .realtime import add_realtime
+from .settings import ClientGone, Refusal, Settings
+from .sound import Budget, load, unreadable
+from .stream import Streams, add_stream
+from .work import Work
+
+logger = logging.getLogger(__name__)
+
+STATUSES = {
+    400: "Not a valid body, or no audio in it",
+    401: "Missing or wrong API key",
+    404: "Unknown model",
+    408: "The body did not arrive in time",
+    413: "The body or the recording is too large",
+    415: "A content type that is not taken",
+    422: "Audio that cannot be read, or a parameter that is not possible",
+    503: "Too many requests; Retry-After has the seconds",
+}
+DESCRIPTION = (
+    "Tags, events, timelines and embeddings of sounds. Parameters may be in the query, in the fields of a form, or in a"
+    " JSON object. Live audio: WebSockets at /v1/audio/stream and /v1/realtime."
+)
+
+
+def create_app(taggers: Sequence[AudioTagger], settings: Settings | None = None) -> FastAPI:
+    """
+    The ASGI application.
+
+    Args:
+        taggers: Models, the first one as the default.
+        settings: Limits and the key.
+    """
+    settings = settings or Settings()
+    app = FastAPI(title="ced_model", description=DESCRIPTION, root_path=settings.root_path, redoc_url=None)
+    models, memory = Models(taggers), Memory(BODIES_IN_MEMORY * settings.max_bytes)
+    work = Work(settings, 2 * taggers[0].num_threads)  # one decodes while the other computes
+    streams = Streams(models, settings)
+
+    def add(path: str, kind: type[Any], result: type[Any], answer: Callable[..., Any]) -> None:
+        async def endpoint(request: Request) -> Response:
+            query: dict[str, Any] = {}
+            for name, value in request.query_params.multi_items():
+                add_value(query, name, value)
+            kinds.parse(kind, query)  # before the body
+            upload = Upload(memory)
+            try:
+                await read_body(request, upload, settings)
+                parameters = kinds.parse(kind, query | upload.fields)
+                name, tagger = models.get(parameters.model)
+
+                def compute(budget: Budget) -> Response:
+                    try:
+                        waveform = load(upload, parameters, tagger.sampling_rate, budget)
+                        result = answer(name, tagger, waveform, parameters, budget)
+                    except ValueError as error:  # AudioError and OptionError are
+                        raise _refusal(error) from error
+                    metrics.AUDIO.inc(len(waveform) / tagger.sampling_rate)
+                    return result
+
+                return await work.run(request.receive, compute)
+            finally:
+                upload.close()
+
+        endpoint.__doc__ = answer.__doc__
+        app.add_api_route(
+            path,
+            endpoint,
+            methods=["POST"],
+            name=path.rpartition("/")[2],
+            response_model=result,
+            responses={status: {"model": kinds.Problems, "description": text} for status, text in STATUSES.items()},
+            openapi_extra=_describe(kind),
+        )
+
+    add("/v1/audio/classification", kinds.Classification, kinds.Detections, classify)
+    add("/v1/audio/events", kinds.Events, kinds.FoundEvents, find_events)
+    add("/v1/audio/timeline", kinds.Timeline, kinds.Scores, score)
+    add("/v1/embeddings", kinds.Embedding, kinds.Vectors, embed)
+    add_stream(app, streams)
+    add_realtime(app, streams)
+    _add_others(app, models)
+    known = frozenset(path for route in app.routes if (path := getattr(route, "path", "")))
+    app.add_middleware(Gate, settings=settings, known=known)
+    app.add_exception_handler(Refusal, lambda _, error: error.response())
+    app.add_exception_handler(ClientGone, lambda *_: Response(status_code=499))
+    app.add_exception_handler(HTTPException, _refuse_route)  # type: ignore[arg-type]
+    app.add_exception_handler(Exception, lambda *_: Refusal(500, "internal error; the server's log has it").response())
+    return app
+
+
+def _refusal(error: ValueError) -> Refusal:
+    if isinstance(error, AudioError):
+        return unreadable(error, np.zeros(0, np.float32))
+    return Refusal(422, one_line(error).replace("`", ""))
+
+
+def _refuse_route(request: Request, error: HTTPException) -> Response:
+    message = {404: "no such path", 405: "no such method here"}.get(error.status_code, str(error.detail))
+    response = Refusal(error.status_code, message).response()
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _describe(kind: type[Any]) -> dict[str, Any]:
+    """Parameters and body for the OpenAPI page."""
+    schema = kind.model_json_schema()
+    properties = schema["properties"]
+    binary = {"type": "string", "format": "binary"}
+    form = {"type": "object", "properties": {"file": binary} | properties, "required": ["file"]}
+    array = {"type": "array", "items": {"type": "number"}, "description": "Samples; needs sampling_rate."}
+    audio = {"type": "string", "format": "byte", "description": "A file, in base64."}
+    extended = {"type": "object", "properties": {"array": array, "audio": audio} | properties}
+    content = {
+        "multipart/form-data": {"schema": form},
+        "application/octet-stream": {"schema": binary},
+        "audio/wav": {"schema": binary},
+        "application/json": {"schema": extended},
+    }
+    query = [
+        {"name": name, "in": "query", "required": False, "schema": each}
+        for name, each in properties.items()
+        if name != "thresholds"  # an object: for JSON and forms
+    ]
+    return {"parameters": query, "requestBody": {"required": True, "content": content}}
+
+
+def _add_others(app: FastAPI, models: Models) -> None:
+    entries = [
+        {
+            "id": name,
+            "object": "model",
+            "owned_by": "ced_model",
+            "classes": len(tagger.labels),
+            "sampling_rate": tagger.sampling_rate,
+            "embed_dim": tagger.embed_dim,
+        }
+        for name, tagger in models.by_name.items()
+    ]
+
+    @app.get("/v1/models", response_model=kinds.ModelList)
+    async def list_models() -> Response:
+        """The models of this server; the first one is the default."""
+        return JSONResponse({"object": "list", "data": entries})
+
+    @app.get("/healthz")
+    async def check_health() -> dict[str, str]:
+        """Answers while the process runs."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def check_readiness() -> dict[str, str]:
+        """Answers once the models are loaded."""
+        return {"status": "ready"}
+
+    @app.get("/metrics")
+    async def read_metrics() -> Response:
+        """Figures for Prometheus, as text."""
+        return Response(metrics.read(), media_type=metrics.CONTENT_TYPE_LATEST)

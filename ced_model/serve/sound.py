@@ -1,0 +1,121 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Uploads → waveforms, in bounded time and memory."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..audio import LOUDEST, AudioError, decoded_chunks, describe, duration_s, read_blocks
+from ..audio import loudest_channel as choose_loudest
+from ..audio_chunks import Chunk
+from .body import Upload
+from .settings import Refusal, Settings
+
+BLOCK_S = 2.0  # decoded between two checks
+TOLERANCE_S = 0.1  # encoders pad
+NPY = b"\x93NUMPY"
+PCM_TYPES: dict[str, np.dtype[Any]] = {"pcm_s16le": np.dtype("<i2"), "pcm_f32le": np.dtype("<f4")}
+MAX_NPY_HEADER = 10_000
+
+
+class Budget:
+    """The time that one request has; raises a [`Refusal`] when it is over or nobody waits any more."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.is_cancelled = False
+        self._began = time.monotonic()
+
+    def check(self, _: Any = None) -> None:
+        if self.is_cancelled:
+            raise Refusal(499, "the client has gone")
+        if time.monotonic() - self._began > self.settings.timeout_s:
+            raise Refusal(503, f"computing took longer than {self.settings.timeout_s:g} s: send shorter recordings")
+
+    def check_decoding(self, seconds: float) -> None:
+        """Checks the time, and the seconds of audio that were decoded."""
+        self.check()
+        if time.monotonic() - self._began > self.settings.decode_timeout_s:
+            raise Refusal(422, f"decoding took longer than {self.settings.decode_timeout_s:g} s")
+        if seconds > self.settings.max_minutes * 60 + TOLERANCE_S:
+            raise Refusal(413, f"the recording is too long: expected at most {self.settings.max_minutes:g} minutes")
+
+
+def load(upload: Upload, parameters: Any, model_rate: int, budget: Budget) -> np.ndarray:
+    """
+    The audio of a request as mono float32 of shape `(samples,)` at the model's rate.
+
+    Args:
+        upload: The body.
+        parameters: With `encoding`, `sampling_rate` and `channel`.
+
+    Raises:
+        Refusal: if it cannot be decoded, or not within the limits.
+    """
+    source = _source(upload, parameters.encoding, parameters.sampling_rate or model_rate)
+    channel: Any = parameters.channel
+    channel = int(channel) if channel.isdecimal() else channel
+    try:
+        budget.check_decoding(duration_s(source) or 0.0)
+        if channel == LOUDEST and not isinstance(source, dict):
+            channel = choose_loudest(_checked(decoded_chunks(source), budget))
+        blocks, samples = [], 0
+        for block in read_blocks(source, sampling_rate=model_rate, block_s=BLOCK_S, channel=channel):
+            samples += len(block)
+            budget.check_decoding(samples / model_rate)
+            blocks.append(block)
+    except AudioError as error:
+        raise unreadable(error, source) from error
+    return np.concatenate(blocks)
+
+
+def unreadable(error: Exception, source: Any) -> Refusal:
+    reason = str(error).removeprefix(f"{describe(source)}: ")
+    return Refusal(422, f"the audio cannot be read: {reason}")
+
+
+def _checked(chunks: Iterator[Chunk], budget: Budget) -> Iterator[Chunk]:
+    seconds = 0.0
+    for samples, rate in chunks:
+        seconds += samples.shape[-1] / rate
+        budget.check_decoding(seconds)
+        yield samples, rate
+
+
+def _source(upload: Upload, encoding: str, rate: float) -> Any:
+    if upload.array is not None:
+        return {"array": upload.array, "sampling_rate": rate}
+    if encoding in PCM_TYPES:
+        return {"array": pcm_samples(upload.content(), encoding), "sampling_rate": rate}
+    upload.file.seek(0)
+    if upload.file.read(len(NPY)) == NPY:
+        return {"array": _read_npy(upload), "sampling_rate": rate}
+    return upload.file
+
+
+def pcm_samples(data: bytes, encoding: str) -> np.ndarray:
+    """Samples of one channel; raises a [`Refusal`] where the last one is cut off."""
+    kind = PCM_TYPES[encoding]
+    if not data or len(data) % kind.itemsize:
+        raise Refusal(
+            422, f"{len(data)} bytes are not whole samples of {encoding}, which has {kind.itemsize} bytes each"
+        )
+    return np.frombuffer(data, kind)
+
+
+def _read_npy(upload: Upload) -> np.ndarray:
+    """An array from NumPy's file format; nothing in it is executed, and nothing is allocated that is not there."""
+    upload.file.seek(0)
+    read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+    try:
+        version, _ = np.lib.format.read_magic(upload.file)
+        shape, is_fortran, kind = read_header[version](upload.file, max_header_size=MAX_NPY_HEADER)
+        if kind.hasobject:
+            raise ValueError("it holds Python objects")
+        array = np.frombuffer(upload.file.read(), kind)
+        return array.reshape(shape, order="F" if is_fortran else "C")
+    except (ValueError, KeyError, TypeError, SyntaxError, OverflowError, MemoryError) as error:
+        raise Refusal(422, f"the .npy file cannot be read: {error}") from error
