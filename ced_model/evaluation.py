@@ -211,7 +211,7 @@ def evaluate(
     require(("sklearn",), "Evaluation", INSTALL_TRAIN)  # before the work, not after it
     tagger = model if isinstance(model, AudioTagger) else AudioTagger(model)
     if tagger.problem_type == "regression":
-        raise ValueError("A regression model gives no probabilities of classes: it cannot be evaluated.")
+        raise ValueError("A regression model has no class probabilities and cannot be evaluated.")
     if not isinstance(data, LabelledClips):
         data = read_labelled(data, model_classes=tagger.labels, **options)
     columns = _columns(data, tagger.labels)
@@ -292,9 +292,9 @@ def _check_arrays(targets: np.ndarray, scores: np.ndarray, problem_type: str) ->
     if problem_type not in (SINGLE_LABEL, MULTI_LABEL):
         raise ValueError(f"`problem_type={problem_type!r}` must be {SINGLE_LABEL!r} or {MULTI_LABEL!r}.")
     if not targets.size:
-        raise ValueError(f"There is nothing to compare: {len(targets)} clips and {targets.shape[1]} classes.")
+        raise ValueError(f"Nothing to compare: {len(targets)} clips and {targets.shape[1]} classes.")
     if not ((targets == 0) | (targets == 1)).all():
-        raise ValueError("`targets` must be 0 or 1; say from where on soft ones count as present: `targets >= 0.5`.")
+        raise ValueError("`targets` must be 0 or 1; make soft targets binary, for example with `targets >= 0.5`.")
     if not np.isfinite(scores).all():
         clip, column = np.argwhere(~np.isfinite(scores))[0]
         raise ValueError(
@@ -302,11 +302,11 @@ def _check_arrays(targets: np.ndarray, scores: np.ndarray, problem_type: str) ->
         )
     if scores.min() < 0 or scores.max() > 1:
         raise ValueError(
-            f"`scores` must be probabilities from 0 to 1, got {scores.min():.3g} to {scores.max():.3g}; of logits take"
-            " the sigmoid or softmax."
+            f"`scores` must be probabilities from 0 to 1, got {scores.min():.3g} to {scores.max():.3g}; apply a"
+            " sigmoid or softmax to logits."
         )
     if not targets.any():
-        raise ValueError("No clip has any of the classes: there is nothing to find.")
+        raise ValueError("No clip has any of the classes.")
     if problem_type == SINGLE_LABEL and (targets.sum(axis=1) != 1).any():
         raise ValueError("In single-label data, each clip must have exactly one class.")
 
@@ -319,13 +319,13 @@ def _columns(clips: LabelledClips, classes: Sequence[str]) -> list[int]:
     try:
         columns = match_labels(clips.labels, classes)
     except ValueError as error:
-        raise ValueError(f"The clips have labels that the model does not know: {error}") from error
+        raise ValueError(f"The clips have labels that are not classes of the model: {error}") from error
     if len(set(columns)) < len(columns):
         double = next(column for column in columns if columns.count(column) > 1)
         names = [label for label, column in zip(clips.labels, columns, strict=True) if column == double]
         raise ValueError(f"{' and '.join(map(repr, names))} are the same class of the model, {classes[double]!r}.")
     if clips.problem_type == SINGLE_LABEL and len(columns) < 2:
-        raise ValueError(f"All clips are {clips.labels[0]!r}: with one class only, there is nothing to choose between.")
+        raise ValueError(f"All clips are {clips.labels[0]!r}: evaluation needs at least two classes.")
     return columns
 
 

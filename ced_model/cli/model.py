@@ -27,7 +27,7 @@ def choose_model(model: str | None) -> str:
         return bundled_folder()
     path = os.path.expanduser(model)
     if os.path.isfile(path):
-        raise OptionError("model", model, "a model folder; convert_checkpoint.py makes one of a checkpoint file")
+        raise OptionError("model", model, "a model folder; ced convert makes one of a checkpoint file")
     if os.path.isdir(path):
         if not os.path.isfile(os.path.join(path, "config.json")):
             raise OptionError("model", model, "a model folder; this one has no config.json")

@@ -131,7 +131,7 @@ def _teach(
 
         paths += dataset_files(dataset, config, split, audio_column, say)
     if not paths:
-        raise CliError(f"--from {escape_name(str(list_file))}: an empty list")
+        raise CliError(f"--from {escape_name(str(list_file))}: the list is empty")
     from ..training.distillation.augmentation import Augmentation
     from ..training.distillation.teaching import teach
 
@@ -173,11 +173,11 @@ def make_progress() -> Any:
 
         def planned(self, num_inputs: int, num_done: int) -> None:
             if num_done and is_main_process():
-                self._say(f"{num_done:,} of {num_inputs:,} inputs are there already")
+                self._say(f"{num_done:,} of {num_inputs:,} inputs exist already")
             self._begin(num_inputs - num_done)
 
         def damaged(self, problem: str) -> None:
-            self._say(f"made anew: {problem}")
+            self._say(f"rewritten: {problem}")
 
         def taught(self, num_inputs: int, audio_s: float) -> None:
             self.bar.add_audio(audio_s)
