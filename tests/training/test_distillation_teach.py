@@ -266,7 +266,7 @@ def test_audio_is_found_in_folders_and_lists(audio: Path, tmp_path: Path, monkey
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match="No audio files in "):
         find_audio(tmp_path)
-    with pytest.raises(ValueError, match="No audio files in the list is empty"):
+    with pytest.raises(ValueError, match="No audio files in an empty list"):
         find_audio([])
     with pytest.raises(ValueError, match="nix: no such file or folder"):
         find_audio("nix")
@@ -844,7 +844,7 @@ def test_a_run_that_was_killed_goes_on_without_loss_or_doubles(
     (tmp_path / "store" / SHARDS / ".half-written.tmp").touch()
     done = rows(tmp_path / "store")
     assert 3 <= len(done) < 12
-    with pytest.raises(ValueError, match=rf"unfinished: {len(done)} of 12 shards are there"):
+    with pytest.raises(ValueError, match=rf"unfinished: {len(done)} of 12 shards exist"):
         open_store(tmp_path / "store")
     started = start_teaching(arguments, tmp_path / "again", processes)
     for process in started:
