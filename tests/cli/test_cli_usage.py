@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from ced_model.cli import completion, doctor
 from ced_model.cli.app import app
+from ced_model.engines import PACKAGES
 from ced_model.exporting.formats import FORMATS
 from ced_model.hub import PUBLISHED_MODELS
 
@@ -154,12 +155,12 @@ def test_doctor_describes_the_installation_without_private_paths(
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.example.org")
     done = ced("doctor", "--json")
     found = json.loads(done.stdout)
-    assert found["self_test"] == {"model": "ced-nano", "engine": "onnx", "compute_type": "float32", "device": "cpu"}
+    assert found["self_test"] == {"name": "ced-nano", "engine": "onnx", "compute_type": "float32", "device": "cpu"}
     assert found["packages"]["numpy"]["version"] and "FLAC" in found["decoders"]["formats"]
-    assert found["environment"]["HF_TOKEN"] == "set" and found["caches"]["logged_in"]
+    assert found["environment"]["HF_TOKEN"] == "set" and found["hub"]["has_token"]
     monkeypatch.setattr(doctor, "examine", lambda imports: found)
     shown = ced("doctor").stdout
-    assert "Self-test     ced-nano, onnx float32 on cpu: ok\n" in shown
+    assert "Self-test    ced-nano, onnx float32 on cpu: ok\n" in shown
     for text in (done.stdout, shown):
         assert "secret" not in text and "hub.example.org" not in text and str(tmp_path.parent) not in text
 
@@ -185,6 +186,7 @@ def test_doctor_reports_broken_packages(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_doctor_knows_the_packages_of_all_extras() -> None:
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert doctor.ENGINES == PACKAGES
     assert set(doctor.EXTRAS) == set(extras) - {"all", "test", "dev"}
     for name, packages in doctor.EXTRAS.items():
         own = {text.partition("[")[0].partition(">")[0] for text in extras[name]} - {"ced_model"}
