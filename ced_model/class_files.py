@@ -88,7 +88,7 @@ def _add(found: dict[str, Any], name: str, place: str, value: Any) -> None:
         raise UsageError(f"{place}: expected the name of a class, found nothing")
     if name in found:
         first = next(key for key in found if key == name)
-        raise UsageError(f"{place}: {printable(name)!r} is there already ({getattr(first, 'place', '')})")
+        raise UsageError(f"{place}: {printable(name)!r} appears twice (first: {getattr(first, 'place', '')})")
     found[FileText.at(name, place)] = value
 
 

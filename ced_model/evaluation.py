@@ -216,7 +216,7 @@ def evaluate(
     require(("sklearn",), "Evaluation", INSTALL_TRAIN)  # before the work, not after it
     tagger = model if isinstance(model, AudioTagger) else AudioTagger(model)
     if tagger.problem_type == "regression":
-        raise ValueError("A regression model gives no probabilities of classes: it cannot be evaluated.")
+        raise ValueError("A regression model has no class probabilities and cannot be evaluated.")
     if not isinstance(data, LabelledClips):
         names = [choice.label for choice in choose_classes(tagger.labels, label_map=label_map)]
         data = read_labelled(data, model_classes=names, **options)
@@ -298,9 +298,9 @@ def _check_arrays(targets: np.ndarray, scores: np.ndarray, problem_type: str) ->
     if problem_type not in (SINGLE_LABEL, MULTI_LABEL):
         raise ValueError(f"`problem_type={problem_type!r}` must be {SINGLE_LABEL!r} or {MULTI_LABEL!r}.")
     if not targets.size:
-        raise ValueError(f"There is nothing to compare: {len(targets)} clips and {targets.shape[1]} classes.")
+        raise ValueError(f"Nothing to compare: {len(targets)} clips and {targets.shape[1]} classes.")
     if not ((targets == 0) | (targets == 1)).all():
-        raise ValueError("`targets` must be 0 or 1; say from where on soft ones count as present: `targets >= 0.5`.")
+        raise ValueError("`targets` must be 0 or 1; make soft targets binary, for example with `targets >= 0.5`.")
     if not np.isfinite(scores).all():
         clip, column = np.argwhere(~np.isfinite(scores))[0]
         raise ValueError(
@@ -308,11 +308,11 @@ def _check_arrays(targets: np.ndarray, scores: np.ndarray, problem_type: str) ->
         )
     if scores.min() < 0 or scores.max() > 1:
         raise ValueError(
-            f"`scores` must be probabilities from 0 to 1, got {scores.min():.3g} to {scores.max():.3g}; of logits take"
-            " the sigmoid or softmax."
+            f"`scores` must be probabilities from 0 to 1, got {scores.min():.3g} to {scores.max():.3g}; apply a"
+            " sigmoid or softmax to logits."
         )
     if not targets.any():
-        raise ValueError("No clip has any of the classes: there is nothing to find.")
+        raise ValueError("No clip has any of the classes.")
     if problem_type == SINGLE_LABEL and (targets.sum(axis=1) != 1).any():
         raise ValueError("In single-label data, each clip must have exactly one class.")
 

@@ -148,7 +148,7 @@ def class_limits(
             by_choice[key] = by_class[name]
             place = getattr(name, "place", "")  # of a file; others may name a class again
             if places.setdefault(key, place) != place and place:
-                raise UsageError(f"{place}: {str(name)!r} is there already ({places[key]})")
+                raise UsageError(f"{place}: {str(name)!r} appears twice (first: {places[key]})")
     found = []
     for choice in dict.fromkeys(chosen):
         # By its own name, as the class or group that it is, or as its classes are.

@@ -91,7 +91,7 @@ def _download(path: Path) -> Path:
     if path.exists() and known is not None:
         if _digest_of(path, "md5") == known:
             return path
-        logger.warning(f"{path} does not have its checksum: it is downloaded again")
+        logger.warning(f"{path} does not have its checksum: downloading it again")
     published = _look_up(path.name)
     if not path.exists() or _digest_of(path, "md5") != published.md5:
         had_part = part.exists()
@@ -140,7 +140,7 @@ def _look_up_in(record: str, name: str) -> Published:
     except HTTPError as error:
         host = urlsplit(ZENODO_URL).netloc
         raise DownloadError(
-            f"{host} cannot be reached; is there no network? Or {elsewhere} ({one_line(error)})"
+            f"{host} cannot be reached: check the network, or {elsewhere} ({one_line(error)})"
         ) from error
     hf_raise_for_status(response)
     try:
@@ -150,7 +150,7 @@ def _look_up_in(record: str, name: str) -> Published:
         if type(size) is not int or not re.fullmatch("md5:[0-9a-f]{32}", checksum):
             raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DownloadError(f"{url} does not describe {name} with a checksum: {elsewhere}") from error
+        raise DownloadError(f"{url} has no checksum of {name}: {elsewhere}") from error
     return Published(file_url, size, checksum.removeprefix("md5:"))
 
 

@@ -20,10 +20,10 @@ LIMITS = Limits(megabytes=2, minutes=0.5)
 
 # What the user reads about each file that `make_bad_files` makes.
 COMPLAINTS = {
-    "broken.wav": "broken.wav could not be read as sound",
-    "empty.mp3": "empty.mp3 could not be read as sound: holds no audio: the file is empty. Please try another file.",
-    "silent.wav": "silent.wav is silent: there is nothing to hear in it",
-    "mute.mp4": "mute.mp4 could not be read as sound: holds no audio: the file has no audio stream",
+    "broken.wav": "broken.wav could not be read as audio",
+    "empty.mp3": "empty.mp3 could not be read as audio: holds no audio: the file is empty. Please try another file.",
+    "silent.wav": "silent.wav is silent. Was the microphone muted?",
+    "mute.mp4": "mute.mp4 could not be read as audio: holds no audio: the file has no audio stream",
     "long.wav": "long.wav is too long. This demo takes up to 0.5 minutes",
 }
 

@@ -38,7 +38,6 @@ from huggingface_hub.errors import HTTPError as HubConnectionError
 from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 
-import convert_checkpoint as script
 from ced_model import (
     CedConfig,
     CedFeatureExtractor,
@@ -47,6 +46,7 @@ from ced_model import (
     custom_code,
     zenodo,
 )
+from ced_model.cli.app import app
 from ced_model.configuration_ced import CED_SIZES
 from ced_model.conversion import ConversionError, convert, convert_checkpoint, push_to_hub
 from ced_model.conversion.checkpoint import _make_checkpoint
@@ -213,7 +213,7 @@ def test_a_downloaded_checkpoint_becomes_ced_tiny_with_labels_and_figures(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(zenodo, "download_checkpoint", lambda size: tiny_checkpoint)
-    assert script.main(["--download", "tiny", str(tmp_path / "tiny")]) == 0
+    assert run_script(["--download", "tiny", str(tmp_path / "tiny")]) == 0
     config = CedConfig.from_pretrained(tmp_path / "tiny")
     assert (config.name, config.id2label[0], config.id2label[21]) == ("ced-tiny", "Speech", "Chuckle, chortle")
     card = ModelCard.load(tmp_path / "tiny" / "README.md")
@@ -388,7 +388,7 @@ def test_python_objects_in_a_checkpoint_are_named_and_not_loaded(protocol: str, 
     checkpoint = {"model": original_tensors(), "args": argparse.Namespace(lr=0.1)}
     torch.save(checkpoint, tmp_path / "a.pt", _use_new_zipfile_serialization=protocol == "zip")
     message = fails(tmp_path / "a.pt", tmp_path / "out")
-    assert "argparse.Namespace" in message and "state_dict() alone" in message
+    assert "argparse.Namespace" in message and "state_dict() and convert" in message
 
 
 class RunsCode:
@@ -426,7 +426,7 @@ def write_damaged(path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["empty", "text", "noise", "truncated", "flipped"])
 def test_damaged_files_are_refused(kind: str, tmp_path: Path) -> None:
     write_damaged(tmp_path / "a.pt", kind)
-    assert "a.pt is damaged or no PyTorch checkpoint" in fails(tmp_path / "a.pt", tmp_path / "out")
+    assert "a.pt is damaged or not a PyTorch checkpoint" in fails(tmp_path / "a.pt", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -441,7 +441,7 @@ def test_files_without_a_state_dict_are_refused(content: Any, tmp_path: Path) ->
 def test_another_models_state_dict_is_refused(tmp_path: Path) -> None:
     source = save_original(tmp_path / "a.pt", {"conv1.weight": torch.zeros(3, 3), "fc.bias": torch.zeros(3)})
     message = fails(source, tmp_path / "out")
-    assert "no tensor of a CED encoder" in message and "conv1.weight" in message
+    assert "no tensors of a CED encoder" in message and "conv1.weight" in message
     assert "found nothing" in fails(save_original(tmp_path / "b.pt", {}), tmp_path / "out")
 
 
@@ -500,7 +500,7 @@ def test_a_model_that_cannot_be_run_is_not_kept(tmp_path: Path, monkeypatch: pyt
         raise RuntimeError("out of\nmemory")
 
     monkeypatch.setattr(CedForAudioClassification, "forward", forward)
-    assert "cannot be run, nothing was kept: out of memory" in fails(ORIGINAL, tmp_path / "out")
+    assert "cannot be run; the folder was removed: out of memory" in fails(ORIGINAL, tmp_path / "out")
 
 
 # --- What is written -------------------------------------------------------------------------------------------------
@@ -633,8 +633,8 @@ def drop_weight(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (change_weight, "tensors differ from the source, nothing was kept: encoder.norm.bias"),
-        (drop_weight, "tensors differ from the source, nothing was kept: encoder.norm.bias"),
+        (change_weight, "tensors differ from the source; the folder was removed: encoder.norm.bias"),
+        (drop_weight, "tensors differ from the source; the folder was removed: encoder.norm.bias"),
         (lambda folder: edit_json(folder / "config.json", num_heads=1), "outputs differ"),
         (lambda folder: edit_json(folder / "preprocessor_config.json", f_max=4000), "outputs differ"),
         (lambda folder: (folder / "modeling_ced.py").unlink(), "modeling_ced.py missing"),
@@ -862,9 +862,9 @@ def test_push_uploads_the_whole_folder(micro_folder: Path) -> None:
     [
         (LocalTokenNotFoundError("Token is required\nbut no token found"), "log in"),
         (http_error(HfHubHTTPError, 401), "log in"),
-        (http_error(HfHubHTTPError, 403), "may not write"),
-        (http_error(HfHubHTTPError, 500), "the Hub answered 500"),
-        (HubConnectionError("[Errno -2] Name or service not known"), "is there no network"),
+        (http_error(HfHubHTTPError, 403), "has no write access"),
+        (http_error(HfHubHTTPError, 500), "the Hub returned 500"),
+        (HubConnectionError("[Errno -2] Name or service not known"), "check the network"),
     ],
 )
 def test_a_failed_upload_gets_one_line_and_keeps_the_folder(
@@ -1014,7 +1014,7 @@ def test_a_part_of_another_file_is_not_continued(server: type[StandInZenodo], tm
 )
 def test_a_record_without_checksums_is_refused(description: bytes, server: type[StandInZenodo], tmp_path: Path) -> None:
     server.description = description
-    with pytest.raises(zenodo.DownloadError, match="does not describe .* with a checksum") as caught:
+    with pytest.raises(zenodo.DownloadError, match="has no checksum of") as caught:
         zenodo.download_checkpoint("tiny", tmp_path)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400 and server.requests == []
 
@@ -1068,7 +1068,7 @@ def test_a_part_that_is_complete_or_too_long_is_no_problem(server: type[StandInZ
     [
         ({"record": "0"}, "404"),
         ({"status": 503}, "503"),
-        ({"description": b"<html>log in"}, "does not describe"),
+        ({"description": b"<html>log in"}, "has no checksum of"),
     ],
 )
 def test_failed_downloads_get_one_line(
@@ -1083,7 +1083,7 @@ def test_failed_downloads_get_one_line(
 
 def test_without_a_network_the_download_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zenodo, "ZENODO_URL", "http://nowhere.invalid/records")
-    with pytest.raises(zenodo.DownloadError, match="is there no network") as caught:
+    with pytest.raises(zenodo.DownloadError, match="check the network") as caught:
         zenodo.download_checkpoint("tiny", tmp_path)
     assert "\n" not in str(caught.value) and "nowhere.invalid cannot be reached" in str(caught.value)
 
@@ -1096,13 +1096,20 @@ def test_an_unknown_size_is_refused(tmp_path: Path) -> None:
 # --- The command -----------------------------------------------------------------------------------------------------
 
 
+def run_script(arguments: list[str]) -> Any:
+    """The exit code of `ced convert` with these arguments."""
+    with pytest.raises(SystemExit) as exited:
+        app(["convert", *arguments], prog_name="ced")
+    return exited.value.code
+
+
 def test_command_converts_verifies_and_uploads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub = StandInHub()
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
     arguments = [str(ORIGINAL), str(tmp_path / "out"), "--push-to-hub", "user/ced-micro"]
-    assert script.main(arguments) == 0
+    assert run_script(arguments) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("verified: ") and "13 classes" in printed.out
     assert printed.out.endswith("uploaded to https://huggingface.co/user/ced-micro\n")
@@ -1115,50 +1122,38 @@ def test_command_downloads_and_shows_the_checksum(
     server: type[StandInZenodo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(zenodo, "cached_assets_path", lambda *names: tmp_path / "cache")
-    assert script.main(["--download", "tiny", str(tmp_path / "out")]) == 0
+    assert run_script(["--download", "tiny", str(tmp_path / "out")]) == 0
     assert f"sha256 {zenodo.sha256_of(ORIGINAL)}\n" in capsys.readouterr().out
     assert AutoModel.from_pretrained(tmp_path / "out").config.embed_dim == 48
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "code"),
     [
-        ["missing.pt", "OUT"],
-        [str(ORIGINAL), str(REPOSITORY)],
-        [str(ORIGINAL), "OUT", "--push-to-hub", "a/b/c"],
-        ["--download", "base", "OUT"],
+        (["missing.pt", "OUT"], 1),
+        ([str(ORIGINAL), str(REPOSITORY)], 1),
+        ([str(ORIGINAL), "OUT", "--push-to-hub", "a/b/c"], 1),
+        (["--download", "base", "OUT"], 1),
+        ([], 2),
+        (["OUT"], 2),
+        (["source", "OUT", "--download", "tiny"], 2),
+        (["--download", "huge", "OUT"], 2),
+        (["source", "OUT", "--num-heads", "0"], 2),
+        (["source", "OUT", "--unknown"], 2),
     ],
 )
 def test_command_fails_with_one_line(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(zenodo, "ZENODO_URL", "http://nowhere.invalid/records")
     monkeypatch.setattr(zenodo, "cached_assets_path", lambda *names: tmp_path / "cache")
-    assert script.main([str(tmp_path / "out") if argument == "OUT" else argument for argument in arguments]) == 1
+    assert run_script([str(tmp_path / "out") if argument == "OUT" else argument for argument in arguments]) == code
     printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    assert printed.out == "" and printed.err.startswith("ced: ") and printed.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["out"],
-        ["source", "out", "--download", "tiny"],
-        ["--download", "huge", "out"],
-        ["source", "out", "--num-heads", "0"],
-        ["source", "out", "--unknown"],
-    ],
-)
-def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exited:
-        script.main(arguments)
-    assert exited.value.code == 2
-    assert "usage:" in capsys.readouterr().err
-
-
-def test_help_and_wrong_usage_do_not_import_torch(tmp_path: Path) -> None:
+def test_the_script_is_the_command_and_help_does_not_import_torch(tmp_path: Path) -> None:
     code = textwrap.dedent("""
         import sys
         import convert_checkpoint

@@ -218,7 +218,7 @@ def test_d_prime(auc: float, expected: float) -> None:
     [
         ([[1, 0]], [[0.5, math.nan]], {}, "that of clip 0, class 1 is nan"),
         ([[1, 0]], [[math.inf, 0.5]], {}, "that of clip 0, class 0 is inf"),
-        ([[1, 0]], [[3.5, -2.0]], {}, "from 0 to 1, got -2 to 3.5; of logits take the sigmoid"),
+        ([[1, 0]], [[3.5, -2.0]], {}, "from 0 to 1, got -2 to 3.5; apply a sigmoid or softmax"),
         ([[0.7, 0]], [[0.5, 0.5]], {}, "must be 0 or 1"),
         ([[math.nan, 0]], [[0.5, 0.5]], {}, "must be 0 or 1"),
         ([[0, 0]], [[0.5, 0.5]], {}, "No clip has any of the classes"),
@@ -328,7 +328,7 @@ def test_classes_that_the_model_lacks_are_named(sounds: Path, folder: Path) -> N
 
 def test_what_cannot_be_evaluated_is_refused(sounds: Path, folder: Path, tmp_path: Path) -> None:
     names = {0: "Crow", 1: "Bell", 2: "Tabla"}
-    with pytest.raises(ValueError, match="regression model gives no probabilities"):
+    with pytest.raises(ValueError, match="regression model has no class probabilities"):
         evaluate(make_model(id2label=names, problem_type="regression"), folder)
     shutil.rmtree(folder / "Tabla")
     shutil.rmtree(folder / "Bell")

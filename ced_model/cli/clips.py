@@ -80,7 +80,7 @@ def clips(
     check_choice(choose)
     if not 0 <= padding_s < math.inf:
         raise CliError(f"--padding {padding_s:g}: expected a number from 0")
-    output = os.path.abspath(os.path.expanduser(output))
+    output = os.path.abspath(output)
     _check_folder(output, resume)
     inputs = find_inputs(paths or [], list_file)
     if any(not isinstance(item.source, str) for item in inputs):
@@ -89,14 +89,8 @@ def clips(
     detecting |= {"thresholds": THRESHOLD if threshold is None else threshold, "labels": labels or None}
     detecting |= {"min_duration_s": min_duration_s or 0.0, "merge_gap_s": merge_gap_s or 0.0}
     choosing: dict[str, Any] = {"padding_s": padding_s, "choose": choose, "seed": seed, "format": format}
-    tagger = load_tagger(
-        model,
-        device=device,
-        num_threads=num_threads,
-        batch_size=batch_size,
-        engine=engine,
-        compute_type=compute_type,
-    )
+    computing: dict[str, Any] = {"engine": engine, "compute_type": compute_type, "device": device}
+    tagger = load_tagger(model, **computing, num_threads=num_threads, batch_size=batch_size)
     check_options(tagger, detecting, "events")
     header: dict[str, Any] = {"ced": KIND, "model": tagger.name, "weights": tagger.fingerprint}
     header |= {**detecting, **choosing, "max_per_class": max_per_class}

@@ -30,7 +30,7 @@ def complete_model(incomplete: str) -> list[str]:
 def complete_class(incomplete: str) -> list[str]:
     """Names of AudioSet's classes, after the last comma."""
     before, comma, last = incomplete.rpartition(",")
-    names = [name for _, name in AUDIOSET_CLASSES if name.lower().startswith(last.lower())]
+    names = [name for _, name in AUDIOSET_CLASSES if name.startswith(last)]
     return [_quoted(f"{before}{comma}{name}") for name in names]
 
 

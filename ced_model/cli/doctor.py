@@ -6,22 +6,25 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .completion import SIZES
+from .. import packages
+from . import options
 from .endings import one_line_errors
 from .errors import FAILED
+from .options import OUTPUT, option
 from .terminal import one_line, put, put_json
 
 CORE = ("numpy", "soundfile", "soxr", "onnx", "onnxruntime", "huggingface_hub", "typer", "rich", "lazy_loader", "wrapt")
 TORCH = ("torch", "torchaudio", "transformers", "safetensors", "filelock")
+ENGINES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",), "torch": ("torch", "transformers")}
 EXTRAS = {
     "av": ("av",),
     "datasets": ("pyarrow", "datasets"),
@@ -40,80 +43,80 @@ MODULES = {"scikit-learn": "sklearn", "sherpa-onnx": "sherpa_onnx"}
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "OMP_NUM_THREADS")
 HIDDEN_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HTTPS_PROXY", "RAY_ADDRESS")
 TIME_LIMIT_S = 60
-# Run as processes of their own: a broken package may end its process.
-DECODERS = """
-import json, soundfile
-print(json.dumps({"libsndfile": soundfile.__libsndfile_version__, "formats": sorted(soundfile.available_formats())}))
-"""
-SELF_TEST = """
+# Each runs in a process of its own, which a broken package may end.
+SCRIPTS = {
+    "self_test": """
 import json, numpy, ced_model
 tagger = ced_model.AudioTagger()
 tagger({"array": numpy.zeros(16000, numpy.float32), "sampling_rate": 16000})
-print(json.dumps([tagger.name, tagger.engine, tagger.compute_type, tagger.device]))
-"""
+names = ("name", "engine", "compute_type", "device")
+print(json.dumps({name: getattr(tagger, name) for name in names}))
+""",
+    "decoders": """
+import json, soundfile
+print(json.dumps({"libsndfile": soundfile.__libsndfile_version__, "formats": sorted(soundfile.available_formats())}))
+""",
+    "hub": """
+import json, os
+from huggingface_hub import constants
+cache = constants.HF_HUB_CACHE
+models = [size for size in ("tiny", "mini", "small", "base") if os.path.isdir(f"{cache}/models--mispeech--ced-{size}")]
+has_token = bool(os.environ.get("HF_TOKEN")) or os.path.isfile(constants.HF_TOKEN_PATH)
+print(json.dumps({"cache": cache, "published_models": models, "has_token": has_token}))
+""",
+}
 
 
 @one_line_errors
 def doctor(
     imports: Annotated[
-        bool, typer.Option("--imports", help="Import each installed package as well, which takes seconds.")
+        bool, option(OUTPUT, "--imports", help="Import each installed package as well; takes a minute.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show versions, engines, devices and caches, for bug reports.
 
-    A small sound is tagged with the bundled model. Paths in your home folder begin with ~, other folders of yours and
-    tokens are not shown. Exit code: 0, or 1 if a required package or the tagging fails.
+    A short sound is tagged with the bundled model. Your home folder is shown as ~; other folders of yours and tokens
+    are not shown. Exit code: 0, or 1 if the tagging fails or a package is broken.
     """
     found = examine(imports)
     if as_json:
         put_json(json.dumps(found, indent=2))
     else:
         put(*_lines(found))
-    if "error" in found["self_test"] or any("error" in found["packages"][name] for name in CORE):
+    if any("error" in part for part in (*(found[name] for name in SCRIPTS), *found["packages"].values())):
         raise typer.Exit(FAILED)
 
 
 def examine(imports: bool = False) -> dict[str, Any]:
     """All that is shown. What cannot be found out has an `error`."""
-    children = {"self_test": _start(SELF_TEST), "decoders": _start(DECODERS)}
-    packages = {name: _package(name) for name in dict.fromkeys([*CORE, *TORCH, *sum(EXTRAS.values(), ())])}
-    if imports:
-        importing = {
-            name: _start(f"import {MODULES.get(name, name)}\nprint(0)")
-            for name, package in packages.items()
-            if "version" in package
-        }
-        for name, child in importing.items():
-            if isinstance(result := _result(child), dict):
-                packages[name] |= result
-    self_test, decoders = _result(children["self_test"]), _result(children["decoders"])
-    if isinstance(self_test, list):
-        self_test = dict(zip(("model", "engine", "compute_type", "device"), self_test, strict=True))
+    children = {name: _start(script) for name, script in SCRIPTS.items()}
+    installed = {name: _package(name) for name in dict.fromkeys([*CORE, *TORCH, *sum(EXTRAS.values(), ())])}
+    for name, package in installed.items() if imports else ():
+        if "version" in package:
+            package |= _result(_start(f"import {MODULES.get(name, name)}\nprint({{}})"))
+    found = {name: _result(child) for name, child in children.items()}
+    if "cache" in found["hub"]:
+        found["hub"]["cache"] = shown_path(found["hub"]["cache"])
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "ced_model": _package("ced_model") | {"folder": shown_path(Path(__file__).parents[1])},
         "python": {"version": platform.python_version(), "executable": shown_path(sys.executable)},
-        "system": {"name": platform.platform(), "machine": platform.machine(), "cpu_cores": _cores(), "gpus": _gpus()},
-        "engines": _engines(),
-        "self_test": self_test,
-        "decoders": decoders | {"pyav": packages["av"].get("version"), "ffmpeg_program": bool(shutil.which("ffmpeg"))},
-        "packages": packages,
-        "extras": {
-            name: [package for package in needed if "version" not in packages[package]]
-            for name, needed in EXTRAS.items()
-        },
-        "caches": _caches(),
+        "system": {"name": platform.platform(), "cpu_cores": cores, "gpus": _gpus()},
+        "engines": {name: {"missing": packages.missing(needed)} for name, needed in ENGINES.items()},
+        **found,
+        "extras": {name: {"missing": [p for p in ps if "version" not in installed[p]]} for name, ps in EXTRAS.items()},
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ}
         | {name: "set" for name in HIDDEN_VARIABLES if os.environ.get(name)},
+        "packages": installed,
     }
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
     """A path with the home folder as `~`; a folder elsewhere is only shown if it is the system's or Python's."""
-    text = os.path.abspath(path)
-    home = os.path.expanduser("~")
-    if text == home or text.startswith(home.rstrip(os.sep) + os.sep):
-        return "~" + text.removeprefix(home.rstrip(os.sep))
+    text, home = os.path.abspath(path), os.path.expanduser("~").rstrip(os.sep)
+    if f"{text}{os.sep}".startswith(home + os.sep):
+        return "~" + text.removeprefix(home)
     public = (sys.base_prefix, "/usr", "/opt", "C:\\Program Files")
     return text if text.startswith(public) else f"…{os.sep}{os.path.basename(text)}"
 
@@ -127,31 +130,21 @@ def _package(name: str) -> dict[str, str]:
         return {"error": _reason(f"{type(error).__name__}: {error}")}
 
 
-def _start(script: str) -> "subprocess.Popen[str] | None":
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-c", script],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-    except OSError:
-        return None
+def _start(script: str) -> "subprocess.Popen[str]":
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    pipes: dict[str, Any] = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    command = [sys.executable, "-c", script]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, text=True, errors="replace", env=environment, **pipes)
 
 
-def _result(child: "subprocess.Popen[str] | None") -> Any:
+def _result(child: "subprocess.Popen[str]") -> dict[str, Any]:
     """What a process printed as JSON at its end, or its error."""
-    if child is None:
-        return {"error": "no process could be started"}
     try:
         output, errors = child.communicate(timeout=TIME_LIMIT_S)
     except subprocess.TimeoutExpired:
         child.kill()
         child.communicate()
-        return {"error": f"not done after {TIME_LIMIT_S} s"}
+        return {"error": f"not finished after {TIME_LIMIT_S} s"}
     try:
         return json.loads(output.splitlines()[-1])
     except (IndexError, ValueError):
@@ -160,98 +153,48 @@ def _result(child: "subprocess.Popen[str] | None") -> Any:
 
 
 def _reason(text: str) -> str:
-    """An error with the home folder as `~`, and without other absolute paths."""
+    """An error without absolute paths but those that may be shown."""
     text = one_line(text).replace(os.path.expanduser("~"), "~")
     return re.sub(r"(?<![\w~.])(/[\w.\-+]+){2,}", lambda match: shown_path(match[0]), text)[:300]
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _gpus() -> list[str] | dict[str, str]:
-    program = shutil.which("nvidia-smi")
-    if program is None:
+def _gpus() -> list[str]:
+    """Names, memory and driver of NVIDIA GPUs."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=10, errors="replace", check=True)
+    except (OSError, subprocess.SubprocessError):
         return []
-    try:
-        query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-        done = subprocess.run(query, capture_output=True, text=True, timeout=10, errors="replace")
-    except (OSError, subprocess.SubprocessError) as error:
-        return {"error": _reason(str(error))}
-    return (
-        [one_line(line) for line in done.stdout.splitlines()] if done.returncode == 0 else {"error": "nvidia-smi fails"}
-    )
+    return [one_line(line) for line in done.stdout.splitlines()]
 
 
-def _engines() -> dict[str, Any]:
-    """Packages that an engine lacks, and which devices torch has; by their files, without importing them."""
-    try:
-        from ..engines import PACKAGES, has_cuda_gpu, missing
-
-        engines: dict[str, Any] = {name: {"missing": missing(packages)} for name, packages in PACKAGES.items()}
-        return engines | {"cuda_driver_has_gpu": has_cuda_gpu()}
-    except Exception as error:
-        return {"error": _reason(f"{type(error).__name__}: {error}")}
-
-
-def _caches() -> dict[str, Any]:
-    try:
-        from huggingface_hub.constants import HF_ASSETS_CACHE, HF_HUB_CACHE, HF_TOKEN_PATH
-    except Exception as error:
-        return {"error": _reason(f"{type(error).__name__}: {error}")}
-    published = [f"ced-{size}" for size in SIZES]
-    return {
-        "hub": shown_path(HF_HUB_CACHE),
-        "published_models": [
-            name for name in published if os.path.isdir(os.path.join(HF_HUB_CACHE, f"models--mispeech--{name}"))
-        ],
-        "original_checkpoints": os.path.isdir(os.path.join(HF_ASSETS_CACHE, "ced_model", "zenodo")),
-        "logged_in": os.path.isfile(HF_TOKEN_PATH) or bool(os.environ.get("HF_TOKEN")),
-        "free_gb": _free_gb(HF_HUB_CACHE),
-    }
-
-
-def _free_gb(folder: str) -> float | None:
-    while folder and not os.path.isdir(folder) and folder != os.path.dirname(folder):
-        folder = os.path.dirname(folder)
-    try:
-        return round(shutil.disk_usage(folder).free / 1e9, 1)
-    except OSError:
-        return None
-
-
-def _lines(found: dict[str, Any]) -> list[str]:
-    packages, test, decoders, caches = (found[name] for name in ("packages", "self_test", "decoders", "caches"))
-    engines, system, extras = found["engines"], found["system"], found["extras"]
-    gpus = system["gpus"]
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    system, test, hub, decoders = (found[name] for name in ("system", "self_test", "hub", "decoders"))
     rows = {
-        "ced_model": f"{_state(found['ced_model'], 'not installed')}, in {found['ced_model']['folder']}",
+        "ced_model": f"{found['ced_model'].get('version', 'not installed')}, in {found['ced_model']['folder']}",
         "Python": f"{found['python']['version']}, {found['python']['executable']}",
         "System": f"{system['name']}, {system['cpu_cores']} CPU cores",
-        "GPU": gpus.get("error") if isinstance(gpus, dict) else "; ".join(gpus) or "no NVIDIA GPU found",
-        "Engines": engines.get("error")
-        or ", ".join(
-            name + (f" (missing: {' '.join(each['missing'])})" if each["missing"] else "")
-            for name, each in engines.items()
-            if isinstance(each, dict)
-        ),
-        "Self-test": _state(
-            test, f"{test.get('model')}, {test.get('engine')} {test.get('compute_type')} on {test.get('device')}: ok"
-        ),
-        "Decoders": _state(decoders, f"libsndfile {decoders.get('libsndfile')}")
-        + f", PyAV {decoders['pyav'] or 'not installed (ced_model[av])'}",
-        "Caches": caches.get("error")
-        or f"{caches['hub']}, {caches['free_gb']} GB free: {', '.join(caches['published_models']) or 'no models'}",
-        "Hub": caches.get("error") or ("token present" if caches["logged_in"] else "no token"),
+        "GPU": "; ".join(system["gpus"]) or "no NVIDIA GPU",
+        "Self-test": _error(test) or "{name}, {engine} {compute_type} on {device}: ok".format(**test),
+        "Engines": _present(found["engines"]),
+        "Extras": _present(found["extras"]),
+        "Decoders": (_error(decoders) or f"libsndfile {decoders['libsndfile']}")
+        + f", PyAV {found['packages']['av'].get('version', 'not installed')}",
+        "Hub": _error(hub)
+        or f"cache {hub['cache']}; ced-{', ced-'.join(hub['published_models'] or ['nano only'])};"
+        f" {'a' if hub['has_token'] else 'no'} token",
         "Environment": ", ".join(f"{name}={value}" for name, value in found["environment"].items()) or "–",
-        "Extras": ", ".join(name for name, lacking in extras.items() if not lacking) or "none",
-        "Not installed": ", ".join(f"{name} ({' '.join(lacking)})" for name, lacking in extras.items() if lacking)
-        or "–",
     }
-    lines = [f"{name:14}{value}" for name, value in rows.items()]
-    return [*lines, "", "Packages", *(f"  {name:16}{_state(each, 'not installed')}" for name, each in packages.items())]
+    yield from (f"{name:12} {value}" for name, value in rows.items())
+    yield from ("", "Packages")
+    for name, package in found["packages"].items():
+        yield f"  {name:15} {_error(package) or package.get('version', 'not installed')}"
 
 
-def _state(package: dict[str, Any], otherwise: str) -> str:
-    parts = [package.get("version"), f"error: {package['error']}" if "error" in package else None]
-    return ", ".join(filter(None, parts)) or otherwise
+def _present(parts: dict[str, dict[str, list[str]]]) -> str:
+    missing = {name: " ".join(part["missing"]) for name, part in parts.items()}
+    return ", ".join(f"{name} (missing: {names})" if names else name for name, names in missing.items())
+
+
+def _error(part: dict[str, Any]) -> str:
+    return f"error: {part['error']}" if "error" in part else ""

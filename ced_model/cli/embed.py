@@ -80,7 +80,7 @@ def embed(
         raise CliError("missing --output FILE.npz: where to write the embeddings")
     if resume and overwrite:
         raise CliError("--resume keeps embeddings, --overwrite discards them: choose one")
-    output = os.path.realpath(os.path.expanduser(check_index_name(output)))
+    output = os.path.realpath(check_index_name(output))
     if not os.path.isdir(os.path.dirname(output)):
         raise CliError(f"--output {output}: there is no folder {os.path.dirname(output)!r}")
     exists = os.path.exists(output)
@@ -91,14 +91,8 @@ def embed(
         raise CliError("--resume cannot know whether standard input is the same")
     kept = EmbeddingIndex.load(output) if exists and resume else None
     windows: dict[str, Any] = {"window_s": window_s, "hop_s": hop_s, "channel": options.parse_channel(channel)}
-    tagger = load_tagger(
-        model,
-        device=device,
-        num_threads=num_threads,
-        batch_size=batch_size,
-        engine=engine,
-        compute_type=compute_type,
-    )
+    computing: dict[str, Any] = {"engine": engine, "compute_type": compute_type, "device": device}
+    tagger = load_tagger(model, **computing, num_threads=num_threads, batch_size=batch_size)
     list(tagger.embeddings([], **windows))  # checks the windows
     header = {"ced": KIND, "model": tagger.name, "weights": tagger.fingerprint, **windows}
     header["compute_type"] = tagger.compute_type

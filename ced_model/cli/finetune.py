@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ced finetune`: labelled clips → a model folder. What is heavy is imported inside functions."""
 
+import dataclasses
 import logging
 import os
 import shlex
@@ -94,31 +95,7 @@ def finetune(
     `ced evaluate`. The model gets a head for these classes; classes that the model already has keep their weights as a
     start. With --dataset instead of DATA, the audio of a data set is written to files first.
     """
-    _finetune(**locals())
-
-
-def _finetune(
-    data: str | None,
-    *,
-    dataset: str | None,
-    config: str | None,
-    audio_column: str | None,
-    model: str | None,
-    output: str | None,
-    validation: str | None,
-    split: str | None,
-    audio_root: str | None,
-    path_column: str | None,
-    label_column: str | None,
-    separator: str,
-    multi_label: bool,
-    settings: list[str] | None,
-    threads: int | None,
-    resume: bool,
-    overwrite: bool,
-    **training: Any,
-) -> None:
-    """Runs the command; `training` has the fields of `FinetuningOptions`, None where they were not given."""
+    given = {name: value for name, value in locals().items() if value is not None}
     from .model import choose_model, quieten
 
     options.choose_data(
@@ -127,19 +104,19 @@ def _finetune(
     model = choose_model(model)
     if output is None:
         raise CliError("missing --output DIR: where to write the model")
-    if validation is not None and training["validation_share"] is not None:
+    if validation is not None and validation_share is not None:
         raise CliError("--validation and --validation-share exclude each other: choose one")
     for flag, path in (("", data), ("--validation ", validation)):
-        if path is not None and "://" not in path and not os.path.exists(os.path.expanduser(path)):
+        if path is not None and "://" not in path and not os.path.exists(path):
             raise CliError(f"{flag}{path!r}: there is no such file or folder")
     split_settings(settings)
     from ..training.finetuning import FinetuningOptions
 
     if dataset is not None:
         data = _data_of(dataset, config, split, audio_column, label_column)
-    if training["keep_classes"] and training["train"] is None:
-        training["train"] = "head"
-    finetuning_options = FinetuningOptions(**{name: value for name, value in training.items() if value is not None})
+    fields = {field.name for field in dataclasses.fields(FinetuningOptions)}
+    training = ({"train": "head"} if keep_classes else {}) | {name: given[name] for name in fields & given.keys()}
+    finetuning_options = FinetuningOptions(**training)
     reading = {
         "split": split,
         "audio_root": audio_root,
@@ -148,7 +125,6 @@ def _finetune(
         "separator": separator,
         "problem_type": "multi_label_classification" if multi_label else None,
     }
-    output = os.path.expanduser(output)
     with training_errors(output, "--resume continues from the last checkpoint"):
         from ..training.finetuning import finetune
 

@@ -32,7 +32,7 @@ def labels(query: Annotated[list[str] | None, typer.Argument(metavar="QUERY…",
 
     text = " ".join(" ".join(query).split())
     if not text:
-        raise CliError("give a name, words of it, an index or a machine id, or nothing for all classes")
+        raise CliError("expected a name, words of it, an index or a machine id, or nothing for all classes")
     index = int(text) if text.isdecimal() else -1
     mid = AUDIOSET_CLASSES[index][0] if 0 <= index < len(AUDIOSET_CLASSES) else text
     exact = ontology.find_node(mid.replace("…", "...").removesuffix("..."))
@@ -42,7 +42,9 @@ def labels(query: Annotated[list[str] | None, typer.Argument(metavar="QUERY…",
         found = ontology.similar(text)
         found, kind = (found, "similar names") if found else (ontology.search_any(text), "with some of them")
         if not found:
-            raise CliError(f"no class is like {shown_text}; `ced labels` shows all {len(AUDIOSET_CLASSES)}", FAILED)
+            raise CliError(
+                f"no class is similar to {shown_text}; `ced labels` lists all {len(AUDIOSET_CLASSES)}", FAILED
+            )
         say(f"no class has the words {shown_text}; {kind}:")
         put(*(_line(node.mid, node.name) for node in found))
         return

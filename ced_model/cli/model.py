@@ -25,13 +25,12 @@ def choose_model(model: str | None) -> str:
     """
     if model is None:
         return bundled_folder()
-    path = os.path.expanduser(model)
-    if os.path.isfile(path):
-        raise OptionError("model", model, "a model folder; convert_checkpoint.py makes one of a checkpoint file")
-    if os.path.isdir(path):
-        if not os.path.isfile(os.path.join(path, "config.json")):
+    if os.path.isfile(model):
+        raise OptionError("model", model, "a model folder; ced convert makes one of a checkpoint file")
+    if os.path.isdir(model):
+        if not os.path.isfile(os.path.join(model, "config.json")):
             raise OptionError("model", model, "a model folder; this one has no config.json")
-        return path
+        return model
     # A Hub id is `name` or `owner/name`; what else looks like a path is one.
     if model.startswith((".", "~", os.sep)) or model.count("/") > 1 or "\\" in model or not model.strip():
         raise OptionError("model", model, "a model folder or Hub id; there is no such folder")

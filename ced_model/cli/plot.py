@@ -81,7 +81,7 @@ def plot(
         raise CliError(f"{str(file)!r}: there is no such file", FAILED)
     part = (0.0 if start_s is None else start_s, math.inf if end_s is None else end_s)
     if not 0 <= part[0] < part[1]:
-        raise CliError(f"--start {part[0]:g} --end {part[1]:g}: expected a start from 0 and an end behind it")
+        raise CliError(f"--start {part[0]:g} --end {part[1]:g}: expected a start from 0 and a later end")
     tagger = load_tagger(model, device=device, num_threads=num_threads, engine=engine, compute_type=compute_type)
     classes = choosing(labels, exclude, label_map)
     choices = choose_classes(tagger.labels, classes.pop("labels", None), **classes)
@@ -112,7 +112,7 @@ def _draw(
     if part != (0.0, math.inf):
         source = _cut(blocks, *(round(min(bound, MAX_S) * front_end.sampling_rate) for bound in part))
         if not len(source):
-            raise CliError(f"--start {part[0]:g}: {file} ends before", FAILED)
+            raise CliError(f"--start {part[0]:g}: {file} is shorter", FAILED)
         blocks = [source]
     length_s = duration_s(source if source is file else {"array": source, "sampling_rate": front_end.sampling_rate})
     with RunProgress(1, length_s) as progress:

@@ -47,7 +47,7 @@ def search(
 
     *queries, path = paths
     if not queries:
-        raise CliError("give at least one recording to search for, then the file of embeddings: QUERY… INDEX")
+        raise CliError("missing INDEX: expected at least one recording to search for, then the file of embeddings")
     check_format(format)
     if clips is not None and os.path.lexists(clips) and not (os.path.isdir(clips) and not os.listdir(clips)):
         raise CliError(f"--clips {clips}: expected a new or empty folder")
@@ -58,7 +58,7 @@ def search(
     except (CliError, OptionError) as error:
         if model is not None:
             raise
-        raise CliError(f"{path} was made with the model {made_by}, which is not here: give --model", FAILED) from error
+        raise CliError(f"{path} was made with the model {made_by}, which is not found: give --model", FAILED) from error
     index.check_model(tagger, path)
     embeddings = tagger.embed(queries, channel=options.parse_channel(channel))
     hits = index.search(embeddings, top_k or 10)

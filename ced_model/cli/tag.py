@@ -335,7 +335,9 @@ class _Run:
             progress = progress_of(waiting)
             tagger = self.load() if waiting else None
             if tagger and journal.classes and journal.classes != wide_classes(tagger, self.tagging):
-                raise CliError(f"{output} has the scores of other classes: resume with the same ones, or overwrite it")
+                raise CliError(
+                    f"{output} has scores of different classes: resume with the same classes, or overwrite it"
+                )
             if len(waiting) < len(self.inputs):
                 note = ""
                 if journal.is_finished and self.format not in (Format.PARQUET, *EVENT_FORMATS):

@@ -87,26 +87,6 @@ def teach(
     After an interruption, run the same command again to continue. On several GPUs or machines (with a shared folder):
     accelerate launch -m ced_model distill teach …
     """
-    _teach(**locals())
-
-
-def _teach(
-    audio: list[str] | None,
-    list_file: str | None,
-    dataset: str | None,
-    config: str | None,
-    split: str | None,
-    audio_column: str | None,
-    teacher: list[str] | None,
-    epochs: int | None,
-    output: str | None,
-    chunk_s: float,
-    max_shift: float,
-    max_time_mask: int,
-    max_freq_mask: int,
-    **teaching: Any,
-) -> None:
-    """Runs the command; `teaching` has keyword arguments of the library's `teach`."""
     from ..input_list import escape_name, read_list
     from .model import quieten
 
@@ -131,14 +111,26 @@ def _teach(
 
         paths += dataset_files(dataset, config, split, audio_column, say)
     if not paths:
-        raise CliError(f"--from {escape_name(str(list_file))}: an empty list")
+        raise CliError(f"--from {escape_name(str(list_file))}: the list is empty")
     from ..training.distillation.augmentation import Augmentation
-    from ..training.distillation.teaching import teach
+    from ..training.distillation.teaching import teach as teach_store
 
     quieten()
     with training_errors(output, f"the same command continues {output}"), closing(make_progress()) as progress:
         augmentation = Augmentation(chunk_s, max_shift, max_time_mask, max_freq_mask)
-        store = teach(paths, teacher, output, epochs=epochs, augmentation=augmentation, progress=progress, **teaching)
+        store = teach_store(
+            paths,
+            teacher,
+            output,
+            epochs=epochs,
+            augmentation=augmentation,
+            top_k=top_k,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            num_workers=num_workers,
+            progress=progress,
+        )
     _finish(store)
 
 
@@ -173,11 +165,11 @@ def make_progress() -> Any:
 
         def planned(self, num_inputs: int, num_done: int) -> None:
             if num_done and is_main_process():
-                self._say(f"{num_done:,} of {num_inputs:,} inputs are there already")
+                self._say(f"{num_done:,} of {num_inputs:,} inputs exist already")
             self._begin(num_inputs - num_done)
 
         def damaged(self, problem: str) -> None:
-            self._say(f"made anew: {problem}")
+            self._say(f"rewritten: {problem}")
 
         def taught(self, num_inputs: int, audio_s: float) -> None:
             self.bar.add_audio(audio_s)

@@ -20,6 +20,11 @@ from .training_output import is_main_process, leave_group, make_progress, traini
 if TYPE_CHECKING:
     from ..training.distillation.training import Distillation
 
+# Fields of `DistillationArguments`
+TRAINING_OPTIONS = (
+    *("epochs", "max_steps", "batch_size", "learning_rate", "mixup"),
+    *("held_out", "average", "save_steps", "workers", "seed"),
+)
 SHARES = {"top1": "top-1", "mAP": "mAP"}
 
 
@@ -83,28 +88,12 @@ def train(
 
     On several GPUs or machines: accelerate launch -m ced_model distill train …
     """
-    _train(**locals())
-
-
-def _train(
-    store: str,
-    *,
-    student: str | None,
-    output: str | None,
-    audio: str | None,
-    no_consistency: bool,
-    settings: list[str] | None,
-    threads: int | None,
-    resume: bool,
-    overwrite: bool,
-    **training: Any,
-) -> None:
-    """Runs the command; `training` has fields of `DistillationArguments`, None where they were not given."""
+    options_given = locals()
     if student is None:
         raise CliError("missing --student: tiny, mini, small, base, a config.json, a model folder or Hub id")
     if output is None:
         raise CliError("missing --output DIR: where to write the model")
-    if not os.path.isdir(os.path.expanduser(store)):
+    if not os.path.isdir(store):
         raise CliError(f"{store}: there is no such folder; make a store with ced distill teach")
     if resume and overwrite:
         raise CliError("--resume keeps the checkpoints, --overwrite discards them: choose one")
@@ -112,8 +101,7 @@ def _train(
     from ..training.distillation.options import DistillationArguments
     from .model import quieten
 
-    given = {name: value for name, value in training.items() if value is not None}
-    output = os.path.expanduser(output)
+    given = {name: options_given[name] for name in TRAINING_OPTIONS if options_given[name] is not None}
     arguments = DistillationArguments(consistent=not no_consistency, training=parse_settings(settings), **given)
     with training_errors(output, f"--resume continues from the last checkpoint in {output}"):
         from ..training.distillation.training import distill
@@ -121,11 +109,11 @@ def _train(
         quieten()
         use_threads(threads)
         done = distill(
-            os.path.expanduser(store),
+            store,
             student,
             output,
             arguments,
-            audio=None if audio is None else os.path.expanduser(audio),
+            audio=audio,
             resume=resume,
             overwrite=overwrite,
             callbacks=[make_progress(_line)],

@@ -114,15 +114,15 @@ def _load_pickle(path: Path) -> Any:
         if not objects:
             raise ConversionError(_not_a_checkpoint(path)) from error
         raise ConversionError(
-            f"{path} holds Python objects beside tensors ({', '.join(objects)}), and loading these could run code from"
-            " the file: where you trust it, save the model's state_dict() alone and convert that."
+            f"{path} holds Python objects beside tensors ({', '.join(objects)}), and which could run code from"
+            " the file: if you trust it, save only the model's state_dict() and convert that."
         ) from error
     except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise ConversionError(_not_a_checkpoint(path)) from error
 
 
 def _not_a_checkpoint(path: Path) -> str:
-    return f"{path} is damaged or no PyTorch checkpoint: if it was downloaded, delete it and download it again."
+    return f"{path} is damaged or not a PyTorch checkpoint: if it was downloaded, download it again."
 
 
 def _check_zip(path: Path) -> None:
@@ -166,7 +166,7 @@ def _make_checkpoint(
         )
         if hub_name in tensors:
             raise ConversionError(
-                f"both {source_names[hub_name]} and {name} are the tensor {hub_name}: keep one of them."
+                f"both {source_names[hub_name]} and {name} map to the tensor {hub_name}: keep one of them."
             )
         tensors[hub_name] = tensor
         source_names[hub_name] = name

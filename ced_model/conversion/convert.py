@@ -126,7 +126,7 @@ def _build_model(checkpoint: Checkpoint, config: CedConfig) -> CedModel | CedFor
     expected = {_hub_name(name, checkpoint): tensor for name, tensor in shapes.items()}
     problems = _find_problems(checkpoint, expected)
     if problems:
-        raise ConversionError("the tensors are not those of this model: " + "; ".join(problems))
+        raise ConversionError("the tensors do not fit this model: " + "; ".join(problems))
     floating = {tensor.dtype for name, tensor in checkpoint.tensors.items() if expected[name].is_floating_point()}
     # Mixed precision is widened, which loses nothing.
     dtype = floating.pop() if len(floating) == 1 else torch.float32
@@ -195,7 +195,7 @@ def _verify(
     expected = MODEL_FILES if checkpoint.has_head else MODEL_FILES - CLASSIFIER_FILES
     absent = sorted(expected - {path.name for path in folder.iterdir()})
     if absent:
-        raise ConversionError(f"the written folder is not complete, nothing was kept: {', '.join(absent)} missing.")
+        raise ConversionError(f"the written folder is incomplete and was removed: {', '.join(absent)} missing.")
     architecture: Any = type(model)
     reloaded, report = architecture.from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
     loaded = {_hub_name(name, checkpoint): tensor for name, tensor in reloaded.state_dict().items()}
@@ -204,14 +204,16 @@ def _verify(
         name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in map(str, report[kind])
     ]
     if differing:
-        raise ConversionError(f"the written tensors differ from the source, nothing was kept: {', '.join(differing)}")
+        raise ConversionError(
+            f"the written tensors differ from the source; the folder was removed: {', '.join(differing)}"
+        )
     try:
         deviation = _deviation(model, feature_extractor, reloaded, CedFeatureExtractor.from_pretrained(folder))
     except (ValueError, RuntimeError) as error:
-        raise ConversionError(f"the model cannot be run, nothing was kept: {one_line(error)}") from error
+        raise ConversionError(f"the model cannot be run; the folder was removed: {one_line(error)}") from error
     if not deviation <= VERIFICATION_TOLERANCE:
         raise ConversionError(
-            f"the written model's outputs differ by {deviation:.2g} from the source, nothing was kept."
+            f"the written model's outputs differ by {deviation:.2g} from the source; the folder was removed."
         )
 
 

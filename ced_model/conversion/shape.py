@@ -75,7 +75,7 @@ def _embed_dim(tensors: Mapping[str, torch.Tensor]) -> int:
     embed_dim = _size(tensors, r"(blocks\.\d+\.)?norm\d?\.(weight|bias)|patch_embed\.proj\.(weight|bias)", 0)
     if embed_dim is None:
         raise ConversionError(
-            "no tensor of a CED encoder is there: expected names such as blocks.0.norm1.weight, but found"
+            "no tensors of a CED encoder: expected names such as blocks.0.norm1.weight, but found"
             f" {', '.join(list(tensors)[:5]) or 'nothing'}."
         )
     return embed_dim
@@ -90,9 +90,7 @@ def _size(tensors: Mapping[str, torch.Tensor], pattern: str, axis: int) -> int |
 
 def _check_heads_agree(asked: int | None, stored: Any) -> None:
     if asked is not None and stored is not None and asked != stored:
-        raise ConversionError(
-            f"{asked} attention heads were asked for, but the source's own configuration says {stored}."
-        )
+        raise ConversionError(f"{asked} attention heads were given, but the configuration has {stored}.")
 
 
 def _assume_heads(embed_dim: int, notes: list[str]) -> int:
@@ -102,10 +100,8 @@ def _assume_heads(embed_dim: int, notes: list[str]) -> int:
         if embed_dim % head_dim == 0:
             heads = embed_dim // head_dim
             notes.append(
-                f"assumed {heads} attention heads of width {head_dim}, which the tensors do not tell; give the right"
-                " number with --num-heads if it is another"
+                f"assumed {heads} attention heads of width {head_dim}, since the tensors do not show it; give the right"
+                " number with --num-heads if it is different"
             )
             return heads
-    raise ConversionError(
-        f"the number of attention heads cannot be told from a width of {embed_dim}: give it with --num-heads."
-    )
+    raise ConversionError(f"the number of attention heads is not known for a width of {embed_dim}: give --num-heads.")

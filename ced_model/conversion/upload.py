@@ -57,7 +57,7 @@ def _upload_hint(error: Exception) -> str:
     if isinstance(error, LocalTokenNotFoundError) or status == 401:
         return "log in with `hf auth login` or set HF_TOKEN to a token with write access."
     if status == 403:
-        return "the token may not write there; use one with write access."
+        return "the token has no write access to this repository."
     if isinstance(error, HfHubHTTPError):
-        return f"the Hub answered {one_line(error)}"
-    return f"the Hugging Face Hub could not be reached; is there no network? ({one_line(error)})"
+        return f"the Hub returned {one_line(error)}"
+    return f"the Hugging Face Hub could not be reached: check the network ({one_line(error)})"

@@ -60,7 +60,7 @@ def read_sound(path: str | Path, sampling_rate: int, limits: Limits) -> np.ndarr
     """
     name = printable(os.path.basename(path))
     if not os.path.isfile(path):
-        raise DemoError(f"{name} is no longer here. Please choose it again.")
+        raise DemoError(f"{name} is no longer available. Please choose it again.")
     if os.path.getsize(path) > limits.bytes:
         raise DemoError(f"{name} {too_large(limits)}")
     length_s = duration_s(path)
@@ -73,9 +73,7 @@ def read_sound(path: str | Path, sampling_rate: int, limits: Limits) -> np.ndarr
     if not np.isfinite(peak):
         raise unreadable(name, "it holds values that are not finite")
     if peak <= SILENCE:
-        raise DemoError(
-            f"{name} is silent: there is nothing to hear in it. Was the microphone off, or its track empty?"
-        )
+        raise DemoError(f"{name} is silent. Was the microphone muted?")
     return waveform
 
 
@@ -90,7 +88,7 @@ def _check_duration(name: str, length_s: float, limits: Limits) -> None:
     if length_s > limits.minutes * 60 + TOLERANCE_S:
         raise DemoError(
             f"{name} is too long. This demo takes up to {limits.minutes:g} minutes: please cut it, or use the ced"
-            " command, which takes hours."
+            " command, which accepts hours of audio."
         )
 
 
@@ -108,4 +106,4 @@ def _decode(path: str | Path, name: str, sampling_rate: int, limits: Limits, cha
 
 
 def unreadable(name: str, reason: str) -> DemoError:
-    return DemoError(f"{name} could not be read as sound: {reason}. Please try another file.")
+    return DemoError(f"{name} could not be read as audio: {reason}. Please try another file.")

@@ -73,7 +73,7 @@ class Models:
             source = self._sources.get(name) if isinstance(name, str) else None
             failed_until, failure = self._failures.get(source or "", (0.0, None))
             if source is None:
-                failure = DemoError(f"There is no model {name!r} here. Please choose one of {', '.join(self.names)}.")
+                failure = DemoError(f"There is no model {name!r}. Please choose one of {', '.join(self.names)}.")
             elif source in self._taggers:
                 self._taggers[source] = tagger = self._taggers.pop(source)
                 return tagger
@@ -113,7 +113,7 @@ class Models:
             failure = DemoError(f"{name} could not be loaded: {reason}.")
         else:
             failure = DemoError(
-                f"{name} could not be fetched from the Hugging Face Hub. Please check its name and the connection, or"
+                f"{name} could not be downloaded from the Hugging Face Hub. Please check its name and the network, or"
                 " choose another model."
             )
         failure.__cause__ = error

@@ -100,7 +100,7 @@ def start(
         if not isinstance(error, ValueError):
             raise
         raise OSError(  # Gradio asks its own server for an answer before it returns
-            "the server does not answer at its own address: is the machine too busy, or a proxy set?"
+            "the server is not reachable at its own address: is a proxy set, or the machine very busy?"
         ) from error
     return app
 

@@ -118,7 +118,7 @@ class Service:
 
     def _listen(self, sound: str | None, model: str, **settings: Any) -> Answer:
         if sound is None:
-            raise DemoError("Please choose a file, record something, or press one of the recordings first.")
+            raise DemoError("Please choose a file, record something, or click one of the examples first.")
         return listen(sound, self.models.load(model), self.limits, **settings)
 
     def _parts(self, answer: Answer, model: str, threshold: float) -> PageParts:

@@ -79,11 +79,11 @@ def _check_address(address: str) -> None:
     if address == "local":
         return
     if address == "auto":
-        raise ClusterError("auto: no Ray cluster runs on this machine; leave the address out to begin one")
+        raise ClusterError("auto: no Ray cluster is running on this machine; leave the address out to start one")
     host, _, port = address.rpartition(":")
     if "://" in address:
         raise ClusterError(
-            f"{address}: give HOST:PORT of the head, from a machine of the cluster (or `ray job submit`)"
+            f"{address}: expected HOST:PORT of the head; run this on a machine of the cluster, or with `ray job submit`"
         )
     if not host or not port.isdigit():
         raise ClusterError(f"{address}: expected HOST:PORT of the cluster's head, such as 10.0.0.1:6379")

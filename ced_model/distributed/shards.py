@@ -56,11 +56,9 @@ class ShardedOutput:
     def refuse_existing(self) -> None:
         """Raises `UsageError` if there are results already, or anything else."""
         if "run.json" in self.folder.list(STATE):
-            raise UsageError(f"{self.output} holds results: resume or overwrite it")
+            raise UsageError(f"{self.output} contains results: resume or overwrite it")
         if other := sorted(self.folder.list()):
-            raise OptionError(
-                "output", self.output, f"a folder of its own; this one has other files, such as {other[0]}"
-            )
+            raise OptionError("output", self.output, f"a new folder; this one has other files, such as {other[0]}")
 
     def clear(self) -> None:
         """Removes the results that there are, and nothing else."""
@@ -93,7 +91,7 @@ class ShardedOutput:
                 raise ValueError("no names of the run and the weights")
             options = dict(header["options"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UsageError(f"{path} is not of this version of ced: overwrite it") from error
+            raise UsageError(f"{path} is from another version of ced: overwrite it") from error
         check_same_options(path, options, self.options)
         self._load_plans()
         there = self.folder.list()
@@ -185,7 +183,7 @@ class ShardedOutput:
         try:
             self.folder.write(name, content, replace=False)
         except FileExistsError as error:
-            raise RunError(f"{self.output}: another run has begun there in the meantime: resume it") from error
+            raise RunError(f"{self.output}: another run started there in the meantime: resume it") from error
 
     def waiting(self) -> dict[int, "pyarrow.Table"]:
         """The shards that are not written, or in which inputs failed."""

@@ -116,7 +116,7 @@ def tag_on_ray(
             sharded.refuse_existing()
     new = sharded.unplanned(inputs)
     if sharded.kept:
-        observer.note(f"{sharded.kept} results in {output} are kept")
+        observer.note(f"{sharded.kept} existing results in {output} are kept")
     if not new and not sharded.waiting():
         return
     computing: dict[str, Any] = {"engine": engine, "compute_type": compute_type, "batch_size": batch_size}
@@ -228,7 +228,7 @@ def _run(output: "ShardedOutput", task: "Task", pool: "Pool", observer: RunObser
     if lacking:
         names = output.shards[lacking[0]]["file"]
         raise RunError(
-            f"workers died again and again on {len(lacking)} shard{'s' * (len(lacking) > 1)}, the first from"
+            f"workers died repeatedly on {len(lacking)} shard{'s' * (len(lacking) > 1)}, the first from"
             f" {names[0]} to {names[-1]}{f' ({deaths[-1][:300]})' if deaths else ''}; {output.advice}, or leave out"
             " what is broken"
         )

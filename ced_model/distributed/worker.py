@@ -95,12 +95,12 @@ class ShardTagger:
     def _load(self) -> AudioTagger:
         example = self.task.example
         if example is not None and not os.path.exists(example):
-            raise RunError(f"{example} is not there: local paths must be the same on all nodes, or use URIs")
+            raise RunError(f"{example} does not exist on this node: use paths that are the same on all nodes, or URIs")
         for name, content in ray.get(self.task.model_files).items():
             Folder(self.model_folder.name).write(name, content)  # names the file if there is no room
         tagger = AudioTagger(Path(self.model_folder.name), **self.task.computing)
         if tagger.fingerprint != self.task.made_by["weights"]:
-            raise RunError("the model was changed on its way to this node")
+            raise RunError("the model on this node differs from the one that was sent")
         return tagger
 
 

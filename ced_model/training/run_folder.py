@@ -53,7 +53,7 @@ def open_run(
     run = json.loads(json.dumps(run, default=str))
     run_file = folder / RUN_FILE
     if folder.exists() and not run_file.is_file() and not (folder.is_dir() and _names(folder) <= {LOCK_FILE}):
-        raise ValueError(f"{folder} holds other files than checkpoints: move it, or choose another output.")
+        raise ValueError(f"{folder} contains files that are not checkpoints: move it, or choose another output.")
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK_FILE, "a") as file:
         _lock(file, folder)
@@ -61,7 +61,7 @@ def open_run(
             _check_same_run(folder, run)
         else:
             if not overwrite and last_checkpoint(folder) is not None:
-                raise ValueError(f"{folder} holds the checkpoints of a run: resume it, or overwrite it.")
+                raise ValueError(f"{folder} contains the checkpoints of a run: resume or overwrite it.")
             _clear(folder)
             write_file(run_file, (json.dumps(run, indent=2, ensure_ascii=False) + "\n").encode())
         yield last_checkpoint(folder)
@@ -78,7 +78,7 @@ def _lock(file: IO[str], folder: Path) -> None:
 
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
-        raise ValueError(f"{folder} is in use by another run: wait for its end, or choose another output.") from error
+        raise ValueError(f"{folder} is in use by another run: wait until it ends, or choose another output.") from error
     except (ImportError, OSError):  # Windows, or a file system without locks
         pass
 

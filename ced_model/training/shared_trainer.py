@@ -172,6 +172,5 @@ def one_line_errors() -> Iterator[None]:
             raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ValueError(
-            "A checkpoint could not be written, perhaps because the disk is full: free some space, then resume."
-            f" ({reason})"
+            f"A checkpoint could not be written: if the disk is full, free some space, then resume. ({reason})"
         ) from error

@@ -153,7 +153,7 @@ def test_the_version_is_that_of_the_installed_package(ced: Run, monkeypatch: Any
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", not_installed)
-    assert "only an installed ced_model has a version" in one_line(ced("--version", code=1).stderr)
+    assert "the version is only known of an installed ced_model" in one_line(ced("--version", code=1).stderr)
 
 
 def test_without_a_model_the_bundled_one_tags_and_says_so(ced: Run, resources: Path) -> None:
@@ -232,7 +232,7 @@ def test_unusable_models_are_one_line(ced: Run, random_model: Path, clip: Path, 
     missing = ced("tag", clip, "--model", tmp_path / "missing", code=2)
     assert "there is no such folder" in one_line(missing.stderr)
     assert "no config.json" in one_line(ced("tag", clip, "--model", tmp_path, code=2).stderr)
-    assert "convert_checkpoint.py" in one_line(ced("tag", clip, "--model", clip, code=2).stderr)
+    assert "ced convert" in one_line(ced("tag", clip, "--model", clip, code=2).stderr)
 
     torn = tmp_path / "torn"
     torn.mkdir()
@@ -695,7 +695,7 @@ def test_labels_are_searched_by_words_and_shown_as_a_tree(ced: Run) -> None:
     assert "Others with the words 'bell':" in ced("labels", "bell").stdout
     similar = ced("labels", "lauhgter")
     assert "Laughter" in similar.stdout and "no class has the words 'lauhgter'" in one_line(similar.stderr)
-    assert "no class is like 'woof'" in one_line(ced("labels", "woof", code=1).stderr)
+    assert "no class is similar to 'woof'" in one_line(ced("labels", "woof", code=1).stderr)
 
 
 def test_json_lines_are_utf_8() -> None:

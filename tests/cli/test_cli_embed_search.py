@@ -161,9 +161,9 @@ def test_an_index_of_another_model_or_something_else_is_refused_in_one_line(soun
     assert ced("embed", crow, "-m", "./moved", "-o", "moved.npz").exit_code == 0
     shutil.rmtree("moved")
     line = only_error(ced("search", crow, "moved.npz"), 1)
-    assert line == "ced: moved.npz was made with the model ./moved, which is not here: give --model"
+    assert line == "ced: moved.npz was made with the model ./moved, which is not found: give --model"
     assert ced("search", crow, "moved.npz", "-m", MODEL).exit_code == 0
-    assert "give at least one recording" in only_error(ced("search", "index.npz"))
+    assert "expected at least one recording" in only_error(ced("search", "index.npz"))
     assert "none.wav: cannot be opened" in only_error(ced("search", "none.wav", "index.npz"), 1)
     assert "--output x.txt: expected a name that ends in .npz or .parquet" in only_error(
         ced("embed", crow, "-o", "x.txt")

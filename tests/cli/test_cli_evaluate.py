@@ -231,7 +231,7 @@ def test_labels_that_do_not_do_fail_in_one_line(ced: Run, tmp_path: Path, clip: 
         (["DATA", "--per-class", "nix/x.csv"], "there is no folder 'nix'"),
         (["DATA", "--predictions", "x.csv"], "expected a name that ends in .npz"),
         (["DATA", "--per-class", "DATA", "--overwrite"], "these are the labels, they would be lost"),
-        (["DATA", "--batch-size", "0"], "greater than or equal to 1"),
+        (["DATA", "--batch-size", "0"], "--batch-size 0: expected a whole number from 1"),
         (["DATA", "--channel", "left"], "--channel left: expected mix, loudest or the number"),
         ([], "missing DATA, or --dataset"),
     ],

@@ -193,7 +193,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     assert "--resume continues" in last_line(ced(*arguments, code=130).stderr)
     monkeypatch.setattr(ced_model.training.finetuning.run, "_write_model", write_model)
     refused = last_line(ced(*arguments, code=1).stderr)
-    assert "out.training holds the checkpoints of a run: resume it, or overwrite it" in refused
+    assert "out.training contains the checkpoints of a run: resume or overwrite it" in refused
     assert "continuing from checkpoint-6" in ced(*arguments, "--resume").stderr
     assert "out is not empty: overwrite it, or choose another output" in last_line(ced(*arguments, code=1).stderr)
 
@@ -246,8 +246,8 @@ def test_help_is_whole_and_fits(ced: Run, monkeypatch: pytest.MonkeyPatch) -> No
         (["--learning-rate", "nan"], 2, "--learning-rate nan"),
         (["--validation-share", "1.5"], 2, "--validation-share 1.5"),
         (["--validation", "no-such"], 2, "--validation 'no-such': there is no such file"),
-        (["--validation", "DATA", "--validation-share", "0.2"], 2, "leave one out"),
-        (["--validation", "DATA"], 1, "20 of 20 validation clips are training clips, too"),
+        (["--validation", "DATA", "--validation-share", "0.2"], 2, "exclude each other"),
+        (["--validation", "DATA"], 1, "20 of 20 validation clips are also training clips"),
         (["--crop", "20"], 2, "--crop 20: expected 0.15 to 10.12 seconds"),
         (["--device", "gpu"], 2, "--device gpu: expected cpu, cuda or mps"),
         (["--split", "dev"], 1, "there is no split 'dev'"),

@@ -131,7 +131,7 @@ def test_a_part_and_some_classes_can_be_drawn(recording, figures):
     [
         (("--threshold", 2), "--threshold 2: expected a score that a class reaches: 'class"),
         (("--labels", "nothing"), "--labels nothing: expected a class of the model"),
-        (("--start", 3, "--end", 3), "--start 3 --end 3: expected a start from 0 and an end behind it"),
+        (("--start", 3, "--end", 3), "--start 3 --end 3: expected a start from 0 and a later end"),
         (("--start", -1), "--start -1 --end inf: expected a start from 0"),
         (("--start", 1e4), "--start 10000: "),
     ],

@@ -494,7 +494,7 @@ def test_what_is_as_long_as_allowed_is_heard(tmp_path, bad_files):
 
 
 def test_a_file_that_has_gone_is_asked_for_again(tmp_path):
-    with pytest.raises(DemoError, match="gone.wav is no longer here"):
+    with pytest.raises(DemoError, match="gone.wav is no longer available"):
         read_sound(tmp_path / "gone.wav", 16000, LIMITS)
 
 
@@ -657,7 +657,7 @@ def test_values_that_are_not_finite_are_that_recordings_error(tmp_path, value):
     samples[8000] = value
     soundfile.write(tmp_path / "odd.wav", samples, 16000, "FLOAT")
     parts = Service(Models([str(MICRO)]), LIMITS).show(str(tmp_path / "odd.wav"), "micro_hub", 2.0, 0.5)
-    assert "odd.wav could not be read as sound: " in parts.status and "\n" not in parts.status
+    assert "odd.wav could not be read as audio: " in parts.status and "\n" not in parts.status
 
 
 # The command

@@ -70,7 +70,7 @@ def test_a_folder_with_other_things_or_other_results_in_it_is_left_alone(
     (tmp_path / "notes.txt").write_text("mine")
     for more in ([], ["--resume"]):
         assert refuse("-o", tmp_path, *more) == (
-            f"--output {tmp_path}: expected a folder of its own; this one has other files, such as notes.txt"
+            f"--output {tmp_path}: expected a new folder; this one has other files, such as notes.txt"
         )
     (tmp_path / "notes.txt").rename(tmp_path / "_ced")
     (tmp_path / "_ced").unlink()
@@ -79,11 +79,11 @@ def test_a_folder_with_other_things_or_other_results_in_it_is_left_alone(
         '{"ced_shards": 1, "run": "x", "made_by": {"weights": "y"},'
         ' "options": {"events": false, "channel": "mix", "top_k": 3}}'
     )
-    assert refuse("-o", tmp_path) == f"{tmp_path} holds results: resume or overwrite it"
+    assert refuse("-o", tmp_path) == f"{tmp_path} contains results: resume or overwrite it"
     assert "--top-k is not given: expected 3, as when " in refuse("-o", tmp_path, "--resume")
     (tmp_path / "_ced" / "run.json").write_text("{")
     assert refuse("-o", tmp_path, "--resume") == (
-        f"{tmp_path}/_ced/run.json is not of this version of ced: overwrite it"
+        f"{tmp_path}/_ced/run.json is from another version of ced: overwrite it"
     )
 
 
@@ -109,7 +109,7 @@ def test_no_cluster_is_one_line(refuse: Callable[..., str], tmp_path: Path, monk
     for address in ("nowhere", "nowhere:", ":6379", "nowhere:x"):
         said = refuse(*output, "--ray-address", address, code=1)
         assert said == f"{address}: expected HOST:PORT of the cluster's head, such as 10.0.0.1:6379"
-    assert "give HOST:PORT of the head" in refuse(*output, "--ray-address", "ray://head:10001", code=1)
+    assert "expected HOST:PORT of the head" in refuse(*output, "--ray-address", "ray://head:10001", code=1)
     assert not (tmp_path / "out").exists()
 
 

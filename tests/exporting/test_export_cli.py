@@ -45,8 +45,8 @@ def test_an_export_is_verified_and_its_folder_printed(golden: Path, resources: P
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "choose a format with --format: onnx, openvino, sherpa-onnx, torch"),
-        (["-f", "onnx"], "name the folder to make with --output"),
+        ([], "missing --format: choose onnx, openvino, sherpa-onnx, torch"),
+        (["-f", "onnx"], "missing --output DIR: the folder to write"),
         (["-f", "tflite", "-o", "new"], "--format tflite: expected onnx, openvino, sherpa-onnx, torch"),
         (
             ["-f", "sherpa-onnx", "-o", "new", "--input", "waveform"],

@@ -210,7 +210,7 @@ def test_a_corrupt_shard_is_named(store: Path, damage: Callable[[Path], object])
         open_store(store)
     message = str(caught.value)
     assert message.startswith(f"{file}: corrupt shard: ") and "\n" not in message
-    assert message.endswith("Run the `ced distill teach` that made the store again: it makes this shard anew.")
+    assert message.endswith("Run the same `ced distill teach` command again to rewrite this shard.")
     with pytest.raises(ValueError, match="corrupt shard"):  # so, too, where it is read
         read_shard(store, Shard(1, 4, 8), read_manifest(store))
 
@@ -247,8 +247,7 @@ def test_the_error_for_an_unfinished_store_has_how_much_is_there_and_how_to_cont
     with pytest.raises(ValueError) as caught:
         open_store(path)
     assert str(caught.value) == (
-        f"{path}: unfinished: 5 of 9 shards are there. Run the `ced distill teach` that began it again: it makes the"
-        " rest."
+        f"{path}: unfinished: 5 of 9 shards exist. Run the same `ced distill teach` command again to complete it."
     )
 
 
@@ -271,18 +270,18 @@ def change_manifest(**entries: Any) -> Callable[[Path], None]:
         (change_manifest(format="other"), "manifest.json: not the manifest of a distillation store"),
         (change_manifest(format_version=2), "store of format version 2; this version of ced_model reads 3"),
         (change_manifest(format_version="\x1b[31m\n"), r"store of format version \x1b[31m; this version"),
-        (change_manifest(labels=None), "manifest.json: corrupt: it lacks `labels`, or that is not what it should be"),
-        (change_manifest(labels=[3] * 50), "manifest.json: corrupt: it lacks `labels`"),
-        (change_manifest(shard_chunks=0), "manifest.json: corrupt: it lacks `shard_chunks`"),
-        (change_manifest(num_epochs=10**9), "manifest.json: corrupt: it lacks `num_epochs`"),
-        (change_manifest(top_k=True), "manifest.json: corrupt: it lacks `top_k`"),
-        (change_manifest(seed="5"), "manifest.json: corrupt: it lacks `seed`"),
-        (change_manifest(augmentation={}), "manifest.json: corrupt: it lacks `augmentation`"),
-        (change_manifest(audio="here"), "manifest.json: corrupt: it lacks `audio`"),
-        (change_manifest(chunks_checksum=None), "manifest.json: corrupt: it lacks `chunks_checksum`"),
+        (change_manifest(labels=None), "manifest.json: corrupt: `labels` is missing or invalid"),
+        (change_manifest(labels=[3] * 50), "manifest.json: corrupt: `labels`"),
+        (change_manifest(shard_chunks=0), "manifest.json: corrupt: `shard_chunks`"),
+        (change_manifest(num_epochs=10**9), "manifest.json: corrupt: `num_epochs`"),
+        (change_manifest(top_k=True), "manifest.json: corrupt: `top_k`"),
+        (change_manifest(seed="5"), "manifest.json: corrupt: `seed`"),
+        (change_manifest(augmentation={}), "manifest.json: corrupt: `augmentation`"),
+        (change_manifest(audio="here"), "manifest.json: corrupt: `audio`"),
+        (change_manifest(chunks_checksum=None), "manifest.json: corrupt: `chunks_checksum`"),
         (lambda store: (store / MANIFEST).write_text("[" * 100_000), "manifest.json: corrupt: "),
-        (lambda store: rewrite(path=["a.wav"] * 10)(store / CHUNKS), "chunks.parquet: corrupt: its checksum is not"),
-        (lambda store: rewrite(num_samples=[1] * 10)(store / CHUNKS), "chunks.parquet: corrupt: its checksum is not"),
+        (lambda store: rewrite(path=["a.wav"] * 10)(store / CHUNKS), "chunks.parquet: corrupt: its checksum differs"),
+        (lambda store: rewrite(num_samples=[1] * 10)(store / CHUNKS), "chunks.parquet: corrupt: its checksum differs"),
         (change_manifest(num_chunks=11), "chunks.parquet: corrupt: 10 chunks, the manifest has 11"),
         (lambda store: (store / CHUNKS).unlink(), "chunks.parquet: corrupt: "),
         (lambda store: flip_a_bit(store / CHUNKS), "chunks.parquet: corrupt: "),

@@ -245,10 +245,10 @@ def test_changed_audio_is_named(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", samples, 16000)
     reader = ChunkReader(tmp_path, 16000)
     assert len(reader.read(third)) == 8000  # which has not changed
-    with pytest.raises(AudioError, match=r"a\.wav: not the audio that was cut into chunks \(at 1 s\)"):
+    with pytest.raises(AudioError, match=r"a\.wav: not the audio of the store \(at 1 s\)"):
         reader.read(second)
     soundfile.write(tmp_path / "a.wav", samples[:30_000], 16000)
-    with pytest.raises(AudioError, match=r"a\.wav: not the audio that was cut into chunks \(at 2 s\)"):
+    with pytest.raises(AudioError, match=r"a\.wav: not the audio of the store \(at 2 s\)"):
         reader.read(third)
     (tmp_path / "a.wav").unlink()
     with pytest.raises(AudioError, match=r"a\.wav: cannot be opened: No such file"):
@@ -598,9 +598,9 @@ def test_in_python_a_callable_is_a_teacher_as_it_is(audio: Path, tmp_path: Path)
     assert store.manifest["teachers"][0]["name"].endswith("<locals>.halves") and store.labels == ["left", "right"]
     assert [row["values"] for row in store.dataset(keep_in_memory=True)] == [[0.5, 0.5]]
     for wrong in (5, dict):
-        with pytest.raises(ValueError, match="is neither a name nor an object that can be called with waveforms"):
+        with pytest.raises(ValueError, match="is neither a name nor a callable that takes waveforms"):
             load_teachers([wrong])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match="Teachers are a list, got 'a.py:f'"):
+    with pytest.raises(ValueError, match="Expected a list of teachers, got 'a.py:f'"):
         load_teachers("a.py:f")
 
 
@@ -612,7 +612,7 @@ def test_in_python_a_callable_is_a_teacher_as_it_is(audio: Path, tmp_path: Path)
         ("Integers", "returned values of type int64, not floating point"),
         ("Transposed", r"returned the shape \(13, 1\), not \(1, 13\)"),
         ("Failing", "cannot be loaded: RuntimeError: no weights"),
-        ("Twice", "has more than one class 'class 0'"),
+        ("Twice", "has two classes 'class 0'"),
         ("NoLabels", "must have `labels`, a list of the names of its classes, got None"),
         ("nothing", "cannot be loaded: AttributeError: .* has no attribute 'nothing'"),
         ("number", "is a int, not a callable"),
@@ -649,7 +649,7 @@ def test_what_is_no_trained_classifier_is_refused(teacher: Path, tmp_path: Path)
         load_teacher("nix.py:f")
     with pytest.raises(ValueError, match="The teacher nix:f cannot be loaded: ModuleNotFoundError: No module named"):
         load_teacher("nix:f")
-    with pytest.raises(ValueError, match="No teacher: give at least one"):
+    with pytest.raises(ValueError, match="No teachers: give at least one"):
         load_teachers([])
 
 
@@ -726,7 +726,7 @@ def test_a_store_that_was_begun_otherwise_is_refused_with_the_difference(
     before = {file: file.read_bytes() for file in taught.path.rglob("*") if file.is_file()}
     with pytest.raises(ValueError, match=message) as caught:
         teach(output=taught.path, **arguments)
-    assert str(caught.value).startswith(f"{taught.path}: this store was begun otherwise: ")
+    assert str(caught.value).startswith(f"{taught.path}: this store was started with different options: ")
     assert {file: file.read_bytes() for file in taught.path.rglob("*") if file.is_file()} == before
 
 
@@ -744,7 +744,7 @@ def test_changed_audio_and_changed_teachers_are_named(tmp_path: Path) -> None:
     assert store.audio_root == tmp_path / "moved"
     soundfile.write(tmp_path / "moved" / "b.wav", np.random.default_rng(1).normal(size=16000) / 10, 16000)
     for workers in (0, 1):
-        with pytest.raises(AudioError, match=r"moved/b\.wav: not the audio that was cut into chunks \(at 0 s\)"):
+        with pytest.raises(AudioError, match=r"moved/b\.wav: not the audio of the store \(at 0 s\)"):
             teach(
                 tmp_path / "moved", [str(tmp_path / "elsewhere")], tmp_path / "store", epochs=3, num_workers=workers,
                 **arguments,
@@ -756,9 +756,9 @@ def test_changed_audio_and_changed_teachers_are_named(tmp_path: Path) -> None:
 
 def test_a_folder_with_something_else_in_it_is_left_alone(audio: Path, teacher: Path, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").touch()
-    with pytest.raises(ValueError, match="a folder with something else in it"):
+    with pytest.raises(ValueError, match="this folder has other files"):
         teach(audio, [str(teacher)], tmp_path, epochs=1)
-    with pytest.raises(ValueError, match="a file; a store is a folder"):
+    with pytest.raises(ValueError, match="expected a folder, not a file"):
         teach(audio, [str(teacher)], tmp_path / "precious.txt", epochs=1)
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
@@ -844,7 +844,7 @@ def test_a_run_that_was_killed_goes_on_without_loss_or_doubles(
     (tmp_path / "store" / SHARDS / ".half-written.tmp").touch()
     done = rows(tmp_path / "store")
     assert 3 <= len(done) < 12
-    with pytest.raises(ValueError, match=rf"unfinished: {len(done)} of 12 shards are there"):
+    with pytest.raises(ValueError, match=rf"unfinished: {len(done)} of 12 shards exist"):
         open_store(tmp_path / "store")
     started = start_teaching(arguments, tmp_path / "again", processes)
     for process in started:
@@ -854,7 +854,7 @@ def test_a_run_that_was_killed_goes_on_without_loss_or_doubles(
     assert rows(tmp_path / "store") == undisturbed
     assert len(list((tmp_path / "store" / SHARDS).iterdir())) == 12
     if processes == 1:
-        assert f"{40 * len(done)} of 480 inputs are there already" in said
+        assert f"{40 * len(done)} of 480 inputs exist already" in said
     assert "12 epochs of 40 chunks" in said
 
 
@@ -935,7 +935,7 @@ def test_a_list_of_files_is_taught(audio: Path, teacher: Path, tmp_path: Path) -
         (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--device", "gpu9"], 2, "--device gpu9: "),
         (["AUDIO", "-t", "nix.py:f", "-e", "1", "-o", "STORE"], 1, "The teacher nix.py:f cannot be loaded: "),
         (["AUDIO/bad.wav", "-t", "CED", "-e", "1", "-o", "STORE"], 1, "None of 1 audio files can be used; the first"),
-        (["AUDIO", "-t", "CED", "-e", "1", "-o", "AUDIO"], 1, "a folder with something else in it"),
+        (["AUDIO", "-t", "CED", "-e", "1", "-o", "AUDIO"], 1, "this folder has other files"),
     ],
 )  # fmt: skip
 def test_wrong_usage_is_one_line(

@@ -505,7 +505,7 @@ def test_averaged_batch_statistics_are_those_of_all_batches_together(tmp_path: P
     assert averaged["bn.num_batches_tracked"] == 11 and averaged["half"].dtype == torch.float16
     assert averaged["weight"].tolist() == [1.5, 3.0]
     save_file(state | {"weight": torch.tensor([1.0, torch.nan])}, tmp_path / "1" / "model.safetensors")
-    with pytest.raises(ValueError, match=r"1: weight is not finite: remove this checkpoint, and resume"):
+    with pytest.raises(ValueError, match=r"1: weight is not finite: remove this checkpoint and resume"):
         average_checkpoints([tmp_path / "0", tmp_path / "1"])
 
 
@@ -637,11 +637,11 @@ def bad_students(golden: Path, folder: Path) -> Iterator[tuple[Any, str]]:
         (place / "config.json").write_text(json.dumps({"model_type": "ced", "embed_dim": 24, **settings}))
         return place
 
-    yield "huge", "'huge' is none of tiny, mini, small, base, and not a config.json, model folder or Hub id"
+    yield "huge", "'huge' is not tiny, mini, small, base, a config.json, a model folder or a Hub id"
     yield "./nothing", "There is no folder './nothing'"
     yield configured(model_type="vit"), '"model_type" must be "ced"'
-    yield configured(num_heads=5), r"not possible: .*`embed_dim` \(24\) is not a multiple"
-    yield CedConfig(embed_dim=24, target_length=512), "10 s are 1001 frames long, .* at most `target_length` 512"
+    yield configured(num_heads=5), r"is invalid: .*`embed_dim` \(24\) is not a multiple"
+    yield CedConfig(embed_dim=24, target_length=512), "10 s are 1001 frames long; .* at most `target_length` 512"
     yield configured(n_mels=128), "front end is not the store's: feature_size is 128, in the store 64"
     yield configured(hop_size=320), "front end is not the store's: hop_size is 320, in the store 160"
     broken = configured()
@@ -680,7 +680,7 @@ def test_students_that_do_not_fit_are_refused_with_the_difference(golden: Path, 
         ({"learning_rate": float("nan")}, "`learning_rate=nan`: expected a number above 0"),
         ({"held_out": 1.0}, "`held_out=1.0`: expected a share"),
         ({"mixup": -1.0}, "`mixup=-1.0`: expected a number from 0"),
-        ({"training": {"learning_rate": 1}}, "TrainingArguments.learning_rate cannot be set; is there an option"),
+        ({"training": {"learning_rate": 1}}, "TrainingArguments.learning_rate cannot be set; use the option"),
         ({"training": {"num_train_epochs": 1}}, "TrainingArguments.num_train_epochs cannot be set"),
         ({"training": {"fsdp": "full_shard"}}, "TrainingArguments.fsdp cannot be set"),
         ({"training": {"push_to_hub": True}}, "TrainingArguments.push_to_hub cannot be set"),
@@ -692,13 +692,15 @@ def test_arguments_that_are_not_possible_are_named(arguments: dict[str, Any], me
 
 
 def test_a_field_that_transformers_refuses_is_one_line(lesson: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="transformers cannot train like this: .*polynomic is not a valid") as caught:
+    with pytest.raises(
+        ValueError, match="transformers cannot train with these arguments: .*polynomic is not a valid"
+    ) as caught:
         distill(lesson / "store", STUDENT, tmp_path / "student", quick(training={"lr_scheduler_type": "polynomic"}))
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
 def test_a_place_for_figures_that_there_is_not_is_refused(lesson: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="transformers cannot train like this: nowhere is not supported"):
+    with pytest.raises(ValueError, match="transformers cannot train with these arguments: nowhere is not supported"):
         distill(lesson / "store", STUDENT, tmp_path / "student", quick(training={"report_to": "nowhere"}))
     assert not list(tmp_path.iterdir())
 
@@ -714,7 +716,7 @@ def refusals(lesson: Path) -> dict[str, tuple[Callable[[Path], object], dict[str
         "unfinished": (
             lambda store: shard(store).unlink(),
             {},
-            "unfinished: .* shards are there. .*distill teach.* it makes the rest",
+            "unfinished: .* shards exist. .*distill teach.* to complete it",
         ),
         "corrupt": (lambda store: os.truncate(shard(store), 300), {}, "epoch-000000-chunk-0000000016.parquet: corrupt"),
         "no audio": (lambda store: None, {"audio": lesson / "gone"}, "is not at .*gone: give the folder .* `audio`"),
@@ -739,7 +741,7 @@ def test_a_store_that_is_not_whole_is_refused_in_one_line(case: str, store: Path
 def test_audio_that_was_changed_since_is_named(lesson: Path, tmp_path: Path) -> None:
     audio = Path(shutil.copytree(lesson / "audio", tmp_path / "audio"))
     soundfile.write(audio / "noise3.wav", np.zeros(22000), 16000)
-    with pytest.raises(ValueError, match=r"noise3.wav: not the audio that was cut") as caught:
+    with pytest.raises(ValueError, match=r"noise3.wav: not the audio of the store") as caught:
         arguments = quick(workers=1, max_steps=20, held_out=0.0)
         distill(lesson / "store", STUDENT, tmp_path / "student", arguments, audio=audio)
     assert "\n" not in str(caught.value)
@@ -761,7 +763,7 @@ def test_nothing_is_lost_without_overwrite(lesson: Path, tmp_path: Path) -> None
     with pytest.raises(ValueError, match="student is not empty: overwrite it, or choose another output"):
         run()
     shutil.rmtree(tmp_path / "student")
-    with pytest.raises(ValueError, match="student.training holds the checkpoints of a run: resume it, or overwrite it"):
+    with pytest.raises(ValueError, match="student.training contains the checkpoints of a run: resume or overwrite it"):
         run()
     with pytest.raises(ValueError, match=r"differs in batch_size \(8 then, 4 now\)"):
         run(resume=True, arguments=quick(batch_size=4))
@@ -772,13 +774,13 @@ def test_nothing_is_lost_without_overwrite(lesson: Path, tmp_path: Path) -> None
         run(overwrite=True)
     (tmp_path / "other.training").mkdir()
     (tmp_path / "other.training" / "thesis.txt").touch()
-    with pytest.raises(ValueError, match="other.training holds other files than checkpoints"):
+    with pytest.raises(ValueError, match="other.training contains files that are not checkpoints"):
         run("other", overwrite=True)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(lesson: Path, tmp_path: Path) -> None:
     arguments = quick(learning_rate=1e30, max_steps=20, held_out=0.0, training={"logging_steps": 1})
-    with pytest.raises(ValueError, match=r"The loss is not finite any more at step \d+: lower the learning rate"):
+    with pytest.raises(ValueError, match=r"The loss is no longer finite at step \d+: lower the learning rate"):
         distill(lesson / "store", STUDENT, tmp_path / "student", arguments)
     assert not (tmp_path / "student").exists()
 
@@ -806,14 +808,14 @@ def test_the_command_trains_and_says_how_it_goes(lesson: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "choose with --student what to train: tiny, mini, small, base"),
+        ("", "missing --student: tiny, mini, small, base"),
         ("-s tiny", "choose with --output DIR where to write the model"),
         ("-s tiny -o x --epochs 1 --max-steps 2", "--max-steps 2: expected nothing beside"),
         ("-s tiny -o x --resume --overwrite", "choose one"),
         ("-s tiny -o x --set bf16", "--set bf16: expected NAME=VALUE"),
         ("-s tiny -o x --learning-rate -1", "ced: --learning-rate -1: expected a number above 0"),
         ("-s tiny -o x --held-out 2", "ced: --held-out 2: expected a share"),
-        ("-s tiny -o x --set learning_rate=1", "TrainingArguments.learning_rate cannot be set; is there an option"),
+        ("-s tiny -o x --set learning_rate=1", "TrainingArguments.learning_rate cannot be set; use the option"),
         ("-s tiny -o x --set push_to_hub=1", "TrainingArguments.push_to_hub cannot be set"),
         ("-s tiny -o x --set adam_beta3=1", "TrainingArguments has no such field: did you mean"),
         ("-s tiny -o x --set adam_beta1=high", "--set adam_beta1=high: invalid float value"),
@@ -846,5 +848,5 @@ def test_what_goes_wrong_is_one_line(lesson: Path, tmp_path: Path) -> None:
     arguments = ["distill", "train", lesson / "store", "-s", tmp_path / "config.json", "-o", tmp_path / "student"]
     run = CliRunner().invoke(app, [*map(str, arguments)])
     assert run.exit_code == 1 and run.stderr.count("\n") == 1 and not run.stdout
-    assert run.stderr.startswith("ced: The store's chunks of 1 s are 101 frames long, but the student encodes at most")
+    assert run.stderr.startswith("ced: The store's chunks of 1 s are 101 frames long; the student encodes at most")
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -614,11 +614,11 @@ def bad_data(case: str, sounds: Path, tmp_path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("one class", "All clips are of one class, 'clicks': "),
-        ("one class folder", "All clips are of one class, 'x': "),
+        ("one class", "All clips have the class 'clicks': "),
+        ("one class folder", "All clips have the class 'x': "),
         ("single clips", "No class of the given clips has two clips"),
         ("unknown validation label", "For validation: "),
-        ("validation clips of training", "2 of 2 validation clips are training clips, too"),
+        ("validation clips of training", "2 of 2 validation clips are also training clips"),
         ("no device", "`device='cuda'`: expected cpu, or a device that PyTorch can use"),
         ("crop too long", "`crop_s=10.2`: expected 0.15 to 10.12 seconds"),
         ("crop too short", "`crop_s=0.1`: expected 0.15 to 10.12 seconds"),
@@ -730,7 +730,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(lora: int | None, sounds: Path,
     shutil.copytree(tmp_path / "cut.training" / "checkpoint-4", tmp_path / "cut.training" / "checkpoint-6")
     (tmp_path / "cut.training" / "checkpoint-6" / "trainer_state.json").unlink()
 
-    with pytest.raises(ValueError, match="holds the checkpoints of a run: resume it, or overwrite it"):
+    with pytest.raises(ValueError, match="contains the checkpoints of a run: resume or overwrite it"):
         finetune(sounds, tmp_path / "cut", **kwargs)
     other = kwargs | {"options": replace(options, seed=7), "training_arguments": arguments | {"save_steps": 4}}
     with pytest.raises(
@@ -778,7 +778,7 @@ def test_a_model_is_replaced_only_if_asked_for(sounds: Path, base: Path, tmp_pat
 def test_a_folder_that_is_no_run_is_not_touched(sounds: Path, base: Path, tmp_path: Path) -> None:
     (tmp_path / "out.training").mkdir()
     (tmp_path / "out.training" / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds other files than checkpoints"):
+    with pytest.raises(ValueError, match="contains files that are not checkpoints"):
         finetune(sounds, tmp_path / "out", model=base, options=FAST, overwrite=True, training_arguments=IN_PROCESS)
     assert (tmp_path / "out.training" / "thesis.txt").read_text() == "mine"
 

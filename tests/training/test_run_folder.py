@@ -86,7 +86,7 @@ def test_a_run_is_resumed_as_it_was_started_or_overwritten(tmp_path: Path) -> No
     with open_run(folder, {"seed": 0, "labels": ["a"], "path": Path("x")}, resume=True) as checkpoint:
         assert checkpoint is None  # nothing to resume: it starts
         make_checkpoint(folder, 1)
-    with pytest.raises(ValueError, match="holds the checkpoints of a run: resume it, or overwrite it"):
+    with pytest.raises(ValueError, match="contains the checkpoints of a run: resume or overwrite it"):
         with open_run(folder, {"seed": 0}):
             pass
     with pytest.raises(
@@ -101,7 +101,7 @@ def test_a_run_is_resumed_as_it_was_started_or_overwritten(tmp_path: Path) -> No
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds other files than checkpoints"):
+    with pytest.raises(ValueError, match="contains files that are not checkpoints"):
         with open_run(tmp_path, {}, overwrite=True):
             pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

@@ -54,7 +54,7 @@ def average_checkpoints(checkpoints: Sequence[Path]) -> dict[str, torch.Tensor]:
     for checkpoint, state in zip(checkpoints, states, strict=True):
         for name, tensor in state.items():
             if not tensor.isfinite().all():
-                raise ValueError(f"{checkpoint}: {printable(name)} is not finite: remove this checkpoint, and resume.")
+                raise ValueError(f"{checkpoint}: {printable(name)} is not finite: remove this checkpoint and resume.")
     averaged = {}
     for name, first in states[0].items():
         tensors = [state[name] for state in states]

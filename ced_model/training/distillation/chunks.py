@@ -201,7 +201,7 @@ class ChunkReader:
             waveform = self._decode_to(chunk)[: chunk.num_samples]
         if len(waveform) != chunk.num_samples or _crc32(waveform) != chunk.crc32:
             raise AudioError(
-                f"{describe(file)}: not the audio that was cut into chunks (at {chunk.start / SAMPLING_RATE:g} s): it"
+                f"{describe(file)}: not the audio of the store (at {chunk.start / SAMPLING_RATE:g} s): it"
                 " was changed since, or another version of libsndfile or soxr decodes it"
             )
         return waveform

@@ -87,7 +87,9 @@ class DistillationArguments:
             self._check("max_steps", self.max_steps is None, "nothing beside `epochs`: both set the end")
         for name in self.training:
             if name in FIXED_FIELDS:
-                raise UsageError(f"TrainingArguments.{name} cannot be set; is there an option of distillation for it?")
+                raise UsageError(
+                    f"TrainingArguments.{name} cannot be set; use the option of distillation for it, if there is one."
+                )
 
     def _check(self, name: str, is_possible: bool, expected: str) -> None:
         if not is_possible:

@@ -111,7 +111,7 @@ def make_training_arguments(plan: Plan) -> TrainingArguments:
         for callback in get_reporting_integration_callbacks(training.report_to):
             callback()  # it looks for its package
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise ValueError(f"transformers cannot train like this: {one_line(error)}") from error
+        raise ValueError(f"transformers cannot train with these arguments: {one_line(error)}") from error
     if training.world_size != (launched := int(os.environ.get("WORLD_SIZE", "1"))):
         raise ValueError(f"{launched} processes were launched, but accelerate cannot join them here: run one process.")
     return training

@@ -180,8 +180,8 @@ def open_store(path: str | os.PathLike) -> Store:
     missing = sum(not (path / SHARDS / shard.file_name).is_file() for shard in shards)
     if missing:
         raise ValueError(
-            f"{path}: unfinished: {len(shards) - missing} of {len(shards)} shards are there. Run the `ced distill"
-            " teach` that began it again: it makes the rest."
+            f"{path}: unfinished: {len(shards) - missing} of {len(shards)} shards exist. Run the same `ced distill"
+            " teach` command again to complete it."
         )
     for shard in shards:
         read_shard(path, shard, manifest)
@@ -231,7 +231,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(f"{path}: not a store: it has no {MANIFEST}. `ced distill teach` makes a store.") from error
+        raise ValueError(
+            f"{path}: not a store: it has no {MANIFEST}. Make a store with `ced distill teach`."
+        ) from error
     except (ValueError, RecursionError, OSError) as error:
         raise ValueError(f"{file}: corrupt: {one_line(error).rstrip('.')}.") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -243,7 +245,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         )
     wrong = _wrong_entry(manifest)
     if wrong is not None:
-        raise ValueError(f"{file}: corrupt: it lacks `{wrong}`, or that is not what it should be.")
+        raise ValueError(f"{file}: corrupt: `{wrong}` is missing or invalid.")
     return manifest
 
 
@@ -285,7 +287,7 @@ def read_chunks(path: Path, manifest: Mapping[str, Any]) -> pa.Table:
         raise ValueError(f"{file}: corrupt: {one_line(error).rstrip('.')}.") from error
     if _checksum(content) != manifest["chunks_checksum"]:
         raise ValueError(
-            f"{file}: corrupt: its checksum is not the one in {MANIFEST}. Take both files from a copy of the store, or"
+            f"{file}: corrupt: its checksum differs from {MANIFEST}. Take both files from a copy of the store, or"
             " make a new store with `ced distill teach`."
         )
     table = pq.read_table(pa.BufferReader(content))
@@ -347,8 +349,7 @@ def read_shard(path: Path, shard: Shard, manifest: Mapping[str, Any]) -> ShardRo
         problem = one_line(error).rstrip(".")
     if problem is not None:
         raise ValueError(
-            f"{file}: corrupt shard: {problem}. Run the `ced distill teach` that made the store again: it makes this"
-            " shard anew."
+            f"{file}: corrupt shard: {problem}. Run the same `ced distill teach` command again to rewrite this shard."
         )
     values, indices = (table[name].combine_chunks().flatten().to_numpy() for name in ("values", "indices"))
     return ShardRows(table["seed"].to_numpy(), values.reshape(len(table), -1), indices.reshape(len(table), -1))

@@ -88,9 +88,7 @@ def load_student(
         return _from_config(_read_config(file), store, seed, f"`{path.absolute().name}`", file.parent)
     is_local = path.exists()
     if not is_local and name.count("/") != 1:
-        raise ValueError(
-            f"The student {name!r} is none of {', '.join(SIZES)}, and not a config.json, model folder or Hub id either."
-        )
+        raise ValueError(f"The student {name!r} is not {', '.join(SIZES)}, a config.json, a model folder or a Hub id.")
     model, extractor, has_head = load_classifier(path if is_local else name)
     description = f"`{path.absolute().name if is_local else name}`"
     return _from_model(model, extractor, store, seed, description, None if is_local else name, has_head)
@@ -122,7 +120,7 @@ def _read_config(path: Path) -> CedConfig:
     try:
         return CedConfig.from_dict(stored)
     except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ValueError(f"The student's {path} is not possible: {one_line(error)}") from error
+        raise ValueError(f"The student's {path} is invalid: {one_line(error)}") from error
 
 
 def _from_config(config: CedConfig, store: Store, seed: int, description: str, folder: Path | None) -> Student:
@@ -190,7 +188,7 @@ def _check_fits(config: CedConfig, extractor: CedFeatureExtractor, store: Store)
     frames = extractor.num_frames(store.augmentation.chunk_samples)
     if frames > config.target_length:
         raise ValueError(
-            f"The store's chunks of {seconds} are {frames} frames long, but the student encodes at most"
+            f"The store's chunks of {seconds} are {frames} frames long; the student encodes at most"
             f" `target_length` {config.target_length} in one piece: make a store of shorter chunks, or give the student"
             " a longer `target_length` (`from_pretrained` stretches the position table to it)."
         )

@@ -118,7 +118,7 @@ class Ensemble:
 
     def __init__(self, teachers: Sequence[Teacher]) -> None:
         if not teachers:
-            raise ValueError("No teacher: give at least one.")
+            raise ValueError("No teachers: give at least one.")
         for teacher in teachers:
             _check_labels(teachers[0], teacher)
         self.teachers = list(teachers)
@@ -160,7 +160,7 @@ def load_teachers(sources: Sequence[TeacherSource], device: str | torch.device =
         ValueError: if one cannot be loaded, is not a classifier, or has other labels than the first. It is named.
     """
     if isinstance(sources, str | os.PathLike):
-        raise ValueError(f"Teachers are a list, got {os.fspath(sources)!r}.")
+        raise ValueError(f"Expected a list of teachers, got {os.fspath(sources)!r}.")
     return Ensemble([load_teacher(source, device) for source in sources])
 
 
@@ -197,7 +197,7 @@ def _load_model(name: str, device: str | torch.device) -> ModelTeacher:
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ValueError(
-            f"The teacher {name} has no weights for {len(missing)} of its tensors, the first is {missing[0]}: it is not"
+            f"The teacher {name} has no weights for {len(missing)} of its tensors, such as {missing[0]}: it is not"
             " a trained audio classifier."
         )
     if model.config.problem_type == "regression":
@@ -241,7 +241,7 @@ def _wrap_callable(function: Any) -> CallableTeacher:
     named = function if hasattr(function, "__qualname__") else type(function)
     name = f"{named.__module__}:{named.__qualname__}"
     if not callable(function) or inspect.isclass(function):
-        raise ValueError(f"The teacher {name} is neither a name nor an object that can be called with waveforms.")
+        raise ValueError(f"The teacher {name} is neither a name nor a callable that takes waveforms.")
     try:
         source = inspect.getsourcefile(named)
     except (TypeError, OSError):  # a built-in one, or one of an interactive session
@@ -285,7 +285,7 @@ def _check_labels(first: Teacher, other: Teacher) -> None:
         raise ValueError(f"The teacher {other.name} has {len(other.labels)} classes; a store has 1 to {MAX_CLASSES}.")
     if len(set(other.labels)) < len(other.labels):
         twice = next(label for label in other.labels if other.labels.count(label) > 1)
-        raise ValueError(f"The teacher {other.name} has more than one class {twice!r}.")
+        raise ValueError(f"The teacher {other.name} has two classes {twice!r}.")
     difference = describe_label_difference(first.labels, other.labels, first.name, other.name)
     if difference is not None:
         raise ValueError(f"Teachers must have the same labels in the same order: {difference}.")

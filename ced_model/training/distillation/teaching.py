@@ -177,11 +177,11 @@ def _check_output(output: Path) -> None:
     if not output.exists():
         return
     if not output.is_dir():
-        raise ValueError(f"{output}: a file; a store is a folder.")
+        raise ValueError(f"{output}: expected a folder, not a file.")
     names = {entry.name for entry in output.iterdir()}
     own = {CHUNKS, SHARDS}
     if MANIFEST not in names and not all(name in own or name.endswith(".tmp") for name in names):
-        raise ValueError(f"{output}: a folder with something else in it; give a new one for the store.")
+        raise ValueError(f"{output}: this folder has other files; choose a new one for the store.")
 
 
 def _begin_store(
@@ -216,7 +216,7 @@ def _begin_store(
 def _check_unbegun(output: Path) -> None:
     _check_output(output)
     if (output / MANIFEST).exists():
-        raise ValueError(f"{output}: another run began a store there in the meantime: run the same command again.")
+        raise ValueError(f"{output}: another run started a store there in the meantime: run the same command again.")
 
 
 def _continue_store(output: Path, wanted: dict[str, Any], files: AudioFiles) -> None:
@@ -226,7 +226,8 @@ def _continue_store(output: Path, wanted: dict[str, Any], files: AudioFiles) -> 
     problem = _difference(manifest, wanted) or _file_difference(manifest, chunks["path"].unique().to_pylist(), files)
     if problem is not None:
         raise ValueError(
-            f"{output}: this store was begun otherwise: {problem}. Continue as it was begun, or choose another."
+            f"{output}: this store was started with different options: {problem}. Use the same"
+            " options, or choose another folder."
         )
     for left in (output / SHARDS).glob(".*.tmp"):  # by a process that was killed
         with suppress(OSError):

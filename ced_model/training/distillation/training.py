@@ -149,7 +149,7 @@ def make_plan(
 def check_audio(store: Store, root: Path) -> None:
     """Raises a ValueError if the audio folder, or a file in it that has chunks, is not there."""
     if not root.is_dir():
-        raise ValueError(f"The audio of the store is not at {root}: give the folder that it is in as `audio`.")
+        raise ValueError(f"The audio of the store is not at {root}: give the folder with it as `audio`.")
     paths = store.chunks["path"].unique().to_pylist()
     missing = [path for path in paths if not (root / path).is_file()]
     if missing:
@@ -218,7 +218,7 @@ class StopAtNan(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
     ) -> None:
         if not np.isfinite(logs.get("loss", 0.0)):
-            raise ValueError(f"The loss is not finite any more at step {state.global_step}: {LOWER_THE_RATE}")
+            raise ValueError(f"The loss is no longer finite at step {state.global_step}: {LOWER_THE_RATE}")
 
 
 def make_trainer(plan: Plan, training: TrainingArguments, callbacks: Sequence[TrainerCallback] = ()) -> Trainer:
@@ -290,7 +290,7 @@ def measure_agreement(logits: torch.Tensor, probabilities: torch.Tensor) -> dict
         any clip, without it if there are none.
     """
     if not logits.isfinite().all():
-        raise ValueError(f"The student's answers are not finite any more: {LOWER_THE_RATE}")
+        raise ValueError(f"The student's outputs are no longer finite: {LOWER_THE_RATE}")
     logits, probabilities = logits.double(), probabilities.double()
     loss = nn.functional.binary_cross_entropy_with_logits
     prior = probabilities.mean(dim=0, keepdim=True).logit(eps=1e-12).expand_as(probabilities)

@@ -79,8 +79,8 @@ def read_clips(
     kept, held_out = hold_out(training.targets, options.validation_share, options.seed)
     if not held_out:
         raise ValueError(
-            f"No class of {name} has two clips, so none can be held out for validation: add clips, give others for"
-            " validation, or a validation share of 0."
+            f"No class of {name} has two clips, so none can be held out for validation: add clips, give validation"
+            " clips, or set the validation share to 0."
         )
     chosen = [[lengths[index] for index in indices] for indices in (kept, held_out)]
     validation_clips = replace(training.select(held_out), skipped=[])
@@ -97,7 +97,7 @@ def _read_training(
     split = split or _find_split(splits, TRAIN_SPLITS)
     if len(splits) > 1 and split is None:
         shown = ", ".join(map(repr, splits))
-        raise ValueError(f"{describe(data)}: which of its splits is for training: {shown}, or {ALL!r} for all of them?")
+        raise ValueError(f"{describe(data)}: choose a split for training: {shown}, or {ALL!r}")
     training = read_labelled(data, split=split, model_classes=model_labels, **reading)
     if len(splits) < 2 or split == ALL:
         return training, None
@@ -132,11 +132,9 @@ def _read_validation(
 def _check_classes(clips: LabelledClips) -> None:
     """Raises ValueError if the clips do not differ in their classes."""
     if clips.problem_type == SINGLE_LABEL and len(clips.labels) < 2:
-        raise ValueError(
-            f"All clips are of one class, {clips.labels[0]!r}: a model learns from clips of two classes or more."
-        )
+        raise ValueError(f"All clips have the class {clips.labels[0]!r}: training needs at least two classes.")
     if (clips.targets >= 0.5).all():
-        raise ValueError("Every clip has every class: a model learns from clips with and without each of them.")
+        raise ValueError("Every clip has every class: training needs clips with and without each class.")
 
 
 def _check_disjoint(training: LabelledClips, validation: LabelledClips) -> None:
@@ -144,8 +142,8 @@ def _check_disjoint(training: LabelledClips, validation: LabelledClips) -> None:
     doubles = [path for path in validation.paths if os.path.realpath(path) in known]
     if doubles:
         raise ValueError(
-            f"{len(doubles)} of {len(validation)} validation clips are training clips, too, such as"
-            f" {describe(doubles[0])}: figures for them would be meaningless."
+            f"{len(doubles)} of {len(validation)} validation clips are also training clips, such as"
+            f" {describe(doubles[0])}: remove them from one of the two."
         )
 
 

@@ -101,7 +101,7 @@ class ClipDataset(Dataset):
         if not len(waveform):  # damaged before there, or shorter than its header says
             waveform = _read_part(path, 0, self.max_samples, self.sampling_rate)
         if not len(waveform):
-            raise AudioError(f"{describe(path)}: could be read at first, but not any more")
+            raise AudioError(f"{describe(path)}: could be read before, but not now")
         return waveform
 
 

@@ -43,7 +43,9 @@ def make_arguments(
     if options.device is not None:
         check_device(options.device)
     if "output_dir" in overrides:
-        raise OptionError("output_dir", overrides["output_dir"], "no such training argument: `output_dir` sets it")
+        raise OptionError(
+            "output_dir", overrides["output_dir"], "no such training argument: the argument `output_dir` sets it"
+        )
     values: dict[str, Any] = {
         **loading_arguments(overrides.get("dataloader_num_workers")),
         "num_train_epochs": options.epochs,
@@ -182,7 +184,7 @@ def class_weights(targets: np.ndarray, problem_type: str) -> torch.Tensor:
 def _compute_metrics(prediction: EvalPrediction, problem_type: str) -> dict[str, float]:
     logits = torch.as_tensor(prediction.predictions).float()
     if not torch.isfinite(logits).all():
-        raise ValueError("The model's outputs are not numbers any more: lower the learning rate.")
+        raise ValueError("The model's outputs are no longer finite: lower the learning rate.")
     scores = activate(logits, problem_type).numpy()
     is_single = problem_type == SINGLE_LABEL
     targets = np.eye(logits.shape[1])[prediction.label_ids] if is_single else np.asarray(prediction.label_ids) >= 0.5
