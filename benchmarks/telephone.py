@@ -6,7 +6,7 @@
     python benchmarks/telephone.py ESC10 [--model mispeech/ced-tiny]
 
 ESC10 is a folder with a folder of clips for each of the ten classes, as ESC-10 has them (K. J. Piczak, ACM Multimedia
-2015). "8 kHz" resamples a clip to 8 kHz, so nothing above 4 kHz is left; "telephone" also passes 300 to 3400 Hz only and
+2015). "8 kHz" resamples a clip, so that nothing above 4 kHz is left; "telephone" also passes 300 to 3400 Hz only and
 codes the clip as G.711 µ-law. Scores are those of AudioSet's own classes; nothing is trained.
 """
 

@@ -215,7 +215,7 @@ class Journal(Lines):
         try:
             self._check_replaced()  # from now on no other run replaces it
         except RunError:
-            os.unlink(self.path)
+            self.remove()
             raise
 
     def _import_output(self) -> None:

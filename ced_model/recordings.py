@@ -28,5 +28,5 @@ def _installed() -> dict[str, Path]:
         listed = files("ced_model") or []
     except PackageNotFoundError:
         return {}
-    paths = {file.name: Path(file.locate()) for file in listed if file.parent.name == "resources"}
+    paths = {file.name: Path(file.locate()).resolve() for file in listed if file.parent.name == "resources"}
     return {sound: paths[name] for name, sound in NAMES.items() if name in paths and paths[name].is_file()}

@@ -92,10 +92,10 @@ def _run_sherpa(
     folder: Path, clips: Sequence[np.ndarray], sampling_rate: int, top_k: int
 ) -> list[list[tuple[int, str, float]]]:
     model = folder / FORMATS["sherpa-onnx"].file
-    with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+    with tempfile.TemporaryDirectory() as temporary:  # a temporary file could not be opened twice on Windows
+        file = Path(temporary, "clips.npz")
         np.savez(file, *clips)
-        file.flush()
-        arguments = [str(model), str(folder / LABELS_FILE), str(sampling_rate), str(top_k), file.name]
+        arguments = [str(model), str(folder / LABELS_FILE), str(sampling_rate), str(top_k), str(file)]
         process = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True)
     _, mark, found = process.stdout.rpartition("\x1e")
     if process.returncode or not mark:

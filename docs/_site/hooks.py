@@ -15,6 +15,7 @@ import logging
 import posixpath
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -150,7 +151,9 @@ def autodoc(match: re.Match[str]) -> str:
 
 
 def is_of_port(name: str) -> bool:
-    return getattr(public(name), "__module__", "").rpartition(".")[2] in PORT
+    """Whether a class is documented with the methods that its entry lists only, as in the transformers docs."""
+    found = public(name) if name.rpartition(".")[0] in ("", *PORT) else None
+    return getattr(found, "__module__", "").rpartition(".")[2] in PORT
 
 
 def public(name: str) -> Any:
@@ -177,9 +180,12 @@ def entries() -> dict[str, str]:
 
 @cache
 def documented() -> tuple[str, ...]:
-    """Where the objects of the reference are defined."""
-    found = map(public, entries().values())
-    return tuple(f"{each.__module__}.{each.__qualname__}" for each in found if hasattr(each, "__qualname__"))
+    """Where the objects of the reference are defined; without those whose packages are not installed."""
+    found = []
+    for name in entries().values():
+        with suppress(ImportError):
+            found.append(public(name))
+    return tuple(f"{each.__module__}.{each.__qualname__}" for each in found)
 
 
 def linked(text: str, place: str, warns: bool = True) -> str:
