@@ -29,6 +29,14 @@ PUBLISHED_MODELS = tuple(f"mispeech/{size}" for size in PUBLISHED_FIGURES)
 MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
 
 
+def assets_folder() -> Path:
+    """Where this package keeps what it makes or downloads, in the folder that the Hub's client has for such files."""
+    home = os.environ.get("HF_HOME") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "huggingface"
+    )
+    return Path(os.environ.get("HF_ASSETS_CACHE") or os.path.join(home, "assets"), "ced_model")
+
+
 class ModelNotFoundError(OSError):
     """Why a model was not found: one line with the reason and the remedy."""
 

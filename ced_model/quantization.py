@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 
 from .calibration import spread, synthetic_recordings
+from .hub import assets_folder
 from .log_mel import FrontEnd, log_mel
 from .messages import EngineError, one_line_error
 from .model_folder import ModelFolder
@@ -149,12 +150,8 @@ def cached_onnx(model: ModelFolder) -> bytes:
 
 def _place(model: ModelFolder) -> Path:
     """The file of a model's int8 version, in the folder that the Hub's client has for such files."""
-    home = os.environ.get("HF_HOME") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "huggingface"
-    )
-    assets = os.environ.get("HF_ASSETS_CACHE") or os.path.join(home, "assets")
     runtime = f"onnxruntime-{version('onnxruntime')}"
-    return Path(assets, "ced_model", f"int8-{LAYOUT}", runtime, f"{model.fingerprint()}.zip")
+    return Path(assets_folder(), f"int8-{LAYOUT}", runtime, f"{model.fingerprint()}.zip")
 
 
 @contextlib.contextmanager

@@ -85,10 +85,12 @@ def export(
     from ..engines import EngineError
     from ..exporting import VerificationError, export_model
     from ..exporting.export import check_output
+    from ..exporting.web_runtime import choose_runtime
     from ..hub import ModelNotFoundError
     from ..safetensors_index import ModelFolderError
 
     check_output(output, overwrite)
+    choose_runtime(format, runtime)
     say(f"exporting {shown_name(chosen)} to {format} and verifying ...")
     try:
         report = export_model(
@@ -116,7 +118,8 @@ def export(
         )
     if compute_type == "int8" and not report.is_calibrated:
         say("calibrated on synthetic sounds: give recordings with --audio for a better int8")
-    say(f"{report.file.name}: {report.num_bytes / 1e6:.1f} MB; README.md has code that runs it")
+    use = "describes how to serve the page" if format == "web" else "has code that runs it"
+    say(f"{report.file.name}: {report.num_bytes / 1e6:.1f} MB; README.md {use}")
     put(output)
 
 

@@ -21,7 +21,7 @@ from .readme import write_readme
 from .sherpa_onnx import SherpaComparison, check_front_end, compare_with_sherpa
 from .verification import Check, open_references, verify
 from .web import write_page
-from .web_runtime import find_runtime
+from .web_runtime import choose_runtime
 
 
 class ExportReport(NamedTuple):
@@ -78,11 +78,9 @@ def export_model(
     """
     choice = choose_format(format, input, compute_type)
     destination = check_output(output, overwrite)
-    if runtime is not None and choice.format != "web":
-        raise OptionError("runtime", os.fspath(runtime), "the format web")
+    packages = choose_runtime(choice.format, runtime)
     if not isinstance(model, ModelFolder):
         model = open_model(model)
-    packages = find_runtime(runtime) if choice.format == "web" else None
     front_end = model.front_end
     if choice.format == "sherpa-onnx":
         check_front_end(front_end)

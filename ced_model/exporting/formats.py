@@ -40,10 +40,10 @@ FORMATS = {
     "sherpa-onnx": Format(
         "model.onnx", "sherpa-onnx", ("sherpa_onnx",), "sherpa-onnx", 'pip install "ced_model[sherpa-onnx]"', ("mel",)
     ),
-    "web": Format("model.onnx", "a browser", ("onnx", "onnxruntime"), "", INSTALL["onnx"], ("waveform",)),
     "torch": Format(
         "model.pt2", "PyTorch", ("torch", "transformers"), "torch", INSTALL["torch"], compute_types=COMPUTE_TYPES[:2]
     ),
+    "web": Format("model.onnx", "a browser", ("onnx", "onnxruntime"), "", INSTALL["onnx"], ("waveform",)),
 }
 
 

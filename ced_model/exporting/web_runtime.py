@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ..hub import assets_folder
 from ..messages import OptionError, RunError, one_line_error
 from ..output import new_folder, temporary_name
 
@@ -71,6 +72,15 @@ def locked_packages() -> list[Package]:
     return [Package(name, entry["version"], entry["integrity"]) for name, entry in entries.items()]
 
 
+def choose_runtime(format: str, folder: str | os.PathLike[str] | None) -> Runtime | None:
+    """What a page needs; None for other formats. Arguments and errors are those of `find_runtime`."""
+    if format == "web":
+        return find_runtime(folder)
+    if folder is not None:
+        raise OptionError("runtime", os.fspath(folder), "the format web")
+    return None
+
+
 def find_runtime(folder: str | os.PathLike[str] | None = None) -> Runtime:
     """
     Finds the packages.
@@ -103,11 +113,10 @@ def _version(folder: Path) -> str | None:
 
 def _downloaded(package: Package) -> Path:
     """The folder of a package in the cache. It is there as a whole or not at all."""
-    from huggingface_hub.utils import cached_assets_path
-
+    folder = assets_folder() / "web" / f"{package.name}-{package.version}"
     try:
-        folder = cached_assets_path("ced_model", "web", f"{package.name}-{package.version}")
         if not all((folder / file).is_file() for file in FILES[package.name]):
+            folder.parent.mkdir(parents=True, exist_ok=True)
             archive = temporary_name(folder)
             try:
                 _fetch(package, archive)
