@@ -52,7 +52,7 @@ def create_app(taggers: Sequence[AudioTagger], settings: Settings | None = None)
         settings: Limits and the key.
     """
     settings = settings or Settings()
-    app = FastAPI(title="ced_model", description=DESCRIPTION, root_path=settings.root_path, redoc_url=None)
+    app = FastAPI(title="ced_model", description=DESCRIPTION, redoc_url=None)
     for tagger in taggers:
         share_engine(tagger)
     models, memory = Models(taggers), Memory(BODIES_IN_MEMORY * settings.max_bytes)
