@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from ..audio import AudioError
 from ..messages import one_line
@@ -23,7 +23,7 @@ from .realtime import add_realtime
 from .settings import ClientGone, Refusal, Settings
 from .sound import Budget, load, unreadable
 from .stream import Streams, add_stream
-from .work import Work
+from .work import Work, share_engine
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,9 @@ def create_app(taggers: Sequence[AudioTagger], settings: Settings | None = None)
         settings: Limits and the key.
     """
     settings = settings or Settings()
-    app = FastAPI(title="ced_model", description=DESCRIPTION, root_path=settings.root_path, redoc_url=None)
+    app = FastAPI(title="ced_model", description=DESCRIPTION, redoc_url=None)
+    for tagger in taggers:
+        share_engine(tagger)
     models, memory = Models(taggers), Memory(BODIES_IN_MEMORY * settings.max_bytes)
     work = Work(settings, 2 * taggers[0].num_threads)  # one decodes while the other computes
     streams = Streams(models, settings)
@@ -173,7 +175,7 @@ def _add_others(app: FastAPI, models: Models) -> None:
         """Answers once the models are loaded."""
         return {"status": "ready"}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def read_metrics() -> Response:
         """Figures for Prometheus, as text."""
         return Response(metrics.read(), media_type=metrics.CONTENT_TYPE_LATEST)

@@ -24,7 +24,8 @@ class Gate:
             await self.app(scope, receive, send)
             return
         root, path = self.settings.root_path, scope["path"]
-        path = path.removeprefix(root) if path.startswith(f"{root}/") else path
+        path = path.removeprefix(root) if path.startswith(f"{root}/") else path  # a proxy may leave it or not
+        scope = scope | {"root_path": root, "path": root + path}
         status, began = 500, time.perf_counter()
 
         async def watch(message: Any) -> None:

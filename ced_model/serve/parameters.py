@@ -69,7 +69,8 @@ class Classification(Sound, Choice):
 class Finding(Choice):
     threshold: Annotated[Score, Field(description="Score from which an event begins.")] = THRESHOLD
     thresholds: Annotated[
-        Json[dict[str, Any]] | dict[str, Any] | None, Field(description='By class, as JSON: {"Dog": 0.3, "*": 0.5}.')
+        Json[dict[str, Any] | None] | dict[str, Any] | None,
+        Field(description='By class, as JSON: {"Dog": 0.3, "*": 0.5}.'),
     ] = None
     off_threshold: Score | None = None
     min_duration_s: Seconds = 0.0

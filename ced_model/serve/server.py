@@ -55,7 +55,11 @@ class _WriteTimeout:
 
 
 class SocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
-    pass
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        # uvicorn takes a handshake that was refused for one that was forgotten.
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            self.handshake_complete = True
 
 
 class Connection(_WriteTimeout, H11Protocol):
@@ -154,6 +158,23 @@ def open_port(host: str, port: int) -> socket.socket:
     return listening
 
 
+def make_config(app: Any, **options: Any) -> uvicorn.Config:
+    """How uvicorn runs an application."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws=SocketConnection,
+        ws_ping_interval=PING_S,
+        ws_ping_timeout=PONG_S,
+        ws_per_message_deflate=False,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=FINISH_S,
+        **options,
+    )
+
+
 def serve(
     listening: socket.socket,
     taggers: Sequence[AudioTagger] = (),
@@ -174,27 +195,13 @@ def serve(
         models, options: As for `AudioTagger`.
     """
     settings = settings or Settings()
-    several = workers > 1
-    config = uvicorn.Config(
-        _Factory(models, options, settings) if several else create_app(taggers, settings),
-        factory=several,
-        workers=workers,
-        http=Connection,
-        ws=SocketConnection,
-        ws_ping_interval=PING_S,
-        ws_ping_timeout=PONG_S,
-        ws_per_message_deflate=False,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=FINISH_S,
-    )
     # uvicorn raises the signals again that ended it: here they are the usual way to end.
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        if not several:
-            uvicorn.Server(config).run([listening])
+        if workers == 1:
+            uvicorn.Server(make_config(create_app(taggers, settings))).run([listening])
             return
+        config = make_config(_Factory(models, options, settings), workers=workers, factory=True)
         with tempfile.TemporaryDirectory(prefix="ced-metrics-") as folder:  # figures only
             os.environ[metrics.FOLDER] = folder
             Multiprocess(config, [listening]).run()

@@ -4,6 +4,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -61,12 +62,16 @@ def load(upload: Upload, parameters: Any, model_rate: int, budget: Budget) -> np
     try:
         budget.check_decoding(duration_s(source) or 0.0)
         if channel == LOUDEST and not isinstance(source, dict):
-            channel = choose_loudest(_checked(decoded_chunks(source), budget))
+            chunks: Any = decoded_chunks(source)
+            with closing(chunks):  # before the file is
+                channel = choose_loudest(_checked(chunks, budget))
         blocks, samples = [], 0
-        for block in read_blocks(source, sampling_rate=model_rate, block_s=BLOCK_S, channel=channel):
-            samples += len(block)
-            budget.check_decoding(samples / model_rate)
-            blocks.append(block)
+        reading: Any = read_blocks(source, sampling_rate=model_rate, block_s=BLOCK_S, channel=channel)
+        with closing(reading):
+            for block in reading:
+                samples += len(block)
+                budget.check_decoding(samples / model_rate)
+                blocks.append(block)
     except AudioError as error:
         raise unreadable(error, source) from error
     return np.concatenate(blocks)

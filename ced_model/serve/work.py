@@ -4,17 +4,51 @@
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
+import numpy as np
+
+from ..engines import Engine, Outputs
+from ..tagger import AudioTagger
 from . import metrics
 from .settings import ClientGone, Refusal, Settings
 from .sound import Budget
 
 MAX_RETRY_S = 60
 T = TypeVar("T")
+
+
+class SharedEngine:
+    """An engine on the CPU for several requests: a single call has all threads, several at a time have one each."""
+
+    def __init__(self, engine: Engine, num_threads: int) -> None:
+        self.name, self.compute_type, self.device = engine.name, engine.compute_type, engine.device
+        self._engine = engine
+        self._turns = threading.Semaphore(num_threads)
+        self._lock = threading.Lock()
+        self._calls = 0
+
+    def run(self, log_mels: np.ndarray, is_alone: bool) -> Outputs:
+        with self._lock:
+            self._calls += 1
+            is_alone = is_alone and self._calls == 1
+        try:
+            with nullcontext() if is_alone else self._turns:
+                return self._engine.run(log_mels, is_alone)
+        finally:
+            with self._lock:
+                self._calls -= 1
+
+
+def share_engine(tagger: AudioTagger) -> None:
+    """Makes a tagger fit for requests from several threads; it computes the same."""
+    if tagger.device == "cpu" and tagger.num_threads > 1 and not isinstance(tagger._engine, SharedEngine):
+        tagger._engine = SharedEngine(tagger._engine, tagger.num_threads)
 
 
 class Work:
