@@ -17,12 +17,14 @@ import pytest
 import soundfile
 import torch
 
-from ced_model import AudioTagger, CedConfig, CedForAudioClassification
+from ced_model import AUDIOSET_LABELS, AudioTagger, CedConfig, CedForAudioClassification
 
 RECIPE = Path(__file__).parent.parent / "examples" / "ced_nano"
 sys.path.insert(0, str(RECIPE))
 
+import ablation  # noqa: E402
 import bank as banks  # noqa: E402
+import batches  # noqa: E402
 import fingerprints  # noqa: E402
 import licences  # noqa: E402
 import mixing  # noqa: E402
@@ -488,3 +490,64 @@ def test_training_on_one_device_continues_from_the_last_checkpoint_that_is_whole
     assert run(3) == 3
     assert "last.pt cannot be read" in caplog.text and "Continuing from step" in caplog.text
     assert len(AudioTagger(tmp_path / "out" / "model")(synthesis.make("siren", 0, seconds=1.0), top_k=3)) == 3
+
+
+class CountedBatches:
+    """Stands for `batches.Batches` in another process."""
+
+    def make(self, request: batches.Request) -> batches.Batch:
+        assert request.clips < 9, "too many"
+        return torch.full((1, 2), request.number / 4), torch.zeros(1), torch.ones(1)
+
+
+def test_a_feeder_gives_batches_in_their_order_and_says_when_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "WAIT_S", 0.1)
+    feeder = batches.Feeder(CountedBatches)
+    for number in (3, 1):
+        feeder.ask(batches.Request(clips=1, patches=1, seed=0, number=number))
+    assert [feeder.take()[0][0, 0].item() for _ in range(2)] == [0.75, 0.25]
+    feeder.ask(batches.Request(clips=9, patches=1, seed=0, number=1))
+    with pytest.raises(SystemExit, match="has ended: call again to continue"):
+        feeder.take()
+
+
+def test_training_from_the_recordings_themselves_leaves_out_what_it_is_told_to(tmp_path: Path) -> None:
+    (tmp_path / "bank").mkdir()
+    np.arange(30, dtype=np.int16).tofile(tmp_path / "bank" / "audio.i16")
+    rows = [
+        {"source": f"game/{name}.wav", "licence": "CC0", "start": 10 * i, "samples": 10, "digest": str(i)}
+        for i, name in enumerate(("saw", "dog", "rain"))
+    ]
+    (tmp_path / "bank" / "recordings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    means = np.zeros((3, 527), np.float16)
+    means[0, AUDIOSET_LABELS.index("Chainsaw")] = means[1, 0] = means[2, 1] = 0.8
+    np.savez(tmp_path / "bank" / "heard.npz", mean=means, peak=means)
+    recordings = train_gpu.open_recordings(tmp_path, tmp_path, 1)
+    assert recordings.samples.tolist() == list(range(30))
+    for row in recordings.rows:
+        row["split"] = "train"
+    weights = recordings.weights(train_gpu.Arguments(focus=3.0), ["*/rain.wav"])
+    assert weights[0] == pytest.approx(3 * weights[1]) and weights[2] == 0
+
+
+def test_the_ablation_gives_intervals_of_ways_and_of_differences_at_the_same_seed() -> None:
+    assert ablation.interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.303 / 3**0.5), abs=1e-3)
+    found = {
+        (way, seed): {"mAP": base + 0.1 * seed, "loss": 1.0, "top_1": 0.5}
+        for way, base in (("consistent", 0.5), ("inconsistent", 0.4))
+        for seed in range(3)
+    }
+    rows = {row["what"]: row for row in ablation.rows_of(found)}
+    assert list(rows) == ["consistent", "inconsistent", "consistent - inconsistent"]
+    assert rows["consistent"]["mAP"] == pytest.approx((0.6, 0.2484), abs=1e-3)
+    assert rows["consistent - inconsistent"]["mAP"] == pytest.approx((0.1, 0.0), abs=1e-9)
+    assert "| consistent - inconsistent | 3 | 0.1000 ± 0.0000 |" in ablation.table_of(list(rows.values()))
+
+
+def test_a_run_of_the_ablation_that_is_not_finished_is_run_again(tmp_path: Path) -> None:
+    assert ablation.figures_of(tmp_path, 10) is None
+    (tmp_path / "heldout.json").write_text('{"step": 7')
+    assert ablation.figures_of(tmp_path, 10) is None
+    (tmp_path / "heldout.json").write_text('{"step": 7, "mAP": 0.1}')
+    assert ablation.figures_of(tmp_path, 10) is None
+    assert ablation.figures_of(tmp_path, 7) == {"step": 7, "mAP": 0.1}
