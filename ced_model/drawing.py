@@ -117,7 +117,7 @@ def make_figure(
         2, 1, sharex=True, height_ratios=[layout.mel_inches, rows_inches + bar_below_inches]
     )
     if title:
-        figure.suptitle(_shortened(title, 110), fontsize=12, parse_math=False)
+        figure.suptitle(shortened(title, 110), fontsize=12, parse_math=False)
     _draw_mel(mel_axes, decibels, column_s, front_end, layout, start_s)
     _draw_tags(tag_axes, timeline, classes, layout)
     _label_times(tag_axes, start_s, start_s + timeline.duration_s, layout.max_times)
@@ -183,7 +183,7 @@ def _mel(hertz: float) -> float:
 
 
 def _label_classes(axes: "Axes", names: list[str], label_length: int) -> None:
-    axes.set_yticks(np.arange(len(names)) + 0.5, [_shortened(name, label_length) for name in names])
+    axes.set_yticks(np.arange(len(names)) + 0.5, [shortened(name, label_length) for name in names])
     axes.tick_params(axis="y", length=0)
     for label in axes.get_yticklabels():
         label.set_parse_math(False)  # a $ is a $
@@ -210,5 +210,6 @@ def time_label(seconds: float, step: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
-def _shortened(text: str, length: int) -> str:
+def shortened(text: str, length: int) -> str:
+    """The text, or its first characters and `…`, `length` in all."""
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -6,12 +6,15 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .audio import MIX, describe
 from .classes import ClassChoice, choice_scores, choose_classes
+from .confidence import Interval, brier, calibration_error, calibration_note, confidence_intervals, top_1
+from .confusion import confusion_matrix
 from .input_list import Input
 from .labelled import (
     INSTALL_TRAIN,
@@ -28,7 +31,6 @@ from .tagger import AudioTagger
 if TYPE_CHECKING:
     from .modeling_ced import CedForAudioClassification
 
-CALIBRATION_BINS = 15
 SOFT_THRESHOLD = 0.5  # from which a soft target counts as present
 
 
@@ -127,6 +129,24 @@ class Evaluation:
     failed: list[Skipped] = field(repr=False)
     notes: list[str] = field(repr=False)
 
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """95 % confidence intervals of the figures, by the names of [`ClassificationMetrics.summary`]."""
+        found = confidence_intervals(self.clips.targets, self.scores, self.metrics.problem_type)
+        low, high = map(d_prime, found["mAUC"])
+        return {name: found.get(name, (low, high)) for name in self.metrics.summary()}
+
+    @property
+    def calibration_note(self) -> str | None:
+        """What makes the calibration error large and what to do; None if it is below 0.1."""
+        return calibration_note(self.clips.targets, self.scores, self.metrics.problem_type)
+
+    @property
+    def confusion(self) -> np.ndarray | None:
+        """See [`ced_model.confusion.confusion_matrix`]; None for multi-label data."""
+        is_single = self.metrics.problem_type == SINGLE_LABEL
+        return confusion_matrix(self.clips.targets, self.scores) if is_single else None
+
 
 def classification_metrics(
     targets: np.ndarray,
@@ -160,14 +180,15 @@ def classification_metrics(
         raise ValueError(f"There are {len(names)} `labels`, but {targets.shape[1]} classes.")
     hits = targets.astype(bool)
     per_class = [_class_metrics(name, hits[:, index], scores[:, index]) for index, name in enumerate(names)]
+    each = np.ones((1, len(hits)))
     mean_auc = _mean([item.auc for item in per_class])
     return ClassificationMetrics(
         mean_average_precision=_mean([item.average_precision for item in per_class]),
         mean_auc=mean_auc,
         d_prime=d_prime(mean_auc),
-        top_1=_top_1(hits, scores),
-        calibration_error=_calibration_error(hits, scores, problem_type),
-        brier=_brier(hits, scores, problem_type),
+        top_1=float(top_1(hits, scores, each)[0]),
+        calibration_error=float(calibration_error(hits, scores, problem_type, each)[0]),
+        brier=float(brier(hits, scores, problem_type, each)[0]),
         problem_type=problem_type,
         num_clips=len(hits),
         per_class=per_class,
@@ -209,8 +230,8 @@ def evaluate(
         Soft targets count as present from 0.5 on; its `notes` say so.
 
     Raises:
-        ValueError: if the model lacks classes (an `UnknownLabelsError` of [`ced_model.labelled`]), no clip can be read, there is but one class to choose from, or the model
-            gives no probabilities.
+        ValueError: if the model lacks classes (an `UnknownLabelsError` of `ced_model.labelled`), no clip can be read,
+            there is but one class to choose from, or the model gives no probabilities.
         ImportError: if the extra `[train]` is not installed.
     """
     require(("sklearn",), "Evaluation", INSTALL_TRAIN)  # before the work, not after it
@@ -267,27 +288,6 @@ def _class_metrics(label: str, hits: np.ndarray, scores: np.ndarray) -> ClassMet
 def _mean(values: list[float]) -> float:
     defined = [value for value in values if not math.isnan(value)]
     return math.fsum(defined) / len(defined) if defined else math.nan
-
-
-def _top_1(hits: np.ndarray, scores: np.ndarray) -> float:
-    labelled = hits.any(axis=1)
-    return float(hits[np.arange(len(hits)), scores.argmax(axis=1)][labelled].mean())
-
-
-def _calibration_error(hits: np.ndarray, scores: np.ndarray, problem_type: str) -> float:
-    if problem_type == SINGLE_LABEL:
-        best = scores.argmax(axis=1)[:, None]
-        hits, scores = np.take_along_axis(hits, best, axis=1), np.take_along_axis(scores, best, axis=1)
-    confidence = scores.reshape(-1).astype(np.float64)
-    inner_edges = np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]
-    bins = np.searchsorted(inner_edges, confidence)  # what lies on an edge belongs below it, as in scikit-learn's curve
-    surplus = np.bincount(bins, weights=confidence - hits.reshape(-1), minlength=CALIBRATION_BINS)
-    return float(np.abs(surplus).sum() / len(confidence))
-
-
-def _brier(hits: np.ndarray, scores: np.ndarray, problem_type: str) -> float:
-    squares = (scores.astype(np.float64) - hits) ** 2
-    return float(squares.sum(axis=1).mean() if problem_type == SINGLE_LABEL else squares.mean())
 
 
 def _check_arrays(targets: np.ndarray, scores: np.ndarray, problem_type: str) -> None:

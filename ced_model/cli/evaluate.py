@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import textwrap
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from ..audioset import AUDIOSET_CLASSES
-from ..messages import OptionError
+from ..messages import OptionError, printable
 from ..output import check_new_file, new_file
 from ..packages import require
 from . import options
@@ -23,6 +24,7 @@ from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .finding import choosing
 from .model import load_tagger, quieten
+from .plot import INSTALL_PLOT, save_figure
 from .progress import RunProgress
 from .terminal import one_line, put, put_json, say
 
@@ -38,6 +40,9 @@ BEST_AND_WORST = 5  # of more classes
 
 CLASS_COLUMNS = ("label", "mid", "positives", "AP", "AUC", "d_prime", "best_F1", "best_threshold")
 CLASS_HEAD = "positives     AP    AUC     d'  class"
+CONFUSED_HEAD = "    clips  share  label → best-scored class instead"
+INTERVAL_HEAD = f"{'':17}95% interval"
+WIDTH = 80
 FIGURES = {
     "mAP": "mean average precision of the classes present",
     "mAUC": "mean area under the ROC curve",
@@ -78,6 +83,13 @@ def evaluate(
     per_class: Annotated[
         str | None, typer.Option(metavar="FILE.csv", help="Write the figures of each class here.")
     ] = None,
+    confusion: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write which classes are taken for which here: a .csv or a picture, .png. For clips with one class.",
+        ),
+    ] = None,
     predictions: Annotated[
         str | None, typer.Option(metavar="FILE.npz", help="Write files, labels, targets and scores here, as arrays.")
     ] = None,
@@ -106,13 +118,18 @@ def evaluate(
         from ..input_list import existing
 
         existing(data)
-    for option, path, extension in (("per_class", per_class, ".csv"), ("predictions", predictions, ".npz")):
+    pictures = [path for path in confusion or () if path.lower().endswith(".png")]
+    outputs = [("per_class", per_class, ".csv"), ("predictions", predictions, ".npz")]
+    outputs += [("confusion", path, ".png" if path in pictures else ".csv") for path in confusion or ()]
+    for option, path, extension in outputs:
         if path is not None:
             check_new_file(option, path, extension, overwrite)
             labels = os.path.expanduser(name)
             if os.path.exists(path) and os.path.exists(labels) and os.path.samefile(path, labels):
                 raise OptionError(option, path, "another name: these are the labels, they would be lost")
     require(("datasets", "sklearn"), "evaluating", 'pip install "ced_model[train]"')
+    if pictures:
+        require(("matplotlib",), "drawing", INSTALL_PLOT)
     rows = None
     if dataset is not None:
         quieten()
@@ -154,6 +171,10 @@ def evaluate(
     _print_notes(clips.notes)
     for path, reason in clips.skipped:
         _print_failure(path, reason)
+    from ..labelled import SINGLE_LABEL
+
+    if confusion and clips.problem_type != SINGLE_LABEL:
+        raise OptionError("confusion", confusion[0], "clips of one class each; some have several or none")
     matching = options.given(skip_unknown=skip_unknown) | choosing(None, None, label_map)
     evaluation = _evaluate(tagger, clips, rows, channel=options.parse_channel(channel), **matching)
     _print_notes(evaluation.notes[len(clips.notes) :])
@@ -163,6 +184,9 @@ def evaluate(
         steps.callback(_print_report, made, evaluation, as_json)
         steps.callback(_write, predictions, overwrite, evaluation, _write_predictions)
         steps.callback(_write, per_class, overwrite, evaluation, _write_per_class)
+        for path in confusion or ():
+            write = _draw_confusion if path in pictures else _write_confusion
+            steps.callback(_write, path, overwrite, evaluation, write)
     if evaluation.failed:
         raise typer.Exit(FAILED)
 
@@ -220,18 +244,38 @@ def table_lines(evaluation: "Evaluation") -> list[str]:
     """The figures and the classes, in 80 columns."""
     from ..labelled import SINGLE_LABEL
 
-    metrics = evaluation.metrics
+    metrics, intervals = evaluation.metrics, evaluation.intervals
     kind = "single-label" if metrics.problem_type == SINGLE_LABEL else "multi-label"
     failed = f" ({len(evaluation.failed)} more failed)" if evaluation.failed else ""
     classes = f"{metrics.num_classes_present} of {metrics.num_classes} classes present"
-    lines = [f"{metrics.num_clips} clips{failed}, {kind}; {classes}", ""]
+    lines = [f"{metrics.num_clips} clips{failed}, {kind}; {classes}", INTERVAL_HEAD]
     for name, value in metrics.summary().items():
-        lines.append(f"{name:8} {_shown(value):>6}  {FIGURES[name]}")
+        between = "–".join(map(_shown, intervals[name])) if math.isfinite(intervals[name][0]) else "–"
+        lines.append(f"{name:8} {_shown(value):>6}  {between:11}  {FIGURES[name]}")
+    if evaluation.calibration_note is not None:
+        lines += textwrap.wrap(f"{evaluation.calibration_note} --per-class writes them.", WIDTH)
+    lines += ["", CLASS_HEAD]
     present = sorted((item for item in metrics.per_class if item.positives), key=lambda item: -item.average_precision)
     if len(present) <= MOST_CLASSES:
-        return [*lines, "", CLASS_HEAD, *map(_class_line, present)]
-    best, worst = present[:BEST_AND_WORST], present[-BEST_AND_WORST:]
-    return [*lines, "", CLASS_HEAD, *map(_class_line, best), f"{'…':>9}", *map(_class_line, worst)]
+        lines += map(_class_line, present)
+    else:
+        best, worst = present[:BEST_AND_WORST], present[-BEST_AND_WORST:]
+        lines += [*map(_class_line, best), f"{'…':>9}", *map(_class_line, worst)]
+    return lines + _confused_lines(evaluation)
+
+
+def _confused_lines(evaluation: "Evaluation") -> list[str]:
+    """The pairs of classes with the most errors, of single-label data."""
+    from ..confusion import most_confused
+    from ..drawing import shortened
+
+    if evaluation.confusion is None:
+        return []
+    lines = ["", CONFUSED_HEAD]
+    for label, taken_for, clips, share in most_confused(evaluation.confusion, evaluation.clips.labels):
+        names = " → ".join(shortened(printable(name), (WIDTH - 21) // 2) for name in (label, taken_for))
+        lines.append(f"{clips:9} {share:6.0%}  {names}")
+    return lines if len(lines) > 2 else []
 
 
 def _class_line(item: "ClassMetrics") -> str:
@@ -240,7 +284,7 @@ def _class_line(item: "ClassMetrics") -> str:
 
 
 def _shown(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
+    return "–" if math.isnan(value) else "∞" if value == math.inf else f"{value:.3f}"
 
 
 def _report(evaluation: "Evaluation") -> dict[str, Any]:
@@ -254,6 +298,8 @@ def _report(evaluation: "Evaluation") -> dict[str, Any]:
         "num_classes": metrics.num_classes,
         "num_classes_present": metrics.num_classes_present,
         **{name: _finite(value) for name, value in metrics.summary().items()},
+        "intervals": {name: [*map(_finite, bounds)] for name, bounds in evaluation.intervals.items()},
+        "calibration": evaluation.calibration_note,
         "notes": evaluation.notes,
         "failed": [{"file": escape_name(path), "error": reason} for path, reason in evaluation.failed],
         "per_class": [_class_row(item) for item in metrics.per_class],
@@ -295,6 +341,20 @@ def _write_per_class(evaluation: "Evaluation", file: BinaryIO) -> None:
     for item in evaluation.metrics.per_class:
         writer.writerow(_class_row(item))
     text.detach()
+
+
+def _write_confusion(evaluation: "Evaluation", file: BinaryIO) -> None:
+    from ..confusion import write_matrix
+
+    assert evaluation.confusion is not None
+    write_matrix(file, evaluation.confusion, evaluation.clips.labels)
+
+
+def _draw_confusion(evaluation: "Evaluation", file: BinaryIO) -> None:
+    from ..confusion import make_picture
+
+    assert evaluation.confusion is not None
+    save_figure(make_picture(evaluation.confusion, evaluation.clips.labels), file)
 
 
 def _write_predictions(evaluation: "Evaluation", file: BinaryIO) -> None:

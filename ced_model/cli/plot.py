@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
@@ -87,7 +87,9 @@ def plot(
     choices = choose_classes(tagger.labels, classes.pop("labels", None), **classes)
     windows = options.given(window_s=window_s, hop_s=hop_s)
     shown = {"threshold": threshold, "top_k": top_k or (None if labels else TOP_K)}
-    _save(_draw(tagger, file, part, windows, options.parse_channel(channel), choices, shown), path, overwrite)
+    figure = _draw(tagger, file, part, windows, options.parse_channel(channel), choices, shown)
+    with new_file(path, overwrite) as picture:
+        save_figure(figure, picture)
     put(str(path))
 
 
@@ -154,7 +156,8 @@ def _choose_classes(timeline: "Timeline", threshold: float | None, top_k: int | 
     return order[:top_k]
 
 
-def _save(figure: Any, path: Path, overwrite: bool) -> None:
-    with warnings.catch_warnings(), new_file(path, overwrite) as file:
+def save_figure(figure: Any, file: BinaryIO) -> None:
+    """Writes a picture of matplotlib as PNG."""
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font lacks
         figure.savefig(file, format="png")

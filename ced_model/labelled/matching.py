@@ -75,12 +75,10 @@ def match_clips(
         number = len(clips)
         clips = _without_labels(clips, [place is not None for place in places])
         left = f" with {count(number - len(clips), 'clip')}" if len(clips) < number else ""
-        labels = f"{count(len(unknown), 'label')} that the model does not have"
-        notes.append(f"{labels}{left} left out: {shown(unknown)}")
+        notes.append(f"{count(len(unknown), 'label')} that the model does not have{left} left out: {shown(unknown)}")
     chosen = [choices[place] for place in places if place is not None]
     _check_choices(clips, chosen)
-    labels = [choice.label for choice in chosen]
-    return replace(clips, labels=labels, notes=[*clips.notes, *notes]), chosen
+    return replace(clips, labels=[choice.label for choice in chosen], notes=[*clips.notes, *notes]), chosen
 
 
 def _find(

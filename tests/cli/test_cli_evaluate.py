@@ -26,7 +26,7 @@ from ced_model import AudioTagger
 from ced_model.audioset import AUDIOSET_CLASSES
 from ced_model.class_files import read_thresholds
 from ced_model.cli.app import app
-from ced_model.cli.evaluate import table_lines
+from ced_model.cli.evaluate import CONFUSED_HEAD, table_lines
 from ced_model.cli.terminal import put
 from ced_model.evaluation import Evaluation, classification_metrics, evaluate
 from ced_model.labelled import LabelledClips, read_labelled
@@ -87,8 +87,17 @@ def test_the_table_fits_the_eye_and_agrees_with_json(ced: Run, table: Path) -> N
     assert lines[0] == "4 clips, multi-label; 6 of 6 classes present"
     assert max(map(len, lines)) <= 80
     figures = {line.split()[0]: line.split()[1] for line in lines[2:8]}
+    intervals = {line.split()[0]: line.split()[2] for line in lines[2:8]}
+    shown_bounds = {
+        name: "–".join("∞" if bound is None else f"{bound:.3f}" for bound in bounds)
+        for name, bounds in report["intervals"].items()
+    }
+    assert intervals == shown_bounds and lines[1].strip() == "95% interval"
     assert figures == {name: f"{report[name]:.3f}" for name in ("mAP", "mAUC", "d_prime", "top_1", "ECE", "Brier")}
-    classes = [line.split(None, 4) for line in lines[10:]]
+    if report["calibration"] is not None:
+        assert report["calibration"].split()[0] == "ECE" and lines[8].startswith("ECE is large because")
+    head = next(index for index, line in enumerate(lines) if line.startswith("positives"))
+    classes = [line.split(None, 4) for line in lines[head + 1 :]]
     assert {item[4] for item in classes} == set(LABELS)
     assert [float(item[1]) for item in classes] == sorted((float(item[1]) for item in classes), reverse=True)
     assert shown.stderr.startswith("model: ") and "4 of 4 inputs" in shown.stderr
@@ -150,10 +159,58 @@ def test_of_many_classes_the_best_and_the_worst_are_shown() -> None:
     found = classification_metrics(targets, scores, labels=labels)
     clips = LabelledClips([str(index) for index in range(40)], targets, labels)
     lines = table_lines(Evaluation(found, clips, scores, [], []))
-    assert len(lines) == 21 and max(map(len, lines)) <= 80
+    assert len(lines) == 25 and max(map(len, lines)) <= 80
     order = sorted((item for item in found.per_class if item.positives), key=lambda item: -item.average_precision)
     assert [line[32:] for line in lines[-11:-6]] == [item.label for item in order[:5]]
     assert [line[32:] for line in lines[-5:]] == [item.label for item in order[-5:]]
+
+
+NUMBERED = {"1 - Crow": "misc_crow", "2 - Bell": "perc_bell", "3 - Hand drums": "loop_tabla"}
+
+
+@pytest.fixture
+def numbered(resources: Path, tmp_path: Path) -> Path:
+    """A folder of clips for each of three classes, as data sets have them: with numbers, and a name of its own."""
+    for label, name in NUMBERED.items():
+        (tmp_path / "numbered" / label).mkdir(parents=True)
+        shutil.copy(resources / f"{name}.flac", tmp_path / "numbered" / label)
+        shutil.copy(resources / "misc_burp.flac", tmp_path / "numbered" / label)
+    return tmp_path / "numbered"
+
+
+def test_labels_of_a_folder_are_matched_or_proposed(ced: Run, numbered: Path, tmp_path: Path) -> None:
+    shown = ced(numbered, code=1)
+    assert "'3 - Hand drums' (did you mean " in last_line(shown.stderr) and shown.stdout == ""
+    proposed = [line for line in shown.stderr.splitlines() if "Drum" in line and line.endswith(",3 - Hand drums")]
+    assert proposed
+    skipped = ced(numbered, "--skip-unknown")
+    assert skipped.stdout.startswith("4 clips, single-label; 2 of 2 classes present")
+    assert "note: 1 label that the model does not have with 2 clips left out: '3 - Hand drums'" in skipped.stderr
+    (tmp_path / "map.csv").write_text("Drum,3 - Hand drums\nTabla,3 - Hand drums\n")
+    mapped = ced(numbered, "--label-map", tmp_path / "map.csv", "--per-class", tmp_path / "classes.csv")
+    assert mapped.stdout.startswith("6 clips, single-label; 3 of 3 classes present")
+    assert "note: 2 labels matched without numbers, such as '1 - Crow' with 'Crow'" in mapped.stderr
+    limits = read_thresholds(tmp_path / "classes.csv")
+    assert set(limits) == {"Crow", "Bell", "3 - Hand drums"}
+    (tmp_path / "wrong.csv").write_text("3 - Hand drums,Drum\n")
+    assert "wrong.csv, line 1: '3 - Hand drums': expected a class of the model; did you mean" in last_line(
+        ced(numbered, "--label-map", tmp_path / "wrong.csv", code=2).stderr
+    )
+
+
+def test_which_classes_are_taken_for_which(ced: Run, numbered: Path, table: Path, tmp_path: Path) -> None:
+    matrix, picture = tmp_path / "confusion.csv", tmp_path / "confusion.png"
+    shown = ced(numbered, "--skip-unknown", "--confusion", matrix, "--confusion", picture)
+    rows = list(csv.reader(matrix.open(encoding="utf-8")))
+    assert rows[0] == ["label", "Crow", "Bell"] and [row[0] for row in rows[1:]] == ["Crow", "Bell"]
+    counts = np.array([row[1:] for row in rows[1:]], int)
+    assert counts.sum(axis=1).tolist() == [2, 2] and picture.read_bytes().startswith(b"\x89PNG")
+    lines = shown.stdout.splitlines()
+    pairs = [line.split(maxsplit=2) for line in lines[lines.index(CONFUSED_HEAD) + 1 :]]
+    errors = {f"{a} → {b}": counts[i, 1 - i] for i, (a, b) in enumerate((("Crow", "Bell"), ("Bell", "Crow")))}
+    assert {names: int(number) for number, _, names in pairs} == {name: n for name, n in errors.items() if n}
+    assert "some have several or none" in last_line(ced(table, "--confusion", tmp_path / "x.csv", code=2).stderr)
+    assert "expected a name that ends in .csv" in last_line(ced(table, "--confusion", "x.svg", code=2).stderr)
 
 
 # Splits
