@@ -36,7 +36,7 @@ def read_label_map(path: str | os.PathLike[str]) -> dict[str, str]:
         OSError: if the file cannot be read.
     """
     found: dict[str, str] = {}
-    for place, row in _rows(path):
+    for place, row in text_rows(path):
         if not found and place.endswith("line 1") and row[0].strip().casefold() in MAP_HEADS:
             continue
         if len(row) != 2:
@@ -120,11 +120,12 @@ def _text(path: str | os.PathLike[str]) -> str:
         raise UsageError(f"{printable(path)}, line {line}: expected UTF-8 text") from error
 
 
-def _rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, list[str]]]:
+def text_rows(path: str | os.PathLike[str], delimiter: str | None = None) -> Iterator[tuple[str, list[str]]]:
     """The rows of a CSV with their places; empty ones and comments (#) are left out."""
     text = _text(path)
     first = text.split("\n", 1)[0]
-    delimiter = next((sign for sign in ("\t", ";") if sign in first and "," not in first), ",")
+    if delimiter is None:
+        delimiter = next((sign for sign in ("\t", ";") if sign in first and "," not in first), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     line = 1
     try:
@@ -137,7 +138,7 @@ def _rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _csv_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    rows = _rows(path)
+    rows = text_rows(path)
     place, head = next(rows, (f"{printable(path)}, line 1", []))
     head = [name.strip() for name in head]
     name_column = next((name for name in CLASS_COLUMNS if name in head), None)

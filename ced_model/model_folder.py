@@ -64,6 +64,7 @@ class ModelFolder:
     def fingerprint(self) -> str:
         """A checksum of all that makes the scores: architecture, labels, front end and weights."""
         digest = hashlib.sha256(repr((self.settings, self.front_end, self.labels)).encode(errors="surrogatepass"))
+        digest.update(b"steps" * self.settings.has_steps)
         for name, tensor in sorted(self.tensors.items()):
             digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
             for values in tensor.chunks():

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `config.json` and `preprocessor_config.json` may hold, checked on plain dictionaries, without torch."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -200,9 +201,16 @@ def name_labels(id2label: Any, count: int) -> dict[int, str]:
     return dict(sorted(names.items())) or {index: f"LABEL_{index}" for index in range(count)}
 
 
+FRAME_MODEL = "CedForAudioFrameClassification"
+
+
 @dataclass(frozen=True)
 class ModelSettings:
-    """The architecture of a classifier: the fields of its `config.json` that its tensors and outputs depend on."""
+    """
+    The architecture of a classifier: the fields of its `config.json` that its tensors and outputs depend on.
+
+    `has_steps` is for a `CedForAudioFrameClassification`, which scores each step of one patch in time.
+    """
 
     embed_dim: int
     depth: int
@@ -215,11 +223,15 @@ class ModelSettings:
     pooling: str
     problem_type: str
     num_labels: int
+    has_steps: bool = dataclasses.field(default=False, repr=False)
 
     @classmethod
     def of(cls, model: Mapping[str, Any]) -> "ModelSettings":
         """From fields that [`check_model`] returned, or those of a `CedConfig`."""
-        return cls(**{name: model[name] for name in cls.__dataclass_fields__})
+        has_steps = FRAME_MODEL in (model.get("architectures") or ())
+        return cls(
+            **{name: model[name] for name in cls.__dataclass_fields__ if name != "has_steps"}, has_steps=has_steps
+        )
 
 
 def check_model(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -510,6 +510,25 @@ class CedHeadModel(CedPreTrainedModel):
         """Freezes the encoder, so that only the head is trained. The running statistics of `init_bn` stay too."""
         self.encoder.requires_grad_(False)
 
+    def classify(self, outputs: CedModelOutput) -> torch.Tensor:
+        """Logits of shape `(batch_size, num_labels)` from the output of the encoder."""
+        config, problem_type = self.config, self.config.problem_type
+        if config.pooling == "dm":
+            logits = average_logits(self.outputlayer(outputs.frame_states), outputs.patch_mask, problem_type)
+        else:
+            logits = self.outputlayer(outputs.chunk_states)  # (batch_size, chunks, num_labels)
+        if logits.shape[1] == 1:
+            return logits.squeeze(1)
+        if config.pooling == "logit" or problem_type == "regression":
+            return combine(logits, outputs.chunk_mask, config.eval_avg)
+        if problem_type == "single_label_classification":
+            logits = logits.log_softmax(dim=-1)  # comparable between chunks
+        if config.eval_avg == "mean":
+            logits = average_logits(logits, outputs.chunk_mask, problem_type)
+        else:
+            logits = combine(logits, outputs.chunk_mask, "max")
+        return logits.clamp(-MAX_LOGIT, MAX_LOGIT)
+
 
 @auto_docstring(
     custom_intro="""
@@ -568,25 +587,6 @@ class CedForAudioClassification(CedHeadModel):
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
-
-    def classify(self, outputs: CedModelOutput) -> torch.Tensor:
-        """Logits of shape `(batch_size, num_labels)` from the output of the encoder."""
-        config, problem_type = self.config, self.config.problem_type
-        if config.pooling == "dm":
-            logits = average_logits(self.outputlayer(outputs.frame_states), outputs.patch_mask, problem_type)
-        else:
-            logits = self.outputlayer(outputs.chunk_states)  # (batch_size, chunks, num_labels)
-        if logits.shape[1] == 1:
-            return logits.squeeze(1)
-        if config.pooling == "logit" or problem_type == "regression":
-            return combine(logits, outputs.chunk_mask, config.eval_avg)
-        if problem_type == "single_label_classification":
-            logits = logits.log_softmax(dim=-1)  # comparable between chunks
-        if config.eval_avg == "mean":
-            logits = average_logits(logits, outputs.chunk_mask, problem_type)
-        else:
-            logits = combine(logits, outputs.chunk_mask, "max")
-        return logits.clamp(-MAX_LOGIT, MAX_LOGIT)
 
     def _prepare_labels(self, labels: torch.Tensor, batch_size: int) -> torch.Tensor:
         """Labels in the type that the loss takes; raises a ValueError where their shape does not fit."""

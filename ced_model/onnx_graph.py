@@ -32,7 +32,7 @@ DATA_TYPES = {
 }
 ACTIVATIONS = {"multi_label_classification": "Sigmoid", "single_label_classification": "Softmax", "regression": ""}
 
-PROBABILITIES, EMBEDDINGS = "probabilities", "embeddings"
+PROBABILITIES, EMBEDDINGS, STEPS = "probabilities", "embeddings", "step_probabilities"
 
 
 class GraphBuilder:
@@ -120,7 +120,8 @@ def build_graph(
     Returns:
         A model with the input `log_mel` (float32, (B, n_mels, T): decibels, 16 ≤ T ≤ `target_length`) or `waveform`
         (float32, (B, samples)), and the outputs `probabilities` (float32, (B, classes); of a regression model its raw
-        outputs) and `embeddings` (float32, (B, D)).
+        outputs) and `embeddings` (float32, (B, D)). A model that scores steps also has `step_probabilities` (float32,
+        (B, t, classes)), unless it takes any length.
     """
     g = GraphBuilder(tensors, inline, in_half)
     if front_end is None:
@@ -134,24 +135,23 @@ def build_graph(
         values = split_long_clips(g, values, settings)
     tokens = write_encoder(g, values, settings)
     pooled = pool_tokens(g, tokens, settings)
-    probabilities = write_head(g, tokens, pooled, settings)
-    outputs = {PROBABILITIES: (probabilities, settings.num_labels)}
+    probabilities, steps = write_head(g, tokens, pooled, settings)
+    outputs: dict[str, tuple[str, list[Any]]] = {PROBABILITIES: (probabilities, ["batch", settings.num_labels])}
     if any_length:
         by_clip = g.node("Reshape", probabilities, g.join(g.shape_of(log_mel, 0), -1, settings.num_labels))
         mean = g.node("ReduceMean", by_clip, g.constant([1]), keepdims=0)
-        outputs[PROBABILITIES] = (mean, settings.num_labels)
+        outputs[PROBABILITIES] = (mean, ["batch", settings.num_labels])
     else:
-        outputs[EMBEDDINGS] = (pooled, settings.embed_dim)
+        outputs[EMBEDDINGS] = (pooled, ["batch", settings.embed_dim])
+        if settings.has_steps:
+            outputs[STEPS] = (steps, ["batch", "steps", settings.num_labels])
     for name, (value, _) in outputs.items():
         g.nodes.append(helper.make_node("Identity", [value], [name], name=name))
     graph = helper.make_graph(
         g.nodes,
         "ced",
         [graph_input],
-        [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
-            for name, (_, width) in outputs.items()
-        ],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, (_, shape) in outputs.items()],
         list(g.initializers.values()),
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="ced_model")
@@ -323,21 +323,40 @@ def pool_tokens(g: GraphBuilder, tokens: str, settings: ModelSettings) -> str:
     return g.node("ReduceMean", tokens, g.constant([1]), name="pooler_output", keepdims=0)
 
 
-def write_head(g: GraphBuilder, tokens: str, pooled: str, settings: ModelSettings) -> str:
-    """Probabilities (B, classes) from the embeddings; with `dm` pooling the mean of those of each step in time."""
-    if settings.pooling != "dm":
-        return _classify(g, pooled, settings)
+def write_head(g: GraphBuilder, tokens: str, pooled: str, settings: ModelSettings) -> tuple[str, str]:
+    """
+    Probabilities (B, classes) from the embeddings; with `dm` pooling the mean of those of each step in time. And those
+    of the steps (B, t, classes), of a model that scores them.
+    """
+    if settings.pooling != "dm" and not settings.has_steps:
+        return _activated(g, _logits(g, pooled), settings), ""
     bands, width = settings.n_mels // settings.patch_size, settings.embed_dim
-    by_band = g.node("Reshape", tokens, g.constant([0, bands, -1, width]))
+    batch = g.shape_of(tokens, 0)
+    patches = tokens if settings.pooling != "token" else g.take(tokens, 1, np.iinfo(np.int64).max, 1)
+    by_band = g.node("Reshape", patches, g.constant([0, bands, -1, width]))
     steps = g.node("ReduceMean", by_band, g.constant([1]), keepdims=0)  # (B, t, D)
-    rows = _classify(g, g.node("Reshape", steps, g.constant([-1, width])), settings)
-    rows = g.node("Reshape", rows, g.join(g.shape_of(tokens, 0), -1, settings.num_labels))
-    return g.node("ReduceMean", rows, g.constant([1]), keepdims=0)
+    rows = g.node("Reshape", steps, g.constant([-1, width]))
+    by_step = g.join(batch, -1, settings.num_labels)
+    if settings.pooling == "dm":
+        logits = _logits(g, rows)
+        probabilities = g.node("Reshape", _activated(g, logits, settings), by_step)
+        probabilities = g.node("ReduceMean", probabilities, g.constant([1]), keepdims=0)
+    else:  # the rows of clips and steps go through the head together
+        both = _logits(g, g.node("Concat", pooled, rows, axis=0))
+        probabilities = _activated(g, g.take(both, 0, batch, 0), settings)
+        logits = g.node("Slice", both, batch, g.constant([np.iinfo(np.int64).max]), g.constant([0]))
+    if not settings.has_steps:
+        return probabilities, ""
+    # Steps are trained with a binary cross-entropy, whatever the problem type is.
+    return probabilities, g.node("Reshape", g.node("Sigmoid", logits), by_step)
 
 
-def _classify(g: GraphBuilder, rows: str, settings: ModelSettings) -> str:
+def _logits(g: GraphBuilder, rows: str) -> str:
     """(M, D) → (M, classes)."""
-    logits = g.linear(g.layer_norm(rows, "outputlayer.0", 1e-5), "outputlayer.1")
+    return g.linear(g.layer_norm(rows, "outputlayer.0", 1e-5), "outputlayer.1")
+
+
+def _activated(g: GraphBuilder, logits: str, settings: ModelSettings) -> str:
     activation = ACTIVATIONS[settings.problem_type]
     return g.node(activation, logits) if activation else logits
 

@@ -112,7 +112,7 @@ class AudioTagger:
             self._torch_model, self._feature_extractor = model, feature_extractor
             if engine in ("auto", "torch"):
                 self._folder = folder_of(model, feature_extractor, with_weights=False)
-                self._engine = TorchEngine(model, self.num_threads)
+                self._engine = TorchEngine(model, self.num_threads, self._folder.settings.has_steps)
                 for field, asked in (("compute_type", compute_type), ("device", device)):
                     own = getattr(self._engine, field)
                     if asked is not None and not own.startswith(str(asked)):
@@ -127,6 +127,7 @@ class AudioTagger:
         self.labels: list[str] = list(self._folder.labels)
         self.problem_type, self.embed_dim = settings.problem_type, settings.embed_dim
         self.front_end, self.sampling_rate = self._folder.front_end, self._folder.front_end.sampling_rate
+        self._has_steps = settings.has_steps
         self._windows = ModelWindows(self.front_end, settings.target_length, settings.patch_size)
         self.min_window_s = self.front_end.min_samples / self.sampling_rate
         self.max_window_s = self._windows.max_samples / self.sampling_rate
@@ -283,7 +284,7 @@ class AudioTagger:
         self,
         inputs: Iterable[AudioInput],
         *,
-        window_s: float = TIMELINE_WINDOW_S,
+        window_s: float | None = None,
         hop_s: float | None = None,
         sampling_rate: int | None = None,
         channel: str | int = MIX,
@@ -297,19 +298,25 @@ class AudioTagger:
         The windows cover a whole recording. The last one may be shorter; where it would be shorter than one patch
         (0.15 s), it is joined to the one before it, or takes from it what it lacks.
 
+        A `CedForAudioFrameClassification` scores steps of one patch (0.16 s), which are the windows of its timelines.
+
         Args:
-            window_s: Length of the windows in seconds, up to `max_window_s`.
-            hop_s: Distance between their starts in seconds, by default half of `window_s`.
+            window_s: Length of the windows in seconds, up to `max_window_s`; by default 2 s. For steps, it is the
+                length of what the model looks at in one piece, by default as many steps as possible (10.08 s).
+            hop_s: Distance between their starts in seconds, by default half of `window_s`; none for steps.
             inputs, sampling_rate, channel, start_time, timezone, on_audio: As for [`AudioTagger.tag`].
         """
+        window_s, hop_s = self._timeline_windows(window_s, hop_s)
         read = self._windows.of_timelines(window_s, hop_s, sampling_rate, channel)
         began_at = _time_finder(start_time, timezone)
-        for source, state in self._run(inputs, read, self._scores, on_audio):
+        compute = self._step_scores if self._has_steps else self._scores
+        for source, state in self._run(inputs, read, compute, on_audio):
             duration_s = state.scored_to / self.sampling_rate
             timeline = None
             if state.error is None:
-                start_s, end_s = state.spans.T / self.sampling_rate
-                timeline = Timeline(state.scores, start_s, end_s, self.labels, duration_s)
+                scores, spans = self._by_step(state.scores, state.spans)
+                start_s, end_s = spans.T / self.sampling_rate
+                timeline = Timeline(scores, start_s, end_s, self.labels, duration_s)
             yield TagResult(source, describe(source), duration_s, [], timeline, state.error, began_at(source))
 
     def events(
@@ -317,7 +324,7 @@ class AudioTagger:
         source: AudioInput,
         thresholds: float | Mapping[str, Any] = THRESHOLD,
         *,
-        window_s: float = TIMELINE_WINDOW_S,
+        window_s: float | None = None,
         hop_s: float | None = None,
         sampling_rate: int | None = None,
         channel: str | int = MIX,
@@ -418,7 +425,7 @@ class AudioTagger:
         chunks: Iterable[Any],
         *,
         sampling_rate: int | None = None,
-        window_s: float = TIMELINE_WINDOW_S,
+        window_s: float | None = None,
         hop_s: float | None = None,
         smooth_s: float = 0.0,
         smoothing: str = "median",
@@ -449,10 +456,10 @@ class AudioTagger:
             ValueError: if a chunk has another sampling rate, or does not start where the one before it ended.
             AudioError: if a chunk is not mono audio, or if samples or scores are not finite.
         """
-        window, hop = self._windows.to_samples(window_s, window_s / 2 if hop_s is None else hop_s)
+        window, hop, step = self._stream_windows(window_s, hop_s)
         select = self._selection(top_k, threshold, labels, exclude, label_map)
         event_rules([], smooth_s=smooth_s, smoothing=smoothing)  # checks them
-        windows = smoothing_windows(smooth_s, hop / self.sampling_rate)
+        windows = smoothing_windows(smooth_s, step / self.sampling_rate)
         updates = self._stream_scores(chunks, sampling_rate, window, hop)
         for start_s, end_s, scores in smooth_stream(updates, windows, smoothing):
             yield StreamUpdate(start_s, end_s, select(scores), scores)
@@ -463,7 +470,7 @@ class AudioTagger:
         thresholds: float | Mapping[str, Any] = THRESHOLD,
         *,
         sampling_rate: int | None = None,
-        window_s: float = TIMELINE_WINDOW_S,
+        window_s: float | None = None,
         hop_s: float | None = None,
         **finding: Any,
     ) -> Iterator[Event]:
@@ -481,10 +488,10 @@ class AudioTagger:
         Raises:
             ValueError, AudioError: As [`AudioTagger.stream`] and [`AudioTagger.events`].
         """
-        window, hop = self._windows.to_samples(window_s, window_s / 2 if hop_s is None else hop_s)
+        window, hop, step = self._stream_windows(window_s, hop_s)
         rules = event_rules(self.labels, thresholds, **finding)
         updates = self._stream_scores(chunks, sampling_rate, window, hop)
-        yield from stream_events(updates, hop / self.sampling_rate, rules)
+        yield from stream_events(updates, step / self.sampling_rate, rules)
 
     def _stream_scores(
         self, chunks: Iterable[Any], sampling_rate: int | None, window: int, hop: int
@@ -492,10 +499,46 @@ class AudioTagger:
         """Bounds in seconds and scores of each window of a stream."""
         blocks = stream_blocks(chunks, sampling_rate, self.sampling_rate)
         for cut in self._windows.cut(blocks, window, hop, "the stream"):
-            scores = self._scores([cut.content], is_alone=not is_forked())[0]
-            start_s, end_s = cut.start / self.sampling_rate, (cut.start + len(cut.waveform)) / self.sampling_rate
-            check_scores(scores, "the stream", start_s)
-            yield start_s, end_s, scores
+            compute = self._step_scores if self._has_steps else self._scores
+            scores = compute([cut.content], is_alone=not is_forked())
+            check_scores(scores[0], "the stream", cut.start / self.sampling_rate)
+            span = np.array([[cut.start, cut.start + len(cut.waveform)]])
+            for row, (start, end) in zip(*self._by_step(scores, span), strict=True):
+                yield start / self.sampling_rate, end / self.sampling_rate, row
+
+    # Windows and steps
+
+    def _timeline_windows(self, window_s: float | None, hop_s: float | None) -> tuple[float, float | None]:
+        """Length of the windows of a timeline and distance between them in seconds, with defaults."""
+        if not self._has_steps:
+            return TIMELINE_WINDOW_S if window_s is None else window_s, hop_s
+        step = self._windows.step_samples
+        if hop_s is not None:
+            wanted = f"nothing: this model scores steps of {step / self.sampling_rate:.3g} s"
+            raise OptionError("hop_s", hop_s, wanted)
+        if window_s is None:
+            window_s = self._windows.max_samples // step * step / self.sampling_rate
+        return window_s, window_s
+
+    def _stream_windows(self, window_s: float | None, hop_s: float | None) -> tuple[int, int, int]:
+        """In samples: length of the windows of a stream, distance between their starts, and between scores."""
+        window_s, hop_s = self._timeline_windows(window_s, hop_s)
+        if hop_s is None and isinstance(window_s, int | float):
+            hop_s = window_s / 2
+        window, hop = self._windows.to_samples(window_s, hop_s)
+        return window, hop, self._windows.step_samples if self._has_steps else hop
+
+    def _by_step(self, scores: np.ndarray, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and spans in samples of windows as they are, or of their steps; a last one ends with its window."""
+        if not self._has_steps:
+            return scores, spans
+        step, rows, bounds = self._windows.step_samples, [], []
+        for window, (start, end) in zip(scores.reshape(len(scores), -1, len(self.labels)), spans, strict=True):
+            steps = self._windows.patches(int(end - start))
+            starts = start + step * np.arange(steps)
+            rows.append(window[:steps])
+            bounds.append(np.stack([starts, np.append(starts[1:], end)], axis=1))
+        return np.concatenate(rows), np.concatenate(bounds)
 
     # Computing
 
@@ -505,6 +548,13 @@ class AudioTagger:
     def _scores(self, contents: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
         """Class scores `(windows, classes)`."""
         return self._engine.run(self._windows.features(contents), is_alone).probabilities
+
+    def _step_scores(self, contents: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
+        """Class scores of all steps of each window in one row `(windows, most steps · classes)`, filled up with 0."""
+        steps = self._engine.run(self._windows.features(contents), is_alone).steps
+        assert steps is not None
+        most = self._windows.target_length // self._windows.patch_size
+        return np.pad(steps, [(0, 0), (0, most - steps.shape[1]), (0, 0)]).reshape(len(steps), -1)
 
     def _embeddings(self, contents: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
         """Pooled embeddings `(windows, embed_dim)`."""

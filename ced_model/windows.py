@@ -47,6 +47,11 @@ class ModelWindows:
         """Samples of the longest window."""
         return self.front_end.max_samples(self.target_length)
 
+    @property
+    def step_samples(self) -> int:
+        """Samples of a step: one patch in time."""
+        return self.patch_size * self.front_end.hop_size
+
     def of_clips(
         self,
         window_s: float | None,

@@ -19,7 +19,7 @@ from ..audioset import AUDIOSET_CLASSES
 from ..messages import OptionError, printable
 from ..output import check_new_file, new_file
 from ..packages import require
-from . import options
+from . import evaluate_events, options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .finding import choosing
@@ -94,6 +94,26 @@ def evaluate(
         str | None, typer.Option(metavar="FILE.npz", help="Write files, labels, targets and scores here, as arrays.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files that are there.")] = False,
+    events: evaluate_events.Events = False,
+    results: evaluate_events.Results = None,
+    t_collar: evaluate_events.TCollar = None,
+    percentage_of_length: evaluate_events.PercentageOfLength = None,
+    evaluate_offset: evaluate_events.EvaluateOffset = None,
+    time_resolution: evaluate_events.TimeResolution = None,
+    empty_system_output_handling: evaluate_events.EmptyOutput = None,
+    psds: evaluate_events.Psds = False,
+    threshold: options.Threshold = None,
+    threshold_file: options.ThresholdFile = None,
+    labels: options.Labels = None,
+    label_map: options.LabelMap = None,
+    off_threshold: options.OffThreshold = None,
+    smooth_s: options.Smooth = None,
+    smoothing: options.Smoothing = None,
+    min_duration_s: options.MinDuration = None,
+    merge_gap_s: options.MergeGap = None,
+    max_duration_s: options.MaxDuration = None,
+    window_s: options.Window = None,
+    hop_s: options.Hop = None,
     channel: options.Channel = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     device: options.Device = None,
@@ -109,8 +129,14 @@ def evaluate(
     class with values from 0 to 1. Classes are those of the model, by name or by AudioSet's machine id. With --dataset
     in place of DATA, the rows of a data set are evaluated; from the Hub they are streamed.
 
+    With --events, DATA is a table of strong labels (filename, onset, offset, event_label), and the events of the model,
+    or of --results, are compared with them.
+
     Exit code: 0, 1 if clips were missing or could not be read (each is named on stderr), 2 for wrong usage.
     """
+    if events:
+        return evaluate_events.evaluate_events(locals())
+    evaluate_events.refuse_without_events(locals())
     name = options.choose_data(
         data, dataset, config=config, audio_column=audio_column, audio_root=audio_root, path_column=path_column
     )
@@ -124,8 +150,8 @@ def evaluate(
     for option, path, extension in outputs:
         if path is not None:
             check_new_file(option, path, extension, overwrite)
-            labels = os.path.expanduser(name)
-            if os.path.exists(path) and os.path.exists(labels) and os.path.samefile(path, labels):
+            given = os.path.expanduser(name)
+            if os.path.exists(path) and os.path.exists(given) and os.path.samefile(path, given):
                 raise OptionError(option, path, "another name: these are the labels, they would be lost")
     require(("datasets", "sklearn"), "evaluating", 'pip install "ced_model[train]"')
     if pictures:

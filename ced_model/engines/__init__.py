@@ -38,10 +38,13 @@ class Outputs(NamedTuple):
     Attributes:
         probabilities: float32 of shape `(windows, classes)`; of a regression model its raw outputs.
         embeddings: float32 of shape `(windows, embed_dim)`.
+        steps: float32 of shape `(windows, steps, classes)`, the probabilities of each step in time, of a model that
+            scores them; else None.
     """
 
     probabilities: np.ndarray
     embeddings: np.ndarray
+    steps: np.ndarray | None = None
 
 
 class Engine(Protocol):

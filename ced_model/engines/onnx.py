@@ -5,7 +5,7 @@
 import numpy as np
 import onnxruntime
 
-from ..onnx_graph import EMBEDDINGS, PROBABILITIES, build_graph
+from ..onnx_graph import EMBEDDINGS, PROBABILITIES, STEPS, build_graph
 from . import CpuEngine, EngineError, Outputs, one_line_error
 
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -24,7 +24,8 @@ class OnnxEngine(CpuEngine):
 
     def run(self, log_mels: np.ndarray, is_alone: bool) -> Outputs:
         session = self._opened.get(self.num_threads if is_alone else 1)
-        return Outputs(*session.run([PROBABILITIES, EMBEDDINGS], {"log_mel": np.ascontiguousarray(log_mels)}))
+        names = [PROBABILITIES, EMBEDDINGS, *[STEPS] * self.model.settings.has_steps]
+        return Outputs(*session.run(names, {"log_mel": np.ascontiguousarray(log_mels)}))
 
     def _open(self, num_threads: int) -> onnxruntime.InferenceSession:
         weights_folder = None

@@ -9,7 +9,7 @@ import openvino
 
 from ..forking import use_before_fork_only
 from ..model_folder import ModelFolder
-from ..onnx_graph import EMBEDDINGS, PROBABILITIES, build_graph
+from ..onnx_graph import EMBEDDINGS, PROBABILITIES, STEPS, build_graph
 from . import CpuEngine, EngineError, Outputs, one_line_error
 
 # Without a hint, processors that have bfloat16 compute with it.
@@ -31,7 +31,9 @@ class OpenVinoEngine(CpuEngine):
         compiled = self._opened.get(1 if is_alone else self.num_threads)
         # A request of its own makes calls from several threads safe.
         results = compiled.create_infer_request().infer([np.ascontiguousarray(log_mels)], share_inputs=True)
-        return Outputs(results[PROBABILITIES], results[EMBEDDINGS])
+        return Outputs(
+            *(results[name] for name in (PROBABILITIES, EMBEDDINGS, *[STEPS] * self.model.settings.has_steps))
+        )
 
     def _open(self, num_streams: int) -> openvino.CompiledModel:
         use_before_fork_only("OpenVINO")

@@ -18,7 +18,7 @@ from ..feature_extraction_ced import CedFeatureExtractor
 from ..forking import after_fork, is_forked
 from ..messages import OptionError
 from ..model_folder import ModelFolder
-from ..model_settings import ModelSettings, check_model, expected_shapes, front_end_of
+from ..model_settings import FRAME_MODEL, ModelSettings, check_model, expected_shapes, front_end_of
 from ..modeling_ced import CedForAudioClassification
 from ..onnx_graph import ACTIVATIONS
 from . import Choice, EngineError, Outputs, one_line_error
@@ -32,11 +32,13 @@ def activate(outputs: torch.Tensor, problem_type: str) -> torch.Tensor:
 
 class TorchEngine:
     """
-    A `CedForAudioClassification`, computed in evaluation mode and left in the mode that it is in.
+    A `CedForAudioClassification` or `CedForAudioFrameClassification`, computed in evaluation mode and left in the mode
+    that it is in.
 
     Args:
         model: The classifier. Its own weights are used, so training it further changes what is computed.
         num_threads: CPU threads.
+        has_steps: Whether to score steps as well.
 
     Raises:
         ValueError: if the model has weights that are NaN or infinite.
@@ -44,10 +46,10 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, model: CedForAudioClassification, num_threads: int) -> None:
+    def __init__(self, model: CedForAudioClassification, num_threads: int, has_steps: bool = False) -> None:
         with cpu_threads(1):
             check_weights(model)
-        self.model, self.num_threads = model, num_threads
+        self.model, self.num_threads, self.has_steps = model, num_threads, has_steps
         self.device = str(model.device)
         self.compute_type = str(model.dtype).removeprefix("torch.")
 
@@ -57,7 +59,7 @@ class TorchEngine:
         with cpu_threads():
             check_device(choice.device)
             model: Any = load_model(folder, getattr(torch, choice.compute_type))
-            return cls(model.to(choice.device), num_threads)
+            return cls(model.to(choice.device), num_threads, folder.settings.has_steps)
 
     @torch.inference_mode()
     def run(self, log_mels: np.ndarray, is_alone: bool) -> Outputs:
@@ -66,7 +68,10 @@ class TorchEngine:
             values = torch.from_numpy(np.ascontiguousarray(log_mels)).to(self.model.device)
             encoded = model.encoder(values, return_dict=True)
             probabilities = activate(model.classify(encoded).float(), str(model.config.problem_type))
-            return Outputs(probabilities.cpu().numpy(), encoded.pooler_output.float().cpu().numpy())
+            steps = None
+            if self.has_steps:
+                steps = model.outputlayer(encoded.frame_states[:, 0]).float().sigmoid().cpu().numpy()
+            return Outputs(probabilities.cpu().numpy(), encoded.pooler_output.float().cpu().numpy(), steps)
 
 
 def load_model(folder: Any, dtype: torch.dtype = torch.float32) -> CedForAudioClassification:
@@ -114,7 +119,8 @@ def folder_of(
     config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", None) != CedConfig.model_type or not hasattr(model, "classify"):
         raise OptionError("model", type(model).__name__, "a CED classification model, a folder or a Hub id")
-    fields = config.to_dict() | {"num_labels": config.num_labels}
+    kind = [FRAME_MODEL] if hasattr(model, "get_step_mask") else []
+    fields = config.to_dict() | {"num_labels": config.num_labels, "architectures": kind}
     tensors: dict[str, Any] = {}
     if with_weights:
         check_weights(model)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..audioset import AUDIOSET_CLASSES
 from ..model_folder import ModelFolder
-from ..onnx_graph import ACTIVATIONS, EMBEDDINGS, PROBABILITIES
+from ..onnx_graph import ACTIVATIONS, EMBEDDINGS, PROBABILITIES, STEPS
 from .formats import Choice, versions_of
 from .web import weight_files
 
@@ -32,7 +32,7 @@ def build_metadata(model: ModelFolder, choice: Choice) -> dict[str, Any]:
         "format": choice.format,
         "compute_type": choice.compute_type,
         "input": choice.input,
-        "outputs": [PROBABILITIES] if choice.format == "sherpa-onnx" else [PROBABILITIES, EMBEDDINGS],
+        "outputs": _outputs(settings.has_steps, choice.format),
         "activation": ACTIVATIONS[settings.problem_type].lower() or "none",
         "problem_type": settings.problem_type,
         "sampling_rate": parameters.pop("sampling_rate"),
@@ -69,3 +69,9 @@ def labels_csv(metadata: Mapping[str, Any]) -> str:
         name = " ".join(label.split()).replace('"', quote)
         rows.append(f'{index},{mid},"{name}"')
     return "\n".join(rows) + "\n"
+
+
+def _outputs(has_steps: bool, format: str) -> list[str]:
+    if format == "sherpa-onnx":
+        return [PROBABILITIES]
+    return [PROBABILITIES, EMBEDDINGS, *[STEPS] * (has_steps and format != "torch")]

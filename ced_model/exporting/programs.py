@@ -11,7 +11,7 @@ import numpy as np
 
 from ..engines.onnx import open_session
 from ..model_folder import ModelFolder
-from ..onnx_graph import EMBEDDINGS, PROBABILITIES, build_graph
+from ..onnx_graph import EMBEDDINGS, PROBABILITIES, STEPS, build_graph
 from .formats import FORMATS, Choice
 from .metadata import METADATA_FILE
 from .web import copy_weights
@@ -103,7 +103,7 @@ def _open_openvino(path: Path, num_threads: int | None) -> Run:
     if num_threads is not None:
         config["INFERENCE_NUM_THREADS"] = num_threads
     compiled = openvino.Core().compile_model(str(path), "CPU", config)
-    outputs = [name for output in compiled.outputs for name in output.names & {PROBABILITIES, EMBEDDINGS}]
+    outputs = [name for output in compiled.outputs for name in output.names & {PROBABILITIES, EMBEDDINGS, STEPS}]
 
     def run(values: np.ndarray) -> dict[str, np.ndarray]:
         results = compiled.create_infer_request().infer([values], share_inputs=True)

@@ -123,6 +123,13 @@ def _describe(format: str, metadata: Mapping[str, Any]) -> str:
             else "."
         )
     )
+    if "step_probabilities" in metadata["outputs"]:
+        frames = metadata["patch_frames"]
+        step_s = frames * metadata["front_end"]["hop_size"] / rate
+        lines.append(
+            f"- Output: `step_probabilities` of shape (batch, frames // {frames}, {len(metadata['labels'])}), of each"
+            f" {step_s:.3g} s; `probabilities` are those of a whole clip."
+        )
     if format == "openvino":
         lines.append(
             "- Without `INFERENCE_PRECISION_HINT`, some processors compute in bfloat16: faster, and off by some 0.01."
