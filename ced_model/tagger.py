@@ -427,6 +427,7 @@ class AudioTagger:
         labels: Any = None,
         exclude: Any = None,
         label_map: Mapping[str, str | None] | None = None,
+        gate_dbfs: float | None = None,
     ) -> Iterator[StreamUpdate]:
         """
         Tags audio while it arrives; the scores are those of [`AudioTagger.timeline`] of the whole.
@@ -440,6 +441,8 @@ class AudioTagger:
             smooth_s, smoothing: As for [`Timeline.events`]. Smoothing over n windows delays each update by
                 (n - 1) / 2 hops: 2 s, with windows every second, for `smooth_s=5`.
             top_k, threshold, labels, exclude, label_map: As for [`AudioTagger.tag`].
+            gate_dbfs: Nothing is computed for windows without 0.1 s of at least this level (RMS relative to 1.0, in
+                dB); their updates have a score of 0 for all classes.
 
         Yields:
             A [`StreamUpdate`] for each window as soon as its audio has arrived (windows that do not overlap wait for
@@ -453,7 +456,7 @@ class AudioTagger:
         select = self._selection(top_k, threshold, labels, exclude, label_map)
         event_rules([], smooth_s=smooth_s, smoothing=smoothing)  # checks them
         windows = smoothing_windows(smooth_s, hop / self.sampling_rate)
-        updates = self._stream_scores(chunks, sampling_rate, window, hop)
+        updates = self._stream_scores(chunks, sampling_rate, window, hop, gate_dbfs)
         for start_s, end_s, scores in smooth_stream(updates, windows, smoothing):
             yield StreamUpdate(start_s, end_s, select(scores), scores)
 
@@ -465,13 +468,14 @@ class AudioTagger:
         sampling_rate: int | None = None,
         window_s: float = TIMELINE_WINDOW_S,
         hop_s: float | None = None,
+        gate_dbfs: float | None = None,
         **finding: Any,
     ) -> Iterator[Event]:
         """
         Finds events while audio arrives; they are those of [`AudioTagger.events`] of the whole.
 
         Args:
-            chunks, sampling_rate: As for [`AudioTagger.stream`].
+            chunks, sampling_rate, gate_dbfs: As for [`AudioTagger.stream`].
             thresholds, window_s, hop_s, finding: As for [`AudioTagger.events`].
 
         Yields:
@@ -483,16 +487,21 @@ class AudioTagger:
         """
         window, hop = self._windows.to_samples(window_s, window_s / 2 if hop_s is None else hop_s)
         rules = event_rules(self.labels, thresholds, **finding)
-        updates = self._stream_scores(chunks, sampling_rate, window, hop)
+        updates = self._stream_scores(chunks, sampling_rate, window, hop, gate_dbfs)
         yield from stream_events(updates, hop / self.sampling_rate, rules)
 
     def _stream_scores(
-        self, chunks: Iterable[Any], sampling_rate: int | None, window: int, hop: int
+        self, chunks: Iterable[Any], sampling_rate: int | None, window: int, hop: int, gate_dbfs: float | None
     ) -> Iterator[tuple[float, float, np.ndarray]]:
         """Bounds in seconds and scores of each window of a stream."""
+        if gate_dbfs is not None:
+            check_number("gate_dbfs", gate_dbfs)
         blocks = stream_blocks(chunks, sampling_rate, self.sampling_rate)
-        for cut in self._windows.cut(blocks, window, hop, "the stream"):
-            scores = self._scores([cut.content], is_alone=not is_forked())[0]
+        for cut in self._windows.cut(blocks, window, hop, "the stream", gate_dbfs):
+            if cut.is_quiet:
+                scores = np.zeros(len(self.labels), np.float32)
+            else:
+                scores = self._scores([cut.content], is_alone=not is_forked())[0]
             start_s, end_s = cut.start / self.sampling_rate, (cut.start + len(cut.waveform)) / self.sampling_rate
             check_scores(scores, "the stream", start_s)
             yield start_s, end_s, scores
