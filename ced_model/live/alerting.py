@@ -60,7 +60,7 @@ class Alerting:
     def end(self) -> list[Alert]:
         """Ends all alerts, since there is no audio for a while."""
         found = self._sent(self.finder.finish())
-        if self.mqtt is not None:
+        if self.mqtt is not None and self.source.is_lost:
             self.mqtt.set_available(False)
         return found
 

@@ -250,6 +250,8 @@ class AvStream(LiveSource):
         if isinstance(error, av.error.ExitError | av.error.TimeoutError):
             return f"no audio for {TIMEOUT_S:g} s"
         reason = reason_of(error)
+        if reason.startswith("Server returned 4XX"):  # FFmpeg's text of all statuses that it has no name for
+            reason = "the server refuses it; there may be no audio track"
         return self._address.hide(reason) if self._address else reason
 
 
