@@ -141,9 +141,7 @@ class Listening:
 @contextmanager
 def running(*command: Any, port: int) -> Iterator[subprocess.Popen]:
     """A server, once it listens at `port`."""
-    process = subprocess.Popen(
-        list(map(str, command)), **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | options
-    )
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for_port(port)
         yield process
