@@ -36,6 +36,7 @@ class Window(NamedTuple):
     start: int
     waveform: np.ndarray  # float32 of shape (samples,)
     log_mel: np.ndarray | None = None  # (n_mels, frames), if it shares frames with the window before it
+    is_quiet: bool = False  # below a gate: not to be computed
 
     @property
     def content(self) -> np.ndarray:

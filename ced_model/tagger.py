@@ -434,6 +434,7 @@ class AudioTagger:
         labels: Any = None,
         exclude: Any = None,
         label_map: Mapping[str, str | None] | None = None,
+        gate_dbfs: float | None = None,
     ) -> Iterator[StreamUpdate]:
         """
         Tags audio while it arrives; the scores are those of [`AudioTagger.timeline`] of the whole.
@@ -447,6 +448,8 @@ class AudioTagger:
             smooth_s, smoothing: As for [`Timeline.events`]. Smoothing over n windows delays each update by
                 (n - 1) / 2 hops: 2 s, with windows every second, for `smooth_s=5`.
             top_k, threshold, labels, exclude, label_map: As for [`AudioTagger.tag`].
+            gate_dbfs: Nothing is computed for windows without 0.1 s of at least this level (RMS relative to 1.0, in
+                dB); their updates have a score of 0 for all classes.
 
         Yields:
             A [`StreamUpdate`] for each window as soon as its audio has arrived (windows that do not overlap wait for
@@ -460,7 +463,7 @@ class AudioTagger:
         select = self._selection(top_k, threshold, labels, exclude, label_map)
         event_rules([], smooth_s=smooth_s, smoothing=smoothing)  # checks them
         windows = smoothing_windows(smooth_s, step / self.sampling_rate)
-        updates = self._stream_scores(chunks, sampling_rate, window, hop)
+        updates = self._stream_scores(chunks, sampling_rate, window, hop, gate_dbfs)
         for start_s, end_s, scores in smooth_stream(updates, windows, smoothing):
             yield StreamUpdate(start_s, end_s, select(scores), scores)
 
@@ -472,13 +475,14 @@ class AudioTagger:
         sampling_rate: int | None = None,
         window_s: float | None = None,
         hop_s: float | None = None,
+        gate_dbfs: float | None = None,
         **finding: Any,
     ) -> Iterator[Event]:
         """
         Finds events while audio arrives; they are those of [`AudioTagger.events`] of the whole.
 
         Args:
-            chunks, sampling_rate: As for [`AudioTagger.stream`].
+            chunks, sampling_rate, gate_dbfs: As for [`AudioTagger.stream`].
             thresholds, window_s, hop_s, finding: As for [`AudioTagger.events`].
 
         Yields:
@@ -490,17 +494,23 @@ class AudioTagger:
         """
         window, hop, step = self._stream_windows(window_s, hop_s)
         rules = event_rules(self.labels, thresholds, **finding)
-        updates = self._stream_scores(chunks, sampling_rate, window, hop)
+        updates = self._stream_scores(chunks, sampling_rate, window, hop, gate_dbfs)
         yield from stream_events(updates, step / self.sampling_rate, rules)
 
     def _stream_scores(
-        self, chunks: Iterable[Any], sampling_rate: int | None, window: int, hop: int
+        self, chunks: Iterable[Any], sampling_rate: int | None, window: int, hop: int, gate_dbfs: float | None
     ) -> Iterator[tuple[float, float, np.ndarray]]:
         """Bounds in seconds and scores of each window of a stream."""
+        if gate_dbfs is not None:
+            check_number("gate_dbfs", gate_dbfs)
         blocks = stream_blocks(chunks, sampling_rate, self.sampling_rate)
-        for cut in self._windows.cut(blocks, window, hop, "the stream"):
-            compute = self._step_scores if self._has_steps else self._scores
-            scores = compute([cut.content], is_alone=not is_forked())
+        compute = self._step_scores if self._has_steps else self._scores
+        for cut in self._windows.cut(blocks, window, hop, "the stream", gate_dbfs):
+            if cut.is_quiet:
+                steps = self._windows.patches(len(cut.waveform)) if self._has_steps else 1
+                scores = np.zeros((1, steps * len(self.labels)), np.float32)
+            else:
+                scores = compute([cut.content], is_alone=not is_forked())
             check_scores(scores[0], "the stream", cut.start / self.sampling_rate)
             span = np.array([[cut.start, cut.start + len(cut.waveform)]])
             for row, (start, end) in zip(*self._by_step(scores, span), strict=True):

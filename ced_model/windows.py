@@ -21,6 +21,7 @@ CLIP_WINDOW_S = 10.0  # long clips are tagged in windows of the length that the 
 TIMELINE_WINDOW_S = 2.0
 CPU_BATCH_SIZE = 4  # windows; more no longer fit into the processor's cache
 GPU_BATCH_SIZE = 32
+LEVEL_S = 0.1  # over which loudness is measured
 
 MAX_MAGNITUDE = float(np.finfo(np.float32).max) ** 0.5  # of a spectrum: its square must still be a float32
 
@@ -126,19 +127,31 @@ class ModelWindows:
             beginning.append(block)
         return self.cut(chain(beginning, blocks), window, hop, name)
 
-    def cut(self, blocks: Iterable[np.ndarray], window: int, hop: int, name: str) -> Iterator[Window]:
-        """Windows of audio whose features are finite."""
+    def cut(
+        self, blocks: Iterable[np.ndarray], window: int, hop: int, name: str, gate_dbfs: float | None = None
+    ) -> Iterator[Window]:
+        """Windows of audio whose features are finite. Those that a gate shuts out have no features (`is_quiet`)."""
         front_end = self.front_end
         blocks = check_peaks(blocks, MAX_MAGNITUDE / front_end.n_fft, front_end.sampling_rate, name)
         windows = cut_windows(blocks, window, hop, front_end.min_samples, self.max_samples)
+        if gate_dbfs is not None:
+            windows = (each._replace(is_quiet=self._level_dbfs(each.waveform) < gate_dbfs) for each in windows)
         return windows if hop == window or hop % front_end.hop_size else self._sharing_frames(windows)
+
+    def _level_dbfs(self, waveform: np.ndarray) -> float:
+        """The level of the loudest 0.1 s, as the RMS relative to 1.0 in dB: a sine at full scale has -3 dBFS."""
+        size = min(round(LEVEL_S * self.front_end.sampling_rate), max(1, len(waveform)))
+        parts = waveform[: len(waveform) // size * size].reshape(-1, size)
+        power = np.einsum("ij,ij->i", parts, parts).max(initial=0.0) / size
+        return 10 * math.log10(max(power, 1e-20))
 
     def _sharing_frames(self, windows: Iterable[Window]) -> Iterator[Window]:
         """Overlapping windows with their log-mel spectrograms, each frame of which is computed once."""
         shared = SharedFrames(self.front_end)
         for window in windows:
             samples = len(window.waveform)
-            if samples >= self.front_end.min_samples and window.start % self.front_end.hop_size == 0:
+            is_whole = samples >= self.front_end.min_samples and window.start % self.front_end.hop_size == 0
+            if is_whole and not window.is_quiet:
                 frames = self.patches(samples) * self.patch_size
                 window = window._replace(log_mel=shared.log_mel(window.start, window.waveform)[:, :frames])
             yield window

@@ -45,6 +45,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "unfinished": ("writers",),
     "journal": ("unfinished", "writers"),
     "distributed": ("journal", "writers"),
+    "live": (),
     "serve": ("writers",),
     "demo": (),
 }

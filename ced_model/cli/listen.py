@@ -1,16 +1,18 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced listen`: the tags of a microphone's audio, live."""
+"""`ced listen`: tags, events or alerts of live audio."""
 
-import queue
+import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
-from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..messages import OptionError
 from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
@@ -19,27 +21,20 @@ from .model import load_tagger
 from .terminal import put, say
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from ..live.alerting import Alerting
+    from ..live.alerts import Alert
+    from ..live.sources import LiveSource
     from ..tagger import AudioTagger
 
-INSTALL_MIC = 'pip install "ced_model[mic]"'
-
-BLOCK_S = 0.1  # that the sound card delivers at a time
-QUEUE_S = 30.0  # of audio that may wait for the model
-OVERFLOW = "the sound card lost audio, since the computer was busy"
-TOO_SLOW = "the model is slower than the audio; try a longer --hop or a smaller model"
-SILENCE_S = 5.0  # without a block, after which the microphone counts as lost
-
-
-class Block(NamedTuple):
-    samples: "np.ndarray"  # float32 of shape (samples,)
-    time: float  # when it had come in, in seconds since the epoch
-    gap: str  # why audio before it was lost, or empty
+NOT_AN_ALERT = "needs --webhook, --mqtt, --exec or --save-clips"
 
 
 @one_line_errors
 def listen(
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="[SOURCE]", envvar="CED_SOURCE_URL", show_envvar=False, show_default=False, hidden=True),
+    ] = None,
     model: options.Model = None,
     window_s: options.Window = None,
     hop_s: options.Hop = None,
@@ -49,6 +44,12 @@ def listen(
     labels: options.Labels = None,
     exclude: options.Exclude = None,
     label_map: options.LabelMap = None,
+    gate_dbfs: Annotated[
+        float | None,
+        typer.Option(
+            "--gate", metavar="DBFS", help="Compute nothing below this level (RMS of 0.1 s), such as -50; scores are 0."
+        ),
+    ] = None,
     events: Annotated[bool, typer.Option("--events", help="Print events once they are over.")] = False,
     off_threshold: options.OffThreshold = None,
     smooth_s: Annotated[
@@ -61,6 +62,61 @@ def listen(
     min_duration_s: options.MinDuration = None,
     merge_gap_s: options.MergeGap = None,
     max_duration_s: options.MaxDuration = None,
+    webhook: Annotated[
+        str | None, typer.Option(metavar="URL", envvar="CED_WEBHOOK", help="Send alerts as JSON by HTTP POST.")
+    ] = None,
+    mqtt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST", envvar="CED_MQTT", help="Send alerts to this MQTT broker: HOST, HOST:PORT or mqtts://HOST."
+        ),
+    ] = None,
+    mqtt_user: Annotated[
+        str | None, typer.Option(metavar="NAME", envvar="CED_MQTT_USER", help="Of the broker.")
+    ] = None,
+    mqtt_password: Annotated[
+        str | None, typer.Option(metavar="TEXT", envvar="CED_MQTT_PASSWORD", help="Better given as the variable.")
+    ] = None,
+    mqtt_port: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=65535, help="By default 1883, with TLS 8883.")
+    ] = None,
+    mqtt_tls: Annotated[bool, typer.Option("--mqtt-tls", help="Encrypt the connection to the broker.")] = False,
+    mqtt_ca: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Certificates to trust in place of the system's; implies TLS.")
+    ] = None,
+    mqtt_prefix: Annotated[
+        str | None, typer.Option(metavar="TOPIC", help="First level of the topics; by default ced.")
+    ] = None,
+    exec: Annotated[
+        str | None,
+        typer.Option(
+            "--exec", metavar="COMMAND", help="Run this for each alert, without a shell: JSON on stdin, CED_LABEL, …"
+        ),
+    ] = None,
+    save_clips: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Save the audio of alerts as WAV files.")
+    ] = None,
+    clip_before_s: Annotated[
+        float | None,
+        typer.Option("--clip-before", metavar="SECONDS", min=0, max=60, help="Before the alert; by default 5."),
+    ] = None,
+    clip_after_s: Annotated[
+        float | None,
+        typer.Option("--clip-after", metavar="SECONDS", min=0, max=60, help="After the alert; by default 5."),
+    ] = None,
+    hold_s: Annotated[
+        float | None,
+        typer.Option(
+            "--hold", metavar="SECONDS", min=0, help="An alert ends after this time without its class; by default 10."
+        ),
+    ] = None,
+    cooldown_s: Annotated[
+        float | None,
+        typer.Option("--cooldown", metavar="SECONDS", min=0, help="No new alert of a class for this time after one."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the source in alerts; by default its host, file or computer.")
+    ] = None,
     input_device: Annotated[
         str | None, typer.Option(metavar="DEVICE", help="Index or name of the microphone; see --list-devices.")
     ] = None,
@@ -68,167 +124,180 @@ def listen(
     engine: options.Engine = "auto",
     compute_type: options.ComputeType = None,
 ) -> None:
-    """Tag a microphone's audio live.
+    """Tag live audio.
 
-    Prints a line for each window, until Ctrl-C: the local time at its end, and its tags. Windows without tags, where a
-    threshold or classes are given, have no line. With --events, prints the local times of onset and offset, the peak
-    and the class of each event. If audio is lost, a line on stderr reports it and a new stream begins.
+    SOURCE is an rtsp:// or http:// URL (a camera, Icecast), - for standard input, or a file, which is played at its
+    speed; by default the microphone. Prints a line for each window, until Ctrl-C: the local time at its end, and its
+    tags. Windows without tags, where a threshold or classes are given, have no line. With --events, prints the local
+    times of onset and offset, the peak and the class of each event. If audio is lost, a line on stderr reports it and a
+    new stream begins.
+
+    With --webhook, --mqtt, --exec or --save-clips, prints and sends alerts: when a class begins, and when it ends.
     """
+    is_alerting = bool(webhook or mqtt or exec or save_clips)
     finding = options.given(off_threshold=off_threshold, min_duration_s=min_duration_s)
-    finding |= options.given(merge_gap_s=merge_gap_s, max_duration_s=max_duration_s)
-    options.refuse("" if events else "needs --events", **finding)
+    options.refuse("" if events or is_alerting else "needs --events", **finding)
+    lasting = options.given(merge_gap_s=merge_gap_s, max_duration_s=max_duration_s)
+    options.refuse("" if events or is_alerting else "needs --events", **lasting)
+    options.refuse("has no meaning for alerts; see --hold" if is_alerting else "", **lasting)
     options.refuse("has no meaning with --events" if events else "", top_k=top_k)
-    sounddevice = _import_sounddevice()
+    options.refuse("has no meaning for alerts" if is_alerting else "", top_k=top_k)
+    alerting: dict[str, Any] = {"hold_s": hold_s, "cooldown_s": cooldown_s, "name": name}
+    options.refuse("" if is_alerting else NOT_AN_ALERT, **alerting)
+    clipping = {"clip_before_s": clip_before_s, "clip_after_s": clip_after_s}
+    options.refuse("" if save_clips else "needs --save-clips", **clipping)
+    broker: dict[str, Any] = {"port": mqtt_port, "tls": mqtt_tls or None, "ca": mqtt_ca, "prefix": mqtt_prefix}
+    options.refuse("" if mqtt else "needs --mqtt", **{f"mqtt_{option}": value for option, value in broker.items()})
+    options.refuse("is for microphones" if source else "", input_device=input_device, list_devices=list_devices or None)
     if list_devices:
-        _print_devices(sounddevice)
+        from ..live.microphone import import_sounddevice, microphone_lines
+
+        put(*microphone_lines(import_sounddevice()))
         return
-    microphone = Microphone(sounddevice, _find_device(sounddevice, input_device))
+    live = _open(source, input_device)
+    live.report = _report
     tagger = load_tagger(model, engine=engine, compute_type=compute_type)
     from ..audio import AudioError
 
     tagging = options.given(window_s=window_s, hop_s=hop_s, smooth_s=smooth_s, smoothing=smoothing)
-    tagging |= choosing(labels, exclude, label_map)
-    tagging |= finding | parse_limits(threshold, threshold_file, labels, events) | options.given(top_k=top_k)
+    tagging |= options.given(gate_dbfs=gate_dbfs)
+    chosen = choosing(labels, exclude, label_map)
+    chosen |= parse_limits(threshold, threshold_file, labels, events or is_alerting) | options.given(top_k=top_k)
+    alerts = None
     try:
-        # Impossible options are refused before the microphone opens.
-        list(tagger.stream_events([], **tagging) if events else tagger.stream([], **tagging))
-        with microphone.opened():
-            say(f"listening to {microphone.name!r} at {microphone.rate} Hz; Ctrl-C ends it")
-            while True:
-                if events:
-                    _print_events(tagger, microphone, tagging)
+        # Impossible options are refused before the source opens.
+        if is_alerting:
+            list(tagger.stream([], **tagging))
+            broker = {"broker": mqtt, "user": mqtt_user, "password": mqtt_password} | options.given(**broker)
+            targets = {"webhook": webhook, "exec": exec, "save_clips": save_clips, "broker": broker if mqtt else None}
+            alerts = _alerting(tagger, live, tagging, chosen | finding, alerting, targets, options.given(**clipping))
+        elif events:
+            list(tagger.stream_events([], **tagging, **chosen, **finding, **lasting))
+        else:
+            list(tagger.stream([], **tagging, **chosen))
+        with _ended_by_sigterm(), live.opened():
+            say(f"listening to {live.shown}; Ctrl-C ends it")
+            while not live.is_over:
+                if alerts is not None:
+                    _print_alerts(tagger, live, alerts, tagging)
+                elif events:
+                    _print_events(tagger, live, tagging | chosen | finding | lasting)
                 else:
-                    _print_tags(tagger, microphone, tagging)
-                say(f"ced: {_local_time(microphone.heard_until)} gap: {microphone.gap}")
+                    _print_tags(tagger, live, tagging | chosen)
+                if not (live.is_over or live.is_lost):
+                    say(f"ced: {_local_time(live.heard_until)} gap: {live.gap}")
     except KeyboardInterrupt:
         pass  # the way to end it
-    except (AudioError, sounddevice.PortAudioError) as error:
-        raise CliError(f"microphone {microphone.name!r}: {_reason(error)}", FAILED) from error
+    except AudioError as error:
+        raise CliError(f"{live.shown}: {error}", FAILED) from error
+    finally:
+        if alerts is not None:
+            _put_alerts(alerts.end())
+            alerts.close()
 
 
-def _print_tags(tagger: "AudioTagger", microphone: "Microphone", tagging: dict[str, Any]) -> None:
-    """Until audio is lost."""
-    blocks = microphone.blocks_until_gap()
-    for update in tagger.stream(blocks, sampling_rate=microphone.rate, **tagging):
+def _open(source: str | None, input_device: str | None) -> "LiveSource":
+    if source is not None:
+        from ..live.sources import open_source
+
+        try:
+            return open_source(source)
+        except OptionError as error:
+            raise CliError(f"{error.value}: expected {error.expected}") from error
+    from ..live.microphone import find_microphone, import_sounddevice
+
+    return find_microphone(import_sounddevice(), input_device)
+
+
+def _alerting(
+    tagger: "AudioTagger",
+    live: "LiveSource",
+    tagging: dict[str, Any],
+    finding: dict[str, Any],
+    alerting: dict[str, Any],
+    targets: dict[str, Any],
+    clipping: dict[str, Any],
+) -> "Alerting":
+    """The alerts and their targets, after a check of all options; the broker is the last, since it is connected to."""
+    from ..events import event_rules
+    from ..live.alerting import Alerting
+    from ..live.alerts import AlertFinder
+    from ..live.clips import ClipSaver
+    from ..live.hooks import check_folder, command, webhook
+    from ..live.mqtt import MqttAlerts
+    from ..windows import TIMELINE_WINDOW_S
+
+    rules = event_rules(tagger.labels, **finding)
+    if any(rule.smooth_s for rule in rules):
+        raise CliError("smoothing by class is not possible for alerts: use --smooth")
+    name = alerting.pop("name") or live.name
+    window_s = tagging.get("window_s", TIMELINE_WINDOW_S)
+    outboxes = []
+    if targets["save_clips"]:
+        check_folder("save_clips", targets["save_clips"])
+    if targets["webhook"]:
+        outboxes.append(webhook(targets["webhook"], _report))
+    if targets["exec"]:
+        outboxes.append(command(targets["exec"], _report))
+    mqtt = None
+    if targets["broker"]:
+        mqtt = MqttAlerts(
+            source=name, labels=[rule.choice.label for rule in rules], report=_report, **targets["broker"]
+        )
+    clips = None
+    if targets["save_clips"]:
+        lag_s = window_s + tagging.get("smooth_s", 0.0) + max(rule.min_duration_s for rule in rules) + 2.0
+        clips = ClipSaver(targets["save_clips"], lag_s=lag_s, report=_report, **clipping)
+    finder = AlertFinder(rules, **options.given(**alerting))
+    return Alerting(live, name, finder, tagging.get("hop_s", window_s / 2), outboxes, mqtt, clips)
+
+
+def _print_alerts(tagger: "AudioTagger", live: "LiveSource", alerts: "Alerting", tagging: dict[str, Any]) -> None:
+    """Until audio is lost, as the functions below."""
+    for update in tagger.stream(alerts.blocks(), top_k=1, **tagging):
+        _put_alerts(alerts.update(update))
+    if live.is_lost:
+        _put_alerts(alerts.end())
+
+
+def _put_alerts(found: list["Alert"]) -> None:
+    for alert in found:
+        state, moment = ("OFF", alert.ended_at) if alert.is_over else ("ON ", alert.began_at)
+        put(f"{_local_time(moment or 0.0)}  {state}  {alert.score:.2f}  {alert.label}")
+
+
+def _print_tags(tagger: "AudioTagger", live: "LiveSource", tagging: dict[str, Any]) -> None:
+    for update in tagger.stream(live.blocks_until_gap(), **tagging):
         if update.tags:
             tags = ", ".join(f"{tag.label} {tag.score:.2f}" for tag in update.tags)
-            put(f"{_local_time(microphone.time_of(update.end_s))}  {tags}")
+            put(f"{_local_time(live.time_of(update.end_s))}  {tags}")
 
 
-def _print_events(tagger: "AudioTagger", microphone: "Microphone", tagging: dict[str, Any]) -> None:
-    blocks = microphone.blocks_until_gap()
-    for event in tagger.stream_events(blocks, sampling_rate=microphone.rate, **tagging):
-        onset, offset = (_local_time(microphone.time_of(place_s)) for place_s in event[:2])
+def _print_events(tagger: "AudioTagger", live: "LiveSource", tagging: dict[str, Any]) -> None:
+    for event in tagger.stream_events(live.blocks_until_gap(), **tagging):
+        onset, offset = (_local_time(live.time_of(place_s)) for place_s in event[:2])
         put(f"{onset} – {offset.partition(' ')[2]}  {event.peak:.2f}  {event.label}")
 
 
-class Microphone:
-    """
-    Audio of a sound card, which delivers it in a thread of its own whether or not anybody takes it.
-
-    Attributes:
-        name: of the device.
-        rate: its sampling rate in Hz.
-        heard_until: when the last block that was taken had come in, in seconds since the epoch.
-        taken_s: seconds of audio that were taken since the last gap.
-        gap: why the last `blocks_until_gap` ended.
-    """
-
-    def __init__(self, sounddevice: ModuleType, device: dict[str, Any]) -> None:
-        self.name: str = device["name"]
-        self.rate = int(device["default_samplerate"])
-        self.heard_until = time.time()
-        self.taken_s = 0.0
-        self.gap = ""
-        self._sounddevice = sounddevice
-        self._index: int = device["index"]
-        self._blocks: queue.Queue[Block] = queue.Queue(maxsize=round(QUEUE_S / BLOCK_S))
-        self._has_lost_block = False
-        self._after_gap: Block | None = None
-
-    def opened(self) -> Any:
-        """The running stream of sounddevice, a context that ends it."""
-        return self._sounddevice.InputStream(
-            samplerate=self.rate,
-            blocksize=round(BLOCK_S * self.rate),
-            device=self._index,
-            channels=1,
-            dtype="float32",
-            callback=self._receive,
-        )
-
-    def _receive(self, samples: "np.ndarray", frames: int, times: Any, status: Any) -> None:
-        """Called by the sound card's thread: `samples` of shape `(frames, 1)` are only valid meanwhile."""
-        if self._has_lost_block and not self._blocks.empty():
-            return  # a long gap now and then loses less context than many short ones
-        gap = TOO_SLOW if self._has_lost_block else OVERFLOW if status.input_overflow else ""
-        try:
-            self._blocks.put_nowait(Block(samples[:, 0].copy(), time.time(), gap))
-            self._has_lost_block = False
-        except queue.Full:
-            self._has_lost_block = True
-
-    def blocks_until_gap(self) -> Iterator["np.ndarray"]:
-        """Consecutive blocks of shape `(samples,)`, ending where audio was lost."""
-        self.taken_s = 0.0
-        if self._after_gap is not None:
-            yield self._taken(self._after_gap)
-        while True:
-            try:
-                block = self._blocks.get(timeout=SILENCE_S)
-            except queue.Empty:
-                raise CliError(f"microphone {self.name!r}: no audio for {SILENCE_S:g} s", FAILED) from None
-            if block.gap:
-                self._after_gap, self.gap = block, block.gap
-                return
-            yield self._taken(block)
-
-    def _taken(self, block: Block) -> "np.ndarray":
-        self.heard_until = block.time
-        self.taken_s += len(block.samples) / self.rate
-        return block.samples
-
-    def time_of(self, place_s: float) -> float:
-        """When it was `place_s` seconds after the last gap: the clocks of sound cards are not exact for hours."""
-        return self.heard_until - self.taken_s + place_s
+def _report(line: str) -> None:
+    say(f"ced: {_local_time(time.time())} {line}")
 
 
-def _import_sounddevice() -> ModuleType:
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """What stops a service ends as Ctrl-C does: alerts end, and what is waiting is delivered."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        import sounddevice
-    except ImportError as error:
-        raise CliError(f"listening requires sounddevice: {INSTALL_MIC}", FAILED) from error
-    except OSError as error:  # the package is there, the library that it loads is not
-        raise CliError(
-            f"{error}; install PortAudio (Debian, Ubuntu: libportaudio2; Fedora: portaudio; Homebrew: portaudio)",
-            FAILED,
-        ) from error
-    return sounddevice
-
-
-def _print_devices(sounddevice: ModuleType) -> None:
-    devices = [device for device in sounddevice.query_devices() if device["max_input_channels"] > 0]
-    if not devices:
-        raise CliError("no microphone was found", FAILED)
-    default = sounddevice.default.device[0]
-    for device in devices:
-        mark = "*" if device["index"] == default else " "
-        put(f"{mark}{device['index']:3}  {device['name']}  {device['default_samplerate']:g} Hz")
-
-
-def _find_device(sounddevice: ModuleType, wanted: str | None) -> dict[str, Any]:
-    index_or_name = int(wanted) if wanted is not None and wanted.isdecimal() else wanted
-    try:
-        return sounddevice.query_devices(index_or_name, "input")
-    except (ValueError, sounddevice.PortAudioError) as error:
-        if wanted is not None:
-            raise CliError(f"--input-device {wanted}: {_reason(error)}; see --list-devices", FAILED) from error
-        raise CliError("no microphone was found", FAILED) from error
-
-
-def _reason(error: Exception) -> str:
-    """The first argument: PortAudio's errors have an error number and details of the driver behind it."""
-    return str(error.args[0]) if error.args else type(error).__name__
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _local_time(seconds: float) -> str:

@@ -1,0 +1,100 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Microphones by sounddevice (PortAudio)."""
+
+import socket
+import time
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..messages import RunError, one_line
+from .sources import BLOCK_S, LiveSource, LostError
+
+INSTALL_MIC = 'pip install "ced_model[mic]"'
+OVERFLOW = "the sound card lost audio, since the computer was busy"
+SILENCE_S = 5.0  # without a block, after which the microphone counts as lost
+
+
+class Microphone(LiveSource):
+    """Audio of a sound card; one that was unplugged is looked for by its name."""
+
+    def __init__(self, sounddevice: ModuleType, device: dict[str, Any]) -> None:
+        super().__init__(socket.gethostname(), f"microphone {device['name']!r}")
+        self.rate = int(device["default_samplerate"])
+        self._sounddevice, self._device = sounddevice, device
+        self._last_s: float | None = None  # when the last block came in
+        self._was_opened = False
+
+    def receive(self) -> None:
+        try:
+            if self._was_opened:
+                self._find_again()
+            self._was_opened, self._last_s = True, time.monotonic()
+            with self._sounddevice.InputStream(
+                samplerate=self.rate,
+                blocksize=round(BLOCK_S * self.rate),
+                device=self._device["index"],
+                channels=1,
+                dtype="float32",
+                callback=self._receive,
+            ):
+                while not self._ended.wait(min(0.1, SILENCE_S)):
+                    if time.monotonic() - self._last_s > SILENCE_S:
+                        raise LostError(f"no audio for {SILENCE_S:g} s")
+        except (self._sounddevice.PortAudioError, ValueError) as error:
+            raise LostError(reason(error)) from error
+
+    def _find_again(self) -> None:
+        """The device by its name: PortAudio lists devices when it starts, so it is started again."""
+        for step in ("_terminate", "_initialize"):
+            getattr(self._sounddevice, step, lambda: None)()
+        self._device = self._sounddevice.query_devices(self._device["name"], "input")
+
+    def _receive(self, samples: np.ndarray, frames: int, times: Any, status: Any) -> None:
+        """Called by the sound card's thread: `samples` of shape `(frames, 1)` are only valid meanwhile."""
+        self._last_s = time.monotonic()
+        if not self._ended.is_set():
+            self.put(samples[:, 0].copy(), self.rate, OVERFLOW if status.input_overflow else "")
+
+
+def import_sounddevice() -> ModuleType:
+    try:
+        import sounddevice
+    except ImportError as error:
+        raise RunError(f"listening requires sounddevice: {INSTALL_MIC}") from error
+    except OSError as error:  # the package is there, the library that it loads is not
+        raise RunError(
+            f"{error}; install PortAudio (Debian, Ubuntu: libportaudio2; Fedora: portaudio; Homebrew: portaudio)"
+        ) from error
+    return sounddevice
+
+
+def microphone_lines(sounddevice: ModuleType) -> list[str]:
+    """A line for each microphone; the default one has a star."""
+    devices = [device for device in sounddevice.query_devices() if device["max_input_channels"] > 0]
+    if not devices:
+        raise RunError("no microphone was found")
+    default = sounddevice.default.device[0]
+    return [
+        f"{'*' if device['index'] == default else ' '}{device['index']:3}  {device['name']}"
+        f"  {device['default_samplerate']:g} Hz"
+        for device in devices
+    ]
+
+
+def find_microphone(sounddevice: ModuleType, wanted: str | None) -> Microphone:
+    """The microphone with this index or name, by default the system's."""
+    index_or_name = int(wanted) if wanted is not None and wanted.isdecimal() else wanted
+    try:
+        return Microphone(sounddevice, sounddevice.query_devices(index_or_name, "input"))
+    except (ValueError, sounddevice.PortAudioError) as error:
+        if wanted is not None:
+            raise RunError(f"--input-device {wanted}: {reason(error)}; see --list-devices") from error
+        raise RunError("no microphone was found") from error
+
+
+def reason(error: Exception) -> str:
+    """The first argument: PortAudio's errors have an error number and details of the driver behind it."""
+    return one_line(error.args[0]) if error.args else type(error).__name__
