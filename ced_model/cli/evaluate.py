@@ -105,7 +105,6 @@ def evaluate(
     threshold: options.Threshold = None,
     threshold_file: options.ThresholdFile = None,
     labels: options.Labels = None,
-    label_map: options.LabelMap = None,
     off_threshold: options.OffThreshold = None,
     smooth_s: options.Smooth = None,
     smoothing: options.Smoothing = None,
