@@ -58,7 +58,8 @@ class EmbeddingIndex:
         path = os.fspath(path)
         shown = repr(printable(path))
         if not os.path.isfile(path):
-            raise UsageError(f"{shown}: there is no such file; `ced embed` makes one")
+            problem = "this is a folder" if os.path.isdir(path) else "there is no such file"
+            raise UsageError(f"{shown}: {problem}; expected a file made by `ced embed`")
         try:
             columns, text = (_read_parquet if path.lower().endswith(".parquet") else _read_npz)(path)
             made_by = json.loads(text)

@@ -51,10 +51,8 @@ def download_checkpoint(size: str, folder: str | os.PathLike[str] | None = None)
     already is compared with that, without the network, and downloaded again if it differs.
 
     Args:
-        size (`str`):
-            `"tiny"`, `"mini"`, `"small"` or `"base"`.
-        folder (`str` or `os.PathLike`, *optional*):
-            Where to keep the file; by default huggingface_hub's cache.
+        size: `"tiny"`, `"mini"`, `"small"` or `"base"`.
+        folder: Where to keep the file; by default huggingface_hub's cache.
 
     Returns:
         `Path`: the `.pt` file.

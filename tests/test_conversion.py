@@ -272,7 +272,7 @@ def test_sizes_follow_the_tensors_and_the_training_config(tmp_path: Path) -> Non
     done = convert_checkpoint(without, tmp_path / "asked", num_heads=5)
     asked = CedConfig.from_pretrained(done.folder)
     assert (asked.num_heads, asked.target_length, done.notes) == (5, 320, ())
-    assert "says 5" in fails(source, tmp_path / "contradicted", num_heads=4)
+    assert "configuration has 5" in fails(source, tmp_path / "contradicted", num_heads=4)
     assert "multiple" in fails(without, tmp_path / "indivisible", num_heads=3)
 
 

@@ -66,7 +66,7 @@ def show_version(is_wanted: bool) -> None:
     try:
         put(f"ced {version('ced_model')}")
     except PackageNotFoundError as error:
-        raise CliError("the version is only known of an installed ced_model: pip install it", FAILED) from error
+        raise CliError("the version is unknown, since ced_model is not installed: pip install it", FAILED) from error
     raise typer.Exit()
 
 

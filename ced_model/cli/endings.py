@@ -63,7 +63,8 @@ def flag(name: str) -> str:
 
 
 def fail(message: str, exit_code: int) -> NoReturn:
-    say("ced: " + " ".join(message.split()))
+    message = " ".join(message.split())
+    say("ced: " + (message if ". " in message else message.removesuffix(".")))
     raise typer.Exit(exit_code)
 
 

@@ -239,6 +239,8 @@ def _choose_format(format: Format | None, output: str | None, ray: bool, resume:
         if format is Format.PARQUET:
             raise CliError("--format parquet needs --output FILE")
         return format or Format.TABLE
+    if format is None and os.path.isdir(output):
+        raise CliError(f"--output {output}: expected a file, or with --format {'|'.join(EVENT_FORMATS)} a folder")
     if format is None:
         formats = FORMATS_OF_SUFFIXES.get(os.path.splitext(output)[1].lower(), tuple(Format))
         if formats in ((Format.DCASE,), tuple(Format)) or formats[0] is Format.TABLE:

@@ -83,9 +83,12 @@ class Command(TyperCommand):
         try:
             if not extra.get("resilient_parsing"):  # completing
                 _check_dashes(args, self.params)
-            return super().make_context(info_name, list(args), parent, **extra)
+            context = super().make_context(info_name, list(args), parent, **extra)
         except UsageError as error:
             _end(error, args, f"{parent.command_path} {info_name}" if parent else str(info_name))
+        if not extra.get("resilient_parsing"):
+            _check_kinds(context.params, self.params)
+        return context
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         arguments = [param for param in self.params if param.param_type_name == "argument"]
@@ -155,6 +158,18 @@ def _check_dashes(args: Sequence[str], params: Iterable[Any]) -> None:
         name = argument.partition("=")[0]
         if re.fullmatch(r"-[a-z][a-z-]+", name) and "-" + name in known:
             fail(f"{name}: did you mean -{name}?", WRONG_USAGE)
+
+
+def _check_kinds(values: dict[str, Any], params: Iterable[Any]) -> None:
+    """Refuses a folder where the help asks for a FILE, and a file where it asks for a DIR."""
+    for param in params:
+        value, kind = values.get(param.name or ""), (param.metavar or "").partition(".")[0]
+        if isinstance(value, str | os.PathLike):
+            name = f"{param.opts[0]} " if param.opts[0].startswith("-") else ""
+            if kind == "FILE" and os.path.isdir(value):
+                fail(f"{name}{value}: expected a file, not a folder", WRONG_USAGE)
+            if kind == "DIR" and os.path.isfile(value):
+                fail(f"{name}{value}: expected a folder, not a file", WRONG_USAGE)
 
 
 def _end(error: Any, args: Sequence[str], command: str) -> NoReturn:

@@ -62,21 +62,15 @@ def convert_checkpoint(
     it was loaded again and found equal to the source; a failure leaves `output_dir` as it was.
 
     Args:
-        source (`str` or `os.PathLike`):
-            An original `.pt` file (a bare state dict, or one under `"model"`; without a head it becomes an encoder), a
-            folder in the format of the Hub, or a Hub id.
-        output_dir (`str` or `os.PathLike`):
-            The folder to write. It must be missing or empty, or hold nothing but a model folder's files with
+        source: An original `.pt` file (a bare state dict, or one under `"model"`; without a head it becomes an
+            encoder), a folder in the format of the Hub, or a Hub id.
+        output_dir: The folder to write. It must be missing or empty, or hold nothing but a model folder's files with
             `overwrite`.
-        num_heads (`int`, *optional*):
-            Attention heads, which cannot be inferred from shapes; needed only if the source does not have the number
-            and the width is not a published one.
-        overwrite (`bool`, *optional*, defaults to `False`):
-            Whether to replace a model folder at `output_dir`.
-        model_id (`str`, *optional*):
-            Hub id that the model card's code names; by default the name of the folder.
-        published (`str`, *optional*):
-            `"tiny"`, `"mini"`, `"small"` or `"base"` for a checkpoint that was downloaded as that size.
+        num_heads: Attention heads, which cannot be inferred from shapes; needed only if the source does not have the
+            number and the width is not a published one.
+        overwrite: Whether to replace a model folder at `output_dir`.
+        model_id: Hub id that the model card's code names; by default the name of the folder.
+        published: `"tiny"`, `"mini"`, `"small"` or `"base"` for a checkpoint that was downloaded as that size.
             The model card then has the published figures and `base_model`. The Hub ids of the published models have
             them without it, other sources never.
 

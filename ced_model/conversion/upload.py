@@ -27,12 +27,9 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, api: huggingface_h
     Uploads a model folder to the Hub, creating the repository if needed.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            A folder written by [`convert_checkpoint`].
-        repo_id (`str`):
-            The repository, `user/model`.
-        api (`huggingface_hub.HfApi`, *optional*):
-            The client to use, with its token; by default one with the token of `hf auth login` or `HF_TOKEN`.
+        folder: A folder written by [`convert_checkpoint`].
+        repo_id: The repository, `user/model`.
+        api: The client to use, with its token; by default one with the token of `hf auth login` or `HF_TOKEN`.
 
     Returns:
         `str`: the address of the repository.

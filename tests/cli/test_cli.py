@@ -153,7 +153,7 @@ def test_the_version_is_that_of_the_installed_package(ced: Run, monkeypatch: Any
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", not_installed)
-    assert "the version is only known of an installed ced_model" in one_line(ced("--version", code=1).stderr)
+    assert "the version is unknown, since ced_model is not installed" in one_line(ced("--version", code=1).stderr)
 
 
 def test_without_a_model_the_bundled_one_tags_and_says_so(ced: Run, resources: Path) -> None:

@@ -271,7 +271,7 @@ def test_wrong_usage_gets_one_line(
 
 
 def test_an_output_must_be_chosen(ced: Run, sounds: Path, base: Path) -> None:
-    assert "choose with --output DIR" in last_line(ced("finetune", sounds, "--model", base, code=2).stderr)
+    assert "missing --output DIR" in last_line(ced("finetune", sounds, "--model", base, code=2).stderr)
 
 
 def test_missing_extras_are_named(

@@ -87,11 +87,18 @@ def test_help_fits_80_columns_and_its_examples_are_right(path: tuple[str, ...]) 
         ("demo --port=99999", "--port 99999: expected a whole number from 1 to 65535"),
         ("clips x --padding long", "--padding long: expected a number"),
         ("plot", "missing FILE: ced plot [OPTIONS] FILE"),
+        ("plot .", "ced: .: expected a file, not a folder"),
+        ("tag x --thresholds .", "--thresholds .: expected a file, not a folder"),
+        ("tag x --output .", "--output .: expected a file, or with --format audacity|"),
+        ("export -f onnx -o pyproject.toml", "--output pyproject.toml: expected a folder, not a file"),
         ("plot a b", "b is one argument too many"),
         ("tag", "no input: give files, folders, patterns"),
     ],
 )
-def test_a_mistake_is_one_line_with_a_suggestion(arguments: str, expected: str) -> None:
+def test_a_mistake_is_one_line_with_a_suggestion(
+    arguments: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
     done = ced(*arguments.split(), code=2)
     assert done.stdout == "" and done.stderr.count("\n") == 1
     assert done.stderr.startswith("ced: ") and expected in done.stderr

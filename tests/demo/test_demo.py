@@ -675,7 +675,7 @@ def ced(*arguments: Any) -> Any:
         (["--max-minutes", "inf"], "--max-minutes inf"),
         (["--model", "./missing"], "there is no such folder"),
         (["--port", "0"], "--port"),
-        (["file.wav"], "unexpected extra argument"),
+        (["file.wav"], "is one argument too many"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments, message):

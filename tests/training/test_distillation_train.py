@@ -809,7 +809,7 @@ def test_the_command_trains_and_says_how_it_goes(lesson: Path, tmp_path: Path) -
     ("arguments", "message"),
     [
         ("", "missing --student: tiny, mini, small, base"),
-        ("-s tiny", "choose with --output DIR where to write the model"),
+        ("-s tiny", "missing --output DIR: where to write the model"),
         ("-s tiny -o x --epochs 1 --max-steps 2", "--max-steps 2: expected nothing beside"),
         ("-s tiny -o x --resume --overwrite", "choose one"),
         ("-s tiny -o x --set bf16", "--set bf16: expected NAME=VALUE"),

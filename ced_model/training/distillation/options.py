@@ -26,36 +26,24 @@ class DistillationArguments:
     How a student is trained. The defaults are the paper's where it names them.
 
     Args:
-        epochs (`int`, *optional*):
-            How often each chunk is used, each time with the teachers' input of another epoch of the store; by default
-            as many as the store has. More start again with the store's first.
-        max_steps (`int`, *optional*):
-            Optimiser steps, in place of `epochs`.
-        batch_size (`int`, *optional*, defaults to 32):
-            Chunks in a batch of one process.
-        learning_rate (`float`, *optional*, defaults to 1e-3):
-            The highest, after warm-up; a cosine takes it down to a tenth.
-        mixup (`float`, *optional*, defaults to 0.0):
-            The parameter α of mixup, where each input is mixed with another one in proportions drawn from Beta(α, α),
-            and so are their targets; 0 for none.
-        consistent (`bool`, *optional*, defaults to `True`):
-            Whether the student gets exactly the teachers' inputs. With `False`, for comparison, it draws its own
-            augmentation.
-        held_out (`float`, *optional*, defaults to 0.05):
-            The part of the chunks, in whole files, that the student does not train on; checkpoints are chosen by the
-            loss there. With 0 the last ones are used.
-        average (`int`, *optional*, defaults to 4):
-            Number of best checkpoints whose weights are averaged; also how many are kept.
-        save_steps (`int`, *optional*):
-            Evaluates and saves after this number of steps; by default at the end of each epoch.
-        workers (`int`, *optional*):
-            Processes that prepare inputs, for each training process; by default one for every two CPUs. With 0 the
+        epochs: How often each chunk is used, each time with the teachers' input of another epoch of the store; by
+            default as many as the store has. More start again with the store's first.
+        max_steps: Optimiser steps, in place of `epochs`.
+        batch_size: Chunks in a batch of one process.
+        learning_rate: The highest, after warm-up; a cosine takes it down to a tenth.
+        mixup: The parameter α of mixup, where each input is mixed with another one in proportions drawn from Beta(α,
+            α), and so are their targets; 0 for none.
+        consistent: Whether the student gets exactly the teachers' inputs. With `False`, for comparison, it draws its
+            own augmentation.
+        held_out: The part of the chunks, in whole files, that the student does not train on; checkpoints are chosen by
+            the loss there. With 0 the last ones are used.
+        average: Number of best checkpoints whose weights are averaged; also how many are kept.
+        save_steps: Evaluates and saves after this number of steps; by default at the end of each epoch.
+        workers: Processes that prepare inputs, for each training process; by default one for every two CPUs. With 0 the
             training process does it.
-        seed (`int`, *optional*, defaults to 0):
-            Of random weights, the order of chunks, dropout and mixup.
-        training (`dict[str, Any]`, *optional*):
-            Further fields of [`~transformers.TrainingArguments`], such as `bf16`, `gradient_accumulation_steps` or
-            `report_to` (by default `"none"`). By default `warmup_steps` are 5 % of all steps, and AdamW's
+        seed: Of random weights, the order of chunks, dropout and mixup.
+        training: Further fields of [`~transformers.TrainingArguments`], such as `bf16`, `gradient_accumulation_steps`
+            or `report_to` (by default `"none"`). By default `warmup_steps` are 5 % of all steps, and AdamW's
             `weight_decay` is 0.01, for matrices only.
 
     Raises:

@@ -58,15 +58,12 @@ def load_student(
     Loads or makes a student with a head for the store's labels.
 
     Args:
-        student (`str`, `os.PathLike`, `CedConfig` or `CedForAudioClassification`):
-            `"tiny"`, `"mini"`, `"small"` or `"base"` for random weights in that published shape (with as many time
+        student: `"tiny"`, `"mini"`, `"small"` or `"base"` for random weights in that published shape (with as many time
             positions as a chunk needs); a configuration, a `config.json` or a folder with nothing but one for random
             weights; a model, model folder, Hub id or `"ced-nano"` (the bundled model) for a copy of its weights. The
             classes of the store replace others.
-        store (`Store`):
-            The store that it will be trained on.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the random weights.
+        store: The store that it will be trained on.
+        seed: Seed of the random weights.
 
     Returns:
         [`Student`]: the model, and what was changed for it to fit.

@@ -60,24 +60,16 @@ def distill(
     end. Under `accelerate launch` or `torchrun` all processes call this, and the first one writes.
 
     Args:
-        store (`str` or `os.PathLike`):
-            A store, made by `ced distill teach`.
-        student (`str`, `os.PathLike`, `CedConfig` or `CedForAudioClassification`):
-            `"tiny"`, `"mini"`, `"small"` or `"base"`, a `config.json`, a model folder or a Hub id, see `load_student`.
-        output (`str` or `os.PathLike`):
-            The model folder to write; it must be missing or empty.
-        arguments (`DistillationArguments`, *optional*):
-            How to train.
-        audio (`str` or `os.PathLike`, *optional*):
-            The folder with the audio; by default where it was when it was taught.
-        resume (`bool`, *optional*, defaults to `False`):
-            Whether to continue from the last complete checkpoint, or begin if there is none.
-        overwrite (`bool`, *optional*, defaults to `False`):
-            Whether to replace a model folder at `output`, and to discard the checkpoints of an earlier run.
-        callbacks (`Sequence[TrainerCallback]`, *optional*):
-            Further callbacks of the `Trainer`; a [`~transformers.ProgressCallback`] replaces its own.
-        say (`Callable[[str], object]`, *optional*):
-            Called with lines about the data, the student, and what was changed or left out; by default they are
+        store: A store, made by `ced distill teach`.
+        student: `"tiny"`, `"mini"`, `"small"` or `"base"`, a `config.json`, a model folder or a Hub id, see
+            `load_student`.
+        output: The model folder to write; it must be missing or empty.
+        arguments: How to train.
+        audio: The folder with the audio; by default where it was when it was taught.
+        resume: Whether to continue from the last complete checkpoint, or begin if there is none.
+        overwrite: Whether to replace a model folder at `output`, and to discard the checkpoints of an earlier run.
+        callbacks: Further callbacks of the `Trainer`; a [`~transformers.ProgressCallback`] replaces its own.
+        say: Called with lines about the data, the student, and what was changed or left out; by default they are
             logged.
 
     Returns:
