@@ -64,9 +64,7 @@ def on_files(files: Any, config: Any) -> Any:
         if (ROOT / source).is_file():
             files.append(File.generated(config, page, content=root_page((ROOT / source).read_text(encoding="utf-8"))))
     for path in sorted(repository_files()):
-        files.append(
-            File.generated(config, f"repository/{path}.txt", content=(ROOT / path).read_text(encoding="utf-8"))
-        )
+        files.append(File.generated(config, copy_of(path), content=(ROOT / path).read_text(encoding="utf-8")))
     return files
 
 
