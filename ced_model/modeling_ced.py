@@ -41,6 +41,19 @@ INPUTS_DOCSTRING = r"""
         1 for frames of the clip, 0 for padding behind it. With it each clip's output is that of the clip alone.
         Without it all frames count. Each clip needs one valid patch of 16 frames.
 """
+LABELS_DOCSTRING = r"""
+    labels (`torch.Tensor`, *optional*):
+        By `config.problem_type`: `"multi_label_classification"` (the default) takes multi-hot or soft targets of
+        shape `(batch_size, num_labels)` for a binary cross-entropy; `"single_label_classification"` takes class
+        indices of shape `(batch_size,)` for a cross-entropy; `"regression"` takes floats of shape
+        `(batch_size, num_labels)` for a mean squared error. Class indices (integers of shape `(batch_size,)`) for a
+        multi-label model set the problem type to `"single_label_classification"`, with a warning.
+"""
+FRAME_LABELS_DOCSTRING = r"""
+    labels (`torch.Tensor` of shape `(batch_size, steps, num_labels)`, *optional*):
+        Multi-hot or soft targets of each step, for a binary cross-entropy, for any `config.problem_type`. Steps
+        that the `attention_mask` excludes are left out; their labels may have any value.
+"""
 
 
 @dataclass
@@ -539,7 +552,7 @@ class CedForAudioClassification(CedHeadModel):
     _auto_class = OwnCode("AutoModelForAudioClassification")
 
     @can_return_tuple
-    @auto_docstring(custom_args=INPUTS_DOCSTRING)
+    @auto_docstring(custom_args=INPUTS_DOCSTRING + LABELS_DOCSTRING)
     def forward(
         self,
         input_values: torch.Tensor,
@@ -548,13 +561,6 @@ class CedForAudioClassification(CedHeadModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         r"""
-        labels (`torch.Tensor`, *optional*):
-            By `config.problem_type`: `"multi_label_classification"` (the default) takes multi-hot or soft targets of
-            shape `(batch_size, num_labels)` for a binary cross-entropy; `"single_label_classification"` takes class
-            indices of shape `(batch_size,)` for a cross-entropy; `"regression"` takes floats of shape
-            `(batch_size, num_labels)` for a mean squared error. Class indices (integers of shape `(batch_size,)`) for a
-            multi-label model set the problem type to `"single_label_classification"`, with a warning.
-
         Returns:
             The `logits` are raw: `logits.sigmoid()` are the tag probabilities. The logits of a clip longer than
             `target_length` frames are those of its chunks' averaged (or, by `eval_avg`, maximal) probabilities.
@@ -622,7 +628,7 @@ class CedForAudioFrameClassification(CedHeadModel):
     _auto_class = OwnCode("AutoModelForAudioFrameClassification")
 
     @can_return_tuple
-    @auto_docstring(custom_args=INPUTS_DOCSTRING)
+    @auto_docstring(custom_args=INPUTS_DOCSTRING + FRAME_LABELS_DOCSTRING)
     def forward(
         self,
         input_values: torch.Tensor,
@@ -631,10 +637,6 @@ class CedForAudioFrameClassification(CedHeadModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         r"""
-        labels (`torch.Tensor` of shape `(batch_size, steps, num_labels)`, *optional*):
-            Multi-hot or soft targets of each step, for a binary cross-entropy whatever `config.problem_type` is. Steps
-            that the `attention_mask` excludes are left out; their labels may have any value.
-
         Returns:
             The `logits` are raw, of shape `(batch_size, steps, num_labels)` with `steps = frames // 16`; those of
             padding mean nothing, see [`CedForAudioFrameClassification.get_step_mask`]. A clip longer than

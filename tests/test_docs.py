@@ -205,6 +205,8 @@ def test_the_model_page_documents_the_public_classes_and_every_argument() -> Non
             inherited = set(dir(PreTrainedConfig)) | {"args"} if name == "CedConfig" else {"args"}
             missing = [part for part in named if part not in inherited and f"{part} (" not in (function.__doc__ or "")]
             assert not missing, f"{name}: {missing}"
+            twice = [part for part in named if len(re.findall(rf"^\s*{part} \(", function.__doc__ or "", re.M)) > 1]
+            assert not twice, f"{name}: {twice}"  # transformers adds a text of its own where it does not find ours
 
 
 def test_the_published_figures_are_those_of_the_paper() -> None:

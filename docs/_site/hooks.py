@@ -64,9 +64,7 @@ def on_files(files: Any, config: Any) -> Any:
         if (ROOT / source).is_file():
             files.append(File.generated(config, page, content=root_page((ROOT / source).read_text(encoding="utf-8"))))
     for path in sorted(repository_files()):
-        files.append(
-            File.generated(config, f"repository/{path}.txt", content=(ROOT / path).read_text(encoding="utf-8"))
-        )
+        files.append(File.generated(config, copy_of(path), content=(ROOT / path).read_text(encoding="utf-8")))
     return files
 
 
@@ -110,6 +108,11 @@ def outside_path(target: str, page: str) -> str | None:
     return f"{path}/README.md" if (ROOT / path).is_dir() else path
 
 
+def copy_of(path: str) -> str:
+    """The copy in the site: browsers show text as text; a notebook is downloaded."""
+    return f"repository/{path}" if path.endswith(".ipynb") else f"repository/{path}.txt"
+
+
 def repository_files() -> set[str]:
     """The files of the repository outside `docs/` that pages link to."""
     pages = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md")}
@@ -128,7 +131,7 @@ def repository_links(text: str, page: str) -> str:
         path = outside_path(match[2], page)
         if path is None:
             return match[0]
-        return match[1] + to_root + ROOT_PAGES.get(path, f"repository/{path}.txt")
+        return match[1] + to_root + ROOT_PAGES.get(path, copy_of(path))
 
     return LINK.sub(link, text)
 

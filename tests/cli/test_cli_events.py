@@ -444,17 +444,20 @@ def test_a_timeline_is_printed_with_the_best_classes_of_each_window(resources: P
     assert len(lines) == 11 and "Music 0.8" in lines[1]
 
 
-def test_the_commands_of_the_page_of_formats_print_what_it_shows(
-    resources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "count"), [("formats.md", 8), ("tutorials/first_tags.md", 1), ("tutorials/events.md", 1)]
+)
+def test_the_commands_of_a_page_print_what_it_shows(
+    name: str, count: int, resources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = (resources.parent / "docs" / "formats.md").read_text(encoding="utf-8")
+    page = (resources.parent / "docs" / name).read_text(encoding="utf-8")
     shutil.copytree(resources, tmp_path / "resources")
     monkeypatch.chdir(tmp_path)
     shown, printed = tmp_path / "shown.log", tmp_path / "printed.log"
     commands = [
         each for block in re.findall(r"```console\n\$ (.*?)```", page, re.DOTALL) for each in block.split("\n$ ")
     ]
-    assert len(commands) == 8
+    assert len(commands) == count
     for command in commands:
         line, _, text = command.strip("\n").partition("\n")
         program, *arguments = line.split()
