@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"
 RESOURCES = Path(__file__).parents[1] / "resources"
-TIMEOUT_MS = 30_000  # of a machine that has much else to do
+TIMEOUT_MS = 120_000  # of a machine that has much else to do
 
 
 @contextmanager

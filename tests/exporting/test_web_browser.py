@@ -381,7 +381,7 @@ def test_an_hour_shows_its_progress_and_can_be_stopped(page, tmp_path, size):
         for _ in range(60):
             file.write(minute)
     choose(page, path)
-    expect_status(page, "Listening to hour.wav")
+    expect_status(page, "Tagging hour.wav")
     expect(page.locator("#counter")).to_have_text(re.compile(r"^\d+ s of 1:00:00$"))
     expect(page.get_by_role("progressbar")).to_be_visible()
     take(page, size, "web_hour")

@@ -130,7 +130,7 @@ function whenReady(action, name) {
 function takeFile(file) {
   if (!whenReady(() => takeFile(file), file.name)) return;
   const job = begin({ name: file.name, file });
-  state(`Listening to ${file.name} …`);
+  state(`Tagging ${file.name} …`);
   progress(0, 0, "");
   const player = byId("player");
   if (player.src) URL.revokeObjectURL(player.src);
@@ -167,7 +167,7 @@ async function listen() {
   } catch (error) {
     if (page.job !== job) return;
     finish(job);
-    state("");
+    state("Ready for another sound.");
     complain(error.message);
   }
 }
@@ -243,7 +243,7 @@ const answers = {
 
   error({ message }, job) {
     finish(job);
-    state("");
+    state("Ready for another sound.");
     byId("player").hidden = job.timeline.windows === 0;
     if (job.timeline.windows) show();
     complain(`${job.name} cannot be read: ${message}.`);
