@@ -71,6 +71,10 @@ def build_app(models: Models, limits: Limits) -> gradio.Blocks:
                 button = gradio.Button("Name the sounds", variant="primary")
             with gradio.Column(scale=5, min_width=300):
                 outputs = _add_results(limits)
+        gradio.Markdown(
+            "`ced export --format web --output DIR` makes a page that runs in the browser alone: offline, live at the"
+            " microphone, and from any web server."
+        )
         _connect(service, file, microphone, examples, settings, button, outputs)
         _add_endpoints(service, file, settings)
     app.queue(max_size=None)

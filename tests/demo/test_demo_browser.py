@@ -6,7 +6,6 @@ Screenshots go to `build/screenshots`. `CHROMIUM` names the program where it is 
 """
 
 import base64
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import soundfile
+from chromium import TIMEOUT_MS, start_chromium, take
 from demo_files import COMPLAINTS, MICRO, RESOURCES, make_bad_files, serve
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from ced_model import AUDIOSET_LABELS, AudioTagger, CedConfig
 from ced_model.demo import models as models_module
@@ -24,13 +23,11 @@ from ced_model.demo.event_table import to_csv
 
 pytestmark = pytest.mark.browser
 
-SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 SIZES: dict[str, Any] = {
     "desktop": {"viewport": {"width": 1280, "height": 900}},
     "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True},
 }
 NAMES = AUDIOSET_LABELS[111:124]  # of animals, some of them long
-TIMEOUT_MS = 120_000  # of a machine that has much else to do
 MICROPHONE_S = 3.0
 
 
@@ -59,22 +56,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Chromium with a microphone that hears the tabla."""
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    assert program is not None, "these tests drive Chromium: apt-get install chromium, or name it in $CHROMIUM"
-    heard = tmp_path_factory.mktemp("microphone") / "heard.wav"
-    samples, rate = soundfile.read(RESOURCES / "loop_tabla.flac")
-    soundfile.write(heard, samples.mean(axis=1), rate, "PCM_16")
-    arguments = [
-        "--no-sandbox",
-        "--use-fake-device-for-media-stream",
-        "--use-fake-ui-for-media-stream",
-        f"--use-file-for-fake-audio-capture={heard}",
-    ]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=arguments)
+    with start_chromium(tmp_path_factory.mktemp("microphone")) as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture(params=SIZES)
@@ -118,11 +101,6 @@ def upload(page: Page, path: Path) -> None:
     if page.get_by_label("Clear").first.is_visible():
         page.get_by_label("Clear").first.click()
     page.locator("input[type=file]").first.set_input_files(path)
-
-
-def take(page: Page, size: str, name: str) -> None:
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"{name}_{size}.png", full_page=True)
 
 
 def test_a_recording_of_the_page_is_answered_with_bars_timeline_and_events(page, size, server):

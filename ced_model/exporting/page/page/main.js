@@ -130,7 +130,7 @@ function whenReady(action, name) {
 function takeFile(file) {
   if (!whenReady(() => takeFile(file), file.name)) return;
   const job = begin({ name: file.name, file });
-  state(`Listening to ${file.name} …`);
+  state(`Tagging ${file.name} …`);
   progress(0, 0, "");
   const player = byId("player");
   if (player.src) URL.revokeObjectURL(player.src);
@@ -167,7 +167,7 @@ async function listen() {
   } catch (error) {
     if (page.job !== job) return;
     finish(job);
-    state("");
+    state("Ready for another sound.");
     complain(error.message);
   }
 }
@@ -200,7 +200,7 @@ function showButtons(isOn) {
 const answers = {
   window({ start_s, end_s, scores, duration_s, peak }, job) {
     job.timeline.add(start_s, end_s, scores);
-    job.duration_s = duration_s;
+    job.duration_s = job.expected_s = duration_s;
     job.last = scores;
     if (job.microphone) {
       const behind_s = job.sent_s - end_s;
@@ -217,13 +217,16 @@ const answers = {
 
   done({ scores, duration_s, isCancelled, peak }, job) {
     const took_s = (performance.now() - job.began) / 1000;
+    const missing_s = isCancelled ? 0 : 0.9 * (job.duration_s || 0) - duration_s; // lengths in files are not exact
     Object.assign(job, { scores, duration_s });
     finish(job);
     show();
     if (job.microphone) state(duration_s ? `Stopped after ${clock(duration_s)}.` : "Stopped.");
     else if (isCancelled) state(`Stopped at ${clock(job.timeline.end_s.at(-1) || 0)} of ${job.name}.`);
     else state(`Done: ${clock(duration_s)} of audio in ${clock(took_s)}. ${summary(scores)}`);
-    if (!job.microphone && peak < SILENT && !isCancelled) complain(`${job.name} is silent: no sample is louder than -80 dB.`);
+    if (missing_s > 0.2)
+      complain(`${job.name} is damaged or cut off: only ${clock(duration_s)} of its ${clock(job.expected_s)} could be read.`);
+    else if (!job.microphone && peak < SILENT && !isCancelled) complain(`${job.name} is silent: no sample is louder than -80 dB.`);
   },
 
   async undecoded(_, job) {
@@ -240,7 +243,7 @@ const answers = {
 
   error({ message }, job) {
     finish(job);
-    state("");
+    state("Ready for another sound.");
     byId("player").hidden = job.timeline.windows === 0;
     if (job.timeline.windows) show();
     complain(`${job.name} cannot be read: ${message}.`);

@@ -4,9 +4,6 @@
 
 import { fetchWhole } from "./download.js";
 
-/** Why a model cannot be used, in one line for the user. */
-export class ModelError extends Error {}
-
 const RUNTIMES = {
   wasm: ["ort.wasm.min.mjs", "ort-wasm-simd-threaded"],
   webgpu: ["ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify"],
