@@ -7,7 +7,7 @@
 
 Three tables are printed: the latency of single requests beside that of the library, statuses and latencies under load,
 and the memory of the server over the run. With `--batching`, the time of a clip in batches of clips of the same length
-is measured instead, by engine: what requests would gain if they shared batches.
+is measured instead, in CPU time of one thread and by engine: what requests gain if they share batches.
 """
 
 import argparse
@@ -158,14 +158,14 @@ def measure_batching(model: str | None) -> None:
             mel = tagger._windows.features([0.1 * np.random.default_rng(0).standard_normal(round(length_s * 16000))])
             batches = [np.repeat(mel.astype(np.float32), number, axis=0) for number in BATCHES]
             times = []
-            for _ in range(25):  # in turn, so that a busy machine slows down all of them
+            for _ in range(15):  # in turn, so that a busy machine slows down all of them
                 row = []
                 for batch in batches:
-                    start = time.perf_counter()
+                    start = time.process_time()
                     tagger._engine.run(batch, True)
-                    row.append((time.perf_counter() - start) / len(batch))
+                    row.append((time.process_time() - start) / len(batch))
                 times.append(row)
-            best = 1000 * np.percentile(np.array(times[5:]), 25, axis=0)
+            best = 1000 * np.percentile(np.array(times[3:]), 25, axis=0)
             row_text = " | ".join(f"{each:.2f} ms ({best[0] / each:.2f} ×)" for each in best)
             print(f"| {engine} | {length_s:g} s | {row_text} |", flush=True)
 

@@ -10,6 +10,7 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ import soundfile
 from served import Served, serving
 
 from ced_model import AudioTagger
+from ced_model.engines import Outputs
 from ced_model.messages import OptionError
 from ced_model.serve.settings import ClientGone, Refusal, Settings
-from ced_model.serve.work import Work
+from ced_model.serve.work import SharedEngine, Work
 
 CLASSIFICATION = "/v1/audio/classification"
 PATHS = (CLASSIFICATION, "/v1/audio/events", "/v1/audio/timeline", "/v1/embeddings")
@@ -341,3 +343,49 @@ def test_the_answers_of_requests_at_the_same_time_are_their_own(server: Served, 
     for thread in threads:
         thread.join()
     assert found == [[labels] * 4 for labels in expected]
+
+
+class Recorder:
+    """An engine whose calls wait until they are let go; it notes the size of its batches."""
+
+    name, compute_type, device = "torch", "float32", "cpu"
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, bool]] = []
+        self.go = threading.Semaphore(0)
+
+    def run(self, log_mels: np.ndarray, is_alone: bool) -> Outputs:
+        self.batches.append((len(log_mels), is_alone))
+        self.go.acquire()
+        if log_mels.shape[2] == 9:
+            raise ValueError("nine")
+        return Outputs(log_mels[:, :, 0] + 1, log_mels[:, :, 0] + 2)
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("torch", [1, 3, 1, 1]), ("onnx", [1, 1, 1, 1, 1, 1])])
+def test_requests_with_windows_of_one_length_share_a_batch_only_while_they_wait_anyway(name, sizes, monkeypatch):
+    monkeypatch.setattr(Recorder, "name", name)
+    engine = Recorder()
+    shared = SharedEngine(engine, num_threads=1, batch_size=3)
+    results: dict[int, Any] = {}
+
+    def ask(number: int, frames: int) -> None:
+        try:
+            results[number] = shared.run(np.full((1, 2, frames), number, np.float32), is_alone=True)
+        except ValueError as error:
+            results[number] = error
+
+    threads = [threading.Thread(target=ask, args=each) for each in enumerate([8, 8, 8, 9, 8, 8])]
+    for number, thread in enumerate(threads):
+        thread.start()
+        while len(shared._waiting) < number:  # the first one is computed at once
+            time.sleep(0.001)
+    for _ in threads:
+        engine.go.release()
+    for thread in threads:
+        thread.join()
+    assert sorted(size for size, _ in engine.batches) == sorted(sizes) and engine.batches[0] == (1, True)
+    assert isinstance(results.pop(3), ValueError)
+    for number, outputs in results.items():
+        assert outputs.probabilities.tolist() == [[number + 1] * 2]
+        assert outputs.embeddings.tolist() == [[number + 2] * 2]
