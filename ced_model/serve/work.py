@@ -19,7 +19,9 @@ from .settings import ClientGone, Refusal, Settings
 from .sound import Budget
 
 MAX_RETRY_S = 60
-BATCHING_ENGINES = ("openvino", "torch")  # benchmarks/serving.py --batching: with onnx, batches gain nothing
+# Windows up to this length, in frames of 10 ms, share batches: by `benchmarks/serving.py --batching`, longer ones gain
+# nothing with ONNX Runtime, and all gain with the other engines.
+BATCHED_FRAMES = {"onnx": 300}
 T = TypeVar("T")
 
 
@@ -37,14 +39,14 @@ class SharedEngine:
     An engine for several requests. It computes the same as the engine itself.
 
     On a CPU, a single call has all threads, and several at a time have one each; on a GPU they come one after the
-    other. With an engine where that pays, calls that wait are computed together if their windows have the same length.
-    No call waits for others to come.
+    other. Calls that wait are computed together if their windows have the same length, where that pays. No call waits
+    for others to come.
     """
 
     def __init__(self, engine: Engine, num_threads: int, batch_size: int) -> None:
         self.name, self.compute_type, self.device = engine.name, engine.compute_type, engine.device
         self._engine = engine
-        self._batch_size = batch_size if engine.name in BATCHING_ENGINES else 1
+        self._batch_size, self._batched_frames = batch_size, BATCHED_FRAMES.get(engine.name, math.inf)
         self._free = self._turns = num_threads if engine.device == "cpu" else 1
         self._waiting: list[_Call] = []
         self._changed = threading.Condition()
@@ -68,7 +70,7 @@ class SharedEngine:
     def _take_batch(self, first: _Call) -> list[_Call]:
         """Calls to compute together; others wait for them from now on."""
         batch, windows = [first], len(first.log_mels)
-        for other in self._waiting:
+        for other in self._waiting if first.log_mels.shape[2] <= self._batched_frames else ():
             fits = other.log_mels.shape[1:] == first.log_mels.shape[1:]
             if other is not first and fits and windows + len(other.log_mels) <= self._batch_size:
                 batch.append(other)

@@ -362,8 +362,11 @@ class Recorder:
         return Outputs(log_mels[:, :, 0] + 1, log_mels[:, :, 0] + 2)
 
 
-@pytest.mark.parametrize(("name", "sizes"), [("torch", [1, 3, 1, 1]), ("onnx", [1, 1, 1, 1, 1, 1])])
-def test_requests_with_windows_of_one_length_share_a_batch_only_while_they_wait_anyway(name, sizes, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "frames", "sizes"),
+    [("torch", 8, [1, 3, 1, 1]), ("onnx", 8, [1, 3, 1, 1]), ("onnx", 800, [1, 1, 1, 1, 1, 1])],
+)
+def test_short_windows_of_one_length_share_a_batch_only_while_they_wait_anyway(name, frames, sizes, monkeypatch):
     monkeypatch.setattr(Recorder, "name", name)
     engine = Recorder()
     shared = SharedEngine(engine, num_threads=1, batch_size=3)
@@ -375,7 +378,9 @@ def test_requests_with_windows_of_one_length_share_a_batch_only_while_they_wait_
         except ValueError as error:
             results[number] = error
 
-    threads = [threading.Thread(target=ask, args=each) for each in enumerate([8, 8, 8, 9, 8, 8])]
+    threads = [
+        threading.Thread(target=ask, args=each) for each in enumerate([frames, frames, frames, 9, frames, frames])
+    ]
     for number, thread in enumerate(threads):
         thread.start()
         while len(shared._waiting) < number:  # the first one is computed at once
