@@ -10,6 +10,7 @@ never on the disk on Linux; elsewhere it is a temporary file that no folder list
 import asyncio
 import base64
 import binascii
+import io
 import json
 import math
 import os
@@ -65,7 +66,7 @@ class Upload:
         self._memory.take(size)
         self.size += size
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         self.has_audio = True
         self.file.write(data)
 
@@ -158,8 +159,9 @@ async def _read_form(chunks: AsyncIterator[bytes], boundary: bytes, upload: Uplo
             raise Refusal(400, f"a file in the field {_text(file.field_name)!r}: expected it in the field 'file'")
         if upload.has_audio:
             raise Refusal(400, "more than one file: send one a request")
-        file.file_object.seek(0)
-        upload.write(file.file_object.read())
+        content = file.file_object
+        assert isinstance(content, io.BytesIO)
+        upload.write(content.getbuffer())
 
     kind = "multipart/form-data"
     form = FormParser(kind, take_field, take_file, lambda: ends.append(True), boundary, config=IN_MEMORY)

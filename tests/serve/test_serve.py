@@ -181,6 +181,13 @@ def test_a_bad_request_is_refused_with_its_status_and_one_line(
     assert line in problem(server.post(CLASSIFICATION, **request_), status)
 
 
+def test_a_file_that_is_cut_off_is_answered_with_a_warning(server: Served):
+    answer = server.post(CLASSIFICATION, content=wav(noise())[:8044], headers=WAV)
+    assert answer.status_code == 200
+    assert answer.headers["X-Warning"] == "truncated, only 0.2 s are there (the header promises about 0.5 s)"
+    assert "X-Warning" not in server.post(CLASSIFICATION, content=wav(noise()), headers=WAV).headers
+
+
 def test_unknown_parameters_paths_and_methods_are_refused(server: Served):
     refusal = server.post("/v1/audio/events", params={"treshold": 0.3}, content=wav(noise()), headers=WAV)
     assert problem(refusal, 422).startswith("treshold: not a parameter here; expected model, ")
