@@ -170,11 +170,13 @@ def _add_others(app: FastAPI, models: Models) -> None:
         """The models of this server; the first one is the default."""
         return JSONResponse({"object": "list", "data": entries})
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
     async def check_health() -> dict[str, str]:
         """Answers while the process runs."""
         return {"status": "ok"}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz")
     async def check_readiness() -> dict[str, str]:
         """Answers once the models are loaded."""

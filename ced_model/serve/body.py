@@ -164,8 +164,8 @@ async def _read_form(chunks: AsyncIterator[bytes], boundary: bytes, upload: Uplo
         upload.write(content.getbuffer())
 
     kind = "multipart/form-data"
-    form = FormParser(kind, take_field, take_file, lambda: ends.append(True), boundary, config=IN_MEMORY)
     try:
+        form = FormParser(kind, take_field, take_file, lambda: ends.append(True), boundary, config=IN_MEMORY)
         async for chunk in chunks:
             form.write(chunk)
     except FormParserError as error:

@@ -153,6 +153,11 @@ def test_health_metrics_and_the_api_page_are_served(server: Served):
         ({"files": {"file": b""}}, 422, "holds no audio: the file is empty"),
         ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "without a boundary"),
         ({"content": b"x", "headers": {"Content-Type": "multipart/form-data; boundary=b"}}, 400, "not a valid"),
+        (
+            {"content": b"x", "headers": {"Content-Type": f"multipart/form-data; boundary={'b' * 999}"}},
+            400,
+            "not a valid",
+        ),
         ({"content": b"--b\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=b"}}, 400, "in the middle"),
         ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "the body is not valid JSON"),
         ({"json": [1]}, 400, "the JSON body is not an object"),
