@@ -11,6 +11,7 @@ import socket
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,24 @@ def test_clients_that_send_nothing_are_ended_and_the_others_served(strict: Serve
     for client in slow:
         with client:
             assert client.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+def test_clients_that_do_not_read_their_answer_are_ended(server: Served, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ced_model.serve.server.UNREAD_S", 0.2)
+    body = wav(noise(40))
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        head = "POST /v1/audio/timeline?window_s=0.2&hop_s=0.05 HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\n"
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        for is_running in (True, False):
+            while bool(server.running) != is_running:
+                time.sleep(0.01)
+        answer = b""
+        with suppress(ConnectionResetError):
+            while piece := client.recv(2**20):
+                answer += piece
+        assert answer.startswith(b"HTTP/1.1 200 ") and not answer.endswith(b"0\r\n\r\n")
 
 
 def test_nothing_of_a_request_is_written_to_the_disk(server: Served, monkeypatch: pytest.MonkeyPatch):
