@@ -76,10 +76,10 @@ def serve(
     device: options.Device = None,
     num_threads: options.Threads = None,
 ) -> None:
-    """Serve tags, events, timelines and embeddings over HTTP, and live streams over WebSockets.
+    """Serve tags over HTTP, and live streams over WebSockets.
 
-    POST /v1/audio/classification takes the requests of LocalAI's endpoint; /docs and /openapi.json describe the others.
-    SIGTERM and Ctrl-C let requests that run finish. Example:
+    Events, timelines and embeddings as well: /docs and /openapi.json list all endpoints. POST
+    /v1/audio/classification is compatible with LocalAI. On SIGTERM and Ctrl-C, running requests are finished. Example:
 
     ced serve --port 8080 & curl -F file=@clip.wav localhost:8080/v1/audio/classification
     """

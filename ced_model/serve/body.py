@@ -3,8 +3,8 @@
 """
 Bodies of requests → audio in memory, and options.
 
-A body is written into memory that is a file without a name (`memfd_create`), since decoders in C read files. It is
-never on the disk on Linux; elsewhere it is a temporary file that no folder lists.
+Decoders in C read files, so on Linux a body is written to a file in memory (`memfd_create`), never to the disk. Other
+systems use a temporary file that is deleted at once.
 """
 
 import asyncio

@@ -26,7 +26,7 @@ MAX_NPY_HEADER = 10_000
 
 
 class Budget:
-    """The time that one request has; raises a [`Refusal`] when it is over or nobody waits any more."""
+    """The time limit of one request; raises a [`Refusal`] when it is over or the client has disconnected."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -49,7 +49,7 @@ class Budget:
 
 
 class Warnings(logging.Handler):
-    """What reading audio warns of, such as a file that is cut off, for the answer instead of the server's log."""
+    """Collects warnings about damaged files, so that they reach the client instead of the server's log."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

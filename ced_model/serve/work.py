@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that take their turn: a few are computed at a time, some wait, and further ones are refused."""
+"""Scheduling of requests: a few are computed at a time, some wait, and further ones are refused."""
 
 import asyncio
 import math
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class _Call:
-    """Windows of one request that an engine is to compute, `(windows, n_mels, frames)`, and what came of it."""
+    """Windows of one request, `(windows, n_mels, frames)`, and their outputs or the error once they are computed."""
 
     def __init__(self, log_mels: np.ndarray) -> None:
         self.log_mels = log_mels
@@ -122,8 +122,8 @@ class Work:
         Calls a function in another thread when it is its turn.
 
         Args:
-            receive: Of the request, whose body has been read: a client that goes away ends its work.
-            function: Its argument is to be checked now and then.
+            receive: Of the request, whose body has been read: if the client disconnects, its work is cancelled.
+            function: Called with the [`Budget`] that it has to check regularly.
 
         Raises:
             Refusal: if there is no place, or no turn in time.
