@@ -132,6 +132,7 @@ def test_serving_imports_neither_torch_nor_transformers_and_the_key_may_be_in_th
     ("arguments", "code", "line"),
     [
         (["--max-megabytes", "0"], 2, "ced: --max-megabytes 0: expected a number above 0"),
+        (["--port", "70000"], 2, "ced: --port 70000: expected a number from 0 to 65535"),
         (["--root-path", "ced"], 2, "ced: --root-path ced: expected a path such as /ced"),
         (["--body-timeout", "nan"], 2, "ced: --body-timeout nan: expected a number"),
         (["--model", "./nothing"], 2, "ced: --model ./nothing: expected a model folder or Hub id"),
