@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import uvicorn
@@ -20,12 +21,13 @@ class Served:
     """
     Attributes:
         port: Its port.
+        running: Requests that are being answered.
         client: An HTTP client of it.
     """
 
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
+    def __init__(self, port: int, running: set[Any]) -> None:
+        self.port, self.running = port, running
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False, verify=False)
         self.post, self.get = self.client.post, self.client.get
 
     def websocket(self, path: str) -> str:
@@ -35,8 +37,8 @@ class Served:
 @contextmanager
 def serving(taggers: list[AudioTagger], settings: Settings) -> Iterator[Served]:
     listening = open_port("127.0.0.1", 0)
-    served = Served(listening.getsockname()[1])
     server = uvicorn.Server(make_config(create_app(taggers, settings)))
+    served = Served(listening.getsockname()[1], server.server_state.tasks)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:

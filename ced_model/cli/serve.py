@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..messages import OptionError
 from ..packages import require
 from . import options
 from .endings import one_line_errors
@@ -14,6 +15,7 @@ from .model import choose_model, load_tagger
 from .terminal import put
 
 INSTALL_SERVE = 'pip install "ced_model[serve]"'
+MAX_PORT = 65535
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "websockets", "prometheus_client")
 
 
@@ -32,7 +34,7 @@ def serve(
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Listen here; by default for this machine only.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 for a free one.")] = 8080,
+    port: Annotated[int, typer.Option(metavar="N", help="0 for a free one.")] = 8080,
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -76,10 +78,10 @@ def serve(
     device: options.Device = None,
     num_threads: options.Threads = None,
 ) -> None:
-    """Serve tags, events, timelines and embeddings over HTTP, and live streams over WebSockets.
+    """Serve tags over HTTP, and live streams over WebSockets.
 
-    POST /v1/audio/classification takes the requests of LocalAI's endpoint; /docs and /openapi.json describe the others.
-    SIGTERM and Ctrl-C let requests that run finish. Example:
+    Events, timelines and embeddings as well: /docs and /openapi.json list all endpoints. POST
+    /v1/audio/classification is compatible with LocalAI. On SIGTERM and Ctrl-C, running requests are finished. Example:
 
     ced serve --port 8080 & curl -F file=@clip.wav localhost:8080/v1/audio/classification
     """
@@ -89,6 +91,8 @@ def serve(
     require(PACKAGES, "serving", INSTALL_SERVE)
     from ..serve.settings import Settings
 
+    if not 0 <= port <= MAX_PORT:
+        raise OptionError("port", port, f"a number from 0 to {MAX_PORT}")
     settings = Settings(**limits, **options.given(api_key=api_key, root_path=root_path))
     names = [choose_model(name) for name in model] if model else [choose_model(None)]
     computing = options.given(compute_type=compute_type, device=device, num_threads=num_threads) | {"engine": engine}

@@ -21,7 +21,7 @@ from .body import BODIES_IN_MEMORY, Memory, Upload, add_value, read_body
 from .gate import Gate
 from .realtime import add_realtime
 from .settings import ClientGone, Refusal, Settings
-from .sound import Budget, load, unreadable
+from .sound import Budget, load, unreadable, warnings
 from .stream import Streams, add_stream
 from .work import Work, share_engine
 
@@ -58,6 +58,7 @@ def create_app(taggers: Sequence[AudioTagger], settings: Settings | None = None)
     models, memory = Models(taggers), Memory(BODIES_IN_MEMORY * settings.max_bytes)
     work = Work(settings, 2 * taggers[0].num_threads)  # one decodes while the other computes
     streams = Streams(models, settings)
+    logging.getLogger("ced_model.audio").addHandler(warnings)
 
     def add(path: str, kind: type[Any], result: type[Any], answer: Callable[..., Any]) -> None:
         async def endpoint(request: Request) -> Response:
@@ -73,11 +74,15 @@ def create_app(taggers: Sequence[AudioTagger], settings: Settings | None = None)
 
                 def compute(budget: Budget) -> Response:
                     try:
+                        warnings.take()
                         waveform = load(upload, parameters, tagger.sampling_rate, budget)
+                        warning = warnings.take()
                         result = answer(name, tagger, waveform, parameters, budget)
                     except ValueError as error:  # AudioError and OptionError are
                         raise _refusal(error) from error
                     metrics.AUDIO.inc(len(waveform) / tagger.sampling_rate)
+                    if warning:
+                        result.headers["X-Warning"] = warning.encode("ascii", "backslashreplace").decode()
                     return result
 
                 return await work.run(request.receive, compute)
@@ -165,11 +170,13 @@ def _add_others(app: FastAPI, models: Models) -> None:
         """The models of this server; the first one is the default."""
         return JSONResponse({"object": "list", "data": entries})
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
     async def check_health() -> dict[str, str]:
         """Answers while the process runs."""
         return {"status": "ok"}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz")
     async def check_readiness() -> dict[str, str]:
         """Answers once the models are loaded."""

@@ -3,14 +3,16 @@
 """
 Bodies of requests → audio in memory, and options.
 
-A body is written into memory that is a file without a name (`memfd_create`), since decoders in C read files. It is
-never on the disk on Linux; elsewhere it is a temporary file that no folder lists.
+Decoders in C read files, so on Linux a body is written to a file in memory (`memfd_create`), never to the disk. Other
+systems use a temporary file that is deleted at once.
 """
 
 import asyncio
 import base64
 import binascii
+import io
 import json
+import math
 import os
 import tempfile
 from collections.abc import AsyncIterator
@@ -18,13 +20,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import Field, File, FormParser, parse_options_header
 from starlette.requests import Request
 
 from .settings import MEGABYTE, ClientGone, Refusal, Settings
 
 MIN_BYTES_PER_S = 10_000  # on average, of clients that send longer than the timeout
-MAX_FIELD_BYTES = 100_000  # of all fields of a form together
+MAX_FIELD_BYTES = 100_000  # of a form, beside its file
+IN_MEMORY = {"MAX_MEMORY_FILE_SIZE": math.inf}
 MAX_JSON_BYTES = 16 * MEGABYTE  # parsing holds up all others
 BODIES_IN_MEMORY = 4  # of the largest size
 RAW_TYPES = ("", "application/octet-stream", "application/ogg", "application/x-npy")
@@ -58,9 +61,12 @@ class Upload:
         else:
             self.file = tempfile.TemporaryFile(buffering=0)
 
-    def write(self, data: bytes) -> None:
-        self._memory.take(len(data))
-        self.size += len(data)
+    def take_memory(self, size: int) -> None:
+        """Counts bytes of the body, before they are kept."""
+        self._memory.take(size)
+        self.size += size
+
+    def write(self, data: bytes | memoryview) -> None:
         self.has_audio = True
         self.file.write(data)
 
@@ -91,9 +97,11 @@ async def read_body(request: Request, upload: Upload, settings: Settings) -> Non
     if not is_raw and content_type not in ("multipart/form-data", "application/json"):
         raise Refusal(415, f"content type {content_type!r}: expected {WANTED}")
     limit = min(settings.max_bytes, MAX_JSON_BYTES) if content_type == "application/json" else settings.max_bytes
-    chunks = _chunks(request, limit, settings.body_timeout_s)
+    chunks = _chunks(request, upload, limit, settings.body_timeout_s)
     if content_type == "multipart/form-data":
-        await _read_form(chunks, parameters.get(b"boundary", b""), upload)
+        if b"boundary" not in parameters:
+            raise Refusal(400, "multipart/form-data without a boundary")
+        await _read_form(chunks, parameters[b"boundary"], upload)
     elif is_raw:
         async for chunk in chunks:
             upload.write(chunk)
@@ -103,7 +111,7 @@ async def read_body(request: Request, upload: Upload, settings: Settings) -> Non
         raise Refusal(400, f"no audio in the request: expected {WANTED}")
 
 
-async def _chunks(request: Request, limit: int, timeout_s: float) -> AsyncIterator[bytes]:
+async def _chunks(request: Request, upload: Upload, limit: int, timeout_s: float) -> AsyncIterator[bytes]:
     """The body as it arrives."""
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > limit + MAX_FIELD_BYTES:
@@ -124,6 +132,7 @@ async def _chunks(request: Request, limit: int, timeout_s: float) -> AsyncIterat
         received += len(chunk)
         if received > limit + MAX_FIELD_BYTES:
             raise _too_large(limit)
+        upload.take_memory(len(chunk))
         yield chunk
         if not message.get("more_body", False):
             return
@@ -140,83 +149,33 @@ def _too_large(limit: int) -> Refusal:
 
 
 async def _read_form(chunks: AsyncIterator[bytes], boundary: bytes, upload: Upload) -> None:
-    if not boundary:
-        raise Refusal(400, "multipart/form-data without a boundary")
-    form = _Form(boundary, upload)
-    try:
-        async for chunk in chunks:
-            form.parser.write(chunk)
-    except FormParserError as error:
-        raise Refusal(400, f"not a valid multipart/form-data body: {error}") from error
-    if not form.is_over:
-        raise Refusal(400, "the multipart/form-data body ends in the middle")
+    ends: list[bool] = []
 
+    def take_field(field: Field) -> None:
+        add_value(upload.fields, _text(field.field_name), _text(field.value))
 
-class _Form:
-    """Parts of a form as they are parsed: the file goes into an [`Upload`], the others become its fields."""
-
-    def __init__(self, boundary: bytes, upload: Upload) -> None:
-        self.upload = upload
-        self.is_over = False
-        self.name, self.is_file = "", False
-        self.header, self.value, self.field_bytes = b"", b"", 0
-        self.disposition = b""
-        self.parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self.begin,
-                "on_header_begin": self.begin_header,
-                "on_header_field": self.add_header,
-                "on_header_value": self.add_value,
-                "on_header_end": self.end_header,
-                "on_headers_finished": self.end_headers,
-                "on_part_data": self.add_data,
-                "on_part_end": self.end,
-                "on_end": self.finish,
-            },
-        )
-
-    def begin(self) -> None:
-        self.disposition = self.value = b""
-
-    def begin_header(self) -> None:
-        self.header = self.value = b""
-
-    def add_header(self, data: bytes, start: int, end: int) -> None:
-        self.header += data[start:end]
-
-    def add_value(self, data: bytes, start: int, end: int) -> None:
-        self.value += data[start:end]
-
-    def end_header(self) -> None:
-        if self.header.lower() == b"content-disposition":
-            self.disposition = self.value
-
-    def end_headers(self) -> None:
-        _, options = parse_options_header(self.disposition)
-        self.name, self.value = options.get(b"name", b"").decode("utf-8", "replace"), b""
-        self.is_file = self.name == "file"
-        if b"filename" in options and not self.is_file:
-            raise Refusal(400, f"a file in the field {self.name!r}: expected it in the field 'file'")
-        if self.is_file and self.upload.has_audio:
+    def take_file(file: File) -> None:
+        if file.field_name != b"file":
+            raise Refusal(400, f"a file in the field {_text(file.field_name)!r}: expected it in the field 'file'")
+        if upload.has_audio:
             raise Refusal(400, "more than one file: send one a request")
-        self.upload.has_audio |= self.is_file
+        content = file.file_object
+        assert isinstance(content, io.BytesIO)
+        upload.write(content.getbuffer())
 
-    def add_data(self, data: bytes, start: int, end: int) -> None:
-        if self.is_file:
-            self.upload.write(data[start:end])
-            return
-        self.field_bytes += end - start
-        if self.field_bytes > MAX_FIELD_BYTES:
-            raise Refusal(413, f"the fields of the form are too large: expected at most {MAX_FIELD_BYTES // 1000} kB")
-        self.value += data[start:end]
+    kind = "multipart/form-data"
+    try:
+        form = FormParser(kind, take_field, take_file, lambda: ends.append(True), boundary, config=IN_MEMORY)
+        async for chunk in chunks:
+            form.write(chunk)
+    except FormParserError as error:
+        raise Refusal(400, f"not a valid {kind} body: {error}") from error
+    if not ends:
+        raise Refusal(400, f"the {kind} body ends in the middle")
 
-    def end(self) -> None:
-        if not self.is_file:
-            add_value(self.upload.fields, self.name, self.value.decode("utf-8", "replace"))
 
-    def finish(self) -> None:
-        self.is_over = True
+def _text(data: bytes | None) -> str:
+    return (data or b"").decode("utf-8", "replace")
 
 
 def _read_json(body: bytes, upload: Upload) -> None:

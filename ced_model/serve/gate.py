@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What every request passes: the key, and the metrics."""
+"""ASGI middleware: checks the key and records metrics."""
 
 import secrets
 import time

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What Prometheus reads."""
+"""Metrics for Prometheus."""
 
 import os
 from pathlib import Path

@@ -64,7 +64,7 @@ class SocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
 
 class Connection(_WriteTimeout, H11Protocol):
     """
-    A connection that ends when a request does not begin in time.
+    A connection that is closed if a request does not begin in time.
 
     After a refusal the rest of its body is read and thrown away for a while: closed at once, the connection would be
     reset before the client has read the answer.

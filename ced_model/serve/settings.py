@@ -87,4 +87,4 @@ class Refusal(Exception):
 
 
 class ClientGone(Exception):
-    """The client has closed its connection: nobody waits for the answer."""
+    """The client has closed its connection."""

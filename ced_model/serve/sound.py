@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Uploads → waveforms, in bounded time and memory."""
 
+import logging
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,6 +14,7 @@ import numpy as np
 from ..audio import LOUDEST, AudioError, decoded_chunks, describe, duration_s, read_blocks
 from ..audio import loudest_channel as choose_loudest
 from ..audio_chunks import Chunk
+from ..messages import one_line
 from .body import Upload
 from .settings import Refusal, Settings
 
@@ -23,7 +26,7 @@ MAX_NPY_HEADER = 10_000
 
 
 class Budget:
-    """The time that one request has; raises a [`Refusal`] when it is over or nobody waits any more."""
+    """The time limit of one request; raises a [`Refusal`] when it is over or the client has disconnected."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -43,6 +46,25 @@ class Budget:
             raise Refusal(422, f"decoding took longer than {self.settings.decode_timeout_s:g} s")
         if seconds > self.settings.max_minutes * 60 + TOLERANCE_S:
             raise Refusal(413, f"the recording is too long: expected at most {self.settings.max_minutes:g} minutes")
+
+
+class Warnings(logging.Handler):
+    """Collects warnings about damaged files, so that they reach the client instead of the server's log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._thread = threading.local()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._thread.line = one_line(record.getMessage().partition(": ")[2])
+
+    def take(self) -> str:
+        """The last one of this thread since the last call, or nothing."""
+        line, self._thread.line = getattr(self._thread, "line", ""), ""
+        return line
+
+
+warnings = Warnings()
 
 
 def load(upload: Upload, parameters: Any, model_rate: int, budget: Budget) -> np.ndarray:

@@ -114,8 +114,8 @@ class _Session:
     """
     One stream.
 
-    Its thread asks for each message when it needs it, and waits until each answer is sent: a client that sends faster
-    than the model computes, or does not read, is held up, and nothing piles up here.
+    Its thread asks for each message when it needs it, and waits until each answer is sent. So a client that sends
+    faster than the model computes, or does not read, is slowed down, and no queue grows here.
     """
 
     def __init__(self, streams: Streams, tagger: AudioTagger, parameters: Stream) -> None:

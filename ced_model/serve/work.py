@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that take their turn: a few are computed at a time, some wait, and further ones are refused."""
+"""Scheduling of requests: a few are computed at a time, some wait, and further ones are refused."""
 
 import asyncio
 import math
@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,35 +19,86 @@ from .settings import ClientGone, Refusal, Settings
 from .sound import Budget
 
 MAX_RETRY_S = 60
+# Windows up to this length, in frames of 10 ms, share batches: by `benchmarks/serving.py --batching`, longer ones gain
+# nothing with ONNX Runtime, and all gain with the other engines.
+BATCHED_FRAMES = {"onnx": 300}
 T = TypeVar("T")
 
 
-class SharedEngine:
-    """An engine on the CPU for several requests: a single call has all threads, several at a time have one each."""
+class _Call:
+    """Windows of one request, `(windows, n_mels, frames)`, and their outputs or the error once they are computed."""
 
-    def __init__(self, engine: Engine, num_threads: int) -> None:
+    def __init__(self, log_mels: np.ndarray) -> None:
+        self.log_mels = log_mels
+        self.is_taken = False
+        self.result: Outputs | BaseException | None = None
+
+
+class SharedEngine:
+    """
+    An engine for several requests. It computes the same as the engine itself.
+
+    On a CPU, a single call has all threads, and several at a time have one each; on a GPU they come one after the
+    other. Calls that wait are computed together if their windows have the same length, where that pays. No call waits
+    for others to come.
+    """
+
+    def __init__(self, engine: Engine, num_threads: int, batch_size: int) -> None:
         self.name, self.compute_type, self.device = engine.name, engine.compute_type, engine.device
         self._engine = engine
-        self._turns = threading.Semaphore(num_threads)
-        self._lock = threading.Lock()
-        self._calls = 0
+        self._batch_size, self._batched_frames = batch_size, BATCHED_FRAMES.get(engine.name, math.inf)
+        self._free = self._turns = num_threads if engine.device == "cpu" else 1
+        self._waiting: list[_Call] = []
+        self._changed = threading.Condition()
 
     def run(self, log_mels: np.ndarray, is_alone: bool) -> Outputs:
-        with self._lock:
-            self._calls += 1
-            is_alone = is_alone and self._calls == 1
+        call = _Call(log_mels)
+        with self._changed:
+            self._waiting.append(call)
+            self._changed.wait_for(lambda: call.result is not None or (self._free and not call.is_taken))
+            if call.result is None:
+                is_alone = is_alone and self._free == self._turns
+                self._free -= 1
+                batch = self._take_batch(call)
+        if call.result is None:
+            self._compute(batch, is_alone)
+        if isinstance(call.result, BaseException):
+            raise call.result
+        assert call.result is not None
+        return call.result
+
+    def _take_batch(self, first: _Call) -> list[_Call]:
+        """Calls to compute together; others wait for them from now on."""
+        batch, windows = [first], len(first.log_mels)
+        for other in self._waiting if first.log_mels.shape[2] <= self._batched_frames else ():
+            fits = other.log_mels.shape[1:] == first.log_mels.shape[1:]
+            if other is not first and fits and windows + len(other.log_mels) <= self._batch_size:
+                batch.append(other)
+                windows += len(other.log_mels)
+        for call in batch:
+            call.is_taken = True
+            self._waiting.remove(call)
+        return batch
+
+    def _compute(self, batch: list[_Call], is_alone: bool) -> None:
+        results: list[Outputs | BaseException] = []
         try:
-            with nullcontext() if is_alone else self._turns:
-                return self._engine.run(log_mels, is_alone)
-        finally:
-            with self._lock:
-                self._calls -= 1
+            outputs = self._engine.run(np.concatenate([call.log_mels for call in batch]), is_alone)
+            borders = np.cumsum([len(call.log_mels) for call in batch])[:-1]
+            results += map(Outputs, *(np.split(each, borders) for each in outputs))
+        except BaseException as error:
+            results += [error] * len(batch)
+        with self._changed:
+            for call, result in zip(batch, results, strict=True):
+                call.result = result
+            self._free += 1
+            self._changed.notify_all()
 
 
 def share_engine(tagger: AudioTagger) -> None:
-    """Makes a tagger fit for requests from several threads; it computes the same."""
-    if tagger.device == "cpu" and tagger.num_threads > 1 and not isinstance(tagger._engine, SharedEngine):
-        tagger._engine = SharedEngine(tagger._engine, tagger.num_threads)
+    """Makes a tagger fit for requests from several threads."""
+    if not isinstance(tagger._engine, SharedEngine):
+        tagger._engine = SharedEngine(tagger._engine, tagger.num_threads, tagger.batch_size)
 
 
 class Work:
@@ -72,8 +122,8 @@ class Work:
         Calls a function in another thread when it is its turn.
 
         Args:
-            receive: Of the request, whose body has been read: a client that goes away ends its work.
-            function: Its argument is to be checked now and then.
+            receive: Of the request, whose body has been read: if the client disconnects, its work is cancelled.
+            function: Called with the [`Budget`] that it has to check regularly.
 
         Raises:
             Refusal: if there is no place, or no turn in time.

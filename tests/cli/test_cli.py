@@ -132,7 +132,7 @@ def test_what_needs_torch_names_it_in_one_line(command: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["tag"], ["labels"], ["plot"], ["listen"], ["learn"], ["embed"], ["search"], ["clips"]]
+    "command", [[], ["tag"], ["labels"], ["plot"], ["listen"], ["learn"], ["embed"], ["search"], ["clips"], ["serve"]]
 )
 def test_help_is_whole_and_without_python_types(ced: Run, command: list[str], monkeypatch: Any) -> None:
     monkeypatch.setenv("COLUMNS", "80")

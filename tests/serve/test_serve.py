@@ -10,6 +10,8 @@ import os
 import socket
 import tempfile
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ import soundfile
 from served import Served, serving
 
 from ced_model import AudioTagger
+from ced_model.engines import Outputs
 from ced_model.messages import OptionError
 from ced_model.serve.settings import ClientGone, Refusal, Settings
-from ced_model.serve.work import Work
+from ced_model.serve.work import SharedEngine, Work
 
 CLASSIFICATION = "/v1/audio/classification"
 PATHS = (CLASSIFICATION, "/v1/audio/events", "/v1/audio/timeline", "/v1/embeddings")
@@ -151,6 +154,11 @@ def test_health_metrics_and_the_api_page_are_served(server: Served):
         ({"files": {"file": b""}}, 422, "holds no audio: the file is empty"),
         ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "without a boundary"),
         ({"content": b"x", "headers": {"Content-Type": "multipart/form-data; boundary=b"}}, 400, "not a valid"),
+        (
+            {"content": b"x", "headers": {"Content-Type": f"multipart/form-data; boundary={'b' * 999}"}},
+            400,
+            "not a valid",
+        ),
         ({"content": b"--b\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=b"}}, 400, "in the middle"),
         ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "the body is not valid JSON"),
         ({"json": [1]}, 400, "the JSON body is not an object"),
@@ -177,6 +185,13 @@ def test_a_bad_request_is_refused_with_its_status_and_one_line(
     server: Served, request_: dict[str, Any], status: int, line: str
 ):
     assert line in problem(server.post(CLASSIFICATION, **request_), status)
+
+
+def test_a_file_that_is_cut_off_is_answered_with_a_warning(server: Served):
+    answer = server.post(CLASSIFICATION, content=wav(noise())[:8044], headers=WAV)
+    assert answer.status_code == 200
+    assert answer.headers["X-Warning"] == "truncated, only 0.2 s are there (the header promises about 0.5 s)"
+    assert "X-Warning" not in server.post(CLASSIFICATION, content=wav(noise()), headers=WAV).headers
 
 
 def test_unknown_parameters_paths_and_methods_are_refused(server: Served):
@@ -245,6 +260,24 @@ def test_clients_that_send_nothing_are_ended_and_the_others_served(strict: Serve
     for client in slow:
         with client:
             assert client.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+def test_clients_that_do_not_read_their_answer_are_ended(server: Served, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ced_model.serve.server.UNREAD_S", 0.2)
+    body = wav(noise(40))
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        head = "POST /v1/audio/timeline?window_s=0.2&hop_s=0.05 HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\n"
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        for is_running in (True, False):
+            while bool(server.running) != is_running:
+                time.sleep(0.01)
+        answer = b""
+        with suppress(ConnectionResetError):
+            while piece := client.recv(2**20):
+                answer += piece
+        assert answer.startswith(b"HTTP/1.1 200 ") and not answer.endswith(b"0\r\n\r\n")
 
 
 def test_nothing_of_a_request_is_written_to_the_disk(server: Served, monkeypatch: pytest.MonkeyPatch):
@@ -341,3 +374,54 @@ def test_the_answers_of_requests_at_the_same_time_are_their_own(server: Served, 
     for thread in threads:
         thread.join()
     assert found == [[labels] * 4 for labels in expected]
+
+
+class Recorder:
+    """An engine whose calls wait until they are let go; it notes the size of its batches."""
+
+    name, compute_type, device = "torch", "float32", "cpu"
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, bool]] = []
+        self.go = threading.Semaphore(0)
+
+    def run(self, log_mels: np.ndarray, is_alone: bool) -> Outputs:
+        self.batches.append((len(log_mels), is_alone))
+        self.go.acquire()
+        if log_mels.shape[2] == 9:
+            raise ValueError("nine")
+        return Outputs(log_mels[:, :, 0] + 1, log_mels[:, :, 0] + 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "sizes"),
+    [("torch", 8, [1, 3, 1, 1]), ("onnx", 8, [1, 3, 1, 1]), ("onnx", 800, [1, 1, 1, 1, 1, 1])],
+)
+def test_short_windows_of_one_length_share_a_batch_only_while_they_wait_anyway(name, frames, sizes, monkeypatch):
+    monkeypatch.setattr(Recorder, "name", name)
+    engine = Recorder()
+    shared = SharedEngine(engine, num_threads=1, batch_size=3)
+    results: dict[int, Any] = {}
+
+    def ask(number: int, frames: int) -> None:
+        try:
+            results[number] = shared.run(np.full((1, 2, frames), number, np.float32), is_alone=True)
+        except ValueError as error:
+            results[number] = error
+
+    threads = [
+        threading.Thread(target=ask, args=each) for each in enumerate([frames, frames, frames, 9, frames, frames])
+    ]
+    for number, thread in enumerate(threads):
+        thread.start()
+        while len(shared._waiting) < number:  # the first one is computed at once
+            time.sleep(0.001)
+    for _ in threads:
+        engine.go.release()
+    for thread in threads:
+        thread.join()
+    assert sorted(size for size, _ in engine.batches) == sorted(sizes) and engine.batches[0] == (1, True)
+    assert isinstance(results.pop(3), ValueError)
+    for number, outputs in results.items():
+        assert outputs.probabilities.tolist() == [[number + 1] * 2]
+        assert outputs.embeddings.tolist() == [[number + 2] * 2]
