@@ -128,6 +128,7 @@ def evaluate(
             if os.path.exists(path) and os.path.exists(labels) and os.path.samefile(path, labels):
                 raise OptionError(option, path, "another name: these are the labels, they would be lost")
     require(("datasets", "sklearn"), "evaluating", 'pip install "ced_model[train]"')
+    matching = options.given(skip_unknown=skip_unknown) | choosing(None, None, label_map)
     if pictures:
         require(("matplotlib",), "drawing", INSTALL_PLOT)
     rows = None
@@ -175,7 +176,6 @@ def evaluate(
 
     if confusion and clips.problem_type != SINGLE_LABEL:
         raise OptionError("confusion", confusion[0], "clips of one class each; some have several or none")
-    matching = options.given(skip_unknown=skip_unknown) | choosing(None, None, label_map)
     evaluation = _evaluate(tagger, clips, rows, channel=options.parse_channel(channel), **matching)
     _print_notes(evaluation.notes[len(clips.notes) :])
     made = {"data": name, "split": split, "model": tagger.name}
@@ -253,7 +253,7 @@ def table_lines(evaluation: "Evaluation") -> list[str]:
         between = "–".join(map(_shown, intervals[name])) if math.isfinite(intervals[name][0]) else "–"
         lines.append(f"{name:8} {_shown(value):>6}  {between:11}  {FIGURES[name]}")
     if evaluation.calibration_note is not None:
-        lines += textwrap.wrap(f"{evaluation.calibration_note} --per-class writes them.", WIDTH)
+        lines += textwrap.wrap(f"{evaluation.calibration_note} ced evaluate --per-class writes them.", WIDTH)
     lines += ["", CLASS_HEAD]
     present = sorted((item for item in metrics.per_class if item.positives), key=lambda item: -item.average_precision)
     if len(present) <= MOST_CLASSES:
