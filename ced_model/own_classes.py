@@ -81,6 +81,8 @@ def learn_classes(
     window_s: float | None = None,
     overwrite: bool = False,
     say: Callable[[str], object] = logger.info,
+    on_audio: Callable[[float], object] | None = None,
+    on_clip: Callable[[str, str | None], object] | None = None,
     **tagger_options: Any,
 ) -> LearnedClasses:
     """
@@ -96,6 +98,8 @@ def learn_classes(
             windows of 10 s. Each window of an example counts as the class.
         overwrite: Replace the model that is in `output_dir`.
         say: Called with lines on clips that are left out and classes with few examples.
+        on_audio: Called with the seconds of audio whenever some more were embedded.
+        on_clip: Called with the path of each clip that was read, and why it cannot be read, or None.
         tagger_options: `engine`, `device`, `num_threads`, … as for [`AudioTagger`].
 
     Returns:
@@ -114,7 +118,7 @@ def learn_classes(
     tagger = model if isinstance(model, AudioTagger) else AudioTagger(model, **tagger_options)
     check_model(tagger, found.labels, replace)
     skipped = list(found.skipped)
-    features, clips, targets = _features(tagger, found, window_s, skipped)
+    features, clips, targets = _features(tagger, found, window_s, skipped, on_audio, on_clip)
     for path, reason in skipped:
         say(f"{path}: {reason}; left out")
     _check_left(found, targets, say)
@@ -153,7 +157,12 @@ def check_model(tagger: AudioTagger, labels: Sequence[str], replace: bool) -> No
 
 
 def _features(
-    tagger: AudioTagger, found: Examples, window_s: float | None, skipped: list[tuple[str, str]]
+    tagger: AudioTagger,
+    found: Examples,
+    window_s: float | None,
+    skipped: list[tuple[str, str]],
+    on_audio: Callable[[float], object] | None,
+    on_clip: Callable[[str, str | None], object] | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     The features of all windows, `(windows, embed_dim)`, the number of the clip of each, and the targets of the clips.
@@ -162,9 +171,12 @@ def _features(
     """
     rows, owners = [np.zeros((0, tagger.embed_dim), np.float32)], [np.zeros(0, int)]
     kept: list[int] = []
-    for index, result in enumerate(tagger.embeddings(found.paths, window_s=window_s)):
-        if result.error is not None:
-            skipped.append((result.name, one_line(result.error).removeprefix(f"{result.name}: ")))
+    for index, result in enumerate(tagger.embeddings(found.paths, window_s=window_s, on_audio=on_audio)):
+        reason = None if result.error is None else one_line(result.error).removeprefix(f"{result.name}: ")
+        if on_clip is not None:
+            on_clip(found.paths[index], reason)
+        if reason is not None:
+            skipped.append((result.name, reason))
             continue
         windows = len(result.embeddings)
         parts = 1 if found.classes[index] else min(FOLDS, windows)

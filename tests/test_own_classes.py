@@ -150,6 +150,17 @@ def test_classes_can_be_replaced(sounds):
     assert tagger(sounds.parent / "hiss.wav")[0].label == "hiss"
 
 
+def test_clips_and_audio_are_counted_while_they_are_read(sounds):
+    (sounds / "hum" / "broken.wav").write_bytes(b"RIFF")
+    counted: dict[str, str | None] = {}
+    heard: list[float] = []
+    learn_classes(
+        sounds, sounds.parent / "model", model=MODEL, on_audio=heard.append, on_clip=counted.__setitem__, say=print
+    )
+    assert set(counted) == {*map(str, sounds.glob("*/*.wav"))} and sum(heard) == pytest.approx(12)
+    assert [Path(path).name for path, reason in counted.items() if reason] == ["broken.wav"]
+
+
 def test_scores_are_those_of_the_regression(sounds):
     tagger = AudioTagger(MODEL)
     paths = sorted(map(str, sounds.glob("*/*.wav")))

@@ -16,14 +16,13 @@ from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .finding import choosing, parse_limits
 from .model import load_tagger
+from .playing import device_error, import_sounddevice
 from .terminal import put, say
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..tagger import AudioTagger
-
-INSTALL_MIC = 'pip install "ced_model[mic]"'
 
 BLOCK_S = 0.1  # that the sound card delivers at a time
 QUEUE_S = 30.0  # of audio that may wait for the model
@@ -78,7 +77,7 @@ def listen(
     finding |= options.given(merge_gap_s=merge_gap_s, max_duration_s=max_duration_s)
     options.refuse("" if events else "needs --events", **finding)
     options.refuse("has no meaning with --events" if events else "", top_k=top_k)
-    sounddevice = _import_sounddevice()
+    sounddevice = import_sounddevice("listening")
     if list_devices:
         _print_devices(sounddevice)
         return
@@ -103,7 +102,7 @@ def listen(
     except KeyboardInterrupt:
         pass  # the way to end it
     except (AudioError, sounddevice.PortAudioError) as error:
-        raise CliError(f"microphone {microphone.name!r}: {_reason(error)}", FAILED) from error
+        raise CliError(f"microphone {microphone.name!r}: {device_error(error)}", FAILED) from error
 
 
 def _print_tags(tagger: "AudioTagger", microphone: "Microphone", tagging: dict[str, Any]) -> None:
@@ -193,19 +192,6 @@ class Microphone:
         return self.heard_until - self.taken_s + place_s
 
 
-def _import_sounddevice() -> ModuleType:
-    try:
-        import sounddevice
-    except ImportError as error:
-        raise CliError(f"listening requires sounddevice: {INSTALL_MIC}", FAILED) from error
-    except OSError as error:  # the package is there, the library that it loads is not
-        raise CliError(
-            f"{error}; install PortAudio (Debian, Ubuntu: libportaudio2; Fedora: portaudio; Homebrew: portaudio)",
-            FAILED,
-        ) from error
-    return sounddevice
-
-
 def _print_devices(sounddevice: ModuleType) -> None:
     devices = [device for device in sounddevice.query_devices() if device["max_input_channels"] > 0]
     if not devices:
@@ -222,13 +208,8 @@ def _find_device(sounddevice: ModuleType, wanted: str | None) -> dict[str, Any]:
         return sounddevice.query_devices(index_or_name, "input")
     except (ValueError, sounddevice.PortAudioError) as error:
         if wanted is not None:
-            raise CliError(f"--input-device {wanted}: {_reason(error)}; see --list-devices", FAILED) from error
+            raise CliError(f"--input-device {wanted}: {device_error(error)}; see --list-devices", FAILED) from error
         raise CliError("no microphone was found", FAILED) from error
-
-
-def _reason(error: Exception) -> str:
-    """The first argument: PortAudio's errors have an error number and details of the driver behind it."""
-    return str(error.args[0]) if error.args else type(error).__name__
 
 
 def _local_time(seconds: float) -> str:

@@ -1,0 +1,63 @@
+# Copyright 2026 The ced_model authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Sound cards: sounddevice with PortAudio, the extra `[mic]`."""
+
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from ..messages import clock
+from .errors import FAILED, CliError
+from .terminal import say
+
+if TYPE_CHECKING:
+    from ..clip_files import Part
+    from ..embedding_index import Hit
+
+INSTALL_MIC = 'pip install "ced_model[mic]"'
+
+
+def import_sounddevice(purpose: str) -> ModuleType:
+    """Raises a `CliError` if sounddevice or the library that it loads is not installed."""
+    try:
+        import sounddevice
+    except ImportError as error:
+        raise CliError(f"{purpose} requires sounddevice: {INSTALL_MIC}", FAILED) from error
+    except OSError as error:  # the package is there, the library that it loads is not
+        raise CliError(
+            f"{error}; install PortAudio (Debian, Ubuntu: libportaudio2; Fedora: portaudio; Homebrew: portaudio)",
+            FAILED,
+        ) from error
+    return sounddevice
+
+
+def device_error(error: Exception) -> str:
+    """The first argument: PortAudio's errors have an error number and details of the driver behind it."""
+    return str(error.args[0]) if error.args else type(error).__name__
+
+
+class Speaker:
+    """The default output of the sound card."""
+
+    def __init__(self) -> None:
+        self._sounddevice = import_sounddevice("--play")
+        try:
+            self._sounddevice.query_devices(None, "output")
+        except (ValueError, self._sounddevice.PortAudioError) as error:
+            raise CliError("--play: no loudspeaker was found", FAILED) from error
+
+    def play(self, part: "Part", rank: int, hit: "Hit") -> None:
+        """
+        Plays a hit to its end.
+
+        Raises:
+            CliError: if the sound card does not play it.
+            KeyboardInterrupt: at Ctrl-C, which also ends the sound.
+        """
+        say(f"playing {rank}: {hit.file} at {clock(hit.start_s)}; Ctrl-C ends it")
+        try:
+            self._sounddevice.play(part.samples.astype("float32"), round(part.sampling_rate), blocking=True)
+        except self._sounddevice.PortAudioError as error:
+            raise CliError(f"--play: {device_error(error)}", FAILED) from error
+        except KeyboardInterrupt:
+            self._sounddevice.stop()
+            raise
