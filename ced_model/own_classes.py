@@ -117,11 +117,16 @@ def learn_classes(
     found = find_examples(examples, negatives)
     tagger = model if isinstance(model, AudioTagger) else AudioTagger(model, **tagger_options)
     check_model(tagger, found.labels, replace)
+    few = _few(found.labels, found.targets().sum(axis=0))
+    if few:
+        say(few)
     skipped = list(found.skipped)
     features, clips, targets = _features(tagger, found, window_s, skipped, on_audio, on_clip)
     for path, reason in skipped:
         say(f"{path}: {reason}; left out")
-    _check_left(found, targets, say)
+    _check_left(found, targets)
+    if (left := _few(found.labels, targets.sum(axis=0))) != few:
+        say(left)
     fitted = fit_classes(features, targets[clips], clips)
     reports = [_report(label, targets[:, i], fitted.left_out[:, i]) for i, label in enumerate(found.labels)]
     negatives_used = int((~targets.any(axis=1)).sum())
@@ -186,7 +191,13 @@ def _features(
     return head_features(tagger._folder, np.concatenate(rows)), np.concatenate(owners), found.targets()[kept]
 
 
-def _check_left(found: Examples, targets: np.ndarray, say: Callable[[str], object]) -> None:
+def _few(labels: Sequence[str], counts: Iterable[int]) -> str:
+    """A line on classes with few examples, if there are any."""
+    few = [f"{label} ({count})" for label, count in zip(labels, counts, strict=True) if count < FEW]
+    return f"few examples of {', '.join(few)}: scores of a class are uncertain below {FEW}" if few else ""
+
+
+def _check_left(found: Examples, targets: np.ndarray) -> None:
     """Raises a `RunError` if examples or counter-examples are lacking after broken clips were left out."""
     counts = targets.sum(axis=0)
     lost = [label for label, count in zip(found.labels, counts, strict=True) if not count]
@@ -195,9 +206,6 @@ def _check_left(found: Examples, targets: np.ndarray, say: Callable[[str], objec
     for label, count in zip(found.labels, counts, strict=True):
         if count == len(targets):
             raise RunError(f"every clip that could be read is an example of {label!r}: give counter-examples")
-    few = [f"{label} ({count})" for label, count in zip(found.labels, counts, strict=True) if count < FEW]
-    if few:
-        say(f"few examples of {', '.join(few)}: scores of a class are uncertain below {FEW}")
 
 
 class Fitted(NamedTuple):

@@ -222,6 +222,9 @@ def spoil(sounds: Path, how: str) -> list[Any]:
         shutil.rmtree(sounds / "hiss")
     elif how == "loose":
         shutil.copy(sounds.parent / "hum.wav", sounds)
+    elif how == "deep":
+        (sounds / "hiss").rename(sounds.parent / "hiss")
+        shutil.copytree(sounds.parent / "hiss", sounds / "hiss" / "monday")
     elif how == "splits":
         (sounds / "hum").rename(sounds / "train")
         (sounds / "hiss").rename(sounds / "test")
@@ -248,7 +251,8 @@ def spoil(sounds: Path, how: str) -> list[Any]:
         ("spelling", "the classes 'Hum' and 'hum' have the same name: rename or merge their folders"),
         ("taken", "the model has a class 'class 3' already: rename the folder 'CLASS_3', or replace"),
         ("alone", "'hum' is the only class: give counter-examples (--negatives), or a second class"),
-        ("loose", "hum.wav is in no folder of a class: make a folder for each class"),
+        ("loose", "hum.wav is in no folder of a class; make a folder for each class"),
+        ("deep", "the folders of the classes must all be equally deep, but there are"),
         ("splits", "has splits, not classes: give one of them"),
         ("broken", "no example could be read of 'hum'"),
         ("control", "'h\\\\num' cannot name a class: its name is not printable text"),

@@ -227,8 +227,6 @@ def test_what_is_found_is_played_the_best_first(sounds, index, monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", card)
     query = sounds / "misc_crow.flac"
     result = ced("search", query, index, "-k", 3, "--play", "--json", "--clips", "hits", "-m", MODEL)
-        "search", sounds / "misc_crow.flac", index, "-k", 3, "--play", "--json", "--clips", "hits", "-m", MODEL
-    )
     assert result.exit_code == 0, result.output
     hits = json.loads(result.stdout)
     assert [line for line in result.stderr.splitlines() if line.startswith("playing ")] == [
