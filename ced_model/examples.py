@@ -42,8 +42,8 @@ def find_examples(folder: str | os.PathLike[str], negatives: Iterable[str | os.P
     """
     The clips of a folder that has a folder for each class, and of files and folders of counter-examples.
 
-    Folders of classes are read as those of [`ced_model.labelled`]. A file that lies in the folders of two classes, under
-    any name, is an example of both.
+    Folders of classes are read as those of [`ced_model.labelled`]. A file that lies in the folders of two classes,
+    under any name, is an example of both.
 
     Raises:
         UsageError: if there are no class folders, some are empty or repeat another, or nothing is there to compare
