@@ -120,13 +120,20 @@ def evaluate(
         existing(data)
     pictures = [path for path in confusion or () if path.lower().endswith(".png")]
     outputs = [("per_class", per_class, ".csv"), ("predictions", predictions, ".npz")]
-    outputs += [("confusion", path, ".png" if path in pictures else ".csv") for path in confusion or ()]
-    for option, path, extension in outputs:
-        if path is not None:
-            check_new_file(option, path, extension, overwrite)
+    for path in confusion or ():
+        if not path.lower().endswith((".csv", ".png")):
+            raise OptionError("confusion", path, "a name that ends in .csv or .png")
+        outputs.append(("confusion", path, path[-4:].lower()))
+    places: set[str] = set()
+    for option, file, extension in outputs:
+        if file is not None:
+            check_new_file(option, file, extension, overwrite)
             labels = os.path.expanduser(name)
-            if os.path.exists(path) and os.path.exists(labels) and os.path.samefile(path, labels):
-                raise OptionError(option, path, "another name: these are the labels, they would be lost")
+            if os.path.exists(file) and os.path.exists(labels) and os.path.samefile(file, labels):
+                raise OptionError(option, file, "another name: these are the labels, they would be lost")
+            if os.path.realpath(file) in places:
+                raise OptionError(option, file, "another name: it is given twice")
+            places.add(os.path.realpath(file))
     require(("datasets", "sklearn"), "evaluating", 'pip install "ced_model[train]"')
     matching = options.given(skip_unknown=skip_unknown) | choosing(None, None, label_map)
     if pictures:
