@@ -39,7 +39,8 @@ def confidence_intervals(
     Returns:
         The lowest and the highest value by the names `mAP`, `mAUC`, `top_1`, `ECE` and `Brier`; NaN where a figure is
         not defined or there is but one clip. The quantiles of the bootstrap are shifted so that their median is the
-        figure. Where nothing varies since all is right, the lower end is Clopper and Pearson's for that many clips.
+        figure. Where nothing varies, such as where all clips are right, the interval is Clopper and Pearson's for the
+        share of other clips, which that many clips need not show.
     """
     hits = np.asarray(targets).astype(bool)
     scores = np.asarray(scores, np.float64)
@@ -65,8 +66,10 @@ def _interval(figure: float, drawn: np.ndarray, number: int, most: float) -> Int
     if math.isnan(figure):
         return math.nan, math.nan
     if np.ptp(drawn) < 1e-12:
-        rare = 1 - ((1 - LEVEL) / 2) ** (1 / number)  # the largest share of errors of which `number` clips show none
-        return (figure - rare if figure == 1 else figure), (figure + rare if figure == 0 else figure)
+        rare = 1 - ((1 - LEVEL) / 2) ** (
+            1 / number
+        )  # the largest share of other clips of which `number` clips show none
+        return figure * (1 - rare), figure + (most - figure) * rare
     low, middle, high = np.quantile(drawn, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
     return max(0.0, float(figure + low - middle)), min(most, float(figure + high - middle))
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .audio import describe, walk_audio
+from .class_folders import classes_of
 from .classes import fold
 from .messages import UsageError, printable
 
@@ -41,7 +42,8 @@ def find_examples(folder: str | os.PathLike[str], negatives: Iterable[str | os.P
     """
     The clips of a folder that has a folder for each class, and of files and folders of counter-examples.
 
-    A file that lies in the folders of two classes, under any name, is an example of both.
+    Folders of classes are read as those of [`ced_model.labelled`]. A file that lies in the folders of two classes,
+    under any name, is an example of both.
 
     Raises:
         UsageError: if there are no class folders, some are empty or repeat another, or nothing is there to compare
@@ -52,16 +54,17 @@ def find_examples(folder: str | os.PathLike[str], negatives: Iterable[str | os.P
     if not os.path.isdir(folder):
         raise UsageError(f"{shown}: there is no such folder; expected one with a folder of clips for each class")
     with os.scandir(folder) as entries:
-        labels = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    by_class = {label: _walk(os.path.join(folder, label)) for label in labels}
-    if loose := [path for path in _walk(folder) if os.path.dirname(path) == folder.rstrip(os.sep)]:
-        raise UsageError(f"{describe(loose[0])} is in no folder of a class: make a folder for each class")
-    if not labels:
+        inner = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    paths = _walk(folder)
+    classes = classes_of(folder, paths)
+    if not inner:
         raise UsageError(f"{shown}: expected a folder of clips for each class in it")
-    if {label.lower() for label in labels} <= SPLITS:
-        raise UsageError(f"{shown} has splits, not classes: give one of them, such as {os.path.join(shown, labels[0])}")
-    if empty := [label for label in labels if not by_class[label]]:
+    if {name.lower() for name in inner} <= SPLITS:
+        raise UsageError(f"{shown} has splits, not classes: give one of them, such as {os.path.join(shown, inner[0])}")
+    if empty := [name for name in inner if not any(_is_in(os.path.join(folder, name), path) for path in paths)]:
         raise UsageError(f"{shown}: no audio files in the folder of {_names(empty)}")
+    labels = sorted(set(classes))
+    by_class = {label: [path for path, own in zip(paths, classes, strict=True) if own == label] for label in labels}
     counter = [path for place in negatives for path in _expand(os.path.expanduser(os.fspath(place)))]
     found = _merge(labels, by_class, counter)
     if len(labels) == 1 and not counter:
@@ -151,6 +154,10 @@ def _expand(place: str) -> list[str]:
     if not os.path.exists(place):
         raise UsageError(f"{describe(place)}: there are no such counter-examples")
     return [place]
+
+
+def _is_in(folder: str, path: str) -> bool:
+    return path.startswith(os.path.join(folder, ""))
 
 
 def _walk(folder: str) -> list[str]:

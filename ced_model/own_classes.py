@@ -81,6 +81,8 @@ def learn_classes(
     window_s: float | None = None,
     overwrite: bool = False,
     say: Callable[[str], object] = logger.info,
+    on_audio: Callable[[float], object] | None = None,
+    on_clip: Callable[[str, str | None], object] | None = None,
     **tagger_options: Any,
 ) -> LearnedClasses:
     """
@@ -96,6 +98,8 @@ def learn_classes(
             windows of 10 s. Each window of an example counts as the class.
         overwrite: Replace the model that is in `output_dir`.
         say: Called with lines on clips that are left out and classes with few examples.
+        on_audio: Called with the seconds of audio whenever some more were embedded.
+        on_clip: Called with the path of each clip that was read, and why it cannot be read, or None.
         tagger_options: `engine`, `device`, `num_threads`, … as for [`AudioTagger`].
 
     Returns:
@@ -113,11 +117,16 @@ def learn_classes(
     found = find_examples(examples, negatives)
     tagger = model if isinstance(model, AudioTagger) else AudioTagger(model, **tagger_options)
     check_model(tagger, found.labels, replace)
+    few = _few(found.labels, found.targets().sum(axis=0))
+    if few:
+        say(few)
     skipped = list(found.skipped)
-    features, clips, targets = _features(tagger, found, window_s, skipped)
+    features, clips, targets = _features(tagger, found, window_s, skipped, on_audio, on_clip)
     for path, reason in skipped:
         say(f"{path}: {reason}; left out")
-    _check_left(found, targets, say)
+    _check_left(found, targets)
+    if (left := _few(found.labels, targets.sum(axis=0))) != few:
+        say(left)
     fitted = fit_classes(features, targets[clips], clips)
     reports = [_report(label, targets[:, i], fitted.left_out[:, i]) for i, label in enumerate(found.labels)]
     negatives_used = int((~targets.any(axis=1)).sum())
@@ -153,7 +162,12 @@ def check_model(tagger: AudioTagger, labels: Sequence[str], replace: bool) -> No
 
 
 def _features(
-    tagger: AudioTagger, found: Examples, window_s: float | None, skipped: list[tuple[str, str]]
+    tagger: AudioTagger,
+    found: Examples,
+    window_s: float | None,
+    skipped: list[tuple[str, str]],
+    on_audio: Callable[[float], object] | None,
+    on_clip: Callable[[str, str | None], object] | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     The features of all windows, `(windows, embed_dim)`, the number of the clip of each, and the targets of the clips.
@@ -162,9 +176,12 @@ def _features(
     """
     rows, owners = [np.zeros((0, tagger.embed_dim), np.float32)], [np.zeros(0, int)]
     kept: list[int] = []
-    for index, result in enumerate(tagger.embeddings(found.paths, window_s=window_s)):
-        if result.error is not None:
-            skipped.append((result.name, one_line(result.error).removeprefix(f"{result.name}: ")))
+    for index, result in enumerate(tagger.embeddings(found.paths, window_s=window_s, on_audio=on_audio)):
+        reason = None if result.error is None else one_line(result.error).removeprefix(f"{result.name}: ")
+        if on_clip is not None:
+            on_clip(found.paths[index], reason)
+        if reason is not None:
+            skipped.append((result.name, reason))
             continue
         windows = len(result.embeddings)
         parts = 1 if found.classes[index] else min(FOLDS, windows)
@@ -174,7 +191,13 @@ def _features(
     return head_features(tagger._folder, np.concatenate(rows)), np.concatenate(owners), found.targets()[kept]
 
 
-def _check_left(found: Examples, targets: np.ndarray, say: Callable[[str], object]) -> None:
+def _few(labels: Sequence[str], counts: Iterable[int]) -> str:
+    """A line on classes with few examples, if there are any."""
+    few = [f"{label} ({count})" for label, count in zip(labels, counts, strict=True) if count < FEW]
+    return f"few examples of {', '.join(few)}: scores of a class are uncertain below {FEW}" if few else ""
+
+
+def _check_left(found: Examples, targets: np.ndarray) -> None:
     """Raises a `RunError` if examples or counter-examples are lacking after broken clips were left out."""
     counts = targets.sum(axis=0)
     lost = [label for label, count in zip(found.labels, counts, strict=True) if not count]
@@ -183,9 +206,6 @@ def _check_left(found: Examples, targets: np.ndarray, say: Callable[[str], objec
     for label, count in zip(found.labels, counts, strict=True):
         if count == len(targets):
             raise RunError(f"every clip that could be read is an example of {label!r}: give counter-examples")
-    few = [f"{label} ({count})" for label, count in zip(found.labels, counts, strict=True) if count < FEW]
-    if few:
-        say(f"few examples of {', '.join(few)}: scores of a class are uncertain below {FEW}")
 
 
 class Fitted(NamedTuple):

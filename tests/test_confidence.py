@@ -90,7 +90,8 @@ def test_a_few_clips_that_are_all_right_are_not_certain() -> None:
     assert found["top_1"] == found["mAP"] == found["mAUC"] == pytest.approx((exact.low, 1.0))
     assert all(map(math.isnan, confidence_intervals(targets[:1], targets[:1], SINGLE_LABEL)["top_1"]))
     everywhere = confidence_intervals(np.ones((4, 1)), np.full((4, 1), 0.7), MULTI_LABEL)
-    assert all(map(math.isnan, everywhere["mAUC"])) and everywhere["Brier"] == pytest.approx((0.09, 0.09))
+    assert all(map(math.isnan, everywhere["mAUC"]))
+    assert everywhere["Brier"][0] < 0.09 < everywhere["Brier"][1]
 
 
 @pytest.mark.parametrize(

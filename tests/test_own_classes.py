@@ -150,6 +150,17 @@ def test_classes_can_be_replaced(sounds):
     assert tagger(sounds.parent / "hiss.wav")[0].label == "hiss"
 
 
+def test_clips_and_audio_are_counted_while_they_are_read(sounds):
+    (sounds / "hum" / "broken.wav").write_bytes(b"RIFF")
+    counted: dict[str, str | None] = {}
+    heard: list[float] = []
+    learn_classes(
+        sounds, sounds.parent / "model", model=MODEL, on_audio=heard.append, on_clip=counted.__setitem__, say=print
+    )
+    assert set(counted) == {*map(str, sounds.glob("*/*.wav"))} and sum(heard) == pytest.approx(12)
+    assert [Path(path).name for path, reason in counted.items() if reason] == ["broken.wav"]
+
+
 def test_scores_are_those_of_the_regression(sounds):
     tagger = AudioTagger(MODEL)
     paths = sorted(map(str, sounds.glob("*/*.wav")))
@@ -211,6 +222,9 @@ def spoil(sounds: Path, how: str) -> list[Any]:
         shutil.rmtree(sounds / "hiss")
     elif how == "loose":
         shutil.copy(sounds.parent / "hum.wav", sounds)
+    elif how == "deep":
+        (sounds / "hiss").rename(sounds.parent / "hiss")
+        shutil.copytree(sounds.parent / "hiss", sounds / "hiss" / "monday")
     elif how == "splits":
         (sounds / "hum").rename(sounds / "train")
         (sounds / "hiss").rename(sounds / "test")
@@ -237,7 +251,8 @@ def spoil(sounds: Path, how: str) -> list[Any]:
         ("spelling", "the classes 'Hum' and 'hum' have the same name: rename or merge their folders"),
         ("taken", "the model has a class 'class 3' already: rename the folder 'CLASS_3', or replace"),
         ("alone", "'hum' is the only class: give counter-examples (--negatives), or a second class"),
-        ("loose", "hum.wav is in no folder of a class: make a folder for each class"),
+        ("loose", "hum.wav is in no folder of a class; make a folder for each class"),
+        ("deep", "the folders of the classes must all be equally deep, but there are"),
         ("splits", "has splits, not classes: give one of them"),
         ("broken", "no example could be read of 'hum'"),
         ("control", "'h\\\\num' cannot name a class: its name is not printable text"),

@@ -145,14 +145,22 @@ def evaluate(
         existing(data)
     pictures = [path for path in confusion or () if path.lower().endswith(".png")]
     outputs = [("per_class", per_class, ".csv"), ("predictions", predictions, ".npz")]
-    outputs += [("confusion", path, ".png" if path in pictures else ".csv") for path in confusion or ()]
-    for option, path, extension in outputs:
-        if path is not None:
-            check_new_file(option, path, extension, overwrite)
+    for path in confusion or ():
+        if not path.lower().endswith((".csv", ".png")):
+            raise OptionError("confusion", path, "a name that ends in .csv or .png")
+        outputs.append(("confusion", path, path[-4:].lower()))
+    places: set[str] = set()
+    for option, file, extension in outputs:
+        if file is not None:
+            check_new_file(option, file, extension, overwrite)
             given = os.path.expanduser(name)
-            if os.path.exists(path) and os.path.exists(given) and os.path.samefile(path, given):
-                raise OptionError(option, path, "another name: these are the labels, they would be lost")
+            if os.path.exists(file) and os.path.exists(given) and os.path.samefile(file, given):
+                raise OptionError(option, file, "another name: these are the labels, they would be lost")
+            if os.path.realpath(file) in places:
+                raise OptionError(option, file, "another name: it is given twice")
+            places.add(os.path.realpath(file))
     require(("datasets", "sklearn"), "evaluating", 'pip install "ced_model[train]"')
+    matching = options.given(skip_unknown=skip_unknown) | choosing(None, None, label_map)
     if pictures:
         require(("matplotlib",), "drawing", INSTALL_PLOT)
     rows = None
@@ -200,7 +208,6 @@ def evaluate(
 
     if confusion and clips.problem_type != SINGLE_LABEL:
         raise OptionError("confusion", confusion[0], "clips of one class each; some have several or none")
-    matching = options.given(skip_unknown=skip_unknown) | choosing(None, None, label_map)
     evaluation = _evaluate(tagger, clips, rows, channel=options.parse_channel(channel), **matching)
     _print_notes(evaluation.notes[len(clips.notes) :])
     made = {"data": name, "split": split, "model": tagger.name}
@@ -278,7 +285,7 @@ def table_lines(evaluation: "Evaluation") -> list[str]:
         between = "–".join(map(_shown, intervals[name])) if math.isfinite(intervals[name][0]) else "–"
         lines.append(f"{name:8} {_shown(value):>6}  {between:11}  {FIGURES[name]}")
     if evaluation.calibration_note is not None:
-        lines += textwrap.wrap(f"{evaluation.calibration_note} --per-class writes them.", WIDTH)
+        lines += textwrap.wrap(f"{evaluation.calibration_note} ced evaluate --per-class writes them.", WIDTH)
     lines += ["", CLASS_HEAD]
     present = sorted((item for item in metrics.per_class if item.positives), key=lambda item: -item.average_precision)
     if len(present) <= MOST_CLASSES:

@@ -13,6 +13,7 @@ from . import options
 from .endings import one_line_errors
 from .errors import CliError
 from .model import load_tagger
+from .progress import RunProgress
 from .terminal import put, say
 
 if TYPE_CHECKING:
@@ -54,18 +55,27 @@ def learn(
     from ..own_classes import check_installed, learn_classes
 
     check_installed()
-    find_examples(examples, negatives or ())  # what is wrong with them is named before a model is downloaded
+    found = find_examples(examples, negatives or ())  # what is wrong is named before a model is downloaded
     tagger = load_tagger(model, device=device, num_threads=num_threads, engine=engine)
-    learned = learn_classes(
-        examples,
-        os.path.expanduser(output),
-        model=tagger,
-        negatives=negatives or (),
-        replace=replace,
-        window_s=window_s,
-        overwrite=overwrite,
-        say=say,
-    )
+    progress = RunProgress(len(found.paths))
+
+    def say_above(line: str) -> None:
+        with progress.hidden():
+            say(line)
+
+    with progress:
+        learned = learn_classes(
+            examples,
+            os.path.expanduser(output),
+            model=tagger,
+            negatives=negatives or (),
+            replace=replace,
+            window_s=window_s,
+            overwrite=overwrite,
+            say=say_above,
+            on_audio=progress.add_audio,
+            on_clip=lambda path, reason: progress.count(failed=reason is not None),
+        )
     put(*_report(learned, output))
 
 

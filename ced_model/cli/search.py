@@ -13,9 +13,13 @@ from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .model import load_tagger
+from .playing import Speaker
 from .terminal import put, put_json, say_error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..clip_files import Part
     from ..embedding_index import Hit
 
 
@@ -30,6 +34,7 @@ def search(
     clips: Annotated[
         str | None, typer.Option(metavar="DIR", help="Cut the windows that are found into this new folder.")
     ] = None,
+    play: Annotated[bool, typer.Option("--play", help="Play the windows that are found, the best first.")] = False,
     format: options.ClipFormat = "wav",
     channel: options.Channel = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -49,6 +54,7 @@ def search(
     if not queries:
         raise CliError("missing INDEX: expected at least one recording to search for, then the file of embeddings")
     check_format(format)
+    speaker = Speaker() if play else None  # what it lacks is named before the work
     if clips is not None and os.path.lexists(clips) and not (os.path.isdir(clips) and not os.listdir(clips)):
         raise CliError(f"--clips {clips}: expected a new or empty folder")
     index = EmbeddingIndex.load(path)
@@ -68,21 +74,32 @@ def search(
     else:
         put(" score      start        end  file")
         put(*(f"{hit.score:6.3f} {clock(hit.start_s):>10} {clock(hit.end_s):>10}  {hit.file}" for hit in hits))
-    if clips is not None and _cut(hits, clips, format):
+    failed = 0
+    if clips is not None:
+        from ..clip_files import part_name, write_part
+
+        os.makedirs(clips, exist_ok=True)
+
+        def write(part: "Part", rank: int, hit: "Hit") -> None:
+            write_part(part, os.path.join(clips, f"{rank:03}_{part_name(hit.file, hit.start_s, format)}"), format)
+
+        failed += _take(hits, write)
+    if speaker is not None:
+        failed += _take(hits, speaker.play)
+    if failed:
         raise typer.Exit(FAILED)
 
 
-def _cut(hits: "list[Hit]", folder: str, format: str) -> int:
-    """Writes the hits, the best first by name; returns how many could not be read."""
-    from ..clip_files import cut_parts, part_name, write_part
+def _take(hits: "list[Hit]", use: "Callable[[Part, int, Hit], None]") -> int:
+    """Gives each hit's audio and rank to `use`, the best first; returns how many could not be read."""
+    from ..clip_files import cut_parts
     from ..input_list import unescape_name
 
-    os.makedirs(folder, exist_ok=True)
     failed = 0
     for rank, hit in enumerate(hits, start=1):
         try:
             (part,) = cut_parts(unescape_name(hit.file), [(hit.start_s, hit.end_s)])
-            write_part(part, os.path.join(folder, f"{rank:03}_{part_name(hit.file, hit.start_s, format)}"), format)
+            use(part, rank, hit)
         except (OSError, ValueError) as error:
             failed += 1
             say_error(hit.file, str(error).removeprefix(f"{hit.file}: "))

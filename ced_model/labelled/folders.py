@@ -10,6 +10,7 @@ from glob import escape
 import numpy as np
 
 from ..audio import describe, is_audio_name, walk_files
+from ..class_folders import classes_of
 from ..packages import require
 from .clips import ALL, INSTALL_TRAIN, count, shown
 from .tables import TABLE_FORMATS, Reading, Rows, choose_split, read_table, rows_of
@@ -75,21 +76,7 @@ def _class_folders(data: str, files: list[str], every: list[str], reading: Readi
     hint = f"; or give the table of labels: is it {describe(tables[0])}?" if tables else "."
     if not paths:
         raise ValueError(f"{name}: there are no audio files here{hint}")
-    by_depth: dict[int, str] = {}
-    for path in paths:
-        by_depth.setdefault(os.path.relpath(path, data).count(os.sep), path)
-    if 0 in by_depth:
-        raise ValueError(
-            f"{name}: {describe(by_depth[0])} is in no folder of a class, and there is no metadata.csv; make a folder"
-            f" for each class{hint}"
-        )
-    if len(by_depth) > 1:
-        shallow, deep = by_depth[min(by_depth)], by_depth[max(by_depth)]
-        raise ValueError(
-            f"{name}: the folders of the classes must all be equally deep, but there are {describe(shallow)} and"
-            f" {describe(deep)}{hint}"
-        )
-    classes = [os.path.basename(os.path.dirname(path)) for path in paths]
+    classes = classes_of(data, paths, lacking=", and there is no metadata.csv", hint=hint)
     if len(set(classes)) == 1 and tables:
         raise ValueError(f"{name}: all clips are in one folder, {classes[0]!r}; make a folder for each class{hint}")
     return Rows(name, paths, classes)

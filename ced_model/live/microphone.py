@@ -59,11 +59,12 @@ class Microphone(LiveSource):
             self.put(samples[:, 0].copy(), self.rate, OVERFLOW if status.input_overflow else "")
 
 
-def import_sounddevice() -> ModuleType:
+def import_sounddevice(purpose: str = "listening") -> ModuleType:
+    """Raises a `RunError` if sounddevice or the library that it loads is not installed."""
     try:
         import sounddevice
     except ImportError as error:
-        raise RunError(f"listening requires sounddevice: {INSTALL_MIC}") from error
+        raise RunError(f"{purpose} requires sounddevice: {INSTALL_MIC}") from error
     except OSError as error:  # the package is there, the library that it loads is not
         raise RunError(
             f"{error}; install PortAudio (Debian, Ubuntu: libportaudio2; Fedora: portaudio; Homebrew: portaudio)"

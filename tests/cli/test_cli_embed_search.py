@@ -4,7 +4,9 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from ced_model import AudioTagger
 from ced_model.cli.app import app
 from ced_model.cli.progress import RunProgress
 from ced_model.embedding_index import EmbeddingIndex, join_embeddings
+from ced_model.messages import clock
 
 MODEL = Path(__file__).parents[1] / "golden" / "micro_hub"
 
@@ -189,3 +192,62 @@ def test_failed_inputs_are_rows_of_nan_or_results_with_an_error(sounds, caplog):
     assert bad.error is not None and bad.embeddings.shape == (0, 48)
     np.testing.assert_allclose(good.mean(), tagger.embed(crow, window_s=0.5), atol=1e-5)
     assert good.start_s[0] == 0 and good.end_s[-1] == pytest.approx(good.duration_s)
+
+
+class FakeCard(ModuleType):
+    """sounddevice with a loudspeaker, unless it has none, that notes what it plays."""
+
+    class PortAudioError(Exception):
+        pass
+
+    def __init__(self, has_output: bool = True, fails: bool = False) -> None:
+        super().__init__("sounddevice")
+        self.has_output, self.fails = has_output, fails
+        self.played: list[tuple[np.ndarray, int]] = []
+
+    def query_devices(self, device: Any, kind: str) -> dict[str, Any]:
+        if not self.has_output:
+            raise self.PortAudioError("Error querying device -1")
+        return {"name": kind}
+
+    def play(self, samples: np.ndarray, samplerate: int, blocking: bool) -> None:
+        if self.fails:
+            raise self.PortAudioError("Invalid sample rate", -9997)
+        self.played.append((samples, samplerate))
+
+
+@pytest.fixture
+def index(sounds: Path) -> Path:
+    assert ced("embed", "sounds", "-m", MODEL, "-o", "index.npz", "--window", 1).exit_code == 0
+    return sounds.parent / "index.npz"
+
+
+def test_what_is_found_is_played_the_best_first(sounds, index, monkeypatch):
+    card = FakeCard()
+    monkeypatch.setitem(sys.modules, "sounddevice", card)
+    query = sounds / "misc_crow.flac"
+    result = ced("search", query, index, "-k", 3, "--play", "--json", "--clips", "hits", "-m", MODEL)
+    assert result.exit_code == 0, result.output
+    hits = json.loads(result.stdout)
+    assert [line for line in result.stderr.splitlines() if line.startswith("playing ")] == [
+        f"playing {rank}: {hit['file']} at {clock(hit['start_s'])}; Ctrl-C ends it" for rank, hit in enumerate(hits, 1)
+    ]
+    for hit, (samples, rate), path in zip(hits, card.played, sorted(Path("hits").iterdir()), strict=True):
+        expected, expected_rate = soundfile.read(path, always_2d=True)
+        assert rate == expected_rate == soundfile.info(hit["file"]).samplerate and samples.dtype == np.float32
+        np.testing.assert_allclose(samples, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        (None, '--play requires sounddevice: pip install "ced_model[mic]"'),
+        (FakeCard(has_output=False), "--play: no loudspeaker was found"),
+        (FakeCard(fails=True), "--play: Invalid sample rate"),
+    ],
+)
+def test_what_playing_lacks_is_one_line(sounds, index, monkeypatch, card, message):
+    monkeypatch.setitem(sys.modules, "sounddevice", card)
+    result = ced("search", sounds / "misc_crow.flac", index, "--play", "-m", MODEL)
+    assert result.exit_code == 1 and result.stderr.splitlines()[-1] == f"ced: {message}"
+    assert ("score" in result.stdout) == bool(card and card.fails)

@@ -210,7 +210,9 @@ def test_which_classes_are_taken_for_which(ced: Run, numbered: Path, table: Path
     errors = {f"{a} → {b}": counts[i, 1 - i] for i, (a, b) in enumerate((("Crow", "Bell"), ("Bell", "Crow")))}
     assert {names: int(number) for number, _, names in pairs} == {name: n for name, n in errors.items() if n}
     assert "some have several or none" in last_line(ced(table, "--confusion", tmp_path / "x.csv", code=2).stderr)
-    assert "expected a name that ends in .csv" in last_line(ced(table, "--confusion", "x.svg", code=2).stderr)
+    assert "expected a name that ends in .csv or .png" in last_line(ced(table, "--confusion", "x.svg", code=2).stderr)
+    twice = ("--confusion", tmp_path / "x.csv", "--per-class", tmp_path / "x.csv")
+    assert "expected another name: it is given twice" in last_line(ced(numbered, *twice, code=2).stderr)
 
 
 # Splits

@@ -14,7 +14,7 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import matplotlib.image
 import numpy as np
@@ -72,13 +72,13 @@ def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that the command saves."""
     saved: list[Figure] = []
-    save = plot_module._save
+    save = plot_module.save_figure
 
-    def remember(figure: Figure, path: Path, overwrite: bool) -> None:
+    def remember(figure: Figure, file: BinaryIO) -> None:
         saved.append(figure)
-        save(figure, path, overwrite)
+        save(figure, file)
 
-    monkeypatch.setattr(plot_module, "_save", remember)
+    monkeypatch.setattr(plot_module, "save_figure", remember)
     return saved
 
 

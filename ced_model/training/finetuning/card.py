@@ -39,7 +39,7 @@ def make_card(
         base_model=None if is_local else base_model,
         eval_results=[] if evaluation is None else _eval_results(evaluation.metrics, clips.name),
         datasets=[],
-        training_data=_describe_training(trainer, clips, options, base_name),
+        training_data=_describe_training(trainer, clips, options, base_name) + _describe_certainty(evaluation),
     )
 
 
@@ -60,6 +60,18 @@ def _eval_results(metrics: ClassificationMetrics, data_name: str) -> list[EvalRe
         for short, long in names.items()
         if math.isfinite(figures[short])
     ]
+
+
+def _describe_certainty(evaluation: Evaluation | None) -> str:
+    """How certain the figures are, as a sentence."""
+    shown = {"top_1": "top-1", "mAP": "mAP"}
+    bounds = {} if evaluation is None else evaluation.intervals
+    parts = [
+        f"{long} {bounds[name][0]:.2f} to {bounds[name][1]:.2f}"
+        for name, long in shown.items()
+        if name in bounds and math.isfinite(bounds[name][0])
+    ]
+    return f" 95% confidence intervals for that number of clips: {', '.join(parts)}." if parts else ""
 
 
 def _describe_training(
