@@ -133,7 +133,7 @@ def _read_table(path: str) -> dict[str, list[StrongEvent]]:
             head, places = cells, named
             continue
         width = len(head) or 4
-        if len(cells) != width and not (not head and len(cells) == 1):
+        if len(cells) != width and not (len(cells) == 1 and places["filename"] == 0):
             separator = {"\t": "tabs", ";": "semicolons"}.get(delimiter, "commas")
             why = " as in the header" if head else f" ({EXPECTED})"
             problems.add(place, f"expected {width} cells{why}, separated by {separator}, found {len(cells)}")

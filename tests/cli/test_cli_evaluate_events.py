@@ -61,6 +61,35 @@ def test_a_model_and_its_file_of_events_are_compared_with_the_same_figures(
     assert "have no labels, such as" in text.stderr and "of classes that the labels lack" in text.stderr
 
 
+def test_the_commands_of_the_docs_print_what_the_docs_have(
+    resources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for recording in resources.glob("*.flac"):
+        (tmp_path / recording.name).symlink_to(recording)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```text\n(\$ .*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    commands = [each.partition("\n") for block in blocks for each in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    assert [command.split()[0] for command, _, _ in commands] == ["cat", "ced", "ced", "ced"]
+    for command, _, output in commands:
+        program, *arguments = command.split()
+        if program == "cat":
+            Path(arguments[0]).write_text(output, encoding="utf-8")
+            continue
+        names = [
+            name for each in arguments for name in (sorted(map(str, Path().glob(each))) if "*" in each else [each])
+        ]
+        printed = ced(*names, "--threads", 1).stdout if "--results" not in names else ced(*names).stdout
+        assert printed == output or (not output and "--json" in names and json.loads(printed)["event_based"])
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["finetune", "--output", "{folder}/model"]])
+def test_strong_labels_without_the_option_are_recognised(labels: Path, resources: Path, command: list[str]) -> None:
+    arguments = [each.format(folder=labels.parent) for each in command]
+    result = CliRunner().invoke(app, [*arguments, str(labels), "--audio-root", str(resources)])
+    assert result.exit_code == 1 and "are columns of strong labels: add --events" in result.stderr
+
+
 def test_own_names_of_classes_are_those_of_the_labels(labels: Path, resources: Path, tmp_path: Path) -> None:
     (tmp_path / "own.tsv").write_text("misc_burp.flac\t0\t0.5\tmouth\n")
     (tmp_path / "map.csv").write_text('"Burping, eructation",mouth\nCough,mouth\n')
