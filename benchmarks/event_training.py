@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Event F1 before and after fine-tuning on strong labels, on scenes made of clips of ESC-10.
 
-    python benchmarks/event_training.py ESC10 [--model ced-nano] [--scenes 60] [--epochs 20]
+    python benchmarks/event_training.py ESC10 [--model ced-nano] [--scenes 80] [--epochs 15]
 
 ESC10 has a folder of clips for each class (`001 - Dog bark`, …), whose names begin with the number of their fold. Five
 classes of short sounds are placed into scenes of 10 s with faint noise, one to four events each; the labels are the
@@ -88,8 +88,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("esc10", type=Path)
     parser.add_argument("--model", default="ced-nano")
-    parser.add_argument("--scenes", type=int, default=60, help="for training; half as many are for the test")
-    parser.add_argument("--epochs", type=float, default=20)
+    parser.add_argument("--scenes", type=int, default=80, help="for training; half as many are for the test")
+    parser.add_argument("--epochs", type=float, default=15)
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     folders = {name: next(path for path in arguments.esc10.iterdir() if path.name.endswith(name)) for name in CLASSES}

@@ -60,7 +60,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(labels: Path, golden: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A folder that `ced finetune --events` made, and what it printed."""
     folder = tmp_path_factory.mktemp("models") / "model"
-    options = ["--epochs", "9", "--batch-size", "4", "--learning-rate", "0.01", "--validation-share", "0.2"]
+    options = ["--epochs", "12", "--batch-size", "4", "--learning-rate", "0.01", "--validation-share", "0.2"]
     quick = ["--device", "cpu", "--threads", "1", "--set", "dataloader_num_workers=0", "--set", "report_to=none"]
     arguments = ["finetune", labels, "--events", "--model", golden / "micro_hub", "--output", folder]
     result = CliRunner().invoke(app, [str(argument) for argument in [*arguments, *options, *quick]])

@@ -49,7 +49,7 @@ def _figures(evaluation: Evaluation | EventEvaluation) -> dict[str, float]:
     if isinstance(evaluation, Evaluation):
         return evaluation.metrics.summary()
     scores = evaluation.scores
-    return {"event_f1": scores.event_based.macro.f_measure, "segment_f1": scores.segment_based.macro.f_measure}
+    return {"event_f1": scores.event_based.micro.f_measure, "segment_f1": scores.segment_based.micro.f_measure}
 
 
 def _eval_results(figures: dict[str, float], data_name: str) -> list[EvalResult]:
@@ -57,8 +57,8 @@ def _eval_results(figures: dict[str, float], data_name: str) -> list[EvalResult]
         "mAP": "Mean average precision",
         "mAUC": "Mean area under the ROC curve",
         "top_1": "Top-1 accuracy",
-        "event_f1": "Event-based F1, macro mean (collar 0.2 s, offsets also 50 % of the length)",
-        "segment_f1": "Segment-based F1, macro mean (1 s)",
+        "event_f1": "Event-based F1, micro (collar 0.2 s, offsets also 50 % of the length)",
+        "segment_f1": "Segment-based F1, micro (1 s)",
     }
     return [
         EvalResult(

@@ -17,9 +17,9 @@ import numpy as np
 from ...audio import AudioError, describe, duration_s, read_blocks
 from ...labelled import ALL, SINGLE_LABEL, LabelledClips, Skipped, find_splits, read_labelled
 from ...output import write_file
-from ...strong_labels import StrongClips
+from ...strong_labels import StrongClips, write_strong_clips
 from ...tagger import AudioTagger
-from .events import read_events, write_events
+from .events import read_events
 from .options import FinetuningOptions
 
 TRAIN_SPLITS = ("train", "training")
@@ -242,7 +242,7 @@ def digest(clips: LabelledClips | None) -> str | None:
 def write_table(path: Path, clips: LabelledClips) -> None:
     """Writes clips as a table that [`read_labelled`], or of strong labels [`read_strong_labels`], reads."""
     if isinstance(clips, StrongClips):
-        write_events(path, clips)
+        write_strong_clips(path, clips)
         return
     lines = []
     for file, targets in zip(clips.paths, clips.targets, strict=True):

@@ -4,16 +4,12 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...input_list import escape_name
 from ...modeling_ced import CedForAudioClassification, CedForAudioFrameClassification
-from ...output import write_file
 from ...strong_labels import StrongClips, read_strong_labels, strong_clips
-from ...writers.fields import OPENING_QUOTE, label_field, name_field
 from .dataset import ClipDataset
 
 
@@ -35,19 +31,6 @@ def read_events(
     if isinstance(data, StrongClips):
         return data
     return strong_clips(read_strong_labels(data, audio_root), labels=labels, model_labels=model_labels)
-
-
-def write_events(path: Path, clips: StrongClips) -> None:
-    """Writes clips as a table of strong labels."""
-    lines = ["filename\tonset\toffset\tevent_label"]
-    for file, events in zip(clips.paths, clips.events, strict=True):
-        name = name_field(escape_name(os.path.abspath(file)), OPENING_QUOTE)
-        rows = [
-            f"{onset!r}\t{offset!r}\t{label_field(clips.labels[index], OPENING_QUOTE)}"
-            for onset, offset, index in events
-        ]
-        lines += [f"{name}\t{row}" for row in rows or ["\t\t"]]
-    write_file(path, ("\n".join(lines) + "\n").encode(errors="backslashreplace"))
 
 
 class EventDataset(ClipDataset):

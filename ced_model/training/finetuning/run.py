@@ -17,7 +17,6 @@ from transformers import TrainerCallback
 from ...audio import describe
 from ...evaluation import Evaluation, evaluate
 from ...event_evaluation import EventEvaluation, evaluate_events
-from ...event_scores import ZERO_SCORE
 from ...labelled import MULTI_LABEL, SINGLE_LABEL, Skipped
 from ...messages import OptionError
 from ...pretrained import check_output, load_classifier, new_model_folder, save_model_folder
@@ -273,7 +272,7 @@ def _write_model(
             if isinstance(clips.validation, StrongClips):
                 labels = Path(str(trainer.args.output_dir)) / VALIDATION_EVENTS
                 write_table(labels, clips.validation)
-                evaluation = evaluate_events(trained, labels, empty_system_output_handling=ZERO_SCORE)
+                evaluation = evaluate_events(trained, labels)
             else:
                 evaluation = evaluate(trained, clips.validation)
         if before is not None:
