@@ -118,19 +118,22 @@ def test_a_class_of_which_nothing_was_found_is_noted_and_can_count_as_zero(label
         (["{labels}", "--events", "--t-collar", "0"], "--t-collar 0: expected more than 0 seconds"),
         (["{labels}", "--events", "--percentage-of-length", "20"], "--percentage-of-length 20: expected a share"),
         (["{labels}", "--events", "--labels", "Dog", "--audio-root", "{resources}"], "--labels Dog: expected classes"),
+        (["{labels}", "--events", "--labels", "Dgo", "--results", "{labels}"], "--labels Dgo: expected classes that"),
+        (["{labels}", "--events", "--threshold", "2"], "--threshold 2: expected a score from 0 to 1"),
+        (["{other}", "--events", "--per-class", "{other}", "--overwrite"], "another name: these are the events"),
         (["{labels}", "--events"], "labels.tsv, line 2: .*misc_burp.flac: there is no such file"),
         (["{resources}", "--events"], "is a folder: give the table of strong labels"),
         (["missing.tsv", "--events"], "missing.tsv: there is no such file or folder"),
         (["--events"], "missing DATA: a table of strong labels"),
         (["{labels}", "--events", "--audio-root", "{resources}", "--psds"], "PSDS requires sed_scores_eval: pip"),
-        (["{labels}", "--events", "--results", "{other}"], "other.tsv has none of the 3 recordings of the labels"),
+        (["{labels}", "--events", "--results", "{other}"], "other.csv has none of the 3 recordings of the labels"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_refused_in_one_line(
     labels: Path, resources: Path, tmp_path: Path, arguments: list[str], reason: str
 ) -> None:
-    (tmp_path / "other.tsv").write_text("x.wav\t0\t1\tDog\n")
-    places = {"labels": labels, "resources": resources, "other": tmp_path / "other.tsv"}
+    (tmp_path / "other.csv").write_text("x.wav\t0\t1\tDog\n")
+    places = {"labels": labels, "resources": resources, "other": tmp_path / "other.csv"}
     result = CliRunner().invoke(app, ["evaluate", *(each.format(**places) for each in arguments)])
     line = [line for line in result.stderr.splitlines() if line.startswith("ced: ")]
     assert result.exit_code in (1, 2) and len(line) == 1 and not result.stdout
