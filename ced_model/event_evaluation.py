@@ -151,7 +151,10 @@ def compare_events(
     if labels is None:
         wanted = sorted({names[str(event.label)] for events in wanted_by_name.values() for event in events})
     else:
-        wanted = [choice.label for choice in choose_classes(list(spelled.values()), labels)]
+        try:
+            wanted = [choice.label for choice in choose_classes(list(spelled.values()), labels)]
+        except OptionError as error:
+            raise OptionError("labels", error.value, "classes that the labels or the results have") from error
     references, notes = _references(wanted_by_name, names, wanted)
     files = match_files(list(wanted_by_name), list(found))
     if not files:

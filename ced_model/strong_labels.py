@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,11 +24,13 @@ from .audio import AudioError, duration_s, read_audio
 from .class_files import text_rows
 from .classes import FileText, Vocabulary, fold
 from .events import Event
-from .input_list import existing, unescape_name
+from .input_list import escape_name, existing, unescape_name
 from .labelled import MULTI_LABEL, LabelledClips
 from .labelled.class_names import describe_unknown
 from .labelled.clips import MISSING
 from .messages import UsageError, one_line, printable
+from .output import write_file
+from .writers.fields import OPENING_QUOTE, label_field, name_field
 from .writers.read_back import READABLE, read_events
 
 COLUMNS = {
@@ -133,7 +136,7 @@ def _read_table(path: str) -> dict[str, list[StrongEvent]]:
             head, places = cells, named
             continue
         width = len(head) or 4
-        if len(cells) != width and not (not head and len(cells) == 1):
+        if len(cells) != width and not (len(cells) == 1 and places["filename"] == 0):
             separator = {"\t": "tabs", ";": "semicolons"}.get(delimiter, "commas")
             why = " as in the header" if head else f" ({EXPECTED})"
             problems.add(place, f"expected {width} cells{why}, separated by {separator}, found {len(cells)}")
@@ -318,3 +321,16 @@ def strong_clips(
             targets[row, index] = 1
     problems.refuse()
     return StrongClips([each.path for each in recordings], targets, list(labels), MULTI_LABEL, events=events)
+
+
+def write_strong_clips(path: Path, clips: StrongClips) -> None:
+    """Writes clips as a table of strong labels."""
+    lines = ["filename\tonset\toffset\tevent_label"]
+    for file, events in zip(clips.paths, clips.events, strict=True):
+        name = name_field(escape_name(os.path.abspath(file)), OPENING_QUOTE)
+        rows = [
+            f"{onset!r}\t{offset!r}\t{label_field(clips.labels[index], OPENING_QUOTE)}"
+            for onset, offset, index in events
+        ]
+        lines += [f"{name}\t{row}" for row in rows or ["\t\t"]]
+    write_file(path, ("\n".join(lines) + "\n").encode(errors="backslashreplace"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..input_list import escape_name, existing
-from ..messages import printable
+from ..messages import OptionError, printable
 from ..output import check_new_file, new_file
 from . import options
 from .errors import FAILED, CliError
@@ -109,6 +109,9 @@ def evaluate_events(given: dict[str, Any]) -> None:
         )
     if per_class is not None:
         check_new_file("per_class", per_class, ".csv", overwrite)
+        for read in filter(None, (data, results)):
+            if os.path.exists(per_class) and os.path.exists(read) and os.path.samefile(per_class, read):
+                raise OptionError("per_class", per_class, "another name: these are the events, they would be lost")
     scoring = options.given(**{name: given[name] for name in SCORING})
     made: dict[str, Any] = {"data": escape_name(data)}
     if results is not None:
@@ -143,8 +146,12 @@ def _with_model(data: str, given: dict[str, Any], scoring: dict[str, Any]) -> tu
     computing = ("device", "num_threads", "batch_size", "engine", "compute_type")
     chosen = choosing(given["labels"], None, given["label_map"])
     limits = parse_limits(given["threshold"], given["threshold_file"], ["those of the labels"], True)
+    finding = options.given(**{name: given[name] for name in FINDING})
     tagger = load_tagger(given["model"], **{name: given[name] for name in computing})
     from ..event_evaluation import evaluate_events
+    from ..records import check_options
+
+    check_options(tagger, limits | finding | chosen, "events")
 
     progress = RunProgress(2)
 
@@ -162,7 +169,7 @@ def _with_model(data: str, given: dict[str, Any], scoring: dict[str, Any]) -> tu
             window_s=given["window_s"],
             hop_s=given["hop_s"],
             channel=options.parse_channel(given["channel"]),
-            finding=options.given(**{name: given[name] for name in FINDING}),
+            finding=finding,
             with_psds=given["psds"],
             on_audio=progress.add_audio,
             on_recording=count,

@@ -56,6 +56,9 @@ def finetune(
     lora: Annotated[
         int | None, option(TRAINING, metavar="RANK", min=1, help="Train LoRA adapters instead of these blocks.")
     ] = None,
+    events: Annotated[
+        bool, option(TRAINING, "--events", help="DATA has strong labels (filename, onset, offset, event_label).")
+    ] = False,
     keep_classes: Annotated[
         bool, option(TRAINING, "--keep-classes", help="Keep the model's other classes; trains the head only.")
     ] = False,
@@ -93,7 +96,8 @@ def finetune(
 
     DATA is a folder with a folder of clips for each class, a folder with a metadata.csv, or a table, as for
     `ced evaluate`. The model gets a head for these classes; classes that the model already has keep their weights as a
-    start. With --dataset instead of DATA, the audio of a data set is written to files first.
+    start. With --dataset instead of DATA, the audio of a data set is written to files first. With --events, DATA is a
+    table of strong labels, as for `ced evaluate --events`, and the model learns when classes occur, in steps of 0.16 s.
     """
     given = {name: value for name, value in locals().items() if value is not None}
     from .model import choose_model, quieten
@@ -101,6 +105,8 @@ def finetune(
     options.choose_data(
         data, dataset, config=config, audio_column=audio_column, audio_root=audio_root, path_column=path_column
     )
+    refused = {"dataset": dataset, "split": split, "path_column": path_column, "label_column": label_column}
+    options.refuse("has no meaning with --events" if events else "", **refused, multi_label=multi_label or None)
     model = choose_model(model)
     if output is None:
         raise CliError("missing --output DIR: where to write the model")
@@ -141,13 +147,14 @@ def finetune(
             options=finetuning_options,
             reading={name: value for name, value in reading.items() if value is not None},
             training_arguments=parse_settings(settings),
+            events=events,
             resume=resume,
             overwrite=overwrite,
             callbacks=[make_progress(_epoch_line)],
             say=say,
         )
     if is_main_process():
-        put(*_report(done, output))
+        put(*_report(done, output, events))
 
 
 def _data_of(
@@ -175,17 +182,19 @@ def _epoch_line(state: Any, loss: float | None, metrics: dict[str, float], rate:
     return "  ".join(parts + [f"{name} {value:.3f}" for name, value in figures.items() if value is not None])
 
 
-def _report(done: "Finetuned", output: str) -> Iterator[str]:
+def _report(done: "Finetuned", output: str, events: bool) -> Iterator[str]:
     """The lines on stdout at the end: validation figures, and commands that use the model."""
     if done.evaluation is not None:
         from .evaluate import table_lines
+        from .evaluate_events import event_lines
 
-        yield from table_lines(done.evaluation)
+        lines: Any = event_lines if events else table_lines
+        yield from lines(done.evaluation)
         yield ""
     model = shlex.quote(output)
     stopped = f", stopped after {done.epochs:.4g}" if done.epochs > done.best_epoch else ""
     yield f"wrote {model}: {len(done.labels)} classes, weights of epoch {done.best_epoch:.4g}{stopped}"
     if done.held_out is not None:
         clips = os.path.join(os.path.dirname(os.path.normpath(output)), *done.held_out.parts[-2:])
-        yield f"evaluate it again: ced evaluate {shlex.quote(clips)} --model {model}"
-    yield f"tag with it:       ced tag FILES --model {model}"
+        yield f"evaluate it again: ced evaluate {shlex.quote(clips)} --model {model}{' --events' * events}"
+    yield f"tag with it:       ced tag FILES --model {model}{' --events' * events}"

@@ -179,6 +179,8 @@ def rows_of(path: str, table: Table, reading: Reading) -> Rows:
     label_column = _choose_column(name, table, reading.label_column, LABEL_COLUMNS)
     if label_column is not None:
         rows.cells = table[label_column]
+    elif {"onset", "offset"} <= {column.lower() for column in table}:
+        raise ValueError(f"{name}: onset and offset are columns of strong labels: add --events (`events=True`).")
     else:
         others = {column: values for column, values in table.items() if column not in (path_column, SPLIT_COLUMN)}
         rows.columns, rows.values, rows.notes = _class_columns(name, table, others)

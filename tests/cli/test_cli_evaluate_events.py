@@ -61,6 +61,35 @@ def test_a_model_and_its_file_of_events_are_compared_with_the_same_figures(
     assert "have no labels, such as" in text.stderr and "of classes that the labels lack" in text.stderr
 
 
+def test_the_commands_of_the_docs_print_what_the_docs_have(
+    resources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for recording in resources.glob("*.flac"):
+        (tmp_path / recording.name).symlink_to(recording)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```text\n(\$ .*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    commands = [each.partition("\n") for block in blocks for each in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    assert [command.split()[0] for command, _, _ in commands] == ["cat", "ced", "ced", "ced"]
+    for command, _, output in commands:
+        program, *arguments = command.split()
+        if program == "cat":
+            Path(arguments[0]).write_text(output, encoding="utf-8")
+            continue
+        names = [
+            name for each in arguments for name in (sorted(map(str, Path().glob(each))) if "*" in each else [each])
+        ]
+        printed = ced(*names, "--threads", 1).stdout if "--results" not in names else ced(*names).stdout
+        assert printed == output or (not output and "--json" in names and json.loads(printed)["event_based"])
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["finetune", "--output", "{folder}/model"]])
+def test_strong_labels_without_the_option_are_recognised(labels: Path, resources: Path, command: list[str]) -> None:
+    arguments = [each.format(folder=labels.parent) for each in command]
+    result = CliRunner().invoke(app, [*arguments, str(labels), "--audio-root", str(resources)])
+    assert result.exit_code == 1 and "are columns of strong labels: add --events" in result.stderr
+
+
 def test_own_names_of_classes_are_those_of_the_labels(labels: Path, resources: Path, tmp_path: Path) -> None:
     (tmp_path / "own.tsv").write_text("misc_burp.flac\t0\t0.5\tmouth\n")
     (tmp_path / "map.csv").write_text('"Burping, eructation",mouth\nCough,mouth\n')
@@ -89,19 +118,22 @@ def test_a_class_of_which_nothing_was_found_is_noted_and_can_count_as_zero(label
         (["{labels}", "--events", "--t-collar", "0"], "--t-collar 0: expected more than 0 seconds"),
         (["{labels}", "--events", "--percentage-of-length", "20"], "--percentage-of-length 20: expected a share"),
         (["{labels}", "--events", "--labels", "Dog", "--audio-root", "{resources}"], "--labels Dog: expected classes"),
+        (["{labels}", "--events", "--labels", "Dgo", "--results", "{labels}"], "--labels Dgo: expected classes that"),
+        (["{labels}", "--events", "--threshold", "2"], "--threshold 2: expected a score from 0 to 1"),
+        (["{other}", "--events", "--per-class", "{other}", "--overwrite"], "another name: these are the events"),
         (["{labels}", "--events"], "labels.tsv, line 2: .*misc_burp.flac: there is no such file"),
         (["{resources}", "--events"], "is a folder: give the table of strong labels"),
         (["missing.tsv", "--events"], "missing.tsv: there is no such file or folder"),
         (["--events"], "missing DATA: a table of strong labels"),
         (["{labels}", "--events", "--audio-root", "{resources}", "--psds"], "PSDS requires sed_scores_eval: pip"),
-        (["{labels}", "--events", "--results", "{other}"], "other.tsv has none of the 3 recordings of the labels"),
+        (["{labels}", "--events", "--results", "{other}"], "other.csv has none of the 3 recordings of the labels"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_refused_in_one_line(
     labels: Path, resources: Path, tmp_path: Path, arguments: list[str], reason: str
 ) -> None:
-    (tmp_path / "other.tsv").write_text("x.wav\t0\t1\tDog\n")
-    places = {"labels": labels, "resources": resources, "other": tmp_path / "other.tsv"}
+    (tmp_path / "other.csv").write_text("x.wav\t0\t1\tDog\n")
+    places = {"labels": labels, "resources": resources, "other": tmp_path / "other.csv"}
     result = CliRunner().invoke(app, ["evaluate", *(each.format(**places) for each in arguments)])
     line = [line for line in result.stderr.splitlines() if line.startswith("ced: ")]
     assert result.exit_code in (1, 2) and len(line) == 1 and not result.stdout

@@ -11,10 +11,12 @@ from huggingface_hub import EvalResult, ModelCard
 from transformers import Trainer
 
 from ...bundled import resolve_model
-from ...evaluation import ClassificationMetrics, Evaluation
+from ...evaluation import Evaluation
+from ...event_evaluation import EventEvaluation
 from ...labelled import SINGLE_LABEL
 from ...model_card import create_model_card
 from ...modeling_ced import CedForAudioClassification
+from ...strong_labels import StrongClips
 from .clips import FinetuningClips
 from .model import describe_trained
 from .options import FinetuningOptions
@@ -28,7 +30,7 @@ def make_card(
     options: FinetuningOptions,
     base_model: str,
     name: str,
-    evaluation: Evaluation | None,
+    evaluation: Evaluation | EventEvaluation | None,
 ) -> ModelCard:
     is_local = os.path.isdir(resolve_model(base_model))
     base_name = Path(base_model).absolute().name if is_local else base_model
@@ -37,15 +39,27 @@ def make_card(
         model_id=name,
         source=f"Fine-tuned from `{base_name}`.",
         base_model=None if is_local else base_model,
-        eval_results=[] if evaluation is None else _eval_results(evaluation.metrics, clips.name),
+        eval_results=[] if evaluation is None else _eval_results(_figures(evaluation), clips.name),
         datasets=[],
         training_data=_describe_training(trainer, clips, options, base_name) + _describe_certainty(evaluation),
     )
 
 
-def _eval_results(metrics: ClassificationMetrics, data_name: str) -> list[EvalResult]:
-    figures = metrics.summary()
-    names = {"mAP": "Mean average precision", "mAUC": "Mean area under the ROC curve", "top_1": "Top-1 accuracy"}
+def _figures(evaluation: Evaluation | EventEvaluation) -> dict[str, float]:
+    if isinstance(evaluation, Evaluation):
+        return evaluation.metrics.summary()
+    scores = evaluation.scores
+    return {"event_f1": scores.event_based.micro.f_measure, "segment_f1": scores.segment_based.micro.f_measure}
+
+
+def _eval_results(figures: dict[str, float], data_name: str) -> list[EvalResult]:
+    names = {
+        "mAP": "Mean average precision",
+        "mAUC": "Mean area under the ROC curve",
+        "top_1": "Top-1 accuracy",
+        "event_f1": "Event-based F1, micro (collar 0.2 s, offsets also 50 % of the length)",
+        "segment_f1": "Segment-based F1, micro (1 s)",
+    }
     return [
         EvalResult(
             task_type="audio-classification",
@@ -58,7 +72,7 @@ def _eval_results(metrics: ClassificationMetrics, data_name: str) -> list[EvalRe
             metric_value=round(figures[short], 4),
         )
         for short, long in names.items()
-        if math.isfinite(figures[short])
+        if math.isfinite(figures.get(short, math.nan))
     ]
 
 
@@ -81,7 +95,8 @@ def _describe_training(
     extractor: Any = trainer.processing_class
     hours = sum(clips.training_lengths) / extractor.sampling_rate / 3600
     length = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
-    kind = "one class" if clips.training.problem_type == SINGLE_LABEL else "any number of classes"
+    kind = "the times of its classes" if isinstance(clips.training, StrongClips) else "any number of classes"
+    kind = "one class" if clips.training.problem_type == SINGLE_LABEL else kind
     lines = [
         f"{len(clips.training)} clips ({length}) of `{clips.name}`, each with {kind}, on top of what `{base_name}` had"
         f" learnt. Trained: {describe_trained(options)}, at a highest learning rate of"

@@ -17,7 +17,9 @@ import numpy as np
 from ...audio import AudioError, describe, duration_s, read_blocks
 from ...labelled import ALL, SINGLE_LABEL, LabelledClips, Skipped, find_splits, read_labelled
 from ...output import write_file
+from ...strong_labels import StrongClips, write_strong_clips
 from ...tagger import AudioTagger
+from .events import read_events
 from .options import FinetuningOptions
 
 TRAIN_SPLITS = ("train", "training")
@@ -61,12 +63,22 @@ def read_clips(
     tagger: AudioTagger,
     reading: dict[str, Any],
     options: FinetuningOptions,
+    events: bool = False,
 ) -> FinetuningClips:
-    split = reading.pop("split", None)
-    training, held_apart = _read_training(data, split, tagger.labels, reading)
-    _check_classes(training)
-    if validation is not None:
-        held_apart = _read_validation(validation, None, training, reading)
+    held_apart: LabelledClips | None = None
+    if events:
+        root = reading.get("audio_root")
+        training: LabelledClips = read_events(data, tagger.labels, root)  # type: ignore[arg-type]
+        if validation is not None:
+            held_apart = read_events(validation, tagger.labels, root, training.labels)  # type: ignore[arg-type]
+            if not held_apart.targets.any():
+                raise ValueError("The recordings for validation have no events.")
+    else:
+        split = reading.pop("split", None)
+        training, held_apart = _read_training(data, split, tagger.labels, reading)
+        _check_classes(training)
+        if validation is not None:
+            held_apart = _read_validation(validation, None, training, reading)
     notes = [*training.notes, *([] if held_apart is None else held_apart.notes)]
     training, lengths = check_clips(training, tagger.sampling_rate)
     name = "the given clips" if isinstance(data, LabelledClips) else Path(data).absolute().name
@@ -220,11 +232,16 @@ def digest(clips: LabelledClips | None) -> str | None:
         return None
     checksum = hashlib.sha256(os.fsencode("\0".join(map(os.path.abspath, clips.paths))))
     checksum.update(np.ascontiguousarray(clips.targets).tobytes())
+    if isinstance(clips, StrongClips):
+        checksum.update(repr(clips.events).encode())
     return f"{len(clips)}, {checksum.hexdigest()[:16]}"
 
 
 def write_table(path: Path, clips: LabelledClips) -> None:
-    """Writes clips as a table that [`read_labelled`] reads."""
+    """Writes clips as a table that [`read_labelled`], or of strong labels [`read_strong_labels`], reads."""
+    if isinstance(clips, StrongClips):
+        write_strong_clips(path, clips)
+        return
     lines = []
     for file, targets in zip(clips.paths, clips.targets, strict=True):
         labels = [clips.labels[index] for index in np.flatnonzero(targets >= 0.5)]

@@ -73,24 +73,34 @@ class ClipDataset(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if self.seed is None:
-            return {"waveform": self._read(index, 0), "labels": self._labels(index), "seed": None}
+            start = self._start(index)
+            return {"waveform": self._read(index, start), "labels": self._labels(index, start), "seed": None}
         seed = sample_seed(self.seed, index, epoch)
         generator = np.random.default_rng(seed)
-        waveform = self._read(index, self._random_start(index, generator))
+        start = self._random_start(index, generator)
+        waveform = self._read(index, start)
         if not self.mixup:
-            return {"waveform": waveform, "labels": self._labels(index), "seed": seed}
+            return {"waveform": waveform, "labels": self._labels(index, start), "seed": seed}
         other = int(generator.integers(len(self)))
-        start = self._random_start(other, generator)
+        other_start = self._random_start(other, generator)
         weight = float(generator.beta(self.mixup, self.mixup))
-        mixed = mix(waveform, self._read(other, start), weight)
-        targets = weight * self.clips.targets[index] + (1 - weight) * self.clips.targets[other]
+        mixed = mix(waveform, self._read(other, other_start), weight)
+        targets = weight * self._targets(index, start) + (1 - weight) * self._targets(other, other_start)
         return {"waveform": mixed, "labels": torch.from_numpy(targets.astype(np.float32)), "seed": seed}
 
     def _random_start(self, index: int, generator: np.random.Generator) -> int:
         return int(generator.integers(max(0, self._clip_lengths[index] - self.max_samples) + 1))
 
-    def _labels(self, index: int) -> torch.Tensor:
-        targets = self.clips.targets[index]
+    def _start(self, index: int) -> int:
+        """Where an item begins if nothing is random, in samples."""
+        return 0
+
+    def _targets(self, index: int, start: int) -> np.ndarray:
+        """Of an item that begins at the sample `start`."""
+        return self.clips.targets[index]
+
+    def _labels(self, index: int, start: int) -> torch.Tensor:
+        targets = self._targets(index, start)
         if self.clips.problem_type == SINGLE_LABEL:
             return torch.tensor(int(targets.argmax()))
         return torch.from_numpy(targets)
@@ -157,23 +167,33 @@ class ClipCollator:
     Args:
         feature_extractor: computes the log-mels and pads them.
         masks: Whether to mask a part in time and one in frequency of each training clip (SpecAugment).
+        patch_size: Frames of a step, for labels of steps. Those of steps that only pad a clip are -1.
     """
 
-    def __init__(self, feature_extractor: CedFeatureExtractor, *, masks: bool = False) -> None:
+    def __init__(self, feature_extractor: CedFeatureExtractor, *, masks: bool = False, patch_size: int = 16) -> None:
         self.feature_extractor = feature_extractor
         self.masks = masks
+        self.patch_size = patch_size
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         waveforms = [item["waveform"] for item in items]
         batch = dict(self.feature_extractor(waveforms, sampling_rate=self.feature_extractor.sampling_rate))
         if self.masks:
             self._mask(batch["input_values"], items)
-        batch["labels"] = torch.stack([item["labels"] for item in items])
+        labels = torch.stack([item["labels"] for item in items])
+        if labels.ndim == 3:
+            labels = labels[:, : batch["input_values"].shape[-1] // self.patch_size]
+            for row, item in zip(labels, items, strict=True):
+                row[self._frames(item) // self.patch_size :] = -1
+        batch["labels"] = labels
         return batch
 
-    def _mask(self, input_values: torch.Tensor, items: list[dict[str, Any]]) -> None:
+    def _frames(self, item: dict[str, Any]) -> int:
         extractor = self.feature_extractor
+        return extractor.num_frames(max(len(item["waveform"]), extractor.min_samples))
+
+    def _mask(self, input_values: torch.Tensor, items: list[dict[str, Any]]) -> None:
         for values, item in zip(input_values, items, strict=True):
             if item["seed"] is not None:
-                frames = extractor.num_frames(max(len(item["waveform"]), extractor.min_samples))
+                frames = self._frames(item)
                 values[:, :frames] = mask_log_mel(values[:, :frames], item["seed"], MASKS)

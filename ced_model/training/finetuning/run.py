@@ -16,13 +16,16 @@ from transformers import TrainerCallback
 
 from ...audio import describe
 from ...evaluation import Evaluation, evaluate
+from ...event_evaluation import EventEvaluation, evaluate_events
 from ...labelled import MULTI_LABEL, SINGLE_LABEL, Skipped
 from ...messages import OptionError
 from ...pretrained import check_output, load_classifier, new_model_folder, save_model_folder
+from ...strong_labels import StrongClips
 from ...tagger import AudioTagger
 from ..run_folder import FREE_ARGUMENTS, last_checkpoint, open_run, run_folder_of
 from .card import best_epoch, make_card
 from .clips import DataSource, FinetuningClips, digest, read_clips, write_table
+from .events import frame_model
 from .model import (
     Head,
     all_labels,
@@ -38,7 +41,7 @@ from .trainer import FinetuningTrainer, make_arguments, make_trainer
 
 logger = logging.getLogger(__name__)
 
-HELD_OUT_FILE = "held_out.jsonl"
+HELD_OUT_FILE, HELD_OUT_EVENTS, VALIDATION_EVENTS = "held_out.jsonl", "held_out.tsv", "validation.tsv"
 ADAPTER_FOLDER = "adapter"
 
 
@@ -51,8 +54,8 @@ class Finetuned:
         folder: the model.
         checkpoints: the folder of the run: checkpoints, logs for TensorBoard, and the list of the validation clips.
         labels: the classes.
-        evaluation: of the validation clips, each tagged whole by [`AudioTagger`] with this model; None without any,
-            and in a distributed run but in the main process.
+        evaluation: of the validation clips, each tagged whole by [`AudioTagger`] with this model, or of their events
+            with a threshold of 0.5; None without any, and in a distributed run but in the main process.
         num_training_clips, num_validation_clips: that were used.
         held_out: a table of the validation clips, if they were taken from the training data.
         skipped: clips that were left out, with the reason.
@@ -64,7 +67,7 @@ class Finetuned:
     folder: Path
     checkpoints: Path
     labels: list[str]
-    evaluation: Evaluation | None
+    evaluation: Evaluation | EventEvaluation | None
     num_training_clips: int
     num_validation_clips: int
     held_out: Path | None
@@ -83,6 +86,7 @@ def finetune(
     options: FinetuningOptions | None = None,
     reading: Mapping[str, Any] | None = None,
     training_arguments: Mapping[str, Any] | None = None,
+    events: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
@@ -108,6 +112,8 @@ def finetune(
             `data`.
         training_arguments: fields of [`~transformers.TrainingArguments`] that override what `options` and this
             function make of them.
+        events: the data are strong labels, see [`read_strong_labels`]: the model becomes a
+            `CedForAudioFrameClassification`, which is trained on each step of 0.16 s.
         resume: continue from the last checkpoint, if there is one.
         overwrite: replace the model that is in `output_dir`, and discard checkpoints unless they are resumed.
         callbacks: further callbacks of the `Trainer`; a [`~transformers.ProgressCallback`] replaces its own.
@@ -125,20 +131,27 @@ def finetune(
     target = Path(output_dir).absolute()
     checkpoints = run_folder_of(target)
     check_output(target, overwrite, (ADAPTER_FOLDER,))
+    network: Any
     network, feature_extractor, has_head = load_classifier(model)
+    if events:
+        network = frame_model(network)
     tagger = AudioTagger(network, feature_extractor=feature_extractor)
     crop = _crop_samples(tagger, options.crop_s)
+    if events:
+        step = network.config.patch_size * tagger.feature_extractor.hop_size
+        crop = crop // step * step
     before = _head_to_keep(network, has_head, str(model)) if options.keep_classes else None
     how = dict(reading or {}) | ({} if before is None else {"problem_type": MULTI_LABEL})
-    clips = read_clips(data, validation, tagger, how, options)
+    clips = read_clips(data, validation, tagger, how, options, events)
     problem_type = clips.training.problem_type
     kept_rows = set_classes(network, clips.training.labels, problem_type, options.seed, has_head)
     trained = choose_trained(network, options)
     overrides = training_arguments or {}
     arguments = make_arguments(options, checkpoints, clips.validation is not None, overrides)
-    held_out = checkpoints / HELD_OUT_FILE if clips.is_held_out else None
+    held_out = checkpoints / (HELD_OUT_EVENTS if events else HELD_OUT_FILE) if clips.is_held_out else None
 
-    checkpoint, evaluation = None, None
+    checkpoint: Path | None = None
+    evaluation: Evaluation | EventEvaluation | None = None
     with ExitStack() as stack:
         if arguments.should_save:
             run = _describe_run(str(model), clips, options, overrides)
@@ -200,8 +213,14 @@ def _opening_lines(
         if len(absent):
             names = ", ".join(repr(labels[index]) for index in absent[:5]) + (", …" if len(absent) > 5 else "")
             yield f"note: no clip of {names}: {'it is' if len(absent) == 1 else 'they are'} not {verb}"
-    kind = "one" if clips.training.problem_type == SINGLE_LABEL else "any number of them"
-    yield f"{len(clips.training)} clips of {len(labels)} classes, {kind} per clip" + (
+    if isinstance(clips.training, StrongClips):
+        described = (
+            f"{sum(map(len, clips.training.events))} events of {len(labels)} classes in {len(clips.training)} clips"
+        )
+    else:
+        kind = "one" if clips.training.problem_type == SINGLE_LABEL else "any number of them"
+        described = f"{len(clips.training)} clips of {len(labels)} classes, {kind} per clip"
+    yield described + (
         "" if clips.validation is None else f"; {len(clips.validation)} {'held out ' * clips.is_held_out}for validation"
     )
     head = (
@@ -240,16 +259,22 @@ def _write_model(
     target: Path,
     overwrite: bool,
     before: Head | None,
-) -> Evaluation | None:
+) -> Evaluation | EventEvaluation | None:
     """Writes the folder in one piece, and returns how well its model tags the validation clips."""
     network: Any = trainer.accelerator.unwrap_model(trainer.model)
     with new_model_folder(target, overwrite, (ADAPTER_FOLDER,)) as folder:
         if options.lora is not None:
             network.save_pretrained(folder / ADAPTER_FOLDER)
             network = network.merge_and_unload()
-        evaluation = None
+        evaluation: Evaluation | EventEvaluation | None = None
         if clips.validation is not None:
-            evaluation = evaluate(AudioTagger(network, feature_extractor=tagger.feature_extractor), clips.validation)
+            trained = AudioTagger(network, feature_extractor=tagger.feature_extractor)
+            if isinstance(clips.validation, StrongClips):
+                labels = Path(str(trainer.args.output_dir)) / VALIDATION_EVENTS
+                write_table(labels, clips.validation)
+                evaluation = evaluate_events(trained, labels)
+            else:
+                evaluation = evaluate(trained, clips.validation)
         if before is not None:
             keep_other_classes(network, before)
         card = make_card(network, trainer, clips, options, base_model, target.name, evaluation)

@@ -18,10 +18,12 @@ from ...engines.torch import activate, check_device
 from ...evaluation import ClassificationMetrics, classification_metrics
 from ...labelled import SINGLE_LABEL
 from ...messages import OptionError
+from ...strong_labels import StrongClips
 from ...tagger import AudioTagger
 from ..shared_trainer import CedTrainer, EpochSampler, loading_arguments
 from .clips import FinetuningClips
 from .dataset import ClipCollator, ClipDataset
+from .events import EventDataset
 from .options import FinetuningOptions
 
 SELECTION = "selection"  # the figure by which Trainer chooses the best epoch
@@ -103,6 +105,11 @@ class FinetuningTrainer(CedTrainer):
         if self.problem_type == SINGLE_LABEL:
             smoothing = self.args.label_smoothing_factor
             loss = nn.functional.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
+        elif labels.ndim == 3:  # of steps, some of which only pad a clip
+            losses = nn.functional.binary_cross_entropy_with_logits(
+                logits, labels.clamp(min=0), pos_weight=weights, reduction="none"
+            )
+            loss = losses[labels >= 0].mean()
         else:
             loss = nn.functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
         return (loss, outputs) if return_outputs else loss
@@ -132,30 +139,39 @@ def make_trainer(
     callbacks: Sequence[TrainerCallback],
 ) -> FinetuningTrainer:
     rate, problem_type = tagger.sampling_rate, clips.training.problem_type
-    training = ClipDataset(clips.training, clips.training_lengths, rate, crop, seed=options.seed, mixup=options.mixup)
+    make_dataset: Any = ClipDataset
+    longest = round(MAX_VALIDATION_S * rate)
+    if isinstance(clips.training, StrongClips):
+        config: Any = model.config
+        step = config.patch_size * tagger.feature_extractor.hop_size
+        make_dataset, longest = partial(EventDataset, step=step), crop
+    training = make_dataset(clips.training, clips.training_lengths, rate, crop, seed=options.seed, mixup=options.mixup)
     batch_size = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     own_callbacks: list[TrainerCallback] = []
     validation = None
     if clips.validation is not None:
         order = np.argsort(clips.validation_lengths)  # clips of similar length in a batch
         lengths = [clips.validation_lengths[index] for index in order]
-        validation = ClipDataset(clips.validation.select(order.tolist()), lengths, rate, round(MAX_VALIDATION_S * rate))
+        validation = make_dataset(clips.validation.select(order.tolist()), lengths, rate, longest)
         if options.patience and arguments.load_best_model_at_end:
             own_callbacks.append(EarlyStoppingCallback(options.patience))
-    is_balanced = options.class_weights == "balanced"
+    weights = None
+    if options.class_weights == "balanced":
+        targets = training.all_targets() if isinstance(training, EventDataset) else clips.training.targets
+        weights = class_weights(targets, problem_type)
     default_rate = arguments.learning_rate * (1.0 if options.lora is not None else ENCODER_SHARE)
     return FinetuningTrainer(
         sampler=EpochSampler(np.array(training.lengths), batch_size, options.seed),
         model=model,
         args=arguments,
-        data_collator=ClipCollator(tagger.feature_extractor, masks=options.masks),
+        data_collator=ClipCollator(tagger.feature_extractor, masks=options.masks, patch_size=model.config.patch_size),
         train_dataset=training,
         eval_dataset=validation,
         processing_class=tagger.feature_extractor,
         compute_metrics=partial(_compute_metrics, problem_type=problem_type),
         callbacks=[*own_callbacks, *callbacks],
         problem_type=problem_type,
-        weights=class_weights(clips.training.targets, problem_type) if is_balanced else None,
+        weights=weights,
         encoder_learning_rate=options.encoder_learning_rate or default_rate,
     )
 
@@ -187,6 +203,11 @@ def _compute_metrics(prediction: EvalPrediction, problem_type: str) -> dict[str,
         raise ValueError("The model's outputs are no longer finite: lower the learning rate.")
     scores = activate(logits, problem_type).numpy()
     is_single = problem_type == SINGLE_LABEL
+    if logits.ndim == 3:  # of steps
+        is_step = np.asarray(prediction.label_ids)[..., 0] >= 0
+        scores, targets = scores[is_step], np.asarray(prediction.label_ids)[is_step] >= 0.5
+        metrics = classification_metrics(targets, scores, problem_type=problem_type)
+        return {**metrics.summary(), SELECTION: _selection(metrics)}
     targets = np.eye(logits.shape[1])[prediction.label_ids] if is_single else np.asarray(prediction.label_ids) >= 0.5
     metrics = classification_metrics(targets, scores, problem_type=problem_type)
     return {**metrics.summary(), SELECTION: _selection(metrics)}
