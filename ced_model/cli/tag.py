@@ -5,7 +5,7 @@
 import os
 import sys
 from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +20,7 @@ from .model import load_tagger, quieten
 from .options import EVENTS, OUTPUT, RAY, WINDOWS, option
 from .progress import RunProgress, progress_of
 from .terminal import refuse_stdout, say, say_error
+from .watch import Watch
 
 if TYPE_CHECKING:
     from ..input_list import Input
@@ -113,6 +114,9 @@ def tag(
         bool, option(OUTPUT, "--resume", help="Keep the results in --output; tag what is missing or failed.")
     ] = False,
     overwrite: Annotated[bool, option(OUTPUT, "--overwrite", help="Discard the results in --output.")] = False,
+    watch: Annotated[
+        bool, option(OUTPUT, "--watch", help="Tag the files of a folder and those that appear in it, until Ctrl-C.")
+    ] = False,
     start_time: options.StartTime = None,
     timezone: options.Timezone = None,
     spreadsheet_safe: Annotated[
@@ -172,6 +176,8 @@ def tag(
     options.refuse("" if ray else "needs --ray", ray_address=ray_address, workers=workers, shard_size=shard_size)
     options.refuse("" if output else "needs --output FILE", resume=resume or None, overwrite=overwrite or None)
     options.refuse("" if dataset else "needs --dataset", config=config, split=split, audio_column=audio_column)
+    if watch and (list_file or dataset or ray or len(paths or []) != 1):
+        raise CliError("--watch needs one folder, and no --from, --dataset or --ray")
     if dataset and (paths or list_file or ray):
         raise CliError(f"--dataset excludes {'PATHS' if paths else '--from' if list_file else '--ray'}")
     if resume and overwrite:
@@ -202,7 +208,9 @@ def tag(
         )
     else:
         run = _Run([], computing, tagging, kind, format, spreadsheet_safe)
-        if dataset:
+        if watch:
+            run.watch = Watch(paths[0])
+        elif dataset:
             quieten()
             from ..dataset_rows import DatasetRows, audio_inputs, find_dataset
 
@@ -223,8 +231,9 @@ def tag(
             if start_time not in (None, "auto", "none") and len(run.inputs) > 1:
                 count = len(run.inputs)
                 raise CliError(f"--start-time {start_time} is the time of one recording, and there are {count}")
-        progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite, paths)
-    if progress.total > 1:
+        with run.watch.signals() if run.watch else nullcontext():
+            progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite, paths)
+    if progress.total > 1 or watch:
         say(progress.summary())
     if progress.failed:
         raise typer.Exit(FAILED)
@@ -263,6 +272,7 @@ class _Run:
         kind, format, spreadsheet_safe: As for `write_records`.
         fill: Makes inputs of those of a data set, with their audio.
         lasting: What else must be the same where an output is continued.
+        watch: The folder whose files are the inputs, if one is watched.
     """
 
     inputs: list["Input"]
@@ -273,6 +283,7 @@ class _Run:
     spreadsheet_safe: bool
     fill: Callable[[list["Input"]], Iterable["Input"]] = iter
     lasting: dict[str, Any] = field(default_factory=dict)
+    watch: Watch | None = None
 
     def load(self) -> "AudioTagger":
         """Loads the model and checks the options, some of which depend on it."""
@@ -286,7 +297,7 @@ class _Run:
         from ..records import has_times, made_by
         from ..writers.event_files import check_combines
 
-        if len(self.inputs) > 1:
+        if len(self.inputs) > 1 or self.watch:
             check_combines(self.format)
         tagger = self.load()
         with progress_of(self.inputs) as progress:
@@ -334,8 +345,12 @@ class _Run:
                 if resume:
                     files.refuse_existing((name for name in names if name not in journal), journal.is_begun)
             waiting = [item for item in self.inputs if item.name not in journal]
+            if self.watch:
+                self.watch.is_done = journal.__contains__
+                if journal.offsets:
+                    say(f"{len(journal.offsets)} results of {journal.output} are kept")
             progress = progress_of(waiting)
-            tagger = self.load() if waiting else None
+            tagger = self.load() if waiting or self.watch else None
             if tagger and journal.classes and journal.classes != wide_classes(tagger, self.tagging):
                 raise CliError(
                     f"{output} has scores of different classes: resume with the same classes, or overwrite it"
@@ -368,14 +383,20 @@ class _Run:
         from ..records import make_records
 
         how: dict[str, Any] = {"kind": self.kind, "sampling_rate": self.format is Format.RAVEN}
-        for record in make_records(tagger, self.fill(inputs), self.tagging, on_audio=progress.add_audio, **how):
-            error = record.get("error")
-            progress.count(failed=error is not None)
-            if error is not None and say_errors:
-                with progress.hidden():
-                    say_error(record["file"], error)
-            if sys.stdout.isatty():
-                with progress.hidden():
-                    yield record
-            else:
-                yield record
+        batches: Iterable[Any] = [self.fill(inputs)] if self.watch is None else self.watch.batches()
+        for batch in batches:
+            progress.total += len(batch) if self.watch else 0
+            with closing(make_records(tagger, batch, self.tagging, on_audio=progress.add_audio, **how)) as made:
+                for record in made:
+                    error = record.get("error")
+                    progress.count(failed=error is not None)
+                    if error is not None and say_errors:
+                        with progress.hidden():
+                            say_error(record["file"], error)
+                    if sys.stdout.isatty():
+                        with progress.hidden():
+                            yield record
+                    else:
+                        yield record
+                    if self.watch and self.watch.stopped.is_set():
+                        return

@@ -71,6 +71,7 @@ class Outbox:
             left = len(self._waiting) + self.given_up
         if left:
             self._report(f"{self.name}: {left} event{'s' * (left != 1)} could not be delivered")
+        self._report = lambda line: None  # of a request that still hangs
 
     def _run(self) -> None:
         delay_s = FIRST_DELAY_S
