@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..clip_files import Part
     from ..embedding_index import Hit
 
+
 def device_error(error: Exception) -> str:
     """The first argument: PortAudio's errors have an error number and details of the driver behind it."""
     return str(error.args[0]) if error.args else type(error).__name__

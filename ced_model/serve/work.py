@@ -85,7 +85,8 @@ class SharedEngine:
         try:
             outputs = self._engine.run(np.concatenate([call.log_mels for call in batch]), is_alone)
             borders = np.cumsum([len(call.log_mels) for call in batch])[:-1]
-            results += map(Outputs, *(np.split(each, borders) for each in outputs))
+            parts = ([None] * len(batch) if each is None else np.split(each, borders) for each in outputs)
+            results += map(Outputs, *parts)
         except BaseException as error:
             results += [error] * len(batch)
         with self._changed:

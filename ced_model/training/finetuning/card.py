@@ -76,10 +76,10 @@ def _eval_results(figures: dict[str, float], data_name: str) -> list[EvalResult]
     ]
 
 
-def _describe_certainty(evaluation: Evaluation | None) -> str:
+def _describe_certainty(evaluation: Evaluation | EventEvaluation | None) -> str:
     """How certain the figures are, as a sentence."""
     shown = {"top_1": "top-1", "mAP": "mAP"}
-    bounds = {} if evaluation is None else evaluation.intervals
+    bounds = evaluation.intervals if isinstance(evaluation, Evaluation) else {}
     parts = [
         f"{long} {bounds[name][0]:.2f} to {bounds[name][1]:.2f}"
         for name, long in shown.items()
