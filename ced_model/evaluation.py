@@ -143,7 +143,7 @@ class Evaluation:
 
     @property
     def confusion(self) -> np.ndarray | None:
-        """See [`ced_model.confusion.confusion_matrix`]; None for multi-label data."""
+        """See [`confusion_matrix`]; None for multi-label data."""
         is_single = self.metrics.problem_type == SINGLE_LABEL
         return confusion_matrix(self.clips.targets, self.scores) if is_single else None
 

@@ -4,7 +4,6 @@
 
 from typing import TYPE_CHECKING
 
-from ..live.microphone import import_sounddevice
 from ..messages import clock
 from .errors import FAILED, CliError
 from .terminal import say
@@ -23,6 +22,8 @@ class Speaker:
     """The default output of the sound card."""
 
     def __init__(self) -> None:
+        from ..live.microphone import import_sounddevice
+
         self._sounddevice = import_sounddevice("--play")
         try:
             self._sounddevice.query_devices(None, "output")
