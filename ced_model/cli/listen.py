@@ -33,7 +33,7 @@ NOT_AN_ALERT = "needs --webhook, --mqtt, --exec or --save-clips"
 def listen(
     source: Annotated[
         str | None,
-        typer.Argument(metavar="[SOURCE]", envvar="CED_SOURCE_URL", show_envvar=False, show_default=False, hidden=True),
+        typer.Argument(metavar="SOURCE", envvar="CED_SOURCE_URL", show_envvar=False, show_default=False, hidden=True),
     ] = None,
     model: options.Model = None,
     window_s: options.Window = None,
@@ -134,7 +134,7 @@ def listen(
 
     With --webhook, --mqtt, --exec or --save-clips, prints and sends alerts: when a class begins, and when it ends.
     """
-    is_alerting = bool(webhook or mqtt or exec or save_clips)
+    is_alerting = any(target is not None for target in (webhook, mqtt, exec, save_clips))
     finding = options.given(off_threshold=off_threshold, min_duration_s=min_duration_s)
     options.refuse("" if events or is_alerting else "needs --events", **finding)
     lasting = options.given(merge_gap_s=merge_gap_s, max_duration_s=max_duration_s)
@@ -145,9 +145,11 @@ def listen(
     alerting: dict[str, Any] = {"hold_s": hold_s, "cooldown_s": cooldown_s, "name": name}
     options.refuse("" if is_alerting else NOT_AN_ALERT, **alerting)
     clipping = {"clip_before_s": clip_before_s, "clip_after_s": clip_after_s}
-    options.refuse("" if save_clips else "needs --save-clips", **clipping)
+    options.refuse("" if save_clips is not None else "needs --save-clips", **clipping)
     broker: dict[str, Any] = {"port": mqtt_port, "tls": mqtt_tls or None, "ca": mqtt_ca, "prefix": mqtt_prefix}
-    options.refuse("" if mqtt else "needs --mqtt", **{f"mqtt_{option}": value for option, value in broker.items()})
+    options.refuse(
+        "" if mqtt is not None else "needs --mqtt", **{f"mqtt_{option}": value for option, value in broker.items()}
+    )
     options.refuse("is for microphones" if source else "", input_device=input_device, list_devices=list_devices or None)
     if list_devices:
         from ..live.microphone import import_sounddevice, microphone_lines
@@ -169,7 +171,12 @@ def listen(
         if is_alerting:
             list(tagger.stream([], **tagging))
             broker = {"broker": mqtt, "user": mqtt_user, "password": mqtt_password} | options.given(**broker)
-            targets = {"webhook": webhook, "exec": exec, "save_clips": save_clips, "broker": broker if mqtt else None}
+            targets = {
+                "webhook": webhook,
+                "exec": exec,
+                "save_clips": save_clips,
+                "broker": broker if mqtt is not None else None,
+            }
             alerts = _alerting(tagger, live, tagging, chosen | finding, alerting, targets, options.given(**clipping))
         elif events:
             list(tagger.stream_events([], **tagging, **chosen, **finding, **lasting))
@@ -233,19 +240,19 @@ def _alerting(
     name = alerting.pop("name") or live.name
     window_s = tagging.get("window_s", TIMELINE_WINDOW_S)
     outboxes = []
-    if targets["save_clips"]:
+    if targets["save_clips"] is not None:
         check_folder("save_clips", targets["save_clips"])
-    if targets["webhook"]:
+    if targets["webhook"] is not None:
         outboxes.append(webhook(targets["webhook"], _report))
-    if targets["exec"]:
+    if targets["exec"] is not None:
         outboxes.append(command(targets["exec"], _report))
     mqtt = None
-    if targets["broker"]:
+    if targets["broker"] is not None:
         mqtt = MqttAlerts(
             source=name, labels=[rule.choice.label for rule in rules], report=_report, **targets["broker"]
         )
     clips = None
-    if targets["save_clips"]:
+    if targets["save_clips"] is not None:
         lag_s = window_s + tagging.get("smooth_s", 0.0) + max(rule.min_duration_s for rule in rules) + 2.0
         clips = ClipSaver(targets["save_clips"], lag_s=lag_s, report=_report, **clipping)
     finder = AlertFinder(rules, **options.given(**alerting))

@@ -6,6 +6,7 @@ import os
 import queue
 import re
 import stat
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -316,6 +317,8 @@ def open_source(source: str) -> LiveSource:
         MissingPackageError: if PyAV is needed and not installed.
     """
     if source == STANDARD_INPUT:
+        if sys.stdin.isatty():
+            raise OptionError("source", source, "audio on standard input, which is a terminal")
         return AvStream("stdin", "standard input")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
         address = parse_address("source", source, SCHEMES)
