@@ -36,7 +36,6 @@ TEACHER = f"{Path(__file__).with_name('yamnet.py')}:YamNet"
 NO_AUGMENTATION = ("--max-shift", "0", "--max-time-mask", "0", "--max-freq-mask", "0")
 
 STAGES = ("synthesize", "collect", "mix", "pretrain", "teach", "train", "ablate", "report")
-OTHER_STAGES = ("publish",)  # into the repository; only when asked for
 
 
 def collect(work: Path) -> None:
@@ -105,7 +104,7 @@ def pretrain_arguments(settings: list[str]) -> PretrainArguments:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
-    parser.add_argument("--stages", nargs="+", choices=STAGES + OTHER_STAGES, default=STAGES)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="of PretrainArguments")
     options = parser.parse_args()
@@ -131,8 +130,6 @@ def main() -> None:
             case "report":
                 publish.pack((work / "pretrain" / "student", work / "distilled"), work / "packed")
                 report.write(work)
-            case "publish":
-                publish.publish(work)
 
 
 if __name__ == "__main__":

@@ -42,12 +42,16 @@ CLASSES = {  # AudioSet classes that name the sound
 Measure = Callable[[list[np.ndarray]], tuple[np.ndarray, np.ndarray]]  # clips → probabilities (527), embeddings
 
 
-def read_clips(folder: Path) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Waveforms at 16 kHz, the index of each clip's class in `CLASSES`, and its fold."""
-    names = list(CLASSES)
-    paths = sorted(path for path in folder.glob("*/*.ogg") if path.parent.name.split(" - ")[-1] in names)
+def paths_of(folder: Path) -> list[Path]:
+    paths = sorted(path for path in folder.glob("*/*.ogg") if path.parent.name.split(" - ")[-1] in CLASSES)
     if not paths:
         raise SystemExit(f"{folder} has no clips: expected folders such as '001 - Dog bark'.")
+    return paths
+
+
+def read_clips(folder: Path) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Waveforms at 16 kHz, the index of each clip's class in `CLASSES`, and its fold."""
+    names, paths = list(CLASSES), paths_of(folder)
     classes = np.array([names.index(path.parent.name.split(" - ")[-1]) for path in paths])
     return [read_audio(path) for path in paths], classes, np.array([int(path.name.split("-")[0]) for path in paths])
 

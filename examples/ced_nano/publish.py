@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The distilled student as the package ships it, and the page about it."""
 
-import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -19,7 +18,6 @@ from ced_model.training.distillation.checkpoints import average_checkpoints
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "ced_nano.md"
 CARD_TEMPLATE = Path(__file__).with_name("card.md")
-PICTURES = ("pretraining", "distillation", "ablation")
 
 
 def pack(sources: Sequence[Path], folder: Path) -> None:
@@ -48,16 +46,13 @@ def _stored(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.half().contiguous() if tensor.is_floating_point() else tensor
 
 
-def publish(work: Path) -> None:
-    """Puts model, card, tables and pictures where the repository has them."""
-    figures = json.loads((work / "report" / "figures.json").read_text(encoding="utf-8"))
-    tables = json.loads((work / "report" / "tables.json").read_text(encoding="utf-8"))
-    write_card(work / "packed", figures, tables)
-    shutil.copytree(work / "packed", ROOT / "ced_model" / "checkpoints" / "ced-nano", dirs_exist_ok=True)
-    shutil.copy(work / "report" / "classes.csv", PAGE.with_name("ced_nano_classes.csv"))
-    (PAGE.parent / "images").mkdir(exist_ok=True)
-    for name in PICTURES:
-        shutil.copy(work / "report" / f"{name}.png", PAGE.parent / "images" / f"ced_nano_{name}.png")
+def publish(model: Path, report: Path, figures: dict[str, Any], tables: dict[str, str]) -> None:
+    """Puts weights, card, tables and picture where the repository has them; a student of the same shape is assumed."""
+    target = ROOT / "ced_model" / "checkpoints" / "ced-nano"
+    shutil.copy(model / "model.safetensors", target)
+    write_card(target, figures, tables)
+    shutil.copy(report / "classes.csv", PAGE.with_name("ced_nano_classes.csv"))
+    shutil.copy(report / "training.png", PAGE.parent / "images" / "ced_nano_training.png")
     PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
 
 
@@ -76,7 +71,7 @@ def write_card(folder: Path, figures: dict[str, Any], tables: dict[str, str]) ->
         sounds=len(figures["named"]),
         unnamed=", ".join(sound for sound, is_named in figures["named"].items() if not is_named),
         hours=sum(row["hours"] for row in figures["sources"]),
-        scene_hours=figures["scene_hours"],
+        mix_hours=figures["mix_hours"],
     )
     card.save(folder / "README.md")
 

@@ -136,16 +136,8 @@ def _class_cells(item: Any) -> list[str]:
 
 def tables(figures: dict[str, Any]) -> dict[str, str]:
     """Markdown by the names that the page has for it."""
-    sources = figures["sources"]
-    total = {key: sum(row[key] for row in sources) for key in ("recordings", "hours", "heldout")}
     return {
-        "sources": _table(
-            ("package", "recordings", "hours", "held out"),
-            (
-                (r["package"], r["recordings"], f"{r['hours']:.2f}", r["heldout"])
-                for r in [*sources, {"package": "all", **total}]
-            ),
-        ),
+        "sources": sources_table(figures["sources"]),
         "agreement": _table(
             ("", "on", "mAP", "mAUC", "top-1"),
             (
@@ -161,25 +153,7 @@ def tables(figures: dict[str, Any]) -> dict[str, str]:
                 for name, m in figures["augmented"].items()
             ),
         ),
-        "sounds": _table(
-            ("sound", "recording", "place", "teacher's", "top 5 of ced-nano"),
-            (
-                (row["sound"], _short(row["source"]), row["student"]["rank"], row["teacher"]["rank"], _top(row))
-                for row in figures["sounds"]
-            ),
-        ),
-        "named": _table(
-            ("sound", "recordings", "in the top 5", "named"),
-            (
-                (
-                    sound,
-                    len(places),
-                    sum(place <= 5 for place in places),
-                    "yes" if figures["named"][sound] else "**no**",
-                )
-                for sound, places in _places(figures["sounds"]).items()
-            ),
-        ),
+        **sound_tables(figures),
         "ablation": _table(
             ("augmentation", "seed", "loss", "mAP", "mAUC", "top-1"),
             (
@@ -195,6 +169,36 @@ def tables(figures: dict[str, Any]) -> dict[str, str]:
             ),
         ),
         "without": f"{len(figures['without_example'])} classes: {'; '.join(figures['without_example'])}.",
+    }
+
+
+def sources_table(sources: list[dict[str, Any]]) -> str:
+    total = {key: sum(row[key] for row in sources) for key in ("recordings", "hours", "heldout")}
+    return _table(
+        ("package", "recordings", "hours", "held out"),
+        (
+            (r["package"], r["recordings"], f"{r['hours']:.2f}", r["heldout"])
+            for r in [*sources, {"package": "all", **total}]
+        ),
+    )
+
+
+def sound_tables(figures: dict[str, Any]) -> dict[str, str]:
+    return {
+        "sounds": _table(
+            ("sound", "recording", "place", "teacher's", "top 5 of ced-nano"),
+            (
+                (row["sound"], _short(row["source"]), row["student"]["rank"], row["teacher"]["rank"], _top(row))
+                for row in figures["sounds"]
+            ),
+        ),
+        "named": _table(
+            ("sound", "recordings", "in the top 5", "named"),
+            (
+                (sound, len(p), sum(place <= 5 for place in p), "yes" if figures["named"][sound] else "**no**")
+                for sound, p in _places(figures["sounds"]).items()
+            ),
+        ),
     }
 
 
