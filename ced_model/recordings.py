@@ -7,12 +7,16 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[1] / "resources"
 NAMES = {
+    "dog.ogg": "dog",
+    "thunder.ogg": "thunder",
+    "stream.ogg": "stream",
+    "glass.ogg": "glass",
+    "car.ogg": "car",
     "misc_crow.flac": "crow",
     "perc_bell.flac": "bell",
     "guit_e_slide.flac": "guitar",
     "loop_tabla.flac": "tabla",
     "perc_snap.flac": "finger snap",
-    "misc_burp.flac": "burp",
 }
 
 
