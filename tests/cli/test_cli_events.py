@@ -192,7 +192,8 @@ def test_a_folder_of_recordings_gets_a_folder_of_files(
     sidecar = json.loads((output / f"ced-{format}.json").read_bytes())
     assert sidecar["made_by"]["model"] == "ced-nano" and sidecar["options"]["thresholds"] == 0.3
     assert {Path(each["file"]).name for each in sidecar["records"] if "error" in each} == {"broken.wav", "no.wav"}
-    assert all((output / name).is_file() for name in sidecar["files"].values()) and len(sidecar["files"]) == len(expected) + 1
+    assert all((output / name).is_file() for name in sidecar["files"].values())
+    assert len(sidecar["files"]) == len(expected) + 1
 
 
 @pytest.mark.parametrize("format", COMBINED)
