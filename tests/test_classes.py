@@ -215,7 +215,7 @@ def test_a_label_map_is_read_from_csv(tmp_path):
     [
         ("Bark,hund\nCat\n", r"file.csv, line 2: expected a class and its own name, 2 cells, found 1$"),
         ("Male speech, man speaking,Mann\n", r"line 1: .*found 3; quote a name that has commas"),
-        ("Bark,a\nDog,b\nBark,c\n", r"line 3: 'Bark' is there already \(.*line 1\)"),
+        ("Bark,a\nDog,b\nBark,c\n", r"line 3: 'Bark' appears twice \(.*line 1\)"),
         (",a\n", r"line 1: expected the name of a class"),
         ('Bark,"a\n', r"line 1: expected CSV"),
         (b"Bark,a\nDog,\xff\n", r"line 2: expected UTF-8"),
@@ -264,7 +264,7 @@ def test_thresholds_are_read_from_csv_and_json(tmp_path):
         ("label,threshold\nDog,high\n", r"file.csv, line 2, threshold: expected a number, found 'high'"),
         ("label,threshold\nDog,nan\n", r"line 2, threshold: expected a number"),
         ("label,threshold,min_duration_s\nDog,0.5,-1\n", r"line 2, min_duration_s: expected a number from 0"),
-        ("label,threshold\nDog,0.5\nDog,0.6\n", r"line 3: 'Dog' is there already"),
+        ("label,threshold\nDog,0.5\nDog,0.6\n", r"line 3: 'Dog' appears twice"),
         ("label,threshold\nDog\n", r"line 2: expected 2 cells as in the header, found 1"),
         ("Dog,0.5\n", r"line 1: expected columns label, threshold and any of off_threshold, .*, found 'Dog,0.5'"),
         ("label,threshold,min_duration\nDog,0.5,1\n", r"line 1: expected columns .* found 'min_duration'"),
@@ -277,8 +277,8 @@ def test_thresholds_are_read_from_csv_and_json(tmp_path):
         ('{"Dog": true}', r"line 1, threshold: expected a number"),
         ("[1]", r"expected"),
         ('{"Dog": 0.5, "Dog": 0.6}', r"'Dog' is there twice"),
-        ("label,threshold\nDog,0.5\ndog,0.6\n", r"line 3: 'dog' is there already \(.*line 2\)"),
-        ("label,threshold\nDog,0.5\n74,0.6\n", r"line 3: '74' is there already \(.*line 2\)"),
+        ("label,threshold\nDog,0.5\ndog,0.6\n", r"line 3: 'dog' appears twice \(.*line 2\)"),
+        ("label,threshold\nDog,0.5\n74,0.6\n", r"line 3: '74' appears twice \(.*line 2\)"),
         ("label,threshold,off_threshold\nDog,0.5,0.6\n", r"line 2, off_threshold: expected at most the threshold"),
     ],
 )

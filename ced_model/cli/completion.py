@@ -10,7 +10,7 @@ from ..audioset import AUDIOSET_CLASSES
 from ..bundled import DEFAULT_MODEL
 
 SIZES = ("tiny", "mini", "small", "base")
-EXPORT_FORMATS = ("onnx", "openvino", "sherpa-onnx", "torch")
+EXPORT_FORMATS = ("onnx", "openvino", "sherpa-onnx", "torch", "web")
 SPECIAL = set(" '\"()&;|<>$`\\!*?")
 
 

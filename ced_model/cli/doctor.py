@@ -30,16 +30,25 @@ EXTRAS = {
     "datasets": ("pyarrow", "datasets"),
     "demo": ("av", "matplotlib", "gradio"),
     "learn": ("scikit-learn",),
+    "live": ("av", "paho-mqtt"),
     "lora": ("accelerate", "datasets", "scikit-learn", "tensorboard", "peft"),
     "mic": ("sounddevice",),
     "openvino": ("openvino",),
     "parquet": ("pyarrow",),
     "plot": ("matplotlib",),
     "ray": ("pyarrow", "ray"),
+    "serve": ("fastapi", "prometheus-client", "python-multipart", "uvicorn", "websockets"),
     "sherpa-onnx": ("sherpa-onnx",),
     "train": ("accelerate", "datasets", "scikit-learn", "tensorboard"),
+    "watch": ("watchfiles",),
 }
-MODULES = {"scikit-learn": "sklearn", "sherpa-onnx": "sherpa_onnx"}
+MODULES = {
+    "paho-mqtt": "paho.mqtt",
+    "prometheus-client": "prometheus_client",
+    "python-multipart": "python_multipart",
+    "scikit-learn": "sklearn",
+    "sherpa-onnx": "sherpa_onnx",
+}
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "OMP_NUM_THREADS")
 HIDDEN_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HTTPS_PROXY", "RAY_ADDRESS")
 TIME_LIMIT_S = 60

@@ -84,7 +84,7 @@ OF_MODELS = (
     "audio_root",
 )
 OF_CLIPS = ("dataset", "config", "audio_column", "split", "path_column", "label_column", "predictions")
-OWN = (*SCORING, *FINDING, "results", "threshold", "threshold_file", "labels", "label_map", "window_s", "hop_s", "psds")
+OWN = (*SCORING, *FINDING, "results", "threshold", "threshold_file", "labels", "window_s", "hop_s", "psds")
 
 
 def refuse_without_events(given: dict[str, Any]) -> None:

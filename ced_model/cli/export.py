@@ -65,7 +65,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Export a model for another program, or as a page that runs it in the browser (web).
+    """Export a model for another program, or for the browser.
 
     DIR gets the model, labels.csv, metadata.json and a README.md with code that runs it. The exported model is run and
     compared with the original, on clips from the shortest to the longest. If probabilities differ by more than 0.0001

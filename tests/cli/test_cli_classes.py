@@ -179,7 +179,7 @@ def test_the_picture_has_the_classes_that_are_asked_for(ced, tabla, tmp_path, mo
     from ced_model.cli import plot
 
     figures = []
-    monkeypatch.setattr(plot, "_save", lambda figure, *rest: figures.append(figure))
+    monkeypatch.setattr(plot, "save_figure", lambda figure, file: figures.append(figure))
     ced("plot", tabla, "-o", tmp_path / "a.png", "--label", "Music...,Percussion,Dog", "--exclude", "Dog")
     names = [label.get_text() for label in figures[0].axes[1].get_yticklabels()]
     assert set(names) == {"Music...", "Percussion"}

@@ -271,7 +271,7 @@ def test_times_read_as_clocks(seconds, step, text):
     ("arguments", "exit_code", "message"),
     [
         (["{folder}/missing.wav", "-m", MODEL], 1, "there is no such file"),
-        (["{folder}", "-m", MODEL], 1, "a directory, not an audio file"),
+        (["{folder}", "-m", MODEL], 2, "expected a file, not a folder"),
         (["{folder}/text.wav", "-m", MODEL], 1, "text.wav"),
         (["{file}", "-m", MODEL, "--window", 11], 2, "0.15 to 10.12 seconds"),
         (["{file}", "-m", MODEL, "--hop", 3], 2, "--hop 3: expected more than 0 and at most the window of 2 seconds"),

@@ -355,9 +355,9 @@ def test_a_model_that_cannot_be_reached_holds_up_nobody_and_is_not_tried_again_a
     assert client.predict(handle_file(CROW), model="micro_hub", api_name="/tags")["model"] == "micro_hub"
     may_fail.set()
     for job in waiting:
-        with pytest.raises(AppError, match="mispeech/ced-base could not be fetched"):
+        with pytest.raises(AppError, match="mispeech/ced-base could not be downloaded"):
             job.result()
-    with pytest.raises(AppError, match="mispeech/ced-base could not be fetched"):
+    with pytest.raises(AppError, match="mispeech/ced-base could not be downloaded"):
         client.predict(handle_file(CROW), model="mispeech/ced-base", api_name="/tags")
     assert tried == ["mispeech/ced-base"]
 
@@ -374,7 +374,7 @@ def test_a_model_that_could_not_be_fetched_is_tried_again_later(monkeypatch, ret
     monkeypatch.setattr(models_module, "RETRY_S", retry_s)
     models = Models()
     for _ in range(2):
-        with pytest.raises(DemoError, match="could not be fetched"):
+        with pytest.raises(DemoError, match="could not be downloaded"):
             models.load("mispeech/ced-base")
     assert len(tried) == attempts
 
@@ -519,7 +519,7 @@ def test_a_published_model_that_cannot_be_fetched_is_one_kind_line(monkeypatch):
 
     monkeypatch.setattr(models_module, "AudioTagger", fail)
     parts = Service(Models(), LIMITS).show(str(CROW), "mispeech/ced-base", 2, 0.5)
-    assert "mispeech/ced-base could not be fetched" in parts.status and "\n" not in parts.status
+    assert "mispeech/ced-base could not be downloaded" in parts.status and "\n" not in parts.status
     assert 'role="alert"' in parts.status
 
 
