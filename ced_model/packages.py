@@ -19,7 +19,8 @@ class MissingPackageError(ImportError):
 def require(packages: tuple[str, ...], purpose: str, install: str) -> None:
     """Raises a `MissingPackageError` of one line if one of `packages` is not installed."""
     if names := missing(packages):
-        raise MissingPackageError(f"{purpose} requires {' and '.join(names)}: {install}")
+        listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 2 else names)
+        raise MissingPackageError(f"{purpose} requires {listed}: {install}")
 
 
 def missing(packages: tuple[str, ...]) -> list[str]:
