@@ -81,7 +81,8 @@ def check_names(labels: Sequence[str], existing: Sequence[str]) -> None:
         other = taken.get(fold(label))
         if other is not None and other in existing:
             raise UsageError(
-                f"the model has a class {other!r} already: rename the folder {label!r}, or leave out the model's classes (--replace)"
+                f"the model has a class {other!r} already: rename the folder {label!r}, or leave out the model's"
+                " classes (--replace)"
             )
         if other is not None:
             raise UsageError(f"the classes {other!r} and {label!r} have the same name: rename or merge their folders")
