@@ -249,7 +249,7 @@ def spoil(sounds: Path, how: str) -> list[Any]:
         ("empty", "no audio files in the folder of 'quiet'"),
         ("same", "the class 'drone' only repeats 'hum': all its clips are in both folders"),
         ("spelling", "the classes 'Hum' and 'hum' have the same name: rename or merge their folders"),
-        ("taken", "the model has a class 'class 3' already: rename the folder 'CLASS_3', or replace"),
+        ("taken", "the model has a class 'class 3' already: rename the folder 'CLASS_3', or leave out"),
         ("alone", "'hum' is the only class: give counter-examples (--negatives), or a second class"),
         ("loose", "hum.wav is in no folder of a class; make a folder for each class"),
         ("deep", "the folders of the classes must all be equally deep, but there are"),

@@ -139,8 +139,9 @@ def test_the_endpoints_are_those_and_no_others(client):
     assert endpoints["unnamed_endpoints"] == {}
 
 
-def test_the_lines_of_the_readme_run(url, monkeypatch, capsys):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_lines_of_the_tutorial_run(url, monkeypatch, capsys):
+    page = (ROOT / "docs/tutorials/serving.md").read_text(encoding="utf-8")
+    readme = page.replace("clip.wav", "resources/misc_crow.flac")
     (code,) = re.findall(r"^```python3\n(.*?)^```", readme, flags=re.DOTALL | re.MULTILINE)
     assert len(code.strip().splitlines()) <= 4 and "http://127.0.0.1:7860" in code
     monkeypatch.chdir(ROOT)
