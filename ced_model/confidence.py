@@ -66,9 +66,8 @@ def _interval(figure: float, drawn: np.ndarray, number: int, most: float) -> Int
     if math.isnan(figure):
         return math.nan, math.nan
     if np.ptp(drawn) < 1e-12:
-        rare = 1 - ((1 - LEVEL) / 2) ** (
-            1 / number
-        )  # the largest share of other clips of which `number` clips show none
+        # The largest share of wrong clips in the population at which `number` right clips are still likely.
+        rare = 1 - ((1 - LEVEL) / 2) ** (1 / number)
         return figure * (1 - rare), figure + (most - figure) * rare
     low, middle, high = np.quantile(drawn, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
     return max(0.0, float(figure + low - middle)), min(most, float(figure + high - middle))

@@ -169,7 +169,7 @@ def compare_events(
 
 def match_files(names: Sequence[str], files: Sequence[str]) -> dict[str, str]:
     """
-    Those of `files` that `names` stand for: the same, or the only one of which one path is the end of the other.
+    For each of `names` its file: the same path, or the only file whose path ends with the name, or the other way round.
 
     Raises:
         UsageError: if a name could stand for several.

@@ -113,7 +113,7 @@ def check_dataset_reachable(id: str, revision: str | None = None) -> None:
     Asks the Hub for a data set once, where 🤗 datasets would try for half a minute.
 
     Raises:
-        OSError, httpx.HTTPError: if the Hub does not answer. That there is no such data set is not an error here.
+        OSError, httpx.HTTPError: if the Hub does not answer. A data set that does not exist raises nothing.
     """
     from huggingface_hub import HfApi, constants, errors
 

@@ -55,7 +55,7 @@ EmptyOutput = Annotated[
     str | None,
     typer.Option(
         metavar="zero_score",
-        help="With --events: a class of which nothing was found has an F1 of 0; by default it has none.",
+        help="With --events: zero_score gives a class without found events an F1 of 0; by default it has none.",
     ),
 ]
 Psds = Annotated[bool, typer.Option("--psds", help="With --events: the PSDS as well, over all thresholds.")]

@@ -84,7 +84,7 @@ class Watch:
                 yield items
 
     def _is_complete(self, path: str) -> bool:
-        """Whether a file has settled; one that is gone, or was taken as it is, is no longer pending."""
+        """Whether a file has settled. Files that are gone or already tagged are no longer pending."""
         now = time.monotonic()
         try:
             status = os.stat(path)
