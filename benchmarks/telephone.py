@@ -50,7 +50,7 @@ def written(waveform: np.ndarray, rate: int, subtype: str) -> io.BytesIO:
 
 
 VARIANTS: dict[str, Callable[[np.ndarray, int], io.BytesIO]] = {
-    "as it is": as_it_is,
+    "original": as_it_is,
     "8 kHz": at_8_khz,
     "telephone": by_telephone,
 }
