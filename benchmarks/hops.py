@@ -64,7 +64,7 @@ def main() -> None:
     tagger.timeline(waveform[: 5 * RATE])  # warms up
     per_minute = 60 / arguments.seconds
     print(f"{describe_machine(('onnxruntime',))}; {tagger.name}, {tagger.engine} {tagger.compute_type}\n")
-    header = ("Log-mel, shared frames", "Log-mel, each window by itself", "Whole timeline", "Largest difference of scores")
+    header = ("Log-mel, shared frames", "Log-mel, each window by itself", "Whole timeline", "Largest difference")
     print("| Hop | Windows |", " | ".join(header), "|")
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     for hop_s in HOPS_S:

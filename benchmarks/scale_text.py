@@ -66,8 +66,8 @@ def million_hours(results: dict[str, Any]) -> str:
         hours = HOURS * (decode + results["models"]["tiny"]["torch"]) / 3600 / CORES
         lines += [
             "",
-            f"This estimate is without the overhead of Ray. If Ray took {1 - share:.0%} of each node, as on the two nodes"
-            f" above, ced-tiny would need {hours:.1f} / {share:.2f} = {hours / share:.1f} hours, and the other models"
+            f"This estimate is without the overhead of Ray. If Ray took {1 - share:.0%} of each node, as on the two"
+            f" nodes above, ced-tiny would need {hours:.1f} / {share:.2f} = {hours / share:.1f} hours, and the other models"
             " would need more time in the same proportion.",
         ]
     clips, plan, size = HOURS * 3600 // CLIP_S, results["plan"], results["bytes_per_input"]
