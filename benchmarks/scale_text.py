@@ -67,8 +67,8 @@ def million_hours(results: dict[str, Any]) -> str:
         lines += [
             "",
             f"This estimate is without the overhead of Ray. If Ray took {1 - share:.0%} of each node, as on the two"
-            f" nodes above, ced-tiny would need {hours:.1f} / {share:.2f} = {hours / share:.1f} hours, and the other models"
-            " would need more time in the same proportion.",
+            f" nodes above, ced-tiny would need {hours:.1f} / {share:.2f} = {hours / share:.1f} hours, and the other"
+            " models would need more time in the same proportion.",
         ]
     clips, plan, size = HOURS * 3600 // CLIP_S, results["plan"], results["bytes_per_input"]
     audio = f"{mb * HOURS / 1e6:,.0f} TB"
