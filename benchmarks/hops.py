@@ -64,7 +64,8 @@ def main() -> None:
     tagger.timeline(waveform[: 5 * RATE])  # warms up
     per_minute = 60 / arguments.seconds
     print(f"{describe_machine(('onnxruntime',))}; {tagger.name}, {tagger.engine} {tagger.compute_type}\n")
-    print("| hop | windows a minute | front end, shared | front end, alone | whole timeline | difference |")
+    header = ("Log-mel, shared frames", "Log-mel, each window by itself", "Whole timeline", "Largest difference")
+    print("| Hop | Windows |", " | ".join(header), "|")
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     for hop_s in HOPS_S:
         windows = list(cut_windows([waveform], round(WINDOW_S * RATE), round(hop_s * RATE), 2400, 161919))

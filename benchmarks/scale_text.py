@@ -15,13 +15,13 @@ def describe(results: dict[str, Any]) -> str:
 
 
 def costs(results: dict[str, Any]) -> str:
-    lines = ["Core seconds per hour of audio:", "", "| step | core s | MB |", "| --- | ---: | ---: |"]
+    lines = ["Core seconds and megabytes for one hour of audio:", "", "| Step | Core s | MB |", "| --- | ---: | ---: |"]
     lines += [
         f"| decode {name} | {each['core_s']:.1f} | {each['mb']:.0f} |" for name, each in results["decoding"].items()
     ]
-    lines.append(f"| front end | {results['front_end']:.1f} | |")
+    lines.append(f"| log-mel | {results['front_end']:.1f} | |")
     engines = list(max(results["models"].values(), key=len))
-    lines += ["", "| front end and model | " + " | ".join(engines) + " |", "| --- |" + " ---: |" * len(engines)]
+    lines += ["", "| Log-mel and model, core s | " + " | ".join(engines) + " |", "| --- |" + " ---: |" * len(engines)]
     for size, by_engine in results["models"].items():
         cells = [f"{by_engine[engine]:.0f}" if engine in by_engine else "" for engine in engines]
         lines.append(f"| ced-{size} | {' | '.join(cells)} |")
@@ -30,21 +30,27 @@ def costs(results: dict[str, Any]) -> str:
 
 def nodes(results: dict[str, Any]) -> str:
     speeds = results["speeds"]
-    lines = ["ced-tiny on files of 10 s, after the start:", "", "| | audio s / s |", "| --- | ---: |"]
+    lines = ["Speed of ced-tiny on files of 10 s, without the time to start:", ""]
+    lines += ["| | Seconds of audio per second |", "| --- | ---: |"]
     lines += [f"| {name} | {speed:.0f} |" for name, speed in speeds.items()]
     if "two nodes" in speeds:
         share = speeds["two nodes"] / (2 * speeds["one node"])
         ray = speeds["one node"] / speeds["one core, without Ray"]
-        lines += ["", f"Two nodes do {2 * share:.2f} times what one does: an efficiency of {share:.0%}."]
-        lines += ["The driver and Ray's own processes have no core of their own here and take their part of both."]
-        lines += [f"One node of Ray does {ray:.0%} of what a core does without Ray."]
+        lines += [
+            "",
+            f"Two nodes are {2 * share:.2f} times as fast as one, an efficiency of {share:.0%}. In this measurement,"
+            " the driver and Ray's own processes share the two cores with the workers. One node with Ray is"
+            f" {ray:.0%} as fast as one core without Ray.",
+        ]
     return "\n".join(lines)
 
 
 def million_hours(results: dict[str, Any]) -> str:
     decode, mb = results["decoding"][CODEC]["core_s"], results["decoding"][CODEC]["mb"]
-    lines = [f"A million hours, {CODEC.split(',')[0]} files, {CORES:,} cores, at the speed of the steps above:", ""]
-    lines += ["| | core s per hour | core hours | hours | audio in MB/s |", "| --- | --- | ---: | ---: | ---: |"]
+    codec = CODEC.split(",")[0]
+    lines = [f"Estimate for a million hours of {codec} files on {CORES:,} cores, from the steps above:", ""]
+    lines += ["| Model and engine | Core s per hour of audio | Core hours | Hours | Audio read in MB/s |"]
+    lines += ["| --- | --- | ---: | ---: | ---: |"]
     for size, by_engine in results["models"].items():
         for engine in {"onnx": 0, min(by_engine, key=by_engine.__getitem__): 0}:
             cost = decode + by_engine[engine]
@@ -60,21 +66,24 @@ def million_hours(results: dict[str, Any]) -> str:
         hours = HOURS * (decode + results["models"]["tiny"]["torch"]) / 3600 / CORES
         lines += [
             "",
-            f"That is without Ray. If it took as much of every node as it did of the two above, {1 - share:.0%},"
-            f" ced-tiny would need {hours:.1f} / {share:.2f} = {hours / share:.1f} hours, and the others as much more.",
+            f"This estimate is without the overhead of Ray. If Ray took {1 - share:.0%} of each node, as on the two"
+            f" nodes above, ced-tiny would need {hours:.1f} / {share:.2f} = {hours / share:.1f} hours, and the other"
+            " models would need more time in the same proportion.",
         ]
     clips, plan, size = HOURS * 3600 // CLIP_S, results["plan"], results["bytes_per_input"]
+    audio = f"{mb * HOURS / 1e6:,.0f} TB"
     lines += [
         "",
-        "Core hours are 1,000,000 × core s / 3600; hours are these / 1,000; MB/s are 1,000,000 × MB / (hours × 3600).",
+        "Core hours = 1,000,000 × core s / 3600. Hours = core hours / 1,000. MB/s = 1,000,000 × MB / (hours × 3600).",
         "",
-        f"- **Audio**: {mb:.0f} MB × 1,000,000 = {mb * HOURS / 1e6:,.0f} TB as {CODEC}.",
-        f"- **Tags**, five of each input: {size:.0f} bytes × 1,000,000 recordings of an hour ="
-        f" {size * HOURS / 1e9:,.2f} GB; × {clips:,} clips of 10 s = {size * clips / 1e9:,.0f} GB in"
-        f" {clips / 256:,.0f} files.",
-        f"- **The driver** has each input in memory and in the plan: {plan['memory']:.0f} bytes and"
-        f" {1e6 * plan['seconds']:.0f} µs × 1,000,000 = {plan['memory'] * HOURS / 1e9:.1f} GB and"
-        f" {plan['seconds'] * HOURS:.0f} s; × {clips:,} = {plan['memory'] * clips / 1e9:,.0f} GB and"
-        f" {plan['seconds'] * clips / 3600:,.1f} h.",
+        f"| | Per input or hour | 1,000,000 recordings of one hour | {clips:,} clips of {CLIP_S} s |",
+        "| --- | --- | ---: | ---: |",
+        f"| Audio ({CODEC}) | {mb:.0f} MB per hour | {audio} | {audio} |",
+        f"| Output with five tags per input | {size:.0f} bytes | {size * HOURS / 1e9:,.2f} GB |"
+        f" {size * clips / 1e9:,.0f} GB in {clips / 256:,.0f} files |",
+        f"| Memory of the driver | {plan['memory']:.0f} bytes | {plan['memory'] * HOURS / 1e9:.1f} GB |"
+        f" {plan['memory'] * clips / 1e9:,.0f} GB |",
+        f"| Time to plan the shards | {1e6 * plan['seconds']:.0f} µs | {plan['seconds'] * HOURS:.0f} s |"
+        f" {plan['seconds'] * clips / 3600:,.1f} h |",
     ]
     return "\n".join(lines)

@@ -70,15 +70,15 @@ VALUES = {
 def write_readme(metadata: Mapping[str, Any], checks: Sequence[Check], comparison: SherpaComparison | None) -> str:
     """The text of the README.md."""
     format = metadata["format"]
-    weights = {"float32": "", "float16": ", weights stored in half precision", "int8": ", in 8-bit integers"}
+    weights = {"float32": "", "float16": ", with weights in half precision", "int8": ", in 8-bit integers"}
     parts = [
         f"# {metadata['model']} for {FORMATS[format].runtime}",
-        f"An audio tagger of {len(metadata['labels'])} classes{weights[metadata['compute_type']]}, exported by"
-        f" ced_model {metadata['versions']['ced_model']}.",
-        f"To run it: `pip install numpy {FORMATS[format].pip}`, and in this folder",
+        f"An audio tagging model with {len(metadata['labels'])} classes{weights[metadata['compute_type']]}, exported"
+        f" with ced_model {metadata['versions']['ced_model']}.",
+        f"Install its packages with `pip install numpy {FORMATS[format].pip}`, and run this code in this folder:",
         f"```python\n{_code(format, metadata)}```",
         _describe(format, metadata),
-        "## Verified",
+        "## Verification",
         _verified(metadata, checks),
     ]
     if comparison is not None:
@@ -99,40 +99,39 @@ def _code(format: str, metadata: Mapping[str, Any]) -> str:
 def _describe(format: str, metadata: Mapping[str, Any]) -> str:
     rate = metadata["sampling_rate"]
     shortest, longest = metadata["min_samples"] / rate, metadata["max_samples"] / rate
-    lines = [f"- `{FORMATS[format].file}` is the model; `metadata.json` has the same facts for programs."]
+    lines = [f"- `{FORMATS[format].file}` is the model. `metadata.json` has the facts below in a form for programs."]
     if metadata["input"] == "waveform":
         lines.append(
-            f"- Input: `waveform`, float32 of shape (batch, samples), mono at {rate} Hz in [-1, 1]. The front end is"
-            f" part of the model. Clips have {metadata['min_samples']:,} to {metadata['max_samples']:,} samples"
-            f" ({shortest:.2f} to {longest:.2f} s), those of a batch the same number: pad shorter ones with zeros, cut"
-            " longer ones into windows."
+            f"- Input: `waveform`, float32 of shape (batch, samples), mono at {rate} Hz, with values in [-1, 1]. The"
+            " model computes the log-mel spectrogram itself."
+            f" All clips of a batch have the same length, from {metadata['min_samples']:,} to"
+            f" {metadata['max_samples']:,} samples ({shortest:.2f} to {longest:.2f} s). Pad shorter clips with zeros,"
+            " and split longer ones into windows."
         )
     else:
         lines.append(
             f"- Input: `log_mel`, float32 of shape (batch, {metadata['front_end']['n_mels']}, frames), log-mel"
-            f" spectrograms in dB, of {metadata['min_frames']} to {metadata['max_frames']} frames (clips of"
+            f" spectrograms in dB with {metadata['min_frames']} to {metadata['max_frames']} frames (clips of"
             f" {shortest:.2f} to {longest:.2f} s at {rate} Hz)."
         )
-    meaning = {"sigmoid": "one by one", "softmax": "that sum to 1", "none": "raw values, of a regression"}
+    meaning = {"sigmoid": "one for each class", "softmax": "which sum to 1", "none": "raw values of a regression"}
     lines.append(
         f"- Output: `probabilities` of shape (batch, {len(metadata['labels'])}), {meaning[metadata['activation']]}, in"
-        " the order of `labels.csv`"
-        + (
-            f"; `embeddings` of shape (batch, {metadata['embedding_size']})."
-            if "embeddings" in metadata["outputs"]
-            else "."
-        )
+        " the order of `labels.csv`."
     )
+    if "embeddings" in metadata["outputs"]:
+        lines.append(f"- Output: `embeddings` of shape (batch, {metadata['embedding_size']}).")
     if "step_probabilities" in metadata["outputs"]:
         frames = metadata["patch_frames"]
         step_s = frames * metadata["front_end"]["hop_size"] / rate
         lines.append(
-            f"- Output: `step_probabilities` of shape (batch, frames // {frames}, {len(metadata['labels'])}), of each"
-            f" {step_s:.3g} s; `probabilities` are those of a whole clip."
+            f"- Output: `step_probabilities` of shape (batch, frames // {frames}, {len(metadata['labels'])}), for each"
+            f" step of {step_s:.3g} s. `probabilities` are for the complete clip."
         )
     if format == "openvino":
         lines.append(
-            "- Without `INFERENCE_PRECISION_HINT`, some processors compute in bfloat16: faster, and off by some 0.01."
+            "- Without `INFERENCE_PRECISION_HINT`, some processors compute in bfloat16. This is faster and changes"
+            " probabilities by some 0.01."
         )
     return "\n".join(lines)
 
@@ -146,14 +145,14 @@ def _verified(metadata: Mapping[str, Any], checks: Sequence[Check]) -> str:
         "",
         f"- probabilities: {max(check.probabilities for check in checks):.1e}",
     ]
-    lines += [f"- embeddings: {max(embeddings):.1e} of their largest value"] if embeddings else []
+    lines += [f"- embeddings: {max(embeddings):.1e}, relative to their largest value"] if embeddings else []
     versions = ", ".join(f"{name} {version}" for name, version in metadata["versions"].items())
     return "\n".join(lines) + f"\n\nMade with {versions}."
 
 
 def _compared(comparison: SherpaComparison) -> str:
     return (
-        f"sherpa-onnx computes the features in its own way. On {comparison.recordings} recordings its probabilities"
-        f" differ by {comparison.mean_probability:.1e} on average and {comparison.probability:.1e} at most;"
-        f" {comparison.top_1} of them have the same best class."
+        "sherpa-onnx computes the features differently. On"
+        f" {comparison.recordings} recordings, its probabilities differ by {comparison.mean_probability:.1e} on average"
+        f" and by at most {comparison.probability:.1e}. {comparison.top_1} recordings have the same top class."
     )

@@ -135,7 +135,7 @@ def page(context: BrowserContext, site: Site) -> Iterator[Page]:
     page = context.new_page()
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(site.url)
-    expect_status(page, "Ready: ced-nano knows 527 sounds.")
+    expect_status(page, "Ready: ced-nano recognises 527 sounds.")
     yield page
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert elsewhere == [] and errors == []
@@ -232,7 +232,7 @@ def to_wav(samples: np.ndarray) -> bytes:
 def test_other_exports_are_opened_by_their_folder(context, site, golden, name, atol):
     page = context.new_page()
     page.goto(f"{site.url}?model={name}")
-    expect_status(page, "Ready: micro_hub knows 13 sounds.")
+    expect_status(page, "Ready: micro_hub recognises 13 sounds.")
     samples = np.random.default_rng(0).normal(scale=0.1, size=60000).astype(np.float32)
     answer = page.evaluate(ASK_WORKER, [f"{name}/", "stream", base64.b64encode(samples.tobytes()).decode()])
     expected = AudioTagger(golden / "micro_hub", num_threads=1).timeline(samples).scores
@@ -310,7 +310,7 @@ def test_the_microphone_is_tagged_live_and_not_processed(context, size, site):
     page.get_by_role("button", name="Use the microphone").click()
     expect(page.locator("#tags-note")).to_have_text("In the last 2 seconds")
     page.evaluate("window.heard.getAudioTracks()[0].dispatchEvent(new Event('ended'))")
-    expect_complaint(page, "The microphone was disconnected. What it recorded until then is below.")
+    expect_complaint(page, "The microphone was disconnected. The results up to then are below.")
     expect(page.get_by_role("button", name="Use the microphone")).to_be_visible()
     still_works(page)
 
@@ -362,7 +362,7 @@ def test_a_file_that_cannot_be_tagged_is_one_line_and_the_page_works_on(page, fi
         "broken.wav": "broken.wav cannot be read: this browser cannot decode it.",
         "damaged.flac": re.compile(r"damaged.flac (is damaged or cut off: only 1\.\d s of its 3\.0 s|cannot be read)"),
         "none.wav": "none.wav cannot be read: it has no audio in it.",
-        "silent.wav": "silent.wav is silent: no sample is louder than -80 dB.",
+        "silent.wav": "silent.wav is silent (below -80 dB).",
         "nan.wav": "nan.wav cannot be read: its sample at 1.000 s is NaN: scale the audio to [-1, 1].",
         "mute.mp4": "mute.mp4 cannot be read: the file has no audio track.",
     }.items():
@@ -396,7 +396,7 @@ def test_without_webassembly_it_is_one_line(context, site):
     context.add_init_script("delete window.WebAssembly")
     page = context.new_page()
     page.goto(site.url)
-    expect_complaint(page, "This browser has no WebAssembly")
+    expect_complaint(page, "This page needs WebAssembly, which this browser does not support")
 
 
 def test_it_can_be_used_with_the_keyboard_and_a_screen_reader(page):
@@ -436,4 +436,4 @@ def test_a_file_can_be_dropped(page):
     expect_status(page, "Done: 0.5 s")
     expect(page.get_by_role("heading", name="dropped.flac")).to_be_visible()
     page.locator("body").dispatch_event("drop", {"dataTransfer": page.evaluate_handle("new DataTransfer()")})
-    expect_complaint(page, "What was dropped is not a file.")
+    expect_complaint(page, "Only files can be dropped here.")

@@ -37,7 +37,7 @@ async function* decoded(sink, input, rate) {
   try {
     for await (const sample of sink.samples()) {
       try {
-        if (sample.sampleRate !== rate) throw new AudioError("its sampling rate changes on the way");
+        if (sample.sampleRate !== rate) throw new AudioError("its sampling rate changes within the file");
         const before = Math.min(sample.numberOfFrames, Math.max(0, Math.round(-sample.timestamp * rate)));
         const block = mono(sample).subarray(before); // what comes before 0 s is the encoder's delay
         read_s = sample.timestamp + sample.duration;
@@ -49,7 +49,7 @@ async function* decoded(sink, input, rate) {
   } catch (error) {
     if (error instanceof AudioError) throw error;
     if (!read_s) throw new NotHere();
-    throw new AudioError(`it is damaged: decoding failed at ${read_s.toFixed(1)} s`);
+    throw new AudioError(`it is damaged (decoding failed at ${read_s.toFixed(1)} s)`);
   } finally {
     input.dispose();
   }

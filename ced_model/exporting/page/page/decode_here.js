@@ -9,7 +9,7 @@ const MOST_S = 20 * 60; // 460 MB as 48 kHz stereo
 export async function decodeHere(file, rate) {
   const duration_s = await durationOf(file);
   if (file.size > MOST_BYTES || duration_s > MOST_S)
-    throw new Error("it is too long for the decoder of this browser. Convert it to WAV, or cut it into 20 minutes");
+    throw new Error("it is too long for the decoder of this browser. Convert it to WAV, or split it into parts of up to 20 minutes");
   let buffer;
   try {
     buffer = await new OfflineAudioContext(1, 1, rate).decodeAudioData(await file.arrayBuffer());

@@ -50,7 +50,7 @@ async function start() {
 
 async function loadModel() {
   if (typeof WebAssembly !== "object" || typeof Worker !== "function")
-    throw new ModelError("This browser has no WebAssembly, which computes the scores. Use a current one, or enable it.");
+    throw new ModelError("This page needs WebAssembly, which this browser does not support or has disabled. Enable it, or use a current browser.");
   state("Loading the model …");
   const folder = modelFolder();
   const metadata = await readMetadata(folder);
@@ -70,7 +70,7 @@ async function loadModel() {
   worker.onmessage = ({ data }) => page.job && data.id === page.job.id && answers[data.type]?.(data, page.job);
   page.model = metadata;
   progress(null);
-  state(`Ready: ${metadata.model} knows ${metadata.labels.length} sounds.`);
+  state(`Ready: ${metadata.model} recognises ${metadata.labels.length} sounds.`);
   const where = device === "webgpu" ? "the graphics card" : `${threads} ${threads === 1 ? "thread" : "threads"}`;
   byId("about").textContent = `Model: ${metadata.model}, ${metadata.labels.length} sounds, on ${where} of this device.`;
   const waiting = page.waiting;
@@ -90,7 +90,7 @@ async function chosenDevice() {
     else address.searchParams.delete("device");
     location.assign(address);
   });
-  if (asked && !adapter) complain("This browser has no WebGPU: the processor computes instead.");
+  if (asked && !adapter) complain("This browser does not support WebGPU. The model runs on the processor instead.");
   return asked && adapter ? "webgpu" : "wasm";
 }
 
@@ -123,7 +123,7 @@ function begin(job) {
 function whenReady(action, name) {
   if (page.model) return true;
   page.waiting = action;
-  if (byId("error").hidden) state(`Loading the model. ${name} is next …`);
+  if (byId("error").hidden) state(`Loading the model, then ${name} …`);
   return false;
 }
 
@@ -153,7 +153,7 @@ async function listen() {
     };
     const onEnd = () => {
       if (job.isOver) return;
-      complain("The microphone was disconnected. What it recorded until then is below.");
+      complain("The microphone was disconnected. The results up to then are below.");
       stop();
     };
     const { rate, processed, close } = await openMicrophone(onBlock, onEnd);
@@ -163,7 +163,7 @@ async function listen() {
     state("Listening to the microphone …");
     showButtons(true);
     if (processed.length)
-      complain(`This browser does not switch off ${processed.join(" and ")} of the microphone: scores may be lower.`);
+      complain(`This browser does not turn off ${processed.join(" and ")} of the microphone. Scores may be lower.`);
   } catch (error) {
     if (page.job !== job) return;
     finish(job);
@@ -226,7 +226,7 @@ const answers = {
     else state(`Done: ${clock(duration_s)} of audio in ${clock(took_s)}. ${summary(scores)}`);
     if (missing_s > 0.2)
       complain(`${job.name} is damaged or cut off: only ${clock(duration_s)} of its ${clock(job.expected_s)} could be read.`);
-    else if (!job.microphone && peak < SILENT && !isCancelled) complain(`${job.name} is silent: no sample is louder than -80 dB.`);
+    else if (!job.microphone && peak < SILENT && !isCancelled) complain(`${job.name} is silent (below -80 dB).`);
   },
 
   async undecoded(_, job) {
@@ -333,7 +333,7 @@ function acceptDrops() {
     input.classList.remove("dropping");
     const [file] = event.dataTransfer.files;
     if (file) takeFile(file);
-    else complain("What was dropped is not a file. Save it first, then choose the file.");
+    else complain("Only files can be dropped here. Save the sound as a file and choose it.");
   });
 }
 
