@@ -98,7 +98,7 @@ def test_splits_of_a_folder_are_those_that_datasets_finds(tmp_path: Path) -> Non
         found = {path: clips.labels[row.argmax()] for path, row in zip(clips.paths, clips.targets, strict=True)}
         assert found == expected and len(found) > 0
     assert names_of(read_labelled(tmp_path, split="all")) == ["4.wav", "5.wav", "2.wav", "1.wav", "3.wav"]
-    with pytest.raises(ValueError, match="choose a split; there are 'train', 'validation', 'test', and 'all'") as error:
+    with pytest.raises(ValueError, match="choose a split; expected 'train', 'validation', 'test', or 'all'") as error:
         read_labelled(tmp_path)
     one_line(error)
     with pytest.raises(ValueError, match="no split 'dev'"):
@@ -160,8 +160,8 @@ def test_a_folder_by_a_relative_path_or_a_link(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([], "there are no files in this folder"),
-        (["notes.txt"], "there are no audio files here"),
+        ([], "this folder has no files"),
+        (["notes.txt"], "this folder has no audio files"),
         (["a.wav", "b.wav"], "a.wav is in no folder of a class, and there is no metadata.csv"),
         (["dog/a.wav", "cat/sub/b.wav"], "must all be equally deep, but there are .*dog/a.wav and .*cat/sub/b.wav"),
         (["audio/a.wav", "meta/x.csv"], "all clips are in one folder, 'audio'.*is it .*meta/x.csv?"),
@@ -278,10 +278,10 @@ def test_a_column_split_tells_the_splits(table: Table) -> None:
     assert find_splits(path) == ["train", "val"]
     assert names_of(read_labelled(path, split="val")) == ["b.wav", "c.wav"]
     assert len(read_labelled(path, split="all")) == 3
-    with pytest.raises(ValueError, match="choose a split; there are 'train', 'val'"):
+    with pytest.raises(ValueError, match="choose a split; expected 'train', 'val'"):
         read_labelled(path)
     assert find_splits(plain := table("path,label\na.wav,Dog\nb.wav,Cat\n", "plain.csv")) == []
-    with pytest.raises(ValueError, match="no column 'split', and so no split 'test'"):
+    with pytest.raises(ValueError, match="no split 'test', since there is no column 'split'"):
         read_labelled(plain, split="test")
 
 
@@ -356,7 +356,7 @@ def test_clips_that_cannot_be_used_are_listed_with_the_reason(table: Table, tmp_
         "c.wav": "listed more than once, with different labels",
         "d.wav": "it has no label",
     }
-    assert clips.notes == [f"1 file listed more than once, such as {tmp_path}/b.wav: each counts once"]
+    assert clips.notes == [f"1 file listed more than once, such as {tmp_path}/b.wav: each is used once"]
 
 
 @pytest.mark.parametrize(
@@ -368,9 +368,9 @@ def test_clips_that_cannot_be_used_are_listed_with_the_reason(table: Table, tmp_
         ("x.csv", "path,speaker\na.wav,Ann\n", "no column of labels .* it has 'path', 'speaker'"),
         ("x.csv", "path,label\na.wav,\nb.wav, \n", "no clip has a label"),
         ("x.csv", "path,Dog,Cat\na.wav,0,0\n", "no clip has any of its 2 classes"),
-        ("x.csv", "path,label\na.wav,Dog,Cat\n", "rows have more fields than the first line names"),
+        ("x.csv", "path,label\na.wav,Dog,Cat\n", "rows have more cells than the header"),
         ("x.csv", 'path,label\na.wav,"Dog\n', "cannot be read as csv"),
-        ("x.csv", "path,label\nnix.wav,Dog\n", "no clip is left.*nix.wav: there is no such file; `audio_root` says"),
+        ("x.csv", "path,label\nnix.wav,Dog\n", "no usable clips.*nix.wav: there is no such file; .* with `audio_root`"),
         ("x.jsonl", '\n{"path": "a.wav", "label": \n', "cannot be read as json: line 2: "),
         ("x.jsonl", '{"path": "a.wav", "labels": []}\n', "no clip has a label"),
         ("x.jsonl", '["a.wav", "Dog"]\n', "expected objects such as"),
@@ -393,7 +393,7 @@ def test_audio_within_a_table_is_refused(table: Table) -> None:
     path = table("", "clips.parquet")
     rows = {"audio": [{"bytes": b"RIFF", "path": "a.wav"}], "label": ["Dog"]}
     datasets.Dataset.from_dict(rows).to_parquet(path)
-    with pytest.raises(ValueError, match="holds the audio itself"):
+    with pytest.raises(ValueError, match="has the audio itself"):
         read_labelled(path)
     datasets.Dataset.from_dict(rows | {"audio": [{"bytes": None, "path": "a.wav"}]}).to_parquet(path)
     assert labels_of(read_labelled(path)) == {"a.wav": {"Dog": 1}}

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The README.md of an export: a description, ten lines of code that run it, and its deviation from the model."""
+"""The README.md of an export: a description, example code, and differences from the model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -99,12 +99,12 @@ def _code(format: str, metadata: Mapping[str, Any]) -> str:
 def _describe(format: str, metadata: Mapping[str, Any]) -> str:
     rate = metadata["sampling_rate"]
     shortest, longest = metadata["min_samples"] / rate, metadata["max_samples"] / rate
-    lines = [f"- `{FORMATS[format].file}` is the model; `metadata.json` has the same facts for programs."]
+    lines = [f"- `{FORMATS[format].file}` is the model; `metadata.json` has the following facts for programs."]
     if metadata["input"] == "waveform":
         lines.append(
             f"- Input: `waveform`, float32 of shape (batch, samples), mono at {rate} Hz in [-1, 1]. The front end is"
             f" part of the model. Clips have {metadata['min_samples']:,} to {metadata['max_samples']:,} samples"
-            f" ({shortest:.2f} to {longest:.2f} s), those of a batch the same number: pad shorter ones with zeros, cut"
+            f" ({shortest:.2f} to {longest:.2f} s), the same number within a batch: pad shorter ones with zeros, split"
             " longer ones into windows."
         )
     else:
@@ -113,7 +113,7 @@ def _describe(format: str, metadata: Mapping[str, Any]) -> str:
             f" spectrograms in dB, of {metadata['min_frames']} to {metadata['max_frames']} frames (clips of"
             f" {shortest:.2f} to {longest:.2f} s at {rate} Hz)."
         )
-    meaning = {"sigmoid": "one by one", "softmax": "that sum to 1", "none": "raw values, of a regression"}
+    meaning = {"sigmoid": "independent", "softmax": "with sum 1", "none": "raw values of a regression"}
     lines.append(
         f"- Output: `probabilities` of shape (batch, {len(metadata['labels'])}), {meaning[metadata['activation']]}, in"
         " the order of `labels.csv`"
@@ -127,12 +127,12 @@ def _describe(format: str, metadata: Mapping[str, Any]) -> str:
         frames = metadata["patch_frames"]
         step_s = frames * metadata["front_end"]["hop_size"] / rate
         lines.append(
-            f"- Output: `step_probabilities` of shape (batch, frames // {frames}, {len(metadata['labels'])}), of each"
-            f" {step_s:.3g} s; `probabilities` are those of a whole clip."
+            f"- Output: `step_probabilities` of shape (batch, frames // {frames}, {len(metadata['labels'])}), one"
+            f" step per {step_s:.3g} s; `probabilities` are those of the clip."
         )
     if format == "openvino":
         lines.append(
-            "- Without `INFERENCE_PRECISION_HINT`, some processors compute in bfloat16: faster, and off by some 0.01."
+            "- Without `INFERENCE_PRECISION_HINT`, some processors compute in bfloat16: faster, but about 0.01 off."
         )
     return "\n".join(lines)
 
@@ -141,7 +141,7 @@ def _verified(metadata: Mapping[str, Any], checks: Sequence[Check]) -> str:
     seconds = [check.seconds for check in checks]
     embeddings = [check.embeddings for check in checks if check.embeddings is not None]
     lines = [
-        f"Largest differences from the model in float32, for clips of {min(seconds):.2f} to {max(seconds):.2f} s, alone"
+        f"Largest differences from the float32 model, for clips of {min(seconds):.2f} to {max(seconds):.2f} s, alone"
         " and in batches:",
         "",
         f"- probabilities: {max(check.probabilities for check in checks):.1e}",
@@ -153,7 +153,7 @@ def _verified(metadata: Mapping[str, Any], checks: Sequence[Check]) -> str:
 
 def _compared(comparison: SherpaComparison) -> str:
     return (
-        f"sherpa-onnx computes the features in its own way. On {comparison.recordings} recordings its probabilities"
+        f"sherpa-onnx computes slightly different features. On {comparison.recordings} recordings its probabilities"
         f" differ by {comparison.mean_probability:.1e} on average and {comparison.probability:.1e} at most;"
         f" {comparison.top_1} of them have the same best class."
     )

@@ -153,7 +153,7 @@ def test_the_version_is_that_of_the_installed_package(ced: Run, monkeypatch: Any
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", not_installed)
-    assert "the version is unknown, since ced_model is not installed" in one_line(ced("--version", code=1).stderr)
+    assert "the version is unknown because ced_model is not installed" in one_line(ced("--version", code=1).stderr)
 
 
 def test_without_a_model_the_bundled_one_tags_and_says_so(ced: Run, resources: Path) -> None:
@@ -195,20 +195,20 @@ def test_what_the_bundled_model_does_not_have_is_wrong_usage_at_once(ced: Run, c
         (["--average", "median"], "--average median: expected mean or max"),
         (["--channel", "left"], "--channel left: expected mix, loudest or the number of a channel from 0"),
         (["--channel", "-1"], "--channel -1: expected mix"),
-        (["--events", "--top-k", "3"], "--top-k has no meaning with --events"),
-        (["--events", "--average", "max"], "--average has no meaning with --events"),
+        (["--events", "--top-k", "3"], "--top-k has no effect with --events"),
+        (["--events", "--average", "max"], "--average has no effect with --events"),
         (["--merge-gap", "1"], "--merge-gap needs --events"),
         (["--events", "--min-duration", "-1"], "--min-duration -1: expected a number from 0"),
         (["--labels", "Dgo"], "--labels Dgo: expected a class of the model; did you mean 'Dog'?"),
         (["--labels", "Zqx"], "--labels Zqx: expected a class of the model"),
         (["--events", "--labels", "Laugh"], "did you mean 'Laughter', 'Belly laugh'"),
-        (["--json", "--format", "csv"], "--json contradicts --format csv"),
+        (["--json", "--format", "csv"], "give either --json or --format csv, not both"),
         (["--format", "xml"], "xml"),
         (["--resume"], "--resume needs --output"),
         (["--overwrite"], "--overwrite needs --output"),
         (["--resume", "--overwrite", "--output", "x.csv"], "choose one"),
         (["--resume", "--output", "x.txt"], "add --format table|audacity|raven"),
-        (["--resume", "--output", "x.txt", "--format", "table"], "--resume needs another --format than table"),
+        (["--resume", "--output", "x.txt", "--format", "table"], "--resume does not work with --format table"),
         (["--output", "x.xyz"], "--format table|json|jsonl|csv|parquet"),
         (["--output", "no/such/folder/x.csv"], "there is no folder"),
         (["--output", "/dev/null", "--format", "csv"], "--output /dev/null: expected a regular file"),
@@ -595,7 +595,7 @@ def test_files_of_other_programs_are_not_read_as_results(format: str, tmp_path: 
     path = tmp_path / "file"
     for content in (b"hello\n", b'{"a": 1}\n', b'[{"a": 1}]\n', b"\xff\n", b'"file"\n', b"file,duration_s\n1,2\n"):
         path.write_bytes(content)
-        with pytest.raises(UsageError, match="does not hold .* as they were written"):
+        with pytest.raises(UsageError, match="cannot be resumed: .* are not as they were written"):
             list(read_records(str(path), Format(format)))
     with open(path, "wb") as file:
         write_records([{"file": "a", "duration_s": 1.0, "events": []}], file, Format(format), kind="events")
@@ -694,7 +694,7 @@ def test_labels_are_searched_by_words_and_shown_as_a_tree(ced: Run) -> None:
     assert ced("labels", "growling").stdout.count("Growling") == 4  # of dogs, cats, roaring cats and canidae
     assert "Others with the words 'bell':" in ced("labels", "bell").stdout
     similar = ced("labels", "lauhgter")
-    assert "Laughter" in similar.stdout and "no class has the words 'lauhgter'" in one_line(similar.stderr)
+    assert "Laughter" in similar.stdout and "no class matches 'lauhgter'" in one_line(similar.stderr)
     assert "no class is similar to 'woof'" in one_line(ced("labels", "woof", code=1).stderr)
 
 

@@ -150,7 +150,7 @@ def test_records_have_the_time_of_the_recording_if_it_is_asked_for(ced, tabla, t
     assert local["recorded_at"] == "2024-05-01T05:30:00"
     (given,) = json.loads(ced("tag", tabla, "--json", "--start-time", "2024-05-01 05:30+02:00").stdout)
     assert given["recorded_at"] == "2024-05-01T05:30:00+02:00"
-    assert "the time of one recording, and there are 2" in error_of(
+    assert "is for one recording, but there are 2" in error_of(
         ced("tag", tmp_path, "--start-time", "2024-05-01T05:30", code=2)
     )
 

@@ -185,7 +185,7 @@ def test_labels_of_a_folder_are_matched_or_proposed(ced: Run, numbered: Path, tm
     assert proposed
     skipped = ced(numbered, "--skip-unknown")
     assert skipped.stdout.startswith("4 clips, single-label; 2 of 2 classes present")
-    assert "note: 1 label that the model does not have with 2 clips left out: '3 - Hand drums'" in skipped.stderr
+    assert "note: 1 label unknown to the model with 2 clips left out: '3 - Hand drums'" in skipped.stderr
     (tmp_path / "map.csv").write_text("Drum,3 - Hand drums\nTabla,3 - Hand drums\n")
     mapped = ced(numbered, "--label-map", tmp_path / "map.csv", "--per-class", tmp_path / "classes.csv")
     assert mapped.stdout.startswith("6 clips, single-label; 3 of 3 classes present")
@@ -212,7 +212,7 @@ def test_which_classes_are_taken_for_which(ced: Run, numbered: Path, table: Path
     assert "some have several or none" in last_line(ced(table, "--confusion", tmp_path / "x.csv", code=2).stderr)
     assert "expected a name that ends in .csv or .png" in last_line(ced(table, "--confusion", "x.svg", code=2).stderr)
     twice = ("--confusion", tmp_path / "x.csv", "--per-class", tmp_path / "x.csv")
-    assert "expected another name: it is given twice" in last_line(ced(numbered, *twice, code=2).stderr)
+    assert "expected another name; it is given twice" in last_line(ced(numbered, *twice, code=2).stderr)
 
 
 # Splits
@@ -227,7 +227,7 @@ def test_the_test_split_is_evaluated_unless_told_otherwise(ced: Run, folder: Pat
     assert "split:" not in ced(folder, "--split", "train").stderr
     shutil.rmtree(folder / "test")
     assert "split: validation (of train, validation)\n" in ced(folder).stderr
-    assert "no split 'test'; there are 'train', 'validation'" in last_line(
+    assert "no split 'test'; expected 'train', 'validation'" in last_line(
         ced(folder, "--split", "test", code=1).stderr
     )
 
@@ -235,7 +235,7 @@ def test_the_test_split_is_evaluated_unless_told_otherwise(ced: Run, folder: Pat
 def test_without_a_split_to_test_there_is_a_choice(ced: Run, table: Path, resources: Path) -> None:
     rows = [f"{resources}/misc_crow.flac,Crow,fold1\n", f"{resources}/perc_bell.flac,Bell,fold2\n"]
     table.write_text("path,label,split\n" + "".join(rows))
-    assert "choose with --split: fold1, fold2, or all" in last_line(ced(table, code=2).stderr)
+    assert "missing --split: choose fold1, fold2 or all" in last_line(ced(table, code=2).stderr)
     assert ced(table, "--split", "all").stdout.startswith("2 clips, single-label")
 
 
@@ -269,7 +269,7 @@ def test_clips_that_fail_are_named_and_the_exit_code_is_1(ced: Run, table: Path)
     [
         ("path,labels\na.wav,Crwo\n", r"'Crwo' \(did you mean 'Crow'\?\) is not among the 527 classes"),
         ("a,b\n1,2\n", "no column of paths"),
-        ("path,labels\nnix.wav,Crow\n", "there is no such file; `audio_root`"),
+        ("path,labels\nnix.wav,Crow\n", "there is no such file; give the folder of the paths with `audio_root`"),
         ("", "cannot be read as csv"),
     ],
 )
@@ -289,7 +289,7 @@ def test_labels_that_do_not_do_fail_in_one_line(ced: Run, tmp_path: Path, clip: 
         (["DATA", "--per-class", "x.txt"], "--per-class x.txt: expected a name that ends in .csv"),
         (["DATA", "--per-class", "nix/x.csv"], "there is no folder 'nix'"),
         (["DATA", "--predictions", "x.csv"], "expected a name that ends in .npz"),
-        (["DATA", "--per-class", "DATA", "--overwrite"], "these are the labels, they would be lost"),
+        (["DATA", "--per-class", "DATA", "--overwrite"], "this file has the labels"),
         (["DATA", "--batch-size", "0"], "--batch-size 0: expected a whole number from 1"),
         (["DATA", "--channel", "left"], "--channel left: expected mix, loudest or the number"),
         ([], "missing DATA, or --dataset"),

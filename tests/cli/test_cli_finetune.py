@@ -246,7 +246,11 @@ def test_help_is_whole_and_fits(ced: Run, monkeypatch: pytest.MonkeyPatch) -> No
         (["--learning-rate", "nan"], 2, "--learning-rate nan"),
         (["--validation-share", "1.5"], 2, "--validation-share 1.5"),
         (["--validation", "no-such"], 2, "--validation 'no-such': there is no such file"),
-        (["--validation", "DATA", "--validation-share", "0.2"], 2, "exclude each other"),
+        (
+            ["--validation", "DATA", "--validation-share", "0.2"],
+            2,
+            "give either --validation or --validation-share, not both",
+        ),
         (["--validation", "DATA"], 1, "20 of 20 validation clips are also training clips"),
         (["--crop", "20"], 2, "--crop 20: expected 0.15 to 10.12 seconds"),
         (["--device", "gpu"], 2, "--device gpu: expected cpu, cuda or mps"),

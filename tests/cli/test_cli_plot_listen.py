@@ -130,9 +130,9 @@ def test_a_part_and_some_classes_can_be_drawn(recording, figures):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--threshold", 2), "--threshold 2: expected a score that a class reaches: 'class"),
+        (("--threshold", 2), "--threshold 2: expected at most "),
         (("--labels", "nothing"), "--labels nothing: expected a class of the model"),
-        (("--start", 3, "--end", 3), "--start 3 --end 3: expected a start from 0 and a later end"),
+        (("--start", 3, "--end", 3), "--start 3 --end 3: expected a start from 0, and an end after it"),
         (("--start", -1), "--start -1 --end inf: expected a start from 0"),
         (("--start", 1e4), "--start 10000: "),
     ],
@@ -472,7 +472,7 @@ def test_events_are_printed_once_they_are_over(card):
     assert 0 < len(found) == len(result.stdout.splitlines())
     assert [(peak, label) for _, _, peak, label in found] == [(f"{event.peak:.2f}", event.label) for event in expected]
     assert "--merge-gap needs --events" in only_error(ced("listen", "-m", MODEL, "--merge-gap", 1), 2)
-    assert "--top-k has no meaning with --events" in only_error(ced("listen", "--events", "-k", 1), 2)
+    assert "--top-k has no effect with --events" in only_error(ced("listen", "--events", "-k", 1), 2)
     assert "--labels Dgo: expected a class of the model" in ced("listen", "-m", MODEL, "-l", "Dgo").stderr
 
 

@@ -490,7 +490,7 @@ def test_an_output_that_was_changed_so_that_results_could_be_lost_is_refused_and
     output.write_bytes(REFUSED[case](write(output, tagged(*few[:3]))))
     before = output.read_bytes()
     result = ced(*few, "--output", output, "--resume", code=2)
-    assert "as they were written, and cannot be resumed: " in result.stderr and result.stderr.count("\n") == 1
+    assert "are not as they were written: " in result.stderr and result.stderr.count("\n") == 1
     assert output.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["few", output.name]
 
 
@@ -766,4 +766,4 @@ def test_a_spreadsheet_safe_output_is_resumed_by_its_names_and_only_as_such(
 @pytest.mark.parametrize("format", ["json", "jsonl", "parquet", "table"])
 def test_spreadsheet_safe_is_for_csv(few: list[Path], ced: Run, tmp_path: Path, format: str) -> None:
     result = ced(few[0], "--output", tmp_path / "x", "--format", format, "--spreadsheet-safe", code=2)
-    assert result.stderr == f"ced: --spreadsheet-safe is for --format csv, not {format}\n"
+    assert result.stderr == f"ced: --spreadsheet-safe needs --format csv, not {format}\n"

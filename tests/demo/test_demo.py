@@ -676,7 +676,7 @@ def ced(*arguments: Any) -> Any:
         (["--max-minutes", "inf"], "--max-minutes inf"),
         (["--model", "./missing"], "there is no such folder"),
         (["--port", "0"], "--port"),
-        (["file.wav"], "is one argument too many"),
+        (["file.wav"], "unexpected argument file.wav"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments, message):

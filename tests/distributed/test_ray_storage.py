@@ -81,7 +81,7 @@ def test_without_ray_a_store_is_one_line(random_model: Path) -> None:
     result = CliRunner().invoke(app, ["tag", "s3://bucket/a.wav", "--model", str(random_model)])
     assert result.exit_code == 2 and not result.stdout
     assert result.stderr == (
-        "ced: s3://bucket/a.wav: to read from there add --ray --output DIR, or download it first\n"
+        "ced: s3://bucket/a.wav: to read from a store add --ray --output DIR, or download the files first\n"
     )
 
 

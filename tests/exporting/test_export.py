@@ -273,7 +273,7 @@ def test_sherpa_onnx_tags_recordings_of_any_length_as_the_mean_of_equal_pieces(s
 
 @pytest.mark.parametrize("field, value", [("f_min", 50.0), ("f_max", 4000.0), ("hop_size", 320), ("center", False)])
 def test_sherpa_onnx_has_one_front_end(field: str, value: Any) -> None:
-    with pytest.raises(OptionError, match=f"sherpa-onnx computes features with {field}=.*the model requires {value}"):
+    with pytest.raises(OptionError, match=f"features of sherpa-onnx have {field}=.*the model requires {value}"):
         check_front_end(FrontEnd(**{field: value}))
     check_front_end(FrontEnd(f_max=None))
 
@@ -353,15 +353,15 @@ def test_an_empty_folder_is_as_good_as_none_and_readable_by_all(tmp_path: Path) 
 
 
 def test_only_another_export_is_replaced_and_only_if_asked(exported: Export, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="this one has an export, which `overwrite` replaces"):
+    with pytest.raises(OptionError, match="this one has an export: replace it with `overwrite`"):
         check_output(exported("onnx").folder)
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "metadata.json").write_text('{"format": "of my own"}')
-    with pytest.raises(OptionError, match="not one with other files in it"):
+    with pytest.raises(OptionError, match="this one has other files"):
         check_output(tmp_path / "precious", overwrite=True)
     with pytest.raises(OptionError, match="a folder, not a file"):
         check_output(tmp_path / "precious" / "metadata.json", overwrite=True)
-    with pytest.raises(OptionError, match="a name in a folder that exists"):
+    with pytest.raises(OptionError, match="a path in an existing folder"):
         check_output(tmp_path / "no" / "folder")
 
 

@@ -226,7 +226,7 @@ def test_the_command_makes_the_page(
     result = CliRunner().invoke(app, [*arguments, "--runtime", str(node_modules)], catch_exceptions=False)
     assert (result.exit_code, result.stdout) == (0, f"{output}\n")
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("model.onnx: ") and last.endswith("README.md describes how to serve the page")
+    assert last.startswith("model.onnx: ") and last.endswith("README.md explains how to serve the page")
     assert (output / "index.html").is_file() and not os.path.exists(output / "package.json")
 
     for given, message in (

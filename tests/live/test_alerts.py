@@ -382,7 +382,7 @@ def test_stream_time_is_sample_time_after_hours_in_little_memory(hours):
         (["TONE", "--hold", "3"], "--hold needs --webhook, --mqtt, --exec or --save-clips"),
         (["TONE", "--mqtt-port", "3"], "--mqtt-port needs --mqtt"),
         (["TONE", "--clip-after", "3", "--webhook", "http://h"], "--clip-after needs --save-clips"),
-        (["TONE", "--merge-gap", "3", "--webhook", "http://h"], "--merge-gap has no meaning for alerts; see --hold"),
+        (["TONE", "--merge-gap", "3", "--webhook", "http://h"], "--merge-gap has no effect for alerts; see --hold"),
         (["TONE", "--gate", "nan"], "--gate"),
         (["TONE", "--input-device", "1"], "--input-device is for microphones"),
     ],
