@@ -164,7 +164,7 @@ def test_a_folder_by_a_relative_path_or_a_link(tmp_path: Path, monkeypatch: pyte
         (["notes.txt"], "this folder has no audio files"),
         (["a.wav", "b.wav"], "a.wav is in no folder of a class, and there is no metadata.csv"),
         (["dog/a.wav", "cat/sub/b.wav"], "must all be equally deep, but there are .*dog/a.wav and .*cat/sub/b.wav"),
-        (["audio/a.wav", "meta/x.csv"], "all clips are in one folder, 'audio'.*is it .*meta/x.csv?"),
+        (["audio/a.wav", "meta/x.csv"], "all clips are in one folder, 'audio'.*such as .*meta/x.csv"),
     ],
 )
 def test_a_folder_without_labels_is_refused_in_one_line(tmp_path: Path, files: list[str], message: str) -> None:

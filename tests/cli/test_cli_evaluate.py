@@ -227,9 +227,7 @@ def test_the_test_split_is_evaluated_unless_told_otherwise(ced: Run, folder: Pat
     assert "split:" not in ced(folder, "--split", "train").stderr
     shutil.rmtree(folder / "test")
     assert "split: validation (of train, validation)\n" in ced(folder).stderr
-    assert "no split 'test'; expected 'train', 'validation'" in last_line(
-        ced(folder, "--split", "test", code=1).stderr
-    )
+    assert "no split 'test'; expected 'train', 'validation'" in last_line(ced(folder, "--split", "test", code=1).stderr)
 
 
 def test_without_a_split_to_test_there_is_a_choice(ced: Run, table: Path, resources: Path) -> None:
@@ -292,7 +290,7 @@ def test_labels_that_do_not_do_fail_in_one_line(ced: Run, tmp_path: Path, clip: 
         (["DATA", "--per-class", "DATA", "--overwrite"], "this file has the labels"),
         (["DATA", "--batch-size", "0"], "--batch-size 0: expected a whole number from 1"),
         (["DATA", "--channel", "left"], "--channel left: expected mix, loudest or the number"),
-        ([], "missing DATA, or --dataset"),
+        ([], "missing DATA or --dataset"),
     ],
 )
 def test_wrong_usage_is_found_before_the_work(table: Path, ced: Run, arguments: list[str], message: str) -> None:

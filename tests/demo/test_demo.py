@@ -174,7 +174,7 @@ def call_tags(server: str, **file: str) -> str:
 @pytest.mark.parametrize("address", ["http://203.0.113.1/sound.wav", "https://example.com/sound.wav"])
 def test_addresses_in_place_of_files_are_never_fetched(url, foreign_addresses, address):
     answer = call_tags(url, path=address)
-    assert answer.startswith("event: error") and "Addresses are not fetched" in answer
+    assert answer.startswith("event: error") and "URLs are not supported" in answer
     answer = call_tags(url, path=str(CROW), url=address)
     assert answer.startswith("event: error") and "label" not in answer
     assert foreign_addresses == []
@@ -467,7 +467,7 @@ def test_what_its_header_says_is_too_long_is_not_decoded(bad_files, monkeypatch)
     monkeypatch.setattr(limits_module, "read_blocks", lambda *_, **__: pytest.fail("it was decoded"))
     with pytest.raises(DemoError, match="too long"):
         read_sound(bad_files["long.wav"], 16000, LIMITS)
-    with pytest.raises(DemoError, match="large.wav is too large. This demo takes files of up to 2 MB"):
+    with pytest.raises(DemoError, match="large.wav is too large. The limit is 2 MB"):
         read_sound(bad_files["large.wav"], 16000, LIMITS)
 
 
@@ -587,7 +587,7 @@ def test_windows_that_a_model_cannot_use_and_faults_of_the_demo_are_one_line(mon
 
     monkeypatch.setattr(service_module, "listen", fail)
     status = service.show(str(CROW), "micro_hub", 2.0, 0.5).status
-    assert "Something went wrong" in status and "secret" not in status and "secret" in caplog.text
+    assert "Unexpected error" in status and "secret" not in status and "secret" in caplog.text
 
 
 def test_the_picture_is_drawn_twice_and_told_in_words(tagger):
@@ -637,7 +637,7 @@ def test_the_recordings_are_found_in_a_checkout_and_travel_with_the_package():
     ("error", "message"),
     [
         (AudioError("<array>: not today"), "misc_crow.flac could not be tagged: not today. Please try"),
-        (ValueError("`window_s` is too long"), "These settings do not work: window_s is too long"),
+        (ValueError("`window_s` is too long"), "Invalid settings: window_s is too long"),
     ],
 )
 def test_what_the_tagger_refuses_is_passed_on(error, message):

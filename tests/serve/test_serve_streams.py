@@ -87,7 +87,7 @@ def test_samples_that_are_not_finite_end_the_stream(server: Served):
         ("audio/stream?encoding=mp3", 422, "encoding='mp3': "),
         ("audio/stream?hop_s=9", 422, "hop_s=9.0: expected "),
         ("audio/stream?labels=Dgo", 422, "did you mean 'Dog'?"),
-        ("audio/stream?rate=8000", 422, "rate: not a parameter here"),
+        ("audio/stream?rate=8000", 422, "rate: unknown parameter"),
         ("realtime?model=x", 404, "unknown model 'x'"),
         ("realtime?top_k=x", 422, "top_k='x': "),
     ],
@@ -179,7 +179,7 @@ def test_a_realtime_session_goes_on_after_bad_events(server: Served):
         realtime.receive("input_audio_buffer.cleared")
         realtime.send("input_audio_buffer.commit")
         realtime.receive("input_audio_buffer.committed")
-        assert realtime.problem() == ("input_audio_buffer_commit_empty", "the buffer holds no audio")
+        assert realtime.problem() == ("input_audio_buffer_commit_empty", "the buffer has no audio")
 
 
 def test_a_realtime_session_with_windows_needs_no_commits(server: Served):
