@@ -20,6 +20,7 @@ from .records import check_same_maker, check_same_options
 from .writers.json import json_line, parse_json
 
 Entry = dict[str, Any]
+LOCKED_BYTE = 2**31 - 2  # beyond the end of files, since Windows prevents reading of locked bytes
 MAX_LINE = 2**31  # bytes; a timeline of all classes has 50 MB an hour
 
 
@@ -175,20 +176,47 @@ class Unfinished(Lines):
         self.offsets[entry["file"]] = self.write(entry)
 
 
+def lock_on_windows(descriptor: int) -> None:
+    """
+    Locks a file on Windows, until it is closed.
+
+    Raises:
+        BlockingIOError: if another process has locked it.
+        ImportError: on other systems, which have `fcntl`.
+    """
+    import msvcrt
+
+    position = os.lseek(descriptor, 0, os.SEEK_CUR)
+    os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    except PermissionError as error:
+        raise BlockingIOError from error
+    finally:
+        os.lseek(descriptor, position, os.SEEK_SET)
+
+
+def _lock(file: FileIO) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        lock_on_windows(file.fileno())
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def open_locked(path: str | Path, flags: int) -> FileIO:
-    """Opens a journal, so that no second process can while this one runs (where the system has such locks)."""
+    """Opens a journal, and locks it if the file system has locks."""
     if os.path.lexists(path) and not os.path.isfile(path):
         raise UsageError(f"{path}: not a regular file")
     while True:
         file = FileIO(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), "r+")
         try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError as error:
             file.close()
             raise RunError(f"{path}: another run is writing to it") from error
-        except (ImportError, OSError):  # Windows, or a file system without locks
+        except (ImportError, OSError):  # no locks
             return file
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):

@@ -49,6 +49,7 @@ MODULES = {
     "scikit-learn": "sklearn",
     "sherpa-onnx": "sherpa_onnx",
 }
+PATH = r"(?<![\w~.])[A-Za-z]:(\\+[\w.\-+]+){2,}" if os.name == "nt" else r"(?<![\w~.])(/[\w.\-+]+){2,}"
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "OMP_NUM_THREADS")
 HIDDEN_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HTTPS_PROXY", "RAY_ADDRESS")
 TIME_LIMIT_S = 60
@@ -164,7 +165,7 @@ def _result(child: "subprocess.Popen[str]") -> dict[str, Any]:
 def _reason(text: str) -> str:
     """An error in which absolute paths are replaced by `shown_path`."""
     text = one_line(text).replace(os.path.expanduser("~"), "~")
-    return re.sub(r"(?<![\w~.])(/[\w.\-+]+){2,}", lambda match: shown_path(match[0]), text)[:300]
+    return re.sub(PATH, lambda match: shown_path(match[0]), text)[:300]
 
 
 def _gpus() -> list[str]:

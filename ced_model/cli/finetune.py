@@ -5,7 +5,6 @@
 import dataclasses
 import logging
 import os
-import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +14,7 @@ from . import options, training_options
 from .endings import one_line_errors
 from .errors import CliError
 from .options import INPUT, TRAINING, option
-from .terminal import put, say
+from .terminal import put, quoted, say
 from .training_options import parse_settings, split_settings
 from .training_output import is_main_process, make_progress, training_errors, use_threads
 
@@ -212,10 +211,10 @@ def _report(done: "Finetuned", output: str, events: bool) -> Iterator[str]:
         lines: Any = event_lines if events else table_lines
         yield from lines(done.evaluation)
         yield ""
-    model = shlex.quote(output)
+    model = quoted(output)
     stopped = f", stopped after {done.epochs:.4g}" if done.epochs > done.best_epoch else ""
     yield f"wrote {model}: {len(done.labels)} classes, weights of epoch {done.best_epoch:.4g}{stopped}"
     if done.held_out is not None:
         clips = os.path.join(os.path.dirname(os.path.normpath(output)), *done.held_out.parts[-2:])
-        yield f"evaluate it again: ced evaluate {shlex.quote(clips)} --model {model}{' --events' * events}"
+        yield f"evaluate it again: ced evaluate {quoted(clips)} --model {model}{' --events' * events}"
     yield f"tag with it:       ced tag FILES --model {model}{' --events' * events}"

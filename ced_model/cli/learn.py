@@ -3,7 +3,6 @@
 """`ced learn`: a few examples per class → a model folder with these classes."""
 
 import os
-import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,7 @@ from .endings import one_line_errors
 from .errors import CliError
 from .model import load_tagger
 from .progress import RunProgress
-from .terminal import put, say
+from .terminal import put, quoted, say
 
 if TYPE_CHECKING:
     from ..own_classes import LearnedClasses
@@ -85,5 +84,5 @@ def _report(learned: "LearnedClasses", output: str) -> Iterator[str]:
     yield "found: examples with a score from 0.5; false: other clips with such a score (by cross-validation)"
     kept = len(learned.labels) - len(learned.reports)
     rest = f", {kept} of {learned.base}" if kept else f", instead of those of {learned.base}"
-    yield f"wrote {shlex.quote(output)}: {len(learned.reports)} classes from examples{rest}"
-    yield f"tag with it: ced tag FILES --model {shlex.quote(output)}"
+    yield f"wrote {quoted(output)}: {len(learned.reports)} classes from examples{rest}"
+    yield f"tag with it: ced tag FILES --model {quoted(output)}"

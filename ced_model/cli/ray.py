@@ -74,7 +74,8 @@ def _report_death(advice: str) -> Iterator[None]:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=sys.stderr.fileno(),
-            start_new_session=True,  # not ended by Ctrl-C
+            start_new_session=True,  # not ended by Ctrl-C; on Windows the same:
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
     except OSError:  # stderr is not a file, or no process can be started
         yield

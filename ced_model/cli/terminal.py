@@ -6,6 +6,8 @@ import errno
 import logging
 import os
 import re
+import shlex
+import subprocess
 import sys
 from typing import NoReturn
 
@@ -67,6 +69,11 @@ def say(*lines: str) -> None:
 def say_error(name: str, error: str) -> None:
     """Prints why an input failed."""
     say(f"{name}: {one_line(error)}")
+
+
+def quoted(argument: str) -> str:
+    """An argument for a command line that the user can copy."""
+    return subprocess.list2cmdline([argument]) if os.name == "nt" else shlex.quote(argument)
 
 
 class PrintableRecord(logging.LogRecord):

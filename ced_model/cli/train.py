@@ -3,7 +3,6 @@
 """`ced distill train`: a store of teacher outputs → a trained student (model folder)."""
 
 import os
-import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,7 @@ from . import options, training_options
 from .endings import one_line_errors
 from .errors import CliError
 from .options import COMPUTING, INPUT, TRAINING, option
-from .terminal import put, say
+from .terminal import put, quoted, say
 from .training_options import parse_settings, split_settings
 from .training_output import is_main_process, leave_group, make_progress, training_errors, use_threads
 
@@ -153,4 +152,4 @@ def _report(done: "Distillation", output: str) -> Iterator[str]:
         yield "agreement with the teachers: " + ", ".join(
             f"{name} {done.metrics[key]:.3f}" for key, name in SHARES.items() if key in done.metrics
         )
-    yield f"tag with it: ced tag FILES --model {shlex.quote(output)}"
+    yield f"tag with it: ced tag FILES --model {quoted(output)}"

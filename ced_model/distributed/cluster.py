@@ -101,7 +101,8 @@ def _check_address(address: str) -> None:
 def running_here() -> str | None:
     """The address in Ray's file about a cluster on this machine, if that cluster still answers."""
     with contextlib.suppress(OSError, ClusterError):
-        folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        system_folder = "/tmp" if sys.platform == "darwin" else tempfile.gettempdir()  # as in Ray
+        folder = os.environ.get("RAY_TMPDIR") or system_folder
         address = Path(folder, "ray", "ray_current_cluster").read_text().strip()
         _check_address(address)
         return address
