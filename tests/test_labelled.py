@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Folders and tables of labelled clips are read as their authors meant them; what is left out is told."""
+"""Reading folders and tables of labelled clips, and reports of clips that are left out."""
 
 import json
 import socket
@@ -105,7 +105,7 @@ def test_splits_of_a_folder_are_those_that_datasets_finds(tmp_path: Path) -> Non
         read_labelled(tmp_path, split="dev")
 
 
-def test_files_outside_of_the_splits_are_told(tmp_path: Path) -> None:
+def test_files_outside_of_the_splits_are_reported(tmp_path: Path) -> None:
     touch(tmp_path, "train/dog/1.wav", "train/cat/2.wav", "more/dog/3.wav", "more/dog/4.wav")
     clips = read_labelled(tmp_path)
     assert names_of(clips) == ["2.wav", "1.wav"]
@@ -115,7 +115,7 @@ def test_files_outside_of_the_splits_are_told(tmp_path: Path) -> None:
     assert len(read_labelled(tmp_path, split="all")) == 4
 
 
-def test_a_metadata_file_tells_the_labels(tmp_path: Path) -> None:
+def test_a_metadata_file_has_the_labels(tmp_path: Path) -> None:
     touch(tmp_path, "x/a.wav", "x/b.wav", "y/c.wav")
     (tmp_path / "metadata.csv").write_text('file_name,label\nx/a.wav,Dog\nx/b.wav,"Chuckle, chortle"\n')
     clips = read_labelled(tmp_path)
@@ -273,7 +273,7 @@ def test_a_column_for_each_class(table: Table) -> None:
     assert yes_or_no.problem_type == MULTI_LABEL
 
 
-def test_a_column_split_tells_the_splits(table: Table) -> None:
+def test_a_column_split_has_the_splits(table: Table) -> None:
     path = table("path,label,split\na.wav,Dog,train\nb.wav,Cat,val\nc.wav,Dog,val\n")
     assert find_splits(path) == ["train", "val"]
     assert names_of(read_labelled(path, split="val")) == ["b.wav", "c.wav"]
@@ -317,7 +317,7 @@ def test_given_classes_stay_in_their_order(table: Table) -> None:
         read_labelled(path, classes=["Dog"], model_classes=["Dog"])
 
 
-def test_names_that_differ_only_in_case_are_told_apart() -> None:
+def test_names_that_differ_only_in_case_are_different_classes() -> None:
     classes = vocabulary_of(["Dog", "dog"])
     assert [classes.find(name) for name in ("dog", "Dog", "DOG")] == [1, 0, None]
 
@@ -400,7 +400,7 @@ def test_audio_within_a_table_is_refused(table: Table) -> None:
 
 
 @pytest.mark.parametrize("data", ["nix", "https://huggingface.co/datasets/x", "hf://datasets/x"])
-def test_what_is_not_there_is_refused(data: str) -> None:
+def test_missing_data_are_refused(data: str) -> None:
     for read in (read_labelled, find_splits):
         with pytest.raises(ValueError, match="no such file or folder|local files only") as error:
             read(data)

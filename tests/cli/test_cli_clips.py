@@ -148,7 +148,7 @@ def test_formats_that_libsndfile_does_not_know_are_cut(tmp_path):
     assert np.abs(np.fft.rfft(first.samples[:, 0])).argmax() == 220
 
 
-def test_what_a_format_cannot_hold_is_named(tmp_path):
+def test_unsupported_clip_formats_are_reported(tmp_path):
     with pytest.raises(RuntimeError, match="x.flac: cannot be written as flac"):
         write_part(Part(np.zeros((100, 9)), 16000, "PCM_16"), tmp_path / "x.flac", "flac")
     assert list(tmp_path.iterdir()) == []

@@ -222,7 +222,7 @@ def index(sounds: Path) -> Path:
     return sounds.parent / "index.npz"
 
 
-def test_what_is_found_is_played_the_best_first(sounds, index, monkeypatch):
+def test_hits_are_played_the_best_first(sounds, index, monkeypatch):
     card = FakeCard()
     monkeypatch.setitem(sys.modules, "sounddevice", card)
     query = sounds / "misc_crow.flac"
@@ -246,7 +246,7 @@ def test_what_is_found_is_played_the_best_first(sounds, index, monkeypatch):
         (FakeCard(fails=True), "--play: Invalid sample rate"),
     ],
 )
-def test_what_playing_lacks_is_one_line(sounds, index, monkeypatch, card, message):
+def test_missing_requirements_of_playing_are_one_line(sounds, index, monkeypatch, card, message):
     monkeypatch.setitem(sys.modules, "sounddevice", card)
     result = ced("search", sounds / "misc_crow.flac", index, "--play", "-m", MODEL)
     assert result.exit_code == 1 and result.stderr.splitlines()[-1] == f"ced: {message}"

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `ced evaluate` promises."""
+"""`ced evaluate` with labelled clips."""
 
 import contextlib
 import csv
@@ -218,7 +218,7 @@ def test_which_classes_are_taken_for_which(ced: Run, numbered: Path, table: Path
 # Splits
 
 
-def test_the_test_split_is_evaluated_unless_told_otherwise(ced: Run, folder: Path) -> None:
+def test_the_test_split_is_evaluated_by_default(ced: Run, folder: Path) -> None:
     shown = ced(folder)
     assert "split: test (of train, validation, test)\n" in shown.stderr
     assert shown.stdout.startswith("2 clips, single-label; 2 of 2 classes present\n")
@@ -299,7 +299,7 @@ def test_wrong_usage_is_found_before_the_work(table: Path, ced: Run, arguments: 
     assert table.read_text().startswith("path,labels")
 
 
-def test_help_is_whole(ced: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_is_complete(ced: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     shown = ced("--help", model=None).stdout
     lines = shown.splitlines()
@@ -308,7 +308,7 @@ def test_help_is_whole(ced: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         assert any(line.strip().startswith(option) for line in lines), option
 
 
-def test_without_the_extra_one_line_tells_what_to_install(
+def test_without_the_extra_one_line_has_the_command_to_install_it(
     ced: Run, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("datasets", "sklearn"):
@@ -317,7 +317,7 @@ def test_without_the_extra_one_line_tells_what_to_install(
     assert line == 'ced: evaluating requires datasets and sklearn: pip install "ced_model[train]"'
 
 
-def test_a_file_that_cannot_be_written_keeps_what_it_had(
+def test_a_file_that_cannot_be_written_keeps_its_content(
     ced: Run, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: Any) -> None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Events in the formats of other programs, read by other people's readers."""
+"""Event formats of other programs, read with third-party libraries."""
 
 import json
 import os
@@ -175,7 +175,7 @@ def test_events_of_one_recording_are_in_a_file_of_the_program(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_folder_of_recordings_gets_a_folder_of_files(
+def test_a_folder_of_recordings_is_written_as_a_folder_of_files(
     format: str, resources: Path, expected: dict[str, Rows], tmp_path: Path
 ) -> None:
     recordings = tmp_path / "recs"
@@ -197,7 +197,7 @@ def test_a_folder_of_recordings_gets_a_folder_of_files(
 
 
 @pytest.mark.parametrize("format", COMBINED)
-def test_a_folder_of_recordings_gets_one_file(
+def test_a_folder_of_recordings_is_written_as_one_file(
     format: str, resources: Path, expected: dict[str, Rows], tmp_path: Path
 ) -> None:
     output = tmp_path / "events.txt"
@@ -245,7 +245,7 @@ def test_overlapping_events_of_a_class_have_tiers_of_their_own(clip: Path, tmp_p
 @pytest.mark.parametrize(
     ("format", "name"), [("audacity", "out"), ("textgrid", "out"), ("raven", "out.txt"), ("labelstudio", "tasks.json")]
 )
-def test_a_finished_output_takes_up_new_and_failed_recordings(
+def test_new_and_failed_recordings_are_added_to_a_finished_output(
     format: str, name: str, resources: Path, tmp_path: Path
 ) -> None:
     recordings, output = tmp_path / "recs", tmp_path / name
@@ -309,7 +309,7 @@ def test_overwriting_removes_the_files_of_recordings_that_are_gone(
     ced(resources / "perc_bell.flac", *options, "--resume")
 
 
-def test_an_interrupted_output_goes_on_from_its_journal(
+def test_an_interrupted_output_continues_from_its_journal(
     resources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the files and the sidecar, which is the last that is written, too."""
@@ -352,7 +352,7 @@ def test_wrong_usage_is_one_line(arguments: str, message: str, resources: Path, 
     assert message in done.stderr and len(done.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())
 
 
-def test_wrong_arguments_of_write_events_name_what_was_expected(clip: Path, tmp_path: Path) -> None:
+def test_errors_of_write_events_state_the_expected_value(clip: Path, tmp_path: Path) -> None:
     for arguments, message in [
         ((tmp_path / "a", {clip: []}, "mp3"), "audacity, raven, dcase, rttm, textgrid, labelstudio"),
         ((tmp_path / "a.txt", [], "raven"), "a dictionary of recordings and their events"),
@@ -448,7 +448,7 @@ def test_a_timeline_is_printed_with_the_best_classes_of_each_window(resources: P
 @pytest.mark.parametrize(
     ("name", "count"), [("formats.md", 8), ("tutorials/first_tags.md", 1), ("tutorials/events.md", 1)]
 )
-def test_the_commands_of_a_page_print_what_it_shows(
+def test_the_commands_of_a_page_print_the_documented_output(
     name: str, count: int, resources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (resources.parent / "docs" / name).read_text(encoding="utf-8")

@@ -150,7 +150,7 @@ def test_completion_scripts_are_printed_for_a_shell() -> None:
     assert "complete -o default -F _ced_completion ced" in done.stdout
 
 
-def test_what_is_completed_exists() -> None:
+def test_completions_are_valid_values() -> None:
     assert tuple(f"mispeech/ced-{size}" for size in completion.SIZES) == PUBLISHED_MODELS
     assert set(completion.complete_export_format("")) == set(FORMATS)
 
@@ -191,7 +191,7 @@ def test_doctor_reports_broken_packages(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert any("error: KeyError" in line for line in doctor._lines(found))
 
 
-def test_doctor_knows_the_packages_of_all_extras() -> None:
+def test_doctor_lists_the_packages_of_all_extras() -> None:
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert doctor.ENGINES == PACKAGES
     assert set(doctor.EXTRAS) == set(extras) - {"all", "dev", "docs", "psds", "test"}

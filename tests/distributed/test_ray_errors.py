@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced tag --ray`: what cannot work is one line, and wrong usage is told before anything is begun."""
+"""`ced tag --ray`: errors are one line, and wrong usage is reported before the run starts."""
 
 import socket
 import sys
@@ -87,7 +87,7 @@ def test_a_folder_with_other_things_or_other_results_in_it_is_left_alone(
     )
 
 
-def test_without_the_extra_one_line_says_what_to_install(
+def test_without_the_extra_one_line_has_the_command_that_installs_it(
     refuse: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)

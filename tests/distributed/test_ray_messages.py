@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced tag --ray`: what ends a run is printed, whatever comes before and after it. Needs no cluster."""
+"""`ced tag --ray`: the reason for the end of a run is printed. These tests need no cluster."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ def output(tmp_path: Path) -> ShardedOutput:
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))), ids=str)
-def test_a_worker_that_cannot_go_on_ends_the_run_with_its_reason_in_any_order_of_messages(
+def test_a_worker_that_cannot_continue_ends_the_run_with_its_reason_in_any_order_of_messages(
     order: tuple[int, ...], output: ShardedOutput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two whole shards, a full disk, and a node that dies: its loss ends a pass, and what is missing is done again."""

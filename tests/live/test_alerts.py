@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Alerts of live audio: when they begin and end, and targets that fail or hang."""
+"""Alerts of live audio: begin, end, and targets that fail or hang."""
 
 import http.server
 import json
@@ -147,7 +147,7 @@ def test_a_server_that_is_not_there_is_reported_once(monkeypatch):
     assert "Connection refused; trying again" in lines[0] and "1 event could not be delivered" in lines[1]
 
 
-def test_a_command_gets_the_event_without_a_shell(tmp_path, monkeypatch):
+def test_a_command_is_run_with_the_event_without_a_shell(tmp_path, monkeypatch):
     monkeypatch.setenv("CED_MQTT_PASSWORD", "hidden")
     script, out = tmp_path / "hook.py", tmp_path / "out put.json"
     script.write_text(

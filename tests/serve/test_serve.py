@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What clients of `ced serve` can rely on: answers, refusals, limits."""
+"""`ced serve`: responses, refusals and limits."""
 
 import asyncio
 import base64
@@ -58,7 +58,7 @@ def problem(response: Any, status: int) -> str:
 # Answers
 
 
-def test_a_client_of_localai_gets_the_answer_of_its_endpoint(server: Served, tagger: AudioTagger, resources: Path):
+def test_the_response_is_compatible_with_clients_of_localai(server: Served, tagger: AudioTagger, resources: Path):
     crow = resources / "misc_crow.flac"
     form = {"model": "ced-nano", "top_k": "3", "threshold": "0.05", "response_format": "json"}
     answer = server.post(CLASSIFICATION, data=form, files={"file": ("crow.flac", crow.read_bytes())}).json()
@@ -212,7 +212,7 @@ def test_unknown_parameters_paths_and_methods_are_refused(server: Served):
     assert problem(refusal, 405) == "this path has no such method" and refusal.headers["Allow"] == "POST"
 
 
-def test_a_key_is_asked_for_except_by_health_checks(strict: Served):
+def test_a_key_is_required_except_for_health_checks(strict: Served):
     assert strict.get("/v1/models").status_code == 200
     assert strict.get("/ced/v1/models").status_code == 200  # of a proxy that keeps the path
     assert strict.get("/v1/models", headers={"Authorization": "", "X-API-Key": "secret"}).status_code == 200
@@ -229,7 +229,7 @@ def test_a_key_is_asked_for_except_by_health_checks(strict: Served):
 # Limits
 
 
-def test_what_is_too_large_or_too_long_is_refused(strict: Served, server: Served):
+def test_requests_that_are_too_large_or_too_long_are_refused(strict: Served, server: Served):
     assert problem(strict.post(CLASSIFICATION, content=bytes(700_000), headers=WAV), 413) == (
         "the body is too large: expected at most 0.5 MB"
     )
@@ -337,7 +337,7 @@ def test_the_work_of_a_client_that_goes_away_ends():
     asyncio.run(scenario())
 
 
-def test_work_that_takes_too_long_is_ended(tagger: AudioTagger):
+def test_requests_that_run_too_long_are_ended(tagger: AudioTagger):
     for limit, status, line in (
         ("timeout_s", 503, "computing took longer"),
         ("decode_timeout_s", 422, "decoding took"),

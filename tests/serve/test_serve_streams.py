@@ -137,7 +137,7 @@ class Realtime:
         return error["code"], error["message"]
 
 
-def test_a_realtime_client_of_localai_gets_sound_detections(server: Served, tagger: AudioTagger, tabla):
+def test_realtime_sessions_are_compatible_with_clients_of_localai(server: Served, tagger: AudioTagger, tabla):
     samples = (tabla[0] * 32767).astype("<i2")
     with connect(server.websocket("/v1/realtime?model=ced-nano"), proxy=None) as socket:
         realtime = Realtime(socket)
@@ -159,7 +159,7 @@ def test_a_realtime_client_of_localai_gets_sound_detections(server: Served, tagg
         ]
 
 
-def test_a_realtime_session_goes_on_after_bad_events(server: Served):
+def test_a_realtime_session_continues_after_invalid_events(server: Served):
     with connect(server.websocket("/v1/realtime"), proxy=None) as socket:
         realtime = Realtime(socket)
         socket.send("nonsense")
