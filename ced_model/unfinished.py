@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .messages import RunError, UsageError
+from .output import lock_on_windows
 from .records import check_same_maker, check_same_options
 from .writers.json import json_line, parse_json
 
 Entry = dict[str, Any]
-LOCKED_BYTE = 2**31 - 2  # beyond the end of files, since Windows prevents reading of locked bytes
 MAX_LINE = 2**31  # bytes; a timeline of all classes has 50 MB an hour
 
 
@@ -174,26 +174,6 @@ class Unfinished(Lines):
     def add(self, entry: Entry) -> None:
         """Keeps the entry of the input that its `file` names."""
         self.offsets[entry["file"]] = self.write(entry)
-
-
-def lock_on_windows(descriptor: int) -> None:
-    """
-    Locks a file on Windows, until it is closed.
-
-    Raises:
-        BlockingIOError: if another process has locked it.
-        ImportError: on other systems, which have `fcntl`.
-    """
-    import msvcrt
-
-    position = os.lseek(descriptor, 0, os.SEEK_CUR)
-    os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
-    try:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-    except PermissionError as error:
-        raise BlockingIOError from error
-    finally:
-        os.lseek(descriptor, position, os.SEEK_SET)
 
 
 def _lock(file: FileIO) -> None:

@@ -15,9 +15,10 @@ import pytest
 from ced_model.cli.terminal import quoted
 from ced_model.live.hooks import split_command
 from ced_model.messages import RunError
+from ced_model.output import LOCKED_BYTE
 from ced_model.serve import metrics
 from ced_model.training import run_folder
-from ced_model.unfinished import LOCKED_BYTE, Lines
+from ced_model.unfinished import Lines
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_UNIX = """

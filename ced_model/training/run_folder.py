@@ -14,8 +14,7 @@ from typing import IO, Any
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
-from ..output import write_file
-from ..unfinished import lock_on_windows
+from ..output import lock_on_windows, write_file
 
 SUFFIX = ".training"
 RUN_FILE = "run.json"
