@@ -32,7 +32,9 @@ ListFile = Annotated[
 ]
 Dataset = Annotated[
     str | None,
-    option(INPUT, metavar="ID_OR_DIR", help="Data set: Hub id (owner/name), a local copy of one, or a Parquet file."),
+    option(
+        INPUT, metavar="ID_OR_DIR", help="Data set: Hub id (owner/name), local folder of a data set, or Parquet file."
+    ),
 ]
 Config = Annotated[str | None, option(INPUT, metavar="NAME", help="Configuration of --dataset.")]
 Split = Annotated[str | None, option(INPUT, metavar="NAME", help="Split of --dataset, or all.")]

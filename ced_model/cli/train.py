@@ -46,7 +46,9 @@ def train(
     ] = None,
     held_out: Annotated[
         float | None,
-        option(INPUT, metavar="SHARE", help="Share of files to hold out for validation; by default 0.05."),
+        option(
+            INPUT, metavar="SHARE", help="Share of the chunks to hold out for validation, by files; by default 0.05."
+        ),
     ] = None,
     workers: Annotated[
         int | None,

@@ -22,11 +22,11 @@ class Alert:
     The presence of a class or group.
 
     Attributes:
-        id: Unix time and random digits, the same for begin and end.
+        id: Unix time and random digits, the same for start and end.
         label: The class or group.
-        onset_s: Begin, in seconds of audio since listening started.
-        began_at: Begin, in seconds since the epoch.
-        score: The score at the begin; after the end, the peak score.
+        onset_s: Start, in seconds of audio since listening started.
+        began_at: Start, in seconds since the epoch.
+        score: The score at the start; after the end, the peak score.
         offset_s, ended_at: End, or None until then.
         clip: The audio file, if clips are saved.
     """

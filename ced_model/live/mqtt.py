@@ -5,7 +5,7 @@ Sends alerts by MQTT, with topics like those of Frigate, and discovery by Home A
 
     PREFIX/NAME/audio/CLASS     ON or OFF, retained, for each class or group; `all` is ON if any of them is
     PREFIX/NAME/available       online or offline, retained; offline is also the last will
-    PREFIX/NAME/events          begin and end of each alert as JSON
+    PREFIX/NAME/events          start and end of each alert as JSON
 
 States have QoS 0 and are not queued: after an outage, only the current states are sent. Events have QoS 1 and an id;
 those of an outage are sent after it.

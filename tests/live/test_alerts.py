@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Alerts of live audio: begin, end, and targets that fail or hang."""
+"""Alerts of live audio: start, end, and targets that fail or hang."""
 
 import http.server
 import json
