@@ -427,8 +427,8 @@ def test_names_of_columns_are_safe_in_spreadsheets(clip: Path, tmp_path: Path) -
     ("arguments", "message"),
     [
         ("--wide", "--wide needs --format csv, parquet, json or jsonl"),
-        ("--timeline --top-k 3", "--timeline writes all scores: choose classes with --labels"),
-        ("--wide --threshold 0.3 -f csv", "--wide writes all scores: choose classes with --labels"),
+        ("--timeline --top-k 3", "--timeline, which writes all scores; choose classes with --labels"),
+        ("--wide --threshold 0.3 -f csv", "--wide, which writes all scores; choose classes with --labels"),
         ("--timeline --format raven", "--timeline has no effect with --format raven, which has events"),
         ("--timeline --events", "--timeline has no effect with --events"),
         ("--timeline --wide -f csv", "--wide has no effect with --timeline"),
