@@ -67,7 +67,7 @@ def find_inputs(paths: Iterable[str], list_file: str | None = None) -> list[Inpu
         for item in _expand_path(path):
             found.setdefault(_key(item), item)
     if all(item.is_empty for item in found.values()):
-        raise UsageError(f"no input found in {', '.join(map(_shown, paths + ([list_file] if list_file else [])))}")
+        raise UsageError(f"no audio files in {', '.join(map(_shown, paths + ([list_file] if list_file else [])))}")
     return list(found.values())
 
 

@@ -21,6 +21,7 @@ from typing import BinaryIO
 from .messages import OptionError
 
 StrPath = str | os.PathLike[str]
+LOCKED_BYTE = 2**31 - 2  # beyond the end of files, since Windows prevents reading of locked bytes
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)  # by another file or folder
 
 
@@ -180,3 +181,23 @@ def _bring_to_disk(file: Path) -> None:
     if file.is_file():
         with open(file, "rb+") as opened:
             os.fsync(opened.fileno())
+
+
+def lock_on_windows(descriptor: int) -> None:
+    """
+    Locks a file on Windows, until it is closed.
+
+    Raises:
+        BlockingIOError: if another process has locked it.
+        ImportError: on other systems, which have `fcntl`.
+    """
+    import msvcrt
+
+    position = os.lseek(descriptor, 0, os.SEEK_CUR)
+    os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    except PermissionError as error:
+        raise BlockingIOError from error
+    finally:
+        os.lseek(descriptor, position, os.SEEK_SET)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .messages import RunError, UsageError
+from .output import lock_on_windows
 from .records import check_same_maker, check_same_options
 from .writers.json import json_line, parse_json
 
@@ -175,20 +176,27 @@ class Unfinished(Lines):
         self.offsets[entry["file"]] = self.write(entry)
 
 
+def _lock(file: FileIO) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        lock_on_windows(file.fileno())
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def open_locked(path: str | Path, flags: int) -> FileIO:
-    """Opens a journal, so that no second process can while this one runs (where the system has such locks)."""
+    """Opens a journal, and locks it if the file system has locks."""
     if os.path.lexists(path) and not os.path.isfile(path):
         raise UsageError(f"{path}: not a regular file")
     while True:
         file = FileIO(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), "r+")
         try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError as error:
             file.close()
             raise RunError(f"{path}: another run is writing to it") from error
-        except (ImportError, OSError):  # Windows, or a file system without locks
+        except (ImportError, OSError):  # no locks
             return file
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):

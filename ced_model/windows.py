@@ -107,7 +107,7 @@ class ModelWindows:
         window -= window == self.max_samples + 1  # 10.12 s, the length in the message below, is one sample too long
         if not self.front_end.min_samples <= window <= self.max_samples:
             bounds = f"{self.front_end.min_samples / rate:.3g} to {self.max_samples / rate:.4g} seconds"
-            raise OptionError("window_s", window_s, f"{bounds}, which this model takes at once")
+            raise OptionError("window_s", window_s, f"{bounds}, the range of this model")
         if not 0 < hop <= window:
             wanted = f"more than 0 and at most the window of {window_s:g} seconds, so that no audio is left out"
             raise OptionError("hop_s", hop_s, wanted)

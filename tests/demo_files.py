@@ -24,7 +24,7 @@ COMPLAINTS = {
     "empty.mp3": "empty.mp3 could not be read as audio: holds no audio: the file is empty. Please try another file.",
     "silent.wav": "silent.wav is silent. Was the microphone muted?",
     "mute.mp4": "mute.mp4 could not be read as audio: holds no audio: the file has no audio stream",
-    "long.wav": "long.wav is too long. This demo takes up to 0.5 minutes",
+    "long.wav": "long.wav is too long. The limit is 0.5 minutes",
 }
 
 

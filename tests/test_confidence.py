@@ -188,10 +188,10 @@ def test_a_label_may_be_that_of_a_class_with_an_own_name() -> None:
 def test_unknown_labels_can_be_left_out() -> None:
     found, _ = match_clips(clips_of("Dog", "Crwo", "Cat"), AUDIOSET_LABELS, skip_unknown=True)
     assert found.labels == ["Dog", "Cat"] and found.paths == ["Dog.wav", "Cat.wav"]
-    assert found.notes == ["1 label that the model does not have with 1 clip left out: 'Crwo'"]
+    assert found.notes == ["1 label unknown to the model with 1 clip left out: 'Crwo'"]
     several, _ = match_clips(clips_of("Dog", "Crwo", problem_type=MULTI_LABEL), AUDIOSET_LABELS, skip_unknown=True)
     assert several.labels == ["Dog"] and several.targets.tolist() == [[1], [0]]
     with pytest.raises(UnknownLabelsError):
         match_clips(clips_of("Crwo"), AUDIOSET_LABELS, skip_unknown=True)
-    with pytest.raises(ValueError, match="nothing to choose between"):
+    with pytest.raises(ValueError, match="at least two classes are needed"):
         match_clips(clips_of("Dog", "Crwo"), AUDIOSET_LABELS, skip_unknown=True)

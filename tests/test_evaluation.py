@@ -319,7 +319,7 @@ def test_soft_targets_count_as_present_from_one_half(resources: Path, tmp_path: 
 
 
 def test_classes_that_the_model_lacks_are_named(sounds: Path, folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"the model does not know: 'Crow' \(did you mean 'Crows'"):
+    with pytest.raises(ValueError, match=r"labels that are not classes of the model: 'Crow' \(did you mean 'Crows'"):
         evaluate(make_model(id2label={0: "Crows", 1: "Bell", 2: "Tabla"}), folder)
     clips = read_labelled(folder, classes=["Crow", "crow", "Bell", "Tabla"])
     with pytest.raises(ValueError, match="'Crow' and 'crow' are the same class of the model, 'Crow'"):

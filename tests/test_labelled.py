@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Folders and tables of labelled clips are read as their authors meant them; what is left out is told."""
+"""Reading folders and tables of labelled clips, and reports of clips that are left out."""
 
 import json
 import socket
@@ -98,14 +98,14 @@ def test_splits_of_a_folder_are_those_that_datasets_finds(tmp_path: Path) -> Non
         found = {path: clips.labels[row.argmax()] for path, row in zip(clips.paths, clips.targets, strict=True)}
         assert found == expected and len(found) > 0
     assert names_of(read_labelled(tmp_path, split="all")) == ["4.wav", "5.wav", "2.wav", "1.wav", "3.wav"]
-    with pytest.raises(ValueError, match="choose a split; there are 'train', 'validation', 'test', and 'all'") as error:
+    with pytest.raises(ValueError, match="choose a split; expected 'train', 'validation', 'test', or 'all'") as error:
         read_labelled(tmp_path)
     one_line(error)
     with pytest.raises(ValueError, match="no split 'dev'"):
         read_labelled(tmp_path, split="dev")
 
 
-def test_files_outside_of_the_splits_are_told(tmp_path: Path) -> None:
+def test_files_outside_of_the_splits_are_reported(tmp_path: Path) -> None:
     touch(tmp_path, "train/dog/1.wav", "train/cat/2.wav", "more/dog/3.wav", "more/dog/4.wav")
     clips = read_labelled(tmp_path)
     assert names_of(clips) == ["2.wav", "1.wav"]
@@ -115,7 +115,7 @@ def test_files_outside_of_the_splits_are_told(tmp_path: Path) -> None:
     assert len(read_labelled(tmp_path, split="all")) == 4
 
 
-def test_a_metadata_file_tells_the_labels(tmp_path: Path) -> None:
+def test_a_metadata_file_has_the_labels(tmp_path: Path) -> None:
     touch(tmp_path, "x/a.wav", "x/b.wav", "y/c.wav")
     (tmp_path / "metadata.csv").write_text('file_name,label\nx/a.wav,Dog\nx/b.wav,"Chuckle, chortle"\n')
     clips = read_labelled(tmp_path)
@@ -160,11 +160,11 @@ def test_a_folder_by_a_relative_path_or_a_link(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([], "there are no files in this folder"),
-        (["notes.txt"], "there are no audio files here"),
+        ([], "this folder has no files"),
+        (["notes.txt"], "this folder has no audio files"),
         (["a.wav", "b.wav"], "a.wav is in no folder of a class, and there is no metadata.csv"),
         (["dog/a.wav", "cat/sub/b.wav"], "must all be equally deep, but there are .*dog/a.wav and .*cat/sub/b.wav"),
-        (["audio/a.wav", "meta/x.csv"], "all clips are in one folder, 'audio'.*is it .*meta/x.csv?"),
+        (["audio/a.wav", "meta/x.csv"], "all clips are in one folder, 'audio'.*such as .*meta/x.csv"),
     ],
 )
 def test_a_folder_without_labels_is_refused_in_one_line(tmp_path: Path, files: list[str], message: str) -> None:
@@ -273,15 +273,15 @@ def test_a_column_for_each_class(table: Table) -> None:
     assert yes_or_no.problem_type == MULTI_LABEL
 
 
-def test_a_column_split_tells_the_splits(table: Table) -> None:
+def test_a_column_split_has_the_splits(table: Table) -> None:
     path = table("path,label,split\na.wav,Dog,train\nb.wav,Cat,val\nc.wav,Dog,val\n")
     assert find_splits(path) == ["train", "val"]
     assert names_of(read_labelled(path, split="val")) == ["b.wav", "c.wav"]
     assert len(read_labelled(path, split="all")) == 3
-    with pytest.raises(ValueError, match="choose a split; there are 'train', 'val'"):
+    with pytest.raises(ValueError, match="choose a split; expected 'train', 'val'"):
         read_labelled(path)
     assert find_splits(plain := table("path,label\na.wav,Dog\nb.wav,Cat\n", "plain.csv")) == []
-    with pytest.raises(ValueError, match="no column 'split', and so no split 'test'"):
+    with pytest.raises(ValueError, match="no split 'test', since there is no column 'split'"):
         read_labelled(plain, split="test")
 
 
@@ -317,7 +317,7 @@ def test_given_classes_stay_in_their_order(table: Table) -> None:
         read_labelled(path, classes=["Dog"], model_classes=["Dog"])
 
 
-def test_names_that_differ_only_in_case_are_told_apart() -> None:
+def test_names_that_differ_only_in_case_are_different_classes() -> None:
     classes = vocabulary_of(["Dog", "dog"])
     assert [classes.find(name) for name in ("dog", "Dog", "DOG")] == [1, 0, None]
 
@@ -356,7 +356,7 @@ def test_clips_that_cannot_be_used_are_listed_with_the_reason(table: Table, tmp_
         "c.wav": "listed more than once, with different labels",
         "d.wav": "it has no label",
     }
-    assert clips.notes == [f"1 file listed more than once, such as {tmp_path}/b.wav: each counts once"]
+    assert clips.notes == [f"1 file listed more than once, such as {tmp_path}/b.wav: each is used once"]
 
 
 @pytest.mark.parametrize(
@@ -368,9 +368,9 @@ def test_clips_that_cannot_be_used_are_listed_with_the_reason(table: Table, tmp_
         ("x.csv", "path,speaker\na.wav,Ann\n", "no column of labels .* it has 'path', 'speaker'"),
         ("x.csv", "path,label\na.wav,\nb.wav, \n", "no clip has a label"),
         ("x.csv", "path,Dog,Cat\na.wav,0,0\n", "no clip has any of its 2 classes"),
-        ("x.csv", "path,label\na.wav,Dog,Cat\n", "rows have more fields than the first line names"),
+        ("x.csv", "path,label\na.wav,Dog,Cat\n", "rows have more cells than the header"),
         ("x.csv", 'path,label\na.wav,"Dog\n', "cannot be read as csv"),
-        ("x.csv", "path,label\nnix.wav,Dog\n", "no clip is left.*nix.wav: there is no such file; `audio_root` says"),
+        ("x.csv", "path,label\nnix.wav,Dog\n", "no usable clips.*nix.wav: there is no such file; .* with `audio_root`"),
         ("x.jsonl", '\n{"path": "a.wav", "label": \n', "cannot be read as json: line 2: "),
         ("x.jsonl", '{"path": "a.wav", "labels": []}\n', "no clip has a label"),
         ("x.jsonl", '["a.wav", "Dog"]\n', "expected objects such as"),
@@ -393,14 +393,14 @@ def test_audio_within_a_table_is_refused(table: Table) -> None:
     path = table("", "clips.parquet")
     rows = {"audio": [{"bytes": b"RIFF", "path": "a.wav"}], "label": ["Dog"]}
     datasets.Dataset.from_dict(rows).to_parquet(path)
-    with pytest.raises(ValueError, match="holds the audio itself"):
+    with pytest.raises(ValueError, match="has the audio itself"):
         read_labelled(path)
     datasets.Dataset.from_dict(rows | {"audio": [{"bytes": None, "path": "a.wav"}]}).to_parquet(path)
     assert labels_of(read_labelled(path)) == {"a.wav": {"Dog": 1}}
 
 
 @pytest.mark.parametrize("data", ["nix", "https://huggingface.co/datasets/x", "hf://datasets/x"])
-def test_what_is_not_there_is_refused(data: str) -> None:
+def test_missing_data_are_refused(data: str) -> None:
     for read in (read_labelled, find_splits):
         with pytest.raises(ValueError, match="no such file or folder|local files only") as error:
             read(data)

@@ -144,7 +144,7 @@ def test_classes_can_be_replaced(sounds):
     )
     assert result.exit_code == 0, result.output
     assert "       6      6      0  hum" in result.stdout.splitlines()
-    assert f"wrote {sounds.parent / 'own'}: 2 classes from examples, in place of those of {MODEL}" in result.stdout
+    assert f"wrote {sounds.parent / 'own'}: 2 classes from examples, instead of those of {MODEL}" in result.stdout
     tagger = AudioTagger(sounds.parent / "own")
     assert tagger.labels == ["hiss", "hum"]
     assert tagger(sounds.parent / "hiss.wav")[0].label == "hiss"

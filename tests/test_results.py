@@ -58,13 +58,13 @@ def test_events_and_timelines_are_read_back(long_clip, tmp_path, extension):
     assert found.labels == tagger.labels and found.duration_s == pytest.approx(timeline.duration_s)
     np.testing.assert_allclose(found.scores, timeline.scores, atol=1e-5)
     np.testing.assert_allclose(found.segments(), timeline.segments(), atol=1e-5)
-    with pytest.raises(ValueError, match="is not a file of `ced tag --timeline` as it was written"):
+    with pytest.raises(ValueError, match="is not an unchanged file of `ced tag --timeline`"):
         read_timelines(tmp_path / f"--events.{extension}")
 
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("no")
-    with pytest.raises(ValueError, match="is not a file of `ced tag --events`"):
+    with pytest.raises(ValueError, match="is not an unchanged file of `ced tag --events`"):
         read_events(tmp_path / "a.csv")
     with pytest.raises(ValueError, match="expected a name that ends in .csv, .json, .jsonl, .parquet"):
         read_events(tmp_path / "a.txt")

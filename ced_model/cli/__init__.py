@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The `ced` command: parses, calls the library, prints."""
+"""The `ced` command: parses arguments, calls the library and prints results."""
 
 
 def main() -> None:

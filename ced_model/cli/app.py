@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The commands. Each imports the library inside its function, so that help and wrong usage answer at once."""
+"""The commands. Each imports the library inside its function, which keeps `--help` and usage errors fast."""
 
 import sys
 from collections.abc import Callable
@@ -35,17 +35,17 @@ from .usage import Command, Group
 app = typer.Typer(
     cls=Group,
     help="Tag sounds with CED models: 527 classes of AudioSet, or your own.\n\n"
-    "`ced COMMAND --help` shows the options of a command. `ced --install-completion` completes them in your shell.",
+    "`ced COMMAND --help` shows the options of a command. `ced --install-completion` sets up completion in your shell.",
     epilog="Example: ced tag sounds/ --model mispeech/ced-mini --output tags.csv",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help in half the time
+    rich_markup_mode=None,  # plain help takes half the time
 )
 
 
 def run() -> None:
-    """Runs the command in `sys.argv`. Help or results that cannot be written to their end are an error as well."""
+    """Runs the command in `sys.argv`. Fails if the help or the results cannot be written completely."""
     try:
         try:
             app(prog_name="ced")
@@ -66,12 +66,14 @@ def show_version(is_wanted: bool) -> None:
     try:
         put(f"ced {version('ced_model')}")
     except PackageNotFoundError as error:
-        raise CliError("the version is unknown, since ced_model is not installed: pip install it", FAILED) from error
+        raise CliError(
+            "the version is unknown because ced_model is not installed: pip install ced_model", FAILED
+        ) from error
     raise typer.Exit()
 
 
-RECORDINGS, SIMILAR, OWN = "Recordings", "Similar sounds", "Models of your own"
-MODELS, INFORMATION = "Files of models", "Information"
+RECORDINGS, SIMILAR, OWN = "Recordings", "Similar sounds", "Your own models"
+MODELS, INFORMATION = "Model files", "Information"
 COMMANDS: dict[str, dict[Callable[..., None], str]] = {
     RECORDINGS: {
         tag.tag: """

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced clips`: recordings → the stretches in which classes were detected, as audio files."""
+"""`ced clips`: recordings → audio files of the parts in which classes were detected."""
 
 import math
 import os
@@ -42,7 +42,9 @@ def clips(
     merge_gap_s: options.MergeGap = None,
     output: Annotated[
         str | None,
-        option(OUTPUT, "--output", "-o", metavar="DIR", help="A new folder; with --resume a started one."),
+        option(
+            OUTPUT, "--output", "-o", metavar="DIR", help="A new folder, or with --resume that of the interrupted run."
+        ),
     ] = None,
     padding_s: Annotated[
         float, option(OUTPUT, "--padding", metavar="SECONDS", help="Audio before and after an event; by default 0.5.")
@@ -53,17 +55,17 @@ def clips(
         option(
             OUTPUT,
             metavar="best|random|spread",
-            help="Which clips if there are more; by default the best. spread: over the range of scores.",
+            help="Clips to keep with --max-per-class: best scores (default), random, or spread evenly over all scores.",
         ),
     ] = "best",
     seed: Annotated[int, option(OUTPUT, metavar="N", min=0, help="Random seed; by default 0.")] = 0,
     format: options.ClipFormat = "wav",
     resume: Annotated[bool, option(OUTPUT, "--resume", help="Continue an interrupted run.")] = False,
 ) -> None:
-    """Cut out the parts of recordings in which classes are detected.
+    """Save the parts of recordings in which classes are detected.
 
-    RECORDINGS are files, folders and patterns, as for `ced tag`. DIR gets a folder of clips for each class, which
-    `ced learn` and `ced finetune` can read once you have removed wrong clips, and the table clips.csv. Clips keep the
+    RECORDINGS are files, folders and patterns, as for `ced tag`. The clips are written to DIR, in one folder per class,
+    with the table clips.csv. Remove the wrong ones to use DIR with `ced learn` or `ced finetune`. Clips keep the
     sampling rate and the channels of their recording.
 
     Exit code: 0, 1 if inputs failed (each is named on stderr), 2 for wrong usage.
@@ -84,7 +86,7 @@ def clips(
     _check_folder(output, resume)
     inputs = find_inputs(paths or [], list_file)
     if any(not isinstance(item.source, str) for item in inputs):
-        raise CliError("-: standard input cannot be cut: save it as a file first")
+        raise CliError("-: clips cannot be cut from standard input: save it as a file first")
     detecting = options.given(window_s=window_s, hop_s=hop_s, channel=options.parse_channel(channel))
     detecting |= {"thresholds": THRESHOLD if threshold is None else threshold, "labels": labels or None}
     detecting |= {"min_duration_s": min_duration_s or 0.0, "merge_gap_s": merge_gap_s or 0.0}
@@ -116,9 +118,9 @@ def _check_folder(folder: str, resume: bool) -> None:
     if not os.path.lexists(folder):
         return
     if not os.path.isdir(folder):
-        raise CliError(f"--output {folder}: expected a folder")
+        raise CliError(f"--output {folder}: expected a folder, not a file")
     content = os.listdir(folder)
     if resume and "clips.csv" in content and "clips.csv.journal" not in content:
-        raise CliError(f"{folder} is finished, there is nothing to resume: give a new folder")
+        raise CliError(f"{folder} is complete, so --resume has nothing to do: give a new folder")
     if content and not resume:
-        raise CliError(f"{folder} is not empty: --resume continues an interrupted run; or give a new folder")
+        raise CliError(f"{folder} is not empty: continue an interrupted run with --resume, or give a new folder")

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Values that the shell completes: models, classes and formats. Paths are completed by the shell itself."""
+"""Shell completion of models, classes and formats. The shell itself completes paths."""
 
 import os
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ SPECIAL = set(" '\"()&;|<>$`\\!*?")
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """The bundled and published models, and model folders below the current or the given folder."""
+    """The bundled and published models, and model folders in the current folder or the one typed so far."""
     known = [DEFAULT_MODEL, *(f"mispeech/ced-{size}" for size in SIZES)]
     place = incomplete.rpartition("/")[0]
     try:
@@ -28,7 +28,7 @@ def complete_model(incomplete: str) -> list[str]:
 
 
 def complete_class(incomplete: str) -> list[str]:
-    """Names of AudioSet's classes, after the last comma."""
+    """Names of AudioSet's classes for the text after the last comma."""
     before, comma, last = incomplete.rpartition(",")
     names = [name for _, name in AUDIOSET_CLASSES if name.startswith(last)]
     return [_quoted(f"{before}{comma}{name}") for name in names]
@@ -51,7 +51,7 @@ def _matching(values: Iterable[str], incomplete: str) -> list[str]:
 
 
 def _quoted(name: str) -> str:
-    """bash inserts a completion as it is; other shells quote it themselves."""
+    """Quotes a name for bash, which inserts completions unchanged; other shells quote them."""
     if os.environ.get("_CED_COMPLETE") != "complete_bash":
         return name
     return "".join(f"\\{character}" if character in SPECIAL else character for character in name)

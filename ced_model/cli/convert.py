@@ -28,18 +28,18 @@ def convert(
     ] = None,
     num_heads: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Number of attention heads, if SOURCE does not contain it."),
+        typer.Option(metavar="N", min=1, help="Number of attention heads, for a SOURCE without this number."),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="DIR", help="Another way to give DIR.")
+        str | None, typer.Option("--output", "-o", metavar="DIR", help="The same as the argument DIR.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model folder at DIR.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in DIR.")] = False,
 ) -> None:
-    """Convert an original checkpoint into a model folder.
+    """Convert an original CED checkpoint to a model folder.
 
-    SOURCE is a .pt file, a model folder or the id of a Hub repository. With --download, give DIR alone. DIR gets
-    weights, configuration and model card; it is loaded again and its outputs are compared with those of SOURCE.
-    `convert_checkpoint.py` is the same command.
+    SOURCE is a .pt file, a model folder or the id of a Hub repository. With --download, give only DIR. Weights,
+    configuration and model card are written to DIR. Then DIR is loaded, and its outputs are compared with those of
+    SOURCE. `convert_checkpoint.py` is the same command.
     """
     paths = paths + ([] if output is None else [output])
     if len(paths) != (2 if download is None else 1):
@@ -59,14 +59,14 @@ def convert(
             source = os.fspath(download_checkpoint(download))
             put(f"downloaded {source}", f"sha256 {sha256_of(source)}")
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt("the same command continues the download") from error
+        raise KeyboardInterrupt("run the same command again to continue the download") from error
     done = convert_checkpoint(
         source, folder, num_heads=num_heads, overwrite=overwrite, model_id=push_to, published=download
     )
     say(*(f"note: {note}" for note in done.notes))
     kind = "encoder without a head" if done.num_labels is None else f"{done.num_labels} classes"
     put(
-        f"verified: {done.folder} loads with the tensors of {source} and the same outputs ({done.architecture},"
+        f"verified: {done.folder} has the same tensors and outputs as {source} ({done.architecture},"
         f" {done.size or 'own size'}, {done.parameters:,} parameters, {kind})"
     )
     if push_to is not None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced demo`: the tagger as a page in the browser."""
+"""`ced demo`: tagging on a page in the browser."""
 
 import math
 from typing import Annotated
@@ -26,12 +26,13 @@ def demo(
             "--model",
             "-m",
             metavar="DIR_OR_ID",
-            help="Offer this model as well, as the default: model folder or Hub id. Can be repeated.",
+            help="Model folder or Hub id to offer as well; the first one is the default. Can be repeated.",
             autocompletion=complete_model,
         ),
     ] = None,
     host: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Address to serve at; by default for this machine only.")
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Address to listen at; by default 127.0.0.1, this machine only."),
     ] = None,
     port: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=65535, help="Port; by default the first free one from 7860.")
@@ -43,10 +44,10 @@ def demo(
         float | None, typer.Option(metavar="MINUTES", help="Refuse longer recordings; by default 10.")
     ] = None,
 ) -> None:
-    """Tag sounds in the browser.
+    """Serve a web page that tags sounds.
 
-    Serves a page that tags uploaded and recorded sounds and shows when they occur, and an HTTP API. No audio leaves
-    this machine; only published models that are chosen are downloaded. Ctrl-C ends it.
+    The page tags uploaded and recorded sounds and shows when they occur; programs can use its HTTP API. Audio is
+    processed on this machine. Published models are downloaded when somebody chooses them. Ctrl-C ends the server.
     """
     names = [choose_model(name) for name in model or []]
     limits = options.given(megabytes=max_megabytes, minutes=max_minutes)
@@ -58,7 +59,7 @@ def demo(
 
 
 def _serve(names: list[str], limits: dict[str, float], host: str | None, port: int | None) -> None:
-    """Loads the first model, unless it would have to be fetched without being asked for, and serves."""
+    """Serves the demo. The default model is loaded first, unless nobody chose it and it needs a download."""
     from ..demo import Limits, start
     from ..demo.limits import DemoError
     from ..demo.models import Models
@@ -74,8 +75,8 @@ def _serve(names: list[str], limits: dict[str, float], host: str | None, port: i
     except DemoError as error:
         raise CliError(str(error), FAILED) from error
     except OSError as error:
-        place = f"{host or 'this machine'}, port {port or '7860 to 7959'}"
-        reason = "taken, or not an address of this machine" if error.errno else str(error)
+        place = f"{host or '127.0.0.1'}, port {port or '7860 to 7959'}"
+        reason = "the port is taken, or the address is not one of this machine" if error.errno else str(error)
         raise CliError(f"cannot listen at {place}: {reason}", FAILED) from error
     say(f"model: {default}")
     put(f"The demo is at {app.local_url} (Ctrl-C ends it)")

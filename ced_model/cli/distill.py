@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced distill`: its commands."""
+"""The group of commands `ced distill`."""
 
 import typer
 
@@ -10,8 +10,9 @@ from .usage import Command, Group
 
 app = typer.Typer(
     cls=Group,
-    help="Train a small model on the outputs of larger ones, without labels.\n\n"
-    "First `teach` stores the outputs of teachers for your audio, then `train` trains a student on them.",
+    help="Train a small model from larger ones, on unlabelled audio.\n\n"
+    "First `teach` stores the outputs of the larger models (teachers) for your audio, then `train` trains the small"
+    " model (student) on them.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     rich_markup_mode=None,

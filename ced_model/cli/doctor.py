@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced doctor`: the installation, in a form for bug reports: no tokens, and the home folder as `~`."""
+"""`ced doctor`: the installation, for bug reports: without tokens, and with the home folder as `~`."""
 
 import json
 import os
@@ -49,10 +49,11 @@ MODULES = {
     "scikit-learn": "sklearn",
     "sherpa-onnx": "sherpa_onnx",
 }
+PATH = r"(?<![\w~.])[A-Za-z]:(\\+[\w.\-+]+){2,}" if os.name == "nt" else r"(?<![\w~.])(/[\w.\-+]+){2,}"
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "OMP_NUM_THREADS")
 HIDDEN_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HTTPS_PROXY", "RAY_ADDRESS")
 TIME_LIMIT_S = 60
-# Each runs in a process of its own, which a broken package may end.
+# Each runs in its own process, since a broken package can crash it.
 SCRIPTS = {
     "self_test": """
 import json, numpy, ced_model
@@ -79,14 +80,14 @@ print(json.dumps({"cache": cache, "published_models": models, "has_token": has_t
 @one_line_errors
 def doctor(
     imports: Annotated[
-        bool, option(OUTPUT, "--imports", help="Import each installed package as well; takes a minute.")
+        bool, option(OUTPUT, "--imports", help="Also import each installed package; takes about a minute.")
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Show versions, engines, devices and caches, for bug reports.
 
-    A short sound is tagged with the bundled model. Your home folder is shown as ~; other folders of yours and tokens
-    are not shown. Exit code: 0, or 1 if the tagging fails or a package is broken.
+    Tags a short sound with the bundled model as a test. Your home folder is shown as ~; your other folders and your
+    tokens are hidden. Exit code: 0, or 1 if the test fails or a package is broken.
     """
     found = examine(imports)
     if as_json:
@@ -98,7 +99,7 @@ def doctor(
 
 
 def examine(imports: bool = False) -> dict[str, Any]:
-    """All that is shown. What cannot be found out has an `error`."""
+    """The content of `--json`. A part that cannot be determined is `{"error": …}`."""
     children = {name: _start(script) for name, script in SCRIPTS.items()}
     installed = {name: _package(name) for name in dict.fromkeys([*CORE, *TORCH, *sum(EXTRAS.values(), ())])}
     for name, package in installed.items() if imports else ():
@@ -122,7 +123,7 @@ def examine(imports: bool = False) -> dict[str, Any]:
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
-    """A path with the home folder as `~`; a folder elsewhere is only shown if it is the system's or Python's."""
+    """A path with the home folder as `~`. Outside it, only folders of the system and of Python are shown."""
     text, home = os.path.abspath(path), os.path.expanduser("~").rstrip(os.sep)
     if f"{text}{os.sep}".startswith(home + os.sep):
         return "~" + text.removeprefix(home)
@@ -147,7 +148,7 @@ def _start(script: str) -> "subprocess.Popen[str]":
 
 
 def _result(child: "subprocess.Popen[str]") -> dict[str, Any]:
-    """What a process printed as JSON at its end, or its error."""
+    """The JSON in the last line that a process printed, or its error."""
     try:
         output, errors = child.communicate(timeout=TIME_LIMIT_S)
     except subprocess.TimeoutExpired:
@@ -162,9 +163,9 @@ def _result(child: "subprocess.Popen[str]") -> dict[str, Any]:
 
 
 def _reason(text: str) -> str:
-    """An error without absolute paths but those that may be shown."""
+    """An error in which absolute paths are replaced by `shown_path`."""
     text = one_line(text).replace(os.path.expanduser("~"), "~")
-    return re.sub(r"(?<![\w~.])(/[\w.\-+]+){2,}", lambda match: shown_path(match[0]), text)[:300]
+    return re.sub(PATH, lambda match: shown_path(match[0]), text)[:300]
 
 
 def _gpus() -> list[str]:

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced embed`: recordings → a file of embeddings, which an interrupted run can continue."""
+"""`ced embed`: recordings → a file of embeddings; interrupted runs can be resumed."""
 
 import base64
 import os
@@ -42,7 +42,7 @@ def embed(
             WINDOWS,
             "--window",
             metavar="SECONDS",
-            help="Window length; by default the clip, for long recordings 10.",
+            help="Window length; by default 10. A shorter recording is one window.",
         ),
     ] = None,
     hop_s: Annotated[
@@ -56,18 +56,18 @@ def embed(
             "--output",
             "-o",
             metavar="FILE",
-            help="A .npz (NumPy) or .parquet file; until then FILE.journal.",
+            help="A .npz (NumPy) or .parquet file, written at the end; until then FILE.journal.",
         ),
     ] = None,
     resume: Annotated[
-        bool, option(OUTPUT, "--resume", help="Keep the embeddings in FILE and add those of other recordings.")
+        bool, option(OUTPUT, "--resume", help="Keep the embeddings in FILE and add those of other PATHS.")
     ] = False,
     overwrite: Annotated[bool, option(OUTPUT, "--overwrite", help="Discard the embeddings in FILE.")] = False,
 ) -> None:
-    """Compute embeddings of recordings, for search or machine learning.
+    """Save embeddings, for `ced search` or machine learning.
 
-    PATHS are files, folders and patterns, as for `ced tag`. FILE gets an embedding of each window, with its file, start
-    and end. `ced search` finds the windows that sound like a recording.
+    PATHS are files, folders and patterns, as for `ced tag`. The embedding of each window is written to FILE, with its
+    recording, start and end. `ced search` finds the windows that sound like a recording.
 
     Exit code: 0, 1 if inputs failed (each is named on stderr), 2 for wrong usage.
     """
@@ -79,16 +79,16 @@ def embed(
     if output is None:
         raise CliError("missing --output FILE.npz: where to write the embeddings")
     if resume and overwrite:
-        raise CliError("--resume keeps embeddings, --overwrite discards them: choose one")
+        raise CliError("--resume keeps the embeddings, --overwrite discards them: choose one")
     output = os.path.realpath(check_index_name(output))
     if not os.path.isdir(os.path.dirname(output)):
         raise CliError(f"--output {output}: there is no folder {os.path.dirname(output)!r}")
     exists = os.path.exists(output)
     if exists and not (resume or overwrite):
-        raise CliError(f"{output} exists: --resume keeps its embeddings, --overwrite discards them")
+        raise CliError(f"{output} exists: keep its embeddings with --resume, or discard them with --overwrite")
     inputs = find_inputs(paths or [], list_file)
     if resume and any(item.name == STANDARD_INPUT for item in inputs):
-        raise CliError("--resume cannot know whether standard input is the same")
+        raise CliError("--resume does not work with standard input: save it as a file first")
     kept = EmbeddingIndex.load(output) if exists and resume else None
     windows: dict[str, Any] = {"window_s": window_s, "hop_s": hop_s, "channel": options.parse_channel(channel)}
     computing: dict[str, Any] = {"engine": engine, "compute_type": compute_type, "device": device}
@@ -98,7 +98,7 @@ def embed(
     header["compute_type"] = tagger.compute_type
     with Unfinished(output, header, resume=resume, overwrite=overwrite) as unfinished:
         if kept is not None:
-            _take_up(kept, unfinished, header, output)
+            _keep(kept, unfinished, header, output)
         waiting = inputs_without_entry(inputs, unfinished)
         progress = progress_of(waiting)
         found = with_results(waiting, lambda each: tagger.embeddings(each, on_audio=progress.add_audio, **windows))
@@ -112,8 +112,8 @@ def embed(
         raise typer.Exit(FAILED)
 
 
-def _take_up(kept: "EmbeddingIndex", unfinished: "Unfinished", header: dict[str, Any], output: str) -> None:
-    """Adds the embeddings of a finished file to the unfinished ones."""
+def _keep(kept: "EmbeddingIndex", unfinished: "Unfinished", header: dict[str, Any], output: str) -> None:
+    """Copies the embeddings of a finished file into the journal."""
     import numpy as np
 
     unfinished.check(dict(kept.made_by), output)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that a user can do something about end in one line on stderr and an exit code, never in a stack trace."""
+"""Errors that a user can correct: one line on stderr and an exit code instead of a stack trace."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ P = ParamSpec("P")
 
 
 def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Decorates a command: the library's errors and Ctrl-C become one line and an exit code."""
+    """Decorates a command: expected errors and Ctrl-C become one line and an exit code."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -34,7 +34,7 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def end_with(error: BaseException) -> NoReturn:
-    """Ends the command with the line of an error; raises it again if it is a mistake in the program."""
+    """Ends the command with the message of an error. Unexpected errors, which are bugs, are raised again."""
     if isinstance(error, CliError):
         fail(str(error), error.exit_code)
     if isinstance(error, OptionError):
@@ -56,7 +56,7 @@ def end_with(error: BaseException) -> NoReturn:
 def flag(name: str) -> str:
     """The flag of a library's argument: `window_s` is `--window`, `num_threads` is `--threads`."""
     name = name.removeprefix("num_").removesuffix("_s")
-    if name.startswith("thresholds"):  # of one class, or of all
+    if name.startswith("thresholds"):  # or `thresholds[Dog]`
         name = "threshold"
     name = name.partition("[")[0]
     return "--" + name.replace("_", "-")

@@ -8,7 +8,7 @@ INTERRUPTED = 130
 
 
 class CliError(Exception):
-    """Ends the command with its message, one line, on stderr: by default as wrong usage."""
+    """Ends the command: the message is printed on stderr as one line. The default exit code is that of wrong usage."""
 
     def __init__(self, message: str, exit_code: int = WRONG_USAGE) -> None:
         super().__init__(message)

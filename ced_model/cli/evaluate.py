@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced evaluate`: how well a model tags labelled clips."""
+"""`ced evaluate`: the accuracy of a model on labelled clips."""
 
 import csv
 import io
@@ -24,6 +24,7 @@ from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .finding import choosing
 from .model import load_tagger, quieten
+from .options import CLASSES, INPUT, OUTPUT, option
 from .plot import INSTALL_PLOT, save_figure
 from .progress import RunProgress
 from .terminal import one_line, put, put_json, say
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from ..tagger import AudioTagger
 
 PREFERRED_SPLITS = ("test", "eval", "evaluation", "validation", "valid", "val", "dev")
-MOST_CLASSES = 20  # that are all shown
-BEST_AND_WORST = 5  # of more classes
+MAX_CLASSES = 20  # up to which all are shown
+BEST_AND_WORST = 5  # shown of more classes
 
 CLASS_COLUMNS = ("label", "mid", "positives", "AP", "AUC", "d_prime", "best_F1", "best_threshold")
 CLASS_HEAD = "positives     AP    AUC     d'  class"
@@ -62,7 +63,9 @@ def evaluate(
     model: options.Model = None,
     split: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Which clips: test, train, … or all; of several by default those to test."),
+        option(
+            INPUT, metavar="NAME", help="Split to evaluate, or all; by default the test split if there are several."
+        ),
     ] = None,
     audio_root: options.AudioRoot = None,
     path_column: options.PathColumn = None,
@@ -70,30 +73,32 @@ def evaluate(
     separator: options.Separator = ";",
     label_map: Annotated[
         str | None,
-        typer.Option(
+        option(
+            CLASSES,
             "--label-map",
             metavar="FILE",
-            help="CSV as for ced tag: a class of the model and the label of it in DATA. A class may have several lines"
-            " and a label several classes.",
+            help="CSV as for ced tag: a class of the model and its label in DATA. A class may have several labels and"
+            " a label several classes.",
         ),
     ] = None,
     skip_unknown: Annotated[
-        bool, typer.Option("--skip-unknown", help="Leave out labels that the model does not have.")
+        bool, option(CLASSES, "--skip-unknown", help="Leave out labels that are not classes of the model.")
     ] = False,
     per_class: Annotated[
-        str | None, typer.Option(metavar="FILE.csv", help="Write the figures of each class here.")
+        str | None, option(OUTPUT, metavar="FILE.csv", help="Write the figures of each class to this file.")
     ] = None,
     confusion: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            OUTPUT,
             metavar="FILE",
-            help="Write which classes are taken for which here: a .csv or a picture, .png. For clips with one class.",
+            help="Write the confusion matrix to a .csv or .png file; for clips with one class each.",
         ),
     ] = None,
     predictions: Annotated[
-        str | None, typer.Option(metavar="FILE.npz", help="Write files, labels, targets and scores here, as arrays.")
+        str | None, option(OUTPUT, metavar="FILE.npz", help="Write files, labels, targets and scores as NumPy arrays.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files that are there.")] = False,
+    overwrite: Annotated[bool, option(OUTPUT, "--overwrite", help="Replace existing output files.")] = False,
     events: evaluate_events.Events = False,
     results: evaluate_events.Results = None,
     t_collar: evaluate_events.TCollar = None,
@@ -114,22 +119,22 @@ def evaluate(
     window_s: options.Window = None,
     hop_s: options.Hop = None,
     channel: options.Channel = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: options.AsJson = False,
     device: options.Device = None,
     num_threads: options.Threads = None,
     batch_size: options.BatchSize = None,
     engine: options.Engine = "auto",
     compute_type: options.ComputeType = None,
 ) -> None:
-    """Compare a model's tags with labels.
+    """Measure a model's accuracy on labelled recordings.
 
-    DATA is a folder with a folder of clips for each class, a folder with a metadata.csv, or a table (CSV, TSV, JSON
-    lines, Parquet) with a column of paths and either one of classes, several with ; between them, or a column for each
-    class with values from 0 to 1. Classes are those of the model, by name or by AudioSet's machine id. With --dataset
-    in place of DATA, the rows of a data set are evaluated; from the Hub they are streamed.
+    DATA is a folder with one folder of clips per class, a folder with a metadata.csv, or a table (CSV, TSV, JSON lines,
+    Parquet). A table has a column of paths, and either a column of classes, separated by ;, or a column for each class
+    with values from 0 to 1. Labels are names of the model's classes, or machine ids of AudioSet. --dataset instead of
+    DATA evaluates the rows of a data set; those on the Hub are streamed.
 
-    With --events, DATA is a table of strong labels (filename, onset, offset, event_label), and the events of the model,
-    or of --results, are compared with them.
+    With --events, DATA is a table of strong labels (filename, onset, offset, event_label). The events of the model, or
+    those in --results, are compared with these labels.
 
     Exit code: 0, 1 if clips were missing or could not be read (each is named on stderr), 2 for wrong usage.
     """
@@ -150,14 +155,14 @@ def evaluate(
             raise OptionError("confusion", path, "a name that ends in .csv or .png")
         outputs.append(("confusion", path, path[-4:].lower()))
     places: set[str] = set()
-    for option, file, extension in outputs:
+    for name_of_option, file, extension in outputs:
         if file is not None:
-            check_new_file(option, file, extension, overwrite)
+            check_new_file(name_of_option, file, extension, overwrite)
             given = os.path.expanduser(name)
             if os.path.exists(file) and os.path.exists(given) and os.path.samefile(file, given):
-                raise OptionError(option, file, "another name: these are the labels, they would be lost")
+                raise OptionError(name_of_option, file, "another name; this file has the labels")
             if os.path.realpath(file) in places:
-                raise OptionError(option, file, "another name: it is given twice")
+                raise OptionError(name_of_option, file, "another name; it is given twice")
             places.add(os.path.realpath(file))
     require(("datasets", "sklearn"), "evaluating", 'pip install "ced_model[train]"')
     matching = options.given(skip_unknown=skip_unknown) | choosing(None, None, label_map)
@@ -207,12 +212,12 @@ def evaluate(
     from ..labelled import SINGLE_LABEL
 
     if confusion and clips.problem_type != SINGLE_LABEL:
-        raise OptionError("confusion", confusion[0], "clips of one class each; some have several or none")
+        raise OptionError("confusion", confusion[0], "clips with one class each; some have several or none")
     evaluation = _evaluate(tagger, clips, rows, channel=options.parse_channel(channel), **matching)
     _print_notes(evaluation.notes[len(clips.notes) :])
     made = {"data": name, "split": split, "model": tagger.name}
     made |= {"engine": tagger.engine, "compute_type": tagger.compute_type}
-    with ExitStack() as steps:  # from the last to the first, so that a full disk does not lose what can go elsewhere
+    with ExitStack() as steps:  # run in reverse order; a failed one does not prevent the others
         steps.callback(_print_report, made, evaluation, as_json)
         steps.callback(_write, predictions, overwrite, evaluation, _write_predictions)
         steps.callback(_write, per_class, overwrite, evaluation, _write_per_class)
@@ -224,12 +229,12 @@ def evaluate(
 
 
 def _choose_split(names: list[str], split: str | None) -> str | None:
-    """The split to evaluate: that for testing if there are several, which is printed."""
+    """The split to evaluate: the test split if there are several. The choice is printed."""
     if split is not None or len(names) < 2:
         return split
     chosen = next((name for name in PREFERRED_SPLITS if name in names), None)
     if chosen is None:
-        raise CliError(f"choose with --split: {', '.join(names)}, or all")
+        raise CliError(f"missing --split: choose {', '.join(names)} or all")
     say(f"split: {chosen} (of {', '.join(names)})")
     return chosen
 
@@ -253,7 +258,7 @@ def _evaluate(tagger: "AudioTagger", clips: "LabelledClips", rows: "DatasetRows 
             read = None if rows is None else partial(read_rows, rows)
             evaluation = evaluate(tagger, clips, read=read, **watching, **how)
     except UnknownLabelsError as error:
-        say("a file for --label-map could begin with these lines, with the right class of the model in each:")
+        say("you can start a file for --label-map with these lines; correct the class of the model in each:")
         say(*error.proposed_map())
         raise
     say(progress.summary())
@@ -273,7 +278,7 @@ def _print_failure(path: str, reason: str) -> None:
 
 
 def table_lines(evaluation: "Evaluation") -> list[str]:
-    """The figures and the classes, in 80 columns."""
+    """The figures in total and by class, in 80 columns."""
     from ..labelled import SINGLE_LABEL
 
     metrics, intervals = evaluation.metrics, evaluation.intervals
@@ -288,7 +293,7 @@ def table_lines(evaluation: "Evaluation") -> list[str]:
         lines += textwrap.wrap(f"{evaluation.calibration_note} ced evaluate --per-class writes them.", WIDTH)
     lines += ["", CLASS_HEAD]
     present = sorted((item for item in metrics.per_class if item.positives), key=lambda item: -item.average_precision)
-    if len(present) <= MOST_CLASSES:
+    if len(present) <= MAX_CLASSES:
         lines += map(_class_line, present)
     else:
         best, worst = present[:BEST_AND_WORST], present[-BEST_AND_WORST:]
@@ -297,7 +302,7 @@ def table_lines(evaluation: "Evaluation") -> list[str]:
 
 
 def _confused_lines(evaluation: "Evaluation") -> list[str]:
-    """The pairs of classes with the most errors, of single-label data."""
+    """The most frequent confusions of two classes, for single-label data."""
     from ..confusion import most_confused
     from ..drawing import shortened
 
@@ -320,7 +325,7 @@ def _shown(value: float) -> str:
 
 
 def _report(evaluation: "Evaluation") -> dict[str, Any]:
-    """The content of `--json`; null for what is not defined or not finite."""
+    """The content of `--json`; undefined and infinite figures are null."""
     from ..input_list import escape_name
 
     metrics = evaluation.metrics

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced evaluate --events`: how well events fit strong labels."""
+"""`ced evaluate --events`: events compared with strong labels."""
 
 import csv
 import io
@@ -18,6 +18,7 @@ from . import options
 from .errors import FAILED, CliError
 from .finding import choosing, parse_limits
 from .model import load_tagger
+from .options import option
 from .progress import RunProgress
 from .terminal import one_line, put, put_json, say
 
@@ -25,40 +26,38 @@ if TYPE_CHECKING:
     from ..event_evaluation import EventEvaluation
     from ..event_scores import Figures, ScoreTable
 
+STRONG = "Strong labels (with --events)"
 Events = Annotated[
-    bool, typer.Option("--events", help="Compare events with strong labels: filename, onset, offset, event_label.")
+    bool, option(STRONG, "--events", help="Compare events with strong labels: filename, onset, offset, event_label.")
 ]
 Results = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="With --events: compare the events in this file; no model and no audio is read."),
+    option(STRONG, metavar="FILE", help="Compare the events in this file, without model and audio."),
 ]
 TCollar = Annotated[
     float | None,
-    typer.Option(metavar="SECONDS", help="With --events: how far an onset or offset may be off; by default 0.2."),
+    option(STRONG, metavar="SECONDS", help="Tolerance of onsets and offsets; by default 0.2."),
 ]
 PercentageOfLength = Annotated[
     float | None,
-    typer.Option(
-        metavar="SHARE", help="With --events: an offset may also be off by this share of the length; by default 0.5."
-    ),
+    option(STRONG, metavar="SHARE", help="Tolerance of offsets as a share of the event's length; by default 0.5."),
 ]
 EvaluateOffset = Annotated[
     bool | None,
-    typer.Option(
-        "--evaluate-offset/--no-evaluate-offset", help="With --events: whether offsets have to match; by default yes."
-    ),
+    option(STRONG, "--evaluate-offset/--no-evaluate-offset", help="Whether offsets must match; by default yes."),
 ]
 TimeResolution = Annotated[
-    float | None, typer.Option(metavar="SECONDS", help="With --events: length of the segments; by default 1.")
+    float | None, option(STRONG, metavar="SECONDS", help="Length of the segments; by default 1.")
 ]
 EmptyOutput = Annotated[
     str | None,
-    typer.Option(
+    option(
+        STRONG,
         metavar="zero_score",
-        help="With --events: zero_score gives a class without found events an F1 of 0; by default it has none.",
+        help="zero_score: the F1 of a class without detected events is 0; by default it is undefined.",
     ),
 ]
-Psds = Annotated[bool, typer.Option("--psds", help="With --events: the PSDS as well, over all thresholds.")]
+Psds = Annotated[bool, option(STRONG, "--psds", help="Also compute the PSDS, over all thresholds.")]
 
 CLASS_COLUMNS = ("label", "references", "predictions")
 KINDS = {"event_based": "event", "segment_based": "segment"}
@@ -88,7 +87,7 @@ OWN = (*SCORING, *FINDING, "results", "threshold", "threshold_file", "labels", "
 
 
 def refuse_without_events(given: dict[str, Any]) -> None:
-    """Refuses what only `--events` has."""
+    """Refuses options that require `--events`."""
     options.refuse("needs --events", **{_flag(name): given[name] or None for name in OWN})
 
 
@@ -97,26 +96,26 @@ def _flag(name: str) -> str:
 
 
 def evaluate_events(given: dict[str, Any]) -> None:
-    """Runs the command; `given` has the parameters of `ced evaluate`."""
-    options.refuse("has no meaning with --events", **{name: given[name] for name in OF_CLIPS})
+    """Runs `ced evaluate --events` with the parameters of `ced evaluate`."""
+    options.refuse("has no effect with --events", **{name: given[name] for name in OF_CLIPS})
     data, results, per_class, overwrite = (given[name] for name in ("data", "results", "per_class", "overwrite"))
     if not data:
         raise CliError("missing DATA: a table of strong labels")
     data = existing(data)
     if os.path.isdir(data):
         raise CliError(
-            f"{printable(data)} is a folder: give the table of strong labels, and its audio with --audio-root"
+            f"{printable(data)} is a folder: give the table of strong labels, and its folder of audio with --audio-root"
         )
     if per_class is not None:
         check_new_file("per_class", per_class, ".csv", overwrite)
         for read in filter(None, (data, results)):
             if os.path.exists(per_class) and os.path.exists(read) and os.path.samefile(per_class, read):
-                raise OptionError("per_class", per_class, "another name: these are the events, they would be lost")
+                raise OptionError("per_class", per_class, "another name; this file has the labels or events")
     scoring = options.given(**{name: given[name] for name in SCORING})
     made: dict[str, Any] = {"data": escape_name(data)}
     if results is not None:
         refused = {_flag(name): given[name] or None for name in OF_MODELS}
-        options.refuse("has no meaning with --results, which has the events", **refused)
+        options.refuse("has no effect with --results", **refused)
         from ..event_evaluation import compare_events
 
         evaluation = compare_events(results, data, labels=given["labels"] or None, **scoring)
@@ -186,7 +185,7 @@ def _with_model(data: str, given: dict[str, Any], scoring: dict[str, Any]) -> tu
 
 
 def event_lines(evaluation: "EventEvaluation") -> list[str]:
-    """The figures and those of each class, in 80 columns."""
+    """The figures in total and by class, in 80 columns."""
     scores = evaluation.scores
     counts = scores.event_based.counts
     events = sum(each.references for each in counts.values())
@@ -216,7 +215,7 @@ def _shown(value: float) -> str:
 
 
 def report(evaluation: "EventEvaluation") -> dict[str, Any]:
-    """The content of `--json`; null for what is not defined."""
+    """The content of `--json`; undefined figures are null."""
     found: dict[str, Any] = {"num_recordings": evaluation.num_recordings}
     for kind in KINDS:
         table = getattr(evaluation.scores, kind)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced export`: a model for another program, verified."""
+"""`ced export`: a model → a verified folder for another runtime."""
 
 import os
 from collections.abc import Sequence
@@ -26,32 +26,32 @@ def export(
             "--format",
             "-f",
             metavar="FORMAT",
-            help="onnx, openvino, sherpa-onnx, torch or web.",
+            help="onnx, openvino, sherpa-onnx, torch, or web (a page that tags in the browser).",
             autocompletion=complete_export_format,
         ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="DIR", help="The folder to write, after verification.")
+        str | None, typer.Option("--output", "-o", metavar="DIR", help="The new folder, written after verification.")
     ] = None,
     compute_type: Annotated[
         str | None,
         typer.Option(
             metavar="TYPE",
-            help="float32 (default), float16 (half the size, computed in float32) or int8 (not with torch).",
+            help="float32 (default), float16 (stored in half the size, computed in float32) or int8 (not torch).",
         ),
     ] = None,
     input: Annotated[
         str | None,
         typer.Option(
             metavar="waveform|mel",
-            help="Input of the exported model: waveform (default) includes the front end; sherpa-onnx needs mel.",
+            help="Input of the exported model: a waveform (default; not sherpa-onnx), or log-mel spectrograms.",
         ),
     ] = None,
     audio: Annotated[
         list[str] | None,
         typer.Option(
             metavar="PATH",
-            help="Recordings (a file or folder) for verification and int8 calibration; by default bundled and synthetic"
+            help="File or folder of recordings for verification and int8 calibration; by default bundled and synthetic"
             " sounds. Can be repeated.",
         ),
     ] = None,
@@ -60,16 +60,18 @@ def export(
         str | None,
         typer.Option(
             metavar="DIR",
-            help="A node_modules folder with ONNX Runtime Web and Mediabunny for the format web; by default they are"
-            " downloaded once from the npm registry (35 MB).",
+            help="web: node_modules folder with ONNX Runtime Web and Mediabunny; by default they are downloaded once"
+            " from the npm registry (35 MB).",
         ),
     ] = None,
 ) -> None:
-    """Export a model for another program, or for the browser.
+    """Export a model to ONNX, OpenVINO, sherpa-onnx, torch or web.
 
-    DIR gets the model, labels.csv, metadata.json and a README.md with code that runs it. The exported model is run and
-    compared with the original, on clips from the shortest to the longest. If probabilities differ by more than 0.0001
-    (float16: 0.01, int8: 0.25), the export fails and nothing is written.
+    The exported model runs without ced_model: with the runtime of its format, or with web as a page in the browser. It
+    is written to DIR with labels.csv, metadata.json and a README.md with example code.
+
+    Each export is verified against the original model, on clips of various lengths. If probabilities differ by more
+    than 0.0001 (float16: 0.01, int8: 0.25), the export fails and nothing is written.
     """
     chosen = choose_model(model)
     from ..exporting.formats import FORMATS, choose_format
@@ -77,8 +79,8 @@ def export(
     if format is None:
         raise CliError(f"missing --format: choose {', '.join(FORMATS)}")
     if not output:
-        raise CliError("missing --output DIR: the folder to write")
-    choose_format(format, input, compute_type)  # wrong usage comes before any work
+        raise CliError("missing --output DIR: where to write the export")
+    choose_format(format, input, compute_type)  # before any work
     recordings = _find_recordings(audio or ())
     quieten()
     from ..audio import AudioError
@@ -109,16 +111,16 @@ def export(
         raise CliError(f"{shown_name(chosen)} cannot be loaded: {error}", FAILED) from error
     except (EngineError, VerificationError) as error:
         raise CliError(f"the export was discarded: {error}", FAILED) from error
-    say("clips        largest difference in probability from the model in float32")
+    say("clips        largest difference in probability from the float32 model")
     say(*(f"{check.batch_size} of {check.seconds:5.2f} s  {check.probabilities:.1e}" for check in report.checks))
     if (sherpa := report.sherpa) is not None:
         say(
-            f"sherpa-onnx with its own features: {sherpa.mean_probability:.1e} on average, at most"
-            f" {sherpa.probability:.1e}; same best class in {sherpa.top_1} of {sherpa.recordings} recordings"
+            f"sherpa-onnx with its own features: {sherpa.mean_probability:.1e} on average, {sherpa.probability:.1e} at"
+            f" most; same best class in {sherpa.top_1} of {sherpa.recordings} recordings"
         )
     if compute_type == "int8" and not report.is_calibrated:
-        say("calibrated on synthetic sounds: give recordings with --audio for a better int8")
-    use = "describes how to serve the page" if format == "web" else "has code that runs it"
+        say("calibrated on synthetic sounds: for better accuracy give recordings with --audio")
+    use = "explains how to serve the page" if format == "web" else "has example code"
     say(f"{report.file.name}: {report.num_bytes / 1e6:.1f} MB; README.md {use}")
     put(output)
 
@@ -127,7 +129,7 @@ def _find_recordings(audio: Sequence[str]) -> list[Any]:
     if not audio:
         return []
     if STANDARD_INPUT in audio:
-        raise CliError("--audio takes files and folders, not standard input")
+        raise CliError("--audio -: expected files and folders, not standard input")
     items = find_inputs(audio)
     for item in items:
         error = item.error or (None if os.path.exists(item.source) else "no such file or folder")

@@ -17,7 +17,7 @@ BY_CLASS = re.compile(r"\s*([^=]+?)\s*=\s*([^=,]+?)\s*(?:,|$)")
 def choosing(
     labels: Sequence[str] | None, exclude: Sequence[str] | None, label_map: str | None = None
 ) -> dict[str, Any]:
-    """`labels`, `exclude` and `label_map`, those that were given."""
+    """Those of `labels`, `exclude` and `label_map` that were given."""
     if label_map is None:
         return options.given(labels=labels or None, exclude=exclude or None)
     from ..class_files import read_label_map
@@ -29,17 +29,17 @@ def parse_limits(
     given: Sequence[str] | None, file: str | None, labels: Sequence[str] | None, events: bool
 ) -> dict[str, Any]:
     """
-    The thresholds of `--threshold` (of all, or CLASS=SCORE) over those of `--thresholds`: a number, or by class.
+    The argument `thresholds` or `threshold` of the library. `--threshold` has precedence over `--thresholds`.
 
     Args:
-        given: Values of `--threshold`.
+        given: Values of `--threshold`: scores, or CLASS=SCORE.
         file: The value of `--thresholds`.
-        labels: Classes that are asked for.
-        events: Whether they are for events, where each class needs one (`thresholds`), or for tags (`threshold`).
+        labels: Values of `--labels`.
+        events: For events (`thresholds`, required for each class) instead of tags (`threshold`).
 
     Raises:
-        OptionError: for a value that is neither.
-        UsageError: for a file that is not as expected.
+        OptionError: if a value of `--threshold` is malformed.
+        UsageError: if the file is malformed.
     """
     if events:
         limits = _thresholds(given, file, EVENT_THRESHOLD if labels else None)
@@ -48,7 +48,7 @@ def parse_limits(
 
 
 def _thresholds(given: Sequence[str] | None, file: str | None, others: float | None) -> Any:
-    """`others` is the threshold of all if there is none by class, else of classes that are asked for."""
+    """A number, or thresholds by class; `others` is the default for classes without one."""
     by_class: dict[str, dict[str, Any]] = {}
     if file is not None:
         from ..class_files import read_thresholds

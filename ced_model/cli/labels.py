@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced labels`: the classes of AudioSet and how they belong together."""
+"""`ced labels`: the classes of AudioSet and their hierarchy."""
 
 from typing import Annotated
 
@@ -21,9 +21,9 @@ INDENT = "  "
 def labels(query: Annotated[list[str] | None, typer.Argument(metavar="QUERY…", hidden=True)] = None) -> None:
     """Search the 527 classes of AudioSet.
 
-    QUERY is a name, words of it, an index or a machine id; without it, all classes are listed: index, machine id and
-    name. A single match is shown with the classes above and below it; `--labels Dog...` of other commands selects Dog
-    and all classes below it. Lines without an index are groups without a score of their own.
+    QUERY is a name, some words of it, an index or a machine id; by default all classes are listed. Each line has the
+    index, machine id and name of a class. Lines without an index are groups, which have no score. A single match is
+    shown with the classes above and below it. In other commands, `--labels Dog...` is Dog and all classes below it.
     """
     if not query:
         put(*(_line(mid, name) for mid, name in AUDIOSET_CLASSES))
@@ -32,7 +32,7 @@ def labels(query: Annotated[list[str] | None, typer.Argument(metavar="QUERY…",
 
     text = " ".join(" ".join(query).split())
     if not text:
-        raise CliError("expected a name, words of it, an index or a machine id, or nothing for all classes")
+        raise CliError("empty QUERY: expected a name, words of it, an index or a machine id")
     index = int(text) if text.isdecimal() else -1
     mid = AUDIOSET_CLASSES[index][0] if 0 <= index < len(AUDIOSET_CLASSES) else text
     exact = ontology.find_node(mid.replace("…", "...").removesuffix("..."))
@@ -40,12 +40,12 @@ def labels(query: Annotated[list[str] | None, typer.Argument(metavar="QUERY…",
     if not found:
         shown_text = repr(printable(text)[:60])
         found = ontology.similar(text)
-        found, kind = (found, "similar names") if found else (ontology.search_any(text), "with some of them")
+        found, kind = (found, "similar names") if found else (ontology.search_any(text), "with some of these words")
         if not found:
             raise CliError(
-                f"no class is similar to {shown_text}; `ced labels` lists all {len(AUDIOSET_CLASSES)}", FAILED
+                f"no class is similar to {shown_text}: run `ced labels` to list all {len(AUDIOSET_CLASSES)}", FAILED
             )
-        say(f"no class has the words {shown_text}; {kind}:")
+        say(f"no class matches {shown_text}; {kind}:")
         put(*(_line(node.mid, node.name) for node in found))
         return
     if exact is None and len(found) > 1:

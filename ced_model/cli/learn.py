@@ -1,9 +1,8 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced learn`: a few examples of each class → a model folder with these classes."""
+"""`ced learn`: a few examples per class → a model folder with these classes."""
 
 import os
-import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,7 @@ from .endings import one_line_errors
 from .errors import CliError
 from .model import load_tagger
 from .progress import RunProgress
-from .terminal import put, say
+from .terminal import put, quoted, say
 
 if TYPE_CHECKING:
     from ..own_classes import LearnedClasses
@@ -24,16 +23,14 @@ if TYPE_CHECKING:
 def learn(
     examples: Annotated[str, typer.Argument(metavar="EXAMPLES", hidden=True)],
     model: options.Model = None,
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="DIR", help="The model folder to make, at the end.")
-    ] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", metavar="DIR", help="The new model folder.")] = None,
     negatives: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="PATH", help="Counter-examples: a folder or file of other sounds. May be given several times."
-        ),
+        typer.Option(metavar="PATH", help="Counter-examples: file or folder of other sounds. Can be repeated."),
     ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Leave out the classes that the model has.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the classes of the model instead of adding to them.")
+    ] = False,
     window_s: Annotated[
         float | None,
         typer.Option("--window", metavar="SECONDS", help="Learn from windows of this length; by default whole clips."),
@@ -43,19 +40,19 @@ def learn(
     num_threads: options.Threads = None,
     engine: options.Engine = "auto",
 ) -> None:
-    """Add classes of your own from a few examples.
+    """Add your own classes to a model from a few examples.
 
-    EXAMPLES is a folder with a folder of clips for each class. The classes are added to those of the model, and the
-    result is a model folder like any other. Give --negatives with sounds that occur where the model will be used and
-    are none of the classes: without them, unknown sounds are often taken for the most similar class.
+    EXAMPLES is a folder with one folder of clips per class. The result is a model folder with the classes of the model
+    and the new ones. Use --negatives to give other sounds that occur where the model will be used: without them,
+    unknown sounds are often tagged as the most similar class.
     """
     if output is None:
-        raise CliError("choose with --output DIR where to write the model")
+        raise CliError("missing --output DIR: where to write the model")
     from ..examples import find_examples
     from ..own_classes import check_installed, learn_classes
 
     check_installed()
-    found = find_examples(examples, negatives or ())  # what is wrong is named before a model is downloaded
+    found = find_examples(examples, negatives or ())  # before a model is downloaded
     tagger = load_tagger(model, device=device, num_threads=num_threads, engine=engine)
     progress = RunProgress(len(found.paths))
 
@@ -84,8 +81,8 @@ def _report(learned: "LearnedClasses", output: str) -> Iterator[str]:
     for report in learned.reports:
         found, false = ("–" if count is None else count for count in (report.found, report.false))
         yield f"{report.examples:8}  {found:>5}  {false:>5}  {report.label}"
-    yield "found, false: examples and other clips with a score from 0.5 on, each left out of the fit (cross-validation)"
+    yield "found: examples with a score from 0.5; false: other clips with such a score (by cross-validation)"
     kept = len(learned.labels) - len(learned.reports)
-    rest = f", {kept} of {learned.base}" if kept else ", in place of those of " + learned.base
-    yield f"wrote {shlex.quote(output)}: {len(learned.reports)} classes from examples{rest}"
-    yield f"tag with it: ced tag FILES --model {shlex.quote(output)}"
+    rest = f", {kept} of {learned.base}" if kept else f", instead of those of {learned.base}"
+    yield f"wrote {quoted(output)}: {len(learned.reports)} classes from examples{rest}"
+    yield f"tag with it: ced tag FILES --model {quoted(output)}"

@@ -18,6 +18,7 @@ from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .finding import choosing, parse_limits
 from .model import load_tagger
+from .options import WINDOWS, option
 from .terminal import put, say
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..live.sources import LiveSource
     from ..tagger import AudioTagger
 
+ALERTS = "Alerts"
 NOT_AN_ALERT = "needs --webhook, --mqtt, --exec or --save-clips"
 
 
@@ -35,6 +37,12 @@ def listen(
         str | None,
         typer.Argument(metavar="SOURCE", envvar="CED_SOURCE_URL", show_envvar=False, show_default=False, hidden=True),
     ] = None,
+    input_device: Annotated[
+        str | None, option(options.INPUT, metavar="DEVICE", help="Index or name of the microphone; see --list-devices.")
+    ] = None,
+    list_devices: Annotated[
+        bool, option(options.INPUT, "--list-devices", help="List the microphones and exit.")
+    ] = False,
     model: options.Model = None,
     window_s: options.Window = None,
     hop_s: options.Hop = None,
@@ -46,16 +54,22 @@ def listen(
     label_map: options.LabelMap = None,
     gate_dbfs: Annotated[
         float | None,
-        typer.Option(
-            "--gate", metavar="DBFS", help="Compute nothing below this level (RMS of 0.1 s), such as -50; scores are 0."
+        option(
+            WINDOWS,
+            "--gate",
+            metavar="DBFS",
+            help="Skip audio below this level (RMS of 0.1 s), such as -50: scores are 0.",
         ),
     ] = None,
-    events: Annotated[bool, typer.Option("--events", help="Print events once they are over.")] = False,
+    events: Annotated[bool, option(options.EVENTS, "--events", help="Print events when they end.")] = False,
     off_threshold: options.OffThreshold = None,
     smooth_s: Annotated[
         float | None,
-        typer.Option(
-            "--smooth", metavar="SECONDS", help="Smooth scores over this time; lines are delayed by half of it."
+        option(
+            options.EVENTS,
+            "--smooth",
+            metavar="SECONDS",
+            help="Smooth scores over this time, which delays the output by half of it.",
         ),
     ] = None,
     smoothing: options.Smoothing = None,
@@ -63,85 +77,105 @@ def listen(
     merge_gap_s: options.MergeGap = None,
     max_duration_s: options.MaxDuration = None,
     webhook: Annotated[
-        str | None, typer.Option(metavar="URL", envvar="CED_WEBHOOK", help="Send alerts as JSON by HTTP POST.")
+        str | None, option(ALERTS, metavar="URL", envvar="CED_WEBHOOK", help="Send alerts as JSON by HTTP POST.")
     ] = None,
     mqtt: Annotated[
         str | None,
-        typer.Option(
-            metavar="HOST", envvar="CED_MQTT", help="Send alerts to this MQTT broker: HOST, HOST:PORT or mqtts://HOST."
+        option(
+            ALERTS,
+            metavar="HOST",
+            envvar="CED_MQTT",
+            help="Send alerts to this MQTT broker: HOST, HOST:PORT or mqtts://HOST.",
         ),
     ] = None,
     mqtt_user: Annotated[
-        str | None, typer.Option(metavar="NAME", envvar="CED_MQTT_USER", help="Of the broker.")
+        str | None, option(ALERTS, metavar="NAME", envvar="CED_MQTT_USER", help="User name for the broker.")
     ] = None,
     mqtt_password: Annotated[
-        str | None, typer.Option(metavar="TEXT", envvar="CED_MQTT_PASSWORD", help="Better given as the variable.")
+        str | None,
+        option(
+            ALERTS,
+            metavar="TEXT",
+            envvar="CED_MQTT_PASSWORD",
+            help="Password for the broker. Prefer the variable, which other users cannot see.",
+        ),
     ] = None,
     mqtt_port: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=65535, help="By default 1883, with TLS 8883.")
+        int | None,
+        option(ALERTS, metavar="N", min=1, max=65535, help="Port of the broker; by default 1883, with TLS 8883."),
     ] = None,
-    mqtt_tls: Annotated[bool, typer.Option("--mqtt-tls", help="Encrypt the connection to the broker.")] = False,
+    mqtt_tls: Annotated[bool, option(ALERTS, "--mqtt-tls", help="Encrypt the connection to the broker.")] = False,
     mqtt_ca: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Certificates to trust in place of the system's; implies TLS.")
+        str | None, option(ALERTS, metavar="FILE", help="Certificates to trust instead of the system's; implies TLS.")
     ] = None,
     mqtt_prefix: Annotated[
-        str | None, typer.Option(metavar="TOPIC", help="First level of the topics; by default ced.")
+        str | None, option(ALERTS, metavar="TOPIC", help="First level of the topics; by default ced.")
     ] = None,
     exec: Annotated[
         str | None,
-        typer.Option(
-            "--exec", metavar="COMMAND", help="Run this for each alert, without a shell: JSON on stdin, CED_LABEL, …"
+        option(
+            ALERTS,
+            "--exec",
+            metavar="COMMAND",
+            help="Run this command for each alert, without a shell: JSON on stdin, and variables such as CED_LABEL.",
         ),
     ] = None,
     save_clips: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Save the audio of alerts as WAV files.")
+        str | None, option(ALERTS, metavar="DIR", help="Save the audio of alerts as WAV files.")
     ] = None,
     clip_before_s: Annotated[
         float | None,
-        typer.Option("--clip-before", metavar="SECONDS", min=0, max=60, help="Before the alert; by default 5."),
+        option(ALERTS, "--clip-before", metavar="SECONDS", min=0, max=60, help="Audio before the alert; by default 5."),
     ] = None,
     clip_after_s: Annotated[
         float | None,
-        typer.Option("--clip-after", metavar="SECONDS", min=0, max=60, help="After the alert; by default 5."),
+        option(ALERTS, "--clip-after", metavar="SECONDS", min=0, max=60, help="Audio after the alert; by default 5."),
     ] = None,
     hold_s: Annotated[
         float | None,
-        typer.Option(
-            "--hold", metavar="SECONDS", min=0, help="An alert ends after this time without its class; by default 10."
+        option(
+            ALERTS,
+            "--hold",
+            metavar="SECONDS",
+            min=0,
+            help="End an alert when its class is absent for this time; by default 10.",
         ),
     ] = None,
     cooldown_s: Annotated[
         float | None,
-        typer.Option("--cooldown", metavar="SECONDS", min=0, help="No new alert of a class for this time after one."),
+        option(
+            ALERTS,
+            "--cooldown",
+            metavar="SECONDS",
+            min=0,
+            help="Minimum time from the end of an alert to the next of its class.",
+        ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the source in alerts; by default its host, file or computer.")
+        str | None,
+        option(ALERTS, metavar="NAME", help="Name of SOURCE in alerts; by default its host, file or this computer."),
     ] = None,
-    input_device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="Index or name of the microphone; see --list-devices.")
-    ] = None,
-    list_devices: Annotated[bool, typer.Option("--list-devices", help="Show the microphones and exit.")] = False,
     engine: options.Engine = "auto",
     compute_type: options.ComputeType = None,
 ) -> None:
-    """Tag live audio.
+    """Tag live audio from a microphone or stream, with alerts.
 
-    SOURCE is an rtsp:// or http:// URL (a camera, Icecast), - for standard input, or a file, which is played at its
-    speed; by default the microphone. Prints a line for each window, until Ctrl-C: the local time at its end, and its
-    tags. Windows without tags, where a threshold or classes are given, have no line. With --events, prints the local
-    times of onset and offset, the peak and the class of each event. If audio is lost, a line on stderr reports it and a
-    new stream begins.
+    SOURCE is an rtsp:// or http:// URL (a camera, Icecast), - for standard input, or a file, which is read in real
+    time; by default the microphone. Ctrl-C ends the command.
 
-    With --webhook, --mqtt, --exec or --save-clips, prints and sends alerts: when a class begins, and when it ends.
+    Prints a line for each window with tags: the local time of its end, and the tags. With --events, prints a line for
+    each event: the local times of onset and offset, the peak score and the class. Lost audio is reported on stderr.
+
+    With --webhook, --mqtt, --exec or --save-clips, prints and sends an alert when a class begins and when it ends.
     """
     is_alerting = any(target is not None for target in (webhook, mqtt, exec, save_clips))
     finding = options.given(off_threshold=off_threshold, min_duration_s=min_duration_s)
     options.refuse("" if events or is_alerting else "needs --events", **finding)
     lasting = options.given(merge_gap_s=merge_gap_s, max_duration_s=max_duration_s)
     options.refuse("" if events or is_alerting else "needs --events", **lasting)
-    options.refuse("has no meaning for alerts; see --hold" if is_alerting else "", **lasting)
-    options.refuse("has no meaning with --events" if events else "", top_k=top_k)
-    options.refuse("has no meaning for alerts" if is_alerting else "", top_k=top_k)
+    options.refuse("has no effect for alerts; see --hold" if is_alerting else "", **lasting)
+    options.refuse("has no effect with --events" if events else "", top_k=top_k)
+    options.refuse("has no effect for alerts" if is_alerting else "", top_k=top_k)
     alerting: dict[str, Any] = {"hold_s": hold_s, "cooldown_s": cooldown_s, "name": name}
     options.refuse("" if is_alerting else NOT_AN_ALERT, **alerting)
     clipping = {"clip_before_s": clip_before_s, "clip_after_s": clip_after_s}
@@ -167,7 +201,7 @@ def listen(
     chosen |= parse_limits(threshold, threshold_file, labels, events or is_alerting) | options.given(top_k=top_k)
     alerts = None
     try:
-        # Impossible options are refused before the source opens.
+        # Check the options before the source opens.
         if is_alerting:
             list(tagger.stream([], **tagging))
             broker = {"broker": mqtt, "user": mqtt_user, "password": mqtt_password} | options.given(**broker)
@@ -194,7 +228,7 @@ def listen(
                 if not (live.is_over or live.is_lost):
                     say(f"ced: {_local_time(live.heard_until)} gap: {live.gap}")
     except KeyboardInterrupt:
-        pass  # the way to end it
+        pass  # the usual way to end the command
     except AudioError as error:
         raise CliError(f"{live.shown}: {error}", FAILED) from error
     finally:
@@ -225,7 +259,7 @@ def _alerting(
     targets: dict[str, Any],
     clipping: dict[str, Any],
 ) -> "Alerting":
-    """The alerts and their targets, after a check of all options; the broker is the last, since it is connected to."""
+    """The alerts and their targets. All options are checked before the connection to the broker."""
     from ..events import event_rules
     from ..live.alerting import Alerting
     from ..live.alerts import AlertFinder
@@ -236,7 +270,7 @@ def _alerting(
 
     rules = event_rules(tagger.labels, **finding)
     if any(rule.smooth_s for rule in rules):
-        raise CliError("smoothing by class is not possible for alerts: use --smooth")
+        raise CliError("alerts do not support smoothing by class: use --smooth")
     name = alerting.pop("name") or live.name
     window_s = tagging.get("window_s", TIMELINE_WINDOW_S)
     outboxes = []
@@ -260,7 +294,7 @@ def _alerting(
 
 
 def _print_alerts(tagger: "AudioTagger", live: "LiveSource", alerts: "Alerting", tagging: dict[str, Any]) -> None:
-    """Until audio is lost, as the functions below."""
+    """Prints alerts until audio is lost; so do the functions below with tags and events."""
     for update in tagger.stream(alerts.blocks(), top_k=1, **tagging):
         _put_alerts(alerts.update(update))
     if live.is_lost:
@@ -292,7 +326,7 @@ def _report(line: str) -> None:
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """What stops a service ends as Ctrl-C does: alerts end, and what is waiting is delivered."""
+    """SIGTERM, which stops a service, has the effect of Ctrl-C: alerts end, and queued ones are delivered."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -26,19 +26,19 @@ def choose_model(model: str | None) -> str:
     if model is None:
         return bundled_folder()
     if os.path.isfile(model):
-        raise OptionError("model", model, "a model folder; ced convert makes one of a checkpoint file")
+        raise OptionError("model", model, "a model folder; for a checkpoint file use ced convert")
     if os.path.isdir(model):
         if not os.path.isfile(os.path.join(model, "config.json")):
             raise OptionError("model", model, "a model folder; this one has no config.json")
         return model
-    # A Hub id is `name` or `owner/name`; what else looks like a path is one.
+    # A Hub id is `name` or `owner/name`; anything else is a path.
     if model.startswith((".", "~", os.sep)) or model.count("/") > 1 or "\\" in model or not model.strip():
         raise OptionError("model", model, "a model folder or Hub id; there is no such folder")
     return model
 
 
 def load_tagger(model: str | None, **options: Any) -> "AudioTagger":
-    """Loads a model, by default the bundled one, and prints on stderr which one it is and what runs it."""
+    """Loads a model, by default the bundled one, and prints its name and engine on stderr."""
     name = choose_model(model)
     quieten()
     from ..tagger import AudioTagger
@@ -60,13 +60,13 @@ def announce(tagger: "AudioTagger") -> None:
 
 
 def shown_name(model: str) -> str:
-    """The name of a model that `choose_model` returned: the bundled one has a name, not a folder."""
+    """The name to show for the result of `choose_model`: that of the bundled model instead of its folder."""
     return DEFAULT_MODEL if resolve_model(model) == bundled_folder() else model
 
 
 def quieten() -> None:
-    """Only warnings may come before the line that names the model; downloads show their progress on a terminal."""
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of each attempt to connect
+    """Disables messages and progress bars of libraries, except download progress on a terminal."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # no warning for each retry
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if sys.modules.get("transformers") is not None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Options that several commands share, named after the library's keyword arguments."""
+"""Options shared by several commands, named after the library's keyword arguments."""
 
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ OUTPUT, COMPUTING, RAY, TRAINING = "Output", "Model and computation", "Ray clust
 
 
 def option(panel: str | None, *names: str, metavar: str | None = None, help: str, **more: Any) -> Any:
-    """An option in a group of the help. Defaults are in its text."""
+    """An option in a group of the help. The help text states the default."""
     return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, show_default=False, **more)
 
 
@@ -27,31 +27,36 @@ ListFile = Annotated[
         INPUT,
         "--from",
         metavar="FILE",
-        help="A list of paths (one per line, NUL-separated, Parquet), or - for stdin.",
+        help="List of paths (one per line, NUL-separated, or Parquet); - for stdin.",
     ),
 ]
 Dataset = Annotated[
     str | None,
-    option(INPUT, metavar="ID_OR_DIR", help="A data set: Hub id (owner/name), folder of that layout, or Parquet."),
+    option(
+        INPUT, metavar="ID_OR_DIR", help="Data set: Hub id (owner/name), local folder of a data set, or Parquet file."
+    ),
 ]
-Config = Annotated[str | None, option(INPUT, metavar="NAME", help="With --dataset: its configuration.")]
-Split = Annotated[str | None, option(INPUT, metavar="NAME", help="With --dataset: its split, or all.")]
+Config = Annotated[str | None, option(INPUT, metavar="NAME", help="Configuration of --dataset.")]
+Split = Annotated[str | None, option(INPUT, metavar="NAME", help="Split of --dataset, or all.")]
 AudioColumn = Annotated[
-    str | None, option(INPUT, metavar="NAME", help="With --dataset: its audio column; by default the only one.")
+    str | None, option(INPUT, metavar="NAME", help="Audio column of --dataset, if there are several.")
 ]
 AudioRoot = Annotated[
-    str | None, option(INPUT, metavar="DIR", help="Base folder of relative paths in a table; by default its own.")
+    str | None,
+    option(INPUT, metavar="DIR", help="Base folder of relative paths in a table; by default the folder of the table."),
 ]
 PathColumn = Annotated[
-    str | None, option(INPUT, metavar="NAME", help="Column of paths in a table; by default file_name, path, …")
+    str | None, option(INPUT, metavar="NAME", help="Column of paths in a table; by default file_name, path or similar.")
 ]
 LabelColumn = Annotated[
-    str | None, option(INPUT, metavar="NAME", help="Column of classes in a table; by default label, labels, …")
+    str | None, option(INPUT, metavar="NAME", help="Column of classes in a table; by default label, labels or similar.")
 ]
-Separator = Annotated[str, option(INPUT, metavar="TEXT", help="Separates classes in one cell; by default ;.")]
+Separator = Annotated[
+    str, option(INPUT, metavar="TEXT", help="Separator of classes in a cell of a table; by default a semicolon.")
+]
 Channel = Annotated[
     str | None,
-    option(INPUT, metavar="N", help="mix (the mean, default), loudest (decodes twice), or a channel number from 0."),
+    option(INPUT, metavar="N", help="mix (mean of all, default), loudest (slower: decodes twice), or a number from 0."),
 ]
 
 # Model and computation
@@ -67,7 +72,7 @@ Model = Annotated[
     ),
 ]
 Device = Annotated[
-    str | None, option(COMPUTING, metavar="DEVICE", help="cpu, cuda, cuda:1, mps; by default a GPU if there is one.")
+    str | None, option(COMPUTING, metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; by default a GPU if there is one.")
 ]
 Threads = Annotated[
     int | None, option(COMPUTING, "--threads", metavar="N", min=1, help="CPU threads; by default one per core.")
@@ -78,7 +83,7 @@ Engine = Annotated[
     option(
         COMPUTING,
         metavar="NAME",
-        help="onnx, openvino, torch or auto (default: the fastest installed).",
+        help="onnx, openvino, torch, or auto (default): the fastest one installed.",
         autocompletion=complete_engine,
     ),
 ]
@@ -117,7 +122,7 @@ ThresholdFile = Annotated[
         CLASSES,
         "--thresholds",
         metavar="FILE",
-        help="Thresholds by class: CSV (such as from ced evaluate --per-class) or JSON. Other classes are left out,"
+        help="Thresholds by class: CSV (such as from ced evaluate --per-class) or JSON. Other classes are left out"
         " unless --threshold is given.",
     ),
 ]
@@ -140,19 +145,25 @@ Exclude = Annotated[
         CLASSES,
         "--exclude",
         metavar="CLASS",
-        help="Leave out these classes and groups.",
+        help="Leave out these classes; written as for --labels.",
         autocompletion=complete_class,
     ),
 ]
 LabelMap = Annotated[
     str | None,
-    option(CLASSES, "--label-map", metavar="FILE", help="CSV of classes and your names for them; empty: left out."),
+    option(
+        CLASSES,
+        "--label-map",
+        metavar="FILE",
+        help="CSV with two columns: class, and your name for it. An empty name leaves the class out.",
+    ),
 ]
 
 # Windows
 Window = Annotated[float | None, option(WINDOWS, "--window", metavar="SECONDS", help="Window length; by default 2.")]
 Hop = Annotated[
-    float | None, option(WINDOWS, "--hop", metavar="SECONDS", help="Window distance; by default half a window.")
+    float | None,
+    option(WINDOWS, "--hop", metavar="SECONDS", help="Distance between window starts; by default half a window."),
 ]
 
 # Events
@@ -160,59 +171,65 @@ OffThreshold = Annotated[
     float | None,
     option(EVENTS, metavar="SCORE", help="An event ends when its score falls below this; by default the threshold."),
 ]
-Smooth = Annotated[float | None, option(EVENTS, "--smooth", metavar="SECONDS", help="Smooth scores over this time.")]
-Smoothing = Annotated[str | None, option(EVENTS, metavar="median|mean", help="How to smooth; by default the median.")]
+Smooth = Annotated[
+    float | None,
+    option(EVENTS, "--smooth", metavar="SECONDS", help="Smooth scores over this time before events are found."),
+]
+Smoothing = Annotated[str | None, option(EVENTS, metavar="median|mean", help="Type of smoothing; by default median.")]
 MinDuration = Annotated[
     float | None, option(EVENTS, "--min-duration", metavar="SECONDS", help="Leave out shorter events.")
 ]
 MergeGap = Annotated[
     float | None,
-    option(EVENTS, "--merge-gap", metavar="SECONDS", help="Join events of a class with at most this gap between them."),
+    option(EVENTS, "--merge-gap", metavar="SECONDS", help="Join events of a class that are at most this far apart."),
 ]
 MaxDuration = Annotated[
-    float | None, option(EVENTS, "--max-duration", metavar="SECONDS", help="Split longer events into pieces this long.")
+    float | None,
+    option(EVENTS, "--max-duration", metavar="SECONDS", help="Split longer events into parts of this length."),
 ]
 
 # Output
 AsJson = Annotated[bool, option(OUTPUT, "--json", help="Print JSON.")]
-ClipFormat = Annotated[str, option(OUTPUT, "--format", "-f", metavar="wav|flac", help="Format of the clips.")]
+ClipFormat = Annotated[
+    str, option(OUTPUT, "--format", "-f", metavar="wav|flac", help="Format of the clips; by default wav.")
+]
 StartTime = Annotated[
     str | None,
     option(
         OUTPUT,
         metavar="auto|TIME",
-        help="When recordings began: auto reads headers and names of field recorders' files; or the time of one"
-        " recording, such as 2024-05-01T05:30:00.",
+        help="Start time of recordings: auto reads it from headers or file names of field recorders. A time such as"
+        " 2024-05-01T05:30:00 is for one recording.",
     ),
 ]
 Timezone = Annotated[
     str | None,
     option(
-        OUTPUT, metavar="ZONE", help="With --start-time: zone of times without one, such as Europe/Berlin or +02:00."
+        OUTPUT, metavar="ZONE", help="Time zone for --start-time where none is given, such as Europe/Berlin or +02:00."
     ),
 ]
 
 
 def refuse(reason: str, **options: Any) -> None:
-    """Refuses options that were given, if there is a reason."""
+    """Raises an error for each option that was given, unless `reason` is empty."""
     for name in given(**options) if reason else ():
         raise CliError(f"{flag(name)} {reason}")
 
 
 def choose_data(data: Any, dataset: str | None, *, config: Any, audio_column: Any, **of_tables: Any) -> str:
-    """The data that were given, after a check that it is either DATA or --dataset with its options."""
+    """DATA or --dataset, whichever was given, after a check of their options."""
     if bool(data) == bool(dataset):
-        raise CliError("give either DATA or --dataset, not both" if dataset else "missing DATA, or --dataset")
+        raise CliError("give either DATA or --dataset, not both" if dataset else "missing DATA or --dataset")
     refuse("" if dataset else "needs --dataset", config=config, audio_column=audio_column)
-    refuse("is for tables, not for --dataset" if dataset else "", **of_tables)
+    refuse("does not work with --dataset" if dataset else "", **of_tables)
     return str(dataset or data)
 
 
 def parse_channel(channel: str | None) -> str | int:
-    """The value of `--channel` as the library takes it."""
+    """The library's argument `channel`."""
     return "mix" if channel is None else int(channel) if channel.isdigit() else channel
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The options that were given: the library has the defaults."""
+    """The options that were given. The library has the defaults of the others."""
     return {name: value for name, value in options.items() if value is not None}

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sound cards: sounddevice with PortAudio, the extra `[mic]`."""
+"""Playback with sounddevice (PortAudio), the extra `[mic]`."""
 
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def device_error(error: Exception) -> str:
-    """The first argument: PortAudio's errors have an error number and details of the driver behind it."""
+    """The message of a PortAudio error, without error number and driver details."""
     return str(error.args[0]) if error.args else type(error).__name__
 
 
 class Speaker:
-    """The default output of the sound card."""
+    """The default output device."""
 
     def __init__(self) -> None:
         from ..live.microphone import import_sounddevice
@@ -28,15 +28,15 @@ class Speaker:
         try:
             self._sounddevice.query_devices(None, "output")
         except (ValueError, self._sounddevice.PortAudioError) as error:
-            raise CliError("--play: no loudspeaker was found", FAILED) from error
+            raise CliError("--play: no output device was found", FAILED) from error
 
     def play(self, part: "Part", rank: int, hit: "Hit") -> None:
         """
         Plays a hit to its end.
 
         Raises:
-            CliError: if the sound card does not play it.
-            KeyboardInterrupt: at Ctrl-C, which also ends the sound.
+            CliError: if playback fails.
+            KeyboardInterrupt: at Ctrl-C, which also stops playback.
         """
         say(f"playing {rank}: {hit.file} at {clock(hit.start_s)}; Ctrl-C ends it")
         try:

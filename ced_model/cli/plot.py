@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced plot`: the log-mel spectrogram and the tags over time of a recording, as a PNG."""
+"""`ced plot`: a recording → a PNG of its log-mel spectrogram and its scores over time."""
 
 import math
 import warnings
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 INSTALL_PLOT = 'pip install "ced_model[plot]"'
 TOP_K = 10
-MAX_S = 1e9  # longer than any recording
+END_S = 1e9  # after the end of any recording
 
 
 @one_line_errors
@@ -55,7 +55,7 @@ def plot(
         ),
     ] = None,
     threshold: Annotated[
-        float | None, option(CLASSES, metavar="SCORE", help="Leave out classes that never reach this score.")
+        float | None, option(CLASSES, metavar="SCORE", help="Leave out classes that do not reach this score.")
     ] = None,
     labels: options.Labels = None,
     exclude: options.Exclude = None,
@@ -64,13 +64,15 @@ def plot(
     hop_s: options.Hop = None,
     output: Annotated[
         Path | None,
-        option(OUTPUT, "--output", "-o", metavar="FILE", help="The PNG; by default FILE.png in the current folder."),
+        option(
+            OUTPUT, "--output", "-o", metavar="FILE", help="The PNG file; by default FILE.png in the current folder."
+        ),
     ] = None,
-    overwrite: Annotated[bool, option(OUTPUT, "--overwrite", help="Replace an existing PNG.")] = False,
+    overwrite: Annotated[bool, option(OUTPUT, "--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Draw an audio file and its tags over time.
+    """Draw the spectrogram and tags of a recording as a PNG.
 
-    The PNG shows the log-mel spectrogram of FILE and, below it, the scores of the classes with the highest peaks.
+    The PNG shows the log-mel spectrogram of FILE and, below it, the scores over time of the highest-scoring classes.
     """
     path = output or Path(f"{file.name}.png")
     check_new_file("output", path, ".png", overwrite)
@@ -81,7 +83,7 @@ def plot(
         raise CliError(f"{str(file)!r}: there is no such file", FAILED)
     part = (0.0 if start_s is None else start_s, math.inf if end_s is None else end_s)
     if not 0 <= part[0] < part[1]:
-        raise CliError(f"--start {part[0]:g} --end {part[1]:g}: expected a start from 0 and a later end")
+        raise CliError(f"--start {part[0]:g} --end {part[1]:g}: expected a start from 0, and an end after it")
     tagger = load_tagger(model, device=device, num_threads=num_threads, engine=engine, compute_type=compute_type)
     classes = choosing(labels, exclude, label_map)
     choices = choose_classes(tagger.labels, classes.pop("labels", None), **classes)
@@ -112,9 +114,9 @@ def _draw(
     )
     source: Any = file
     if part != (0.0, math.inf):
-        source = _cut(blocks, *(round(min(bound, MAX_S) * front_end.sampling_rate) for bound in part))
+        source = _cut(blocks, *(round(min(bound, END_S) * front_end.sampling_rate) for bound in part))
         if not len(source):
-            raise CliError(f"--start {part[0]:g}: {file} is shorter", FAILED)
+            raise CliError(f"--start {part[0]:g}: {file} is shorter than that", FAILED)
         blocks = [source]
     length_s = duration_s(source if source is file else {"array": source, "sampling_rate": front_end.sampling_rate})
     with RunProgress(1, length_s) as progress:
@@ -130,7 +132,7 @@ def _draw(
 
 
 def _cut(blocks: "Iterable[np.ndarray]", first: int, last: int) -> "np.ndarray":
-    """Samples from `first` to `last` of blocks; what is behind is not read."""
+    """The samples from `first` to `last` of consecutive blocks. Blocks after `last` are not read."""
     import numpy as np
 
     kept, position = [np.zeros(0, np.float32)], 0
@@ -149,15 +151,15 @@ def _choose_classes(timeline: "Timeline", threshold: float | None, top_k: int | 
     order = highest_classes(timeline, len(timeline.labels))
     peaks = timeline.scores.max(axis=0)
     if threshold is not None and not peaks[order[0]] >= threshold:
-        best = f"{timeline.labels[order[0]]!r} has the highest score, {peaks[order[0]]:.3f}"
-        raise OptionError("threshold", threshold, f"a score that a class reaches: {best}")
+        best = f"{peaks[order[0]]:.3f}, the highest score ({timeline.labels[order[0]]!r})"
+        raise OptionError("threshold", threshold, f"at most {best}")
     if threshold is not None:
         order = order[peaks[order] >= threshold]
     return order[:top_k]
 
 
 def save_figure(figure: Any, file: BinaryIO) -> None:
-    """Writes a picture of matplotlib as PNG."""
+    """Writes a matplotlib figure as PNG."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font lacks
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # in names of classes
         figure.savefig(file, format="png")

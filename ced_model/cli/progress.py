@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Progress of a run, on stderr if that is a terminal."""
+"""Progress of a run: a bar on stderr if it is a terminal, and a summary."""
 
 import sys
 import time
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from ..unfinished import Unfinished
 
 REFRESH_S = 0.1
-LONG_S = 120  # a single recording from this length on has a bar
+LONG_S = 120  # length of a single recording from which it has a bar
 
 
 class RunProgress:
-    """A context in which audio and inputs are counted: files, hours of audio, × real time and the time that is left."""
+    """A context that shows inputs, hours of audio, speed (× real time) and remaining time."""
 
     def __init__(self, total: int, length_s: float | None = None) -> None:
-        """`total` inputs; `length_s` is the length of a single one in seconds, if it is known."""
+        """`total`: number of inputs. `length_s`: length in seconds of a single input, if known."""
         self.total = total
         self.length_s = length_s
         self.done = self.failed = 0
@@ -48,19 +48,19 @@ class RunProgress:
             self._bar = None
 
     def add_audio(self, seconds: float) -> None:
-        """`seconds` more of audio are scored."""
+        """Counts `seconds` of audio that were scored."""
         self.audio_s += seconds
         self._show()
 
     def count(self, failed: bool) -> None:
-        """One more input is ready."""
+        """Counts a finished input."""
         self.done += 1
         self.failed += failed
         self._show()
 
     def keep(self, entries: Generator[dict[str, Any], None, None], unfinished: "Unfinished") -> None:
-        """Counts the entries of inputs, keeps them, and names those on stderr that have an `error` instead."""
-        with self, closing(entries):  # the threads that compute them end, however this does
+        """Counts entries and adds them to the journal. Those with an `error` are printed on stderr instead."""
+        with self, closing(entries):  # also ends the threads that compute them
             try:
                 for entry in entries:
                     error = entry.get("error")
@@ -84,7 +84,7 @@ class RunProgress:
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
-        """While something else is written to the terminal."""
+        """Hides the bar while other text is written to the terminal."""
         if self._bar is None:
             yield
             return
@@ -103,7 +103,7 @@ class RunProgress:
 
 
 def progress_of(inputs: list["Input"]) -> RunProgress:
-    """For a single recording, by its length."""
+    """The progress of a run. That of a single recording is measured by its length."""
     length_s = None
     if len(inputs) == 1 and inputs[0].error is None and inputs[0].place is None and sys.stderr.isatty():
         from ..audio import duration_s
@@ -113,10 +113,10 @@ def progress_of(inputs: list["Input"]) -> RunProgress:
 
 
 def inputs_without_entry(inputs: list["Input"], unfinished: "Unfinished") -> list["Input"]:
-    """Those that are still to do."""
+    """The inputs that have no entry in the journal yet."""
     waiting = [item for item in inputs if item.name not in unfinished]
     if len(waiting) < len(inputs):
-        say(f"{len(inputs) - len(waiting)} of {len(inputs)} inputs were done before")
+        say(f"{len(inputs) - len(waiting)} of {len(inputs)} inputs were already done")
     return waiting
 
 

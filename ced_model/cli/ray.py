@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced tag --ray`: shows how a run on a Ray cluster proceeds."""
+"""`ced tag --ray`: shows the progress of a run on a Ray cluster."""
 
 import subprocess
 import sys
@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 
 
 def tag_on_ray(paths: list[str], output: str, *, model: str | None, **options: Any) -> RunProgress:
-    """Tags inputs on a cluster, with the options of `ced_model.distributed.tag_on_ray`."""
     model = choose_model(model)
     quieten()
     observer = Observer()
-    with told_if_ended(f"{output}: resume to continue"):
+    with _report_death(f"{output}: resume to continue"):
         try:
             distributed.tag_on_ray(paths, output, model=model, observer=observer, **options)
         finally:
@@ -61,13 +60,13 @@ class Observer(distributed.RunObserver):
 
 
 @contextmanager
-def told_if_ended(advice: str) -> Iterator[None]:
+def _report_death(advice: str) -> Iterator[None]:
     """
-    Has another process print a line if this one ends without leaving the context.
+    Starts a process that prints a line if this one ends without leaving the context.
 
-    Ray ends it from C++ if it loses the head of the cluster, and nothing here is called then.
+    If Ray loses the head of the cluster, its C++ code ends the process, and no Python code runs.
     """
-    line = f"ced: Ray or the system ended this process; what is written is in {printable(advice)}"
+    line = f"ced: Ray or the system ended this process; results so far are in {printable(advice)}"
     script = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
     try:
         watcher = subprocess.Popen(
@@ -75,9 +74,10 @@ def told_if_ended(advice: str) -> Iterator[None]:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=sys.stderr.fileno(),
-            start_new_session=True,  # Ctrl-C is for this process
+            start_new_session=True,  # not ended by Ctrl-C; on Windows the same:
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
-    except OSError:  # standard error is not a file, or there is no room for a process
+    except OSError:  # stderr is not a file, or no process can be started
         yield
         return
     try:

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced search`: a recording → the windows of other recordings that sound like it."""
+"""`ced search`: a recording → similar windows of other recordings."""
 
 import json
 import os
@@ -28,13 +28,17 @@ def search(
     paths: Annotated[list[str], typer.Argument(metavar="QUERY… INDEX", hidden=True)],
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="DIR_OR_ID", help="By default the model that INDEX was made with."),
+        typer.Option(
+            "--model", "-m", metavar="DIR_OR_ID", help="Model folder or Hub id; by default the model that made INDEX."
+        ),
     ] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", "-k", metavar="N", min=1, help="By default 10.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", "-k", metavar="N", min=1, help="Maximum windows; by default 10.")
+    ] = None,
     clips: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Cut the windows that are found into this new folder.")
+        str | None, typer.Option(metavar="DIR", help="Save the windows found as clips in this new folder.")
     ] = None,
-    play: Annotated[bool, typer.Option("--play", help="Play the windows that are found, the best first.")] = False,
+    play: Annotated[bool, typer.Option("--play", help="Play the windows found, the best first.")] = False,
     format: options.ClipFormat = "wav",
     channel: options.Channel = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -42,19 +46,19 @@ def search(
     num_threads: options.Threads = None,
     engine: options.Engine = "auto",
 ) -> None:
-    """Find sounds that are like a recording.
+    """Find sounds similar to a recording.
 
-    INDEX is a file that `ced embed` made. Each QUERY is a recording, such as a clip of the sound; several are examples
-    of the same. The score is the cosine similarity of the embeddings.
+    QUERY is a recording of the sound, or several recordings of the same sound. INDEX is a file made by `ced embed`. The
+    score is the cosine similarity of the embeddings.
     """
     from ..clip_files import check_format
     from ..embedding_index import EmbeddingIndex
 
     *queries, path = paths
     if not queries:
-        raise CliError("missing INDEX: expected at least one recording to search for, then the file of embeddings")
+        raise CliError("missing INDEX: expected recordings to search for, then a file made by ced embed")
     check_format(format)
-    speaker = Speaker() if play else None  # what it lacks is named before the work
+    speaker = Speaker() if play else None  # fails before the search
     if clips is not None and os.path.lexists(clips) and not (os.path.isdir(clips) and not os.listdir(clips)):
         raise CliError(f"--clips {clips}: expected a new or empty folder")
     index = EmbeddingIndex.load(path)
@@ -64,7 +68,9 @@ def search(
     except (CliError, OptionError) as error:
         if model is not None:
             raise
-        raise CliError(f"{path} was made with the model {made_by}, which is not found: give --model", FAILED) from error
+        raise CliError(
+            f"{path} was made with the model {made_by}, which cannot be found: give its folder with --model", FAILED
+        ) from error
     index.check_model(tagger, path)
     embeddings = tagger.embed(queries, channel=options.parse_channel(channel))
     hits = index.search(embeddings, top_k or 10)
@@ -91,7 +97,7 @@ def search(
 
 
 def _take(hits: "list[Hit]", use: "Callable[[Part, int, Hit], None]") -> int:
-    """Gives each hit's audio and rank to `use`, the best first; returns how many could not be read."""
+    """Calls `use` with the audio and rank of each hit. Returns the number of hits that could not be read."""
     from ..clip_files import cut_parts
     from ..input_list import unescape_name
 

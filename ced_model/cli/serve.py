@@ -1,10 +1,9 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced serve`: the tagger over HTTP and WebSockets."""
+"""`ced serve`: tagging over HTTP and WebSockets."""
 
+import errno
 from typing import Annotated
-
-import typer
 
 from ..messages import OptionError
 from ..packages import require
@@ -12,8 +11,10 @@ from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .model import choose_model, load_tagger
+from .options import COMPUTING, option
 from .terminal import put
 
+SERVER, LIMITS = "Server", "Limits"
 INSTALL_SERVE = 'pip install "ced_model[serve]"'
 MAX_PORT = 65535
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "websockets", "prometheus_client")
@@ -23,67 +24,74 @@ PACKAGES = ("fastapi", "uvicorn", "python_multipart", "websockets", "prometheus_
 def serve(
     model: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            COMPUTING,
             "--model",
             "-m",
             metavar="DIR_OR_ID",
-            help="A model folder or the id of a Hub repository; by default ced-nano, bundled. May be given several"
-            " times: requests choose one by name, by default the first.",
+            help="Model folder or Hub id; by default the bundled ced-nano. Can be repeated: requests choose a model by"
+            " name, by default the first.",
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Listen here; by default for this machine only.")
+        str, option(SERVER, metavar="ADDRESS", help="Address to listen at; by default 127.0.0.1, this machine only.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", help="0 for a free one.")] = 8080,
+    port: Annotated[int, option(SERVER, metavar="N", help="Port; by default 8080, 0 for any free one.")] = 8080,
     api_key: Annotated[
         str | None,
-        typer.Option(
-            metavar="KEY", envvar="CED_API_KEY", help="Refuse requests without this key. Better as $CED_API_KEY."
+        option(
+            SERVER,
+            metavar="KEY",
+            envvar="CED_API_KEY",
+            help="Refuse requests without this key. Prefer the variable, which other users cannot see.",
         ),
     ] = None,
     root_path: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Where a proxy publishes the server, such as /ced.")
+        str | None, option(SERVER, metavar="PATH", help="Path under which a proxy publishes the server, such as /ced.")
     ] = None,
-    workers: Annotated[int, typer.Option(metavar="N", min=1, help="Processes, each with its own models.")] = 1,
+    workers: Annotated[
+        int, option(SERVER, metavar="N", min=1, help="Server processes, each with its own models; by default 1.")
+    ] = 1,
     max_megabytes: Annotated[
-        float | None, typer.Option(metavar="MB", help="Refuse larger requests; by default 100.")
+        float | None, option(LIMITS, metavar="MB", help="Refuse larger requests; by default 100.")
     ] = None,
     max_minutes: Annotated[
-        float | None, typer.Option(metavar="MINUTES", help="Refuse longer recordings; by default 30.")
+        float | None, option(LIMITS, metavar="MINUTES", help="Refuse longer recordings; by default 30.")
     ] = None,
     max_waiting: Annotated[
-        int | None, typer.Option(metavar="N", help="Refuse requests while this many wait; by default 64.")
+        int | None, option(LIMITS, metavar="N", help="Refuse requests while this many are waiting; by default 64.")
     ] = None,
     max_streams: Annotated[
-        int | None, typer.Option(metavar="N", help="Live streams at a time in a process; by default 16.")
+        int | None, option(LIMITS, metavar="N", help="Maximum live streams per process; by default 16.")
     ] = None,
     body_timeout_s: Annotated[
         float | None,
-        typer.Option("--body-timeout", metavar="SECONDS", help="End uploads that stop for this time; by default 30."),
+        option(LIMITS, "--body-timeout", metavar="SECONDS", help="End uploads that stall this long; by default 30."),
     ] = None,
     decode_timeout_s: Annotated[
         float | None,
-        typer.Option("--decode-timeout", metavar="SECONDS", help="Longest time to decode a file; by default 30."),
+        option(LIMITS, "--decode-timeout", metavar="SECONDS", help="Maximum time to decode a file; by default 30."),
     ] = None,
     timeout_s: Annotated[
         float | None,
-        typer.Option("--timeout", metavar="SECONDS", help="Longest time of a request; by default 300."),
+        option(LIMITS, "--timeout", metavar="SECONDS", help="Maximum time of a request; by default 300."),
     ] = None,
     stream_timeout_s: Annotated[
         float | None,
-        typer.Option("--stream-timeout", metavar="SECONDS", help="End streams that stop for this time; by default 60."),
+        option(LIMITS, "--stream-timeout", metavar="SECONDS", help="End streams that stall this long; by default 60."),
     ] = None,
     engine: options.Engine = "auto",
     compute_type: options.ComputeType = None,
     device: options.Device = None,
     num_threads: options.Threads = None,
 ) -> None:
-    """Serve tags over HTTP, and live streams over WebSockets.
+    """Run a server that tags audio over HTTP and WebSockets.
 
-    Events, timelines and embeddings as well: /docs and /openapi.json list all endpoints. POST
-    /v1/audio/classification is compatible with LocalAI. On SIGTERM and Ctrl-C, running requests are finished. Example:
+    The endpoints return tags, events, timelines and embeddings, for files and live streams. They are described at /docs
+    of the server. POST /v1/audio/classification is compatible with LocalAI. On SIGTERM and Ctrl-C, the server finishes
+    running requests. A request:
 
-    ced serve --port 8080 & curl -F file=@clip.wav localhost:8080/v1/audio/classification
+    curl -F file=@clip.wav localhost:8080/v1/audio/classification
     """
     limits = options.given(max_megabytes=max_megabytes, max_minutes=max_minutes, max_waiting=max_waiting)
     limits |= options.given(max_streams=max_streams, body_timeout_s=body_timeout_s, timeout_s=timeout_s)
@@ -101,7 +109,8 @@ def serve(
     try:
         listening = open_port(host, port)
     except OSError as error:
-        raise CliError(f"cannot listen at {host}, port {port}: {error.strerror or error}", FAILED) from error
+        hint = "; choose another --port" if error.errno == errno.EADDRINUSE else ""
+        raise CliError(f"cannot listen at {host}, port {port}: {error.strerror or error}{hint}", FAILED) from error
     taggers = [load_tagger(name, **computing) for name in names]
     if workers == 1:
         warm_up(taggers)

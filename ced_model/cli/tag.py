@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced tag`: inputs → records → standard output, or a file that an interrupted run can continue."""
+"""`ced tag`: inputs → records on standard output, or in a file; interrupted runs can be resumed."""
 
 import os
 import sys
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from ..records import Record
     from ..tagger import AudioTagger
 
-STORES = ("s3://", "gs://", "gcs://", "abfs://", "abfss://", "hdfs://", "hf://")  # which PyArrow reads
+STORES = ("s3://", "gs://", "gcs://", "abfs://", "abfss://", "hdfs://", "hf://")  # schemes that PyArrow reads
 
 
 @one_line_errors
 def tag(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PATHS…", hidden=True),  # the help has it in the text: Typer would show its type
+        typer.Argument(metavar="PATHS…", hidden=True),  # the help text describes it; Typer would show its type
     ] = None,
     list_file: options.ListFile = None,
     dataset: options.Dataset = None,
@@ -64,7 +64,7 @@ def tag(
             WINDOWS,
             "--hop",
             metavar="SECONDS",
-            help="Window distance; by default the window length, with --events half of it.",
+            help="Distance between window starts; by default the window length, with --events half of it.",
         ),
     ] = None,
     average: Annotated[
@@ -72,10 +72,12 @@ def tag(
         option(
             WINDOWS,
             metavar="mean|max",
-            help="How window scores are combined; by default the mean. max is for short sounds, with windows of 2 s.",
+            help="How window scores are combined; by default mean. For short sounds use max with --window 2.",
         ),
     ] = None,
-    events: Annotated[bool, option(EVENTS, "--events", help="Find when each class occurs.")] = False,
+    events: Annotated[
+        bool, option(EVENTS, "--events", help="Find when each class occurs: onset, offset and peak score.")
+    ] = False,
     off_threshold: options.OffThreshold = None,
     smooth_s: options.Smooth = None,
     smoothing: options.Smoothing = None,
@@ -89,8 +91,8 @@ def tag(
             "--output",
             "-o",
             metavar="FILE|DIR",
-            help="Write to this file at the end; until then to FILE.journal. A folder for audacity and the formats"
-            " after it: one file per recording. With --ray: a folder of Parquet files.",
+            help="Output file, written at the end; until then FILE.journal. The event formats, audacity and later, also"
+            " take a folder for one file per recording; --ray writes a folder of Parquet files.",
         ),
     ] = None,
     format: Annotated[
@@ -100,66 +102,66 @@ def tag(
             "--format",
             "-f",
             metavar="FORMAT",
-            help=f"{', '.join(Format)}; by default from the name of --output, else table.",
+            help=f"{', '.join(Format)}; by default from the extension of --output, else table.",
         ),
     ] = None,
     as_json: Annotated[bool, option(OUTPUT, "--json", help="Same as --format json.")] = False,
     timeline: Annotated[
-        bool, option(OUTPUT, "--timeline", help="Scores of each window, with one column per class.")
+        bool, option(OUTPUT, "--timeline", help="Write the scores of each window, one column per class.")
     ] = False,
     wide: Annotated[
-        bool, option(OUTPUT, "--wide", help="Scores of each input, with one column per class (csv, parquet).")
+        bool, option(OUTPUT, "--wide", help="Write the scores of each input, one column per class (csv, parquet).")
     ] = False,
     resume: Annotated[
-        bool, option(OUTPUT, "--resume", help="Keep the results in --output; tag what is missing or failed.")
+        bool, option(OUTPUT, "--resume", help="Keep the results in --output; tag only missing and failed inputs.")
     ] = False,
     overwrite: Annotated[bool, option(OUTPUT, "--overwrite", help="Discard the results in --output.")] = False,
     watch: Annotated[
-        bool, option(OUTPUT, "--watch", help="Tag the files of a folder and those that appear in it, until Ctrl-C.")
+        bool, option(OUTPUT, "--watch", help="Tag the files in a folder, and new files as they appear, until Ctrl-C.")
     ] = False,
     start_time: options.StartTime = None,
     timezone: options.Timezone = None,
     spreadsheet_safe: Annotated[
         bool,
-        option(OUTPUT, "--spreadsheet-safe", help="csv: put ' before names that a spreadsheet reads as formulas."),
+        option(OUTPUT, "--spreadsheet-safe", help="csv: put ' before names that a spreadsheet would run as formulas."),
     ] = False,
     ray: Annotated[bool, option(RAY, "--ray", help="Run on the nodes of a Ray cluster.")] = False,
     ray_address: Annotated[
         str | None,
-        option(RAY, metavar="HOST:PORT", help="Head of the cluster; by default RAY_ADDRESS, or this machine."),
+        option(RAY, metavar="HOST:PORT", help="Head of the cluster; by default RAY_ADDRESS, else this machine."),
     ] = None,
     workers: Annotated[
-        int | None, option(RAY, metavar="N", min=1, help="Workers; by default as many as there is room for.")
+        int | None, option(RAY, metavar="N", min=1, help="Number of workers; by default as many as fit on the cluster.")
     ] = None,
     shard_size: Annotated[
         int | None, option(RAY, metavar="N", min=1, help="Inputs per output file; by default 16 to 256.")
     ] = None,
 ) -> None:
-    """Tag audio files, folders or standard input.
+    """List the sounds in audio files, with scores or times.
 
     PATHS are files, folders (searched recursively, without hidden files), patterns such as "**/*.wav", or - for
     standard input. With --ray, PATHS and --output may be URIs, such as s3://bucket/folder. With --dataset, the rows of
     a data set are tagged; Parquet files on the Hub are streamed.
 
-    A file that cannot be read does not stop the others. Exit code: 0, 1 if inputs failed (each is named on stderr and
-    in the output), 2 for wrong usage.
+    If a file cannot be read, the run continues with the next. Exit code: 0, 1 if inputs failed (each is named on stderr
+    and in the output), 2 for wrong usage.
 
-    Bytes of a file name that are not UTF-8 are written as \\xNN in json, jsonl, csv and parquet, and a backslash
+    In json, jsonl, csv and parquet, bytes of a file name that are not UTF-8 are written as \\xNN, and a backslash
     before xNN as \\x5c.
     """
     if as_json and format not in (None, Format.JSON):
-        raise CliError(f"--json contradicts --format {format}")
+        raise CliError(f"give either --json or --format {format}, not both")
     format = _choose_format(Format.JSON if as_json else format, output, ray, resume)
     kind = "events" if events or format in EVENT_FORMATS else "windows" if timeline else "scores" if wide else "tags"
     if kind == "events":
-        cause = "--events" if events else f"--format {format}, which holds events"
+        cause = "--events" if events else f"--format {format}, which has events"
         options.refuse(
-            f"has no meaning with {cause}", timeline=timeline or None, wide=wide or None, top_k=top_k, average=average
+            f"has no effect with {cause}", timeline=timeline or None, wide=wide or None, top_k=top_k, average=average
         )
     elif kind != "tags":
-        cause = f"--{'timeline' if timeline else 'wide'} writes all scores: choose classes with --labels"
-        options.refuse(f"has no meaning: {cause}", top_k=top_k, threshold=threshold, thresholds=threshold_file)
-        options.refuse("has no meaning with --timeline" if timeline else "", wide=wide or None, average=average)
+        cause = f"--{'timeline' if timeline else 'wide'}, which writes all scores; choose classes with --labels"
+        options.refuse(f"has no effect with {cause}", top_k=top_k, threshold=threshold, thresholds=threshold_file)
+        options.refuse("has no effect with --timeline" if timeline else "", wide=wide or None, average=average)
         options.refuse("does not work with --ray" if ray else "", timeline=timeline or None, wide=wide or None)
     if wide and format is Format.TABLE:
         raise CliError("--wide needs --format csv, parquet, json or jsonl")
@@ -177,13 +179,14 @@ def tag(
     options.refuse("" if output else "needs --output FILE", resume=resume or None, overwrite=overwrite or None)
     options.refuse("" if dataset else "needs --dataset", config=config, split=split, audio_column=audio_column)
     if watch and (list_file or dataset or ray or len(paths or []) != 1):
-        raise CliError("--watch needs one folder, and no --from, --dataset or --ray")
+        raise CliError("--watch needs one folder, without --from, --dataset or --ray")
     if dataset and (paths or list_file or ray):
-        raise CliError(f"--dataset excludes {'PATHS' if paths else '--from' if list_file else '--ray'}")
+        other = "PATHS" if paths else "--from" if list_file else "--ray"
+        raise CliError(f"give either {other} or --dataset, not both")
     if resume and overwrite:
-        raise CliError("--resume keeps results, --overwrite discards them: choose one")
+        raise CliError("--resume keeps the results, --overwrite discards them: choose one")
     if spreadsheet_safe and format is not Format.CSV:
-        raise CliError(f"--spreadsheet-safe is for --format csv, not {format}")
+        raise CliError(f"--spreadsheet-safe needs --format csv, not {format}")
     check_available(format)
     tagging = options.given(window_s=window_s, hop_s=hop_s, channel=options.parse_channel(channel))
     tagging |= choosing(labels, exclude, label_map) | options.given(start_time=start_time, timezone=timezone)
@@ -223,14 +226,16 @@ def tag(
             else:
                 run.inputs = audio_inputs(files, split)
         elif remote := [path for path in paths if path.startswith(STORES)]:
-            raise CliError(f"{remote[0]}: to read from there add --ray --output DIR, or download it first")
+            raise CliError(f"{remote[0]}: to read from a store add --ray --output DIR, or download the files first")
         else:
             from ..input_list import find_inputs
 
             run.inputs = find_inputs(paths, list_file)
             if start_time not in (None, "auto", "none") and len(run.inputs) > 1:
                 count = len(run.inputs)
-                raise CliError(f"--start-time {start_time} is the time of one recording, and there are {count}")
+                raise CliError(
+                    f"--start-time {start_time} is for one recording, but there are {count}: use --start-time auto"
+                )
         with run.watch.signals() if run.watch else nullcontext():
             progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite, paths)
     if progress.total > 1 or watch:
@@ -242,21 +247,21 @@ def tag(
 def _choose_format(format: Format | None, output: str | None, ray: bool, resume: bool) -> Format:
     if ray:
         if output is None or format not in (None, Format.PARQUET):
-            raise CliError("--ray writes a folder of Parquet files: give --output DIR, and no other --format")
+            raise CliError("--ray writes a folder of Parquet files: give --output DIR, without --format")
         return Format.PARQUET
     if output is None:
         if format is Format.PARQUET:
             raise CliError("--format parquet needs --output FILE")
         return format or Format.TABLE
     if format is None and os.path.isdir(output):
-        raise CliError(f"--output {output}: expected a file, or with --format {'|'.join(EVENT_FORMATS)} a folder")
+        raise CliError(f"--output {output}: expected a file; only --format {'|'.join(EVENT_FORMATS)} writes a folder")
     if format is None:
         formats = FORMATS_OF_SUFFIXES.get(os.path.splitext(output)[1].lower(), tuple(Format))
         if formats in ((Format.DCASE,), tuple(Format)) or formats[0] is Format.TABLE:
-            raise CliError(f"--output {output}: add --format {'|'.join(formats)}")
+            raise CliError(f"--output {output}: no format has this extension; add --format {'|'.join(formats)}")
         format = formats[0]
     if resume and format is Format.TABLE:
-        raise CliError("--resume needs another --format than table")
+        raise CliError("--resume does not work with --format table")
     return format
 
 
@@ -266,13 +271,13 @@ class _Run:
     A run on this machine.
 
     Attributes:
-        inputs: What is tagged.
+        inputs: The inputs to tag.
         computing: Keyword arguments of `load_tagger`.
         tagging: Options of `make_records`.
         kind, format, spreadsheet_safe: As for `write_records`.
-        fill: Makes inputs of those of a data set, with their audio.
-        lasting: What else must be the same where an output is continued.
-        watch: The folder whose files are the inputs, if one is watched.
+        fill: Adds the audio to inputs of a data set.
+        lasting: Further options that must be the same when an output is resumed.
+        watch: The watched folder, if any. Its files are the inputs.
     """
 
     inputs: list["Input"]
@@ -286,7 +291,7 @@ class _Run:
     watch: Watch | None = None
 
     def load(self) -> "AudioTagger":
-        """Loads the model and checks the options, some of which depend on it."""
+        """Loads the model and checks the options against it."""
         from ..records import check_options
 
         tagger = load_tagger(**self.computing)
@@ -314,7 +319,7 @@ class _Run:
                         has_times=has_times(self.tagging),
                     )
             except KeyboardInterrupt as error:
-                raise KeyboardInterrupt(f"{progress.done} of {len(self.inputs)} inputs were done") from error
+                raise KeyboardInterrupt(f"{progress.done} of {len(self.inputs)} inputs are done") from error
             except OSError as error:
                 refuse_stdout(error)
         return progress
@@ -325,7 +330,7 @@ class _Run:
         from ..records import WIDE, made_by, wide_classes
 
         if resume and any(item.name == STANDARD_INPUT for item in self.inputs):
-            raise CliError("--resume cannot know whether standard input is the same")
+            raise CliError("--resume does not work with standard input: save it as a file first")
         lasting = {"format": self.format, "events": self.kind == "events"} | self.tagging | self.lasting
         if self.spreadsheet_safe:
             lasting["spreadsheet_safe"] = True
@@ -352,13 +357,11 @@ class _Run:
             progress = progress_of(waiting)
             tagger = self.load() if waiting or self.watch else None
             if tagger and journal.classes and journal.classes != wide_classes(tagger, self.tagging):
-                raise CliError(
-                    f"{output} has scores of different classes: resume with the same classes, or overwrite it"
-                )
+                raise CliError(f"{output} has scores of other classes: use the same --labels, or --overwrite")
             if len(waiting) < len(self.inputs):
                 note = ""
                 if journal.is_finished and self.format not in (Format.PARQUET, *EVENT_FORMATS):
-                    note = "; a finished output does not have the model and options that made it"
+                    note = "; whether they have the same model and options is unknown, since the output is complete"
                 shown = files.output if files else journal.output
                 say(f"{len(self.inputs) - len(waiting)} results of {shown} are kept{note}")
             if tagger is not None:
@@ -379,7 +382,7 @@ class _Run:
     def records(
         self, tagger: "AudioTagger", inputs: list["Input"], progress: RunProgress, say_errors: bool = True
     ) -> Generator["Record", None, None]:
-        """The records, counted, and failed ones named on stderr."""
+        """Yields records and counts them. Failed ones are also printed on stderr."""
         from ..records import make_records
 
         how: dict[str, Any] = {"kind": self.kind, "sampling_rate": self.format is Format.RAVEN}

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced distill teach`: audio and teachers → a store. What is heavy is imported inside functions."""
+"""`ced distill teach`: audio and teachers → a store of their outputs."""
 
 import os
 from contextlib import closing
@@ -53,13 +53,14 @@ def teach(
     batch_size: Annotated[int, option(COMPUTING, metavar="N", min=1, help="Chunks per batch; by default 16.")] = 16,
     epochs: Annotated[
         int | None,
-        option(TRAINING, "--epochs", "-e", metavar="N", min=1, help="Number of times each chunk is augmented."),
+        option(TRAINING, "--epochs", "-e", metavar="N", min=1, help="Number of augmentations of each chunk."),
     ] = None,
     chunk_s: Annotated[
         float, option(TRAINING, "--chunk", metavar="SECONDS", help="Length of the chunks; by default 10.")
     ] = 10.0,
     max_shift: Annotated[
-        float, option(TRAINING, metavar="PART", help="Maximum circular shift, as a part of a chunk; by default 0.5.")
+        float,
+        option(TRAINING, metavar="SHARE", help="Maximum circular shift, as a share of the chunk; by default 0.5."),
     ] = 0.5,
     max_time_mask: Annotated[
         int, option(TRAINING, metavar="FRAMES", help="Maximum frames (10 ms) to mask; by default 192.")
@@ -67,19 +68,28 @@ def teach(
     max_freq_mask: Annotated[
         int, option(TRAINING, metavar="BINS", help="Maximum mel bins (of 64) to mask; by default 24.")
     ] = 24,
-    seed: Annotated[int, option(TRAINING, metavar="N", help="Random seed of augmentation; by default 0.")] = 0,
+    seed: Annotated[int, option(TRAINING, metavar="N", help="Random seed of the augmentation; by default 0.")] = 0,
     output: Annotated[
-        str | None, option(OUTPUT, "--output", "-o", metavar="STORE", help="The folder to write, or to continue.")
+        str | None,
+        option(OUTPUT, "--output", "-o", metavar="STORE", help="The folder to write, or that of an interrupted run."),
     ] = None,
     top_k: Annotated[
-        int, option(OUTPUT, "--top-k", "-k", metavar="N", min=1, help="Classes to store per chunk; by default 20.")
+        int,
+        option(
+            OUTPUT,
+            "--top-k",
+            "-k",
+            metavar="N",
+            min=1,
+            help="Highest-scoring classes to store per chunk; by default 20.",
+        ),
     ] = 20,
 ) -> None:
-    """Store the outputs of teachers for audio.
+    """Store the outputs of teachers for your audio.
 
-    AUDIO is folders (searched recursively, without hidden files) and files. They are cut into chunks of 10 s; a rest
-    shorter than half a chunk is left out, a shorter file is one chunk. With --dataset, the audio of a data set is
-    written to files first.
+    AUDIO is folders (searched recursively, without hidden files) and files. They are cut into chunks of 10 s. A shorter
+    file is one chunk; the end of a longer one is left out if it is shorter than half a chunk. With --dataset, the audio
+    of a data set is first written to files.
 
     A TEACHER is a model folder, a Hub id (any audio classifier of transformers), or a Python callable as
     module:attribute or path/to/file.py:attribute.
@@ -93,8 +103,8 @@ def teach(
     for value, advice in (
         (audio or list_file or dataset, "AUDIO: folders and files, --from FILE or --dataset"),
         (teacher, "--teacher: a model folder, a Hub id, or a callable as path/to/file.py:attribute"),
-        (epochs, "--epochs: the paper has 120 for twenty thousand clips, and 10 for two million"),
-        (output, "--output: the folder of the store"),
+        (epochs, "--epochs: the paper uses 120 for twenty thousand clips, and 10 for two million"),
+        (output, "--output STORE: the folder to write"),
     ):
         if not value:
             raise CliError(f"missing {advice}")
@@ -116,7 +126,10 @@ def teach(
     from ..training.distillation.teaching import teach as teach_store
 
     quieten()
-    with training_errors(output, f"the same command continues {output}"), closing(make_progress()) as progress:
+    with (
+        training_errors(output, f"run the same command again to continue {output}"),
+        closing(make_progress()) as progress,
+    ):
         augmentation = Augmentation(chunk_s, max_shift, max_time_mask, max_freq_mask)
         store = teach_store(
             paths,
@@ -135,7 +148,7 @@ def teach(
 
 
 def make_progress() -> Any:
-    """A `TeachingProgress` on stderr; a bar of the main process only."""
+    """A `TeachingProgress` on stderr. Only the main process has a bar."""
     from ..training.distillation.teaching import TeachingProgress
     from .progress import RunProgress
 

@@ -1,11 +1,13 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""All text for people: lines on standard output and standard error, in which nothing reaches the terminal as a code."""
+"""Lines on standard output and standard error, without control characters for the terminal."""
 
 import errno
 import logging
 import os
 import re
+import shlex
+import subprocess
 import sys
 from typing import NoReturn
 
@@ -22,7 +24,7 @@ def put(*lines: str) -> None:
 
     Raises:
         CliError: if they cannot be written.
-        BrokenPipeError: if nobody reads them any more.
+        BrokenPipeError: if the reader has closed the pipe.
     """
     text = "".join(f"{printable(line)}\n" for line in lines)
     encoding = sys.stdout.encoding or "utf-8"
@@ -34,7 +36,7 @@ def put(*lines: str) -> None:
 
 
 def put_json(text: str) -> None:
-    """Prints JSON on standard output as it is: it has escapes of its own."""
+    """Prints JSON on standard output unchanged, since JSON escapes control characters."""
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
@@ -43,7 +45,7 @@ def put_json(text: str) -> None:
 
 
 def refuse_stdout(error: OSError) -> NoReturn:
-    """Raises what a failed write to standard output ends the command with."""
+    """Raises the error for a failed write to standard output."""
     if error.errno == errno.EPIPE:  # `ced … | head`: the command ends quietly
         raise error
     abandon_stdout()
@@ -51,12 +53,12 @@ def refuse_stdout(error: OSError) -> NoReturn:
 
 
 def abandon_stdout() -> None:
-    """What is still buffered can go nowhere; without this, Python fails again when it ends."""
+    """Discards buffered output. Otherwise Python would fail to write it again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(*lines: str) -> None:
-    """Prints lines on standard error, each made printable. Where that is closed or full there is nobody to tell."""
+    """Prints lines on standard error, each made printable. Failures to write them are ignored."""
     try:
         for line in lines:
             print(printable(line), file=sys.stderr)
@@ -69,8 +71,13 @@ def say_error(name: str, error: str) -> None:
     say(f"{name}: {one_line(error)}")
 
 
+def quoted(argument: str) -> str:
+    """An argument for a command line that the user can copy."""
+    return subprocess.list2cmdline([argument]) if os.name == "nt" else shlex.quote(argument)
+
+
 class PrintableRecord(logging.LogRecord):
-    """A log message without colours and control characters, whatever names are in it."""
+    """A log record whose message has no colours and control characters."""
 
     def getMessage(self) -> str:
         lines = COLOUR.sub("", super().getMessage()).split("\n")
@@ -78,7 +85,7 @@ class PrintableRecord(logging.LogRecord):
 
 
 def prepare_process() -> None:
-    """Makes a process fit to run commands: standard streams that are all there, and logs that are printable."""
+    """Prepares a process for commands: opens closed standard streams, and makes log messages printable."""
     _open_closed_streams()
     logging.setLogRecordFactory(PrintableRecord)
     logging.captureWarnings(True)
@@ -88,14 +95,14 @@ def _open_closed_streams() -> None:
     """
     Opens standard streams that the caller closed (`ced … >&-`), so that no other file gets their descriptors.
 
-    Reading and writing them fail, except that standard error takes everything: there is nobody to tell.
+    Reading standard input and writing standard output fail. Text on standard error is discarded.
     """
     modes = (os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)
     for descriptor, mode in enumerate(modes):
         try:
             os.fstat(descriptor)
         except OSError:
-            opened = os.open(os.devnull, mode)  # the lowest that is free
+            opened = os.open(os.devnull, mode)  # the lowest free descriptor
             if opened != descriptor:
                 os.dup2(opened, descriptor)
                 os.close(opened)

@@ -1,9 +1,8 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced distill train`: a store → a student, as a model folder. What is heavy is imported inside functions."""
+"""`ced distill train`: a store of teacher outputs → a trained student (model folder)."""
 
 import os
-import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,7 @@ from . import options, training_options
 from .endings import one_line_errors
 from .errors import CliError
 from .options import COMPUTING, INPUT, TRAINING, option
-from .terminal import put, say
+from .terminal import put, quoted, say
 from .training_options import parse_settings, split_settings
 from .training_output import is_main_process, leave_group, make_progress, training_errors, use_threads
 
@@ -38,7 +37,7 @@ def train(
             "--student",
             "-s",
             metavar="STUDENT",
-            help="tiny, mini, small or base (random weights), a config.json, a model folder or Hub id.",
+            help="tiny, mini, small, base or a config.json for random weights; or a model folder or Hub id.",
         ),
     ] = None,
     threads: options.Threads = None,
@@ -47,14 +46,17 @@ def train(
     ] = None,
     held_out: Annotated[
         float | None,
-        option(INPUT, metavar="PART", help="Part of the chunks for validation, by files; by default 0.05."),
+        option(
+            INPUT, metavar="SHARE", help="Share of the chunks to hold out for validation, by files; by default 0.05."
+        ),
     ] = None,
     workers: Annotated[
         int | None,
         option(INPUT, metavar="N", min=0, help="Processes that prepare inputs; by default half of the CPUs."),
     ] = None,
     epochs: Annotated[
-        int | None, option(TRAINING, "--epochs", "-e", metavar="N", min=1, help="By default all in the store.")
+        int | None,
+        option(TRAINING, "--epochs", "-e", metavar="N", min=1, help="Number of epochs; by default all in the store."),
     ] = None,
     max_steps: Annotated[
         int | None, option(TRAINING, metavar="N", min=1, help="Stop after N optimiser steps, instead of --epochs.")
@@ -66,10 +68,13 @@ def train(
     mixup: training_options.Mixup = None,
     no_consistency: Annotated[
         bool,
-        option(TRAINING, "--no-consistency", help="Augment differently from the teachers, for comparison."),
+        option(
+            TRAINING, "--no-consistency", help="Augment inputs independently of the teachers' inputs, for comparison."
+        ),
     ] = False,
     average: Annotated[
-        int | None, option(TRAINING, metavar="K", min=1, help="Best checkpoints to average; by default 4.")
+        int | None,
+        option(TRAINING, metavar="K", min=1, help="Average the weights of the K best checkpoints; by default 4."),
     ] = None,
     save_steps: Annotated[
         int | None,
@@ -81,10 +86,10 @@ def train(
     resume: training_options.Resume = False,
     overwrite: training_options.Overwrite = False,
 ) -> None:
-    """Train a student on the outputs of teachers.
+    """Train a student on stored teacher outputs.
 
-    STORE is a folder made by `ced distill teach`. The student gets the same augmented inputs as the teachers did, and
-    learns their outputs. A head that does not fit the store is replaced.
+    STORE is a folder made by `ced distill teach`. The student is trained on the same augmented inputs as the teachers
+    had, to produce the same outputs. A head with other classes than the store is replaced.
 
     On several GPUs or machines: accelerate launch -m ced_model distill train …
     """
@@ -94,7 +99,7 @@ def train(
     if output is None:
         raise CliError("missing --output DIR: where to write the model")
     if not os.path.isdir(store):
-        raise CliError(f"{store}: there is no such folder; make a store with ced distill teach")
+        raise CliError(f"{store}: there is no such folder; make one with ced distill teach")
     if resume and overwrite:
         raise CliError("--resume keeps the checkpoints, --overwrite discards them: choose one")
     split_settings(settings)
@@ -103,7 +108,7 @@ def train(
 
     given = {name: options_given[name] for name in TRAINING_OPTIONS if options_given[name] is not None}
     arguments = DistillationArguments(consistent=not no_consistency, training=parse_settings(settings), **given)
-    with training_errors(output, f"--resume continues from the last checkpoint in {output}"):
+    with training_errors(output, f"continue from the last checkpoint in {output} with --resume"):
         from ..training.distillation.training import distill
 
         quieten()
@@ -125,7 +130,7 @@ def train(
 
 
 def _line(state: Any, loss: float | None, metrics: dict[str, float], rate: float) -> str | None:
-    if metrics and "eval_bce" not in metrics:  # the averaged weights'
+    if metrics and "eval_bce" not in metrics:  # an evaluation of the averaged weights
         return None
     figures = {"loss": loss, "held out": metrics.get("eval_bce")}
     shares = {name: metrics.get(f"eval_{key}") for key, name in SHARES.items()}
@@ -139,14 +144,14 @@ def _line(state: Any, loss: float | None, metrics: dict[str, float], rate: float
 
 
 def _report(done: "Distillation", output: str) -> Iterator[str]:
-    """The lines on stdout at the end."""
+    """Lines for stdout at the end."""
     steps = ", ".join(map(str, sorted(done.averaged)))
     weights = f"the mean of steps {steps}" if len(done.averaged) > 1 else f"step {steps}"
     yield f"wrote {output}: {done.parameters:,} parameters, weights of {weights}"
     if done.metrics:
         bce, prior = done.metrics["bce"], done.metrics["prior_bce"]
-        yield f"on held-out files: loss {bce:.4f}; the best constant answer has {prior:.4f}"
-        yield "agreement with the teachers there: " + ", ".join(
+        yield f"on held-out files: loss {bce:.4f}; constant outputs (the mean of the targets) {prior:.4f}"
+        yield "agreement with the teachers: " + ", ".join(
             f"{name} {done.metrics[key]:.3f}" for key, name in SHARES.items() if key in done.metrics
         )
-    yield f"tag with it: ced tag FILES --model {shlex.quote(output)}"
+    yield f"tag with it: ced tag FILES --model {quoted(output)}"

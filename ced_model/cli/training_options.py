@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Options that the training commands share, such as `--set NAME=VALUE` for any field of `TrainingArguments`."""
+"""Options shared by the training commands, such as `--set NAME=VALUE` for any field of `TrainingArguments`."""
 
 import dataclasses
 import difflib
@@ -14,7 +14,11 @@ from .options import OUTPUT, TRAINING, option
 Output = Annotated[
     str | None,
     option(
-        OUTPUT, "--output", "-o", metavar="DIR", help="The model folder, written at the end; until then DIR.training."
+        OUTPUT,
+        "--output",
+        "-o",
+        metavar="DIR",
+        help="The new model folder, written at the end; until then DIR.training.",
     ),
 ]
 LearningRate = Annotated[
@@ -25,7 +29,9 @@ Mixup = Annotated[
 ]
 Seed = Annotated[int | None, option(TRAINING, metavar="N", min=0, help="Random seed; by default 0.")]
 Resume = Annotated[bool, option(OUTPUT, "--resume", help="Continue from the last checkpoint, if there is one.")]
-Overwrite = Annotated[bool, option(OUTPUT, "--overwrite", help="Replace the model in DIR and an unfinished run.")]
+Overwrite = Annotated[
+    bool, option(OUTPUT, "--overwrite", help="Replace the model in DIR, and discard an unfinished run.")
+]
 Settings = Annotated[
     list[str] | None,
     option(
@@ -38,7 +44,7 @@ Settings = Annotated[
 
 
 def split_settings(settings: Iterable[str] | None) -> dict[str, str]:
-    """Names and values as they were written. Costs nothing: what can be seen to be wrong is wrong usage at once."""
+    """Names and values as strings. This syntax check needs no slow imports."""
     values: dict[str, str] = {}
     for setting in settings or ():
         name, separator, value = setting.partition("=")
@@ -52,10 +58,10 @@ def split_settings(settings: Iterable[str] | None) -> dict[str, str]:
 
 def parse_settings(settings: Iterable[str] | None) -> dict[str, Any]:
     """
-    The values of `--set` in the types of the fields of `TrainingArguments`, by their names.
+    The values of `--set` by name, converted to the types of the fields of `TrainingArguments`.
 
     Raises:
-        CliError: for an unknown field, or a value of another type.
+        CliError: for an unknown field or a value of the wrong type.
     """
     values = split_settings(settings)
     if not values:
@@ -71,7 +77,7 @@ def parse_settings(settings: Iterable[str] | None) -> dict[str, Any]:
     parser = HfArgumentParser(TrainingArguments)  # type: ignore[arg-type]
     parsed = {}
     for name, value in values.items():
-        parser.error = _refuse(name, value)  # type: ignore[method-assign]  # it would end the process
+        parser.error = _refuse(name, value)  # type: ignore[method-assign]  # the default ends the process
         parsed[name] = getattr(parser.parse_args([f"--{name}={value}"]), name)
     return parsed
 

@@ -17,17 +17,17 @@ from .terminal import say
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-# (state, training loss, metrics of an evaluation, samples a second) → a line, or None for none
+# (state, training loss, evaluation metrics, samples per second) → a line or None
 MakeLine = Callable[[Any, float | None, dict[str, float], float], str | None]
 
 
 def is_main_process() -> bool:
-    """Of the processes of `accelerate launch` or `torchrun`."""
+    """Whether this is the main one of the processes of `accelerate launch` or `torchrun`."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def leave_group() -> None:
-    """Leaves the group of these processes; otherwise PyTorch warns."""
+    """Leaves the group of processes, to avoid a warning of PyTorch."""
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -35,7 +35,7 @@ def leave_group() -> None:
 
 
 def use_threads(threads: int | None) -> None:
-    """CPU threads of torch, by default as many as it chooses."""
+    """Sets the number of CPU threads of torch, unless `threads` is None."""
     if threads is not None:
         import torch
 
@@ -44,19 +44,19 @@ def use_threads(threads: int | None) -> None:
 
 @contextmanager
 def training_errors(output: str, again: str) -> Iterator[None]:
-    """Errors of the user's doing as a CliError of one line, `again` being how to continue. Others keep their stack."""
+    """Converts expected errors to a one-line CliError. `again` is the advice on how to continue."""
     from ..messages import OptionError
 
     try:
         yield
     except OptionError:
-        raise  # wrong usage: the command knows its flag
+        raise  # shown with its flag by `one_line_errors`
     except ValueError as error:
         raise CliError(str(error).rstrip("."), FAILED) from error
     except KeyboardInterrupt as error:
         raise CliError(f"interrupted; {again}", INTERRUPTED) from error
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # of torch, which may not be imported yet
+        if type(error).__name__ != "OutOfMemoryError":  # a class of torch, which may not be imported yet
             raise
         raise CliError(f"out of memory: choose a smaller --batch-size; {again}", FAILED) from error
     except OSError as error:
@@ -66,7 +66,7 @@ def training_errors(output: str, again: str) -> Iterator[None]:
 
 
 def make_progress(make_line: MakeLine) -> "TrainerCallback":
-    """A line for each evaluation, or where there is none for each log, and a bar if stderr is a terminal."""
+    """Prints a line per evaluation (without evaluations, per log), and a bar if stderr is a terminal."""
     from transformers import ProgressCallback
 
     class Lines(ProgressCallback):
@@ -86,7 +86,7 @@ def make_progress(make_line: MakeLine) -> "TrainerCallback":
                 super().on_train_end(args, state, control, **kwargs)
 
         def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
-            """Evaluation is short beside training and has no bar of its own."""
+            """No bar for evaluations, which are short."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             self.loss = (logs or {}).get("loss", self.loss)

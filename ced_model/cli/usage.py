@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Help in groups of options, and mistakes in one line that suggests what was meant."""
+"""Help with groups of options, and one-line usage errors with suggestions."""
 
 import difflib
 import glob
@@ -16,9 +16,9 @@ from ..messages import printable
 from .endings import fail
 from .errors import WRONG_USAGE
 
-UsageError: Any = typer.BadParameter.__base__  # of click, which newer versions of Typer contain
+UsageError: Any = typer.BadParameter.__base__  # a class of click, which newer versions of Typer bundle
 
-# Names that other programs have for an option or a command, by ours. The first of ours that a command has is suggested.
+# For each option or command, its names in other programs. The first option that the command has is suggested.
 OPTIONS = {
     "--learning-rate": "lr",
     "--threshold": "min-conf min-confidence confidence conf min-score score-threshold score sensitivity",
@@ -47,12 +47,12 @@ OPTIONS = {
     "--version": "v V",
 }
 ADVICE = {
-    "recursive r R": "folders are searched recursively without it",
-    "verbose v debug progress": "progress and errors are shown without it, on standard error",
+    "recursive r R": "folders are always searched recursively",
+    "verbose v debug progress": "progress and errors are always shown, on standard error",
     "quiet q silent": "messages are on standard error, results on standard output",
     "input i file files input-dir audio path": "give the path without an option",
     "csv parquet audacity raven dcase rttm textgrid": "use --format {}",
-    "sampling-rate sample-rate sr": "audio is converted to the sampling rate of the model",
+    "sampling-rate sample-rate sr": "audio is always converted to the sampling rate of the model",
 }
 COMMANDS = {
     "tag": "analyze analyse classify predict detect infer inference run process transcribe scan",
@@ -103,7 +103,7 @@ class Command(TyperCommand):
         width = min(max(len(record[0]) for records in groups.values() for record in records), 23)
         for name, records in groups.items():
             with formatter.section(name):
-                # All groups have the same columns.
+                # Pads the first column to the same width in all groups.
                 formatter.write_dl([(first.ljust(width), second) for first, second in records], col_max=width)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
@@ -114,7 +114,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """The command `ced`, and `ced distill`."""
+    """A group of commands: `ced`, and `ced distill`."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         if args[:1] == ["help"]:
@@ -142,7 +142,7 @@ class Group(TyperGroup):
 
 
 def _expanded(argument: str) -> str:
-    """`~` at the start of an argument, or of the value in `--option=value`, as a shell expands it where it can."""
+    """Expands `~` at the start of an argument, or of the value in `--option=value`."""
     name, separator, value = argument.partition("=")
     if separator and name.startswith("--"):
         return f"{name}={os.path.expanduser(value)}"
@@ -150,7 +150,7 @@ def _expanded(argument: str) -> str:
 
 
 def _check_dashes(args: Sequence[str], params: Iterable[Any]) -> None:
-    """Refuses `-threshold 0.3`, which would be the option -t with a value."""
+    """Refuses `-threshold 0.3`, which would be parsed as the option -t with a value."""
     known = {name for param in params for name in param.opts}
     for argument in args:
         if argument == "--":
@@ -161,7 +161,7 @@ def _check_dashes(args: Sequence[str], params: Iterable[Any]) -> None:
 
 
 def _check_kinds(values: dict[str, Any], params: Iterable[Any]) -> None:
-    """Refuses a folder where the help asks for a FILE, and a file where it asks for a DIR."""
+    """Refuses a folder for an option with the metavar FILE, and a file for one with DIR."""
     for param in params:
         value, kind = values.get(param.name or ""), (param.metavar or "").partition(".")[0]
         if isinstance(value, str | os.PathLike):
@@ -173,7 +173,7 @@ def _check_kinds(values: dict[str, Any], params: Iterable[Any]) -> None:
 
 
 def _end(error: Any, args: Sequence[str], command: str) -> NoReturn:
-    """Ends the command with one line for what is wrong with its arguments."""
+    """Ends the command with a one-line usage error."""
     name = type(error).__name__
     if name == "NoArgsIsHelpError":
         raise error
@@ -192,7 +192,7 @@ def _end(error: Any, args: Sequence[str], command: str) -> NoReturn:
         fail(f"{error.option_name} {'takes no value' if takes_none else 'requires a value'}; {see}", WRONG_USAGE)
     if "unexpected extra argument" in error.message:
         rest = error.message.partition("(")[2].removeprefix("s)").strip(" ()")
-        fail(f"{rest} is one argument too many: {_usage(ctx)}; {see}", WRONG_USAGE)
+        fail(f"unexpected argument {rest}: {_usage(ctx)}; {see}", WRONG_USAGE)
     fail(f"{error.format_message()}; {see}", WRONG_USAGE)
 
 
@@ -209,7 +209,7 @@ def _value(args: Sequence[str], names: Sequence[str]) -> str:
 
 
 def _expected(error: Any) -> str:
-    """What was expected, in the words of the library's errors."""
+    """The expected value, worded as in the library's errors."""
     message = error.message
     if "one of" in message:
         return message.partition("one of")[2].replace("'", "").strip(" .")
@@ -243,7 +243,7 @@ def _unknown_option(ctx: Any, name: str) -> str:
             return f"{message}: {advice.format(plain)}"
     others = [each for each, other in _commands(ctx.find_root().command, "ced") if set(meant) & {*_options(other)}]
     if isinstance(command, TyperGroup) and others:
-        return f"{message}: options follow the command, as in {others[0]} {meant[-1]}"
+        return f"{message}: put options after the command, as in {others[0]} {meant[-1]}"
     close = difflib.get_close_matches(f"--{plain}", known, n=2, cutoff=0.75)
     if close:
         return f"{message}: did you mean {' or '.join(close)}?"

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced tag --watch`: a folder's audio files, each once it is there and complete."""
+"""`ced tag --watch`: the audio files of a folder, each as soon as it is complete."""
 
 import os
 import signal
@@ -16,35 +16,35 @@ from .errors import CliError
 if TYPE_CHECKING:
     from ..input_list import Input
 
-SETTLE_S = 2.0  # without a change of size or time, after which a file is complete
+SETTLE_S = 2.0  # a file whose size and time have not changed for this long is complete
 TICK_MS = 500
-RESCAN_S = 30.0  # network drives and full queues of the system report no changes
+RESCAN_S = 30.0  # network drives report no changes, and the system's queue of changes can overflow
 
 State = tuple[int, int]  # size and modification time
 
 
 class Watch:
     """
-    A folder that is watched until Ctrl-C, or SIGTERM, ends it after the file at work.
+    Watches a folder until Ctrl-C or SIGTERM; the file in progress is finished first.
 
     Attributes:
-        is_done: Whether a file of this name needs no further work; one that failed is tagged again if it changes.
+        is_done: Whether the file of this name is tagged. A failed file is tagged again when it changes.
         stopped: Set by the signals.
     """
 
     def __init__(self, folder: str) -> None:
         require(("watchfiles",), "--watch", 'pip install "ced_model[watch]"')
         if not os.path.isdir(folder):
-            raise CliError(f"--watch needs a folder, and {folder!r} is none")
+            raise CliError(f"--watch {folder}: expected a folder")
         self.folder = folder
         self.is_done: Callable[[str], bool] = lambda name: False
         self.stopped = threading.Event()
-        self._pending: dict[str, tuple[State, float]] = {}  # and since when it is so
+        self._pending: dict[str, tuple[State, float]] = {}  # state, and the time since it has not changed
         self._taken: dict[str, State] = {}
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Within this context, the first Ctrl-C sets `stopped`."""
+        """A context in which the first Ctrl-C sets `stopped`, and the second one interrupts."""
 
         def stop(number: int, _: Any) -> None:
             if self.stopped.is_set():
@@ -59,7 +59,7 @@ class Watch:
                 signal.signal(number, handler)
 
     def batches(self) -> Iterator[list["Input"]]:
-        """Files that are complete, as soon as they are."""
+        """Yields files as soon as they are complete."""
         from watchfiles import watch
 
         from ..audio import walk_audio
@@ -84,7 +84,7 @@ class Watch:
                 yield items
 
     def _is_complete(self, path: str) -> bool:
-        """Whether a file has settled. Files that are gone or already tagged are no longer pending."""
+        """Whether a file is complete. Removes deleted and tagged files from the pending ones."""
         now = time.monotonic()
         try:
             status = os.stat(path)
@@ -103,7 +103,7 @@ class Watch:
 
 
 def _is_wanted(path: str) -> bool:
-    """Whether a path within the folder is that of an audio file, and nothing in it is hidden."""
+    """Whether a relative path is that of an audio file without hidden parts."""
     from ..audio import is_audio_name
 
     return is_audio_name(path) and not any(part.startswith(".") for part in path.split(os.sep))

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One request: a recording → its tags, timeline and events."""
+"""Tags, timeline and events of a recording."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,15 +21,15 @@ THRESHOLD = 0.5
 @dataclass(frozen=True)
 class Answer:
     """
-    The sounds in a recording, and their times.
+    The results for a recording.
 
     Attributes:
         name: Name of the file.
         waveform: Mono float32 of shape `(samples,)`, at the sampling rate of the model.
         duration_s: Length in seconds.
-        tags: Tags of the recording, the highest score first.
+        tags: Tags of the recording, sorted by score.
         timeline: Scores over time, for windows of `window_s` that overlap by half.
-        events: Events of the classes that reach the threshold, ordered by onset.
+        events: Events of classes that reach the threshold, sorted by onset.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Answer:
 
     @property
     def is_long(self) -> bool:
-        """Whether it is longer than a window, so that a timeline is shown."""
+        """Whether the recording is longer than a window. Then a timeline is shown."""
         return self.duration_s > self.window_s
 
 
@@ -60,7 +60,7 @@ def listen(
     Tags a recording and finds its events.
 
     Raises:
-        DemoError: if it cannot be read or exceeds `limits`, or for settings that the model cannot use.
+        DemoError: if it cannot be read or exceeds `limits`, or for invalid settings.
     """
     waveform = read_sound(path, tagger.sampling_rate, limits)
     name = printable(Path(path).name)
@@ -76,5 +76,5 @@ def listen(
         reason = str(error).removeprefix(f"{describe(waveform)}: ")
         raise DemoError(f"{name} could not be tagged: {reason}. Please try another file.") from error
     except ValueError as error:
-        raise DemoError(f"These settings do not work: {str(error).replace('`', '')}") from error
+        raise DemoError(f"Invalid settings: {str(error).replace('`', '')}") from error
     return Answer(name, waveform, timeline.duration_s, result.tags, timeline, events, window_s)

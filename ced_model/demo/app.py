@@ -20,9 +20,9 @@ TITLE = "What is this sound?"
 WINDOWS_S = (0.5, 10.0)
 WINDOW_S = 2.0
 LONGEST_SMOOTHING_S = 10.0
-KEPT_S = 3600  # what users uploaded, and what was made of it
-# The place of the status: what changes in it is read out, and a file that is too large does not leave the browser.
-# (The server refuses it, too, but Gradio then shows "Error" only.)
+KEPT_S = 3600  # before uploads and files made from them are deleted
+# Screen readers read changes of the status. Files that are too large are refused in the browser, since Gradio shows
+# only "Error" if the server refuses them.
 STATUS_JS = """
 element.setAttribute('role', 'status');
 element.setAttribute('aria-live', 'polite');
@@ -42,27 +42,27 @@ const refuse = (event) => {
 document.addEventListener('change', refuse, true);
 document.addEventListener('drop', refuse, true);
 """
-ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # the others wait in the queue
-# Loading a model may take a download, and programs have no step for it: they wait for their turn in `take_turn`.
+ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # other requests wait in the queue
+# Requests of programs may include the download of a model; they wait for their turn in `take_turn`.
 TOGETHER: dict[str, Any] = {"concurrency_limit": None}
-PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # of the page, not for programs
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # only for the page
 
 SettingBlocks = tuple[gradio.Dropdown, gradio.Slider, gradio.Slider, gradio.Slider, gradio.Textbox]
 
 
 def build_app(models: Models, limits: Limits) -> gradio.Blocks:
     """
-    The app, to be launched.
+    Creates the app.
 
     Args:
-        models: those to choose from, the first one as the default.
-        limits: on size and duration.
+        models: The models to choose from. The first one is the default.
+        limits: Limits on size and duration.
     """
     service = Service(models, limits)
     with gradio.Blocks(title=TITLE, analytics_enabled=False) as app:
         gradio.Markdown(
-            f"# {TITLE}\nChoose a recording and see which sounds are in it, and when. Files of up to {limits}, audio or"
-            " video; they are deleted within two hours."
+            f"# {TITLE}\nChoose a recording to see which sounds are in it, and when: an audio or video file of up to"
+            f" {limits}. Files are deleted within two hours."
         )
         with gradio.Row():
             with gradio.Column(scale=2, min_width=300):
@@ -72,8 +72,8 @@ def build_app(models: Models, limits: Limits) -> gradio.Blocks:
             with gradio.Column(scale=5, min_width=300):
                 outputs = _add_results(limits)
         gradio.Markdown(
-            "`ced export --format web --output DIR` makes a page that runs in the browser alone: offline, live at the"
-            " microphone, and from any web server."
+            "`ced export --format web --output DIR` writes a page that runs entirely in the browser: offline, live at"
+            " the microphone, and on any web server."
         )
         _connect(service, file, microphone, examples, settings, button, outputs)
         _add_endpoints(service, file, settings)
@@ -87,13 +87,13 @@ def _add_sounds() -> tuple[gradio.File, gradio.Audio, gradio.Dataset | None]:
         file = without_urls(gradio.File(label="A sound or video file", height=150))
     with gradio.Tab("Microphone"):
         microphone = without_urls(
-            gradio.Audio(sources=["microphone"], type="filepath", label="What you hear", editable=False, buttons=[])
+            gradio.Audio(sources=["microphone"], type="filepath", label="Your recording", editable=False, buttons=[])
         )
     recordings = find_recordings()
     if not recordings:
         return file, microphone, None
     examples = gradio.Dataset(
-        label="Or one of these recordings",
+        label="Or choose one of these recordings",
         components=[gradio.Textbox(visible=False)],
         samples=[[name] for name in recordings],
         sample_labels=list(recordings),
@@ -105,28 +105,28 @@ def _add_sounds() -> tuple[gradio.File, gradio.Audio, gradio.Dataset | None]:
 def _add_settings(service: Service) -> SettingBlocks:
     model = gradio.Dropdown(service.models.names, value=service.models.names[0], label="Model")
     note = gradio.HTML(_describe(service, service.models.names[0]), elem_classes="ced-note")
-    window = gradio.Slider(*WINDOWS_S, WINDOW_S, step=0.5, label="Window of the timeline (seconds)")
-    threshold = gradio.Slider(0, 1, THRESHOLD, step=0.05, label="Threshold: how sure the model must be")
-    smoothing = gradio.Slider(0, LONGEST_SMOOTHING_S, 0, step=0.5, label="Smoothing of the events (seconds)")
+    window = gradio.Slider(*WINDOWS_S, WINDOW_S, step=0.5, label="Window length (seconds)")
+    threshold = gradio.Slider(0, 1, THRESHOLD, step=0.05, label="Threshold (minimum score)")
+    smoothing = gradio.Slider(0, LONGEST_SMOOTHING_S, 0, step=0.5, label="Smoothing of events (seconds)")
     labels = gradio.Textbox(
         "",
         label="Only these sounds",
-        placeholder="all; or Dog..., Speech",
-        info="Names; Dog... is Dog and all its kinds",
+        placeholder="all, or for example Dog..., Speech",
+        info="Names of classes. Dog... is Dog and all classes below it.",
     )
     model.change(lambda name: _describe(service, name), model, note, queue=False, show_progress="hidden", **PRIVATE)
     return model, window, threshold, smoothing, labels
 
 
 def _describe(service: Service, model: str) -> str:
-    return f"<p>{escape(service.describe(model))}</p>"  # which may name classes of a model that others made
+    return f"<p>{escape(service.describe(model))}</p>"  # may contain class names of untrusted models
 
 
 def _add_results(limits: Limits) -> list[gradio.blocks.Block]:
     script = STATUS_JS.replace("MAX_BYTES", str(limits.bytes)).replace("REASON", json.dumps(too_large(limits)))
     status = gradio.HTML("<p>Results appear here.</p>", js_on_load=script, elem_id="ced-status")
     with gradio.Column(visible=False, elem_id="ced-answer") as has_answer:
-        tags = gradio.Label(label="Sounds, with their probabilities", show_heading=False)
+        tags = gradio.Label(label="Sounds and their probabilities", show_heading=False)
         recording = gradio.Audio(
             label="The recording as mono audio",
             interactive=False,
@@ -151,9 +151,9 @@ def _connect(
     outputs: list[gradio.blocks.Block],
 ) -> None:
     """
-    The sound that was chosen last is tagged at once, and again when a setting changes.
+    Tags a sound when it is chosen, and again when a setting changes.
 
-    The model is fetched in a step of its own, so that the others' requests are computed meanwhile.
+    Models are loaded in a separate step, so that requests of others are not blocked.
     """
 
     async def show(sound: str | None, *settings: Any) -> Any:

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The events of a recording as an HTML table whose rows play, and as CSV.
 
-A table of one's own rather than Gradio's: its rows are buttons that a keyboard reaches and a screen reader names, and
-the CSV travels in its link, so that no file is left behind.
+Unlike Gradio's table, its rows are buttons for keyboards and screen readers. The CSV is inside the link, so no file is
+left on the server.
 """
 
 import base64
@@ -16,9 +16,9 @@ from ..events import Event
 from ..messages import printable
 from .answer import Answer
 
-MAX_ROWS = 200  # shown; the CSV has all
+MAX_ROWS = 200  # shown rows; the CSV has all
 
-# Plays a piece of the recording in the page's own player. `element` is the table's place, which stays when it changes.
+# Plays a part of the recording in the player of the page. `element` contains the table, and stays when it changes.
 PLAY_JS = """
 let watching = 0;
 element.addEventListener('click', (click) => {
@@ -44,9 +44,9 @@ element.addEventListener('click', (click) => {
 
 
 def draw_events(answer: Answer, threshold: float) -> str:
-    """The table with its link to the CSV, or a line if there are no events."""
+    """The table with a link to the CSV, or a line if there are no events."""
     if not answer.events:
-        return f"<p>No sound reaches the threshold of {threshold:g}. With a lower one there may be events.</p>"
+        return f"<p>No sound reaches the threshold of {threshold:g}. Try a lower one.</p>"
     rows = "".join(map(_row, answer.events[:MAX_ROWS]))
     hidden = len(answer.events) - MAX_ROWS
     more = f"<p>{hidden} more are in the CSV.</p>" if hidden > 0 else ""
@@ -54,7 +54,7 @@ def draw_events(answer: Answer, threshold: float) -> str:
     content = base64.b64encode(to_csv(answer.events).encode()).decode()
     file_name = escape(f"{Path(answer.name).stem}.events.csv")
     return (
-        f'<table class="ced-events"><caption>{number} from {threshold:g} on: press one to play it</caption>'
+        f'<table class="ced-events"><caption>{number} with a score from {threshold:g}: press one to play it</caption>'
         '<thead><tr><th scope="col">sound</th><th scope="col">onset (s)</th><th scope="col">offset (s)</th>'
         f'<th scope="col">peak</th></tr></thead><tbody>{rows}</tbody></table>{more}'
         f'<p><a class="ced-download" download="{file_name}" href="data:text/csv;charset=utf-8;base64,{content}">'

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Malformed requests are answered by 4xx instead of a traceback in the log, and clients see no folder of the server."""
+"""Middleware: refuses malformed requests with 4xx instead of a traceback, and hides folders of the server."""
 
 import json
 import logging
@@ -20,23 +20,23 @@ from .service import UNEXPECTED
 logger = logging.getLogger(__name__)
 
 API = "/gradio_api/"
-UPLOADS = "/uploads"  # replaces the folder of the uploads in what clients see
-# Gradio's own, and not a part of the demo: an editor of the app's code, statistics, log-ins, proxies of other servers.
+UPLOADS = "/uploads"  # replaces the folder of uploads in responses
+# Endpoints of Gradio that the demo does not need: code editor, statistics, logins, proxies for other servers.
 CLOSED = re.compile(
     r"/(monitoring|login|logout)\b|/gradio_api/(dev|vibe-|undo-vibe-|process_recording|component_server|deep_link|stream"
     r"|proxy=|runs?-|runs\b|profiling|custom_component)"
 )
 JSON_REQUESTS = re.compile(r"/gradio_api/(call|run|api|queue|cancel|reset)\b")
 MAX_JSON_BYTES = 1_000_000
-MALFORMED = "The arguments are not those of this endpoint: /?view=api describes them."
-NO_URLS = "Addresses are not fetched: please download the file and choose it here."
-NOT_UPLOADED = "This file was not uploaded here: please upload it first."
+MALFORMED = "Invalid arguments for this endpoint; see /?view=api."
+NO_URLS = "URLs are not supported: please download the file and choose it here."
+NOT_UPLOADED = "This file was not uploaded: please upload it first."
 
 Input = TypeVar("Input", gradio.File, gradio.Audio)
 
 
 class Refusal(Exception):
-    """Status and detail of an answer."""
+    """A refused request: status and detail of the response."""
 
 
 class Guard:
@@ -62,7 +62,7 @@ class Guard:
         except Refusal as refusal:
             await answer.refuse(*refusal.args)
         except Exception as error:
-            # Where an answer has started already, starlette raises another error because of this one.
+            # If the response has already started, starlette raises another error from this one.
             known = error if isinstance(error, HTTPException) else error.__cause__
             if isinstance(known, HTTPException):
                 return await answer.refuse(known.status_code, known.detail)
@@ -75,16 +75,16 @@ class Guard:
     def _file_path(self, path: str) -> str:
         name = path.removeprefix(f"{API}file")[1:]
         if "://" in name or "\0" in name or not name.startswith(f"{UPLOADS}/"):
-            raise Refusal(403, "Only files that were uploaded here are served.")
+            raise Refusal(403, "Only uploaded files are served.")
         return f"{API}file={self.folder}{name.removeprefix(UPLOADS)}"
 
     async def _checked_body(self, receive: Receive) -> Receive:
-        """Reads a request's JSON, puts the real folder into it, and passes it on."""
+        """Checks the JSON of a request, inserts the real folder, and returns a new `receive`."""
         content = b""
         is_more = True
         while is_more:
             message = await receive()
-            if message["type"] != "http.request":  # the client has gone
+            if message["type"] != "http.request":  # the client has disconnected
                 return receive
             content += message.get("body", b"")
             is_more = message.get("more_body", False)
@@ -93,7 +93,7 @@ class Guard:
         try:
             body = json.loads(content, parse_constant=_refuse_constant)
             content = json.dumps(self._with_folder(body), allow_nan=False, ensure_ascii=False).encode()
-        except (ValueError, RecursionError) as error:  # also for halves of surrogate pairs and 1e999
+        except (ValueError, RecursionError) as error:  # also for lone surrogates and 1e999
             raise Refusal(400, "The request is not JSON.") from error
         if not isinstance(body, dict):
             raise Refusal(422, "The request is not a JSON object.")
@@ -124,10 +124,10 @@ def _refuse_constant(name: str) -> None:
 
 class _Answer:
     """
-    Sends an answer on without the server's folders.
+    Sends a response without folders of the server.
 
-    Its start is held back until the first content: an endpoint that streams reports an unknown session or event in its
-    first message, and raises.
+    The start is delayed until the first content, since streaming endpoints report an unknown session or event in their
+    first message.
     """
 
     def __init__(self, send: Send, folder: str, path: str) -> None:
@@ -179,7 +179,7 @@ class _Answer:
                 headers = [(key, length if key == b"content-length" else value) for key, value in start["headers"]]
                 start["headers"] = headers
         if start is not None and self._is_direct and start["status"] == 500 and UNEXPECTED.encode() not in body:
-            start["status"] = 422  # Gradio's answer to arguments that it cannot use, too
+            start["status"] = 422  # as Gradio does for other invalid arguments
         return {**message, "body": body}
 
 
@@ -189,7 +189,7 @@ def _may_be_refusal(message: Message) -> bool:
 
 
 def answer_in_one_line(app: gradio.Blocks) -> None:
-    """Has arguments that Gradio cannot use refused with one line, where it writes a traceback into the log."""
+    """Refuses invalid arguments with one line. Gradio would write a traceback to the log."""
     process = app.process_api
 
     async def process_or_refuse(*args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -208,9 +208,9 @@ def answer_in_one_line(app: gradio.Blocks) -> None:
 
 def without_urls(component: Input) -> Input:
     """
-    The component, which from now on refuses addresses: Gradio would fetch them, past the limits.
+    Makes a component refuse URLs, which Gradio would download without limits.
 
-    (Gradio writes a file beside the source of a subclass.)
+    (It is not a subclass, since Gradio writes a file beside the source of subclasses.)
     """
     move = component.async_move_resource_to_block_cache
 

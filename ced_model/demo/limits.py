@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Limits of the demo on size and duration, checked before decoding."""
+"""Limits on size and duration, checked before decoding."""
 
 import os
 import re
@@ -12,20 +12,20 @@ import numpy as np
 from ..audio import LOUDEST, MIX, AudioError, describe, duration_s, read_blocks
 from ..messages import one_line, printable
 
-SILENCE = 1e-4  # peak up to which a recording counts as silent: -80 dB, a few steps of 16 bits
-TOLERANCE_S = 0.1  # encoders pad
-BLOCK_S = 10.0  # decoded at a time; at most one block more than the limit
+SILENCE = 1e-4  # maximum peak of a silent recording: -80 dB, a few steps of 16-bit audio
+TOLERANCE_S = 0.1  # encoders add padding
+BLOCK_S = 10.0  # at most one block more than the limit is decoded
 
 
 class DemoError(Exception):
-    """An error for the user: one line with the reason and the remedy, without the folders of the server."""
+    """An error for the user: reason and remedy in one line, without folders of the server."""
 
     def __init__(self, message: str) -> None:
         super().__init__(without_folders(one_line(message)))
 
 
 def without_folders(text: str) -> str:
-    """`text` with only the last part of each absolute path."""
+    """Reduces each absolute path in `text` to its last part."""
     return re.sub(r"(?<![\w/.:>-])/(?:[^\s/'\"]+/)*([^\s/'\"]+)/?", r"\1", text)
 
 
@@ -33,8 +33,8 @@ def without_folders(text: str) -> str:
 class Limits:
     """
     Attributes:
-        megabytes: size of a file in millions of bytes.
-        minutes: duration of a recording.
+        megabytes: Maximum size of a file in millions of bytes.
+        minutes: Maximum duration of a recording.
     """
 
     megabytes: float = 100
@@ -50,13 +50,13 @@ class Limits:
 
 def read_sound(path: str | Path, sampling_rate: int, limits: Limits) -> np.ndarray:
     """
-    The whole of a recording as mono float32 of shape `(samples,)`.
+    Reads a recording as mono float32 of shape `(samples,)`.
 
-    Size and duration are checked before anything is decoded; if the header has no duration, or a wrong
-    one, decoding stops at the limit.
+    Size and duration are checked before decoding. If the header has no duration or a wrong one, decoding stops at the
+    limit.
 
     Raises:
-        DemoError: if it is too large, too long, silent, or cannot be read.
+        DemoError: if the recording is too large, too long, silent or unreadable.
     """
     name = printable(os.path.basename(path))
     if not os.path.isfile(path):
@@ -67,27 +67,25 @@ def read_sound(path: str | Path, sampling_rate: int, limits: Limits) -> np.ndarr
     if length_s is not None:
         _check_duration(name, length_s, limits)
     waveform = _decode(path, name, sampling_rate, limits)
-    if np.abs(waveform).max() <= SILENCE:  # channels may cancel each other out
+    if np.abs(waveform).max() <= SILENCE:  # channels can cancel each other
         waveform = _decode(path, name, sampling_rate, limits, LOUDEST)
     peak = np.abs(waveform).max()
     if not np.isfinite(peak):
-        raise unreadable(name, "it holds values that are not finite")
+        raise unreadable(name, "it has values that are not finite")
     if peak <= SILENCE:
         raise DemoError(f"{name} is silent. Was the microphone muted?")
     return waveform
 
 
 def too_large(limits: Limits) -> str:
-    """The message after the name of a file that is too large."""
-    return (
-        f"is too large. This demo takes files of up to {limits.megabytes:g} MB: please cut it, or use the ced command."
-    )
+    """The message for a file that is too large, without its name."""
+    return f"is too large. The limit is {limits.megabytes:g} MB: please cut the file, or use the ced command."
 
 
 def _check_duration(name: str, length_s: float, limits: Limits) -> None:
     if length_s > limits.minutes * 60 + TOLERANCE_S:
         raise DemoError(
-            f"{name} is too long. This demo takes up to {limits.minutes:g} minutes: please cut it, or use the ced"
+            f"{name} is too long. The limit is {limits.minutes:g} minutes: please cut the recording, or use the ced"
             " command, which accepts hours of audio."
         )
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The models that the demo offers: the bundled one, the published ones, and local folders."""
+"""The models of the demo: bundled, published, and given ones."""
 
 import time
 from collections.abc import Iterable
@@ -16,23 +16,22 @@ from .limits import DemoError
 
 PUBLISHED = {f"mispeech/{size}": size for size in PUBLISHED_FIGURES}
 GOOD_FOR = {
-    "ced-tiny": "5.5 M parameters: quick on any laptop",
-    "ced-mini": "9.6 M parameters: nearly as quick, a little better",
-    "ced-small": "22 M parameters: good where a few seconds do not matter",
-    "ced-base": "86 M parameters: the best of the family, and the slowest",
+    "ced-tiny": "5.5 M parameters: fast on any laptop",
+    "ced-mini": "9.6 M parameters: nearly as fast, slightly more accurate",
+    "ced-small": "22 M parameters: more accurate, slower",
+    "ced-base": "86 M parameters: the most accurate, and the slowest",
 }
-MAX_LOADED = 2  # at a time, so that memory does not grow with what users try
-RETRY_S = 60  # after which a model that could not be fetched is tried again
+MAX_LOADED = 2  # limits memory
+RETRY_S = 60  # after which a failed download is tried again
 MAX_LISTED_LABELS = 6
 
 
 class Models:
     """
-    The offered models by name.
+    The models by name.
 
     Args:
-        local: folders and ids of Hub repositories that are offered, too, the first one as the default. Without any,
-            the default is the bundled model.
+        local: Further model folders and Hub ids. The first one is the default; without any, the bundled model is.
     """
 
     def __init__(self, local: Iterable[str] = ()) -> None:
@@ -41,39 +40,39 @@ class Models:
         for name in (BUNDLED, *PUBLISHED):
             self._sources.setdefault(name, name)
         self._lock = Lock()
-        self._taggers: dict[str, Future[AudioTagger]] = {}  # loaded or being loaded, the one used last at the end
-        self._failures: dict[str, tuple[float, DemoError]] = {}  # of the Hub: until when they are not tried again
+        self._taggers: dict[str, Future[AudioTagger]] = {}  # loaded or loading, in order of use
+        self._failures: dict[str, tuple[float, DemoError]] = {}  # failed downloads, and the time of the next attempt
 
     @property
     def names(self) -> list[str]:
-        """What users choose from; the first one is the default."""
+        """Names of the models. The first one is the default."""
         return list(self._sources)
 
     def is_local(self, name: str) -> bool:
-        """Whether `name` needs no network."""
+        """Whether a model needs no download."""
         return name == BUNDLED or Path(self._sources[name]).expanduser().is_dir()
 
     def load(self, name: str) -> AudioTagger:
         """
-        The tagger of a model; those used last stay loaded.
+        The tagger of a model. The most recently used ones stay loaded.
 
         Raises:
-            DemoError: if there is no such model, or it cannot be loaded.
+            DemoError: if the model is unknown, or cannot be loaded.
         """
         return self.begin(name).result()
 
     def begin(self, name: str) -> Future[AudioTagger]:
         """
-        Begins to load a model, unless it is loaded, being loaded, or could not be fetched a moment ago.
+        Starts loading a model, unless it is loaded or loading, or its download has just failed.
 
         Returns:
-            Its tagger once it is loaded, or a `DemoError`.
+            A future of its tagger, or of a `DemoError`.
         """
         with self._lock:
             source = self._sources.get(name) if isinstance(name, str) else None
             failed_until, failure = self._failures.get(source or "", (0.0, None))
             if source is None:
-                failure = DemoError(f"There is no model {name!r}. Please choose one of {', '.join(self.names)}.")
+                failure = DemoError(f"Unknown model {name!r}. Please choose one of {', '.join(self.names)}.")
             elif source in self._taggers:
                 self._taggers[source] = tagger = self._taggers.pop(source)
                 return tagger
@@ -85,15 +84,15 @@ class Models:
                 return future
             assert source is not None
             self._taggers[source] = future
-        future.set_running_or_notify_cancel()  # so that a request that stops waiting does not cancel it for others
-        # A daemon, so that a download does not keep the demo from ending.
+        future.set_running_or_notify_cancel()  # so that one request cannot cancel it for others
+        # A daemon thread, so that a download does not delay the end of the demo.
         Thread(target=self._load, args=(name, source, future), daemon=True).start()
         return future
 
     def _load(self, name: str, source: str, future: Future[AudioTagger]) -> None:
         try:
             tagger = AudioTagger(source)
-        except BaseException as error:  # safetensors, json, torch and the Hub's client all have their own
+        except BaseException as error:  # of safetensors, json, torch, the Hub's client, …
             failure = self._failure(name, source, error)
             with self._lock:
                 del self._taggers[source]
@@ -120,31 +119,31 @@ class Models:
         return failure
 
     def describe(self, name: str) -> str:
-        """One sentence on what a model is good for."""
+        """A description of a model, for users."""
         if name == BUNDLED:
             return (
-                "ced-nano comes with the package and needs no network: very small and quick, good for a first look."
+                "ced-nano is bundled and needs no network. It is very small and fast."
                 " The published models are more accurate."
             )
         size = PUBLISHED.get(self._sources[name])
         if size is not None:
             return (
                 f"{name}, {GOOD_FOR[size]} ({PUBLISHED_FIGURES[size].audioset} mAP on AudioSet, 527 classes of everyday"
-                " sounds). It is fetched from the Hugging Face Hub the first time."
+                " sounds). It is downloaded from the Hugging Face Hub at first use."
             )
         if not self.is_local(name):
-            return f"{name} is fetched from the Hugging Face Hub the first time."
+            return f"{name} is downloaded from the Hugging Face Hub at first use."
         return self._describe_local(name)
 
     def _describe_local(self, name: str) -> str:
         tagger = self.load(name)
         listed = ", ".join(map(printable, tagger.labels[:MAX_LISTED_LABELS]))
         more = ", …" if len(tagger.labels) > MAX_LISTED_LABELS else "."
-        return f"{name} is a model of your own, good for its {len(tagger.labels)} classes: {listed}{more}"
+        return f"{name} is your own model with {len(tagger.labels)} classes: {listed}{more}"
 
 
 def _unused_name(source: str, others: list[str]) -> str:
-    """What a folder is called: its last part, unless another one has the same. Users need not see where it lies."""
+    """A unique name for a folder: its last part, numbered if necessary. The path is hidden from users."""
     if not Path(source).expanduser().is_dir():
         return source
     name = Path(source).expanduser().resolve().name

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The timeline of a recording as HTML: the log-mel above the tags, wide and narrow, with the same in words."""
+"""The timeline of a recording as HTML: pictures of log-mel and scores for wide and narrow screens, and a text."""
 
 import base64
 import io
@@ -25,9 +25,9 @@ PHONE_PIXELS = 640
 
 def draw_timeline(answer: Answer, front_end: FrontEnd, threshold: float) -> str:
     """
-    A `<figure>` of the classes that reach the threshold (some more where few do, the 12 highest where many do).
+    A `<figure>` with the classes that reach the threshold: at most 12, and some others if there are few.
 
-    The pictures are inside it, so that no file is left behind; a phone shows one that is drawn for its width.
+    The pictures are inside the HTML, so no file is left on the server. Phones show a narrower one.
     """
     rows = count_rows(answer, threshold)
     decibels, column_s = mel_picture(_blocks(answer.waveform, front_end), front_end, MAX_COLUMNS)
@@ -38,20 +38,20 @@ def draw_timeline(answer: Answer, front_end: FrontEnd, threshold: float) -> str:
     return (
         f'<figure class="ced-timeline"><picture><source media="(max-width: {PHONE_PIXELS}px)" srcset="{narrow}">'
         f'<img src="{wide}" alt="{words}"></picture>'
-        "<figcaption>Above: the log-mel spectrogram, what the model sees. Below: how sure it is of each sound, from"
+        "<figcaption>Above: the log-mel spectrogram, the input of the model. Below: the scores of the sounds, from"
         f" dark (0) to yellow (1), on the same time axis.</figcaption></figure><details><summary>The timeline in words"
         f"</summary><p>{words}</p></details>"
     )
 
 
 def count_rows(answer: Answer, threshold: float) -> int:
-    """How many classes to draw: those that are present."""
+    """The number of classes to draw."""
     present = int((answer.timeline.scores.max(axis=0) >= threshold).sum())
     return min(max(present, MIN_ROWS), MAX_ROWS, answer.timeline.scores.shape[1])
 
 
 def describe_timeline(answer: Answer, rows: int) -> str:
-    """What the picture shows, for those who do not see it: each class with its highest score and when that is."""
+    """The picture in words, for screen readers: each class with its peak score and its time."""
     timeline = answer.timeline
     segments = timeline.segments()
     parts = []
@@ -71,6 +71,6 @@ def _blocks(waveform: np.ndarray, front_end: FrontEnd) -> Iterator[np.ndarray]:
 def _png(figure: "Figure") -> str:
     content = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font lacks
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # in names of classes
         figure.savefig(content, format="png")
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Starts the demo so that nothing leaves the machine: no analytics, no sharing, no fonts and scripts of others."""
+"""Starts the demo without connections to other servers: no analytics, sharing, external fonts or scripts."""
 
 import signal
 import socket
@@ -20,9 +20,9 @@ from .uploads import Uploads
 
 CSS_PATH = Path(__file__).parent / "style.css"
 FONT = ("system-ui", "sans-serif")
-STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # the last one does not exist everywhere
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
-_uploads: Uploads | None = None  # of all servers of this process
+_uploads: Uploads | None = None  # for all servers in this process
 _running: set[gradio.Blocks] = set()
 
 
@@ -32,7 +32,7 @@ def launch(models: Iterable[str] | Models = (), limits: Limits | None = None, **
 
 
 def wait_until_stopped(app: gradio.Blocks) -> None:
-    """Waits for a signal to end, and closes the app, so that nothing of what was uploaded is left."""
+    """Waits for a stop signal, and closes the app, which deletes all uploads."""
     stopped = threading.Event()
     before: dict[int, Any] = {}
     try:
@@ -59,17 +59,17 @@ def start(
     Serves the demo in another thread.
 
     Args:
-        models: folders and ids of Hub repositories that are offered beside the bundled and the published models; the
-            first one is the default.
-        limits: on size and duration of recordings; 100 MB and 10 minutes by default.
-        host: address to listen at, by default only this machine's own.
-        port: by default the first one that is free from 7860 on.
+        models: Model folders and Hub ids to offer besides the bundled and published models. The first one is the
+            default.
+        limits: Limits on size and duration of recordings, by default 100 MB and 10 minutes.
+        host: Address to listen at, by default 127.0.0.1.
+        port: Port, by default the first free one from 7860.
 
     Returns:
-        The running app: `local_url` is where, `close()` ends it.
+        The running app: `local_url` is its address, and `close()` ends it.
 
     Raises:
-        OSError: if the port is taken, `host` is not an address of this machine, or the server does not answer there.
+        OSError: if the port is in use, `host` is not an address of this machine, or the server does not respond.
     """
     _check_address(host, port)
     limits = limits or Limits()
@@ -99,8 +99,8 @@ def start(
         _close_uploads(app)
         if not isinstance(error, ValueError):
             raise
-        raise OSError(  # Gradio asks its own server for an answer before it returns
-            "the server is not reachable at its own address: is a proxy set, or the machine very busy?"
+        raise OSError(  # Gradio sends a request to its own server before it returns
+            "the server does not respond at its own address: check proxy settings, or try again if the machine is busy"
         ) from error
     return app
 
@@ -130,7 +130,7 @@ def _close_uploads_with(app: gradio.Blocks) -> None:
 
 
 def _check_address(host: str | None, port: int | None) -> None:
-    """Raises an `OSError` at once where Gradio would try 100 ports, for 5 seconds each."""
+    """Raises an `OSError` at once; Gradio would try 100 ports for 5 seconds each."""
     if host is None and port is None:
         return
     family, kind, _, _, address = socket.getaddrinfo(host or "127.0.0.1", port or 0, type=socket.SOCK_STREAM)[0]
@@ -140,7 +140,7 @@ def _check_address(host: str | None, port: int | None) -> None:
 
 
 def _make_theme() -> gradio.themes.Base:
-    """Fonts that the browser has, and a button that is dark enough for its white text."""
+    """A theme with system fonts, and enough contrast for the white text of the button."""
     theme = gradio.themes.Default(primary_hue="indigo", font=FONT, font_mono=FONT)
     return theme.set(
         button_primary_background_fill="*primary_700",

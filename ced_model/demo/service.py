@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Answers for the page and for the endpoints."""
+"""Computes the responses for the page and the API."""
 
 import asyncio
 import logging
@@ -21,14 +21,14 @@ from .pictures import draw_timeline
 
 logger = logging.getLogger(__name__)
 
-UNEXPECTED = "Something went wrong here, and it is written to the log. The other recordings and models still work."
+UNEXPECTED = "Unexpected error; see the log of the server. Other recordings and models still work."
 
 
 class PageParts(NamedTuple):
-    """The outputs of the page, in their order."""
+    """The outputs of the page, in order."""
 
     status: str
-    has_answer: Any  # an update of the visibility
+    has_answer: Any  # a Gradio update of the visibility
     tags: dict[str, float] | None
     recording: tuple[int, np.ndarray] | None
     timeline: str
@@ -38,8 +38,8 @@ class PageParts(NamedTuple):
 class Service:
     """
     Args:
-        models: The models that are offered.
-        limits: On size and duration.
+        models: The models to choose from.
+        limits: Limits on size and duration.
     """
 
     def __init__(self, models: Models, limits: Limits) -> None:
@@ -48,18 +48,18 @@ class Service:
         self._turn = asyncio.Lock()
 
     async def fetch(self, model: str) -> None:
-        """Waits until a model is loaded or has failed, without taking a turn; a failure is reported by the answer."""
+        """Waits outside the queue until a model is loaded. Failures are reported by the next step."""
         with suppress(DemoError):
             await asyncio.wrap_future(self.models.begin(model))
 
     async def take_turn(self, function: Callable[..., Any], sound: str | None, model: str, *settings: Any) -> Any:
-        """Calls a function of a sound and a model once the model is loaded: one request is computed at a time."""
+        """Waits until the model is loaded, and calls `function`. One request is computed at a time."""
         await self.fetch(model)
         async with self._turn:
             return await anyio.to_thread.run_sync(function, sound, model, *settings)
 
     async def tags(self, sound: str, model: str, top_k: int = TOP_K) -> dict[str, Any]:
-        """The tags of a recording, the highest score first."""
+        """The tags of a recording, sorted by score."""
         return await self.take_turn(self.find_tags, sound, model, top_k)
 
     async def events(
@@ -71,7 +71,7 @@ class Service:
         smooth_s: float = 0.0,
         labels: str = "",
     ) -> dict[str, Any]:
-        """When each class or group reaches the threshold, ordered by onset."""
+        """The events of a recording, sorted by onset."""
         return await self.take_turn(self.find_events, sound, model, window_s, threshold, smooth_s, labels)
 
     def find_tags(self, sound: str, model: str, top_k: int = TOP_K) -> dict[str, Any]:
@@ -90,11 +90,11 @@ class Service:
         return {"file": answer.name, "model": model, "duration_s": answer.duration_s, "events": events}
 
     def list_models(self) -> list[dict[str, str]]:
-        """The models to choose from, the default first, each with a description."""
+        """The models to choose from, with descriptions. The first one is the default."""
         return [{"model": name, "good_for": self.describe(name)} for name in self.models.names]
 
     def describe(self, model: str) -> str:
-        """A sentence about a model, for the page."""
+        """A description of a model, for the page."""
         try:
             return self.models.describe(model)
         except DemoError as error:
@@ -103,7 +103,7 @@ class Service:
     def show(
         self, sound: str | None, model: str, window_s: float, threshold: float, smooth_s: float = 0.0, labels: str = ""
     ) -> PageParts:
-        """The parts of the page for a recording, or the line with the reason why there is no answer."""
+        """The parts of the page for a recording, or an error message."""
         settings: dict[str, Any] = {"window_s": window_s, "smooth_s": smooth_s, "labels": labels}
         try:
             with _logged():
@@ -113,7 +113,7 @@ class Service:
             return PageParts(status, gradio.update(visible=False), None, None, "", "")
 
     def show_again(self, sound: str | None, *settings: Any) -> Any:
-        """The same after a setting changed; without a recording nothing changes."""
+        """Updates the page after a setting changed; without a recording nothing changes."""
         return gradio.skip() if sound is None else self.show(sound, *settings)
 
     def _listen(self, sound: str | None, model: str, **settings: Any) -> Answer:
@@ -140,13 +140,13 @@ class Service:
 
 @contextmanager
 def _logged() -> Iterator[None]:
-    """Faults of the demo itself are logged, and become a `DemoError`."""
+    """Logs unexpected errors and converts them to a `DemoError`."""
     try:
         yield
     except DemoError:
         raise
     except Exception as error:
-        logger.exception("no answer")
+        logger.exception("unexpected error")
         raise DemoError(UNEXPECTED) from error
 
 

@@ -1,8 +1,8 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a server's uploads and of what is made of them: its own, and gone when it ends, however it does.
+"""The folder of a server's uploads and results. It is deleted when the server ends, or else by the next server.
 
-Gradio has one folder for all servers of a machine, and forgets what it did not finish.
+Gradio itself uses one folder for all servers of a machine, and does not delete incomplete uploads.
 """
 
 import os
@@ -16,16 +16,16 @@ from threading import Event, Thread
 from filelock import FileLock, Timeout
 
 PREFIX = "ced-demo-"
-VARIABLE = "GRADIO_TEMP_DIR"  # where Gradio looks for the folder whenever it needs it
-YOUNG_S = 60  # a folder that another server may be about to lock
+VARIABLE = "GRADIO_TEMP_DIR"  # Gradio reads the folder from this variable
+YOUNG_S = 60  # younger folders may not be locked yet
 
 
 class Uploads:
     """
-    Makes the folder, and removes those that killed servers have left. A process has one at a time.
+    Creates the folder, and removes those of killed servers. A process can have one at a time.
 
     Args:
-        kept_s: after which files are removed.
+        kept_s: Seconds after which files are removed.
     """
 
     def __init__(self, kept_s: float) -> None:
@@ -35,7 +35,7 @@ class Uploads:
         _remove_abandoned(base)
         self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base)).resolve()
         self._lock = FileLock(self._folder / "lock")
-        self._lock.acquire()  # the operating system frees it when the process ends
+        self._lock.acquire()  # released by the operating system when the process ends
         self.path = self._folder / "uploads"
         self.path.mkdir()
         os.environ[VARIABLE] = str(self.path)
@@ -58,8 +58,8 @@ class Uploads:
 
 
 def remove_old(folder: Path, kept_s: float) -> None:
-    """Removes files that are older, broken-off uploads among them, and the folders that this leaves empty."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
+    """Removes older files, including incomplete uploads, and empty folders."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # files before their folder
         try:
             if path.stat().st_ctime < time.time() - kept_s:
                 path.rmdir() if path.is_dir() else path.unlink()

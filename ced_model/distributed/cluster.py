@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Connecting to a Ray cluster, and choosing the workers of a job."""
+"""Connects to a Ray cluster, and chooses the workers of a job."""
 
 import contextlib
 import io
@@ -18,10 +18,10 @@ from ..messages import RunError
 from ..storage import reason_of
 
 PACKAGES = ("ced_model", "numpy", "onnxruntime", "openvino", "torch", "transformers")  # scores depend on these
-THREADS = 4  # of a worker, by default: as many as read its files
+THREADS = 4  # CPU threads of a worker by default, as many as read its files
 CONNECT_S = 10.0
-START_S = 120.0  # in which each node must have answered
-LOCAL_STORE_BYTES = 512 * 2**20  # of objects in memory, on a cluster of our own: a model and lists of paths
+START_S = 120.0  # time limit for the first answer of each node
+LOCAL_STORE_BYTES = 512 * 2**20  # object store of a local cluster, for a model and lists of paths
 
 
 class ClusterError(RunError):
@@ -29,28 +29,31 @@ class ClusterError(RunError):
 
 
 class Pool(NamedTuple):
-    """Workers that are all alike."""
+    """The number of workers, and the resources of each."""
 
     workers: int
-    cpus: int  # of each
-    gpus: int  # of each: 0 or 1
+    cpus: int  # per worker
+    gpus: int  # per worker: 0 or 1
 
 
 @contextlib.contextmanager
 def connected(address: str | None = None, *, num_cpus: int | None = None) -> Iterator[None]:
     """
-    A context in which Ray is connected, without output and without usage statistics.
+    A context with a connection to Ray, without its output and its usage statistics.
 
     Args:
-        address: `HOST:PORT` of a cluster's head; `local` starts one here, which ends with the context. By default the
-            environment variable `RAY_ADDRESS`, a cluster that was started on this machine, or else `local`.
-        num_cpus: of a cluster that is started here, by default all.
+        address: `HOST:PORT` of a cluster's head, or `local` to start a cluster on this machine that ends with the
+            context. By default the environment variable `RAY_ADDRESS`, else a cluster running on this machine, else
+            `local`.
+        num_cpus: CPUs of a cluster started here, by default all.
 
     Raises:
-        ClusterError: if it cannot be reached, or is not of the same versions.
+        ClusterError: if it cannot be reached, or has other versions.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default of later versions, else a warning
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+    )  # the default of later versions; without it Ray warns
     with _quiet():
         import ray
 
@@ -64,22 +67,24 @@ def connected(address: str | None = None, *, num_cpus: int | None = None) -> Ite
             ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL, **local)
         except Exception as error:
             place = "Ray on this machine" if address == "local" else f"Ray cluster {address}"
-            advice = "; install the same versions of Ray and Python here and there" * ("Version mismatch" in str(error))
+            advice = "; install the same versions of Ray and Python on this machine and the cluster" * (
+                "Version mismatch" in str(error)
+            )
             raise ClusterError(f"{place}: {reason_of(error)}{advice}") from error
         try:
             check_versions()
             yield
         finally:
-            with contextlib.suppress(Exception):  # it must not take the place of what ended the work
+            with contextlib.suppress(Exception):  # it must not replace the original error
                 ray.shutdown()
 
 
 def _check_address(address: str) -> None:
-    """Ray itself waits long, and then prints much."""
+    """Checks an address quickly. Ray itself would wait long, and print much."""
     if address == "local":
         return
     if address == "auto":
-        raise ClusterError("auto: no Ray cluster is running on this machine; leave the address out to start one")
+        raise ClusterError("auto: no Ray cluster is running on this machine; leave out the address to start one")
     host, _, port = address.rpartition(":")
     if "://" in address:
         raise ClusterError(
@@ -94,9 +99,10 @@ def _check_address(address: str) -> None:
 
 
 def running_here() -> str | None:
-    """The address of a cluster that was begun on this machine, as Ray notes it; the note outlives a killed one."""
+    """The address in Ray's file about a cluster on this machine, if that cluster still answers."""
     with contextlib.suppress(OSError, ClusterError):
-        folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        system_folder = "/tmp" if sys.platform == "darwin" else tempfile.gettempdir()  # as in Ray
+        folder = os.environ.get("RAY_TMPDIR") or system_folder
         address = Path(folder, "ray", "ray_current_cluster").read_text().strip()
         _check_address(address)
         return address
@@ -106,9 +112,9 @@ def running_here() -> str | None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """
-    Ray ignores its own settings: C++ code writes to descriptor 2, and reports of nodes go to `sys.stdout`.
+    A context that discards Ray's output. `sys.stderr` still works.
 
-    Both are discarded in this context; `sys.stderr` still works.
+    Ray has no working setting for this: its C++ code writes to descriptor 2, and reports of nodes go to `sys.stdout`.
     """
     with contextlib.ExitStack() as stack, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"ray\.|ced_model\.distributed")
@@ -138,13 +144,13 @@ class _Nowhere(io.TextIOBase):
 
 
 def check_versions() -> None:
-    """Raises `ClusterError` if a node does not have what this machine has."""
+    """Raises a `ClusterError` if packages on a node have other versions than on this machine."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     packages = PACKAGES
 
-    def installed() -> dict[str, str]:  # in here, Ray sends the code: a node need not have it
+    def installed() -> dict[str, str]:  # a nested function is sent to nodes, which may lack this package
         from importlib.metadata import PackageNotFoundError, version
 
         versions = {}
@@ -167,12 +173,12 @@ def check_versions() -> None:
             there = ray.get(answer, timeout=START_S)
         except ray.exceptions.RayError as error:
             if node["NodeID"] not in {each["NodeID"] for each in alive_nodes()}:
-                continue  # it died, and Ray had not noticed yet
+                continue  # it died, and Ray has not noticed yet
             raise ClusterError(f"node {host} does not answer: {str(error).strip().splitlines()[-1]}") from error
         for name, wanted in here.items():
             if there[name] != wanted:
                 raise ClusterError(
-                    f"node {host}: {name} {there[name]}, on this machine {wanted}: install the same on all nodes"
+                    f"node {host} has {name} {there[name]}, this machine {wanted}: install the same on all nodes"
                 )
 
 
@@ -184,15 +190,15 @@ def alive_nodes() -> list[dict[str, Any]]:
 
 def choose_pool(device: str | None = None, threads: int | None = None, workers: int | None = None) -> Pool:
     """
-    Workers that fill the cluster.
+    Chooses the workers of a job.
 
     Args:
-        device: `cpu`, `cuda`, or anything else, which is left to the workers; by default GPUs if there are any.
-        threads: CPUs of a worker, by default 4, or what the smallest node has.
-        workers: how many, by default as many as there is room for.
+        device: `cpu`, `cuda` or another device, which the workers check; by default GPUs if the cluster has any.
+        threads: CPUs per worker, by default 4, or those of the smallest node.
+        workers: Number of workers, by default as many as fit on the cluster.
 
     Raises:
-        ClusterError: if no node has what a worker needs.
+        ClusterError: if no node has the resources for a worker.
     """
     resources = [node["Resources"] for node in alive_nodes()]
     gpus = [int(each.get("GPU", 0)) for each in resources]

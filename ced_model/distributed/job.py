@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Processing of shards by the workers of a Ray cluster, with retries on node failure."""
+"""Processes shards with the workers of a Ray cluster, with retries on node failure."""
 
 import gc
 import logging
@@ -14,8 +14,8 @@ from .cluster import Pool
 if TYPE_CHECKING:
     import pyarrow
 
-FRUITLESS_PASSES = 2  # passes without a finished shard, after which the rest is given up
-SHARDS_IN_FLIGHT = 2  # of each worker: the one at hand, and the next
+FRUITLESS_PASSES = 2  # passes without a finished shard after which the job gives up
+SHARDS_IN_FLIGHT = 2  # per worker: the current one and the next
 
 Worker = Callable[["pyarrow.Table"], "pyarrow.Table"]
 
@@ -28,32 +28,32 @@ def run_shards(
     on_death: Callable[[str], object] = lambda reason: None,
 ) -> Iterator[dict[str, Any]]:
     """
-    Processes each shard; shards whose worker or node died are given to other workers.
+    Processes each shard. If a worker or node dies, its shards are given to other workers.
 
-    Work must be idempotent: a worker that was believed dead may still finish its shard.
+    Work must be idempotent: a worker that is believed dead may still finish its shard.
 
     Args:
-        shards: the inputs by the shard's number; each has a column `shard` with that.
-        make_worker: a class whose objects take one of these tables and return a table of rows, in which `shard` is the
-            number. Its objects are made once in each worker.
-        arguments: for the class.
-        pool: how many workers, with what.
-        on_death: called with Ray's message about lost results, workers or nodes, in one line.
+        shards: Tables of inputs by shard number, with the number in their column `shard`.
+        make_worker: A class whose instances are called with one of these tables and return a table with a column
+            `shard`. Each worker has one instance.
+        arguments: Arguments of the class.
+        pool: Number and resources of the workers.
+        on_death: Called with Ray's message about lost results, workers or nodes, in one line.
 
     Yields:
-        The rows that workers return, as they come. Shards that no worker could finish are left out.
+        The rows returned by workers, as they arrive. Shards that no worker could finish are missing.
     """
     missing = dict(shards)
     fruitless = 0
     while missing and fruitless < FRUITLESS_PASSES:
         before = len(missing)
-        # A worker that dies loses its next shard, too, so unfinished shards are then given out one by one.
+        # A worker that dies also loses its next shard, so unfinished shards are then given out one by one.
         in_flight = 1 if fruitless else SHARDS_IN_FLIGHT
         for row in _run_once(list(missing.values()), make_worker, arguments, pool, in_flight, on_death):
             if missing.pop(row["shard"], None) is not None:
                 yield row
         fruitless = fruitless + 1 if len(missing) == before else 0
-        # Ray Data's workers keep their CPUs until nothing refers to them, and what refers to them forms cycles.
+        # Ray Data's workers keep their CPUs until they are garbage-collected, and references to them form cycles.
         gc.collect()
 
 
@@ -68,10 +68,10 @@ def _run_once(
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
-    # It would log each lost shard with its traceback, and a record that is kept keeps the worker and its CPUs.
+    # It would log each lost shard with a traceback, and a log record that is kept keeps the worker and its CPUs.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    # Without retries of Ray's own: they keep a shard with the worker that had it, which may wait for a node that never
-    # comes back, and without end for one that kills its worker.
+    # Ray's own retries are disabled. They bind a shard to its worker: they may wait for a node that never returns, and
+    # repeat a shard that kills its worker forever.
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.max_errored_blocks = -1
@@ -89,5 +89,5 @@ def _run_once(
     with closing(iter(rows.iter_rows())) as results:  # type: ignore[type-var]
         try:
             yield from results
-        except ray.exceptions.RayError as error:  # a node took results with it
+        except ray.exceptions.RayError as error:  # a dead node held results
             on_death(one_line(error))

@@ -1,12 +1,12 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-A folder of results in shards, for jobs of several machines.
+A folder of results in shards, for jobs on several machines.
 
-`_ced/inputs-N.parquet` assigns inputs to shards before any is tagged; `part-N.parquet` appears in one step when all
-inputs of shard N are tagged. So a shard that is written twice, by a worker that was believed dead or by two runs, is
-the same shard, and inputs without a shard have not been tagged. `_ced/run.json` holds the options.
-Readers of folders of Parquet files (Arrow, Spark, Ray, pandas) leave out names that begin with `_` or a dot.
+`_ced/run.json` has the options. `_ced/inputs-N.parquet` assigns inputs to shards before any is tagged.
+`part-N.parquet` is created in one step when all inputs of shard N are tagged. So a shard has the same content if it is
+written twice, by a worker that was believed dead or by two runs, and inputs without a shard have not been tagged.
+Readers of folders of Parquet files (Arrow, Spark, Ray, pandas) ignore names that begin with `_` or a dot.
 """
 
 import io
@@ -29,43 +29,41 @@ if TYPE_CHECKING:
 VERSION = 1
 STATE = "_ced"
 RUN = f"{STATE}/run.json"
-CONNECTIONS = 16  # at a time, to see what is written
+CONNECTIONS = 16  # simultaneous reads of written shards
 
 
 class ShardedOutput:
     """
-    The shards of an output so far.
+    The shards of an output. Methods raise the `OSError` of the file system.
 
     Args:
-        output: path or URI of the folder.
-        options: what must be the same for all records, as it can be stored in json.
-
-    Methods raise `OSError` where the file system does.
+        output: Path or URI of the folder.
+        options: Options that must be the same for all records, in JSON types.
     """
 
     def __init__(self, output: str, options: dict[str, Any]) -> None:
         self.output = output
         self.folder = Folder(output)
         self.options = json.loads(json.dumps(options))
-        self.run = ""  # identifies the run: another one may have been begun in its place
+        self.run = ""  # random id of the run, to detect another run in the same folder
         self.made_by: dict[str, str] = {}  # model, weights, engine and compute type
         self.shards: dict[int, pyarrow.Table] = {}
-        self.done: dict[int, int] = {}  # failed inputs of the shards that are written
+        self.done: dict[int, int] = {}  # number of failed inputs of each written shard
         self.plans = 0
 
     def refuse_existing(self) -> None:
-        """Raises `UsageError` if there are results already, or anything else."""
+        """Raises a `UsageError` if the folder has results or other files."""
         if "run.json" in self.folder.list(STATE):
             raise UsageError(f"{self.output} contains results: resume or overwrite it")
         if other := sorted(self.folder.list()):
             raise OptionError("output", self.output, f"a new folder; this one has other files, such as {other[0]}")
 
     def clear(self) -> None:
-        """Removes the results that there are, and nothing else."""
+        """Removes existing results, and no other files."""
         if "run.json" not in self.folder.list(STATE):
             self.refuse_existing()
             return
-        self.folder.remove(RUN)  # first: from now on no worker of another run writes here
+        self.folder.remove(RUN)  # first, which stops workers of another run
         names = [f"{STATE}/{name}" for name in self.folder.list(STATE)]
         names += [name for name in self.folder.list() if name.startswith("part-") and name.endswith(".parquet")]
         with ThreadPoolExecutor(CONNECTIONS) as pool:
@@ -73,10 +71,10 @@ class ShardedOutput:
 
     def load(self) -> None:
         """
-        Takes up what a run left, if one did.
+        Reads the state of an earlier run, if there is one.
 
         Raises:
-            UsageError: if it was made with other options or by another program.
+            UsageError: if it has other options, or is of another version.
         """
         if "run.json" not in self.folder.list(STATE):
             self.refuse_existing()
@@ -88,7 +86,7 @@ class ShardedOutput:
                 raise ValueError("another version")
             self.run, self.made_by = header["run"], dict(header["made_by"])
             if not isinstance(self.run, str) or not isinstance(self.made_by["weights"], str):
-                raise ValueError("no names of the run and the weights")
+                raise ValueError("run id or weights are missing")
             options = dict(header["options"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError(f"{path} is from another version of ced: overwrite it") from error
@@ -110,7 +108,7 @@ class ShardedOutput:
                 with self.folder.open(f"{STATE}/{name}") as file:
                     table = parquet.read_table(file)
                 if not table.schema.equals(_plan_schema()) or table["shard"].null_count or table["file"].null_count:
-                    raise ValueError("no plan")
+                    raise ValueError("not a plan")
                 numbers = table["shard"].to_numpy()
             except ValueError as error:
                 raise UsageError(f"{self.output}/{STATE}/{name} is damaged: overwrite it") from error
@@ -120,7 +118,7 @@ class ShardedOutput:
                 self.shards[int(numbers[start])] = table.slice(start, end - start)
 
     def _failed_in(self, number: int) -> int | None:
-        """How many inputs of a written shard failed, from its statistics; None if it is damaged."""
+        """The number of failed inputs of a written shard, from its Parquet statistics; None if it is damaged."""
         from pyarrow import parquet
 
         try:
@@ -131,20 +129,20 @@ class ShardedOutput:
             return sum(group.num_rows - group.column(column).statistics.null_count for group in groups)
         except (ValueError, AttributeError):
             return None
-        except OSError as error:  # of Parquet's own, without a number
+        except OSError as error:  # Parquet's own errors have no errno
             if error.errno is not None:
                 raise
             return None
 
     def begin(self, made_by: dict[str, str]) -> None:
         """
-        Makes ready for results.
+        Writes `run.json`.
 
         Args:
             made_by: The `model`, the checksum of its `weights`, the `engine` and the `compute_type`.
 
         Raises:
-            UsageError: if the results so far were made by others.
+            UsageError: if they differ from those of the existing results.
         """
         if self.made_by:
             check_same_maker(self.output, self.made_by, made_by)
@@ -154,14 +152,14 @@ class ShardedOutput:
         self._write_new(RUN, json.dumps(header, indent=1).encode())
 
     def unplanned(self, inputs: Iterable[Input]) -> list[Input]:
-        """Those that are in no shard yet."""
+        """The inputs without a shard."""
         planned: set[str] = set()
         for table in self.shards.values():
             planned.update(table["file"].to_pylist())
         return [item for item in inputs if item.name not in planned]
 
     def plan(self, inputs: list[Input], shard_size: int) -> None:
-        """Puts inputs into new shards of at most `shard_size`."""
+        """Assigns inputs to new shards of at most `shard_size` inputs."""
         if not inputs:
             return
         from pyarrow import Table, concat_tables, parquet
@@ -179,24 +177,24 @@ class ShardedOutput:
         self.shards |= new
 
     def _write_new(self, name: str, content: bytes) -> None:
-        """Writes what another run must not have written since this one looked."""
+        """Writes a new file. Raises a `RunError` if another run has written it in the meantime."""
         try:
             self.folder.write(name, content, replace=False)
         except FileExistsError as error:
             raise RunError(f"{self.output}: another run started there in the meantime: resume it") from error
 
     def waiting(self) -> dict[int, "pyarrow.Table"]:
-        """The shards that are not written, or in which inputs failed."""
+        """Shards that are missing or have failed inputs."""
         return {number: table for number, table in self.shards.items() if self.done.get(number) != 0}
 
     @property
     def kept(self) -> int:
-        """Inputs that need no further work."""
+        """The number of inputs that are tagged."""
         return sum(self.shards[number].num_rows - failed for number, failed in self.done.items())
 
     @property
     def advice(self) -> str:
-        """Where the results are after an interruption."""
+        """A message about the results after an interruption."""
         return f"{len(self.done)} of {len(self.shards)} shards are in {self.output}: resume to continue"
 
 
@@ -231,7 +229,7 @@ def planned_inputs(table: "pyarrow.Table") -> Iterator[Input]:
 
 
 def read_shard(folder: Folder, number: int, kind: str) -> list[Record]:
-    """The records of a shard; none if it is not written, or damaged."""
+    """The records of a shard; empty if it is missing or damaged."""
     try:
         content = io.BytesIO(folder.read(shard_name(number)))
         return list(read_records(content, Format.PARQUET, kind))
@@ -248,11 +246,11 @@ def write_shard(
 
 
 def check_run(folder: Folder, run: str) -> None:
-    """Raises a `RunError` unless the folder holds what this run began."""
+    """Raises a `RunError` unless the folder is that of this run."""
     try:
         if json.loads(folder.read(RUN))["run"] == run:
             return
-        reason = "another run was begun there in the meantime"
+        reason = "another run was started there in the meantime"
     except FileNotFoundError:
-        reason = "it is not the same folder there: give one that all nodes see, a shared one or s3://…"
+        reason = "this node has another folder at this path: use one that all nodes share, such as s3://…"
     raise RunError(f"{folder.uri}: {reason}")

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files, folders and URIs → a folder of Parquet shards with their tags or events, by the workers of a Ray cluster."""
+"""Tags files, folders and URIs on a Ray cluster. The output is a folder of Parquet shards with tags or events."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from .shards import ShardedOutput
     from .worker import Task
 
-SHARD_INPUTS = (16, 256)  # at least and at most, by default
-SHARDS_PER_WORKER = 4  # if that is possible, so that all have work to the end
+SHARD_INPUTS = (16, 256)  # minimum and maximum by default
+SHARDS_PER_WORKER = 4  # or more, so that all workers finish at about the same time
 
 
 class RunObserver:
-    """Receives the progress of a run. Override what is needed; the methods do nothing."""
+    """Receives the progress of a run. The methods do nothing and can be overridden."""
 
     def note(self, line: str) -> None:
-        """A line to show."""
+        """Called with a line to show."""
 
     def loaded(self, tagger: AudioTagger) -> None:
-        """The model was loaded on this machine, to check it and the options."""
+        """Called when the model was loaded on this machine, to check it and the options."""
 
     def begin(self, total: int) -> None:
-        """`total` inputs are waiting."""
+        """Called with the number of inputs to tag."""
 
     def tagged(self, inputs: int, audio_s: float, failures: list[dict[str, str]]) -> None:
-        """A shard is written: how many of its inputs were tagged now, and `file` and `error` of those that failed."""
+        """Called for each written shard with the number of inputs tagged now, and `file` and `error` of failures."""
 
     def failed(self, error: BaseException) -> None:
-        """The run ends with this error. Called before Ray is left, which may fail, hang or end the process."""
+        """Called with the error that ends the run, before the disconnection from Ray, which may hang or crash."""
 
 
 def tag_on_ray(
@@ -67,31 +67,31 @@ def tag_on_ray(
     observer: RunObserver | None = None,
 ) -> None:
     """
-    Tags inputs on a cluster, into a folder of Parquet files.
+    Tags inputs on a Ray cluster. The output is a folder of Parquet files.
 
     Args:
-        paths: Files, folders and patterns, which must be the same on all nodes, or URIs such as `s3://bucket/folder`.
-        output: The folder of the results, a path that all nodes share or a URI.
+        paths: Files, folders and patterns that are the same on all nodes, or URIs such as `s3://bucket/folder`.
+        output: The folder of the results: a path shared by all nodes, or a URI.
         list_file: A file with more paths and URIs, as for `find_inputs`.
         model, engine, compute_type, batch_size: As for [`AudioTagger`].
         device: `"cpu"` or `"cuda"`, by default GPUs if the cluster has any.
-        num_threads: CPUs of each worker, by default 4, or those of the smallest node.
+        num_threads: CPUs per worker, by default 4, or those of the smallest node.
         events: Whether to find events instead of tags.
         options: Keyword arguments of [`AudioTagger.tag`], or with `events` of [`AudioTagger.events`].
-        resume: Keep results that `output` has, and tag the rest and what failed.
-        overwrite: Discard results that `output` has.
-        ray_address: `HOST:PORT` of the cluster's head; by default `RAY_ADDRESS`, or else this machine.
-        workers: By default as many as there is room for.
+        resume: Keep the results in `output`, and tag only missing and failed inputs.
+        overwrite: Discard the results in `output`.
+        ray_address: `HOST:PORT` of the cluster's head; by default `RAY_ADDRESS`, else this machine.
+        workers: Number of workers, by default as many as fit on the cluster.
         shard_size: Inputs per file, by default 16 to 256.
         observer: Receives the progress.
 
     Raises:
-        UsageError: for options that are not possible.
-        RunError: if the run cannot begin or continue.
+        UsageError: for invalid options.
+        RunError: if the run cannot start or continue.
         MissingPackageError: if Ray Data is not installed.
     """
     require(("pyarrow", "ray"), "tagging on Ray", 'pip install "ced_model[ray]"')
-    import ray.data  # before `connected`, since it shows warnings that are hidden there
+    import ray.data  # before `connected`, which would show its warnings
 
     from ..storage import is_uri
     from .cluster import choose_pool, connected
@@ -107,7 +107,7 @@ def tag_on_ray(
         raise UsageError("workers cannot read standard input: give files, folders or URIs")
     kind = "events" if events else "tags"
     inputs = _find(paths, list_file)
-    place = output if is_uri(output) else os.path.abspath(output)  # nodes work in other folders
+    place = output if is_uri(output) else os.path.abspath(output)  # workers have another working directory
     with _storage_errors(place):
         sharded = ShardedOutput(place, {"events": events} | options)
         if resume:
@@ -116,14 +116,14 @@ def tag_on_ray(
             sharded.refuse_existing()
     new = sharded.unplanned(inputs)
     if sharded.kept:
-        observer.note(f"{sharded.kept} existing results in {output} are kept")
+        observer.note(f"{sharded.kept} results in {output} are kept")
     if not new and not sharded.waiting():
         return
     computing: dict[str, Any] = {"engine": engine, "compute_type": compute_type, "batch_size": batch_size}
     tagger = AudioTagger(model, device="cpu", **computing)
     observer.loaded(tagger)
     check_options(tagger, options, kind)
-    folder = Path(str(tagger.folder))  # its files travel to the nodes, so that all have the same
+    folder = Path(str(tagger.folder))  # its files are sent to the nodes
     files = {path.name: path.read_bytes() for pattern in MODEL_FILES for path in sorted(folder.glob(pattern))}
     with connected(ray_address), _reported(observer):
         pool = choose_pool(device, num_threads, workers)
@@ -133,7 +133,7 @@ def tag_on_ray(
         computing |= {"num_threads": pool.cpus, "device": "cuda" if pool.gpus else device or "cpu"}
         choice = choose_engine(engine, compute_type, computing["device"])
         maker = made_by(tagger) | {"engine": choice.engine, "compute_type": choice.compute_type}
-        del tagger  # the driver needs no model any more
+        del tagger  # frees memory
         with _storage_errors(place):
             if overwrite:
                 sharded.clear()
@@ -153,7 +153,7 @@ def tag_on_ray(
 
 
 def _find(paths: list[str], list_file: str | None) -> list[Input]:
-    """`find_inputs`, in folders of any file system."""
+    """Finds inputs on any file system, as `find_inputs` does on local disks."""
     from ..storage import is_uri, walk_uri
 
     found: list[str] = []
@@ -181,7 +181,7 @@ def _storage_errors(path: str) -> Iterator[None]:
     except ValueError as error:
         raise UsageError(reason_of(error)) from error
     except OSError as error:
-        hint = "; is it there, and does this machine have the credentials for it?" if is_uri(path) else ""
+        hint = "; does it exist, and does this machine have the credentials for it?" if is_uri(path) else ""
         raise RunError(f"{path}: {reason_of(error)}{hint}") from error
 
 
@@ -206,7 +206,7 @@ def _shard_size(inputs: int, pool: "Pool") -> int:
 
 
 def _example(output: "ShardedOutput") -> str | None:
-    """A local path among the inputs that exists here, so must exist on the nodes."""
+    """A local path of an input that exists on this machine, and so must exist on the nodes."""
     from ..storage import is_uri
 
     sources = (os.fsdecode(s) for table in output.waiting().values() for s in table["source"].to_pylist())
@@ -229,13 +229,13 @@ def _run(output: "ShardedOutput", task: "Task", pool: "Pool", observer: RunObser
         names = output.shards[lacking[0]]["file"]
         raise RunError(
             f"workers died repeatedly on {len(lacking)} shard{'s' * (len(lacking) > 1)}, the first from"
-            f" {names[0]} to {names[-1]}{f' ({deaths[-1][:300]})' if deaths else ''}; {output.advice}, or leave out"
-            " what is broken"
+            f" {names[0]} to {names[-1]}{f' ({deaths[-1][:300]})' if deaths else ''}; {output.advice}, or leave"
+            " these inputs out"
         )
 
 
 def follow(rows: Iterable[dict[str, Any]], output: "ShardedOutput", observer: RunObserver) -> None:
-    """Passes the reports of workers on as they arrive; raises a `RunError` with the first reason to stop."""
+    """Passes reports of workers to the observer. Raises a `RunError` with the first reason to stop the run."""
     for row in rows:
         if row["stopped_by"] is not None:
             raise RunError(f"{row['stopped_by']}; {output.advice}")

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A worker on a node: shards of inputs → shards of records."""
+"""A worker on a node: tags a shard of inputs, and writes the shard of records."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ from ..storage import Folder, reason_of
 from ..tagger import AudioTagger
 from .shards import check_run, planned_inputs, read_shard, write_shard
 
-NO_ACCESS = ("ACCESS_DENIED", "NETWORK_CONNECTION", "credentials")  # in PyArrow's messages about a store
+NO_ACCESS = ("ACCESS_DENIED", "NETWORK_CONNECTION", "credentials")  # parts of PyArrow's messages about object stores
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Task:
 
     Attributes:
         output: The folder of the results.
-        run: The name of the run in it.
-        made_by: The model and what computes it, as it is stored with results.
-        model_files: The object reference of a dictionary with the model's files.
+        run: The id of the run.
+        made_by: Model, weights, engine and compute type, to store with the results.
+        model_files: A Ray object reference to a dictionary of the model's files.
         computing: Keyword arguments of `AudioTagger`.
         options: Keyword arguments of `AudioTagger.tag` or `.events`.
         events: Whether to find events.
-        example: A local path among the inputs that exists.
+        example: A local path of an input, which must exist.
     """
 
     output: str
@@ -48,27 +48,27 @@ class Task:
 
 
 class ShardTagger:
-    """Holds the model once, tags the inputs of a shard, writes it, and reports."""
+    """Tags shards with a model that is loaded once."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.folder = Folder(task.output)
-        self.model_folder = TemporaryDirectory(prefix="ced-model-")  # engines read it as long as they work
+        self.model_folder = TemporaryDirectory(prefix="ced-model-")  # engines read it until they are closed
         self.tagger: AudioTagger | None = None
 
     def __call__(self, inputs: pyarrow.Table) -> pyarrow.Table:
         """
         Args:
-            inputs: of one shard.
+            inputs: The inputs of one shard.
 
         Returns:
-            One row: the shard, how many inputs it tagged now, the seconds of audio, which failed, and why the whole run
-            must stop, or None.
+            One row: the shard, the number of inputs tagged now, seconds of audio, failed inputs, and the reason to stop
+            the run, or None.
         """
         row: dict[str, Any] = {"shard": inputs["shard"][0].as_py(), "inputs": 0, "audio_s": 0.0, "failures": []}
         try:
             row |= self._work(row["shard"], inputs)
-        except Exception as error:  # by Ray it would come as pages of traces, and as often as there are shards
+        except Exception as error:  # Ray would print long tracebacks, for each shard
             row["stopped_by"] = f"node {ray.util.get_node_ip_address()}: {_message(error)}"
         return pyarrow.Table.from_pylist([row], REPORT)
 
@@ -97,7 +97,7 @@ class ShardTagger:
         if example is not None and not os.path.exists(example):
             raise RunError(f"{example} does not exist on this node: use paths that are the same on all nodes, or URIs")
         for name, content in ray.get(self.task.model_files).items():
-            Folder(self.model_folder.name).write(name, content)  # names the file if there is no room
+            Folder(self.model_folder.name).write(name, content)  # its errors name the file, such as for a full disk
         tagger = AudioTagger(Path(self.model_folder.name), **self.task.computing)
         if tagger.fingerprint != self.task.made_by["weights"]:
             raise RunError("the model on this node differs from the one that was sent")
@@ -105,14 +105,14 @@ class ShardTagger:
 
 
 def _check_disk(reason: str) -> None:
-    """A disk without room for temporary files is not the fault of an input, and would fail all that follow."""
+    """Raises an error for a full disk of temporary files, where all following inputs would fail."""
     for number in (errno.ENOSPC, errno.EDQUOT):
         if os.strerror(number) in reason:
             raise OSError(number, os.strerror(number))
 
 
 def _check_access(records: list[Record]) -> None:
-    """A node without access to a store, or without a connection to it, would fail all inputs that follow."""
+    """Raises an error if the node has no access to the store, where all following inputs would fail."""
     reasons = [record.get("error", "") for record in records]
     if len(reasons) > 1 and all(any(sign in reason for sign in NO_ACCESS) for reason in reasons):
         raise RunError(f"{records[0]['file']}: {reasons[0]}; does this node have the credentials for it?")

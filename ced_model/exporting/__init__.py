@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Folders for other programs: a model with its front end inside, verified, and a README.md with code that runs it."""
+"""Exports: folders with a verified model for another runtime, and a README.md with example code."""
 
 from .export import ExportReport, export_model
 from .programs import LoadedExport, load_export

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One call from a model to a verified folder for another program."""
+"""Exports a model to a verified folder for another runtime."""
 
 import json
 import os
@@ -25,14 +25,14 @@ from .web_runtime import choose_runtime
 
 
 class ExportReport(NamedTuple):
-    """What was written, and how far it is from the model."""
+    """The files of an export, and its differences from the model."""
 
     folder: Path
-    file: Path  # the program
-    num_bytes: int  # of the program, with its weights
+    file: Path  # the exported model
+    num_bytes: int  # of the exported model and its weights
     checks: list[Check]
     sherpa: SherpaComparison | None
-    is_calibrated: bool  # for int8: on recordings that were given
+    is_calibrated: bool  # int8 only: whether `recordings` were given for calibration
 
 
 def export_model(
@@ -48,33 +48,33 @@ def export_model(
     runtime: str | os.PathLike[str] | None = None,
 ) -> ExportReport:
     """
-    Exports a classifier for another program, and verifies what was written against the model.
+    Exports a classifier for another runtime, and verifies the export against the model.
 
     Args:
         model: A model folder, a Hub id, `"ced-nano"`, or what `open_model` returned.
-        output: The folder to make. It appears when everything is written and verified.
-        format: `"onnx"`, `"openvino"`, `"sherpa-onnx"`, `"torch"` (a program of torch.export) or `"web"` (a page that
-            tags in the browser).
-        input: `"waveform"`, the default where the format takes it, or `"mel"`.
+        output: The new folder. It is created after the export is verified.
+        format: `"onnx"`, `"openvino"`, `"sherpa-onnx"`, `"torch"` (torch.export) or `"web"` (a page that tags in the
+            browser).
+        input: `"waveform"` (default, not for sherpa-onnx) or `"mel"`.
         compute_type: `"float32"` (default); `"float16"` stores the weights in half precision and computes in float32;
             `"int8"` computes the transformer blocks in 8-bit integers, calibrated on the `recordings`.
-        recordings: Audio to verify on and to calibrate with: up to 100 recordings are used (32 of these to calibrate
-            with), the first 10.12 s of each. By default synthetic sounds, and for verification also the recordings of
-            `resources/`, if they are on the machine.
-        overwrite: Whether to replace an export that is at `output` already.
+        recordings: Audio for verification and int8 calibration: the first 10.12 s of up to 100 recordings (32 for
+            calibration). By default synthetic sounds, and for verification also the recordings of `resources/`, if
+            they are installed.
+        overwrite: Whether to replace an existing export at `output`.
         num_threads: CPU threads for verification, by default one per core.
-        runtime: For `"web"`, a `node_modules` folder with what runs in the browser, by default downloaded from the npm
-            registry, once.
+        runtime: For `"web"`, a `node_modules` folder with ONNX Runtime Web and Mediabunny. By default they are
+            downloaded once from the npm registry.
 
     Raises:
-        OptionError: for a combination that does not exist, an `output` that may not be replaced, and a `runtime` that
-            lacks files.
+        OptionError: for an unsupported combination, an `output` that may not be replaced, or a `runtime` without the
+            required files.
         RunError: if the runtime of a page cannot be downloaded.
         ModelFolderError: if the model cannot be loaded.
-        MissingPackageError: if packages are missing; the message has the command that installs them.
+        MissingPackageError: if packages are missing. The message has the command that installs them.
         AudioError: if a recording cannot be read.
-        EngineError: if PyTorch or a quantizer cannot make the program.
-        VerificationError: if the export does not compute what the model does. Nothing is left behind.
+        EngineError: if the exporter or quantizer fails.
+        VerificationError: if outputs of the export differ from those of the model. Nothing is written then.
     """
     choice = choose_format(format, input, compute_type)
     destination = check_output(output, overwrite)
@@ -101,8 +101,8 @@ def export_model(
             write_program(model, choice, folder / choice.file, metadata, given or imitations)
         except (EngineError, MissingPackageError, OSError):
             raise
-        except Exception as error:  # exporters and quantizers have their own, of many kinds
-            raise EngineError(f"it could not be made: {one_line_error(error)}") from error
+        except Exception as error:  # of any exporter or quantizer
+            raise EngineError(f"writing it failed: {one_line_error(error)}") from error
         export = load_export(folder, num_threads=num_threads)
         checks = verify(export, model, open_references(model, num_threads or os.cpu_count() or 1), clips)
         comparison = None
@@ -120,30 +120,30 @@ def export_model(
 
 def check_output(output: str | os.PathLike[str], overwrite: bool = False) -> Path:
     """
-    The folder to make, links resolved.
+    The path of the new folder, with links resolved.
 
     Raises:
-        OptionError: if there is something that may not be replaced: anything but an empty folder or, with `overwrite`,
-            another export; or if the folder that it would be in does not exist.
+        OptionError: if its parent folder does not exist, or it exists and is neither an empty folder nor, with
+            `overwrite`, an export.
     """
     path = Path(os.path.realpath(Path(output).expanduser()))
     expected = None
     if not path.parent.is_dir():
-        expected = "a name in a folder that exists"
+        expected = "a path in an existing folder"
     elif path.exists() and not path.is_dir():
         expected = "a folder, not a file"
     elif path.is_dir() and any(path.iterdir()):
         if not _is_export(path):
-            expected = "a new folder, not one with other files in it"
+            expected = "a new folder; this one has other files"
         elif not overwrite:
-            expected = "a new folder; this one has an export, which `overwrite` replaces"
+            expected = "a new folder; this one has an export: replace it with `overwrite`"
     if expected is not None:
         raise OptionError("output", os.fspath(output), expected)
     return path
 
 
 def check_export(folder: Path) -> None:
-    """Raises a FileExistsError if a folder is not an export."""
+    """Raises a `FileExistsError` if a folder is not an export."""
     if not _is_export(folder):
         raise FileExistsError(f"{folder} has other files in it")
 

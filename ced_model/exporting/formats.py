@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What can be exported. Imports nothing heavy."""
+"""The formats of exports and their options. Imports no runtime."""
 
 from importlib.metadata import version
 from typing import NamedTuple
@@ -16,13 +16,13 @@ class Format(NamedTuple):
     A format of exports.
 
     Attributes:
-        file: The model, in the folder of an export.
-        runtime: The name of what runs it.
-        packages: What exporting and verifying require.
-        pip: What running it requires, for pip.
+        file: Name of the model file.
+        runtime: Name of the runtime, for people.
+        packages: Modules required for exporting and verification.
+        pip: Packages that run the export, for pip.
         install: The command that installs `packages`.
-        inputs: `"waveform"` or `"mel"`; the first is the default.
-        compute_types: What it can compute in.
+        inputs: Supported inputs, `"waveform"` or `"mel"`; the first is the default.
+        compute_types: Supported compute types.
     """
 
     file: str
@@ -48,7 +48,7 @@ FORMATS = {
 
 
 class Choice(NamedTuple):
-    """A combination that exists: a name of `FORMATS`, and values of its `inputs` and `compute_types`."""
+    """A supported combination of format, input and compute type."""
 
     format: str
     input: str
@@ -60,17 +60,17 @@ class Choice(NamedTuple):
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """What exporting requires besides ONNX Runtime."""
+        """Modules required for exporting, besides ONNX Runtime."""
         return FORMATS[self.format].packages
 
 
 def choose_format(format: str, input: str | None = None, compute_type: str | None = None) -> Choice:
     """
-    Checks what was asked for. Defaults are the first input of the format, and `"float32"`.
+    Checks a combination. Defaults are the first input of the format, and `"float32"`.
 
     Raises:
-        OptionError: for what does not exist; it lists what does.
-        MissingPackageError: if a package is not installed; it has the command that installs it.
+        OptionError: if it is not supported. The message lists the supported values.
+        MissingPackageError: if a package is not installed. The message has the command that installs it.
     """
     if format not in FORMATS:
         raise OptionError("format", format, ", ".join(FORMATS))
@@ -87,7 +87,7 @@ def choose_format(format: str, input: str | None = None, compute_type: str | Non
 
 
 def versions_of(choice: Choice) -> dict[str, str]:
-    """Versions of what makes an export."""
+    """Versions of the packages that make an export."""
     from .. import __version__
 
     packages = dict.fromkeys(("onnx", "onnxruntime", *choice.packages))

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The metadata of an export: how to feed it, and what its outputs mean."""
+"""The metadata of an export: its inputs, outputs and labels."""
 
 import os
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ METADATA_FILE, LABELS_FILE = "metadata.json", "labels.csv"
 
 def build_metadata(model: ModelFolder, choice: Choice) -> dict[str, Any]:
     """
-    The metadata of an export, in types that JSON has.
+    The metadata of an export, in JSON types.
 
     Lengths are in samples (`min_samples`, `max_samples`) and frames. Shorter clips must be padded with zeros, longer
-    ones cut into windows.
+    ones split into windows.
     """
     settings, front_end = model.settings, model.front_end
     parameters = asdict(front_end)
@@ -51,7 +51,7 @@ def build_metadata(model: ModelFolder, choice: Choice) -> dict[str, Any]:
 
 
 def machine_ids(labels: tuple[str, ...]) -> list[str]:
-    """The machine ids of AudioSet's classes by their names, empty for other classes."""
+    """The AudioSet machine ids of labels; an empty string for other classes."""
     known = {name: mid for mid, name in AUDIOSET_CLASSES}
     return [known.get(label, "") for label in labels]
 
@@ -60,8 +60,8 @@ def labels_csv(metadata: Mapping[str, Any]) -> str:
     """
     A table `index,mid,display_name`.
 
-    Names are always in double quotes, as sherpa-onnx requires. It does not know double quotes in a name, which become
-    single ones for it.
+    Names are always in double quotes, as sherpa-onnx requires. It cannot read double quotes in a name; for it they
+    become single quotes.
     """
     rows = ["index,mid,display_name"]
     quote = "'" if metadata["format"] == "sherpa-onnx" else '""'

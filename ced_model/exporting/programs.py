@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Writing and opening the program of an export, for each format."""
+"""Writes and opens the model file of an export, for each format."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +16,8 @@ from .formats import FORMATS, Choice
 from .metadata import METADATA_FILE
 from .web import copy_weights
 
-RT_INFO = "ced"  # the section of an OpenVINO file's `rt_info` that has the metadata
-# Without it, processors that have bfloat16 compute with it, the front end included.
+RT_INFO = "ced"  # section of `rt_info` with the metadata in an OpenVINO file
+# Otherwise processors with bfloat16 use it, even in the front end.
 IN_SINGLE_PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
 
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -28,9 +28,9 @@ class LoadedExport(NamedTuple):
     An export, ready to run.
 
     Attributes:
-        metadata: As in its `metadata.json`.
-        run: Computes a batch: waveforms `(batch_size, samples)` or log-mel spectrograms `(batch_size, n_mels, frames)`,
-            by `metadata["input"]`, float32. Returns the outputs by their names, float32.
+        metadata: The content of its `metadata.json`.
+        run: Computes the outputs by name, float32, for a float32 batch: waveforms `(batch_size, samples)` or log-mel
+            spectrograms `(batch_size, n_mels, frames)`, according to `metadata["input"]`.
     """
 
     metadata: Mapping[str, Any]
@@ -40,7 +40,7 @@ class LoadedExport(NamedTuple):
 def write_program(
     model: ModelFolder, choice: Choice, path: Path, metadata: Mapping[str, Any], recordings: Sequence[np.ndarray]
 ) -> None:
-    """Writes the program with its metadata; int8 is calibrated on the recordings."""
+    """Writes the model file with its metadata. int8 is calibrated on the recordings."""
     front_end = model.front_end if choice.input == "waveform" else None
     in_half = choice.compute_type == "float16"
     if choice.format == "torch":
@@ -74,11 +74,11 @@ def write_program(
 
 def load_export(folder: str | Path, *, num_threads: int | None = None) -> LoadedExport:
     """
-    Opens what [`export_model`] wrote, with the runtime that its format is for; a sherpa-onnx export with ONNX Runtime.
+    Opens an export with its runtime; one for sherpa-onnx with ONNX Runtime.
 
     Args:
         folder: The folder of the export.
-        num_threads: CPU threads, by default what the runtime chooses. PyTorch has one number for the whole process.
+        num_threads: CPU threads, by default chosen by the runtime. In PyTorch the number holds for the process.
 
     Raises:
         OSError: if a file is missing or cannot be read.

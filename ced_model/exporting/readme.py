@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The README.md of an export: a description, ten lines of code that run it, and its deviation from the model."""
+"""The README.md of an export: a description, example code, and differences from the model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -140,7 +140,7 @@ def _verified(metadata: Mapping[str, Any], checks: Sequence[Check]) -> str:
     seconds = [check.seconds for check in checks]
     embeddings = [check.embeddings for check in checks if check.embeddings is not None]
     lines = [
-        f"Largest differences from the model in float32, for clips of {min(seconds):.2f} to {max(seconds):.2f} s, alone"
+        f"Largest differences from the float32 model, for clips of {min(seconds):.2f} to {max(seconds):.2f} s, alone"
         " and in batches:",
         "",
         f"- probabilities: {max(check.probabilities for check in checks):.1e}",

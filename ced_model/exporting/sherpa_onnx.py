@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What sherpa-onnx's C++ requires of a model, and a comparison of its scores with the model's."""
+"""Requirements of sherpa-onnx, and a comparison of its scores with those of the model."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ from .metadata import LABELS_FILE
 from .programs import LoadedExport
 from .verification import VerificationError
 
-# Run in a process of its own, since sherpa-onnx ends the process if it does not accept a model.
+# Runs in its own process, since sherpa-onnx ends the process if it rejects a model.
 SCRIPT = """
 import json, sys
 import numpy as np
@@ -42,16 +42,16 @@ print("\\x1e" + json.dumps(found))
 
 
 class SherpaComparison(NamedTuple):
-    """How far sherpa-onnx, whose features are Kaldi's, is from the same file with this package's features."""
+    """Differences of sherpa-onnx, which computes Kaldi's features, from the same model with this package's features."""
 
     recordings: int
     probability: float  # the largest difference
-    mean_probability: float  # the mean difference of all classes
+    mean_probability: float  # the mean difference over all classes
     top_1: int  # recordings with the same best class
 
 
 def check_front_end(front_end: FrontEnd) -> None:
-    """Raises an `OptionError` for another front end than that of the published models, which sherpa-onnx computes."""
+    """Raises an `OptionError` unless the front end is that of the published models, the only one of sherpa-onnx."""
     theirs = FrontEnd(f_max=8000)
     ours = replace(front_end, f_max=front_end.f_max or front_end.sampling_rate / 2)
     for field, expected in asdict(theirs).items():
@@ -59,7 +59,7 @@ def check_front_end(front_end: FrontEnd) -> None:
             raise OptionError(
                 "format",
                 "sherpa-onnx",
-                f"onnx or openvino for this model: sherpa-onnx computes features with {field}={expected}, the model"
+                f"onnx or openvino for this model: the features of sherpa-onnx have {field}={expected}, but the model"
                 f" requires {value}",
             )
 
@@ -71,14 +71,14 @@ def compare_with_sherpa(
     Runs `AudioTagging` of the PyPI package on recordings.
 
     Raises:
-        VerificationError: if it does not accept the model, or returns other classes or names.
+        VerificationError: if it rejects the model, or returns other classes or names.
     """
     labels = [" ".join(label.split()).replace('"', "'") for label in export.metadata["labels"]]
     clips = [clip for clip in recordings if len(clip) >= front_end.min_samples]
     differences, same = [], 0
     for clip, events in zip(clips, _run_sherpa(folder, clips, front_end.sampling_rate, len(labels)), strict=True):
         if sorted((index, name) for index, name, _ in events) != list(enumerate(labels)):
-            raise VerificationError("sherpa-onnx reads other names from the labels than the model has")
+            raise VerificationError("sherpa-onnx reads other names from labels.csv than the model has")
         scores = np.zeros(len(labels))
         for index, _, probability in events:
             scores[index] = probability
@@ -100,5 +100,5 @@ def _run_sherpa(
     _, mark, found = process.stdout.rpartition("\x1e")
     if process.returncode or not mark:
         lines = [line for line in (process.stdout + process.stderr).splitlines() if line.strip()]
-        raise VerificationError(f"sherpa-onnx cannot run it: {lines[-1] if lines else process.returncode}")
+        raise VerificationError(f"sherpa-onnx cannot run the export: {lines[-1] if lines else process.returncode}")
     return json.loads(found)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A program of torch.export: one file, for PyTorch without transformers and this package."""
+"""Exports with torch.export: one file that needs only PyTorch, not transformers or this package."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from .metadata import METADATA_FILE
 
 
 class TorchProgram(nn.Module):
-    """A classifier of probabilities and embeddings, on waveforms if it has a front end."""
+    """Computes probabilities and embeddings, of waveforms if it has a front end, else of log-mel spectrograms."""
 
     def __init__(self, model: ModelFolder, front_end: FrontEnd | None, in_half: bool) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class TorchProgram(nn.Module):
 
 
 class InSinglePrecision(nn.Module):
-    """A parametrization: a weight stored in half precision is computed with in single precision."""
+    """A parametrization that converts a weight stored in half precision to single precision."""
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         return weight.float()
@@ -71,11 +71,11 @@ class LogMel(nn.Module):
 def write_torch(
     model: ModelFolder, path: Path, metadata: Mapping[str, Any], front_end: FrontEnd | None, in_half: bool
 ) -> None:
-    """Writes the file, with `metadata` as JSON among its extra files."""
+    """Writes the file, with `metadata` as JSON in its extra files."""
     shortest, longest = (metadata[f"{end}_{'frames' if front_end is None else 'samples'}"] for end in ("min", "max"))
     length = (shortest + longest) // 2
     sample = torch.zeros(2, length) if front_end else torch.zeros(2, model.settings.n_mels, length)
-    # Otherwise a batch, or a number of patches, of one would count as another program.
+    # Otherwise torch.export would specialise on batches and patch counts of 1.
     with symbolic_shapes.patch(backed_size_oblivious=True), torch.no_grad():  # type: ignore[attr-defined]
         dynamic = {"values": {0: Dim.AUTO, sample.dim() - 1: Dim.AUTO}}
         program = torch.export.export(
@@ -83,5 +83,5 @@ def write_torch(
         )
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # names folders of this machine
+            node.meta.pop("stack_trace", None)  # it has paths of this machine
     torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata, ensure_ascii=False)})

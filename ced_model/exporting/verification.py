@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Compares an export, run by its own runtime from its files, with the model in float32."""
+"""Compares an export, run by its own runtime, with the float32 model."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,27 +16,27 @@ from .programs import LoadedExport
 BATCH_SIZES = (1, 3)
 NUM_LENGTHS = 5
 
-# Largest differences in probability that are accepted.
+# Largest accepted differences in probability.
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.25}
-# The same for embeddings, as parts of the largest absolute value in one.
+# The same for embeddings, relative to their largest absolute value.
 EMBEDDING_TOLERANCES = {"float32": 1e-3, "float16": 1e-2, "int8": 0.5}
 
 
 class Check(NamedTuple):
-    """How far an export is from the model for clips of one length."""
+    """Differences of an export from the model, for clips of one length."""
 
     seconds: float
     batch_size: int
     probabilities: float  # the largest difference
-    embeddings: float | None  # the largest difference, as a part of the embeddings' largest absolute value
+    embeddings: float | None  # the largest difference, relative to the largest absolute value
 
 
 class VerificationError(RuntimeError):
-    """An export that does not compute what the model does. The message is one line."""
+    """The outputs of an export differ from those of the model. The message is one line."""
 
 
 def open_references(model: ModelFolder, num_threads: int) -> list[Engine]:
-    """The model in float32: by ONNX Runtime, and by torch where that is installed."""
+    """The float32 model in ONNX Runtime, and in torch if that is installed."""
     names = ["onnx"] + (["torch"] if model.path is not None and is_installed("torch") else [])
     return [open_engine(model, Choice(name, "float32", "cpu"), num_threads) for name in names]
 
@@ -45,7 +45,7 @@ def verify(
     export: LoadedExport, model: ModelFolder, references: Sequence[Engine], recordings: Sequence[np.ndarray]
 ) -> list[Check]:
     """
-    Compares batches of one and of several clips of lengths from the shortest to the longest.
+    Compares batches of one clip and of several clips, of lengths from the shortest to the longest.
 
     Raises:
         VerificationError: if probabilities or embeddings differ by more than the compute type allows.
@@ -66,7 +66,7 @@ def _check(export: LoadedExport, clips: np.ndarray, log_mels: np.ndarray, expect
     seconds = clips.shape[1] / metadata["sampling_rate"]
     try:
         outputs = export.run(clips if metadata["input"] == "waveform" else log_mels)
-    except Exception as error:  # each runtime has its own
+    except Exception as error:  # of any runtime
         reason = one_line_error(error)
         raise VerificationError(f"{len(clips)} clips of {seconds:.2f} s cannot be run: {reason}") from error
     difference = max(float(np.abs(outputs["probabilities"] - each.probabilities).max()) for each in expected)
@@ -83,12 +83,12 @@ def judge(check: Check, compute_type: str) -> None:
     """Raises a [`VerificationError`] if the differences are larger than the compute type allows."""
     where = f"clips of {check.seconds:.2f} s in a batch of {check.batch_size}"
     allowed, of_embeddings = TOLERANCES[compute_type], EMBEDDING_TOLERANCES[compute_type]
-    if not check.probabilities <= allowed:  # NaN is not a match either
+    if not check.probabilities <= allowed:  # also true for NaN
         raise VerificationError(
             f"{where} differ from the model by {check.probabilities:.2g} in probability, more than {allowed:g}"
         )
     if check.embeddings is not None and not check.embeddings <= of_embeddings:
         raise VerificationError(
-            f"{where} have embeddings that differ from the model's by {check.embeddings:.2g} of their size, more than"
+            f"{where} have embeddings that differ from the model's by a share of {check.embeddings:.2g}, more than"
             f" {of_embeddings:g}"
         )

@@ -3,8 +3,8 @@
 """
 A page that tags audio in the browser, as a folder for any web server.
 
-The page itself is in `page/`. It runs `model.onnx`, whose weights are those of the model's own safetensors files, with
-ONNX Runtime Web.
+The source of the page is in `page/`. It runs `model.onnx` with ONNX Runtime Web. The weights are the model's own
+safetensors files.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from ..safetensors_index import INDEX_FILE, WEIGHTS_FILE, StoredTensor, read_hea
 from .formats import Choice
 from .web_runtime import PAGE, Runtime
 
-UNREADABLE = {"F64", "BF16"}  # weights that ONNX Runtime Web does not take: they are converted to float32
-SOUNDS = ("crow", "guitar", "tabla")  # recordings to try; the others would be most of the download
+UNREADABLE = {"F64", "BF16"}  # ONNX Runtime Web cannot read these; they are converted to float32
+SOUNDS = ("crow", "guitar", "tabla")  # recordings to try; more would enlarge the download
 NOT_FETCHED = ("README.md", "labels.csv", "package.json", "package-lock.json", "LICENSE")
 
 
 def weight_files(model: ModelFolder, choice: Choice) -> list[str]:
-    """The weight files that an export takes over as they are; none if the weights are stored in the graph."""
+    """The weight files to copy unchanged; none if the weights are stored in the graph."""
     if choice.format != "web" or choice.compute_type != "float32" or model.path is None:
         return []
     if any(tensor.dtype in UNREADABLE for tensor in model.tensors.values()):
@@ -38,7 +38,7 @@ def weight_files(model: ModelFolder, choice: Choice) -> list[str]:
 
 
 def copy_weights(model: ModelFolder, names: list[str], folder: Path) -> dict[str, StoredTensor]:
-    """Copies weight files, which may be links, and returns the tensors in the copies by their names."""
+    """Copies weight files (links are followed). Returns the tensors in the copies by name."""
     tensors: dict[str, StoredTensor] = {}
     for name in names:
         shutil.copyfile(Path(str(model.path), name), folder / name)
@@ -47,7 +47,7 @@ def copy_weights(model: ModelFolder, names: list[str], folder: Path) -> dict[str
 
 
 def write_page(folder: Path, metadata: Mapping[str, Any], runtime: Runtime) -> None:
-    """Adds the page and its runtime to the model's files, and lists them all in `page/files.js`."""
+    """Adds the page and its runtime to the model's files, and lists all files in `page/files.js`."""
     shutil.copytree(PAGE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("package*.json", "node_modules"))
     runtime.copy(folder / "runtime")
     (folder / "sounds").mkdir()
@@ -64,7 +64,7 @@ def write_page(folder: Path, metadata: Mapping[str, Any], runtime: Runtime) -> N
 
 
 def _list_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Sizes and checksums by path of what a browser fetches."""
+    """Sizes and checksums of the files that a browser fetches, by path."""
     listed = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

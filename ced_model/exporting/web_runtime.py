@@ -1,10 +1,10 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-What runs a model in a browser: ONNX Runtime Web, and Mediabunny, which reads audio files.
+The packages of the page: ONNX Runtime Web runs the model, and Mediabunny reads audio files.
 
-Their versions and checksums are those of `page/package-lock.json`. They come from a `node_modules` folder, or from the
-npm registry, once: what was downloaded is kept in huggingface_hub's cache.
+`page/package-lock.json` has their versions and checksums. They are copied from a `node_modules` folder, or downloaded
+once from the npm registry and kept in huggingface_hub's cache.
 """
 
 import base64
@@ -24,7 +24,7 @@ from ..output import new_folder, temporary_name
 PAGE = Path(__file__).parent / "page"
 LOCK_FILE = "package-lock.json"
 REGISTRY = "https://registry.npmjs.org"
-# The files that are taken from each package.
+# The files to copy from each package.
 FILES = {
     "onnxruntime-web": (
         "dist/ort.wasm.min.mjs",
@@ -39,7 +39,7 @@ FILES = {
 
 
 class Package(NamedTuple):
-    """A package of npm as the lock file has it; `integrity` is the SHA-512 of its archive in Base64."""
+    """An npm package of the lock file. `integrity` is the SHA-512 of its archive in Base64."""
 
     name: str
     version: str
@@ -52,12 +52,12 @@ class Package(NamedTuple):
 
 
 class Runtime(NamedTuple):
-    """The folders of the packages by their names."""
+    """The folders of the packages, by name."""
 
     folders: dict[str, Path]
 
     def copy(self, destination: Path) -> None:
-        """Copies the files of all packages into one folder, with their licences."""
+        """Copies the files and licences of all packages into one folder."""
         destination.mkdir(exist_ok=True)
         for name, files in FILES.items():
             for file in files:
@@ -66,14 +66,14 @@ class Runtime(NamedTuple):
 
 
 def locked_packages() -> list[Package]:
-    """The packages of `FILES` with what the lock file has about them."""
+    """The packages of `FILES`, with versions and checksums from the lock file."""
     locked = json.loads((PAGE / LOCK_FILE).read_text(encoding="utf-8"))["packages"]
     entries = {name: locked[f"node_modules/{name}"] for name in FILES}
     return [Package(name, entry["version"], entry["integrity"]) for name, entry in entries.items()]
 
 
 def choose_runtime(format: str, folder: str | os.PathLike[str] | None) -> Runtime | None:
-    """What a page needs; None for other formats. Arguments and errors are those of `find_runtime`."""
+    """The runtime for the format web, None for other formats. See `find_runtime`."""
     if format == "web":
         return find_runtime(folder)
     if folder is not None:
@@ -86,10 +86,10 @@ def find_runtime(folder: str | os.PathLike[str] | None = None) -> Runtime:
     Finds the packages.
 
     Args:
-        folder: A `node_modules` folder, or one that has it. By default they are downloaded, unless they were before.
+        folder: A `node_modules` folder, or its parent. By default the packages are downloaded, if not in the cache.
 
     Raises:
-        OptionError: if they are not in the folder in the versions that the lock file has.
+        OptionError: if the folder lacks one, or has another version than the lock file.
         RunError: if they cannot be downloaded.
     """
     packages = locked_packages()
@@ -112,7 +112,7 @@ def _version(folder: Path) -> str | None:
 
 
 def _downloaded(package: Package) -> Path:
-    """The folder of a package in the cache. It is there as a whole or not at all."""
+    """The folder of a package in the cache. It is created in one step."""
     folder = assets_folder() / "web" / f"{package.name}-{package.version}"
     try:
         if not all((folder / file).is_file() for file in FILES[package.name]):
@@ -126,10 +126,10 @@ def _downloaded(package: Package) -> Path:
         return folder
     except RunError:
         raise
-    except Exception as error:  # of the network, the disk and the archive
+    except Exception as error:  # network, disk or archive
         raise RunError(
             f"{package.name} {package.version} cannot be downloaded ({one_line_error(error)}). Without a network, give"
-            f" a node_modules folder that has it with --runtime DIR"
+            f" a node_modules folder with --runtime DIR"
         ) from error
 
 

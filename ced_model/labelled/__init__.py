@@ -2,21 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labelled clips: folders and tables → the paths of audio files and their targets. No audio is read here.
 
-What can be read, on local disks:
+Supported data, on local disks:
 
-- a folder as the `audiofolder` of 🤗 datasets: a folder of clips per class, or a `metadata.csv`, `metadata.jsonl` or
-  `metadata.parquet` that names the files. Splits (train, validation, test) are found by the names of folders or files
-  as datasets finds them;
+- a folder in the layout of `audiofolder` of 🤗 datasets: one folder of clips per class, or a `metadata.csv`,
+  `metadata.jsonl` or `metadata.parquet` that lists the files. Splits (train, validation, test) are derived from the
+  names of folders and files, as in datasets;
 - a table: CSV, TSV, JSON, JSON lines or Parquet with a column of paths (`file_name`, `path`, …), relative to the
-  table's folder or to `audio_root`. A column `split`, if there is one, tells the splits.
+  table's folder or to `audio_root`. An optional column `split` has the splits.
 
-A table's labels (and a metadata file's) are
+The labels of a table or metadata file are either
 
-- in one column (`label`, `labels`, …). A text is one class, or several with `;` between them. Commas do not separate,
-  since AudioSet's names have them ("Chuckle, chortle"), with two exceptions: machine ids ("/m/09x0r,/m/04rlf"), and
-  texts that are no class of the given `classes` but several of them with commas between. In JSON and Parquet the
-  column may hold lists instead. Machine ids of AudioSet stand for its classes;
-- or, where there is no such column, in one column per class with values in [0, 1]: 0 and 1, or soft targets.
+- in one column (`label`, `labels`, …): a class, or several separated by `;`. Commas do not separate, since names of
+  AudioSet have commas ("Chuckle, chortle"), with two exceptions: machine ids ("/m/09x0r,/m/04rlf"), and a text that is
+  not one of the given `classes` but several of them separated by commas. In JSON and Parquet, cells may be lists.
+  Machine ids of AudioSet are replaced by the names of their classes;
+- or in one column per class, with values in [0, 1]: 0 and 1, or soft targets.
 """
 
 from .clips import ALL as ALL

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Names of classes: found in a list of classes, and taken apart where a text has several."""
+"""Names of classes: finding them in a list of classes, and splitting a text with several names."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -34,7 +34,7 @@ def parse_cell(cell: Any, separator: str, vocabulary: Vocabulary | None) -> list
 
 
 def _split_commas(text: str, vocabulary: Vocabulary | None) -> list[str]:
-    """The machine ids or known classes that a text consists of; else the text itself."""
+    """The machine ids or known classes in a text separated by commas, else the text itself."""
     pieces = [piece.strip() for piece in text.split(",")]
     if all(piece in NAME_OF_MID for piece in pieces):
         return pieces

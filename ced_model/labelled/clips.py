@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled clips, what is left out of them, and how they are described."""
+"""Labelled clips, and reasons for leaving clips out."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ SHOWN = 3  # examples in a message
 
 
 class Skipped(NamedTuple):
-    """A clip that is left out, and why, in one line."""
+    """A clip that is left out, and the reason in one line."""
 
     path: str
     reason: str
@@ -32,13 +32,13 @@ class LabelledClips:
     Audio files and their targets.
 
     Attributes:
-        paths: of the audio files, each of them once.
+        paths: Paths of the audio files, without duplicates.
         targets: float32 of shape `(clips, classes)` with values in [0, 1].
-        labels: the names of the classes.
+        labels: Names of the classes.
         problem_type: `"single_label_classification"`, where each clip has exactly one class, or
             `"multi_label_classification"`.
-        skipped: clips that were left out, with the reason.
-        notes: other things to know about the data, one line each.
+        skipped: Clips that were left out, with the reason.
+        notes: Notes on the data for the user, one line each.
     """
 
     paths: list[str]
@@ -72,7 +72,7 @@ def detect_problem_type(targets: np.ndarray, is_explicit: bool) -> str:
 
 
 def checked_targets(clips: LabelledClips, name: str) -> LabelledClips:
-    """Raises a ValueError for targets that do not fit the problem type; clips without a label are left out."""
+    """Leaves out clips without a label. Raises a `ValueError` if targets do not fit the problem type."""
     if clips.problem_type == MULTI_LABEL:
         return clips
     counts = (clips.targets > 0).sum(axis=1)
@@ -80,15 +80,15 @@ def checked_targets(clips: LabelledClips, name: str) -> LabelledClips:
         index = int(np.argmax(counts > 1))
         names = [clips.labels[column] for column in np.flatnonzero(clips.targets[index])]
         raise ValueError(
-            f"{name}: single-label data have one class per clip, but {describe(clips.paths[index])} has {shown(names)}."
+            f"{name}: single-label data need one class per clip, but {describe(clips.paths[index])} has {shown(names)}."
         )
     if clips.has_soft_targets:
-        raise ValueError(f"{name}: single-label data have targets of 0 and 1 only, but these are soft.")
+        raise ValueError(f"{name}: single-label data need targets of 0 and 1, but these are soft.")
     return _leave_out(clips, {int(index): "it has no label" for index in np.flatnonzero(counts == 0)})
 
 
 def without_duplicates(clips: LabelledClips) -> LabelledClips:
-    """Each file once; none of those that come with several different labels."""
+    """Removes duplicates. Files listed with different labels are left out."""
     places: dict[str, list[int]] = {}
     for index, path in enumerate(clips.paths):
         places.setdefault(os.path.abspath(path), []).append(index)
@@ -102,7 +102,7 @@ def without_duplicates(clips: LabelledClips) -> LabelledClips:
     notes = list(clips.notes)
     if doubles:
         example = describe(clips.paths[doubles[0]])
-        notes.append(f"{count(len(doubles), 'file')} listed more than once, such as {example}: each counts once")
+        notes.append(f"{count(len(doubles), 'file')} listed more than once, such as {example}: each is used once")
     reason = "listed more than once, with different labels"
     reasons = {place: reason for place, index in enumerate(order) if index in contradictory}
     return _leave_out(replace(clips.select(order), notes=notes), reasons)

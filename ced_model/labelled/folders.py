@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of clips, as the `audiofolder` of 🤗 datasets."""
+"""Folders of clips in the layout of `audiofolder` of 🤗 datasets."""
 
 import os
 import tempfile
@@ -23,7 +23,7 @@ def folder_rows(data: str, split: str | None, reading: Reading) -> Rows:
     splits = {ALL: every} if split == ALL else folder_files(data)
     files = splits[choose_split(data, list(splits), split)]
     metadata = [path for path in files if os.path.basename(path) in METADATA_FILES]
-    # Above the folders of the splits, where datasets does not look, one may list the clips of all splits.
+    # A metadata file above the folders of the splits, which datasets ignores, may list the clips of all splits.
     above = [path for name in METADATA_FILES if os.path.isfile(path := os.path.join(data, name))]
     if metadata or above:
         elsewhere = {path for name in splits for path in splits[name]}.difference(files)
@@ -38,19 +38,19 @@ def folder_rows(data: str, split: str | None, reading: Reading) -> Rows:
 
 
 def _is_left_out(path: str) -> bool:
-    """Whether it is in a folder such as __pycache__, which datasets leaves out."""
+    """Whether a path is in a folder that datasets ignores, such as __pycache__."""
     return any(folder.startswith("__") for folder in path.split(os.sep)[:-1])
 
 
 def _left_out(paths: Iterable[str], read: Iterable[str], where: str) -> list[str]:
-    """A note on the audio files among `paths` that are not `read`, if there are any."""
+    """A note on audio files in `paths` that are not in `read`, if there are any."""
     known = set(map(os.path.abspath, read))
     left = [path for path in paths if is_audio_name(path) and os.path.abspath(path) not in known]
     return [f"{count(len(left), 'audio file')}, such as {describe(left[0])}, {where}"] if left else []
 
 
 def folder_files(data: str) -> dict[str, list[str]]:
-    """All files of each split, as datasets finds them."""
+    """All files of each split, as in datasets."""
     require(("datasets",), "Reading folders of clips", INSTALL_TRAIN)
     import datasets
 
@@ -58,7 +58,7 @@ def folder_files(data: str) -> dict[str, list[str]]:
         try:
             builder = datasets.load_dataset_builder("audiofolder", data_dir=escape(data), cache_dir=cache)
         except FileNotFoundError as error:  # datasets.EmptyDatasetError
-            raise ValueError(f"{describe(data)}: there are no files in this folder.") from error
+            raise ValueError(f"{describe(data)}: this folder has no files.") from error
     root = os.path.realpath(data)
     return {
         str(name): sorted(os.path.join(data, os.path.relpath(path, root)) for path in paths)
@@ -73,12 +73,12 @@ def _class_folders(data: str, files: list[str], every: list[str], reading: Readi
         raise ValueError(f"{name}: `audio_root`, `path_column` and `label_column` are for tables, not for folders.")
     paths = [path for path in files if is_audio_name(path)]
     tables = [path for path in every if os.path.splitext(path)[1].lower() in TABLE_FORMATS]
-    hint = f"; or give the table of labels: is it {describe(tables[0])}?" if tables else "."
+    hint = f"; or give the table of labels, such as {describe(tables[0])}." if tables else "."
     if not paths:
-        raise ValueError(f"{name}: there are no audio files here{hint}")
+        raise ValueError(f"{name}: this folder has no audio files{hint}")
     classes = classes_of(data, paths, lacking=", and there is no metadata.csv", hint=hint)
     if len(set(classes)) == 1 and tables:
-        raise ValueError(f"{name}: all clips are in one folder, {classes[0]!r}; make a folder for each class{hint}")
+        raise ValueError(f"{name}: all clips are in one folder, {classes[0]!r}; make one folder per class{hint}")
     return Rows(name, paths, classes)
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Labels of clips → classes of a model: by name, without numbers before a name, or by a map of own names."""
+"""Matches labels of clips with classes of a model: by name, without leading numbers, or with a label map."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from ..classes import ClassChoice, choose_classes, similar_names, vocabulary_of
 from .class_names import describe_unknown
 from .clips import SINGLE_LABEL, LabelledClips, count, shown
 
-NUMBER = re.compile(r"[\W_]*\d+[\W_]+(?=[^\W\d_])")  # before a name, as in "001 - Dog bark" or "3_rain"
+NUMBER = re.compile(r"[\W_]*\d+[\W_]+(?=[^\W\d_])")  # leading number, as in "001 - Dog bark" or "3_rain"
 NO_CLASS = "?"
 
 
@@ -23,16 +23,18 @@ class UnknownLabelsError(ValueError):
     Labels that are not classes of the model. The message is one line.
 
     Attributes:
-        labels: These labels.
-        classes: The classes that there are.
+        labels: The unknown labels.
+        classes: The classes of the model.
     """
 
     def __init__(self, labels: Sequence[str], classes: Sequence[str]) -> None:
-        super().__init__(f"The clips have labels that the model does not know: {describe_unknown(labels, classes)}")
+        super().__init__(
+            f"The clips have labels that are not classes of the model: {describe_unknown(labels, classes)}"
+        )
         self.labels, self.classes = labels, classes
 
     def proposed_map(self) -> list[str]:
-        """Lines of CSV for `label_map`: the most similar class of each label, and other similar ones as comments."""
+        """CSV lines for `label_map`: the most similar class for each label, and other similar ones as comments."""
         lines = []
         for label in self.labels:
             first, *others = similar_names(without_number(label), self.classes) or [NO_CLASS]
@@ -42,7 +44,7 @@ class UnknownLabelsError(ValueError):
 
 
 def without_number(name: str) -> str:
-    """A name without a number before it: "Dog bark" of "001 - Dog bark"."""
+    """A name without leading number: "001 - Dog bark" → "Dog bark"."""
     return name[match.end() :] if (match := NUMBER.match(name)) else name
 
 
@@ -53,18 +55,17 @@ def match_clips(
     skip_unknown: bool = False,
 ) -> tuple[LabelledClips, list[ClassChoice]]:
     """
-    Clips with the names of a model's classes as their labels, and the class or group of classes of each.
+    Replaces the labels of clips by the names of a model's classes, and returns the class or group for each label.
 
     Args:
-        clips: Labels are found by their name, in upper or lower case and with `_` for a space, and without a number
-            before the name where it is not a class with it.
+        clips: Their labels are matched by name. Case and leading numbers are ignored, and `_` matches a space.
         classes: The classes of the model.
         label_map: Own names of classes and groups, as for [`AudioTagger`].
-        skip_unknown: Leave out labels that are not found, and in single-label data their clips.
+        skip_unknown: Leave out unknown labels, and in single-label data their clips.
 
     Raises:
-        UnknownLabelsError: if labels are not found.
-        ValueError: if two labels are the same class, or there is but one class to choose from.
+        UnknownLabelsError: if labels are not classes of the model.
+        ValueError: if two labels are the same class, or there is only one label.
     """
     choices = choose_classes(classes, label_map=label_map)
     places, notes = _find(clips.labels, choices, classes)
@@ -75,7 +76,7 @@ def match_clips(
         number = len(clips)
         clips = _without_labels(clips, [place is not None for place in places])
         left = f" with {count(number - len(clips), 'clip')}" if len(clips) < number else ""
-        notes.append(f"{count(len(unknown), 'label')} that the model does not have{left} left out: {shown(unknown)}")
+        notes.append(f"{count(len(unknown), 'label')} unknown to the model{left} left out: {shown(unknown)}")
     chosen = [choices[place] for place in places if place is not None]
     _check_choices(clips, chosen)
     return replace(clips, labels=[choice.label for choice in chosen], notes=[*clips.notes, *notes]), chosen
@@ -84,14 +85,14 @@ def match_clips(
 def _find(
     labels: Sequence[str], choices: Sequence[ClassChoice], classes: Sequence[str]
 ) -> tuple[list[int | None], list[str]]:
-    """The place in `choices` of each label, and notes."""
+    """The index in `choices` for each label, and notes."""
     names = [choice.label for choice in choices]
     own, plain, model = vocabulary_of(names), vocabulary_of([*map(without_number, names)]), vocabulary_of(classes)
     places: list[int | None] = []
     numbered: list[tuple[str, str]] = []
     for label in labels:
         place = own.find(label)
-        if place is None and (index := model.find(label)) is not None:  # a class that has an own name
+        if place is None and (index := model.find(label)) is not None:  # a class renamed by the label map
             place = next((place for place, choice in enumerate(choices) if index in choice.indices), None)
         if place is None and (place := plain.find(without_number(label))) is not None:
             numbered.append((label, names[place]))
@@ -113,7 +114,7 @@ def _check_choices(clips: LabelledClips, chosen: Sequence[ClassChoice]) -> None:
         if len(same := [label for label, each in zip(clips.labels, chosen, strict=True) if each == choice]) > 1:
             raise ValueError(f"{' and '.join(map(repr, same))} are the same class of the model, {choice.label!r}.")
     if clips.problem_type == SINGLE_LABEL and len(chosen) < 2:
-        raise ValueError(f"All clips are {clips.labels[0]!r}: with one class only, there is nothing to choose between.")
+        raise ValueError(f"All clips are {clips.labels[0]!r}: at least two classes are needed.")
 
 
 def _csv_line(*cells: str) -> str:

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Folders and tables → labelled clips, with a target for each class."""
+"""Reads folders and tables of labelled clips."""
 
 import os
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from .tables import Reading, Rows, read_table, splits_of, table_rows
 
 def find_splits(data: str | os.PathLike) -> list[str]:
     """
-    The splits of a folder or table, such as `["train", "test"]`; none for a table without a column `split`.
+    The splits of a folder or table, such as `["train", "test"]`; empty for a table without a column `split`.
 
     Raises:
         ValueError: if `data` cannot be read.
@@ -53,28 +53,28 @@ def read_labelled(
     problem_type: str | None = None,
 ) -> LabelledClips:
     """
-    Reads which clips there are and what is to be heard in them.
+    Reads the paths and labels of clips.
 
     Args:
-        data: a folder or a table, see the module.
-        split: one of `find_splits`, or `"all"`: every clip, whatever its split. By default the only split there is.
-        audio_root: the folder that a table's relative paths start from, by default the table's own.
-        path_column, label_column: names of columns, where they are not the usual ones.
-        separator: what is between the classes in a text.
-        classes: the classes of the targets, in this order, whether they occur or not. Labels are matched to them
-            by name (if not exactly, then upper or lower case, with `_` for a space) or AudioSet's machine id.
-        model_classes: the same, but only if all labels are among them, and of these only those that the data have (that
-            occur, or have a column); else, and by default, the labels themselves are the classes, sorted.
+        data: A folder or a table; see the module.
+        split: One of `find_splits`, or `"all"` for the clips of all splits. By default the only split.
+        audio_root: Base folder of relative paths in a table, by default the folder of the table.
+        path_column, label_column: Names of these columns in a table, if they are not the usual ones.
+        separator: Separator of classes in a text.
+        classes: Names of the target columns, whether they occur in the data or not. Labels are matched by name (first
+            exactly, then ignoring case and with `_` for a space) or by AudioSet's machine id.
+        model_classes: Like `classes`, but used only if all labels are among them, and reduced to those in the data.
+            Otherwise, and by default, the sorted labels are the classes.
         problem_type: `"single_label_classification"` or `"multi_label_classification"`. By default single-label if
-            each clip has exactly one class. Clips without a class belong to multi-label data only, and there to those
-            that have lists, class columns, or several classes for some clip.
+            each clip has exactly one class. Clips without a class are kept in multi-label data if these have lists,
+            class columns, or clips with several classes.
 
     Returns:
-        The clips. Files that do not exist, clips without a label in single-label data, and files with contradictory
-        labels are in `skipped`.
+        The clips. Missing files, clips without a label in single-label data, and files with contradictory labels are
+        in `skipped`.
 
     Raises:
-        ValueError: in one line, if there is nothing to read, labels are not in `classes`, or columns are missing.
+        ValueError: if there are no clips, labels are not in `classes`, or columns are missing. The message is one line.
         ImportError: if `data` is a folder and datasets is not installed.
     """
     if classes is not None and model_classes is not None:
@@ -88,8 +88,8 @@ def read_labelled(
     clips = without_missing(without_duplicates(clips))
     if not len(clips):
         path, reason = clips.skipped[0]
-        hint = "; `audio_root` says where the paths of a table start" if reason == MISSING else ""
-        raise ValueError(f"{rows.name}: no clip is left, for example because of {describe(path)}: {reason}{hint}.")
+        hint = "; give the folder of the paths with `audio_root`" if reason == MISSING else ""
+        raise ValueError(f"{rows.name}: no usable clips; for example {describe(path)}: {reason}{hint}.")
     return clips
 
 
@@ -101,7 +101,7 @@ def clips_of(
     model_classes: Sequence[str] | None = None,
     problem_type: str | None = None,
 ) -> LabelledClips:
-    """The clips of rows, with arguments and errors as for [`read_labelled`]; whether they exist is not checked."""
+    """The clips of rows, as from [`read_labelled`], without a check that the files exist."""
     targets, labels, is_explicit = _make_targets(rows, separator, classes, model_classes)
     problem_type = problem_type or detect_problem_type(targets, is_explicit)
     clips = LabelledClips(rows.paths, targets, labels, problem_type, rows.skipped, rows.notes)
@@ -111,7 +111,7 @@ def clips_of(
 def _make_targets(
     rows: Rows, separator: str, classes: Sequence[str] | None, model_classes: Sequence[str] | None
 ) -> tuple[np.ndarray, list[str], bool]:
-    """Targets, the names of their classes, and whether clips without a class are meant to have none."""
+    """Targets, names of classes, and whether clips without a class are valid."""
     wanted = classes if classes is not None else model_classes
     if wanted is not None:
         vocabulary = Vocabulary(wanted)
@@ -133,11 +133,11 @@ def _make_targets(
     return targets, labels, is_explicit
 
 
-Entries = tuple[np.ndarray, np.ndarray, np.ndarray]  # row, name and value of what is not 0
+Entries = tuple[np.ndarray, np.ndarray, np.ndarray]  # row, name and value of each target that is not 0
 
 
 def _named_values(rows: Rows, separator: str, vocabulary: Vocabulary | None) -> tuple[list[str], Entries, bool]:
-    """The names as the data have them, in the order in which they come, and the entries of their targets."""
+    """The names of classes in the order of the data, the entries of targets, and whether empty clips are valid."""
     if rows.values is not None:
         if not rows.values.any():
             raise ValueError(f"{rows.name}: no clip has any of its {count(len(rows.columns), 'class', 'es')}.")
@@ -163,7 +163,7 @@ def _named_values(rows: Rows, separator: str, vocabulary: Vocabulary | None) -> 
 
 
 def _gather(entries: Entries, columns: list[int], shape: tuple[int, int]) -> np.ndarray:
-    """Targets of this shape, of which `columns` has the class of each name."""
+    """Targets of this shape. `columns` has the target column for each name."""
     row, name, value = entries
     targets = np.zeros(shape, np.float32)
     np.maximum.at(targets, (row, np.array(columns, int)[name]), value)

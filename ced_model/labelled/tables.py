@@ -30,15 +30,14 @@ TABLE_FORMATS = {
 @dataclass
 class Rows:
     """
-    What a folder or a table says of each clip: its path, and its labels in one of two ways.
+    Clips of a folder or table, with labels as either `cells` or `columns` and `values`.
 
     Attributes:
-        name: of the folder or table, for messages.
-        paths: as they can be opened.
-        cells: what the label column holds: a text, a list of texts, or None.
-        columns: the names of the classes, and `values`, float32 `(clips, classes)`, where each has a column.
-        notes: see `LabelledClips`.
-        skipped: see `LabelledClips`.
+        name: Name of the folder or table, for messages.
+        paths: Paths that can be opened.
+        cells: Cells of the label column: a text, a list of texts, or None.
+        columns, values: Names of the classes with a column, and its values, float32 `(clips, classes)`.
+        notes, skipped: As for `LabelledClips`.
     """
 
     name: str
@@ -60,7 +59,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Reading:
-    """How tables are read: see `read_labelled`."""
+    """Options for reading tables, as for `read_labelled`."""
 
     audio_root: str | None = None
     path_column: str | None = None
@@ -78,13 +77,13 @@ def table_rows(data: str, split: str | None, reading: Reading) -> Rows:
         kept = [index for index, name in enumerate(table[SPLIT_COLUMN]) if text_of(name) == chosen]
         table = {column: [values[index] for index in kept] for column, values in table.items()}
     elif split not in (None, ALL):
-        raise ValueError(f"{describe(data)}: there is no column {SPLIT_COLUMN!r}, and so no split {split!r}.")
+        raise ValueError(f"{describe(data)}: no split {split!r}, since there is no column {SPLIT_COLUMN!r}.")
     return rows_of(data, table, reading)
 
 
 def read_table(path: str) -> Table:
     """
-    The columns of a table; those of a CSV as texts.
+    The columns of a table; cells of a CSV are strings.
 
     Raises:
         ValueError: if it cannot be read, or has no rows.
@@ -97,7 +96,7 @@ def read_table(path: str) -> Table:
     readers: dict[str, Callable[[str], Table]] = {"csv": _read_csv, "json": _read_json, "parquet": _read_parquet}
     try:
         table = readers[format](path)
-    except Exception as error:  # of csv, json and pyarrow
+    except Exception as error:  # from csv, json or pyarrow
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ValueError(f"{describe(path)}: cannot be read as {format}: {reason}.") from error
     if not table or not next(iter(table.values())):
@@ -106,7 +105,7 @@ def read_table(path: str) -> Table:
 
 
 def _read_csv(path: str) -> Table:
-    """All values as texts; missing ones at the end of a row are empty."""
+    """All cells as strings; missing ones at the end of a row are empty."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",", strict=True)
         names = [name.strip() for name in next(rows, [])]
@@ -115,23 +114,21 @@ def _read_csv(path: str) -> Table:
         table: Table = {name: [] for name in names}
         for row in filter(None, rows):
             if len(row) > len(names):
-                raise ValueError(
-                    "rows have more fields than the first line names; a field with a comma needs quotes around it"
-                )
+                raise ValueError("rows have more cells than the header; put quotes around cells with commas")
             for name, value in zip(names, [*row, *[""] * (len(names) - len(row))], strict=True):
                 table[name].append(value)
     return table
 
 
 def _read_json(path: str) -> Table:
-    """Of a list of objects, or of one object a line."""
+    """The columns of a list of objects, or of one object per line."""
     with open(path, encoding="utf-8-sig") as file:
         if path.lower().endswith(".json"):
             rows = json.load(file)
         else:
             rows = [_json_line(number, line) for number, line in enumerate(file, start=1) if line.strip()]
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError('expected objects such as {"path": …, "label": …}, in a list or one a line')
+        raise ValueError('expected objects such as {"path": …, "label": …}, in a list or one per line')
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 
@@ -147,13 +144,13 @@ def _read_parquet(path: str) -> Table:
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(path)
-    described = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))  # by datasets
+    described = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))  # written by datasets
     features = described.get("info", {}).get("features", {})
     return {name: label_names(features.get(name), table[name].to_pylist()) for name in table.column_names}
 
 
 def label_names(feature: Any, values: list[Any]) -> list[Any]:
-    """Values with the names that a column of class labels of datasets has for its numbers."""
+    """Replaces numbers by names, for a ClassLabel column of datasets."""
     inner: Any = feature[0] if isinstance(feature, list) else feature or {}
     inner = inner.get("feature", inner)
     if inner.get("_type") != "ClassLabel":
@@ -163,7 +160,7 @@ def label_names(feature: Any, values: list[Any]) -> list[Any]:
     def name(value: Any) -> Any:
         if isinstance(value, list):
             return [name(item) for item in value]
-        return None if value is None or not 0 <= value < len(names) else names[value]  # -1 is without a label
+        return None if value is None or not 0 <= value < len(names) else names[value]  # -1 means no label
 
     return [name(value) for value in values]
 
@@ -190,21 +187,21 @@ def rows_of(path: str, table: Table, reading: Reading) -> Rows:
 
 
 def _class_columns(name: str, table: Table, others: Table) -> tuple[list[str], np.ndarray, list[str]]:
-    """The names of classes that have a column, their values, and a note on the columns that are none of a class."""
+    """Names of classes with a column, their values, and a note on other columns."""
     numbers = {column: _unit_values(values) for column, values in others.items()}
     found = {column: values for column, values in numbers.items() if values is not None}
     if not found:
         raise ValueError(
-            f"{name}: no column of labels ({', '.join(LABEL_COLUMNS[:4])}, …), and none for a class with values from 0"
-            f" to 1; it has {shown(table, 8)}."
+            f"{name}: no column of labels ({', '.join(LABEL_COLUMNS[:4])}, …), and no columns of classes with values"
+            f" from 0 to 1; it has {shown(table, 8)}."
         )
     ignored = [column for column in others if column not in found]
-    notes = [f"{name}: no columns of classes, for not all values are from 0 to 1: {shown(ignored, 8)}"]
+    notes = [f"{name}: columns ignored, since not all values are from 0 to 1: {shown(ignored, 8)}"]
     return list(found), np.stack(list(found.values()), axis=1), notes if ignored else []
 
 
 def _choose_column(name: str, table: Table, wanted: str | None, usual: Sequence[str]) -> str | None:
-    """The column `wanted`, or else the first of the usual ones."""
+    """The column `wanted`, by default the first of the usual ones."""
     if wanted is not None:
         if wanted not in table:
             raise ValueError(f"{name}: there is no column {wanted!r}; it has {shown(table, 8)}.")
@@ -216,7 +213,9 @@ def _choose_column(name: str, table: Table, wanted: str | None, usual: Sequence[
 def _full_path(value: Any, root: str, name: str) -> str:
     if isinstance(value, dict):  # the Audio of datasets
         if value.get("bytes") is not None:
-            raise ValueError(f"{name}: the table holds the audio itself; write it to files and give their paths.")
+            raise ValueError(
+                f"{name}: the table has the audio itself; write it to files and give their paths, or use --dataset."
+            )
         value = value.get("path")
     text = text_of(value)
     return text if not text or "://" in text else os.path.join(root, text)
@@ -227,7 +226,7 @@ def text_of(value: Any) -> str:
 
 
 def _unit_values(values: list[Any]) -> np.ndarray | None:
-    """The values as float32 if they are all numbers from 0 to 1."""
+    """The values as float32, or None unless all are numbers from 0 to 1."""
     try:
         numbers = np.array([float(value) for value in values], np.float32)
     except (TypeError, ValueError):
@@ -244,5 +243,5 @@ def choose_split(data: str, names: list[str], split: str | None) -> str:
         return names[0]
     if split not in names:
         problem = "choose a split" if split is None else f"there is no split {split!r}"
-        raise ValueError(f"{describe(data)}: {problem}; there are {', '.join(map(repr, names))}, and {ALL!r} for all.")
+        raise ValueError(f"{describe(data)}: {problem}; expected {', '.join(map(repr, names))}, or {ALL!r} for all.")
     return split

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""URLs with credentials → the part of them that may be shown, and messages without the rest."""
+"""URLs with credentials: parsing them, and hiding secrets in messages."""
 
 import re
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus, urlsplit
 from ..messages import OptionError, one_line
 
 HIDDEN = "***"
-MIN_SECRET = 3  # characters; shorter ones are part of ordinary words
-MIN_TOKEN = 16  # characters of a part of a path that may be a token
+MIN_SECRET = 3  # characters; shorter ones occur in ordinary words
+MIN_TOKEN = 16  # characters from which a part of a path may be a token
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 
 
@@ -21,10 +21,10 @@ class Address(NamedTuple):
 
     Attributes:
         url: The URL without user and password.
-        scheme, host, port: Parts of it; the port is None if it is not given.
+        scheme, host, port: Parts of the URL; the port may be None.
         user, password: Decoded, or None.
-        shown: What messages have of it: a path or query may hold a token.
-        secrets: Everything of it that no message may have.
+        shown: The URL for messages, without path and query, which may contain a token.
+        secrets: Parts that must not appear in messages.
     """
 
     url: str
@@ -37,14 +37,16 @@ class Address(NamedTuple):
     secrets: tuple[str, ...]
 
     def hide(self, text: object) -> str:
-        """A text as one line without the secrets of this address."""
+        """A text as one line, without the secrets of this address."""
         return hide(text, self.secrets)
 
 
 def parse_address(option: str, text: str, schemes: Sequence[str]) -> Address:
     """
+    Parses a URL.
+
     Raises:
-        OptionError: if it is not a URL of one of these schemes with a host. The message has no credentials.
+        OptionError: unless it is a URL with a host and one of these schemes. The message has no credentials.
     """
     expected = f"a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}"
     scheme = text.partition("://")[0].lower()
@@ -54,11 +56,13 @@ def parse_address(option: str, text: str, schemes: Sequence[str]) -> Address:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
         user, password = parts.username, parts.password
-    except ValueError:  # brackets, or a port that is not a number: its text may be part of a password
+    except ValueError:  # invalid brackets or port; the message might contain a part of a password
         host = None
-    is_split_early = host and "@" in text.partition(parts.netloc)[2] and "@" not in parts.netloc  # by # in a password
+    is_split_early = (
+        host and "@" in text.partition(parts.netloc)[2] and "@" not in parts.netloc
+    )  # a # in a password ends the host
     if not host or is_split_early or not all(each.isprintable() and each != " " for each in text):
-        advice = "a host; within user, password and path write @ as %40, / as %2F, # as %23, ? as %3F, a space as %20"
+        advice = "a host; in user, password and path write @ as %40, / as %2F, # as %23, ? as %3F, a space as %20"
         raise OptionError(option, f"{scheme}://…", f"{expected}, with {advice}")
     user, password = (None if part is None else unquote(part) for part in (user, password))
     netloc = parts.netloc.rpartition("@")[2]
@@ -72,7 +76,7 @@ def parse_address(option: str, text: str, schemes: Sequence[str]) -> Address:
 
 
 def spellings(secrets: Sequence[str | None]) -> tuple[str, ...]:
-    """Secrets as they may appear in a message, percent-encoded or not; the longest first."""
+    """Secrets as they may appear in a message, percent-encoded or not, the longest first."""
     found: set[str] = set()
     for secret in filter(None, secrets):
         for plain in (secret, unquote(secret), unquote_plus(secret)):
@@ -81,7 +85,7 @@ def spellings(secrets: Sequence[str | None]) -> tuple[str, ...]:
 
 
 def hide(text: object, secrets: Sequence[str]) -> str:
-    """A text as one line, in which URLs are cut to their host, and secrets are replaced."""
+    """A text as one line, with URLs reduced to their host, and secrets replaced."""
     line = one_line(text)
     for secret in secrets:
         line = re.sub(re.escape(secret), HIDDEN, line, flags=re.IGNORECASE)

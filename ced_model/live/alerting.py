@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A live stream's scores → alerts → their targets."""
+"""Finds alerts in a live stream, and sends them to targets."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -18,11 +18,11 @@ class Alerting:
     Sends the alerts of a source to targets.
 
     Args:
-        source: The source.
-        name: Its name in events.
+        source: The live source.
+        name: Name of the source in alerts.
         finder: Finds the alerts.
-        hop_s: Distance between windows in seconds: each stands for so much in its middle.
-        outboxes, mqtt, clips: Where they go.
+        hop_s: Seconds between windows. A window represents this much audio around its centre.
+        outboxes, mqtt, clips: The targets.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Alerting:
         self.outboxes, self.mqtt, self.clips = list(outboxes), mqtt, clips
 
     def blocks(self) -> Iterator[dict[str, Any]]:
-        """The blocks of the source until a gap."""
+        """Yields the blocks of the source until a gap."""
         blocks = self.source.blocks_until_gap()
         for block in self._kept(blocks):
             if self.mqtt is not None:
@@ -52,20 +52,20 @@ class Alerting:
         return self.clips.tap(blocks, self.source.position_s + self.source.taken_s)
 
     def update(self, update: StreamUpdate) -> list[Alert]:
-        """Alerts that begin or end with a window; they are on their way to the targets."""
+        """Returns alerts that begin or end with a window, after queueing them for the targets."""
         start_s = self.source.position_s + (update.start_s + update.end_s - self.hop_s) / 2
         found = self.finder.update(start_s, start_s + self.hop_s, update.scores, self._time_of)
         return self._sent(found)
 
     def end(self) -> list[Alert]:
-        """Ends all alerts, since there is no audio for a while."""
+        """Ends all alerts, because audio is interrupted."""
         found = self._sent(self.finder.finish())
         if self.mqtt is not None and self.source.is_lost:
             self.mqtt.set_available(False)
         return found
 
     def close(self) -> None:
-        """Delivers what is waiting, for a few seconds."""
+        """Delivers waiting alerts, for a few seconds."""
         closings: list[Callable[[], None]] = [each.close for each in (self.clips, self.mqtt, *self.outboxes) if each]
         for close in closings:
             close()

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of a live stream → alerts: when a class begins, and when it has been absent for long enough."""
+"""Finds alerts in the scores of a live stream: when a class begins, and when it is absent for some time."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -19,16 +19,16 @@ HOLD_S = 10.0
 @dataclass
 class Alert:
     """
-    A class or group that is present.
+    The presence of a class or group.
 
     Attributes:
-        id: The same for its beginning and its end: Unix time and random digits.
+        id: Unix time and random digits, the same for start and end.
         label: The class or group.
-        onset_s: Its beginning, in seconds of audio since listening began.
-        began_at: The time of its beginning, in seconds since the epoch.
-        score: The score with which it began; at its end the highest one.
-        offset_s, ended_at: Its end, None before it is over.
-        clip: The file of its audio, if clips are saved.
+        onset_s: Start, in seconds of audio since listening started.
+        began_at: Start, in seconds since the epoch.
+        score: The score at the start; after the end, the peak score.
+        offset_s, ended_at: End, or None until then.
+        clip: The audio file, if clips are saved.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Alert:
         return self.offset_s is not None
 
     def payload(self, source: str) -> dict[str, Any]:
-        """What targets receive, as it can be stored in JSON."""
+        """The alert for targets, in JSON types."""
         return {
             "id": self.id,
             "type": "end" if self.is_over else "new",
@@ -66,9 +66,9 @@ class _Watched:
     rule: Rule
     hold_s: float
     is_active: bool = False
-    present_s: float | None = None  # since when it is present, if it is
-    absent_s: float = 0.0  # since when it is not
-    absent_at: float = 0.0  # the same as time since the epoch
+    present_s: float | None = None  # start of its presence, or None
+    absent_s: float = 0.0  # start of its absence
+    absent_at: float = 0.0  # the same in seconds since the epoch
     peak: float = 0.0
     alert: Alert | None = None
     quiet_until_s: float = 0.0
@@ -76,13 +76,13 @@ class _Watched:
 
 class AlertFinder:
     """
-    Follows the classes of `rules` through a stream.
+    Finds alerts of the classes in `rules`.
 
     Args:
-        rules: Thresholds of each class or group. A score from `threshold` on begins an alert once it has lasted
-            `min_duration_s`; below `off_threshold` the class is absent.
-        hold_s: An alert ends once its class has been absent for so long (or for the rule's `merge_gap_s`).
-        cooldown_s: Once an alert has ended, its class begins none for so long.
+        rules: Thresholds of each class or group. An alert begins when the score has reached `threshold` for
+            `min_duration_s`. Below `off_threshold` the class is absent.
+        hold_s: An alert ends when its class is absent for this time (or for the rule's `merge_gap_s`).
+        cooldown_s: Minimum time from the end of an alert to the next of its class.
     """
 
     def __init__(self, rules: Sequence[Rule], hold_s: float = HOLD_S, cooldown_s: float = 0.0) -> None:
@@ -94,12 +94,12 @@ class AlertFinder:
         self, start_s: float, end_s: float, scores: np.ndarray, time_of: Callable[[float], float]
     ) -> list[Alert]:
         """
-        Alerts that begin or end.
+        Returns alerts that begin or end.
 
         Args:
-            start_s, end_s: The part of the stream that a window stands for, in seconds since listening began.
+            start_s, end_s: The part of the stream that a window represents, in seconds since listening started.
             scores: float32 of shape `(classes,)`.
-            time_of: Makes of such seconds the time since the epoch.
+            time_of: Converts such seconds to seconds since the epoch.
         """
         found = []
         for score, watched in zip(choice_scores(scores, self.choices).tolist(), self.watched, strict=True):
@@ -117,7 +117,7 @@ class AlertFinder:
         return found
 
     def finish(self) -> list[Alert]:
-        """Ends all alerts, since no more audio follows for a while."""
+        """Ends all alerts, because audio is interrupted."""
         found = [self._end(watched) for watched in self.watched if watched.alert is not None]
         for watched in self.watched:
             watched.is_active, watched.present_s = False, None
@@ -150,5 +150,5 @@ class AlertFinder:
 
 
 def iso_time(seconds: float) -> str:
-    """A time since the epoch as local time with its offset."""
+    """Seconds since the epoch as local time with UTC offset, in ISO 8601."""
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")

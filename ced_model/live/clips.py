@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The audio of alerts as files, from some seconds before each alert to some seconds after it."""
+"""Saves the audio of alerts, from some seconds before to some seconds after each alert."""
 
 import os
 from collections import deque
@@ -17,26 +17,26 @@ from .alerts import Alert
 from .outbox import GiveUpError, Outbox
 
 CLIP_S = 5.0  # before and after an alert
-MAX_CLIP_S = 120.0  # a longer alert has a clip of its beginning
-MAX_WAITING = 20  # clips that are still to be written
+MAX_CLIP_S = 120.0  # clips of longer alerts are cut off
+MAX_WAITING = 20  # clips in the queue for writing
 
 
 @dataclass
 class _Clip:
     path: str
     start_s: float
-    end_s: float  # known once the alert is over
+    end_s: float  # known when the alert has ended
 
 
 class ClipSaver:
     """
-    Keeps the last seconds of a stream, and writes the parts that belong to alerts, 16-bit WAV, in a thread.
+    Buffers the last seconds of a stream, and writes the audio of alerts as 16-bit WAV in a thread.
 
     Args:
-        folder: Where the files go.
-        clip_before_s, clip_after_s: Seconds of audio around an alert.
-        lag_s: How long after its onset an alert may be found.
-        report: Takes lines about files that cannot be written.
+        folder: Folder of the files.
+        clip_before_s, clip_after_s: Seconds of audio before and after an alert.
+        lag_s: Maximum delay from the onset of an alert to its detection, in seconds.
+        report: Called with a line for each file that cannot be written.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class ClipSaver:
     ) -> None:
         self.folder, self.before_s, self.after_s = folder, clip_before_s, clip_after_s
         self._kept_s = clip_before_s + lag_s
-        self._blocks: deque[tuple[float, np.ndarray]] = deque()  # where they start, and their samples
+        self._blocks: deque[tuple[float, np.ndarray]] = deque()  # start in seconds, and samples
         self._rate = 0
-        self._open: dict[str, _Clip] = {}  # by the id of the alert
+        self._open: dict[str, _Clip] = {}  # by id of the alert
         self._outbox = Outbox("clips", _write, report, retries=False, max_waiting=MAX_WAITING)
 
     def tap(self, blocks: Iterable[dict[str, Any]], position_s: float) -> Iterator[dict[str, Any]]:
-        """The same blocks, of a stream that begins at `position_s`, all of one sampling rate."""
+        """Yields the blocks unchanged and buffers them. They start at `position_s` and have one sampling rate."""
         for block in blocks:
             samples, self._rate = block["array"], block["sampling_rate"]
             self._blocks.append((position_s, samples))
@@ -66,7 +66,7 @@ class ClipSaver:
         self.finish()
 
     def add(self, alert: Alert) -> str:
-        """Takes an alert that begins or ends; returns the path of its clip, which is written later."""
+        """Adds an alert that begins or ends. Returns the path of its clip, which is written later."""
         if alert.is_over:
             clip = self._open.get(alert.id)
             if clip is not None:
@@ -79,7 +79,7 @@ class ClipSaver:
         return self._open[alert.id].path
 
     def finish(self) -> None:
-        """Writes what there is of open clips: the audio ends here, or has a gap."""
+        """Writes open clips up to here, where the audio ends or has a gap."""
         self._save_complete(np.inf)
         self._blocks.clear()
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Events by HTTP (a webhook) and to a command."""
+"""Sends alerts by HTTP (webhook) and to a command."""
 
 import base64
 import http.client
@@ -20,21 +20,21 @@ from .outbox import GiveUpError, Outbox, Payload, TryAgainError
 
 TIMEOUT_S = 10.0  # of a request
 COMMAND_TIMEOUT_S = 60.0
-PRIVATE = ("CED_SOURCE_URL", "CED_WEBHOOK", "CED_MQTT", "CED_MQTT_USER", "CED_MQTT_PASSWORD")  # not for commands
-TRY_AGAIN = (408, 425, 429)  # HTTP statuses; from 500 on as well
+PRIVATE = ("CED_SOURCE_URL", "CED_WEBHOOK", "CED_MQTT", "CED_MQTT_USER", "CED_MQTT_PASSWORD")  # not passed to commands
+TRY_AGAIN = (408, 425, 429)  # HTTP statuses, besides those from 500
 
 Report = Callable[[str], object]
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
-        return None  # it would become a GET, with the credentials, to another place
+        return None  # otherwise a GET request would send the credentials to another server
 
 
 def webhook(url: str, report: Report) -> Outbox:
     """
-    Sends each event as JSON by POST, with `Idempotency-Key: ID-TYPE`: one that may not have come through is sent again
-    with the same key. User and password in the URL become an `Authorization` header.
+    Sends each alert as JSON by POST. Repeated attempts have the same `Idempotency-Key: ID-TYPE`. User and password in
+    the URL are sent as `Authorization` header.
     """
     address = parse_address("webhook", url, ("http", "https"))
     headers = {"Content-Type": "application/json", "User-Agent": "ced"}
@@ -64,15 +64,16 @@ def webhook(url: str, report: Report) -> Outbox:
 
 def command(text: str, report: Report) -> Outbox:
     """
-    Runs a command for each event, never by a shell: the text is split into arguments by the rules of POSIX shells. The
-    event is JSON on its standard input, and its fields are environment variables, such as `CED_LABEL`.
+    Runs a command for each alert, without a shell. The text is split into arguments like in a POSIX shell; on Windows,
+    at spaces outside double quotes. The alert is JSON on standard input, and its fields are environment variables such
+    as `CED_LABEL`.
     """
     try:
-        arguments = shlex.split(text)
+        arguments = split_command(text)
     except ValueError as error:
         raise OptionError("exec", printable(text), f"a command; {error}") from error
     if not arguments or shutil.which(arguments[0]) is None:
-        raise OptionError("exec", printable(text), "a program that exists, with its arguments")
+        raise OptionError("exec", printable(text), "an existing program, and its arguments")
     environment = {name: value for name, value in os.environ.items() if name not in PRIVATE}
 
     def deliver(payload: Payload) -> None:
@@ -95,8 +96,15 @@ def command(text: str, report: Report) -> Outbox:
     return Outbox(f"command {printable(arguments[0])}", deliver, report, retries=False)
 
 
+def split_command(text: str) -> list[str]:
+    """The arguments of a command line. Raises a `ValueError` for a missing quotation mark."""
+    if os.name == "nt":  # a backslash separates folders
+        return [argument.strip('"') for argument in shlex.split(text, posix=False)]
+    return shlex.split(text)
+
+
 def check_folder(option: str, path: str) -> None:
-    """Raises a `UsageError` if files cannot be written to this folder; makes it where its parent exists."""
+    """Creates a folder if its parent exists. Raises a `UsageError` if the folder is not writable."""
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:

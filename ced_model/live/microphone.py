@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Microphones by sounddevice (PortAudio)."""
+"""Microphones with sounddevice (PortAudio)."""
 
 import socket
 import time
@@ -13,18 +13,18 @@ from ..messages import RunError, one_line
 from .sources import BLOCK_S, LiveSource, LostError
 
 INSTALL_MIC = 'pip install "ced_model[mic]"'
-OVERFLOW = "the sound card lost audio, since the computer was busy"
-SILENCE_S = 5.0  # without a block, after which the microphone counts as lost
+OVERFLOW = "the sound card lost audio because the computer was busy"
+SILENCE_S = 5.0  # without a block, after which the microphone is considered lost
 
 
 class Microphone(LiveSource):
-    """Audio of a sound card; one that was unplugged is looked for by its name."""
+    """A microphone. After it was unplugged, it is found again by name."""
 
     def __init__(self, sounddevice: ModuleType, device: dict[str, Any]) -> None:
         super().__init__(socket.gethostname(), f"microphone {device['name']!r}")
         self.rate = int(device["default_samplerate"])
         self._sounddevice, self._device = sounddevice, device
-        self._last_s: float | None = None  # when the last block came in
+        self._last_s: float | None = None  # time of the last block
         self._was_opened = False
 
     def receive(self) -> None:
@@ -47,25 +47,25 @@ class Microphone(LiveSource):
             raise LostError(reason(error)) from error
 
     def _find_again(self) -> None:
-        """The device by its name: PortAudio lists devices when it starts, so it is started again."""
+        """Finds the device by name. PortAudio is restarted, since it lists devices only at start."""
         for step in ("_terminate", "_initialize"):
             getattr(self._sounddevice, step, lambda: None)()
         self._device = self._sounddevice.query_devices(self._device["name"], "input")
 
     def _receive(self, samples: np.ndarray, frames: int, times: Any, status: Any) -> None:
-        """Called by the sound card's thread: `samples` of shape `(frames, 1)` are only valid meanwhile."""
+        """Callback in the thread of PortAudio. `samples` of shape `(frames, 1)` are valid only during the call."""
         self._last_s = time.monotonic()
         if not self._ended.is_set():
             self.put(samples[:, 0].copy(), self.rate, OVERFLOW if status.input_overflow else "")
 
 
 def import_sounddevice(purpose: str = "listening") -> ModuleType:
-    """Raises a `RunError` if sounddevice or the library that it loads is not installed."""
+    """Imports sounddevice. Raises a `RunError` if it or PortAudio is not installed."""
     try:
         import sounddevice
     except ImportError as error:
         raise RunError(f"{purpose} requires sounddevice: {INSTALL_MIC}") from error
-    except OSError as error:  # the package is there, the library that it loads is not
+    except OSError as error:  # the package is installed, but PortAudio is not
         raise RunError(
             f"{error}; install PortAudio (Debian, Ubuntu: libportaudio2; Fedora: portaudio; Homebrew: portaudio)"
         ) from error
@@ -73,7 +73,7 @@ def import_sounddevice(purpose: str = "listening") -> ModuleType:
 
 
 def microphone_lines(sounddevice: ModuleType) -> list[str]:
-    """A line for each microphone; the default one has a star."""
+    """A line for each microphone. The default one has a star."""
     devices = [device for device in sounddevice.query_devices() if device["max_input_channels"] > 0]
     if not devices:
         raise RunError("no microphone was found")
@@ -86,7 +86,7 @@ def microphone_lines(sounddevice: ModuleType) -> list[str]:
 
 
 def find_microphone(sounddevice: ModuleType, wanted: str | None) -> Microphone:
-    """The microphone with this index or name, by default the system's."""
+    """The microphone with this index or name, by default that of the system."""
     index_or_name = int(wanted) if wanted is not None and wanted.isdecimal() else wanted
     try:
         return Microphone(sounddevice, sounddevice.query_devices(index_or_name, "input"))
@@ -97,5 +97,5 @@ def find_microphone(sounddevice: ModuleType, wanted: str | None) -> Microphone:
 
 
 def reason(error: Exception) -> str:
-    """The first argument: PortAudio's errors have an error number and details of the driver behind it."""
+    """The message of a PortAudio error, without error number and driver details."""
     return one_line(error.args[0]) if error.args else type(error).__name__

@@ -1,14 +1,14 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Alerts by MQTT, with topics as Frigate has them, which Home Assistant discovers.
+Sends alerts by MQTT, with topics like those of Frigate, and discovery by Home Assistant.
 
-    PREFIX/NAME/audio/CLASS     ON or OFF, retained; a message for each class or group, and `all` for any of them
+    PREFIX/NAME/audio/CLASS     ON or OFF, retained, for each class or group; `all` is ON if any of them is
     PREFIX/NAME/available       online or offline, retained; offline is also the last will
-    PREFIX/NAME/events          each beginning and end as JSON
+    PREFIX/NAME/events          start and end of each alert as JSON
 
-States are sent as they are whenever the broker is reached again, never as they were: so they have QoS 0 and are not
-queued. Events have QoS 1 and an id; those of an outage follow once it is over.
+States have QoS 0 and are not queued: after an outage, only the current states are sent. Events have QoS 1 and an id;
+those of an outage are sent after it.
 """
 
 import json
@@ -41,11 +41,11 @@ class MqttAlerts:
 
     Args:
         broker: Its host, HOST:PORT, or a URL `mqtt://USER:PASSWORD@HOST:PORT` (`mqtts://` for TLS).
-        source: Name of the stream: a level of topics, and the device in Home Assistant.
+        source: Name of the stream, for topics and for the device in Home Assistant.
         labels: Classes and groups that may have alerts.
-        report: Takes lines about connections that are lost or refused, and when they are there again.
-        user, password, port, prefix: Of the broker and its topics; they precede those in `broker`.
-        tls, ca: Whether the connection is encrypted, and a file of certificates to trust instead of the system's.
+        report: Called with a line when a connection is lost, refused or restored.
+        user, password, port, prefix: Settings of the broker and its topics, with precedence over those in `broker`.
+        tls, ca: Whether to encrypt the connection, and a file of certificates to trust instead of the system's.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class MqttAlerts:
         labels = list(labels)
         if len(labels) > MAX_CLASSES:
             raise UsageError(
-                f"--mqtt has a topic for each class, and {len(labels)} are looked for: choose up to {MAX_CLASSES} with"
+                f"--mqtt has a topic for each class, and {len(labels)} are too many: choose up to {MAX_CLASSES} with"
                 ' --label, such as --label "Dog..." --label Siren'
             )
         address = parse_address("mqtt", broker if "://" in broker else f"mqtt://{broker}", ("mqtt", "mqtts"))
@@ -108,7 +108,7 @@ class MqttAlerts:
         return client
 
     def add(self, alert: Alert, payload: dict[str, Any]) -> None:
-        """Takes an alert that begins or ends. Returns at once."""
+        """Queues an alert that begins or ends. Does not block."""
         self._states[self.ids[alert.label]] = OFF if alert.is_over else ON
         if self._client.is_connected():
             self._send_state(self.ids[alert.label])
@@ -116,13 +116,13 @@ class MqttAlerts:
         self._client.publish(f"{self.topic}/events", json.dumps(payload), qos=1)
 
     def set_available(self, is_available: bool) -> None:
-        """Whether there is audio: a stream that is lost makes its sensors unavailable."""
+        """Reports whether there is audio. Without audio, the sensors are unavailable."""
         if is_available != self._is_available:
             self._is_available = is_available
             self._send_available()
 
     def close(self) -> None:
-        """Sends what is waiting, for at most `FLUSH_S`, and ends the connection."""
+        """Sends waiting events, for at most `FLUSH_S`, and closes the connection."""
         self._is_closing = True
         if not self._client.is_connected():
             self._report(f"{self._shown}: not connected; events of this time are lost")
@@ -167,7 +167,7 @@ class MqttAlerts:
         self._is_failing = True
 
     def discovery(self, label: str, name: str) -> tuple[str, dict[str, Any]]:
-        """Topic and message by which Home Assistant learns of the sensor of a class."""
+        """Topic and message of Home Assistant's discovery, for the sensor of a class."""
         node = node_id(self._source)
         unique_id = f"ced_{node}_{name}"
         config = {
@@ -185,17 +185,17 @@ class MqttAlerts:
 
 
 def node_id(source: str) -> str:
-    """A name as a level of topics, of `[a-zA-Z0-9_-]`."""
+    """A name as a topic level of `[a-zA-Z0-9_-]`."""
     return object_ids([source], case=str)[0]
 
 
 def object_ids(labels: Iterable[str], case: Callable[[str], str] = str.lower) -> list[str]:
-    """Names of `[a-zA-Z0-9_-]`, one for each label and no two alike: "Fire alarm" → "fire_alarm"."""
+    """A unique name of `[a-zA-Z0-9_-]` for each label: "Fire alarm" → "fire_alarm"."""
     found: list[str] = []
     for label in labels:
         plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode()
         name = re.sub("[^a-zA-Z0-9_-]+", "_", case(plain)).strip("_")
-        if not name or name in found or name == ALL:  # no Latin letters, or two labels that differ in others
+        if not name or name in found or name == ALL:  # no Latin letters, or labels that differ only in other characters
             name = f"{name}_{zlib.crc32(label.encode()):08x}".strip("_")
         found.append(name)
     return found

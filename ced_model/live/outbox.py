@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A bounded queue of events that a thread delivers, so that a target that fails or hangs never delays listening."""
+"""A bounded queue of events, delivered by a thread, so that a failing target does not delay listening."""
 
 import threading
 import time
@@ -8,31 +8,31 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-MAX_WAITING = 1000  # events; beyond that the oldest is given up
+MAX_WAITING = 1000  # events; beyond that the oldest is discarded
 FIRST_DELAY_S, MAX_DELAY_S = 1.0, 60.0  # between attempts
-FLUSH_S = 5.0  # for what is waiting when listening ends
+FLUSH_S = 5.0  # time limit for waiting events when listening ends
 
 Payload = dict[str, Any]
 
 
 class TryAgainError(Exception):
-    """Why an event could not be delivered now. The message is one line without credentials."""
+    """A delivery failed and can be tried again. The message is one line without credentials."""
 
 
 class GiveUpError(Exception):
-    """Why an event will never be delivered. The message is one line without credentials."""
+    """A delivery failed permanently. The message is one line without credentials."""
 
 
 class Outbox:
     """
-    Delivers events in their order, each until it is accepted or given up.
+    Delivers events in order. Each is repeated until it succeeds or fails permanently.
 
     Args:
-        name: What messages call the target.
+        name: Name of the target in messages.
         deliver: Delivers one event, or raises one of the errors above.
-        report: Takes lines about failures: the first of a row, and when it is over.
-        retries: Whether a failed event is tried again.
-        max_waiting: Events that wait at most; then the oldest is given up.
+        report: Called with a line for the first of several failures, and when they end.
+        retries: Whether failed deliveries are repeated.
+        max_waiting: Maximum number of waiting events. Beyond that the oldest is discarded.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class Outbox:
         self._thread.start()
 
     def add(self, payload: Payload) -> None:
-        """Takes an event. Returns at once."""
+        """Queues an event. Does not block."""
         with self._changed:
             if len(self._waiting) >= self._max_waiting:
-                del self._waiting[1 if len(self._waiting) > 1 else 0]  # the first one may be on its way
+                del self._waiting[1 if len(self._waiting) > 1 else 0]  # the first one may be in delivery
                 self.given_up += 1
             self._waiting.append(payload)
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Delivers what is waiting, for at most `FLUSH_S`, and reports what could not be delivered."""
+        """Delivers waiting events, for at most `FLUSH_S`, and reports how many could not be delivered."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
@@ -71,7 +71,7 @@ class Outbox:
             left = len(self._waiting) + self.given_up
         if left:
             self._report(f"{self.name}: {left} event{'s' * (left != 1)} could not be delivered")
-        self._report = lambda line: None  # of a request that still hangs
+        self._report = lambda line: None  # ignore reports of a request that still hangs
 
     def _run(self) -> None:
         delay_s = FIRST_DELAY_S
@@ -99,7 +99,7 @@ class Outbox:
                 until = time.monotonic() + delay_s
                 while not self._is_closing and time.monotonic() < until:
                     self._changed.wait(until - time.monotonic())
-                if self._is_closing:  # the last attempts come soon after another
+                if self._is_closing:  # the last attempts have short delays
                     self._changed.wait(min(delay_s, 0.5))
             delay_s = min(2 * delay_s, MAX_DELAY_S)
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Live sources: audio that arrives in a thread of its own, with its losses and reconnections."""
+"""Live sources: audio that arrives in a separate thread, with losses and reconnections."""
 
 import os
 import queue
@@ -24,52 +24,50 @@ from .addresses import HIDDEN, Address, parse_address
 
 STANDARD_INPUT = "-"
 SCHEMES = ("http", "https", "rtsp", "rtsps")
-PROTOCOLS = {  # that FFmpeg may use: a playlist cannot make it read files
+PROTOCOLS = {  # allowed in FFmpeg; without `file`, playlists cannot read local files
     "http": "http,https,httpproxy,tcp,tls,crypto",
     "rtsp": "rtsp,rtsps,rtp,rtcp,srtp,udp,tcp,tls,http,https,httpproxy",
     "pipe": "pipe",
 }
-QUEUE_S = 30.0  # of audio that may wait for the model
-BLOCK_S = 0.1  # that a sound card delivers, or a file gives, at a time
-TIMEOUT_S = 10.0  # without data, after which a connection counts as lost
+QUEUE_S = 30.0  # maximum audio in the queue for the model
+BLOCK_S = 0.1  # length of the blocks of sound cards and files
+TIMEOUT_S = 10.0  # without data, after which a connection is considered lost
 FIRST_DELAY_S, MAX_DELAY_S = 1.0, 60.0  # between attempts to connect
 MAX_PEAK = 10.0
-TOO_SLOW = "the model is slower than the audio; try a longer --hop or a smaller model"
+TOO_SLOW = "the model is slower than the audio: use a longer --hop or a smaller model"
 
 Report = Callable[[str], object]
 
 
 class Block(NamedTuple):
-    samples: np.ndarray  # mono float32 of shape (samples,); empty where there is only a gap
+    samples: np.ndarray  # mono float32 of shape (samples,); may be empty after a gap
     rate: int
-    time: float  # when it had come in, in seconds since the epoch
-    gap: str  # why audio before it was lost, or empty
+    time: float  # arrival of its end, in seconds since the epoch
+    gap: str  # the reason for lost audio before it, or empty
 
 
 class LostError(Exception):
-    """Why a source delivers no more audio. The message is one line."""
+    """A source was lost. The message is the reason in one line."""
 
 
 class LiveSource:
     """
-    Audio that arrives whether or not anybody takes it.
-
-    Subclasses implement `receive`.
+    A source of audio in real time. Subclasses implement `receive`.
 
     Args:
-        name: Short name, for topics, files and events.
-        shown: What messages call it.
-        reconnects: Whether it is opened again when it is lost; otherwise its end is the end.
-        drops: Whether audio is lost if the model is too slow; otherwise the source waits.
+        name: Short name for topics, files and events.
+        shown: Name in messages.
+        reconnects: Whether the source is opened again after a loss.
+        drops: Whether audio is dropped if the model is too slow. Otherwise the source waits.
 
     Attributes:
-        heard_until: When the last block that was taken had come in, in seconds since the epoch.
-        taken_s: Seconds of audio that were taken since the last gap.
-        position_s: Seconds of audio that were taken before the last gap.
-        gap: Why the last `blocks_until_gap` ended.
-        is_over: Whether there is no more audio to come.
-        is_lost: Whether it is being connected again.
-        report: Takes lines about losses and reconnections.
+        heard_until: Arrival of the last block used, in seconds since the epoch.
+        taken_s: Seconds of audio used since the last gap.
+        position_s: Seconds of audio used before the last gap.
+        gap: The reason for the end of the last `blocks_until_gap`.
+        is_over: Whether the source has ended.
+        is_lost: Whether the source is reconnecting.
+        report: Called with lines about losses and reconnections.
     """
 
     def __init__(self, name: str, shown: str, *, reconnects: bool = True, drops: bool = True) -> None:
@@ -90,22 +88,22 @@ class LiveSource:
         self._ended = threading.Event()
 
     def receive(self) -> None:
-        """Opens the source and calls `put` until it ends; raises a [`LostError`] with the reason if it is lost."""
+        """Opens the source and calls `put` until it ends. Raises a [`LostError`] if it is lost."""
         raise NotImplementedError
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """The source delivers audio within this context."""
+        """A context in which the source delivers audio."""
         thread = threading.Thread(target=self._run, name="audio", daemon=True)
         thread.start()
         try:
             yield
         finally:
             self._ended.set()
-            thread.join(1.0)  # one that waits for a server ends with the process
+            thread.join(1.0)  # if it waits for a server, it ends with the process
 
     def put(self, samples: np.ndarray, rate: int, gap: str = "") -> None:
-        """Hands over mono float32 samples of shape `(samples,)`."""
+        """Adds mono float32 samples of shape `(samples,)` to the queue."""
         if self._ended.is_set():
             raise LostError("it is closed")
         if self._lost_at is not None:
@@ -113,7 +111,7 @@ class LiveSource:
             self._lost_at = None
         self._has_audio = True
         if self._has_lost_block and not self._blocks.empty():
-            return  # a long gap now and then loses less context than many short ones
+            return  # a few long gaps lose less context than many short ones
         block = Block(samples, rate, time.time(), TOO_SLOW if self._has_lost_block else gap)
         self._has_lost_block = not self._hand_over(block)
 
@@ -128,7 +126,7 @@ class LiveSource:
         return True
 
     def _run(self) -> None:
-        """The thread: connects again, more and more rarely, and reports a loss once."""
+        """The thread: reconnects with increasing delays, and reports each loss once."""
         delay_s, was_connected = FIRST_DELAY_S, False
         while not self._ended.is_set():
             self._has_audio, started = False, time.monotonic()
@@ -142,7 +140,7 @@ class LiveSource:
                 if not self.reconnects or not (was_connected or self._has_audio):
                     self._error = RunError(f"{self.shown}: {reason}")
                     break
-            except Exception as error:  # a mistake in the program ends the command as everywhere
+            except Exception as error:  # a bug; it is raised again in the main thread
                 self._error = error
                 break
             if self._ended.is_set():
@@ -159,14 +157,14 @@ class LiveSource:
         self._hand_over(None)
 
     def blocks_until_gap(self) -> Iterator[dict[str, Any]]:
-        """Consecutive blocks with their `sampling_rate`, ending where audio was lost."""
+        """Yields consecutive blocks with their `sampling_rate`, until audio was lost."""
         self.position_s, self.taken_s = self.position_s + self.taken_s, 0.0
         if self._next is not None and len(self._next.samples):
             yield self._taken(self._next)
         self._next = None
         while True:
             try:
-                block = self._blocks.get(timeout=1.0)  # Ctrl-C interrupts it
+                block = self._blocks.get(timeout=1.0)  # allows Ctrl-C
             except queue.Empty:
                 continue
             if block is None:
@@ -189,12 +187,12 @@ class LiveSource:
         return {"array": block.samples, "sampling_rate": block.rate}
 
     def time_of(self, place_s: float) -> float:
-        """When it was `place_s` seconds after the last gap: the clocks of sources are not exact for hours."""
+        """The time, since the epoch, of a place in seconds after the last gap, corrected for inexact source clocks."""
         return self.heard_until - self.taken_s + place_s
 
 
 class Recording(LiveSource):
-    """A file, delivered at the speed of its time."""
+    """A file, delivered in real time."""
 
     def __init__(self, path: str) -> None:
         stem = os.path.splitext(os.path.basename(path))[0]
@@ -215,7 +213,7 @@ class Recording(LiveSource):
 
 
 class AvStream(LiveSource):
-    """What PyAV (FFmpeg) opens: a URL or a pipe."""
+    """A URL or pipe, opened with PyAV (FFmpeg)."""
 
     def __init__(self, name: str, shown: str, address: Address | None = None, pipe: str = STANDARD_INPUT) -> None:
         require(("av",), f"listening to {shown}", 'pip install "ced_model[live]"')
@@ -231,7 +229,7 @@ class AvStream(LiveSource):
                 if not container.streams.audio:
                     raise LostError("it has no audio stream")
                 if container.duration and self._address and self._address.scheme.startswith("http"):
-                    self.reconnects = self._drops = False  # a file, which has an end
+                    self.reconnects = self._drops = False  # a file with an end
                 for samples, rate in joined(frames(container, av)):
                     self.put(samples, round(checked_rate(rate, self.shown)))
         except (av.FFmpegError, OSError, ValueError, AudioError) as error:
@@ -242,7 +240,7 @@ class AvStream(LiveSource):
             descriptor = 0 if self._pipe == STANDARD_INPUT else os.open(self._pipe, os.O_RDONLY)
             return av.open(f"pipe:{descriptor}", metadata_errors="replace", options=options_of("pipe"))
         address = self._address
-        timeout = (TIMEOUT_S, TIMEOUT_S)  # to open it, and between two packets
+        timeout = (TIMEOUT_S, TIMEOUT_S)  # for opening, and between two packets
         return av.open(
             with_credentials(address), metadata_errors="replace", options=options_of(address.scheme), timeout=timeout
         )
@@ -251,13 +249,13 @@ class AvStream(LiveSource):
         if isinstance(error, av.error.ExitError | av.error.TimeoutError):
             return f"no audio for {TIMEOUT_S:g} s"
         reason = reason_of(error)
-        if reason.startswith("Server returned 4XX"):  # FFmpeg's text of all statuses that it has no name for
-            reason = "the server refuses it; there may be no audio track"
+        if reason.startswith("Server returned 4XX"):  # FFmpeg's text for other statuses
+            reason = "the server refuses the request; the stream may have no audio track"
         return self._address.hide(reason) if self._address else reason
 
 
 def frames(container: Any, av: Any) -> Iterator[Chunk]:
-    """Decoded audio `(channels, samples)`; packets that are damaged are left out."""
+    """Yields decoded audio `(channels, samples)`. Damaged packets are skipped."""
     for packet in container.demux(container.streams.audio[0]):
         try:
             decoded = packet.decode()
@@ -267,12 +265,12 @@ def frames(container: Any, av: Any) -> Iterator[Chunk]:
             samples = frame.to_ndarray()
             if not frame.format.is_planar:
                 samples = samples.reshape(-1, frame.layout.nb_channels).T
-            # Of damaged packets, some codecs make samples that are not numbers, or far too loud.
+            # Some codecs decode damaged packets to NaN, or to samples that are far too loud.
             yield np.nan_to_num(to_float(samples, "the stream")).clip(-MAX_PEAK, MAX_PEAK), frame.sample_rate
 
 
 def joined(chunks: Iterable[Chunk]) -> Iterator[tuple[np.ndarray, float]]:
-    """Mono blocks of at least `BLOCK_S`, each of one sampling rate, from chunks that may be far shorter."""
+    """Joins short chunks to mono blocks of at least `BLOCK_S`, each with one sampling rate."""
     waiting: list[np.ndarray] = []
     rate = 0.0
     for samples, next_rate in chunks:
@@ -287,14 +285,14 @@ def joined(chunks: Iterable[Chunk]) -> Iterator[tuple[np.ndarray, float]]:
 
 def options_of(scheme: str) -> dict[str, str]:
     """FFmpeg's options for a URL."""
-    if scheme.startswith("rtsp"):  # of a camera the audio only, and over TCP: lost packets would be gaps
+    if scheme.startswith("rtsp"):  # only the audio of a camera, by TCP to avoid lost packets
         options = {"rtsp_transport": "tcp", "allowed_media_types": "audio"}
         return options | {"protocol_whitelist": PROTOCOLS["rtsp"]}
     return {"protocol_whitelist": PROTOCOLS[scheme.removesuffix("s")]}
 
 
 def with_credentials(address: Address) -> str:
-    """The URL as FFmpeg takes it."""
+    """The URL with encoded credentials, for FFmpeg."""
     if address.user is None:
         return address.url
     from urllib.parse import quote
@@ -310,15 +308,15 @@ def mono(samples: np.ndarray) -> np.ndarray:
 
 def open_source(source: str) -> LiveSource:
     """
-    The source that a text names: `-` for standard input, a URL, a named pipe, or a file.
+    The source for a text: `-` for standard input, a URL, a named pipe, or a file.
 
     Raises:
-        OptionError: if it is none of them; without credentials.
-        MissingPackageError: if PyAV is needed and not installed.
+        OptionError: for another text. The message has no credentials.
+        MissingPackageError: if PyAV is required and not installed.
     """
     if source == STANDARD_INPUT:
         if sys.stdin.isatty():
-            raise OptionError("source", source, "audio on standard input, which is a terminal")
+            raise OptionError("source", source, "audio on standard input, not a terminal")
         return AvStream("stdin", "standard input")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
         address = parse_address("source", source, SCHEMES)
@@ -326,7 +324,7 @@ def open_source(source: str) -> LiveSource:
     try:
         mode = os.stat(source).st_mode
     except (OSError, ValueError):
-        shown = HIDDEN if "@" in source else printable(source)  # it may be a URL that lacks its beginning
+        shown = HIDDEN if "@" in source else printable(source)  # it may be a URL without scheme
         raise OptionError("source", shown, "a file, a URL such as rtsp://…, or - for standard input") from None
     if stat.S_ISFIFO(mode):
         return AvStream(os.path.basename(source), repr(printable(source)), pipe=source)

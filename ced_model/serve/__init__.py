@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Tagging over HTTP and WebSockets. Needs the extra `[serve]`."""
+"""Tagging over HTTP and WebSockets. Requires the extra `[serve]`."""
 
 from .api import create_app
 from .server import open_port, serve

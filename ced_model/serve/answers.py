@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Waveforms → the answers of the endpoints."""
+"""Computes the responses of the endpoints from waveforms."""
 
 import json
 import os
@@ -18,29 +18,29 @@ from . import parameters as kinds
 from .settings import Refusal
 from .sound import Budget
 
-DIGITS = 6  # of scores and seconds in answers
-MAX_WINDOWS = 20_000  # of one recording
-ROWS = 64  # of a timeline that are sent at a time
+DIGITS = 6  # of scores and seconds in responses
+MAX_WINDOWS = 20_000  # per recording
+ROWS = 64  # rows of a timeline per piece of the response
 
 
 class Models:
-    """The models of a server by name; the first one is the default. A Hub id is also known by its last part."""
+    """The models of a server by name. The first one is the default. The last part of a Hub id is also a name."""
 
     def __init__(self, taggers: Sequence[AudioTagger]) -> None:
         self.by_name = {public_name(tagger): tagger for tagger in taggers}
         self._aliases = {name.rpartition("/")[2]: name for name in reversed(self.by_name)}
 
     def get(self, name: str) -> tuple[str, AudioTagger]:
-        """A model and its name; raises a [`Refusal`] if there is none."""
+        """The name and tagger of a model. Raises a [`Refusal`] if the model is unknown."""
         name = name or next(iter(self.by_name))
         name = name if name in self.by_name else self._aliases.get(name, name)
         if name not in self.by_name:
-            raise Refusal(404, f"unknown model {name[:100]!r}: this server has {', '.join(self.by_name)}")
+            raise Refusal(404, f"unknown model {name[:100]!r}: expected {', '.join(self.by_name)}")
         return name, self.by_name[name]
 
 
 def public_name(tagger: AudioTagger) -> str:
-    """A Hub id, or the last part of a folder: clients need not see where it lies."""
+    """A Hub id, or the last part of a folder, which hides its path from clients."""
     return os.path.basename(os.path.normpath(tagger.name)) if os.path.isdir(tagger.name) else tagger.name
 
 
@@ -55,7 +55,7 @@ def rounded(event: Event) -> dict[str, Any]:
 def classify(
     name: str, tagger: AudioTagger, waveform: np.ndarray, parameters: kinds.Classification, budget: Budget
 ) -> Response:
-    """Tags of a recording, the highest score first, as LocalAI's endpoint gives them."""
+    """Tags of a recording, sorted by score, in the format of LocalAI."""
     tagging = parameters.tagging()
     _check_windows(tagger, waveform, tagging["hop_s"] or tagging["window_s"])
     (result,) = tagger.tag([waveform], on_audio=budget.check, **tagging)
@@ -67,18 +67,18 @@ def classify(
 def find_events(
     name: str, tagger: AudioTagger, waveform: np.ndarray, parameters: kinds.Events, budget: Budget
 ) -> Response:
-    """When sounds occur in a recording: onset and offset in seconds, and the highest score between them."""
-    event_rules(tagger.labels, **parameters.finding())  # before the work, not after it
+    """Events of a recording: onset and offset in seconds, and the peak score."""
+    event_rules(tagger.labels, **parameters.finding())  # fails before the work
     timeline = _timeline(tagger, waveform, parameters, budget)
     found = [rounded(event) for event in timeline.events(**parameters.finding())]
     return JSONResponse({"model": name, "duration_s": round(timeline.duration_s, DIGITS), "events": found})
 
 
 def score(name: str, tagger: AudioTagger, waveform: np.ndarray, parameters: kinds.Timeline, budget: Budget) -> Response:
-    """Scores of the windows of a recording, of all classes or of those in `labels`."""
+    """Scores of each window of a recording, for all classes or those in `labels`."""
     choices = choose_classes(
         tagger.labels, parameters.labels or None, exclude=parameters.exclude or None
-    )  # before the work, not after it
+    )  # fails before the work
     timeline = _timeline(tagger, waveform, parameters, budget).take(choices)
     return StreamingResponse(_timeline_json(name, timeline), media_type="application/json")
 
@@ -86,7 +86,7 @@ def score(name: str, tagger: AudioTagger, waveform: np.ndarray, parameters: kind
 def embed(
     name: str, tagger: AudioTagger, waveform: np.ndarray, parameters: kinds.Embedding, budget: Budget
 ) -> Response:
-    """The pooled embedding of a recording, as OpenAI's endpoint for texts gives them."""
+    """The pooled embedding of a recording, in the format of OpenAI's endpoint for text embeddings."""
     _check_windows(tagger, waveform, parameters.window_s)
     (result,) = tagger.embeddings([waveform], window_s=parameters.window_s, on_audio=budget.check)
     if result.error is not None:
@@ -103,7 +103,7 @@ def _timeline(tagger: AudioTagger, waveform: np.ndarray, parameters: kinds.Windo
 
 def _check_windows(tagger: AudioTagger, waveform: np.ndarray, hop_s: float | None) -> None:
     if hop_s and len(waveform) / tagger.sampling_rate > MAX_WINDOWS * hop_s:
-        raise Refusal(413, f"more than {MAX_WINDOWS} windows: expected a longer hop or a shorter recording")
+        raise Refusal(413, f"more than {MAX_WINDOWS} windows: use a longer hop_s or a shorter recording")
 
 
 def _timeline_json(name: str, timeline: Timeline) -> Iterator[str]:

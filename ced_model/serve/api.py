@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The endpoints."""
+"""The HTTP endpoints."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -28,35 +28,35 @@ from .work import Work, share_engine
 logger = logging.getLogger(__name__)
 
 STATUSES = {
-    400: "Not a valid body, or no audio in it",
+    400: "Invalid body, or no audio in it",
     401: "Missing or wrong API key",
     404: "Unknown model",
     408: "The body did not arrive in time",
     413: "The body or the recording is too large",
-    415: "A content type that is not taken",
-    422: "Audio that cannot be read, or a parameter that is not possible",
-    503: "Too many requests; Retry-After has the seconds",
+    415: "Unsupported content type",
+    422: "Audio that cannot be read, or an invalid parameter",
+    503: "Too many requests; retry after the seconds in Retry-After",
 }
 DESCRIPTION = (
-    "Tags, events, timelines and embeddings of sounds. Parameters may be in the query, in the fields of a form, or in a"
-    " JSON object. Live audio: WebSockets at /v1/audio/stream and /v1/realtime."
+    "Tags, events, timelines and embeddings of sounds. Parameters are in the query, in fields of a form, or in a JSON"
+    " object. Live audio: WebSockets at /v1/audio/stream and /v1/realtime."
 )
 
 
 def create_app(taggers: Sequence[AudioTagger], settings: Settings | None = None) -> FastAPI:
     """
-    The ASGI application.
+    Creates the ASGI application.
 
     Args:
-        taggers: Models, the first one as the default.
-        settings: Limits and the key.
+        taggers: The models. The first one is the default.
+        settings: Limits and API key.
     """
     settings = settings or Settings()
     app = FastAPI(title="ced_model", description=DESCRIPTION, redoc_url=None)
     for tagger in taggers:
         share_engine(tagger)
     models, memory = Models(taggers), Memory(BODIES_IN_MEMORY * settings.max_bytes)
-    work = Work(settings, 2 * taggers[0].num_threads)  # one decodes while the other computes
+    work = Work(settings, 2 * taggers[0].num_threads)  # per thread, one request decodes while another computes
     streams = Streams(models, settings)
     logging.getLogger("ced_model.audio").addHandler(warnings)
 
@@ -65,7 +65,7 @@ def create_app(taggers: Sequence[AudioTagger], settings: Settings | None = None)
             query: dict[str, Any] = {}
             for name, value in request.query_params.multi_items():
                 add_value(query, name, value)
-            kinds.parse(kind, query)  # before the body
+            kinds.parse(kind, query)  # fails before the body is read
             upload = Upload(memory)
             try:
                 await read_body(request, upload, settings)
@@ -78,7 +78,7 @@ def create_app(taggers: Sequence[AudioTagger], settings: Settings | None = None)
                         waveform = load(upload, parameters, tagger.sampling_rate, budget)
                         warning = warnings.take()
                         result = answer(name, tagger, waveform, parameters, budget)
-                    except ValueError as error:  # AudioError and OptionError are
+                    except ValueError as error:  # includes AudioError and OptionError
                         raise _refusal(error) from error
                     metrics.AUDIO.inc(len(waveform) / tagger.sampling_rate)
                     if warning:
@@ -112,7 +112,9 @@ def create_app(taggers: Sequence[AudioTagger], settings: Settings | None = None)
     app.add_exception_handler(Refusal, lambda _, error: error.response())
     app.add_exception_handler(ClientGone, lambda *_: Response(status_code=499))
     app.add_exception_handler(HTTPException, _refuse_route)  # type: ignore[arg-type]
-    app.add_exception_handler(Exception, lambda *_: Refusal(500, "internal error; the server's log has it").response())
+    app.add_exception_handler(
+        Exception, lambda *_: Refusal(500, "internal error; see the log of the server").response()
+    )
     return app
 
 
@@ -123,20 +125,20 @@ def _refusal(error: ValueError) -> Refusal:
 
 
 def _refuse_route(request: Request, error: HTTPException) -> Response:
-    message = {404: "no such path", 405: "no such method here"}.get(error.status_code, str(error.detail))
+    message = {404: "unknown path", 405: "this path has no such method"}.get(error.status_code, str(error.detail))
     response = Refusal(error.status_code, message).response()
     response.headers.update(error.headers or {})
     return response
 
 
 def _describe(kind: type[Any]) -> dict[str, Any]:
-    """Parameters and body for the OpenAPI page."""
+    """Parameters and request body for OpenAPI."""
     schema = kind.model_json_schema()
     properties = schema["properties"]
     binary = {"type": "string", "format": "binary"}
     form = {"type": "object", "properties": {"file": binary} | properties, "required": ["file"]}
-    array = {"type": "array", "items": {"type": "number"}, "description": "Samples; needs sampling_rate."}
-    audio = {"type": "string", "format": "byte", "description": "A file, in base64."}
+    array = {"type": "array", "items": {"type": "number"}, "description": "Samples; requires sampling_rate."}
+    audio = {"type": "string", "format": "byte", "description": "A file in base64."}
     extended = {"type": "object", "properties": {"array": array, "audio": audio} | properties}
     content = {
         "multipart/form-data": {"schema": form},
@@ -147,7 +149,7 @@ def _describe(kind: type[Any]) -> dict[str, Any]:
     query = [
         {"name": name, "in": "query", "required": False, "schema": each}
         for name, each in properties.items()
-        if name != "thresholds"  # an object: for JSON and forms
+        if name != "thresholds"  # an object, only in JSON and forms
     ]
     return {"parameters": query, "requestBody": {"required": True, "content": content}}
 
@@ -167,22 +169,22 @@ def _add_others(app: FastAPI, models: Models) -> None:
 
     @app.get("/v1/models", response_model=kinds.ModelList)
     async def list_models() -> Response:
-        """The models of this server; the first one is the default."""
+        """Lists the models of this server. The first one is the default."""
         return JSONResponse({"object": "list", "data": entries})
 
     @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
     async def check_health() -> dict[str, str]:
-        """Answers while the process runs."""
+        """Responds while the process is running."""
         return {"status": "ok"}
 
     @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz")
     async def check_readiness() -> dict[str, str]:
-        """Answers once the models are loaded."""
+        """Responds when the models are loaded."""
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def read_metrics() -> Response:
-        """Figures for Prometheus, as text."""
+        """Metrics for Prometheus, as text."""
         return Response(metrics.read(), media_type=metrics.CONTENT_TYPE_LATEST)

@@ -1,10 +1,10 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Bodies of requests → audio in memory, and options.
+Reads bodies of requests: audio and options.
 
-Decoders in C read files, so on Linux a body is written to a file in memory (`memfd_create`), never to the disk. Other
-systems use a temporary file that is deleted at once.
+Decoders read files, so the audio is written to a file in memory (`memfd_create`) on Linux. Other systems use a
+temporary file that is deleted when it is closed.
 """
 
 import asyncio
@@ -25,29 +25,29 @@ from starlette.requests import Request
 
 from .settings import MEGABYTE, ClientGone, Refusal, Settings
 
-MIN_BYTES_PER_S = 10_000  # on average, of clients that send longer than the timeout
-MAX_FIELD_BYTES = 100_000  # of a form, beside its file
+MIN_BYTES_PER_S = 10_000  # minimum average rate of uploads that take longer than the timeout
+MAX_FIELD_BYTES = 100_000  # of a form, in addition to its file
 IN_MEMORY = {"MAX_MEMORY_FILE_SIZE": math.inf}
-MAX_JSON_BYTES = 16 * MEGABYTE  # parsing holds up all others
-BODIES_IN_MEMORY = 4  # of the largest size
+MAX_JSON_BYTES = 16 * MEGABYTE  # parsing blocks all other requests
+BODIES_IN_MEMORY = 4  # number of bodies of the maximum size
 RAW_TYPES = ("", "application/octet-stream", "application/ogg", "application/x-npy")
 WANTED = "multipart/form-data with a file, a type such as audio/wav, application/octet-stream, or application/json"
 
 
 class Memory:
-    """Bytes of bodies that may be in memory at a time."""
+    """Limits the total size of bodies in memory."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.taken = limit, 0
 
     def take(self, size: int) -> None:
         if self.taken + size > self.limit:
-            raise Refusal(503, "too many uploads at a time; try again later", retry_after_s=5)
+            raise Refusal(503, "too many simultaneous uploads; try again later", retry_after_s=5)
         self.taken += size
 
 
 class Upload:
-    """The audio of a request: a file in memory, or an array of floats from JSON; with the options beside it."""
+    """The audio of a request, as a file or an array of floats from JSON, and its options."""
 
     def __init__(self, memory: Memory) -> None:
         self.array: np.ndarray | None = None
@@ -62,7 +62,7 @@ class Upload:
             self.file = tempfile.TemporaryFile(buffering=0)
 
     def take_memory(self, size: int) -> None:
-        """Counts bytes of the body, before they are kept."""
+        """Reserves memory for a part of the body."""
         self._memory.take(size)
         self.size += size
 
@@ -85,14 +85,14 @@ async def read_body(request: Request, upload: Upload, settings: Settings) -> Non
     Reads the body of a request into `upload`.
 
     Raises:
-        Refusal: for a body that is too large, too slow, cut off, or of another type.
-        ClientGone: if the client closes its connection.
+        Refusal: if the body is too large, too slow, truncated or of an unsupported type.
+        ClientGone: if the client closes the connection.
     """
     header = request.headers.get("content-type", "")
     kind, parameters = parse_options_header(header)
     content_type = kind.decode("latin-1").lower()
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal(415, f"content encoding {request.headers['content-encoding']!r}: send the file as it is")
+        raise Refusal(415, f"content encoding {request.headers['content-encoding']!r}: send the file without encoding")
     is_raw = content_type in RAW_TYPES or content_type.startswith(("audio/", "video/"))
     if not is_raw and content_type not in ("multipart/form-data", "application/json"):
         raise Refusal(415, f"content type {content_type!r}: expected {WANTED}")
@@ -100,7 +100,7 @@ async def read_body(request: Request, upload: Upload, settings: Settings) -> Non
     chunks = _chunks(request, upload, limit, settings.body_timeout_s)
     if content_type == "multipart/form-data":
         if b"boundary" not in parameters:
-            raise Refusal(400, "multipart/form-data without a boundary")
+            raise Refusal(400, "multipart/form-data requires a boundary")
         await _read_form(chunks, parameters[b"boundary"], upload)
     elif is_raw:
         async for chunk in chunks:
@@ -112,7 +112,7 @@ async def read_body(request: Request, upload: Upload, settings: Settings) -> Non
 
 
 async def _chunks(request: Request, upload: Upload, limit: int, timeout_s: float) -> AsyncIterator[bytes]:
-    """The body as it arrives."""
+    """Yields the body as it arrives."""
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > limit + MAX_FIELD_BYTES:
         raise _too_large(limit)
@@ -139,7 +139,7 @@ async def _chunks(request: Request, upload: Upload, limit: int, timeout_s: float
 
 
 def add_value(values: dict[str, Any], name: str, value: str) -> None:
-    """Adds the value of a field or parameter; several with one name become a list."""
+    """Adds the value of a field or parameter. Several values of one name become a list."""
     before = values.get(name)
     values[name] = value if before is None else [*(before if isinstance(before, list) else [before]), value]
 
@@ -158,7 +158,7 @@ async def _read_form(chunks: AsyncIterator[bytes], boundary: bytes, upload: Uplo
         if file.field_name != b"file":
             raise Refusal(400, f"a file in the field {_text(file.field_name)!r}: expected it in the field 'file'")
         if upload.has_audio:
-            raise Refusal(400, "more than one file: send one a request")
+            raise Refusal(400, "more than one file: send one per request")
         content = file.file_object
         assert isinstance(content, io.BytesIO)
         upload.write(content.getbuffer())
@@ -171,7 +171,7 @@ async def _read_form(chunks: AsyncIterator[bytes], boundary: bytes, upload: Uplo
     except FormParserError as error:
         raise Refusal(400, f"not a valid {kind} body: {error}") from error
     if not ends:
-        raise Refusal(400, f"the {kind} body ends in the middle")
+        raise Refusal(400, f"the {kind} body is incomplete")
 
 
 def _text(data: bytes | None) -> str:
@@ -179,28 +179,28 @@ def _text(data: bytes | None) -> str:
 
 
 def _read_json(body: bytes, upload: Upload) -> None:
-    """`{"array": [samples], "sampling_rate": Hz}` or `{"audio": base64 of a file}`, with options beside it."""
+    """`{"array": [samples], "sampling_rate": Hz}` or `{"audio": base64 of a file}`, with further options."""
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, f"the body is not valid JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise Refusal(400, "the JSON body is not an object")
+        raise Refusal(400, "the JSON body must be an object")
     array, audio = fields.pop("array", None), fields.pop("audio", None)
     upload.fields = fields
     if (array is None) == (audio is None):
-        raise Refusal(400, 'the JSON body has to have "array", a list of samples, or "audio", a file in base64')
+        raise Refusal(400, 'the JSON body requires "array", a list of samples, or "audio", a file in base64')
     if audio is not None:
         try:
             upload.write(base64.b64decode(audio, validate=True))
         except (binascii.Error, ValueError, TypeError):
-            raise Refusal(400, '"audio" is not a text in base64') from None
+            raise Refusal(400, '"audio" is not a base64 string') from None
         return
     try:
         upload.array = np.array(array, dtype=np.float32)
     except (ValueError, TypeError, OverflowError):
-        raise Refusal(422, '"array" is not a list of numbers, or of a list for each channel') from None
+        raise Refusal(422, '"array" must be a list of numbers, or of a list for each channel') from None
     if not isinstance(array, list):
-        raise Refusal(422, '"array" is not a list of numbers, or of a list for each channel')
+        raise Refusal(422, '"array" must be a list of numbers, or of a list for each channel')
     if "sampling_rate" not in fields:
-        raise Refusal(422, '"array" needs "sampling_rate", in Hz')
+        raise Refusal(422, '"array" requires "sampling_rate", in Hz')

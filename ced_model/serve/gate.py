@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""ASGI middleware: checks the key and records metrics."""
+"""ASGI middleware that checks the API key and records metrics."""
 
 import secrets
 import time
@@ -10,11 +10,11 @@ from . import metrics
 from .settings import Refusal, Settings
 
 OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json")
-SUBPROTOCOL = "openai-insecure-api-key."  # in front of the key, as OpenAI's clients in browsers give it
+SUBPROTOCOL = "openai-insecure-api-key."  # prefix of the key in OpenAI's browser clients
 
 
 class Gate:
-    """ASGI middleware. Paths outside `known` share one label in the metrics."""
+    """The middleware. Paths outside `known` share one label in the metrics."""
 
     def __init__(self, app: Any, settings: Settings, known: frozenset[str]) -> None:
         self.app, self.settings, self.known = app, settings, known
@@ -24,7 +24,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         root, path = self.settings.root_path, scope["path"]
-        path = path.removeprefix(root) if path.startswith(f"{root}/") else path  # a proxy may leave it or not
+        path = path.removeprefix(root) if path.startswith(f"{root}/") else path  # proxies may remove it or not
         scope = scope | {"root_path": root, "path": root + path}
         status, began = 500, time.perf_counter()
 
@@ -56,4 +56,4 @@ class Gate:
             keys.append(name.removeprefix(SUBPROTOCOL).encode("latin-1", "replace") if SUBPROTOCOL in name else b"")
         assert self.settings.api_key is not None
         right = self.settings.api_key.encode()
-        return any([secrets.compare_digest(key, right) for key in keys])  # all of them, in constant time
+        return any([secrets.compare_digest(key, right) for key in keys])  # a list, to compare all in constant time

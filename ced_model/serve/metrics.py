@@ -9,21 +9,21 @@ from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE_LATEST
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # where several processes write their figures
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # folder for the metrics of several processes
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 REQUESTS = Counter("ced_requests", "Requests", ("path", "status"))
 DURATION = Histogram(
-    "ced_request_seconds", "Seconds from a request's headers to its answer", ("path",), buckets=SECONDS
+    "ced_request_seconds", "Seconds from the headers of a request to its response", ("path",), buckets=SECONDS
 )
-AUDIO = Counter("ced_audio_seconds", "Seconds of audio that were computed")
-RUNNING = Gauge("ced_requests_running", "Requests that are computed", multiprocess_mode="livesum")
-WAITING = Gauge("ced_requests_waiting", "Requests that wait for their turn", multiprocess_mode="livesum")
+AUDIO = Counter("ced_audio_seconds", "Seconds of audio processed")
+RUNNING = Gauge("ced_requests_running", "Requests in progress", multiprocess_mode="livesum")
+WAITING = Gauge("ced_requests_waiting", "Requests waiting", multiprocess_mode="livesum")
 STREAMS = Gauge("ced_streams", "Live streams", multiprocess_mode="livesum")
 
 
 def read() -> bytes:
-    """The figures of all processes as text."""
+    """The metrics of all processes as text."""
     registry = REGISTRY
     if FOLDER in os.environ:
         for path in Path(os.environ[FOLDER]).glob("gauge_live*_*.db"):
@@ -35,8 +35,10 @@ def read() -> bytes:
 
 
 def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # os.kill would send Ctrl-C
+        return True
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except OSError:
         return False
     return True

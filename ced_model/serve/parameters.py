@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters and answers of the endpoints. Names and meanings are those of `AudioTagger`'s arguments."""
+"""Parameters and responses of the endpoints. Parameters are named after arguments of `AudioTagger`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,7 +16,7 @@ from .settings import Refusal
 Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Score = Annotated[float, Field(allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=MIN_SAMPLING_RATE, le=MAX_SAMPLING_RATE)]
-Names = Annotated[str | list[str] | None, Field(description="Classes and groups: one text with commas between names.")]
+Names = Annotated[str | list[str] | None, Field(description="Classes and groups, separated by commas.")]
 P = TypeVar("P", bound="Parameters")
 
 
@@ -27,15 +27,20 @@ class Parameters(BaseModel):
 
 
 class Sound(Parameters):
-    """How the audio of a request is read."""
+    """Parameters for reading the audio of a request."""
 
     encoding: Annotated[
         Literal["file", "pcm_s16le", "pcm_f32le"],
-        Field(description="A file of any format, .npy included, or bare samples of one channel."),
+        Field(description="A file of any format, including .npy, or raw samples of one channel."),
     ] = "file"
-    sampling_rate: Annotated[Rate | None, Field(description="Hz of bare samples; by default the model's.")] = None
+    sampling_rate: Annotated[
+        Rate | None, Field(description="Sampling rate of raw samples in Hz; by default that of the model.")
+    ] = None
     channel: Annotated[
-        str, Field(pattern=r"^(mix|loudest|\d{1,4})$", description="mix, loudest, or a number from 0.")
+        str,
+        Field(
+            pattern=r"^(mix|loudest|\d{1,4})$", description="mix (mean of all), loudest, or a channel number from 0."
+        ),
     ] = MIX
 
 
@@ -49,15 +54,19 @@ class Choice(Parameters):
 
 class Windows(Parameters):
     window_s: Annotated[Seconds, Field(description="Length of the windows in seconds.")] = TIMELINE_WINDOW_S
-    hop_s: Annotated[Seconds | None, Field(description="Between their starts; by default half a window.")] = None
+    hop_s: Annotated[Seconds | None, Field(description="Seconds between window starts; by default half a window.")] = (
+        None
+    )
 
 
 class Classification(Sound, Choice):
-    model_config = ConfigDict(extra="ignore")  # LocalAI ignores fields that it does not know
+    model_config = ConfigDict(extra="ignore")  # unknown fields are ignored, as in LocalAI
 
-    top_k: Annotated[int, Field(ge=0, description="Tags at most; 0: 5, or all with a threshold or labels.")] = 0
-    threshold: Annotated[Score, Field(description="Leave out lower scores.")] = 0.0
-    window_s: Annotated[Seconds | None, Field(description="Windows of long clips, by default 10 s.")] = None
+    top_k: Annotated[
+        int, Field(ge=0, description="Maximum tags; 0 for the default: 5, or all with a threshold or labels.")
+    ] = 0
+    threshold: Annotated[Score, Field(description="Minimum score.")] = 0.0
+    window_s: Annotated[Seconds | None, Field(description="Length of the windows in seconds; by default 10.")] = None
     hop_s: Seconds | None = None
     average: Literal["mean", "max"] = "mean"
 
@@ -67,10 +76,10 @@ class Classification(Sound, Choice):
 
 
 class Finding(Choice):
-    threshold: Annotated[Score, Field(description="Score from which an event begins.")] = THRESHOLD
+    threshold: Annotated[Score, Field(description="Minimum score of an event.")] = THRESHOLD
     thresholds: Annotated[
         Json[dict[str, Any] | None] | dict[str, Any] | None,
-        Field(description='By class, as JSON: {"Dog": 0.3, "*": 0.5}.'),
+        Field(description='Thresholds by class, as JSON: {"Dog": 0.3, "*": 0.5}.'),
     ] = None
     off_threshold: Score | None = None
     min_duration_s: Seconds = 0.0
@@ -80,7 +89,7 @@ class Finding(Choice):
     smoothing: Literal["median", "mean"] = "median"
 
     def finding(self) -> dict[str, Any]:
-        """Arguments of `Timeline.events` and `event_rules`."""
+        """Arguments for `Timeline.events` and `event_rules`."""
         names = ("off_threshold", "min_duration_s", "merge_gap_s", "max_duration_s", "smooth_s", "smoothing")
         thresholds = self.threshold if self.thresholds is None else self.thresholds
         return {"thresholds": thresholds} | {name: getattr(self, name) for name in names} | self.choosing()
@@ -95,14 +104,16 @@ class Timeline(Sound, Windows, Choice):
 
 
 class Embedding(Sound):
-    window_s: Annotated[Seconds | None, Field(description="Windows of long clips, by default 10 s.")] = None
+    window_s: Annotated[Seconds | None, Field(description="Length of the windows in seconds; by default 10.")] = None
 
 
 class Stream(Windows, Finding):
     encoding: Literal["pcm_s16le", "pcm_f32le"] = "pcm_s16le"
-    sampling_rate: Annotated[Rate | None, Field(description="Hz; by default the model's.")] = None
+    sampling_rate: Annotated[Rate | None, Field(description="Sampling rate in Hz; by default that of the model.")] = (
+        None
+    )
     top_k: Annotated[int, Field(ge=0)] = 0
-    events: Annotated[bool, Field(description="Send events once they are over, beside the tags of windows.")] = False
+    events: Annotated[bool, Field(description="Also send events, when they end.")] = False
 
 
 class Detection(BaseModel):
@@ -180,10 +191,10 @@ class Problems(BaseModel):
 
 def parse(kind: type[P], values: Mapping[str, Any]) -> P:
     """
-    Checked parameters.
+    Checks parameters.
 
     Raises:
-        Refusal: with the first that is wrong.
+        Refusal: for the first invalid one.
     """
     try:
         return kind.model_validate({name: value for name, value in values.items() if value not in ("", None)})
@@ -191,7 +202,7 @@ def parse(kind: type[P], values: Mapping[str, Any]) -> P:
         first = error.errors(include_url=False, include_context=False)[0]
         name = first["loc"][0] if first["loc"] else "parameters"
         if first["type"] == "extra_forbidden":
-            raise Refusal(422, f"{name}: not a parameter here; expected {', '.join(kind.model_fields)}") from None
+            raise Refusal(422, f"{name}: unknown parameter; expected {', '.join(kind.model_fields)}") from None
         shown = repr(first["input"])
         shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
         raise Refusal(422, f"{name}={shown}: {first['msg']}") from None

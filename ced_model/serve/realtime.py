@@ -1,12 +1,13 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-`/v1/realtime`: the part of OpenAI's realtime protocol that LocalAI has for models of sounds.
+`/v1/realtime`: the part of OpenAI's realtime protocol that LocalAI supports for sound classification.
 
-A session of LocalAI whose pipeline has `sound_detection` only: audio is appended to a buffer as PCM of 16 bits in
-base64; what is committed is classified, and a `conversation.item.sound_detection` event has its tags. Where the
-configuration of LocalAI has `sound_detection_window_ms` and `sound_detection_hop_ms`, here the address has parameters
-of these names: then the last window is classified every hop, and nothing has to be committed.
+A session is like one of LocalAI with only `sound_detection` in the pipeline. The client appends audio to a buffer, as
+16-bit PCM in base64, and commits it. The committed audio is classified, and the tags are sent in a
+`conversation.item.sound_detection` event. With the URL parameters `sound_detection_window_ms` and
+`sound_detection_hop_ms`, which LocalAI has in its configuration, the last window is classified at each hop without
+commits.
 """
 
 import asyncio
@@ -109,7 +110,7 @@ class _Realtime:
             self._update(event.get("session"))
             yield {"type": "session.updated", "session": self._session()}
         else:
-            raise _Problem("not_implemented", f"{str(kind)[:60]}: this server detects sounds only")
+            raise _Problem("not_implemented", f"{str(kind)[:60]}: this server only detects sounds")
 
     async def _append(self, audio: Any) -> AsyncIterator[dict[str, Any]]:
         if not audio:
@@ -139,7 +140,7 @@ class _Realtime:
 
     async def _detect(self, audio: bytes, item_id: str) -> dict[str, Any]:
         if not audio:
-            raise _Problem("input_audio_buffer_commit_empty", "the buffer holds no audio")
+            raise _Problem("input_audio_buffer_commit_empty", "the buffer has no audio")
         source = {"array": pcm_samples(audio, "pcm_s16le"), "sampling_rate": self.rate}
         tagging = {"top_k": self.parameters.top_k or None, "threshold": self.parameters.threshold or None}
         loop = asyncio.get_running_loop()
@@ -150,7 +151,7 @@ class _Realtime:
         return {"type": "conversation.item.sound_detection"} | found
 
     def _update(self, session: Any) -> None:
-        """The sampling rate is all that can be changed."""
+        """Changes the sampling rate, the only setting of a session."""
         audio = _part(_part(session, "audio"), "input")
         if audio.get("turn_detection") or _part(session, "").get("turn_detection"):
             raise _Problem("not_implemented", "turn_detection: expected null")
@@ -160,19 +161,19 @@ class _Realtime:
             wanted = f"audio/pcm with a rate from {RATES[0]} to {RATES[1]}"
             raise _Problem("session_update_error", f"audio.input.format: expected {wanted}")
         if rate != self.rate and self.buffer:
-            raise _Problem("session_update_error", "the rate cannot change while the buffer holds audio")
+            raise _Problem("session_update_error", "the rate cannot change while the buffer has audio")
         self.rate = rate
 
 
 def _part(value: Any, name: str) -> dict[str, Any]:
-    """A dictionary within a dictionary, or itself with no name; empty if it is not there."""
+    """The dictionary `name` in a dictionary, or `value` itself for an empty name; empty if missing."""
     value = (value or {}).get(name) if name and isinstance(value, dict) else value
     return value if isinstance(value, dict) else {}
 
 
 def _parse(text: bytes | str) -> dict[str, Any]:
     if len(text) > MAX_MESSAGE_BYTES:
-        raise _Problem("message_too_large", f"expected at most {MAX_MESSAGE_BYTES} bytes a message")
+        raise _Problem("message_too_large", f"expected at most {MAX_MESSAGE_BYTES} bytes per message")
     try:
         event = json.loads(text)
     except (ValueError, RecursionError):

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the server: processes, connections that time out, and an orderly end."""
+"""Runs the server: processes, timeouts of connections, and shutdown."""
 
 import asyncio
 import os
@@ -25,15 +25,15 @@ from . import metrics
 from .api import create_app
 from .settings import Settings
 
-BACKLOG = 2048  # connections that the system keeps waiting
-HEADERS_S = 10  # for the headers of a request to arrive, and for a refused body to stop
-UNREAD_S = 60  # for a client to read a piece of an answer
-FINISH_S = 60  # for requests that run when the server is to end
+BACKLOG = 2048  # connections in the queue of the system
+HEADERS_S = 10  # time limit for the headers of a request, and for the rest of a refused body
+UNREAD_S = 60  # time limit for a client to read a piece of a response
+FINISH_S = 60  # time limit for running requests at shutdown
 PING_S, PONG_S = 20.0, 60.0
 
 
 class _WriteTimeout:
-    """Ends connections whose client does not read."""
+    """Closes connections whose client does not read."""
 
     _unread: asyncio.TimerHandle | None = None
 
@@ -57,17 +57,17 @@ class _WriteTimeout:
 class SocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
     async def send(self, message: Any) -> None:
         await super().send(message)
-        # uvicorn takes a handshake that was refused for one that was forgotten.
+        # Otherwise uvicorn would treat a refused handshake as unfinished.
         if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
             self.handshake_complete = True
 
 
 class Connection(_WriteTimeout, H11Protocol):
     """
-    A connection that is closed if a request does not begin in time.
+    A connection that is closed if the headers of a request do not arrive in time.
 
-    After a refusal the rest of its body is read and thrown away for a while: closed at once, the connection would be
-    reset before the client has read the answer.
+    After a refusal, the rest of the body is read and discarded for a while. Otherwise the connection would be reset
+    before the client has read the response.
     """
 
     _headers: asyncio.TimerHandle | None = None
@@ -107,7 +107,7 @@ class Connection(_WriteTimeout, H11Protocol):
 
 @dataclass(frozen=True)
 class _Factory:
-    """Makes the application in a process of its own."""
+    """Creates the application in a worker process."""
 
     models: Sequence[str]
     options: dict[str, Any]
@@ -119,37 +119,38 @@ class _Factory:
 
 
 def _end_with_parent() -> None:
-    """A killed parent leaves processes that would keep its port."""
+    """Ends this process with its parent. Otherwise it would keep the port if the parent is killed."""
     if (parent := parent_process()) is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def load_taggers(models: Sequence[str], options: dict[str, Any]) -> list[AudioTagger]:
-    """Models that are ready to compute."""
+    """Loads models and opens their engines."""
     taggers = [AudioTagger(model, **options) for model in models]
     warm_up(taggers)
     return taggers
 
 
 def warm_up(taggers: Sequence[AudioTagger]) -> None:
-    """Opens the engines, so that the first request does not wait for that."""
+    """Opens the engines before the first request."""
     for tagger in taggers:
         tagger([np.zeros(tagger.sampling_rate, np.float32)])
 
 
 def open_port(host: str, port: int) -> socket.socket:
     """
-    A socket that listens; connections wait in it until a process takes them.
+    A listening socket. Connections wait in its queue until the server accepts them.
 
     Raises:
-        OSError: if the port is taken, or `host` is not an address of this machine.
+        OSError: if the port is in use, or `host` is not an address of this machine.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    # asyncio turns Nagle's algorithm off only where the protocol is named: with it, each answer takes 40 ms longer.
+    # With the protocol given, asyncio disables Nagle's algorithm, which delays each response by 40 ms.
     listening = socket.socket(family, kind, protocol)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # on Windows, it would allow to bind a port that is in use
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(BACKLOG)
     except OSError:
@@ -160,7 +161,7 @@ def open_port(host: str, port: int) -> socket.socket:
 
 
 def make_config(app: Any, **options: Any) -> uvicorn.Config:
-    """How uvicorn runs an application."""
+    """The configuration of uvicorn."""
     return uvicorn.Config(
         app,
         http=Connection,
@@ -186,24 +187,24 @@ def serve(
     **options: Any,
 ) -> None:
     """
-    Serves until SIGTERM or Ctrl-C; requests that run are finished, for up to 60 s, and no more are taken.
+    Serves until SIGTERM or Ctrl-C. Running requests are then finished, for up to 60 s.
 
     Args:
-        listening: As `open_port` returns it.
-        taggers: Models, the first one as the default.
-        settings: Limits and the key.
-        workers: Processes. Several load `models` themselves.
-        models, options: As for `AudioTagger`.
+        listening: The socket from `open_port`.
+        taggers: The models. The first one is the default.
+        settings: Limits and API key.
+        workers: Number of processes. With several, each loads `models` itself.
+        models, options: Model names and options for `AudioTagger`.
     """
     settings = settings or Settings()
-    # uvicorn raises the signals again that ended it: here they are the usual way to end.
+    # uvicorn raises the signals that ended it again; here they are expected.
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         if workers == 1:
             uvicorn.Server(make_config(create_app(taggers, settings))).run([listening])
             return
         config = make_config(_Factory(models, options, settings), workers=workers, factory=True)
-        with tempfile.TemporaryDirectory(prefix="ced-metrics-") as folder:  # figures only
+        with tempfile.TemporaryDirectory(prefix="ced-metrics-") as folder:  # for metrics
             os.environ[metrics.FOLDER] = folder
             Multiprocess(config, [listening]).run()
     finally:

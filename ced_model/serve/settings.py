@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of the server, and how it refuses a request: a status and one line."""
+"""Settings of the server, and the exception for refused requests."""
 
 import math
 from dataclasses import dataclass, field
@@ -16,23 +16,23 @@ MEGABYTE = 1_000_000
 @dataclass(frozen=True)
 class Settings:
     """
-    Limits of the server, and who may use it.
+    Limits and API key of the server.
 
     Attributes:
         max_megabytes: Largest body of a request, in millions of bytes.
         max_minutes: Longest recording.
-        max_waiting: Requests that may wait for their turn; further ones are refused.
-        max_streams: Live streams at a time, in each process.
-        body_timeout_s: Seconds without data after which a client that is sending is disconnected. Longer uploads also
-            need 10 kB/s on average.
-        decode_timeout_s: Longest time that decoding a recording may take.
-        timeout_s: Longest time that a request may wait for its turn, and then may take.
+        max_waiting: Maximum number of waiting requests. Further ones are refused.
+        max_streams: Maximum number of live streams per process.
+        body_timeout_s: Seconds without data after which an upload is refused. Longer uploads also need 10 kB/s on
+            average.
+        decode_timeout_s: Maximum time to decode a recording.
+        timeout_s: Maximum time that a request may wait, and that its computation may take.
         stream_timeout_s: Seconds without a message after which a WebSocket is closed.
-        api_key: Key that requests must have, or None.
+        api_key: Key required for requests, or None.
         root_path: Path under which a proxy publishes the server, such as `"/ced"`.
 
     Raises:
-        OptionError: for values that are not possible.
+        OptionError: for invalid values.
     """
 
     max_megabytes: float = 100
@@ -67,7 +67,7 @@ class Settings:
 
 
 class Refusal(Exception):
-    """Why a request is not answered: an HTTP status and one line for the client."""
+    """A refused request: an HTTP status and a one-line message for the client."""
 
     def __init__(self, status: int, message: str, retry_after_s: int | None = None) -> None:
         super().__init__(one_line(message))
@@ -80,7 +80,7 @@ class Refusal(Exception):
         return JSONResponse(self.content(), self.status, headers)
 
     def content(self) -> dict[str, Any]:
-        """As LocalAI and OpenAI report errors."""
+        """The error in the format of LocalAI and OpenAI."""
         kind = "authentication_error" if self.status == 401 else "invalid_request_error"
         kind = "server_error" if self.status >= 500 else kind
         return {"error": {"code": self.status, "message": str(self), "type": kind}}

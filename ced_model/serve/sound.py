@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Uploads → waveforms, in bounded time and memory."""
+"""Decodes uploads to waveforms, in bounded time and memory."""
 
 import logging
 import threading
@@ -18,15 +18,15 @@ from ..messages import one_line
 from .body import Upload
 from .settings import Refusal, Settings
 
-BLOCK_S = 2.0  # decoded between two checks
-TOLERANCE_S = 0.1  # encoders pad
+BLOCK_S = 2.0  # decoded between two checks of the limits
+TOLERANCE_S = 0.1  # encoders add padding
 NPY = b"\x93NUMPY"
 PCM_TYPES: dict[str, np.dtype[Any]] = {"pcm_s16le": np.dtype("<i2"), "pcm_f32le": np.dtype("<f4")}
 MAX_NPY_HEADER = 10_000
 
 
 class Budget:
-    """The time limit of one request; raises a [`Refusal`] when it is over or the client has disconnected."""
+    """The time limit of one request. Raises a [`Refusal`] after it, or when the client has disconnected."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -35,12 +35,12 @@ class Budget:
 
     def check(self, _: Any = None) -> None:
         if self.is_cancelled:
-            raise Refusal(499, "the client has gone")
+            raise Refusal(499, "the client has disconnected")
         if time.monotonic() - self._began > self.settings.timeout_s:
             raise Refusal(503, f"computing took longer than {self.settings.timeout_s:g} s: send shorter recordings")
 
     def check_decoding(self, seconds: float) -> None:
-        """Checks the time, and the seconds of audio that were decoded."""
+        """Checks the time limit of decoding, and the limit on decoded seconds."""
         self.check()
         if time.monotonic() - self._began > self.settings.decode_timeout_s:
             raise Refusal(422, f"decoding took longer than {self.settings.decode_timeout_s:g} s")
@@ -49,7 +49,7 @@ class Budget:
 
 
 class Warnings(logging.Handler):
-    """Collects warnings about damaged files, so that they reach the client instead of the server's log."""
+    """Collects warnings about damaged files for the response, instead of the log."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -59,7 +59,7 @@ class Warnings(logging.Handler):
         self._thread.line = one_line(record.getMessage().partition(": ")[2])
 
     def take(self) -> str:
-        """The last one of this thread since the last call, or nothing."""
+        """The last warning in this thread since the last call, or an empty string."""
         line, self._thread.line = getattr(self._thread, "line", ""), ""
         return line
 
@@ -69,14 +69,14 @@ warnings = Warnings()
 
 def load(upload: Upload, parameters: Any, model_rate: int, budget: Budget) -> np.ndarray:
     """
-    The audio of a request as mono float32 of shape `(samples,)` at the model's rate.
+    The audio of a request as mono float32 of shape `(samples,)` at the model's sampling rate.
 
     Args:
         upload: The body.
-        parameters: With `encoding`, `sampling_rate` and `channel`.
+        parameters: Has `encoding`, `sampling_rate` and `channel`.
 
     Raises:
-        Refusal: if it cannot be decoded, or not within the limits.
+        Refusal: if it cannot be decoded, or exceeds a limit.
     """
     source = _source(upload, parameters.encoding, parameters.sampling_rate or model_rate)
     channel: Any = parameters.channel
@@ -85,7 +85,7 @@ def load(upload: Upload, parameters: Any, model_rate: int, budget: Budget) -> np
         budget.check_decoding(duration_s(source) or 0.0)
         if channel == LOUDEST and not isinstance(source, dict):
             chunks: Any = decoded_chunks(source)
-            with closing(chunks):  # before the file is
+            with closing(chunks):  # closed before the file
                 channel = choose_loudest(_checked(chunks, budget))
         blocks, samples = [], 0
         reading: Any = read_blocks(source, sampling_rate=model_rate, block_s=BLOCK_S, channel=channel)
@@ -124,24 +124,22 @@ def _source(upload: Upload, encoding: str, rate: float) -> Any:
 
 
 def pcm_samples(data: bytes, encoding: str) -> np.ndarray:
-    """Samples of one channel; raises a [`Refusal`] where the last one is cut off."""
+    """Samples of one channel. Raises a [`Refusal`] if the last one is incomplete."""
     kind = PCM_TYPES[encoding]
     if not data or len(data) % kind.itemsize:
-        raise Refusal(
-            422, f"{len(data)} bytes are not whole samples of {encoding}, which has {kind.itemsize} bytes each"
-        )
+        raise Refusal(422, f"expected {kind.itemsize} bytes per sample of {encoding}, received {len(data)} bytes")
     return np.frombuffer(data, kind)
 
 
 def _read_npy(upload: Upload) -> np.ndarray:
-    """An array from NumPy's file format; nothing in it is executed, and nothing is allocated that is not there."""
+    """Reads an .npy file safely: no code is executed, and no more memory is allocated than the file has data."""
     upload.file.seek(0)
     read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
     try:
         version, _ = np.lib.format.read_magic(upload.file)
         shape, is_fortran, kind = read_header[version](upload.file, max_header_size=MAX_NPY_HEADER)
         if kind.hasobject:
-            raise ValueError("it holds Python objects")
+            raise ValueError("it has Python objects")
         array = np.frombuffer(upload.file.read(), kind)
         return array.reshape(shape, order="F" if is_fortran else "C")
     except (ValueError, KeyError, TypeError, SyntaxError, OverflowError, MemoryError) as error:

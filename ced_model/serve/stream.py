@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`/v1/audio/stream`: samples of live audio in, tags and events out, on one WebSocket."""
+"""`/v1/audio/stream`: a WebSocket that receives live audio and sends tags and events."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ DONE, WRONG_DATA, TOO_LATE, TOO_LARGE, FAILED = 1000, 1007, 1008, 1009, 1011  # 
 
 
 class Streams:
-    """The live streams of one process, each in a thread of its own."""
+    """The live streams of one process, each in its own thread."""
 
     def __init__(self, models: Models, settings: Settings) -> None:
         self.models, self.settings = models, settings
@@ -41,17 +41,17 @@ class Streams:
 
     async def serve(self, socket: WebSocket, open_session: Callable[[], Any]) -> None:
         """
-        Accepts a connection, and runs a session to its end; errors are sent to the client before it is closed.
+        Accepts a connection and runs a session. Errors are sent to the client before the connection is closed.
 
         Args:
             socket: The connection.
-            open_session: Makes the session, which is called with the accepted connection; its refusals are HTTP
-                responses.
+            open_session: Creates the session, which is then called with the accepted connection. A `Refusal` that it
+                raises becomes an HTTP response.
         """
         try:
             session = open_session()
             if self._running >= self.settings.max_streams:
-                raise Refusal(503, f"{self._running} streams are running already", RETRY_S)
+                raise Refusal(503, f"{self._running} streams are already running", RETRY_S)
         except (Refusal, ValueError) as error:
             refusal = error if isinstance(error, Refusal) else Refusal(422, str(error).replace("`", ""))
             await socket.send_denial_response(refusal.response())
@@ -71,7 +71,7 @@ class Streams:
             code, reason = TOO_LARGE if is_large else WRONG_DATA, one_line(error)
         except Exception:
             logger.exception("a stream failed")
-            code, reason = FAILED, "internal error; the server's log has it"
+            code, reason = FAILED, "internal error; see the log of the server"
         finally:
             self._running -= 1
             metrics.STREAMS.dec()
@@ -87,7 +87,7 @@ class Streams:
 
         Raises:
             ClientGone: if the connection is closed.
-            TimeoutError: if none comes.
+            TimeoutError: if none arrives in time.
         """
         async with asyncio.timeout(self.settings.stream_timeout_s):
             message = await socket.receive()
@@ -104,7 +104,7 @@ def add_stream(app: FastAPI, streams: Streams) -> None:
             parameters = parse(Stream, dict(socket.query_params))
             _, tagger = streams.models.get(parameters.model)
             session = _Session(streams, tagger, parameters)
-            session.run([], lambda _: None)  # impossible parameters are refused before the stream begins
+            session.run([], lambda _: None)  # fails for invalid parameters before the stream starts
             return session
 
         await streams.serve(socket, open_session)
@@ -114,8 +114,8 @@ class _Session:
     """
     One stream.
 
-    Its thread asks for each message when it needs it, and waits until each answer is sent. So a client that sends
-    faster than the model computes, or does not read, is slowed down, and no queue grows here.
+    Its thread receives a message only when it needs one, and waits until each response is sent. Clients that send too
+    fast or do not read are slowed down, and no queue grows.
     """
 
     def __init__(self, streams: Streams, tagger: AudioTagger, parameters: Stream) -> None:
@@ -139,7 +139,7 @@ class _Session:
         await loop.run_in_executor(self.streams.threads, lambda: self.run(self.chunks(receive), send))
 
     def chunks(self, receive: Callable[[], bytes | str]) -> Iterator[np.ndarray]:
-        """Samples as they arrive; a message may end within one."""
+        """Yields samples as they arrive. A message may end within a sample."""
         rest = b""
         while True:
             data = receive()
@@ -159,7 +159,7 @@ class _Session:
             raise Refusal(422, f"the stream ends within a sample of {self.parameters.encoding}")
 
     def run(self, chunks: Iterable[np.ndarray], send: Callable[[dict[str, Any]], object]) -> None:
-        """Sends the tags of each window, events if they are asked for, and the end."""
+        """Sends the tags of each window, events if requested, and the end."""
         asked, tagger = self.parameters, self.tagger
         tagging: dict[str, Any] = {"window_s": asked.window_s, "hop_s": asked.hop_s, "top_k": asked.top_k or None}
         tagging |= asked.choosing() | {"sampling_rate": self.rate}
@@ -178,7 +178,7 @@ class _Session:
 
 
 def _check_end(text: str) -> None:
-    """Raises a [`Refusal`] if a text message is anything but `{"type": "end"}`."""
+    """Raises a [`Refusal`] for a text message other than `{"type": "end"}`."""
     try:
         is_end = json.loads(text).get("type") == "end"
     except (ValueError, AttributeError, RecursionError):

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Scheduling of requests: a few are computed at a time, some wait, and further ones are refused."""
+"""Schedules requests: a few run at a time, some wait, and further ones are refused."""
 
 import asyncio
 import math
@@ -19,14 +19,14 @@ from .settings import ClientGone, Refusal, Settings
 from .sound import Budget
 
 MAX_RETRY_S = 60
-# Windows up to this length, in frames of 10 ms, share batches: by `benchmarks/serving.py --batching`, longer ones gain
-# nothing with ONNX Runtime, and all gain with the other engines.
+# Maximum length, in frames of 10 ms, of windows that share batches. According to `benchmarks/serving.py --batching`,
+# longer ones do not become faster with ONNX Runtime; with the other engines, all do.
 BATCHED_FRAMES = {"onnx": 300}
 T = TypeVar("T")
 
 
 class _Call:
-    """Windows of one request, `(windows, n_mels, frames)`, and their outputs or the error once they are computed."""
+    """Windows of one request, `(windows, n_mels, frames)`, and later their outputs or an error."""
 
     def __init__(self, log_mels: np.ndarray) -> None:
         self.log_mels = log_mels
@@ -36,11 +36,11 @@ class _Call:
 
 class SharedEngine:
     """
-    An engine for several requests. It computes the same as the engine itself.
+    Shares an engine between requests, with the same results.
 
-    On a CPU, a single call has all threads, and several at a time have one each; on a GPU they come one after the
-    other. Calls that wait are computed together if their windows have the same length, where that pays. No call waits
-    for others to come.
+    On a CPU, a single call uses all threads, and simultaneous calls one each; on a GPU they run in sequence. Waiting
+    calls with windows of the same length are computed as one batch if that is faster. A call never waits for future
+    ones.
     """
 
     def __init__(self, engine: Engine, num_threads: int, batch_size: int) -> None:
@@ -68,7 +68,7 @@ class SharedEngine:
         return call.result
 
     def _take_batch(self, first: _Call) -> list[_Call]:
-        """Calls to compute together; others wait for them from now on."""
+        """Takes the calls of the next batch from the queue."""
         batch, windows = [first], len(first.log_mels)
         for other in self._waiting if first.log_mels.shape[2] <= self._batched_frames else ():
             fits = other.log_mels.shape[1:] == first.log_mels.shape[1:]
@@ -97,18 +97,18 @@ class SharedEngine:
 
 
 def share_engine(tagger: AudioTagger) -> None:
-    """Makes a tagger fit for requests from several threads."""
+    """Prepares a tagger for requests from several threads."""
     if not isinstance(tagger._engine, SharedEngine):
         tagger._engine = SharedEngine(tagger._engine, tagger.num_threads, tagger.batch_size)
 
 
 class Work:
     """
-    The turns of one process.
+    Runs the requests of one process.
 
     Args:
         settings: Limits.
-        running: Requests that are decoded and computed at a time.
+        running: Maximum number of simultaneous requests.
     """
 
     def __init__(self, settings: Settings, running: int) -> None:
@@ -116,19 +116,19 @@ class Work:
         self.threads = ThreadPoolExecutor(running, "ced-request")
         self._slots = asyncio.Semaphore(running)
         self._waiting = 0
-        self._usual_s = 0.1  # of a request, lately
+        self._usual_s = 0.1  # moving average of the time of a request
 
     async def run(self, receive: Callable[[], Awaitable[Any]], function: Callable[[Budget], T]) -> T:
         """
-        Calls a function in another thread when it is its turn.
+        Waits for a free place, and then calls a function in another thread.
 
         Args:
-            receive: Of the request, whose body has been read: if the client disconnects, its work is cancelled.
-            function: Called with the [`Budget`] that it has to check regularly.
+            receive: `receive` of the request, after its body was read. If the client disconnects, work is cancelled.
+            function: Called with a [`Budget`], which it must check regularly.
 
         Raises:
-            Refusal: if there is no place, or no turn in time.
-            ClientGone: if the client closes its connection.
+            Refusal: if too many requests are waiting, or no place becomes free in time.
+            ClientGone: if the client closes the connection.
         """
         await self._take_turn()
         gone: asyncio.Future[Any] = asyncio.ensure_future(_until_gone(receive))
@@ -141,7 +141,7 @@ class Work:
             try:
                 await asyncio.wait({future, gone}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                if not future.done():  # the turn ends when the thread has
+                if not future.done():  # the place is released when the thread ends
                     budget.is_cancelled = True
                     await asyncio.wait({future})
             if gone.done() and budget.is_cancelled:
@@ -157,14 +157,16 @@ class Work:
     async def _take_turn(self) -> None:
         if self._slots.locked():
             if self._waiting >= self.settings.max_waiting:
-                raise Refusal(503, f"{self._waiting} requests are waiting already", self._retry_s())
+                raise Refusal(503, f"{self._waiting} requests are already waiting", self._retry_s())
             self._waiting += 1
             metrics.WAITING.inc()
             try:
                 async with asyncio.timeout(self.settings.timeout_s):
                     await self._slots.acquire()
             except TimeoutError:
-                raise Refusal(503, f"no turn within {self.settings.timeout_s:g} s", self._retry_s()) from None
+                raise Refusal(
+                    503, f"the request waited longer than {self.settings.timeout_s:g} s", self._retry_s()
+                ) from None
             finally:
                 self._waiting -= 1
                 metrics.WAITING.dec()

@@ -14,7 +14,7 @@ from typing import IO, Any
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
-from ..output import write_file
+from ..output import lock_on_windows, write_file
 
 SUFFIX = ".training"
 RUN_FILE = "run.json"
@@ -72,14 +72,16 @@ def _names(folder: Path) -> set[str]:
 
 
 def _lock(file: IO[str], folder: Path) -> None:
-    """Unlike `flock`, this lock is not inherited by data loading workers, which may outlive a killed run."""
     try:
-        import fcntl
-
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            import fcntl
+        except ImportError:
+            lock_on_windows(file.fileno())
+        else:  # not `flock`, which data loading workers would inherit; they may outlive a killed run
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
         raise ValueError(f"{folder} is in use by another run: wait until it ends, or choose another output.") from error
-    except (ImportError, OSError):  # Windows, or a file system without locks
+    except (ImportError, OSError):  # no locks
         pass
 
 

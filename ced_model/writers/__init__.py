@@ -1,8 +1,8 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Records in files: a table to read; JSON, JSON lines, CSV and Parquet for programs; events in the formats of programs
-that show and edit them.
+Output formats of records: a table for people; JSON, JSON lines, CSV and Parquet for programs; and event formats of
+annotation programs.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +29,7 @@ class Format(StrEnum):
 
 
 class EventFormat(NamedTuple):
-    """A format that holds events only: the end of its files' names, and whether a file may hold several recordings."""
+    """A format for events only: the suffix of its files, and whether a file may have several recordings."""
 
     suffix: str
     combines: bool
@@ -66,14 +66,14 @@ def write_records(
     has_times: bool = False,
 ) -> None:
     """
-    Writes records as they come.
+    Writes records one by one.
 
     Args:
         records: Records of inputs, in their order.
-        stream: Flushed after each record (Parquet: each batch of rows), and left open.
+        stream: Binary stream. It is flushed after each record (Parquet: each batch of rows) and not closed.
         format: The format.
         kind: `"tags"`, `"events"`, `"scores"` or `"windows"`.
-        spreadsheet_safe: For CSV, put `'` before text that a spreadsheet would take for a formula.
+        spreadsheet_safe: For CSV, put `'` before text that a spreadsheet would run as a formula.
         made_by: For Parquet, Raven and Label Studio, the model, engine and compute type.
         has_times: For CSV and Parquet, whether records have `recorded_at`.
     """
@@ -110,27 +110,26 @@ def write_records(
 
 def read_records(path: Any, format: Format, kind: str = "tags", spreadsheet_safe: bool = False) -> Iterator[Record]:
     """
-    The records of a file that `write_records` made; of Parquet, `path` may be an open file. A table cannot be read.
-
-    Nothing is left out: a file that holds anything that is not in the records, or in another order, is refused.
+    Reads a file written by `write_records` in any format but the table. For Parquet, `path` may be an open file.
 
     Raises:
-        UsageError: if the file is not as `write_records` leaves it.
+        UsageError: if the content differs from what `write_records` would write for these records, such as after
+            sorting or editing.
     """
     seen: set[str] = set()
     try:
         for record in _read(path, format, kind, spreadsheet_safe):
             check_record(record, kind)
             if record["file"] in seen:
-                raise ValueError(f"{record['file']!r} is there again, after others: were rows sorted or copied?")
+                raise ValueError(f"the rows of {record['file']!r} are not together: were rows sorted or copied?")
             seen.add(record["file"])
             yield record
-    except (ValueError, TypeError, RecursionError, OSError) as error:  # pyarrow's and json's are ValueErrors
+    except (ValueError, TypeError, RecursionError, OSError) as error:  # those of pyarrow and json are ValueErrors
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise UsageError(
-            f"{path} does not hold {format} results of {kind}{', spreadsheet-safe' * spreadsheet_safe} as they were"
-            f" written, and cannot be resumed: {one_line(error)}; overwrite it, or choose another output"
+            f"{path} cannot be resumed: its{' spreadsheet-safe' * spreadsheet_safe} {format} results of {kind} are not"
+            f" as they were written: {one_line(error)}; overwrite it, or choose another output"
         ) from error
 
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from ..records import Record, classes_in, column_types, excerpt, records_of, rows_of, table_columns
 
-FORMULA = re.compile("'*[=+\\-@\t\r]")  # how text begins that a spreadsheet would compute, with quotes before it
+FORMULA = re.compile("'*[=+\\-@\t\r]")  # start of a spreadsheet formula, after any number of quotes
 
 
 def write(
@@ -32,7 +32,7 @@ def _quoted(cell: Any) -> Any:
 def _lines(rows: Iterable[Iterable[Any]]) -> bytes:
     text = io.StringIO(newline="")
     minimal = csv.writer(text, lineterminator="\n")
-    # Before Python 3.13 a carriage return by itself is not quoted.
+    # Python before 3.13 does not quote a single carriage return.
     quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     for row in map(list, rows):
         (quoted if any("\r" in cell for cell in row if isinstance(cell, str)) else minimal).writerow(row)

@@ -1,11 +1,11 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Outputs in the formats of events: one file for all recordings, or a folder with one for each of them.
+Outputs in event formats: one file for all recordings, or a folder with one file per recording.
 
-Beside them a sidecar in JSON holds all records, failed recordings included, and the model, versions and options that
-made them, for which most of these formats have no place. Files can be continued where the sidecar's records give them
-byte by byte.
+A JSON sidecar beside them has all records, including those of failed recordings, and the model, versions and options,
+which most event formats cannot store. An output can be resumed if its files are identical to those that the sidecar's
+records give.
 """
 
 import errno
@@ -30,7 +30,7 @@ MAX_NAME = 240  # bytes; file systems allow 255
 
 
 def is_folder(output: str) -> bool:
-    """Whether an output of events is a folder: one that exists, or a name that ends in `/` or has no suffix."""
+    """Whether an output is a folder: an existing one, or a name that ends in `/` or has no suffix."""
     if os.path.exists(output):
         return os.path.isdir(output)
     return output.endswith(("/", os.sep)) or not os.path.splitext(output)[1]
@@ -43,12 +43,12 @@ class EventFiles:
     Args:
         output: A file or folder.
         format: One of `EVENT_FORMATS`.
-        folders: Folders of recordings, in which these have the same relative paths as their files in the output.
+        folders: Input folders. The output keeps the relative paths of recordings in them.
 
     Attributes:
         sidecar: The path of the sidecar.
         journal: The path of the journal of an unfinished run.
-        made_by, options: From the sidecar, once it was read.
+        made_by, options: From the sidecar, after `read`.
     """
 
     def __init__(self, output: str, format: Format, folders: Sequence[str] = ()) -> None:
@@ -64,12 +64,12 @@ class EventFiles:
         self._names: dict[str, str] = {}
 
     def check_number(self, names: Iterable[str]) -> None:
-        """Raises a `UsageError` for several recordings in a file of a format that holds one."""
+        """Raises a `UsageError` for several recordings in one file, if the format does not support that."""
         if not self.is_folder and len(set(names)) > 1:
             check_combines(self.format)
 
     def refuse_existing(self, names: Iterable[str], is_begun: bool = False) -> None:
-        """Raises a `UsageError` if a file of recordings that are new to the output is there already."""
+        """Raises a `UsageError` if the file of a recording that is new to the output already exists."""
         if is_begun and not self.is_folder:
             return
         own = [] if is_begun else [self.sidecar, *self._configuration()]
@@ -83,7 +83,7 @@ class EventFiles:
         The records of the sidecar.
 
         Raises:
-            UsageError: if the sidecar is missing or damaged, or a file is not what its records give.
+            UsageError: if the sidecar is missing or damaged, or a file was changed or removed.
         """
         try:
             with open(self.sidecar, "rb") as file:
@@ -102,17 +102,17 @@ class EventFiles:
             if _read(path) != whole:
                 change = "was changed after it was written" if os.path.exists(path) else "was removed"
                 raise UsageError(
-                    f"{path} {change}, and cannot be resumed: overwrite it, or choose another output; the results"
-                    f" themselves are in {self.sidecar}"
+                    f"{path} {change} and cannot be resumed: overwrite it, or choose another output; the results"
+                    f" are also in {self.sidecar}"
                 )
         yield from records
 
     def write(self, records: list[Record], made_by: dict[str, str], options: dict[str, Any], replace: bool) -> bytes:
         """
-        Writes all files but the sidecar, which is returned.
+        Writes all files except the sidecar, and returns the content of the sidecar.
 
         Raises:
-            RunError: if there is a file that this output did not write itself, unless it may be replaced.
+            RunError: if a file exists that this output did not write, unless `replace` is set.
         """
         own: dict[str, bytes] = {}
         if not replace and os.path.exists(self.sidecar):
@@ -122,26 +122,26 @@ class EventFiles:
         changed = {path: whole for path, whole in self._contents(records).items() if _read(path) != whole}
         for path in changed:
             if os.path.lexists(path) and not replace and (path not in own or _read(path) != own[path]):
-                reason = "was written by another program and is left as it is"
+                reason = "was written by another program and is not replaced"
                 raise RunError(f"{path} {reason}: move it away, then resume; the results are in {self.journal}")
         self._write_all(changed, lambda path: replace or path in own)
-        for path in old.keys() - self._contents(records).keys():  # of recordings that are not given any more
+        for path in old.keys() - self._contents(records).keys():  # of recordings that are no longer inputs
             if _read(path) == old[path]:
                 os.unlink(path)
         return self._sidecar(records)
 
     def _old_contents(self) -> dict[str, bytes]:
-        """What an earlier output, which is replaced, wrote here."""
+        """The files of an earlier output at this place, by path."""
         old = EventFiles(self.output, self.format, self.folders)
         with suppress(UsageError, OSError):
             return old._contents(list(old.read(verify=False)))
         return {}
 
     def write_new(self, records: list[Record], replace: bool) -> None:
-        """Writes all files without a sidecar; raises a FileExistsError if one is there, unless it may be replaced."""
+        """Writes all files, without a sidecar. Raises a `FileExistsError` if one exists, unless `replace` is set."""
         contents = self._contents(records)
         if not replace and (taken := next(filter(os.path.lexists, contents), None)):
-            raise FileExistsError(errno.EEXIST, "there is a file, which `overwrite` would replace", taken)
+            raise FileExistsError(errno.EEXIST, "the file exists: replace it with `overwrite`", taken)
         self._write_all(contents, lambda path: replace)
 
     @staticmethod
@@ -165,7 +165,7 @@ class EventFiles:
         return json_line(head)[:-2] + b', "records":[\n' + lines + b"]}\n"
 
     def _contents(self, records: list[Record]) -> dict[str, bytes]:
-        """What the files hold, by path."""
+        """The contents of the files, by path."""
         if self.is_folder:
             paths = self._paths(record["file"] for record in records)
             contents = {paths[each["file"]]: self._rendered([each]) for each in records if "error" not in each}
@@ -192,7 +192,7 @@ class EventFiles:
         return [f"{stem}.xml"]
 
     def _paths(self, recordings: Iterable[str]) -> dict[str, str]:
-        """The file of each recording. Those that have one keep it; the names of others are chosen in their order."""
+        """The file of each recording: the earlier one, or else the first free name, in the order of recordings."""
         if not self.is_folder:
             return dict.fromkeys(recordings, self.output)
         recordings = list(recordings)
@@ -205,7 +205,7 @@ class EventFiles:
         return {recording: os.path.join(self.output, self._names[recording]) for recording in recordings}
 
     def _candidates(self, recording: str) -> Iterator[str]:
-        """Names for the file of a recording: `a.txt`; where another one has it, `a.wav.txt`, `folder/a.wav.txt`, …"""
+        """Names for the file of a recording, by preference: `a.txt`, `a.wav.txt`, `folder/a.wav.txt`, …"""
         suffix = EVENT_FORMATS[self.format].suffix
         path = PurePath("standard-input" if recording == "-" else recording)
         relative = whole = PurePath(path.name)
@@ -235,22 +235,22 @@ def write_events(
     overwrite: bool = False,
 ) -> None:
     """
-    Writes events of recordings into a file of another program, as `ced tag --format` does.
+    Writes events of recordings in a format of another program, as `ced tag --format` does.
 
     Args:
-        path: A file for all recordings; or a folder for one file a recording: one that exists, or a name that ends in
-            `/` or has no suffix. Folders that do not exist are made.
-        events: Paths of recordings and the events of each, as [`AudioTagger.events`] finds them. The duration and the
-            sampling rate are read from the recording, where the format has a place for them.
+        path: A file for all recordings, or a folder for one file per recording. It is a folder if it is an existing
+            one, ends in `/` or has no suffix. Missing folders are created.
+        events: Events by path of the recording, as from [`AudioTagger.events`]. If the format needs the duration and
+            the sampling rate, they are read from the recording.
         format: `"audacity"`, `"raven"`, `"dcase"`, `"rttm"`, `"textgrid"` or `"labelstudio"`. A file for Audacity or
-            Praat (`"textgrid"`) holds one recording.
+            Praat (`"textgrid"`) has one recording.
         model: The name of the model, for Raven and Label Studio.
-        overwrite: Whether files that exist may be replaced.
+        overwrite: Whether existing files may be replaced.
 
     Raises:
-        ValueError: for another format, events that are not possible, or several recordings in a file that holds one.
+        ValueError: for another format, invalid events, or several recordings in a file that can have only one.
         AudioError: if a recording cannot be read.
-        FileExistsError: if a file exists, unless it may be replaced.
+        FileExistsError: if a file exists, unless `overwrite` is set.
     """
     if format not in EVENT_FORMATS:
         raise OptionError("format", format, ", ".join(EVENT_FORMATS))
@@ -270,7 +270,7 @@ def _record(file: str, events: Sequence[Event]) -> Record:
     for event in events:
         if not 0 <= event.onset_s < event.offset_s < math.inf:
             times = f"from {event.onset_s} to {event.offset_s} s"
-            raise OptionError("events", times, "an onset from 0 on, and an offset after it")
+            raise OptionError("events", times, "an onset from 0, and an offset after it")
     record: Record = {
         "file": escape_name(file),
         "duration_s": length_s,
@@ -283,9 +283,11 @@ def _record(file: str, events: Sequence[Event]) -> Record:
 
 
 def check_combines(format: Format) -> None:
-    """Raises a `UsageError` if a file of this format cannot hold several recordings."""
+    """Raises a `UsageError` if a file of this format cannot have several recordings."""
     if format in EVENT_FORMATS and not EVENT_FORMATS[format].combines:
-        raise UsageError(f"a file in {format} format holds one recording: add --output DIR/ for one file a recording")
+        raise UsageError(
+            f"a file in {format} format can have only one recording: add --output DIR/ for one file per recording"
+        )
 
 
 def _read(path: str) -> bytes | None:

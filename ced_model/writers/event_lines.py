@@ -1,13 +1,13 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 r"""
-Formats with a line for each event:
+Formats with one line per event:
 
 - A label track of Audacity: onset, offset and label of one recording, separated by tabs.
 - The tab-separated values of the DCASE challenges: `filename`, `onset`, `offset` and `event_label`.
 - Rich Transcription Time Marked (RTTM), whose fields are separated by spaces: a space in a field is `\x20`.
-- A selection table of Raven. Begin and End Time count through the recordings one after another, as Raven does where
-  several are opened together; File Offset is the onset in the recording. An event covers all frequencies.
+- A selection table of Raven. Begin Time and End Time count through all recordings in sequence, as Raven does if they
+  are opened together; File Offset is the onset in the recording. Events cover all frequencies.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -66,7 +66,7 @@ def _raven(record: Record, event: dict[str, Any], number: int, start_s: float, m
     )
 
 
-# Of each format: the header, the fields of an event and what separates them.
+# For each format: the header, the fields of an event and their separator.
 FORMATS: dict[str, tuple[tuple[str, ...], Fields, str]] = {
     "audacity": ((), _audacity, "\t"),
     "dcase": (("filename", "onset", "offset", "event_label"), _dcase, "\t"),

@@ -3,8 +3,8 @@
 r"""
 Names and labels in formats without quoting.
 
-What a format cannot hold becomes `\xNN` for each of its bytes in UTF-8, as in the file names of records: replacing each
-`\xNN` by its byte gives the text back.
+Characters that a format cannot store are written as `\xNN` for each byte in UTF-8, as in the file names of records.
+Replacing each `\xNN` by its byte restores the text.
 """
 
 import os
@@ -14,12 +14,12 @@ from collections.abc import Iterable
 from ..records import Record
 
 CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029]"
-OPENING_QUOTE = '^"'  # readers of tables would take it for the beginning of a quoted cell
+OPENING_QUOTE = '^"'  # readers of tables would parse it as the start of a quoted cell
 SPACE = r"\s"
 
 
 def name_field(name: str, *unsafe: str) -> str:
-    """The file name of a record, in which backslashes before `xNN` are escaped already."""
+    """A file name of a record, in which backslashes before `xNN` are already escaped."""
     return re.sub("|".join([CONTROL, *unsafe]), lambda match: _escaped(match[0]), name)
 
 
@@ -32,7 +32,7 @@ def _escaped(text: str) -> str:
 
 
 def local_path(name: str) -> str | None:
-    """The absolute path of the file with this name in records, or None for standard input and URIs."""
+    """The absolute path for a file name of a record, or None for standard input and URIs."""
     return None if name == "-" or "://" in name else os.path.abspath(name)
 
 

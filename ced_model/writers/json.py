@@ -25,18 +25,20 @@ def write_array(records: Iterable[Record], stream: BinaryIO) -> None:
         for record in records:
             stream.write(separator + json_line(record))
             stream.flush()
-            separator = b","  # before the next record: on a terminal, errors come between whole lines
-    finally:  # an interrupted run leaves a whole array, too
+            separator = (
+                b","  # written before the next record, so that on a terminal errors appear between complete lines
+            )
+    finally:  # also closes the array of an interrupted run
         stream.write(b"[]\n" if separator == b"[\n" else b"]\n")
         stream.flush()
 
 
 def parse_json(text: str | bytes) -> Any:
-    """A JSON value; raises a ValueError for NaN, Infinity, and objects that have a key twice."""
+    """Parses JSON. Raises a `ValueError` for NaN, Infinity, and duplicate keys of an object."""
     try:
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
     except RecursionError as error:
-        raise ValueError("too many brackets in one another") from error
+        raise ValueError("too deeply nested") from error
 
 
 def _refuse_constant(name: str) -> Any:
@@ -45,7 +47,7 @@ def _refuse_constant(name: str) -> Any:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found := dict(pairs)) < len(pairs):
-        raise ValueError(f"{excerpt(found)} has a key twice")
+        raise ValueError(f"{excerpt(found)} has a duplicate key")
     return found
 
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Events as tasks of Label Studio with predictions, and the labelling configuration that shows them.
+Events as Label Studio tasks with predictions, and the labelling configuration for them.
 
-The audio of a task is served from Label Studio's local files, whose document root must be `/`.
+Label Studio reads the audio from its local files, whose document root must be `/`.
 """
 
 import re
@@ -35,7 +35,7 @@ def _task(record: Record, model: str) -> dict[str, Any]:
 
 
 def _local_url(path: str) -> str:
-    """The URL by which Label Studio serves a local file, with the bytes that the name in records has as `\\xNN`."""
+    """The URL of a local file in Label Studio. Bytes that are `\\xNN` in the record are percent-encoded."""
     escaped = quote(PurePath(path).as_posix().lstrip("/"), safe="/\\")
     url = re.sub(r"\\x([0-9a-f]{2})", lambda match: quote(bytes.fromhex(match[1])), escaped)
     return "/data/local-files/?d=" + url.replace("\\", "%5C")
@@ -55,7 +55,7 @@ def _region(number: int, event: dict[str, Any], duration_s: float) -> dict[str, 
 
 
 def configuration(labels: Iterable[str]) -> bytes:
-    """The XML of the labelling interface, with the classes that an annotator can choose from."""
+    """The XML of the labelling interface, with the classes for the annotator."""
     choices = "".join(f"    <Label value={quoteattr(label_field(label))}/>\n" for label in labels)
     lines = f'  <Labels name="label" toName="audio" choice="single">\n{choices}  </Labels>\n'
     return f'<View>\n{lines}  <Audio name="audio" value="$audio"/>\n</View>\n'.encode()

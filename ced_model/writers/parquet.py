@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Records as Parquet. The model, engine and compute type that made them are in the file's metadata, as `ced`."""
+"""Records as Parquet. The file metadata `ced` has the model, engine and compute type."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from ..records import Record, classes_in, column_types, excerpt, records_of, rows_of, table_columns
 
-BATCH_CELLS = 2**19  # of the rows that are written together
+BATCH_CELLS = 2**19  # cells per batch of rows
 
 
 def _schema(names: Sequence[str], kind: str) -> pyarrow.Schema:

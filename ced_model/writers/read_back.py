@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files of `ced tag` → the library's own results. Inputs that failed are left out."""
+"""Files of `ced tag` → results of the library, without failed inputs."""
 
 import os
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ READABLE = (Format.CSV, Format.JSON, Format.JSONL, Format.PARQUET)
 
 def read_events(path: str | os.PathLike[str]) -> dict[str, list[Event]]:
     """
-    The events of each recording in a file of `ced tag --events`: CSV, JSON, JSON lines or Parquet, by its name.
+    Events by recording, from a file of `ced tag --events` (CSV, JSON, JSON lines or Parquet).
 
     Raises:
-        ValueError: in one line, if it is not such a file.
+        ValueError: if it is another file. The message is one line.
     """
     records = _records(path, "events")
     return {record["file"]: [Event(**event) for event in record["events"]] for record in records}
@@ -29,10 +29,10 @@ def read_events(path: str | os.PathLike[str]) -> dict[str, list[Event]]:
 
 def read_timelines(path: str | os.PathLike[str]) -> dict[str, Timeline]:
     """
-    The timeline of each recording in a file of `ced tag --timeline`: CSV, JSON, JSON lines or Parquet, by its name.
+    Timelines by recording, from a file of `ced tag --timeline` (CSV, JSON, JSON lines or Parquet).
 
     Raises:
-        ValueError: in one line, if it is not such a file.
+        ValueError: if it is another file. The message is one line.
     """
     found = {}
     for record in _records(path, "windows"):
@@ -53,4 +53,4 @@ def _records(path: str | os.PathLike[str], kind: str) -> Iterator[Record]:
         yield from (record for record in records if "error" not in record)
     except UsageError as error:
         option = "--events" if kind == "events" else "--timeline"
-        raise UsageError(f"{path} is not a file of `ced tag {option}` as it was written") from error
+        raise UsageError(f"{path} is not an unchanged file of `ced tag {option}`") from error

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Records as a table to read, in colour on a terminal."""
+"""Records as a table for people, in colour on a terminal."""
 
 import io
 import sys
@@ -30,7 +30,7 @@ def write(records: Iterable[Record], stream: BinaryIO, kind: str) -> None:
             _print_record(console, record, kind)
             stream.flush()
     finally:
-        text.detach()  # else it would close the stream
+        text.detach()  # prevents it from closing the stream
 
 
 def _print_record(console: Console, record: Record, kind: str) -> None:
@@ -72,13 +72,13 @@ def _event_line(event: Record, record: Record) -> Text:
     onset, offset = clock(event["onset_s"]), clock(event["offset_s"])
     if record.get("recorded_at"):
         began = datetime.fromisoformat(record["recorded_at"])
-        with suppress(OverflowError):  # after the year 9999, which a damaged header can have
+        with suppress(OverflowError):  # year above 9999, from a damaged header
             times = [began + timedelta(seconds=event[name]) for name in ("onset_s", "offset_s")]
             onset, offset = (_time_of_day(time, began) for time in times)
     return Text.assemble(f"  {onset:>{width}} – {offset:>{width}}  {event['peak']:.3f}  {printable(event['label'])}")
 
 
 def _time_of_day(time: datetime, began: datetime) -> str:
-    """With the date where it is another day than the recording's."""
+    """The time of day, with the date if it is not the day on which the recording began."""
     day = f"{time:%Y-%m-%d} " if time.date() != began.date() else ""
     return f"{day}{time:%H:%M:%S}.{time.microsecond // 100_000}"

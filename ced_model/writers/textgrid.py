@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Events of one recording as a TextGrid of Praat: one tier per class, since intervals of a tier may not overlap."""
+"""Events of one recording as a Praat TextGrid, with one tier per class, since intervals in a tier may not overlap."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 from ..records import Record
 from .fields import label_field, recordings
 
-SHORTEST_S = 1e-5  # durations and offsets are rounded differently, and Praat refuses empty intervals
-EMPTY_TIER = "events"  # of a recording without events: readers expect a tier
+SHORTEST_S = 1e-5  # Praat refuses empty intervals, which could result from rounding
+EMPTY_TIER = "events"  # for a recording without events, since readers expect a tier
 
 
 def write(records: Iterable[Record], stream: BinaryIO) -> None:
@@ -36,7 +36,7 @@ def _lines(record: Record) -> Iterator[str]:
 
 
 def _tiers(events: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Names and events of the tiers; a class whose events overlap has several: `Dog`, `Dog (2)`."""
+    """Names and events of the tiers. A class with overlapping events has several: `Dog`, `Dog (2)`."""
     tiers: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for event in sorted(events, key=lambda event: event["onset_s"]):
         number = 1
@@ -47,7 +47,7 @@ def _tiers(events: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]
 
 
 def _intervals(events: list[dict[str, Any]], end_s: float) -> Iterator[tuple[float, float, str]]:
-    """The events of a tier and the gaps between them, which have no text."""
+    """The intervals of a tier: its events, and the gaps between them, which have no text."""
     start_s = 0.0
     for event in events:
         onset_s, offset_s = round(event["onset_s"], 6), round(event["offset_s"], 6)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `ced tag` and `ced labels` promise. Resuming is in test_cli_resume.py."""
+"""`ced tag` and `ced labels`. Resuming is tested in test_cli_resume.py."""
 
 import csv
 import importlib.metadata
@@ -125,7 +125,7 @@ def test_tagging_imports_neither_torch_nor_transformers_and_works_without_them(
 @pytest.mark.parametrize(
     "command", ["finetune DATA -o x", "distill train DATA -s tiny -o x", "tag a.wav --engine torch"]
 )
-def test_what_needs_torch_names_it_in_one_line(command: str, tmp_path: Path) -> None:
+def test_commands_that_need_torch_report_it_in_one_line(command: str, tmp_path: Path) -> None:
     arguments = command.replace("DATA", str(tmp_path)).split()
     done = run_ced(*arguments, code=1, without="torch transformers")
     assert "torch" in one_line(done.stderr) and "pip install" in done.stderr
@@ -134,7 +134,7 @@ def test_what_needs_torch_names_it_in_one_line(command: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "command", [[], ["tag"], ["labels"], ["plot"], ["listen"], ["learn"], ["embed"], ["search"], ["clips"], ["serve"]]
 )
-def test_help_is_whole_and_without_python_types(ced: Run, command: list[str], monkeypatch: Any) -> None:
+def test_help_is_complete_and_without_python_types(ced: Run, command: list[str], monkeypatch: Any) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     shown = ced(*command, "-h").stdout
     assert shown == ced(*command, "--help").stdout
@@ -153,10 +153,10 @@ def test_the_version_is_that_of_the_installed_package(ced: Run, monkeypatch: Any
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", not_installed)
-    assert "the version is unknown, since ced_model is not installed" in one_line(ced("--version", code=1).stderr)
+    assert "the version is unknown because ced_model is not installed" in one_line(ced("--version", code=1).stderr)
 
 
-def test_without_a_model_the_bundled_one_tags_and_says_so(ced: Run, resources: Path) -> None:
+def test_the_bundled_model_is_the_default_and_is_announced(ced: Run, resources: Path) -> None:
     done = ced("tag", resources / "misc_crow.flac", "--json")
     assert {"Crow", "Caw"} & {tag["label"] for tag in json.loads(done.stdout)[0]["tags"]}
     first_line = done.stderr.splitlines()[0]
@@ -173,7 +173,7 @@ def test_a_folder_of_the_bundled_model_s_name_is_only_taken_when_named(
     assert "model: ced-nano (small" not in ced("tag", clip, "--model", "./ced-nano").stderr
 
 
-def test_what_the_bundled_model_does_not_have_is_wrong_usage_at_once(ced: Run, clip: Path) -> None:
+def test_unsupported_options_of_the_bundled_model_are_wrong_usage_at_once(ced: Run, clip: Path) -> None:
     assert "did you mean 'Dog'" in last_line(ced("tag", clip, "--labels", "Dogg", code=2).stderr)
     assert "--window 20: expected 0.15 to 10.12 s" in last_line(ced("tag", clip, "--window", "20", code=2).stderr)
 
@@ -195,20 +195,20 @@ def test_what_the_bundled_model_does_not_have_is_wrong_usage_at_once(ced: Run, c
         (["--average", "median"], "--average median: expected mean or max"),
         (["--channel", "left"], "--channel left: expected mix, loudest or the number of a channel from 0"),
         (["--channel", "-1"], "--channel -1: expected mix"),
-        (["--events", "--top-k", "3"], "--top-k has no meaning with --events"),
-        (["--events", "--average", "max"], "--average has no meaning with --events"),
+        (["--events", "--top-k", "3"], "--top-k has no effect with --events"),
+        (["--events", "--average", "max"], "--average has no effect with --events"),
         (["--merge-gap", "1"], "--merge-gap needs --events"),
         (["--events", "--min-duration", "-1"], "--min-duration -1: expected a number from 0"),
         (["--labels", "Dgo"], "--labels Dgo: expected a class of the model; did you mean 'Dog'?"),
         (["--labels", "Zqx"], "--labels Zqx: expected a class of the model"),
         (["--events", "--labels", "Laugh"], "did you mean 'Laughter', 'Belly laugh'"),
-        (["--json", "--format", "csv"], "--json contradicts --format csv"),
+        (["--json", "--format", "csv"], "give either --json or --format csv, not both"),
         (["--format", "xml"], "xml"),
         (["--resume"], "--resume needs --output"),
         (["--overwrite"], "--overwrite needs --output"),
         (["--resume", "--overwrite", "--output", "x.csv"], "choose one"),
         (["--resume", "--output", "x.txt"], "add --format table|audacity|raven"),
-        (["--resume", "--output", "x.txt", "--format", "table"], "--resume needs another --format than table"),
+        (["--resume", "--output", "x.txt", "--format", "table"], "--resume does not work with --format table"),
         (["--output", "x.xyz"], "--format table|json|jsonl|csv|parquet"),
         (["--output", "no/such/folder/x.csv"], "there is no folder"),
         (["--output", "/dev/null", "--format", "csv"], "--output /dev/null: expected a regular file"),
@@ -391,7 +391,7 @@ def test_standard_input_is_one_audio_file(ced: Run, random_model: Path, clip: Pa
     one_line(ced("tag", "-", "--from", "-", *options, code=2).stderr)
 
 
-def test_failed_inputs_are_named_and_the_others_go_on(ced: Run, random_model: Path, folder: Path) -> None:
+def test_failed_inputs_are_reported_and_the_others_are_tagged(ced: Run, random_model: Path, folder: Path) -> None:
     os.mkfifo(folder / "fifo.wav")
     vanished = folder / "vanished.wav"
     vanished.symlink_to(folder / "nowhere")
@@ -407,9 +407,7 @@ def test_failed_inputs_are_named_and_the_others_go_on(ced: Run, random_model: Pa
     assert result.stderr.endswith(", 4 failed\n")
 
 
-def test_a_file_that_vanishes_between_listing_and_reading_does_not_stop_the_others(
-    random_model: Path, folder: Path
-) -> None:
+def test_a_file_deleted_after_listing_does_not_stop_the_others(random_model: Path, folder: Path) -> None:
     inputs = find_inputs([str(folder)])
     (folder / "dir.wav" / "3.wav").unlink()
     records = list(make_records(AudioTagger.from_pretrained(random_model), inputs, {"top_k": 2}))
@@ -464,7 +462,7 @@ def unescaped(name: str) -> bytes:
 
 
 @pytest.mark.parametrize("format", ["json", "jsonl", "csv", "parquet"])
-def test_any_file_name_comes_back_from_any_format(
+def test_any_file_name_can_be_restored_from_any_format(
     ced: Run, random_model: Path, odd_names: list[bytes], tmp_path: Path, format: str
 ) -> None:
     output = tmp_path / f"tags.{format}"
@@ -489,13 +487,13 @@ def test_tables_and_errors_show_any_name_on_one_line(
     assert f"{tmp_path}/odd/\\xff\\xfe.wav: holds no audio: the file is empty" in said
 
 
-def test_names_that_are_text_are_left_alone() -> None:
+def test_names_in_utf_8_are_unchanged() -> None:
     for name in ("a.wav", "é中😀.wav", r"C:\sounds\new\x.wav", "a\nb.wav", r"\x", r"\xg0"):
         assert escape_name(name) == name
     assert escape_name("\udcff") == r"\xff" and escape_name(r"\xff") == r"\x5cxff"
 
 
-def test_the_formats_hold_the_same(ced: Run, random_model: Path, folder: Path, tmp_path: Path) -> None:
+def test_all_formats_have_the_same_content(ced: Run, random_model: Path, folder: Path, tmp_path: Path) -> None:
     for kind, arguments in (
         ("tags", ["-k", "3"]),
         ("events", ["--events", "-l", "Dog", "-l", "Cat", "--window", "0.3"]),
@@ -555,7 +553,7 @@ def test_parquet_names_its_extra(ced: Run, random_model: Path, clip: Path, tmp_p
 
 
 @pytest.mark.parametrize("format", ["table", "json", "jsonl", "csv"])
-def test_what_is_written_ends_with_a_whole_line_while_the_next_record_is_awaited(format: str) -> None:
+def test_output_ends_with_a_complete_line_while_the_next_record_is_computed(format: str) -> None:
     stream = io.BytesIO()
     records = [{"file": name, "error": "no audio"} for name in "abc"]
     seen = []
@@ -574,7 +572,7 @@ def test_what_is_written_ends_with_a_whole_line_while_the_next_record_is_awaited
 
 @pytest.mark.parametrize("format", ["table", "json", "jsonl", "csv", "parquet"])
 @pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_no_format_holds_numbers_that_are_none(format: str, number: float) -> None:
+def test_no_format_has_nan_or_infinity(format: str, number: float) -> None:
     tags = [{"label": "Speech", "score": 0.5, "index": 0}, {"label": "Dog", "score": number, "index": 1}]
     events = [{"onset_s": 0.0, "offset_s": 1.0, "label": "Speech", "peak": number}]
     for kind, items, name in (("tags", tags, "score"), ("events", events, "peak")):
@@ -595,7 +593,7 @@ def test_files_of_other_programs_are_not_read_as_results(format: str, tmp_path: 
     path = tmp_path / "file"
     for content in (b"hello\n", b'{"a": 1}\n', b'[{"a": 1}]\n', b"\xff\n", b'"file"\n', b"file,duration_s\n1,2\n"):
         path.write_bytes(content)
-        with pytest.raises(UsageError, match="does not hold .* as they were written"):
+        with pytest.raises(UsageError, match="cannot be resumed: .* are not as they were written"):
             list(read_records(str(path), Format(format)))
     with open(path, "wb") as file:
         write_records([{"file": "a", "duration_s": 1.0, "events": []}], file, Format(format), kind="events")
@@ -694,7 +692,7 @@ def test_labels_are_searched_by_words_and_shown_as_a_tree(ced: Run) -> None:
     assert ced("labels", "growling").stdout.count("Growling") == 4  # of dogs, cats, roaring cats and canidae
     assert "Others with the words 'bell':" in ced("labels", "bell").stdout
     similar = ced("labels", "lauhgter")
-    assert "Laughter" in similar.stdout and "no class has the words 'lauhgter'" in one_line(similar.stderr)
+    assert "Laughter" in similar.stdout and "no class matches 'lauhgter'" in one_line(similar.stderr)
     assert "no class is similar to 'woof'" in one_line(ced("labels", "woof", code=1).stderr)
 
 

@@ -133,11 +133,11 @@ def test_thresholds_and_own_names_are_read_from_files(ced, tagger, tabla, tmp_pa
         (["--start-time", "auto", "--timezone", "Mars"], "--timezone Mars: expected a time zone such as Europe/Berlin"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(ced, tabla, arguments, message):
+def test_invalid_options_are_refused_in_one_line(ced, tabla, arguments, message):
     assert message in error_of(ced("tag", tabla, *arguments, code=1 if "no-such" in message else 2))
 
 
-def test_records_have_the_time_of_the_recording_if_it_is_asked_for(ced, tabla, tmp_path):
+def test_records_have_the_time_of_the_recording_on_request(ced, tabla, tmp_path):
     shutil.copy(tabla, tmp_path / "SITE_20240501_053000.flac")
     shutil.copy(tabla, tmp_path / "tabla.flac")
     plain = json.loads(ced("tag", tmp_path, "--json").stdout)
@@ -150,7 +150,7 @@ def test_records_have_the_time_of_the_recording_if_it_is_asked_for(ced, tabla, t
     assert local["recorded_at"] == "2024-05-01T05:30:00"
     (given,) = json.loads(ced("tag", tabla, "--json", "--start-time", "2024-05-01 05:30+02:00").stdout)
     assert given["recorded_at"] == "2024-05-01T05:30:00+02:00"
-    assert "the time of one recording, and there are 2" in error_of(
+    assert "is for one recording, but there are 2" in error_of(
         ced("tag", tmp_path, "--start-time", "2024-05-01T05:30", code=2)
     )
 
@@ -160,7 +160,7 @@ def test_events_after_the_last_date_there_is_are_printed_in_seconds(ced, tabla):
     assert "0.0 s – 10.7 s" in ced("tag", tabla, *options).stdout
 
 
-def test_tables_have_the_time_of_the_recording_if_it_is_asked_for(ced, tabla, tmp_path):
+def test_tables_have_the_time_of_the_recording_on_request(ced, tabla, tmp_path):
     path = shutil.copy(tabla, tmp_path / "20240501_053000.flac")
     options = ["--events", "--label", "Music...", "--start-time", "auto"]
     for suffix in ("csv", "parquet", "jsonl"):
@@ -175,7 +175,7 @@ def test_tables_have_the_time_of_the_recording_if_it_is_asked_for(ced, tabla, tm
     assert "2024-05-01 05:30:00" in ced("tag", path, *options).stdout
 
 
-def test_the_picture_has_the_classes_that_are_asked_for(ced, tabla, tmp_path, monkeypatch):
+def test_the_picture_has_the_requested_classes(ced, tabla, tmp_path, monkeypatch):
     from ced_model.cli import plot
 
     figures = []

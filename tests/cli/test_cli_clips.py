@@ -84,14 +84,16 @@ def test_an_interrupted_run_is_continued_without_tagging_again(sounds, tmp_path,
         patch.setattr(RunProgress, "count", interrupt)
         result = ced("clips", sounds, "-o", output, *OPTIONS)
     assert result.exit_code == 130 and "1 result so far in" in result.stderr and "resume to continue" in result.stderr
-    assert "is not empty: --resume continues" in ced("clips", sounds, "-o", output, *OPTIONS).stderr
+    assert (
+        "is not empty: continue an interrupted run with --resume" in ced("clips", sounds, "-o", output, *OPTIONS).stderr
+    )
     changed = ced("clips", sounds, "-o", output, *OPTIONS, "--padding", 3, "--resume")
     assert changed.exit_code == 2 and "--padding 3: expected 0.5, as when" in changed.stderr
     result = ced("clips", sounds, "-o", output, *OPTIONS, "--resume")
-    assert result.exit_code == 0 and "1 of 2 inputs were done before" in result.stderr
+    assert result.exit_code == 0 and "1 of 2 inputs were already done" in result.stderr
     assert {row["file"] for row in rows(output)} == {str(path) for path in sounds.iterdir()}
     assert not (output / "clips.csv.journal").exists()
-    assert "is finished, there is nothing to resume" in ced("clips", sounds, "-o", output, "--resume").stderr
+    assert "is complete, so --resume has nothing to do" in ced("clips", sounds, "-o", output, "--resume").stderr
 
 
 def test_recordings_that_cannot_be_read_do_not_stop_the_others(sounds, tmp_path):
@@ -146,7 +148,7 @@ def test_formats_that_libsndfile_does_not_know_are_cut(tmp_path):
     assert np.abs(np.fft.rfft(first.samples[:, 0])).argmax() == 220
 
 
-def test_what_a_format_cannot_hold_is_named(tmp_path):
+def test_unsupported_clip_formats_are_reported(tmp_path):
     with pytest.raises(RuntimeError, match="x.flac: cannot be written as flac"):
         write_part(Part(np.zeros((100, 9)), 16000, "PCM_16"), tmp_path / "x.flac", "flac")
     assert list(tmp_path.iterdir()) == []

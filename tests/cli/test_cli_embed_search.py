@@ -90,7 +90,7 @@ def test_an_interrupted_run_is_continued(sounds, monkeypatch):
     again = ["embed", "sounds", "-m", MODEL, "-o", "index.npz", "--resume"]
     assert "--window 2: expected not given, as when" in only_error(ced(*again, "--window", 2))
     result = ced(*again)
-    assert result.exit_code == 0 and "2 of 4 inputs were done before" in result.stderr
+    assert result.exit_code == 0 and "2 of 4 inputs were already done" in result.stderr
     assert not journal.exists()
     assert ced("embed", "sounds", "-m", MODEL, "-o", "all.npz").exit_code == 0
     first, second = EmbeddingIndex.load("index.npz"), EmbeddingIndex.load("all.npz")
@@ -164,9 +164,9 @@ def test_an_index_of_another_model_or_something_else_is_refused_in_one_line(soun
     assert ced("embed", crow, "-m", "./moved", "-o", "moved.npz").exit_code == 0
     shutil.rmtree("moved")
     line = only_error(ced("search", crow, "moved.npz"), 1)
-    assert line == "ced: moved.npz was made with the model ./moved, which is not found: give --model"
+    assert line == "ced: moved.npz was made with the model ./moved, which cannot be found: give its folder with --model"
     assert ced("search", crow, "moved.npz", "-m", MODEL).exit_code == 0
-    assert "expected at least one recording" in only_error(ced("search", "index.npz"))
+    assert "expected recordings to search for" in only_error(ced("search", "index.npz"))
     assert "none.wav: cannot be opened" in only_error(ced("search", "none.wav", "index.npz"), 1)
     assert "--output x.txt: expected a name that ends in .npz or .parquet" in only_error(
         ced("embed", crow, "-o", "x.txt")
@@ -222,7 +222,7 @@ def index(sounds: Path) -> Path:
     return sounds.parent / "index.npz"
 
 
-def test_what_is_found_is_played_the_best_first(sounds, index, monkeypatch):
+def test_hits_are_played_the_best_first(sounds, index, monkeypatch):
     card = FakeCard()
     monkeypatch.setitem(sys.modules, "sounddevice", card)
     query = sounds / "misc_crow.flac"
@@ -242,11 +242,11 @@ def test_what_is_found_is_played_the_best_first(sounds, index, monkeypatch):
     ("card", "message"),
     [
         (None, '--play requires sounddevice: pip install "ced_model[mic]"'),
-        (FakeCard(has_output=False), "--play: no loudspeaker was found"),
+        (FakeCard(has_output=False), "--play: no output device was found"),
         (FakeCard(fails=True), "--play: Invalid sample rate"),
     ],
 )
-def test_what_playing_lacks_is_one_line(sounds, index, monkeypatch, card, message):
+def test_missing_requirements_of_playing_are_one_line(sounds, index, monkeypatch, card, message):
     monkeypatch.setitem(sys.modules, "sounddevice", card)
     result = ced("search", sounds / "misc_crow.flac", index, "--play", "-m", MODEL)
     assert result.exit_code == 1 and result.stderr.splitlines()[-1] == f"ced: {message}"

@@ -61,7 +61,7 @@ def test_evaluate_and_plot_take_an_engine(golden: Path, resources: Path, tmp_pat
     assert said[0].endswith(", onnx float32 on cpu")
 
 
-def test_listen_takes_an_engine(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listen_has_the_option_engine(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     microphone = {"index": 0, "name": "Microphone", "max_input_channels": 1, "default_samplerate": 16000.0}
     sounddevice: Any = ModuleType("sounddevice")
     sounddevice.query_devices = lambda *_: microphone
@@ -95,7 +95,7 @@ def test_listen_takes_an_engine(golden: Path, monkeypatch: pytest.MonkeyPatch) -
         ("plot", ["--compute-type", "int4"], "--compute-type int4: expected float32, int8, bfloat16, float16"),
     ],
 )
-def test_what_there_is_not_is_one_line_of_wrong_usage(
+def test_unknown_engines_are_one_line_of_wrong_usage(
     command: str, options: list[str], message: str, golden: Path, clip: Path
 ) -> None:
     code, printed, said = run(command, clip, *options, "-m", golden / "micro_hub")

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `ced evaluate` promises."""
+"""`ced evaluate` with labelled clips."""
 
 import contextlib
 import csv
@@ -185,7 +185,7 @@ def test_labels_of_a_folder_are_matched_or_proposed(ced: Run, numbered: Path, tm
     assert proposed
     skipped = ced(numbered, "--skip-unknown")
     assert skipped.stdout.startswith("4 clips, single-label; 2 of 2 classes present")
-    assert "note: 1 label that the model does not have with 2 clips left out: '3 - Hand drums'" in skipped.stderr
+    assert "note: 1 label unknown to the model with 2 clips left out: '3 - Hand drums'" in skipped.stderr
     (tmp_path / "map.csv").write_text("Drum,3 - Hand drums\nTabla,3 - Hand drums\n")
     mapped = ced(numbered, "--label-map", tmp_path / "map.csv", "--per-class", tmp_path / "classes.csv")
     assert mapped.stdout.startswith("6 clips, single-label; 3 of 3 classes present")
@@ -212,13 +212,13 @@ def test_which_classes_are_taken_for_which(ced: Run, numbered: Path, table: Path
     assert "some have several or none" in last_line(ced(table, "--confusion", tmp_path / "x.csv", code=2).stderr)
     assert "expected a name that ends in .csv or .png" in last_line(ced(table, "--confusion", "x.svg", code=2).stderr)
     twice = ("--confusion", tmp_path / "x.csv", "--per-class", tmp_path / "x.csv")
-    assert "expected another name: it is given twice" in last_line(ced(numbered, *twice, code=2).stderr)
+    assert "expected another name; it is given twice" in last_line(ced(numbered, *twice, code=2).stderr)
 
 
 # Splits
 
 
-def test_the_test_split_is_evaluated_unless_told_otherwise(ced: Run, folder: Path) -> None:
+def test_the_test_split_is_evaluated_by_default(ced: Run, folder: Path) -> None:
     shown = ced(folder)
     assert "split: test (of train, validation, test)\n" in shown.stderr
     assert shown.stdout.startswith("2 clips, single-label; 2 of 2 classes present\n")
@@ -227,15 +227,13 @@ def test_the_test_split_is_evaluated_unless_told_otherwise(ced: Run, folder: Pat
     assert "split:" not in ced(folder, "--split", "train").stderr
     shutil.rmtree(folder / "test")
     assert "split: validation (of train, validation)\n" in ced(folder).stderr
-    assert "no split 'test'; there are 'train', 'validation'" in last_line(
-        ced(folder, "--split", "test", code=1).stderr
-    )
+    assert "no split 'test'; expected 'train', 'validation'" in last_line(ced(folder, "--split", "test", code=1).stderr)
 
 
 def test_without_a_split_to_test_there_is_a_choice(ced: Run, table: Path, resources: Path) -> None:
     rows = [f"{resources}/misc_crow.flac,Crow,fold1\n", f"{resources}/perc_bell.flac,Bell,fold2\n"]
     table.write_text("path,label,split\n" + "".join(rows))
-    assert "choose with --split: fold1, fold2, or all" in last_line(ced(table, code=2).stderr)
+    assert "missing --split: choose fold1, fold2 or all" in last_line(ced(table, code=2).stderr)
     assert ced(table, "--split", "all").stdout.startswith("2 clips, single-label")
 
 
@@ -269,7 +267,7 @@ def test_clips_that_fail_are_named_and_the_exit_code_is_1(ced: Run, table: Path)
     [
         ("path,labels\na.wav,Crwo\n", r"'Crwo' \(did you mean 'Crow'\?\) is not among the 527 classes"),
         ("a,b\n1,2\n", "no column of paths"),
-        ("path,labels\nnix.wav,Crow\n", "there is no such file; `audio_root`"),
+        ("path,labels\nnix.wav,Crow\n", "there is no such file; give the folder of the paths with `audio_root`"),
         ("", "cannot be read as csv"),
     ],
 )
@@ -289,10 +287,10 @@ def test_labels_that_do_not_do_fail_in_one_line(ced: Run, tmp_path: Path, clip: 
         (["DATA", "--per-class", "x.txt"], "--per-class x.txt: expected a name that ends in .csv"),
         (["DATA", "--per-class", "nix/x.csv"], "there is no folder 'nix'"),
         (["DATA", "--predictions", "x.csv"], "expected a name that ends in .npz"),
-        (["DATA", "--per-class", "DATA", "--overwrite"], "these are the labels, they would be lost"),
+        (["DATA", "--per-class", "DATA", "--overwrite"], "this file has the labels"),
         (["DATA", "--batch-size", "0"], "--batch-size 0: expected a whole number from 1"),
         (["DATA", "--channel", "left"], "--channel left: expected mix, loudest or the number"),
-        ([], "missing DATA, or --dataset"),
+        ([], "missing DATA or --dataset"),
     ],
 )
 def test_wrong_usage_is_found_before_the_work(table: Path, ced: Run, arguments: list[str], message: str) -> None:
@@ -301,7 +299,7 @@ def test_wrong_usage_is_found_before_the_work(table: Path, ced: Run, arguments: 
     assert table.read_text().startswith("path,labels")
 
 
-def test_help_is_whole(ced: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_is_complete(ced: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     shown = ced("--help", model=None).stdout
     lines = shown.splitlines()
@@ -310,7 +308,7 @@ def test_help_is_whole(ced: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         assert any(line.strip().startswith(option) for line in lines), option
 
 
-def test_without_the_extra_one_line_tells_what_to_install(
+def test_without_the_extra_one_line_has_the_command_to_install_it(
     ced: Run, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("datasets", "sklearn"):
@@ -319,7 +317,7 @@ def test_without_the_extra_one_line_tells_what_to_install(
     assert line == 'ced: evaluating requires datasets and sklearn: pip install "ced_model[train]"'
 
 
-def test_a_file_that_cannot_be_written_keeps_what_it_had(
+def test_a_file_that_cannot_be_written_keeps_its_content(
     ced: Run, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: Any) -> None:

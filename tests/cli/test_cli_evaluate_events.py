@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `ced evaluate --events` promises."""
+"""`ced evaluate --events` with strong labels."""
 
 import csv
 import json
@@ -61,7 +61,7 @@ def test_a_model_and_its_file_of_events_are_compared_with_the_same_figures(
     assert "have no labels, such as" in text.stderr and "of classes that the labels lack" in text.stderr
 
 
-def test_the_commands_of_the_docs_print_what_the_docs_have(
+def test_the_commands_of_the_docs_print_the_documented_output(
     resources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
@@ -98,7 +98,7 @@ def test_own_names_of_classes_are_those_of_the_labels(labels: Path, resources: P
     assert [row["label"] for row in report["per_class"]] == ["mouth"] and report["per_class"][0]["predictions"] == 1
 
 
-def test_a_class_of_which_nothing_was_found_is_noted_and_can_count_as_zero(labels: Path, resources: Path) -> None:
+def test_a_class_without_detected_events_is_noted_and_can_count_as_zero(labels: Path, resources: Path) -> None:
     arguments = ["evaluate", labels, "--events", "--audio-root", resources, "--threshold", 1, "--json"]
     found = ced(*arguments)
     assert json.loads(found.stdout)["event_based"]["macro"]["f_measure"] is None
@@ -112,15 +112,15 @@ def test_a_class_of_which_nothing_was_found_is_noted_and_can_count_as_zero(label
     [
         (["{labels}", "--t-collar", "0.1"], "--t-collar needs --events"),
         (["{labels}", "--results", "x.csv"], "--results needs --events"),
-        (["{labels}", "--events", "--split", "test"], "--split has no meaning with --events"),
-        (["{labels}", "--events", "--results", "{labels}", "--hop", "1"], "--hop has no meaning with --results"),
-        (["{labels}", "--events", "--results", "{labels}", "--psds"], "--psds has no meaning with --results"),
+        (["{labels}", "--events", "--split", "test"], "--split has no effect with --events"),
+        (["{labels}", "--events", "--results", "{labels}", "--hop", "1"], "--hop has no effect with --results"),
+        (["{labels}", "--events", "--results", "{labels}", "--psds"], "--psds has no effect with --results"),
         (["{labels}", "--events", "--t-collar", "0"], "--t-collar 0: expected more than 0 seconds"),
         (["{labels}", "--events", "--percentage-of-length", "20"], "--percentage-of-length 20: expected a share"),
         (["{labels}", "--events", "--labels", "Dog", "--audio-root", "{resources}"], "--labels Dog: expected classes"),
         (["{labels}", "--events", "--labels", "Dgo", "--results", "{labels}"], "--labels Dgo: expected classes that"),
         (["{labels}", "--events", "--threshold", "2"], "--threshold 2: expected a score from 0 to 1"),
-        (["{other}", "--events", "--per-class", "{other}", "--overwrite"], "another name: these are the events"),
+        (["{other}", "--events", "--per-class", "{other}", "--overwrite"], "another name; this file has the labels"),
         (["{labels}", "--events"], "labels.tsv, line 2: .*misc_burp.flac: there is no such file"),
         (["{resources}", "--events"], "is a folder: give the table of strong labels"),
         (["missing.tsv", "--events"], "missing.tsv: there is no such file or folder"),

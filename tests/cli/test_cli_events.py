@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Events in the formats of other programs, read by other people's readers."""
+"""Event formats of other programs, read with third-party libraries."""
 
 import json
 import os
@@ -175,7 +175,7 @@ def test_events_of_one_recording_are_in_a_file_of_the_program(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_folder_of_recordings_gets_a_folder_of_files(
+def test_a_folder_of_recordings_is_written_as_a_folder_of_files(
     format: str, resources: Path, expected: dict[str, Rows], tmp_path: Path
 ) -> None:
     recordings = tmp_path / "recs"
@@ -197,7 +197,7 @@ def test_a_folder_of_recordings_gets_a_folder_of_files(
 
 
 @pytest.mark.parametrize("format", COMBINED)
-def test_a_folder_of_recordings_gets_one_file(
+def test_a_folder_of_recordings_is_written_as_one_file(
     format: str, resources: Path, expected: dict[str, Rows], tmp_path: Path
 ) -> None:
     output = tmp_path / "events.txt"
@@ -245,7 +245,7 @@ def test_overlapping_events_of_a_class_have_tiers_of_their_own(clip: Path, tmp_p
 @pytest.mark.parametrize(
     ("format", "name"), [("audacity", "out"), ("textgrid", "out"), ("raven", "out.txt"), ("labelstudio", "tasks.json")]
 )
-def test_a_finished_output_takes_up_new_and_failed_recordings(
+def test_new_and_failed_recordings_are_added_to_a_finished_output(
     format: str, name: str, resources: Path, tmp_path: Path
 ) -> None:
     recordings, output = tmp_path / "recs", tmp_path / name
@@ -309,7 +309,7 @@ def test_overwriting_removes_the_files_of_recordings_that_are_gone(
     ced(resources / "perc_bell.flac", *options, "--resume")
 
 
-def test_an_interrupted_output_goes_on_from_its_journal(
+def test_an_interrupted_output_continues_from_its_journal(
     resources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the files and the sidecar, which is the last that is written, too."""
@@ -335,14 +335,14 @@ def test_an_interrupted_output_goes_on_from_its_journal(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("RECS --format audacity", "a file in audacity format holds one recording: add --output DIR/"),
+        ("RECS --format audacity", "a file in audacity format can have only one recording: add --output DIR/"),
         (
             "RECS --format textgrid --output TMP/a.TextGrid",
-            "a file in textgrid format holds one recording: add --output",
+            "a file in textgrid format can have only one recording: add --output",
         ),
         ("RECS --output TMP/a.txt", "add --format table|audacity|raven"),
         ("RECS --output TMP/a.tsv", "add --format dcase"),
-        ("RECS --format raven --top-k 3", "--top-k has no meaning with --format raven, which holds events"),
+        ("RECS --format raven --top-k 3", "--top-k has no effect with --format raven, which has events"),
         ("RECS --format raven --output TMP/no/dir/", "a folder in a folder that exists; there is no folder"),
         ("RECS --format csv --min-duration 1", "--min-duration needs --events"),
     ],
@@ -352,7 +352,7 @@ def test_wrong_usage_is_one_line(arguments: str, message: str, resources: Path, 
     assert message in done.stderr and len(done.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())
 
 
-def test_wrong_arguments_of_write_events_name_what_was_expected(clip: Path, tmp_path: Path) -> None:
+def test_errors_of_write_events_state_the_expected_value(clip: Path, tmp_path: Path) -> None:
     for arguments, message in [
         ((tmp_path / "a", {clip: []}, "mp3"), "audacity, raven, dcase, rttm, textgrid, labelstudio"),
         ((tmp_path / "a.txt", [], "raven"), "a dictionary of recordings and their events"),
@@ -407,7 +407,7 @@ def test_wide_tables_are_continued_with_the_same_classes_only(
     other = options[options.index("Dog") - 1 :]
     if suffix in ("csv", "parquet"):
         done = ced(odd, clip, resources, option, *other[2:], "-o", output, "--resume", code=2)
-        assert "has scores of different classes" in done.stderr
+        assert "has scores of other classes" in done.stderr
     done = ced(odd, clip, *other[2:], "-o", output, "--resume", code=2)
     assert "cannot be resumed" in done.stderr
 
@@ -427,12 +427,12 @@ def test_names_of_columns_are_safe_in_spreadsheets(clip: Path, tmp_path: Path) -
     ("arguments", "message"),
     [
         ("--wide", "--wide needs --format csv, parquet, json or jsonl"),
-        ("--timeline --top-k 3", "--timeline writes all scores: choose classes with --labels"),
-        ("--wide --threshold 0.3 -f csv", "--wide writes all scores: choose classes with --labels"),
-        ("--timeline --format raven", "--timeline has no meaning with --format raven, which holds events"),
-        ("--timeline --events", "--timeline has no meaning with --events"),
-        ("--timeline --wide -f csv", "--wide has no meaning with --timeline"),
-        ("--timeline --average max", "--average has no meaning with --timeline"),
+        ("--timeline --top-k 3", "--timeline, which writes all scores; choose classes with --labels"),
+        ("--wide --threshold 0.3 -f csv", "--wide, which writes all scores; choose classes with --labels"),
+        ("--timeline --format raven", "--timeline has no effect with --format raven, which has events"),
+        ("--timeline --events", "--timeline has no effect with --events"),
+        ("--timeline --wide -f csv", "--wide has no effect with --timeline"),
+        ("--timeline --average max", "--average has no effect with --timeline"),
     ],
 )
 def test_options_that_contradict_wide_tables_are_refused(arguments: str, message: str, clip: Path) -> None:
@@ -448,7 +448,7 @@ def test_a_timeline_is_printed_with_the_best_classes_of_each_window(resources: P
 @pytest.mark.parametrize(
     ("name", "count"), [("formats.md", 8), ("tutorials/first_tags.md", 1), ("tutorials/events.md", 1)]
 )
-def test_the_commands_of_a_page_print_what_it_shows(
+def test_the_commands_of_a_page_print_the_documented_output(
     name: str, count: int, resources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (resources.parent / "docs" / name).read_text(encoding="utf-8")

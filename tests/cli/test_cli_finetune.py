@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `ced finetune` and `--set` promise. What fine-tuning does is in test_finetuning.py."""
+"""`ced finetune` and `--set`. Fine-tuning itself is tested in test_finetuning.py."""
 
 import io
 import os
@@ -85,7 +85,7 @@ def last_line(text: str) -> str:
 # A whole run
 
 
-def test_a_run_ends_with_figures_and_the_commands_to_go_on_with(
+def test_a_run_ends_with_figures_and_commands_that_use_the_model(
     ced: Run, sounds: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -180,7 +180,7 @@ def test_on_a_terminal_a_bar_shows_how_far_it_is(
     assert re.findall(r"^epoch (\d) of 2  loss", shown.replace("\r", "\n"), re.MULTILINE) == ["1", "2"]
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_does(
+def test_an_interrupted_run_prints_how_to_continue_and_can_be_continued(
     ced: Run, sounds: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["finetune", sounds, "--model", base, "-o", tmp_path / "out", "--epochs", 2, *QUICK, *NO_WORKERS]
@@ -227,7 +227,7 @@ finally:
     assert "Traceback" not in done.stderr
 
 
-def test_help_is_whole_and_fits(ced: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_is_complete_and_fits_the_terminal(ced: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     shown = ced("finetune", "-h").stdout
     assert max(map(len, shown.splitlines())) <= 80
@@ -246,7 +246,11 @@ def test_help_is_whole_and_fits(ced: Run, monkeypatch: pytest.MonkeyPatch) -> No
         (["--learning-rate", "nan"], 2, "--learning-rate nan"),
         (["--validation-share", "1.5"], 2, "--validation-share 1.5"),
         (["--validation", "no-such"], 2, "--validation 'no-such': there is no such file"),
-        (["--validation", "DATA", "--validation-share", "0.2"], 2, "exclude each other"),
+        (
+            ["--validation", "DATA", "--validation-share", "0.2"],
+            2,
+            "give either --validation or --validation-share, not both",
+        ),
         (["--validation", "DATA"], 1, "20 of 20 validation clips are also training clips"),
         (["--crop", "20"], 2, "--crop 20: expected 0.15 to 10.12 seconds"),
         (["--device", "gpu"], 2, "--device gpu: expected cpu, cuda or mps"),
@@ -259,7 +263,7 @@ def test_help_is_whole_and_fits(ced: Run, monkeypatch: pytest.MonkeyPatch) -> No
         (["--model", "no-such-folder/"], 1, "no-such-folder"),
     ],
 )
-def test_wrong_usage_gets_one_line(
+def test_wrong_usage_is_one_line(
     ced: Run, arguments: list[str], code: int, expected: str, sounds: Path, base: Path, tmp_path: Path
 ) -> None:
     arguments = [argument.replace("DATA", str(sounds)) for argument in arguments]

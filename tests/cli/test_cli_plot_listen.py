@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced plot` and `ced listen`: pictures of recordings of any length; microphones that are there, fail or are not."""
+"""`ced plot` with recordings of any length; `ced listen` with working, failing and missing microphones."""
 
 import builtins
 import os
@@ -130,9 +130,9 @@ def test_a_part_and_some_classes_can_be_drawn(recording, figures):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--threshold", 2), "--threshold 2: expected a score that a class reaches: 'class"),
+        (("--threshold", 2), "--threshold 2: expected at most "),
         (("--labels", "nothing"), "--labels nothing: expected a class of the model"),
-        (("--start", 3, "--end", 3), "--start 3 --end 3: expected a start from 0 and a later end"),
+        (("--start", 3, "--end", 3), "--start 3 --end 3: expected a start from 0, and an end after it"),
         (("--start", -1), "--start -1 --end inf: expected a start from 0"),
         (("--start", 1e4), "--start 10000: "),
     ],
@@ -172,7 +172,7 @@ def test_silence_and_names_with_dollars_and_other_scripts_are_drawn(tmp_path):
     assert (tmp_path / "silence.png").stat().st_size > 10_000
 
 
-def test_a_tone_is_where_the_frequency_axis_says(figures, tmp_path):
+def test_a_tone_is_drawn_at_its_frequency(figures, tmp_path):
     for hertz in (250, 1000, 4000):
         tone = 0.5 * np.sin(2 * np.pi * hertz * np.arange(RATE) / RATE)
         soundfile.write(tmp_path / "tone.wav", tone, RATE)
@@ -205,7 +205,7 @@ def test_long_spectrograms_are_means_over_frames(frames, rest, max_columns):
     np.testing.assert_allclose(decibels, 10 * np.log10(np.transpose(expected)), atol=1e-6)
 
 
-def test_a_long_spectrogram_takes_no_more_memory_than_a_short_one():
+def test_a_long_spectrogram_needs_no_more_memory_than_a_short_one():
     block = noise(40.96)
 
     def peak(number: int) -> int:
@@ -281,7 +281,7 @@ def test_times_read_as_clocks(seconds, step, text):
         (["{file}", "-m", MODEL, "-o", "{folder}/missing/picture.png"], 2, "there is no folder"),
     ],
 )
-def test_what_cannot_be_drawn_is_one_line(recording, arguments, exit_code, message):
+def test_errors_of_plot_are_one_line(recording, arguments, exit_code, message):
     (recording.parent / "text.wav").write_text("not audio")
     arguments = [str(text).format(file=recording, folder=recording.parent) for text in arguments]
     assert message in only_error(ced("plot", *arguments), exit_code)
@@ -418,7 +418,7 @@ def without_times(text: str) -> list[str]:
     return [line.split("  ", 1)[1] for line in lines]
 
 
-def test_what_a_microphone_hears_is_tagged_line_by_line(card):
+def test_audio_of_a_microphone_is_tagged_line_by_line(card):
     result = ced("listen", "-m", MODEL)
     assert result.exit_code == 0
     assert "no audio for 0.02 s; connecting again" in result.stderr  # the waveform is at its end
@@ -472,7 +472,7 @@ def test_events_are_printed_once_they_are_over(card):
     assert 0 < len(found) == len(result.stdout.splitlines())
     assert [(peak, label) for _, _, peak, label in found] == [(f"{event.peak:.2f}", event.label) for event in expected]
     assert "--merge-gap needs --events" in only_error(ced("listen", "-m", MODEL, "--merge-gap", 1), 2)
-    assert "--top-k has no meaning with --events" in only_error(ced("listen", "--events", "-k", 1), 2)
+    assert "--top-k has no effect with --events" in only_error(ced("listen", "--events", "-k", 1), 2)
     assert "--labels Dgo: expected a class of the model" in ced("listen", "-m", MODEL, "-l", "Dgo").stderr
 
 
@@ -602,7 +602,7 @@ def real_sounddevice() -> Iterator[None]:
     sys.modules.pop("sounddevice", None)  # without PortAudio it is half imported
 
 
-def test_the_real_sounddevice_lists_microphones_or_says_what_is_missing(real_sounddevice):
+def test_the_real_sounddevice_lists_microphones_or_reports_what_is_missing(real_sounddevice):
     result = ced("listen", "--list-devices")
     if result.exit_code == 0:
         assert all(re.match(r"[* ] *\d+  .+  \d+ Hz$", line) for line in result.stdout.splitlines())

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced tag --output --resume`: whatever ends a run, nothing is lost and nothing is doubled."""
+"""`ced tag --output --resume`: no interruption loses or duplicates results."""
 
 import csv
 import io
@@ -190,7 +190,7 @@ def test_killed_between_the_last_two_steps(few: list[Path], ced: Run, tmp_path: 
 # Interrupted, out of space
 
 
-def test_ctrl_c_keeps_the_journal_and_says_how_to_go_on(
+def test_ctrl_c_keeps_the_journal_and_prints_how_to_continue(
     many: Path, random_model: Path, ced: Run, uninterrupted: list[Record], tmp_path: Path
 ) -> None:
     output = tmp_path / "tags.jsonl"
@@ -214,7 +214,7 @@ def test_ctrl_c_keeps_the_journal_and_says_how_to_go_on(
     assert_same(output, uninterrupted)
 
 
-def test_ctrl_c_leaves_whole_json_on_stdout(many: Path, random_model: Path, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_complete_json_on_stdout(many: Path, random_model: Path, tmp_path: Path) -> None:
     arguments = ["tag", many, "--model", random_model, "--json"]
     process = start(arguments, stdout=tmp_path / "stdout", stderr=tmp_path / "stderr")
     while process.is_alive() and lines_in(tmp_path / "stdout") < 10:
@@ -229,7 +229,7 @@ def test_ctrl_c_leaves_whole_json_on_stdout(many: Path, random_model: Path, tmp_
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_full_disk_is_one_line_and_the_run_can_go_on(
+def test_a_full_disk_is_one_line_and_the_run_can_be_continued(
     many: Path, random_model: Path, ced: Run, uninterrupted: list[Record], tmp_path: Path, format: str
 ) -> None:
     output = tmp_path / f"tags.{format}"
@@ -271,7 +271,7 @@ def test_a_disk_that_is_full_at_the_end_loses_nothing(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_finished_output_takes_up_new_files_and_retries_failed_ones(
+def test_resuming_a_finished_output_adds_new_files_and_retries_failed_ones(
     few: list[Path], ced: Run, tmp_path: Path, format: str
 ) -> None:
     output, reference = tmp_path / f"tags.{format}", tmp_path / "all.jsonl"
@@ -336,7 +336,7 @@ def unfinished(few: list[Path], ced: Run, tmp_path: Path, monkeypatch: Any) -> P
         (["--top-k", "3", "--format", "csv"], "--format csv: expected jsonl"),
     ],
 )
-def test_other_options_cannot_go_on_with_a_run(
+def test_a_run_cannot_be_continued_with_other_options(
     unfinished: Path, few: list[Path], ced: Run, arguments: list[str], expected: str
 ) -> None:
     before = journal_of(unfinished).read_bytes()
@@ -345,7 +345,7 @@ def test_other_options_cannot_go_on_with_a_run(
     assert journal_of(unfinished).read_bytes() == before
 
 
-def test_another_model_cannot_go_on_with_a_run_but_a_moved_one_can(
+def test_a_run_cannot_be_continued_with_another_model_but_with_a_moved_one(
     unfinished: Path, few: list[Path], ced: Run, random_model: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
@@ -490,7 +490,7 @@ def test_an_output_that_was_changed_so_that_results_could_be_lost_is_refused_and
     output.write_bytes(REFUSED[case](write(output, tagged(*few[:3]))))
     before = output.read_bytes()
     result = ced(*few, "--output", output, "--resume", code=2)
-    assert "as they were written, and cannot be resumed: " in result.stderr and result.stderr.count("\n") == 1
+    assert "are not as they were written: " in result.stderr and result.stderr.count("\n") == 1
     assert output.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["few", output.name]
 
 
@@ -532,7 +532,7 @@ UNDERSTOOD: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("case", UNDERSTOOD)
-def test_an_output_that_was_only_saved_in_another_way_goes_on_whole(
+def test_an_output_saved_by_another_program_without_changes_can_be_continued(
     few: list[Path], ced: Run, tmp_path: Path, case: str
 ) -> None:
     output = tmp_path / f"tags.{case.partition(',')[0]}"
@@ -583,7 +583,7 @@ def test_a_journal_with_odd_contents_is_one_line_and_left_alone(
     assert journal_of(output).read_bytes() == lines and not output.exists()
 
 
-def test_what_is_not_a_file_is_not_taken_for_a_journal(few: list[Path], ced: Run, tmp_path: Path) -> None:
+def test_only_regular_files_are_read_as_journals(few: list[Path], ced: Run, tmp_path: Path) -> None:
     output = tmp_path / "tags.jsonl"
     os.mkfifo(journal_of(output))
     assert "a regular file" in ced(*few, "--output", output, "--resume", code=2).stderr
@@ -766,4 +766,4 @@ def test_a_spreadsheet_safe_output_is_resumed_by_its_names_and_only_as_such(
 @pytest.mark.parametrize("format", ["json", "jsonl", "parquet", "table"])
 def test_spreadsheet_safe_is_for_csv(few: list[Path], ced: Run, tmp_path: Path, format: str) -> None:
     result = ced(few[0], "--output", tmp_path / "x", "--format", format, "--spreadsheet-safe", code=2)
-    assert result.stderr == f"ced: --spreadsheet-safe is for --format csv, not {format}\n"
+    assert result.stderr == f"ced: --spreadsheet-safe needs --format csv, not {format}\n"

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Standard streams that are closed or full, and text of others that must not reach the terminal as codes."""
+"""Closed and full standard streams, and control characters in names, which must not reach the terminal."""
 
 import json
 import math
@@ -149,7 +149,7 @@ def test_machine_formats_keep_names_as_data(nasty_model: Path, clip: Path, tmp_p
         assert labels == {*NASTY} - {"half \ud800"} | {r"half \ud800"}  # half a character is no text
 
 
-def test_wrong_usage_shows_what_it_was_given_and_does_not_obey_it(ced: Run, nasty_model: Path, clip: Path) -> None:
+def test_wrong_usage_shows_control_characters_of_arguments_escaped(ced: Run, nasty_model: Path, clip: Path) -> None:
     for arguments in (
         ["tag", clip, "-m", nasty_model, "-l", "\x1b[31mDgo"],
         ["tag", clip, "-m", "/\x1b[31m"],
@@ -184,7 +184,7 @@ class BrokenTagger:
 
 
 @pytest.mark.parametrize("format", TAG_FORMATS)
-def test_a_result_that_is_no_number_is_that_inputs_error_and_the_others_go_on(format: Format, tmp_path: Path) -> None:
+def test_a_result_that_is_not_a_number_is_an_error_of_its_input_only(format: Format, tmp_path: Path) -> None:
     from ced_model.input_list import Input
 
     names = ["a", "nan", "b", "inf", "-inf", "length", "c"]
@@ -244,7 +244,7 @@ def test_events_without_numbers_are_an_error_too() -> None:
     assert record == {"file": "a", "error": "the result cannot be stored: peak is inf, not a finite number"}
 
 
-def test_what_a_tagger_says_of_good_audio_is_untouched(random_model: Path, clip: Path) -> None:
+def test_results_of_valid_audio_are_unchanged(random_model: Path, clip: Path) -> None:
     from ced_model.input_list import find_inputs
 
     tagger = AudioTagger.from_pretrained(random_model)

@@ -68,10 +68,10 @@ def test_files_are_tagged_once_they_are_complete_and_again_only_if_they_failed(t
     [
         (["--watch"], "--watch needs one folder"),
         (["--watch", "a", "b"], "--watch needs one folder"),
-        (["--watch", "no_such_folder"], "--watch needs a folder, and 'no_such_folder' is none"),
-        (["--watch", ".", "--from", "list.txt"], "--watch needs one folder, and no --from"),
+        (["--watch", "no_such_folder"], "--watch no_such_folder: expected a folder"),
+        (["--watch", ".", "--from", "list.txt"], "--watch needs one folder, without --from"),
     ],
 )
-def test_what_cannot_be_watched_is_one_line(arguments, message):
+def test_unsupported_uses_of_watch_are_one_line(arguments, message):
     result = CliRunner().invoke(app, ["tag", *arguments])
     assert result.exit_code == 2 and message in result.stderr

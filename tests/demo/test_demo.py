@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The demo as programs use it: answers, refusals, queue and privacy; what its page is made of; `ced demo`."""
+"""The demo: API, limits, queue and privacy; parts of the page; `ced demo`."""
 
 import json
 import os
@@ -117,7 +117,7 @@ def test_the_api_gives_the_events_of_the_tagger(client, tagger):
         assert [event[key] for event in found["events"]] == pytest.approx([getattr(e, key) for e in expected], abs=1e-5)
 
 
-def test_the_api_finds_the_sounds_that_are_asked_for_with_smoothing(client, tagger):
+def test_the_api_finds_events_of_the_requested_classes_with_smoothing(client, tagger):
     options = {"smooth_s": 3, "labels": "class 5, class 7"}
     found = client.predict(handle_file(TABLA), window_s=1, threshold=0.3, **options, api_name="/events")
     expected = tagger.events(TABLA, 0.3, window_s=1, **options)
@@ -126,7 +126,7 @@ def test_the_api_finds_the_sounds_that_are_asked_for_with_smoothing(client, tagg
         client.predict(handle_file(TABLA), labels="clas 5", api_name="/events")
 
 
-def test_the_api_lists_the_models_and_what_they_are_good_for(client):
+def test_the_api_lists_the_models_with_descriptions(client):
     models = client.predict(api_name="/models")
     assert models[0]["model"] == "micro_hub" and "13 classes" in models[0]["good_for"]
     assert {f"mispeech/ced-{size}" for size in ("tiny", "mini", "small", "base")} <= {row["model"] for row in models}
@@ -150,7 +150,7 @@ def test_the_lines_of_the_tutorial_run(url, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", COMPLAINTS)
-def test_a_program_reads_one_line_about_what_cannot_be_heard_and_can_go_on(client, bad_files, name):
+def test_the_api_returns_one_line_for_unreadable_audio_and_continues(client, bad_files, name):
     with pytest.raises(AppError) as caught:
         client.predict(handle_file(bad_files[name]), api_name="/tags")
     message = str(caught.value)
@@ -159,7 +159,7 @@ def test_a_program_reads_one_line_about_what_cannot_be_heard_and_can_go_on(clien
     assert client.predict(handle_file(CROW), top_k=1, api_name="/tags")["tags"]
 
 
-def test_a_file_that_is_too_large_is_refused_while_it_comes_in(client, bad_files):
+def test_a_file_that_is_too_large_is_refused_during_the_upload(client, bad_files):
     with pytest.raises(Exception, match="(?i)size|large|413"):
         client.predict(handle_file(bad_files["large.wav"]), api_name="/tags")
 
@@ -174,7 +174,7 @@ def call_tags(server: str, **file: str) -> str:
 @pytest.mark.parametrize("address", ["http://203.0.113.1/sound.wav", "https://example.com/sound.wav"])
 def test_addresses_in_place_of_files_are_never_fetched(url, foreign_addresses, address):
     answer = call_tags(url, path=address)
-    assert answer.startswith("event: error") and "Addresses are not fetched" in answer
+    assert answer.startswith("event: error") and "URLs are not supported" in answer
     answer = call_tags(url, path=str(CROW), url=address)
     assert answer.startswith("event: error") and "label" not in answer
     assert foreign_addresses == []
@@ -312,7 +312,7 @@ def test_no_folder_of_the_server_is_shown(url, path):
         assert folder not in text, folder
 
 
-def test_an_upload_has_a_name_without_folders_and_comes_back_by_it(url):
+def test_an_upload_has_a_name_without_folders_and_can_be_downloaded_by_it(url):
     sound = upload(url, CROW)
     assert re.fullmatch(r"/uploads/[0-9a-f]{64}/misc_crow\.flac", sound["path"])
     answer = httpx.get(f"{url}gradio_api/file={sound['path']}", trust_env=False)
@@ -463,11 +463,11 @@ def test_of_channels_that_cancel_each_other_out_the_loudest_is_used(tmp_path):
     np.testing.assert_array_equal(read_sound(tmp_path / "opposite.wav", 16000, LIMITS), mono)
 
 
-def test_what_its_header_says_is_too_long_is_not_decoded(bad_files, monkeypatch):
+def test_a_file_with_a_too_long_duration_in_its_header_is_not_decoded(bad_files, monkeypatch):
     monkeypatch.setattr(limits_module, "read_blocks", lambda *_, **__: pytest.fail("it was decoded"))
     with pytest.raises(DemoError, match="too long"):
         read_sound(bad_files["long.wav"], 16000, LIMITS)
-    with pytest.raises(DemoError, match="large.wav is too large. This demo takes files of up to 2 MB"):
+    with pytest.raises(DemoError, match="large.wav is too large. The limit is 2 MB"):
         read_sound(bad_files["large.wav"], 16000, LIMITS)
 
 
@@ -489,12 +489,12 @@ def test_decoding_stops_at_the_limit_where_the_header_does_not_tell_or_lies(bad_
     assert decoded <= 16 * 16000
 
 
-def test_what_is_as_long_as_allowed_is_heard(tmp_path, bad_files):
+def test_a_file_of_the_maximum_duration_is_tagged(tmp_path, bad_files):
     waveform = read_sound(bad_files["long.wav"], 16000, Limits(minutes=31 / 60))
     assert waveform.dtype == np.float32 and len(waveform) == 31 * 16000
 
 
-def test_a_file_that_has_gone_is_asked_for_again(tmp_path):
+def test_a_deleted_upload_must_be_chosen_again(tmp_path):
     with pytest.raises(DemoError, match="gone.wav is no longer available"):
         read_sound(tmp_path / "gone.wav", 16000, LIMITS)
 
@@ -524,7 +524,7 @@ def test_a_published_model_that_cannot_be_fetched_is_one_kind_line(monkeypatch):
     assert 'role="alert"' in parts.status
 
 
-def test_folders_of_the_same_name_are_told_apart(tmp_path):
+def test_folders_of_the_same_name_have_different_names(tmp_path):
     for parent in ("a", "b"):
         (tmp_path / parent / "model").mkdir(parents=True)
     models = Models([str(tmp_path / "a" / "model"), str(tmp_path / "b" / "model"), "mispeech/ced-mini"])
@@ -532,7 +532,7 @@ def test_folders_of_the_same_name_are_told_apart(tmp_path):
     assert models.names.count("mispeech/ced-mini") == 1 and set(PUBLISHED) <= set(models.names)
 
 
-def test_the_bundled_model_comes_first():
+def test_the_bundled_model_is_the_default():
     assert Models().names == ["ced-nano", *PUBLISHED]
     assert Models().is_local("ced-nano") and not Models().is_local("mispeech/ced-tiny")
     assert "no network" in Models().describe("ced-nano")
@@ -570,7 +570,7 @@ def test_a_recording_no_longer_than_a_window_has_tags_only():
 
 
 @pytest.mark.parametrize("name", COMPLAINTS)
-def test_the_page_says_in_one_line_why_there_is_no_answer(bad_files, name):
+def test_the_page_shows_errors_in_one_line(bad_files, name):
     parts = Service(Models([str(MICRO)]), LIMITS).show(str(bad_files[name]), "micro_hub", 2.0, 0.5)
     assert COMPLAINTS[name] in unescape(parts.status) and "\n" not in parts.status
     assert parts.has_answer["visible"] is False and parts.tags is None
@@ -587,10 +587,10 @@ def test_windows_that_a_model_cannot_use_and_faults_of_the_demo_are_one_line(mon
 
     monkeypatch.setattr(service_module, "listen", fail)
     status = service.show(str(CROW), "micro_hub", 2.0, 0.5).status
-    assert "Something went wrong" in status and "secret" not in status and "secret" in caplog.text
+    assert "Unexpected error" in status and "secret" not in status and "secret" in caplog.text
 
 
-def test_the_picture_is_drawn_twice_and_told_in_words(tagger):
+def test_the_picture_is_drawn_for_two_widths_and_described_in_words(tagger):
     answer = make_answer(["Rain", "Dog <b>", "Bell", "Wind", "Car"], [[0.9, 0.1, 0, 0, 0], [0.1, 0.7, 0, 0, 0.01]])
     assert count_rows(answer, 0.5) == 3 and count_rows(answer, 0.0) == 5
     words = describe_timeline(answer, 2)
@@ -617,7 +617,7 @@ def test_events_play_are_escaped_and_download_as_csv():
     ]
 
 
-def test_no_events_and_very_many_are_said_so():
+def test_the_table_states_if_there_are_no_events_or_very_many():
     quiet = make_answer(["Rain"], [[0.1], [0.2]])
     assert "No sound reaches the threshold of 0.5" in draw_events(quiet, 0.5)
     events = [Event(float(second), second + 1.0, "Tick", 0.9) for second in range(MAX_ROWS + 7)]
@@ -637,10 +637,10 @@ def test_the_recordings_are_found_in_a_checkout_and_travel_with_the_package():
     ("error", "message"),
     [
         (AudioError("<array>: not today"), "misc_crow.flac could not be tagged: not today. Please try"),
-        (ValueError("`window_s` is too long"), "These settings do not work: window_s is too long"),
+        (ValueError("`window_s` is too long"), "Invalid settings: window_s is too long"),
     ],
 )
-def test_what_the_tagger_refuses_is_passed_on(error, message):
+def test_errors_of_the_tagger_are_shown(error, message):
     class Refusing:
         sampling_rate = 16000
 
@@ -676,7 +676,7 @@ def ced(*arguments: Any) -> Any:
         (["--max-minutes", "inf"], "--max-minutes inf"),
         (["--model", "./missing"], "there is no such folder"),
         (["--port", "0"], "--port"),
-        (["file.wav"], "is one argument too many"),
+        (["file.wav"], "unexpected argument file.wav"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments, message):
@@ -708,7 +708,7 @@ def test_a_missing_gradio_names_the_extra(monkeypatch):
     assert result.exit_code == 1 and 'pip install "ced_model[demo]"' in result.stderr
 
 
-def test_a_model_that_cannot_be_loaded_is_said_before_serving(tmp_path):
+def test_a_model_that_cannot_be_loaded_is_reported_before_serving(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "ced"}')
     result = ced("--model", tmp_path)
     assert result.exit_code == 1 and result.stdout == ""
@@ -758,7 +758,7 @@ def test_signals_close_the_server_once_and_find_their_handlers_again(number):
     assert len(closed) == 1 and signal.getsignal(number) is before
 
 
-def test_what_a_killed_server_left_is_removed_by_the_next_one(tmp_path, monkeypatch):
+def test_files_of_a_killed_server_are_removed_by_the_next_one(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     left, running = tmp_path / "ced-demo-left", tmp_path / "ced-demo-running"
     for folder in (left, running):
@@ -802,7 +802,7 @@ def test_the_space_is_complete(monkeypatch):
     assert len(launched) == 1
 
 
-def test_the_space_asks_for_what_the_package_needs_outside_the_command():
+def test_the_space_requires_the_packages_of_the_demo():
     def names(path: Path) -> set[str]:
         lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
         return {re.split(r"[<>=\[ ]", line)[0] for line in lines if line}

@@ -178,7 +178,7 @@ def test_a_file_is_uploaded_and_another_one_dropped(page, size):
     take(page, size, "short")
 
 
-def test_the_microphone_is_heard(page, size):
+def test_recordings_of_the_microphone_are_tagged(page, size):
     page.get_by_role("tab", name="Microphone").click()
     page.get_by_role("button", name="Record", exact=True).click()
     page.wait_for_timeout(1000 * MICROPHONE_S)
@@ -198,7 +198,7 @@ def test_the_microphone_is_heard(page, size):
     take(page, size, "microphone")
 
 
-def test_what_cannot_be_heard_is_said_in_one_line_and_the_settings_stay(page, size, files):
+def test_unreadable_audio_is_reported_in_one_line_and_the_settings_stay(page, size, files):
     threshold = page.get_by_label("number input for Threshold")
     threshold.fill("0.35")
     threshold.press("Enter")
@@ -214,11 +214,11 @@ def test_what_cannot_be_heard_is_said_in_one_line_and_the_settings_stay(page, si
     expect(page.locator("#ced-events caption, #ced-events p").first).to_contain_text("0.35")
 
 
-def test_a_file_that_is_too_large_is_refused_and_the_page_goes_on(page, size, files):
+def test_a_file_that_is_too_large_is_refused_and_the_page_still_works(page, size, files):
     page.get_by_role("button", name="bell").click()
     expect_answer(page, "perc_bell.flac")
     upload(page, files["large.wav"])
-    complaint = "large.wav is too large. This demo takes files of up to 2 MB"
+    complaint = "large.wav is too large. The limit is 2 MB"
     expect(page.get_by_role("alert").filter(has_text=complaint)).to_be_visible(timeout=TIMEOUT_MS)
     expect(page.get_by_role("meter").first).to_be_hidden()
     take(page, size, "large")
@@ -240,7 +240,7 @@ def test_settings_are_used_and_a_model_that_cannot_be_fetched_leaves_the_others(
     monkeypatch.setattr(models_module, "AudioTagger", refuse)
     page.get_by_role("combobox", name="Model").click()
     page.get_by_role("option", name="mispeech/ced-base").click()
-    expect(page.get_by_text("the best of the family")).to_be_visible()
+    expect(page.get_by_text("the most accurate, and the slowest")).to_be_visible()
     page.get_by_role("combobox", name="Model").click()
     page.get_by_role("option", name="demo_model").click()
     expect_answer(page, "perc_bell.flac")
@@ -274,7 +274,7 @@ def test_scores_are_readable_as_numbers_and_not_by_colour_alone(page):
             )
 
 
-def test_settings_are_heard_from_the_keyboard_and_say_nothing_before_a_sound(page):
+def test_settings_work_with_the_keyboard_and_have_no_effect_before_a_sound(page):
     threshold = page.get_by_label("number input for Threshold")
     threshold.fill("0.4")
     threshold.press("Enter")
@@ -282,9 +282,9 @@ def test_settings_are_heard_from_the_keyboard_and_say_nothing_before_a_sound(pag
     expect(page.get_by_role("alert")).to_have_count(0)
     page.get_by_role("button", name="tabla").click()
     expect_answer(page, "loop_tabla.flac")
-    expect(page.locator("#ced-events")).to_contain_text("from 0.4 on")
+    expect(page.locator("#ced-events")).to_contain_text("with a score from 0.4")
     threshold.fill("0.6")
     threshold.press("Enter")
-    expect(page.locator("#ced-events")).to_contain_text("from 0.6 on", timeout=TIMEOUT_MS)
+    expect(page.locator("#ced-events")).to_contain_text("with a score from 0.6", timeout=TIMEOUT_MS)
     page.get_by_role("slider", name="Threshold").press("ArrowLeft")
-    expect(page.locator("#ced-events")).to_contain_text("from 0.55 on", timeout=TIMEOUT_MS)
+    expect(page.locator("#ced-events")).to_contain_text("with a score from 0.55", timeout=TIMEOUT_MS)

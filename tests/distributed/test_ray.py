@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced tag --ray` on two nodes: the results of one machine, whatever becomes of a node, a disk or the driver."""
+"""`ced tag --ray` on two nodes has the results of one machine, even if a node, a disk or the driver fails."""
 
 import re
 import resource
@@ -123,7 +123,7 @@ def shards_in(output: Path) -> int:
     return len(list(output.glob("part-*.parquet")))
 
 
-def test_two_nodes_say_what_one_machine_says(
+def test_two_nodes_have_the_results_of_one_machine(
     sounds: Path,
     local: list[Record],
     second: Any,
@@ -141,7 +141,7 @@ def test_two_nodes_say_what_one_machine_says(
     assert tuple(table.column_names) == columns("tags") and len(set(table["file"].to_pylist())) == 30
 
 
-def test_a_node_that_is_killed_in_the_middle_takes_and_doubles_nothing(
+def test_killing_a_node_loses_and_duplicates_no_results(
     sounds: Path, local: list[Record], cluster: Cluster, second: Any, arguments: list[Any], tmp_path: Path
 ) -> None:
     output = tmp_path / "tags"
@@ -184,7 +184,7 @@ def test_a_driver_that_is_killed_is_resumed_without_loss_or_doubles(
     assert records_in(output)[13]["duration_s"] == 1.0
 
 
-def test_a_full_disk_on_one_node_is_one_line_and_leaves_whole_shards(
+def test_a_full_disk_on_one_node_is_one_line_and_leaves_complete_shards(
     sounds: Path, local: list[Record], second: Any, arguments: list[Any], ced: Callable[..., str], tmp_path: Path
 ) -> None:
     output = tmp_path / "tags"

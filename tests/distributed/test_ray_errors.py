@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced tag --ray`: what cannot work is one line, and wrong usage is told before anything is begun."""
+"""`ced tag --ray`: errors are one line, and wrong usage is reported before the run starts."""
 
 import socket
 import sys
@@ -46,7 +46,7 @@ def refuse(random_model: Path, clip: Path) -> Callable[..., str]:
 
 
 def test_wrong_usage_is_one_line(refuse: Callable[..., str], tmp_path: Path) -> None:
-    needs_folder = "--ray writes a folder of Parquet files: give --output DIR, and no other --format"
+    needs_folder = "--ray writes a folder of Parquet files: give --output DIR, without --format"
     assert refuse() == needs_folder
     assert refuse("--json", "-o", tmp_path / "out") == needs_folder
     assert refuse("-o", tmp_path / "out", paths=("-",)) == (
@@ -87,7 +87,7 @@ def test_a_folder_with_other_things_or_other_results_in_it_is_left_alone(
     )
 
 
-def test_without_the_extra_one_line_says_what_to_install(
+def test_without_the_extra_one_line_has_the_command_that_installs_it(
     refuse: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -119,7 +119,9 @@ def test_another_version_of_ray_is_one_line(
     monkeypatch.setattr(ray, "__version__", "2.59.0")
     said = refuse("-o", tmp_path / "out", "--ray-address", cluster.address, code=1)
     assert said.startswith(f"Ray cluster {cluster.address}: Version mismatch: The cluster was started with: Ray: ")
-    assert "Ray: 2.59.0" in said and said.endswith("install the same versions of Ray and Python here and there")
+    assert "Ray: 2.59.0" in said and said.endswith(
+        "install the same versions of Ray and Python on this machine and the cluster"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -133,7 +135,7 @@ def test_a_node_with_another_version_of_the_package_is_one_line(
         said = refuse("-o", tmp_path / "out", "--ray-address", cluster.address, code=1)
     finally:
         cluster.remove_node(node)
-    assert ": torch 0.4, on this machine " in said and said.endswith("install the same on all nodes")
+    assert " has torch 0.4, this machine " in said and said.endswith("install the same on all nodes")
     assert said.startswith("node ") and not (tmp_path / "out").exists()
 
 
@@ -175,7 +177,7 @@ def closed_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_missing_credentials_are_one_line(refuse: Callable[..., str], closed_store: str, tmp_path: Path) -> None:
-    hint = "; is it there, and does this machine have the credentials for it?"
+    hint = "; does it exist, and does this machine have the credentials for it?"
     uri = f"s3://bucket/sounds{closed_store}"
     said = refuse("-o", tmp_path / "out", paths=(uri,), code=1)
     assert said.startswith("s3://bucket/sounds") and "ACCESS_DENIED" in said and said.endswith(hint)

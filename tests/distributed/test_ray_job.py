@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Shards on a Ray cluster: each is worked on, whatever kills the workers, and one that kills them all is given up."""
+"""Shards on a Ray cluster are retried if workers die, until a shard has killed several workers."""
 
 import os
 import signal

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced tag --ray`: what ends a run is printed, whatever comes before and after it. Needs no cluster."""
+"""`ced tag --ray`: the reason for the end of a run is printed. These tests need no cluster."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ def output(tmp_path: Path) -> ShardedOutput:
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))), ids=str)
-def test_a_worker_that_cannot_go_on_ends_the_run_with_its_reason_in_any_order_of_messages(
+def test_a_worker_that_cannot_continue_ends_the_run_with_its_reason_in_any_order_of_messages(
     order: tuple[int, ...], output: ShardedOutput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two whole shards, a full disk, and a node that dies: its loss ends a pass, and what is missing is done again."""
@@ -93,9 +93,9 @@ def test_the_line_is_printed_before_ray_is_left_and_a_failure_there_does_not_hid
 
 @pytest.mark.parametrize(("last", "lines"), [("os._exit(1)", 1), ("os.kill(os.getpid(), 9)", 1), ("pass", 0)])
 def test_a_process_that_is_ended_from_outside_leaves_a_line(last: str, lines: int) -> None:
-    script = f"import os\nfrom ced_model.cli.ray import told_if_ended\nwith told_if_ended('/tags'):\n    {last}"
+    script = f"import os\nfrom ced_model.cli.ray import _report_death\nwith _report_death('/tags'):\n    {last}"
     done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
-    assert done.stderr == lines * "ced: Ray or the system ended this process; what is written is in /tags\n"
+    assert done.stderr == lines * "ced: Ray or the system ended this process; results so far are in /tags\n"
 
 
 def test_two_runs_that_begin_in_one_folder_do_not_take_each_others_shards(

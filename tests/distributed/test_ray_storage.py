@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Paths and URIs: what `ced tag --ray` reads and writes, here and in a store that speaks S3."""
+"""`ced tag --ray` with local paths and with URIs of an S3 store."""
 
 import os
 import resource
@@ -81,7 +81,7 @@ def test_without_ray_a_store_is_one_line(random_model: Path) -> None:
     result = CliRunner().invoke(app, ["tag", "s3://bucket/a.wav", "--model", str(random_model)])
     assert result.exit_code == 2 and not result.stdout
     assert result.stderr == (
-        "ced: s3://bucket/a.wav: to read from there add --ray --output DIR, or download it first\n"
+        "ced: s3://bucket/a.wav: to read from a store add --ray --output DIR, or download the files first\n"
     )
 
 
@@ -89,7 +89,7 @@ def test_without_ray_a_store_is_one_line(random_model: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["local", "file", "s3"])
-def test_a_folder_gives_back_what_was_written(where: str, bucket: str, query: str, tmp_path: Path) -> None:
+def test_files_in_a_folder_can_be_read_back(where: str, bucket: str, query: str, tmp_path: Path) -> None:
     folder = Folder({"local": str(tmp_path), "file": f"file://{tmp_path}", "s3": f"{bucket}/folder{query}"}[where])
     assert folder.list() == folder.list("inner") == {}
     folder.write("a", b"12")
@@ -210,7 +210,7 @@ def assert_same_events(record: Record, expected: Record) -> None:
         assert event["peak"] == pytest.approx(other["peak"], abs=1e-5)
 
 
-def test_the_same_options_are_needed_to_go_on(tmp_path: Path, random_model: Path, clip: Path) -> None:
+def test_a_run_is_continued_only_with_the_same_options(tmp_path: Path, random_model: Path, clip: Path) -> None:
     """Told before a cluster is asked for."""
     lasting = {"events": False, "channel": "mix", "threshold": 0.5}
     ShardedOutput(str(tmp_path), lasting).begin(MADE_BY)

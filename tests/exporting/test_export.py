@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""An export computes what the model does, on every length and batch, with nothing but its own runtime."""
+"""Exports have the outputs of the model for every length and batch, and need only their own runtime."""
 
 import ast
 import csv
@@ -98,7 +98,7 @@ def clips(samples: int, batch_size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", EXPORTS)
-def test_an_export_gives_what_torch_gives_for_any_length_and_batch(
+def test_an_export_has_the_outputs_of_torch_for_any_length_and_batch(
     name: str, exported: Export, small_model: CedForAudioClassification
 ) -> None:
     export = load_export(exported(name).folder, num_threads=1)
@@ -126,7 +126,7 @@ def test_a_clip_longer_than_target_length_is_an_error_and_not_a_wrong_answer(nam
 
 
 @pytest.mark.parametrize("name", EXPORTS)
-def test_the_report_and_the_readme_tell_what_was_measured(name: str, exported: Export) -> None:
+def test_the_report_and_the_readme_have_the_measured_differences(name: str, exported: Export) -> None:
     report = exported(name)
     metadata = json.loads((report.folder / "metadata.json").read_text(encoding="utf-8"))
     assert {(check.batch_size, round(check.seconds, 2)) for check in report.checks} >= {
@@ -227,7 +227,7 @@ def test_the_onnx_graph_has_dynamic_dimensions_with_names_and_no_branches(export
     assert operators["Conv"] == 1 and operators["Softmax"] == 1 and operators["Gemm"] == 5
 
 
-def test_sherpa_onnx_gets_one_input_and_first_of_all_probabilities(exported: Export) -> None:
+def test_models_for_sherpa_onnx_have_one_input_and_probabilities_as_first_output(exported: Export) -> None:
     report = exported("sherpa-onnx-float16")
     graph = onnx.load(report.file).graph
     shapes = [
@@ -273,7 +273,7 @@ def test_sherpa_onnx_tags_recordings_of_any_length_as_the_mean_of_equal_pieces(s
 
 @pytest.mark.parametrize("field, value", [("f_min", 50.0), ("f_max", 4000.0), ("hop_size", 320), ("center", False)])
 def test_sherpa_onnx_has_one_front_end(field: str, value: Any) -> None:
-    with pytest.raises(OptionError, match=f"sherpa-onnx computes features with {field}=.*the model requires {value}"):
+    with pytest.raises(OptionError, match=f"features of sherpa-onnx have {field}=.*the model requires {value}"):
         check_front_end(FrontEnd(**{field: value}))
     check_front_end(FrontEnd(f_max=None))
 
@@ -310,7 +310,7 @@ def test_an_export_that_differs_from_the_model_leaves_nothing_behind(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_not_a_number_is_no_match() -> None:
+def test_nan_fails_the_verification() -> None:
     check = verification.Check(1.0, 1, float("nan"), None)
     with pytest.raises(VerificationError, match="differ from the model by nan"):
         verification.judge(check, "float32")
@@ -333,7 +333,7 @@ def test_an_interrupted_export_leaves_the_one_before_it(
     assert {file.name: file.read_bytes() for file in output.iterdir()} == before
 
 
-def test_a_new_folder_replaces_an_export_whole(exported: Export, tmp_path: Path) -> None:
+def test_a_new_folder_replaces_an_export_completely(exported: Export, tmp_path: Path) -> None:
     output = tmp_path / "out"
     shutil.copytree(exported("onnx").folder, output)
     with new_folder(check_output(output, overwrite=True), check_export) as folder:
@@ -353,15 +353,15 @@ def test_an_empty_folder_is_as_good_as_none_and_readable_by_all(tmp_path: Path) 
 
 
 def test_only_another_export_is_replaced_and_only_if_asked(exported: Export, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="this one has an export, which `overwrite` replaces"):
+    with pytest.raises(OptionError, match="this one has an export: replace it with `overwrite`"):
         check_output(exported("onnx").folder)
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "metadata.json").write_text('{"format": "of my own"}')
-    with pytest.raises(OptionError, match="not one with other files in it"):
+    with pytest.raises(OptionError, match="this one has other files"):
         check_output(tmp_path / "precious", overwrite=True)
     with pytest.raises(OptionError, match="a folder, not a file"):
         check_output(tmp_path / "precious" / "metadata.json", overwrite=True)
-    with pytest.raises(OptionError, match="a name in a folder that exists"):
+    with pytest.raises(OptionError, match="a path in an existing folder"):
         check_output(tmp_path / "no" / "folder")
 
 
@@ -398,7 +398,7 @@ def test_models_of_other_kinds_are_exported_with_their_own_outputs(
         (("torch", None, "int8"), "`compute_type='int8'`: expected float32 or float16 for the format torch"),
     ],
 )
-def test_what_is_not_supported_is_refused_with_what_is(arguments: tuple, message: str) -> None:
+def test_unsupported_combinations_are_refused_with_the_supported_ones(arguments: tuple, message: str) -> None:
     with pytest.raises(OptionError, match=re.escape(message)):
         choose_format(*arguments)
 

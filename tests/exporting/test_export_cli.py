@@ -30,7 +30,7 @@ def test_an_export_is_verified_and_its_folder_printed(golden: Path, resources: P
     assert (code, printed) == (0, f"{output}\n"), said
     lines = said.splitlines()
     assert lines[0].startswith("exporting ") and "1 of  0.15 s" in said and "3 of 10.12 s" in said
-    assert lines[-1].startswith("model.onnx: ") and lines[-1].endswith("README.md has code that runs it")
+    assert lines[-1].startswith("model.onnx: ") and lines[-1].endswith("README.md has example code")
     assert max(map(len, lines)) < 200
     metadata = json.loads((output / "metadata.json").read_text(encoding="utf-8"))
     assert (metadata["model"], metadata["compute_type"]) == ("micro_hub", "float16")
@@ -38,7 +38,7 @@ def test_an_export_is_verified_and_its_folder_printed(golden: Path, resources: P
     code, printed, said = run(*arguments)
     assert (code, printed) == (2, "")
     assert said == (
-        f"ced: --output {output}: expected a new folder; this one has an export, which `overwrite` replaces\n"
+        f"ced: --output {output}: expected a new folder; this one has an export: replace it with `overwrite`\n"
     )
 
 
@@ -46,7 +46,7 @@ def test_an_export_is_verified_and_its_folder_printed(golden: Path, resources: P
     ("arguments", "message"),
     [
         ([], "missing --format: choose onnx, openvino, sherpa-onnx, torch"),
-        (["-f", "onnx"], "missing --output DIR: the folder to write"),
+        (["-f", "onnx"], "missing --output DIR: where to write the export"),
         (["-f", "tflite", "-o", "new"], "--format tflite: expected onnx, openvino, sherpa-onnx, torch"),
         (
             ["-f", "sherpa-onnx", "-o", "new", "--input", "waveform"],
@@ -56,12 +56,12 @@ def test_an_export_is_verified_and_its_folder_printed(golden: Path, resources: P
             ["-f", "torch", "-o", "new", "--compute-type", "int8"],
             "--compute-type int8: expected float32 or float16 for the format torch",
         ),
-        (["-f", "onnx", "-o", "no/new"], "--output no/new: expected a name in a folder that exists"),
+        (["-f", "onnx", "-o", "no/new"], "--output no/new: expected a path in an existing folder"),
         (["-f", "onnx", "-o", "file"], "--output file: expected a folder, not a file"),
-        (["-f", "onnx", "-o", "full", "--overwrite"], "--output full: expected a new folder, not one with other files"),
+        (["-f", "onnx", "-o", "full", "--overwrite"], "--output full: expected a new folder; this one has other files"),
         (["-f", "onnx", "-o", "new", "--audio", "gone.wav"], "--audio 'gone.wav': no such file or folder"),
-        (["-f", "onnx", "-o", "new", "--audio", "full"], "no input found in 'full'"),
-        (["-f", "onnx", "-o", "new", "--audio", "-"], "--audio takes files and folders, not standard input"),
+        (["-f", "onnx", "-o", "new", "--audio", "full"], "no audio files in 'full'"),
+        (["-f", "onnx", "-o", "new", "--audio", "-"], "--audio -: expected files and folders, not standard input"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

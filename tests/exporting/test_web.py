@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced export --format web` makes a folder that has all that a browser needs, and downloads what runs it once."""
+"""`ced export --format web`: the folder is complete, and the runtime is downloaded once."""
 
 import base64
 import hashlib
@@ -70,7 +70,7 @@ def test_each_file_is_listed_with_its_size_and_checksum(page: Path) -> None:
     assert there - set(files) == {"README.md", "labels.csv", "page/files.js", "sw.js"}
 
 
-def test_what_the_page_refers_to_is_there(page: Path) -> None:
+def test_files_that_the_page_refers_to_exist(page: Path) -> None:
     html = (page / "index.html").read_text()
     for name in re.findall(r'(?:src|href)="([^"]+)"', html):
         assert (page / name).is_file(), name
@@ -226,7 +226,7 @@ def test_the_command_makes_the_page(
     result = CliRunner().invoke(app, [*arguments, "--runtime", str(node_modules)], catch_exceptions=False)
     assert (result.exit_code, result.stdout) == (0, f"{output}\n")
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("model.onnx: ") and last.endswith("README.md describes how to serve the page")
+    assert last.startswith("model.onnx: ") and last.endswith("README.md explains how to serve the page")
     assert (output / "index.html").is_file() and not os.path.exists(output / "package.json")
 
     for given, message in (

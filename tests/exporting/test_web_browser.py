@@ -187,7 +187,7 @@ def test_a_sound_has_tags_a_timeline_and_events(page, size):
     take(page, size, "web_tabla")
 
 
-def test_it_is_dark_where_the_user_wants_that(page, size):
+def test_the_page_supports_dark_mode(page, size):
     page.get_by_role("button", name="guitar").click()
     expect_status(page, "Done: 4.3 s")
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")

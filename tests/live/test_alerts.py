@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Alerts of live audio: when they begin and end, and targets that fail or hang."""
+"""Alerts of live audio: start, end, and targets that fail or hang."""
 
 import http.server
 import json
@@ -147,7 +147,7 @@ def test_a_server_that_is_not_there_is_reported_once(monkeypatch):
     assert "Connection refused; trying again" in lines[0] and "1 event could not be delivered" in lines[1]
 
 
-def test_a_command_gets_the_event_without_a_shell(tmp_path, monkeypatch):
+def test_a_command_is_run_with_the_event_without_a_shell(tmp_path, monkeypatch):
     monkeypatch.setenv("CED_MQTT_PASSWORD", "hidden")
     script, out = tmp_path / "hook.py", tmp_path / "out put.json"
     script.write_text(
@@ -369,11 +369,11 @@ def test_stream_time_is_sample_time_after_hours_in_little_memory(hours):
         (["u:s3cret@host/x"], "***: expected a file, a URL"),
         (["TONE", "--webhook", "host/x"], "--webhook ***: expected a URL that begins with http://"),
         (["TONE", "--mqtt", "mqtt://u:s3cret@:99999", "-l", "Dog"], "--mqtt mqtt://…: expected a URL that begins with"),
-        (["TONE", "--mqtt", "host"], "--mqtt has a topic for each class, and 526 are looked for"),
+        (["TONE", "--mqtt", "host"], "--mqtt has a topic for each class, and 526 are too many"),
         (["TONE", "--mqtt", "host", "-l", "Dog", "--mqtt-prefix", "a/#"], "--mqtt-prefix a/#: expected a topic"),
         (["TONE", "--mqtt", "host", "-l", "Dog", "--mqtt-ca", "no.pem"], "--mqtt-ca no.pem: expected a file of cert"),
-        (["TONE", "--exec", "no-such-program x"], "--exec no-such-program x: expected a program that exists"),
-        (["TONE", "--exec", ""], "--exec : expected a program that exists"),
+        (["TONE", "--exec", "no-such-program x"], "--exec no-such-program x: expected an existing program"),
+        (["TONE", "--exec", ""], "--exec : expected an existing program"),
         (["TONE", "--webhook", ""], "--webhook ***: expected a URL"),
         (["TONE", "--mqtt", "", "-l", "Dog"], "--mqtt mqtt://…: expected a URL"),
         (["TONE", "--save-clips", ""], "--save-clips : expected a folder"),
@@ -382,7 +382,7 @@ def test_stream_time_is_sample_time_after_hours_in_little_memory(hours):
         (["TONE", "--hold", "3"], "--hold needs --webhook, --mqtt, --exec or --save-clips"),
         (["TONE", "--mqtt-port", "3"], "--mqtt-port needs --mqtt"),
         (["TONE", "--clip-after", "3", "--webhook", "http://h"], "--clip-after needs --save-clips"),
-        (["TONE", "--merge-gap", "3", "--webhook", "http://h"], "--merge-gap has no meaning for alerts; see --hold"),
+        (["TONE", "--merge-gap", "3", "--webhook", "http://h"], "--merge-gap has no effect for alerts; see --hold"),
         (["TONE", "--gate", "nan"], "--gate"),
         (["TONE", "--input-device", "1"], "--input-device is for microphones"),
     ],

@@ -110,7 +110,7 @@ def test_an_icecast_station_that_changes_its_format_and_rate_is_followed(tmp_pat
             assert len(listening.reports()) == 2
 
 
-def test_a_private_icecast_mount_takes_the_credentials_of_the_url(tmp_path):
+def test_a_private_icecast_mount_can_be_opened_with_credentials_in_the_url(tmp_path):
     port = free_port()
     with icecast(tmp_path, port, PASSWORD), broadcast(port, "private", *OPUS, rate=48000):
         time.sleep(2)

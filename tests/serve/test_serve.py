@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What clients of `ced serve` can rely on: answers, refusals, limits."""
+"""`ced serve`: responses, refusals and limits."""
 
 import asyncio
 import base64
@@ -58,7 +58,7 @@ def problem(response: Any, status: int) -> str:
 # Answers
 
 
-def test_a_client_of_localai_gets_the_answer_of_its_endpoint(server: Served, tagger: AudioTagger, resources: Path):
+def test_the_response_is_compatible_with_clients_of_localai(server: Served, tagger: AudioTagger, resources: Path):
     crow = resources / "misc_crow.flac"
     form = {"model": "ced-nano", "top_k": "3", "threshold": "0.05", "response_format": "json"}
     answer = server.post(CLASSIFICATION, data=form, files={"file": ("crow.flac", crow.read_bytes())}).json()
@@ -120,7 +120,7 @@ def test_models_are_chosen_by_name_and_no_folders_are_shown(server: Served):
     answer = server.post(CLASSIFICATION, params={"model": "micro_hub"}, content=wav(noise()), headers=WAV).json()
     assert answer["model"] == "micro_hub"
     refusal = server.post(CLASSIFICATION, data={"model": "gpt-4"}, files={"file": wav(noise())})
-    assert problem(refusal, 404) == "unknown model 'gpt-4': this server has ced-nano, micro_hub"
+    assert problem(refusal, 404) == "unknown model 'gpt-4': expected ced-nano, micro_hub"
 
 
 def test_health_metrics_and_the_api_page_are_served(server: Served):
@@ -152,27 +152,35 @@ def test_health_metrics_and_the_api_page_are_served(server: Served):
         ({"files": {"audio": b"x"}}, 400, "a file in the field 'audio': expected it in the field 'file'"),
         ({"files": [("file", b"x"), ("file", b"y")]}, 400, "more than one file"),
         ({"files": {"file": b""}}, 422, "holds no audio: the file is empty"),
-        ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "without a boundary"),
+        ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "requires a boundary"),
         ({"content": b"x", "headers": {"Content-Type": "multipart/form-data; boundary=b"}}, 400, "not a valid"),
         (
             {"content": b"x", "headers": {"Content-Type": f"multipart/form-data; boundary={'b' * 999}"}},
             400,
             "not a valid",
         ),
-        ({"content": b"--b\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=b"}}, 400, "in the middle"),
+        (
+            {"content": b"--b\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=b"}},
+            400,
+            "body is incomplete",
+        ),
         ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "the body is not valid JSON"),
-        ({"json": [1]}, 400, "the JSON body is not an object"),
-        ({"json": {"top_k": 1}}, 400, 'the JSON body has to have "array"'),
-        ({"json": {"array": ["a"], "sampling_rate": 16000}}, 422, '"array" is not a list of numbers'),
-        ({"json": {"array": [[1], [1, 2]], "sampling_rate": 16000}}, 422, '"array" is not a list of numbers'),
-        ({"json": {"array": 5, "sampling_rate": 16000}}, 422, '"array" is not a list of numbers'),
-        ({"json": {"array": [0.1, 0.2]}}, 422, '"array" needs "sampling_rate"'),
+        ({"json": [1]}, 400, "the JSON body must be an object"),
+        ({"json": {"top_k": 1}}, 400, 'the JSON body requires "array"'),
+        ({"json": {"array": ["a"], "sampling_rate": 16000}}, 422, '"array" must be a list of numbers'),
+        ({"json": {"array": [[1], [1, 2]], "sampling_rate": 16000}}, 422, '"array" must be a list of numbers'),
+        ({"json": {"array": 5, "sampling_rate": 16000}}, 422, '"array" must be a list of numbers'),
+        ({"json": {"array": [0.1, 0.2]}}, 422, '"array" requires "sampling_rate"'),
         ({"json": {"array": [], "sampling_rate": 16000}}, 422, "the audio cannot be read: "),
-        ({"json": {"audio": "§§§"}}, 400, '"audio" is not a text in base64'),
-        ({"content": npy(np.array([{}], dtype=object)), "headers": WAV}, 422, "it holds Python objects"),
+        ({"json": {"audio": "§§§"}}, 400, '"audio" is not a base64 string'),
+        ({"content": npy(np.array([{}], dtype=object)), "headers": WAV}, 422, "it has Python objects"),
         ({"content": npy(np.zeros(9, complex)), "headers": WAV}, 422, "samples of type complex128"),
         ({"content": npy(np.zeros(9))[:-8], "headers": WAV}, 422, "the .npy file cannot be read: "),
-        ({"content": b"abc", "headers": WAV, "params": {"encoding": "pcm_s16le"}}, 422, "not whole samples"),
+        (
+            {"content": b"abc", "headers": WAV, "params": {"encoding": "pcm_s16le"}},
+            422,
+            "expected 2 bytes per sample of pcm_s16le, received 3 bytes",
+        ),
         ({"content": wav(noise()), "headers": WAV, "params": {"top_k": -1}}, 422, "top_k='-1': "),
         ({"content": wav(noise()), "headers": WAV, "params": {"threshold": "nan"}}, 422, "threshold='nan': "),
         ({"content": wav(noise()), "headers": WAV, "params": {"labels": "Dgo"}}, 422, "did you mean 'Dog'?"),
@@ -196,15 +204,15 @@ def test_a_file_that_is_cut_off_is_answered_with_a_warning(server: Served):
 
 def test_unknown_parameters_paths_and_methods_are_refused(server: Served):
     refusal = server.post("/v1/audio/events", params={"treshold": 0.3}, content=wav(noise()), headers=WAV)
-    assert problem(refusal, 422).startswith("treshold: not a parameter here; expected model, ")
+    assert problem(refusal, 422).startswith("treshold: unknown parameter; expected model, ")
     many = server.post("/v1/audio/timeline", params={"hop_s": 1e-5}, content=wav(noise()), headers=WAV)
     assert problem(many, 413).startswith("more than 20000 windows")
-    assert problem(server.get("/v1/audio"), 404) == "no such path"
+    assert problem(server.get("/v1/audio"), 404) == "unknown path"
     refusal = server.get(CLASSIFICATION)
-    assert problem(refusal, 405) == "no such method here" and refusal.headers["Allow"] == "POST"
+    assert problem(refusal, 405) == "this path has no such method" and refusal.headers["Allow"] == "POST"
 
 
-def test_a_key_is_asked_for_except_by_health_checks(strict: Served):
+def test_a_key_is_required_except_for_health_checks(strict: Served):
     assert strict.get("/v1/models").status_code == 200
     assert strict.get("/ced/v1/models").status_code == 200  # of a proxy that keeps the path
     assert strict.get("/v1/models", headers={"Authorization": "", "X-API-Key": "secret"}).status_code == 200
@@ -221,7 +229,7 @@ def test_a_key_is_asked_for_except_by_health_checks(strict: Served):
 # Limits
 
 
-def test_what_is_too_large_or_too_long_is_refused(strict: Served, server: Served):
+def test_requests_that_are_too_large_or_too_long_are_refused(strict: Served, server: Served):
     assert problem(strict.post(CLASSIFICATION, content=bytes(700_000), headers=WAV), 413) == (
         "the body is too large: expected at most 0.5 MB"
     )
@@ -301,7 +309,7 @@ def test_requests_wait_for_their_turn_and_further_ones_are_refused():
         await asyncio.sleep(0.01)
         second = asyncio.ensure_future(work.run(stay, lambda _: "second"))
         await asyncio.sleep(0.01)
-        with pytest.raises(Refusal, match="1 requests are waiting already") as refused:
+        with pytest.raises(Refusal, match="1 requests are already waiting") as refused:
             await work.run(stay, lambda _: "third")
         assert refused.value.status == 503 and refused.value.retry_after_s >= 1
         assert refused.value.response().headers["Retry-After"] == str(refused.value.retry_after_s)
@@ -329,7 +337,7 @@ def test_the_work_of_a_client_that_goes_away_ends():
     asyncio.run(scenario())
 
 
-def test_work_that_takes_too_long_is_ended(tagger: AudioTagger):
+def test_requests_that_run_too_long_are_ended(tagger: AudioTagger):
     for limit, status, line in (
         ("timeout_s", 503, "computing took longer"),
         ("decode_timeout_s", 422, "decoding took"),

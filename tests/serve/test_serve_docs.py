@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The commands and snippets of docs/serving.md give what the page shows."""
+"""The commands and snippets of docs/serving.md print the documented output."""
 
 import json
 import re
@@ -54,7 +54,7 @@ def test_the_commands_of_the_page_are_answered_as_it_shows(server: Served, comma
     assert curl(server, command) == approximate(json.loads(answer))
 
 
-def test_the_snippets_of_the_page_run_and_print_what_it_shows(server: Served, monkeypatch):
+def test_the_snippets_of_the_page_print_the_documented_output(server: Served, monkeypatch):
     monkeypatch.chdir(PAGE.parents[1])
     monkeypatch.setenv("NO_PROXY", "localhost")
     text = TEXT.replace("```Python", "```python")  # which test_docs.py would run without a server

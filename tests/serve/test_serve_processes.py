@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced serve` as a process: how it starts, and how it ends under load."""
+"""`ced serve` as a process: start, and shutdown under load."""
 
 import asyncio
 import os
@@ -75,7 +75,7 @@ class Load:
             thread.join()
 
 
-def test_sigterm_finishes_what_runs_and_a_new_server_takes_over_under_load(tmp_path: Path):
+def test_sigterm_finishes_running_requests_and_a_new_server_can_start_under_load(tmp_path: Path):
     with process(tmp_path, "--port", "0") as (first, address):
         port = address.rpartition(":")[2]
         # A request whose body is on its way when the signal comes is answered, too.

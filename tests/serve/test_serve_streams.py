@@ -87,7 +87,7 @@ def test_samples_that_are_not_finite_end_the_stream(server: Served):
         ("audio/stream?encoding=mp3", 422, "encoding='mp3': "),
         ("audio/stream?hop_s=9", 422, "hop_s=9.0: expected "),
         ("audio/stream?labels=Dgo", 422, "did you mean 'Dog'?"),
-        ("audio/stream?rate=8000", 422, "rate: not a parameter here"),
+        ("audio/stream?rate=8000", 422, "rate: unknown parameter"),
         ("realtime?model=x", 404, "unknown model 'x'"),
         ("realtime?top_k=x", 422, "top_k='x': "),
     ],
@@ -137,7 +137,7 @@ class Realtime:
         return error["code"], error["message"]
 
 
-def test_a_realtime_client_of_localai_gets_sound_detections(server: Served, tagger: AudioTagger, tabla):
+def test_realtime_sessions_are_compatible_with_clients_of_localai(server: Served, tagger: AudioTagger, tabla):
     samples = (tabla[0] * 32767).astype("<i2")
     with connect(server.websocket("/v1/realtime?model=ced-nano"), proxy=None) as socket:
         realtime = Realtime(socket)
@@ -159,7 +159,7 @@ def test_a_realtime_client_of_localai_gets_sound_detections(server: Served, tagg
         ]
 
 
-def test_a_realtime_session_goes_on_after_bad_events(server: Served):
+def test_a_realtime_session_continues_after_invalid_events(server: Served):
     with connect(server.websocket("/v1/realtime"), proxy=None) as socket:
         realtime = Realtime(socket)
         socket.send("nonsense")
@@ -179,7 +179,7 @@ def test_a_realtime_session_goes_on_after_bad_events(server: Served):
         realtime.receive("input_audio_buffer.cleared")
         realtime.send("input_audio_buffer.commit")
         realtime.receive("input_audio_buffer.committed")
-        assert realtime.problem() == ("input_audio_buffer_commit_empty", "the buffer holds no audio")
+        assert realtime.problem() == ("input_audio_buffer_commit_empty", "the buffer has no audio")
 
 
 def test_a_realtime_session_with_windows_needs_no_commits(server: Served):

@@ -893,7 +893,8 @@ def test_a_full_disk_is_one_line_and_the_store_can_be_continued(
     last = (tmp_path / "stderr").read_text().splitlines()[-1]
     assert process.exitcode == 1
     assert last == (
-        f"ced: {tmp_path / 'store'}: File too large: make room, then the same command continues {tmp_path / 'store'}"
+        f"ced: {tmp_path / 'store'}: File too large: make room, then run the same command again to continue"
+        f" {tmp_path / 'store'}"
     )
     assert list((tmp_path / "store" / SHARDS).iterdir()) == []
     run(*arguments)
@@ -927,8 +928,8 @@ def test_a_list_of_files_is_taught(audio: Path, teacher: Path, tmp_path: Path) -
     [
         ([], 2, "missing AUDIO: folders and files, --from FILE or --dataset"),
         (["AUDIO"], 2, "missing --teacher: a model folder, a Hub id, or a callable as path/to/file.py:attribute"),
-        (["AUDIO", "-t", "CED"], 2, "missing --epochs: the paper has 120 for twenty thousand clips"),
-        (["AUDIO", "-t", "CED", "-e", "1"], 2, "missing --output: the folder of the store"),
+        (["AUDIO", "-t", "CED"], 2, "missing --epochs: the paper uses 120 for twenty thousand clips"),
+        (["AUDIO", "-t", "CED", "-e", "1"], 2, "missing --output STORE: the folder to write"),
         (["nix", "-t", "CED", "-e", "1", "-o", "STORE"], 2, "nix: no such file or folder"),
         (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--max-shift", "3"], 2, "--max-shift 3: expected a number"),
         (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--chunk", "1"], 2, "--max-time-mask 192: expected"),

@@ -190,4 +190,4 @@ def test_labels_that_do_not_fit_are_refused_with_their_line(labels: Path, golden
 def test_options_of_clips_are_refused(option: str, labels: Path, tmp_path: Path) -> None:
     data = [] if "dataset" in option else [str(labels)]
     result = CliRunner().invoke(app, ["finetune", *data, "--events", option, "--output", str(tmp_path / "model")])
-    assert result.exit_code == 2 and f"{option.partition('=')[0]} has no meaning with --events" in result.stderr
+    assert result.exit_code == 2 and f"{option.partition('=')[0]} has no effect with --events" in result.stderr

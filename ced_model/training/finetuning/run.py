@@ -196,7 +196,7 @@ def _crop_samples(tagger: AudioTagger, crop_s: float | None) -> int:
         return round(tagger.max_window_s * tagger.sampling_rate)
     if not tagger.min_window_s <= crop_s <= tagger.max_window_s:
         bounds = f"{tagger.min_window_s:.3g} to {tagger.max_window_s:.4g} seconds"
-        raise OptionError("crop_s", crop_s, f"{bounds}, which this model takes at once")
+        raise OptionError("crop_s", crop_s, f"{bounds}, the range of this model")
     return round(crop_s * tagger.sampling_rate)
 
 
