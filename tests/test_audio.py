@@ -416,7 +416,7 @@ def test_integer_pcm_is_scaled_by_its_type(dtype: str):
         ({"array": np.zeros((33, 16000)), "sampling_rate": 16000}, "at most 32"),
         ({"array": np.zeros(9)}, "sampling_rate"),
         ({"path": "a.wav"}, "a.wav: cannot be opened"),
-        ({"bytes": None, "path": None}, "a row without audio: its bytes and its path are None"),
+        ({"bytes": None, "path": None}, "a row without audio: its bytes and path are None"),
         ({"bytes": b"RIFF", "path": "a.wav"}, "a.wav: "),
         ({"audio": "a.wav", "label": 1}, "a dictionary without audio; it has 'audio', 'label': pass"),
         ({"left": {"bytes": b""}, "right": {"bytes": b""}}, "audio in 'left' and 'right': pass one, as row['left']"),

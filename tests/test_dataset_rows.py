@@ -148,7 +148,7 @@ def test_what_is_no_data_set_is_refused_in_one_line(ced: Any, tmp_path: Path):
     (tmp_path / "bad.parquet").write_bytes(b"PAR1" * 9)
     write_shard(tmp_path / "silent" / "a.parquet", [None], column="x", features={"x": {"_type": "Image"}})
     for name, message, code in (
-        ("empty", "it holds no files of a data set", 2),
+        ("empty", "it contains no files of a data set", 2),
         ("text", "text files; expected Parquet files or audio files", 2),
         ("clip.wav", "a data set is a folder, a Parquet file or a Hub id", 2),
         ("no/such/folder", "not a file, a folder or a Hub id (owner/name)", 2),
@@ -329,7 +329,7 @@ def test_data_sets_of_the_hub_are_streamed_and_named_errors_are_one_line(
     assert files[0] == 0 and len(records(files[1])) == 4 and "/snapshots/" not in files[1]
     assert not [file for file in tmp_path.rglob("*.parquet")]  # nothing of it is stored
     assert len([file for file in tmp_path.rglob("*.flac")]) == 4  # of the split that was asked for
-    reasons = ["gives access only to accepted", "does not exist or is private", "Revision 'v9' doesn't exist"]
+    reasons = ["access is restricted", "does not exist or is private", "Revision 'v9' doesn't exist"]
     for (code, _, stderr, _), message in zip(refused, reasons, strict=True):
         assert code == 2 and message in stderr and stderr.count("\n") == 1
     assert unreachable[0] == 1 and "the Hugging Face Hub cannot be reached" in unreachable[2]

@@ -86,19 +86,22 @@ SOUND = base64.b64encode(b"no audio file").decode()
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({}, "inputs: not in the request: send the bytes"),
-        ({"inputs": None}, "inputs: not in the request: send the bytes"),
-        ([1], "inputs: not in the request: send the bytes"),
+        ({}, "inputs: missing in the request: send an audio file"),
+        ({"inputs": None}, "inputs: missing in the request: send an audio file"),
+        ([1], "inputs: missing in the request: send an audio file"),
         ({"inputs": 3}, "inputs: got int: send the bytes"),
         ({"inputs": [0.1, 0.2]}, "inputs: got float: send the bytes"),
         ({"inputs": {"path": "/etc/passwd"}}, "inputs: got dict: send the bytes"),
         ({"inputs": "/etc/passwd.wav"}, "inputs: a string that is not base64: send the bytes"),
         ({"inputs": "http://127.0.0.1/a.wav"}, "inputs: a string that is not base64: send the bytes"),
-        ({"inputs": {"array": [[1], [1, 2]], "sampling_rate": 16000}}, "inputs: the array is not one of numbers: send"),
+        (
+            {"inputs": {"array": [[1], [1, 2]], "sampling_rate": 16000}},
+            "inputs: the array must contain numbers only: send",
+        ),
         ({"inputs": {"array": ["a"], "sampling_rate": 16000}}, "inputs: <array>: samples of type <U1: expected"),
         (
             {"inputs": {"array": [0, 2], "sampling_rate": 16000}},
-            "inputs: an array of whole numbers; its full scale must",
+            "inputs: an array of integers; its full scale must",
         ),
         ({"inputs": {"array": [0.1, 0.2]}}, 'inputs: <array>: a dict needs "array"'),
         ({"inputs": b""}, "inputs: <bytes>: holds no audio: the file is empty"),

@@ -120,7 +120,7 @@ def test_selected_columns_are_those_of_classes_and_groups():
         ({"thresholds": {"a": {"threshold": 0.5, "smooth_s": 1e9}}}, r"expected at most 3600 seconds"),
         ({"smooth_s": -1}, r"`smooth_s=-1`: expected a number from 0"),
         ({"smoothing": "max"}, r"`smoothing='max'`: expected median or mean"),
-        ({"max_duration_s": 0}, r"`max_duration_s=0`: expected a length of more than 0 seconds"),
+        ({"max_duration_s": 0}, r"`max_duration_s=0`: expected more than 0 seconds"),
         ({"label_map": ["a"]}, r"expected a mapping"),
         ({"label_map": {"a": 1}}, r"expected a name"),
     ],

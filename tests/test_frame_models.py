@@ -86,7 +86,7 @@ def test_shorter_windows_are_possible_and_a_hop_is_not(folder: Path, noise: np.n
     tagger = AudioTagger(folder, num_threads=1)
     timeline = tagger.timeline(noise, window_s=2.0)
     assert (timeline.start_s[1:] == timeline.end_s[:-1]).all() and timeline.end_s[-1] == 25.3
-    with pytest.raises(OptionError, match="expected nothing: this model scores steps of 0.16 s"):
+    with pytest.raises(OptionError, match="expected None: this model scores steps of 0.16 s"):
         tagger.timeline(noise, hop_s=0.5)
 
 

@@ -81,7 +81,7 @@ PREPROCESSOR_FIELDS = [
     ({"n_fft": 8}, "`win_size` (512 samples) does not fit into `n_fft` (8 samples)"),
     (
         {"n_fft": 64, "win_size": 64, "hop_size": 32},
-        "`feature_size` (64 mel bins) is more than the 33 frequencies of `n_fft`",
+        "`feature_size` (64 mel bins) must not exceed the 33 frequencies of `n_fft`",
     ),
     ({"n_fft": 10**12}, "`n_fft` must be a whole number from 2 to 65,536"),
     ({"n_fft": 1024}, "`n_fft` is 1024 in preprocessor_config.json, but 512 in config.json."),
@@ -250,7 +250,7 @@ def test_a_mistyped_hub_id_offline_is_one_line_after_one_request(unreachable: li
             load("mispeech/ced-tinyy")
         assert unreachable == ["mispeech/ced-tinyy"]
         assert str(caught.value).startswith(
-            "mispeech/ced-tinyy is neither a folder here nor in the cache, and the Hugging Face Hub cannot be reached:"
+            "mispeech/ced-tinyy is neither a local folder nor in the cache, and the Hugging Face Hub cannot be reached:"
             " check the name (did you mean mispeech/ced-tiny?), or give a local folder."
         )
         assert "\n" not in str(caught.value)
@@ -286,6 +286,6 @@ def test_a_cached_repository_is_used_when_the_hub_does_not_answer(
 
 def test_offline_mode_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelNotFoundError, match=r"the Hugging Face Hub is not asked \(offline mode\)") as caught:
+    with pytest.raises(ModelNotFoundError, match=r"the Hugging Face Hub is not used \(offline mode\)") as caught:
         locate_model("user/micro", cache_dir=tmp_path)
     assert isinstance(caught.value.__cause__, LocalEntryNotFoundError)

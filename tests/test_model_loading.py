@@ -132,7 +132,7 @@ def test_a_model_in_the_hubs_cache_is_used_offline(tmp_path, monkeypatch, engine
         [tag.score for tag in tagger(clip)], [tag.score for tag in AudioTagger(MICRO)(clip)], atol=1e-5
     )
     assert isinstance(tagger.model, CedForAudioClassification)
-    with pytest.raises(OSError, match=r"neither a folder here nor in the cache.*offline mode"):
+    with pytest.raises(OSError, match=r"neither a local folder nor in the cache.*offline mode"):
         AudioTagger("mispeech/ced-base", cache_dir=tmp_path)
 
 

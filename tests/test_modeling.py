@@ -358,7 +358,7 @@ def test_inputs_of_another_shape_are_refused(shape: tuple, mask_shape: tuple | N
 def test_a_clip_of_padding_alone_is_refused_by_its_number(frames: int, valid: int, pad_last: bool) -> None:
     mask = torch.ones(3, frames)
     mask[1, valid:] = 0
-    with pytest.raises(ValueError, match="clip 1 without a whole patch"):
+    with pytest.raises(ValueError, match="clip 1 without a patch"):
         make_model(pad_last=pad_last)(torch.zeros(3, 64, frames), attention_mask=mask)
 
 

@@ -251,7 +251,7 @@ def spoil(sounds: Path, how: str) -> list[Any]:
         ("spelling", "the classes 'Hum' and 'hum' have the same name: rename or merge their folders"),
         ("taken", "the model has a class 'class 3' already: rename the folder 'CLASS_3', or leave out"),
         ("alone", "'hum' is the only class: give counter-examples (--negatives), or a second class"),
-        ("loose", "hum.wav is in no folder of a class; make a folder for each class"),
+        ("loose", "hum.wav is not in a class folder; make a folder for each class"),
         ("deep", "the folders of the classes must all be equally deep, but there are"),
         ("splits", "has splits, not classes: give one of them"),
         ("broken", "no example could be read of 'hum'"),
@@ -300,7 +300,7 @@ def test_a_folder_that_holds_something_else_is_kept(sounds):
     output.mkdir()
     (output / "notes.txt").write_text("mine")
     result = ced("learn", sounds, "-m", MODEL, "-o", output, "--overwrite")
-    assert result.exit_code == 1 and "holds more than a model (notes.txt) and is kept" in result.stderr
+    assert result.exit_code == 1 and "has other files than those of a model (notes.txt)" in result.stderr
     (output / "notes.txt").unlink()
     assert ced("learn", sounds, "-m", MODEL, "-o", output).exit_code == 0
     assert "is not empty: overwrite it" in ced("learn", sounds, "-m", MODEL, "-o", output).stderr

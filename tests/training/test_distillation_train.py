@@ -770,7 +770,7 @@ def test_nothing_is_lost_without_overwrite(lesson: Path, tmp_path: Path) -> None
     assert find_checkpoints(tmp_path / "student.training") == {2: True}
     assert run(overwrite=True, arguments=quick(batch_size=4, max_steps=3)) == 3
     (tmp_path / "student" / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"student holds more than a model \(notes.txt\) and is kept"):
+    with pytest.raises(ValueError, match=r"student has other files than those of a model \(notes.txt\)"):
         run(overwrite=True)
     (tmp_path / "other.training").mkdir()
     (tmp_path / "other.training" / "thesis.txt").touch()

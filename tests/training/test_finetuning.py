@@ -628,7 +628,7 @@ def bad_data(case: str, sounds: Path, tmp_path: Path) -> dict[str, Any]:
         ("wrong model", "describes a 'bert' model, not CED"),
         ("output dir twice", "`output_dir='x'`: expected no such training argument"),
         ("unknown argument", "learning_rat"),
-        ("output holds clips", "holds more than a model"),
+        ("output holds clips", "has other files than those of a model"),
     ],
 )
 def test_bad_input_gets_one_line_and_writes_nothing(
