@@ -60,6 +60,6 @@ def check_weights(model: nn.Module) -> None:
             continue
         if not math.isfinite(tensor.float().sum().item()) and not torch.isfinite(tensor.float()).all():
             raise ValueError(
-                f"The model's weights are damaged: {printable(name)} has NaN or infinite values. Train it again, or load"
-                " another copy."
+                f"The model's weights are damaged: {printable(name)} has NaN or infinite values. Train it again, or"
+                " load another copy."
             )

@@ -102,7 +102,7 @@ def test_the_rows_of_a_data_set_are_tagged_as_their_files(ced: Any, repository: 
     files = records(ced("tag", *(resources / f"{name}.flac" for name in RECORDINGS), "-f", "jsonl").stdout)
     assert [item["tags"] for item in tagged[:4]] == [item["tags"] for item in files]
     assert tagged[4]["error"].startswith("row 4 of test, column 'audio': neither libsndfile")
-    assert tagged[5]["error"] == "row 5 of test, column 'audio': a row without audio: its bytes and its path are None"
+    assert tagged[5]["error"] == "row 5 of test, column 'audio': a row without audio: its bytes and path are None"
     events = ced("tag", "--dataset", repository / "data/test-00000-of-00001.parquet", "--events", "-f", "csv", code=1)
     assert "row 4 of train" in events.stdout  # datasets calls a single file so
 

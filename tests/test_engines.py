@@ -267,11 +267,11 @@ def test_a_forked_process_that_cannot_use_openvino_is_told_what_to_do(
         ({"engine": "tflite"}, "`engine='tflite'`: expected auto, onnx, openvino, torch"),
         (
             {"engine": "torch", "compute_type": "int8"},
-            "expected .* with the engine torch; onnx or openvino can do int8",
+            "expected .* with the engine torch; int8 requires onnx or openvino",
         ),
         ({"engine": "onnx", "compute_type": "float16"}, "expected float32 or int8 with the engine onnx; torch can do"),
         ({"compute_type": "int4"}, "`compute_type='int4'`: expected float32, int8, bfloat16, float16"),
-        ({"engine": "onnx", "device": "cuda:1"}, "`device='cuda:1'`: expected cpu, where the engine onnx computes"),
+        ({"engine": "onnx", "device": "cuda:1"}, "`device='cuda:1'`: expected cpu for the engine onnx"),
     ],
     ids=str,
 )

@@ -345,7 +345,7 @@ def test_a_model_with_damaged_weights_is_refused(sounds: Path) -> None:
     model = make_model()
     with torch.no_grad():
         model.outputlayer[1].bias[0] = math.nan
-    with pytest.raises(ValueError, match="weights are damaged: outputlayer.1.bias holds NaN"):
+    with pytest.raises(ValueError, match="weights are damaged: outputlayer.1.bias has NaN"):
         evaluate(model, sounds)
 
 

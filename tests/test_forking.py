@@ -120,7 +120,7 @@ def test_a_fork_in_the_midst_of_results_starts_its_own_and_is_refused_those_of_i
     answers = context.SimpleQueue()
     process = context.Process(target=tag, args=(answers,))
     process.start()
-    assert answers.get() == "these results were begun before the process was forked: begin again in the new process"
+    assert answers.get() == "iteration over these results began before the process was forked: start a new one"
     assert answers.get() == pytest.approx(scores_of(tagger, 1), abs=1e-5)
     process.join()
     assert [next(results).error for _ in range(50)] == [None] * 50

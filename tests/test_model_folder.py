@@ -118,7 +118,7 @@ def test_what_is_wrong_in_the_front_end_is_named(fields: dict[str, Any], reason:
     [
         (b"[" * 100_000 + b"]" * 100_000, "is nested too deeply"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "is nested too deeply"),
-        (b"[]", "must hold an object {…}, it is a list"),
+        (b"[]", "must contain an object {…}, got a list"),
         (b"", "is not valid JSON"),
         (b"\xff\xfe\x00", "is not valid JSON"),
         (b'{"depth": ' + b"9" * 5000 + b"}", "is not valid JSON"),

@@ -280,7 +280,7 @@ NOT_AUDIO: dict[str, tuple[Any, str]] = {
     "number": (42, "inputs: got int: expected a path"),
     "class": (object(), "inputs: got object: expected a path"),
     "dictionary": ({"audio": 1, "label": 2}, "inputs: <row>: a dictionary without audio; it has 'audio', 'label'"),
-    "empty row": ({"bytes": None, "path": None}, "inputs: <row>: a row without audio: its bytes and its path are None"),
+    "empty row": ({"bytes": None, "path": None}, "inputs: <row>: a row without audio: its bytes and path are None"),
     "no rate": ({"array": np.zeros(16000)}, 'inputs: <array>: a dict needs "array" .* and "sampling_rate"'),
     "rate None": (
         {"array": np.zeros(16000), "sampling_rate": None},

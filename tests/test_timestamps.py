@@ -116,7 +116,7 @@ def test_a_damaged_timestamp_makes_no_hours_of_silence(format: str, caplog):
     assert len(read_audio(data)) == pytest.approx(3 * RATE, abs=3000)
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith("<bytes>: a timestamp jumps by 18000 s at 1.")
-    assert message.endswith(" s: taken for damage, and ignored")
+    assert message.endswith(" s: damaged, and ignored")
 
 
 @pytest.mark.parametrize("default", [0, 1])

@@ -676,7 +676,7 @@ def test_students_that_do_not_fit_are_refused_with_the_difference(golden: Path, 
     ("arguments", "message"),
     [
         ({"epochs": 0}, "`epochs=0`: expected at least 1"),
-        ({"epochs": 1, "max_steps": 1}, "`max_steps=1`: expected nothing beside `epochs`"),
+        ({"epochs": 1, "max_steps": 1}, "`max_steps=1`: expected None with `epochs`"),
         ({"learning_rate": float("nan")}, "`learning_rate=nan`: expected a number above 0"),
         ({"held_out": 1.0}, "`held_out=1.0`: expected a share"),
         ({"mixup": -1.0}, "`mixup=-1.0`: expected a number from 0"),
@@ -810,7 +810,7 @@ def test_the_command_trains_and_says_how_it_goes(lesson: Path, tmp_path: Path) -
     [
         ("", "missing --student: tiny, mini, small, base"),
         ("-s tiny", "missing --output DIR: where to write the model"),
-        ("-s tiny -o x --epochs 1 --max-steps 2", "--max-steps 2: expected nothing beside"),
+        ("-s tiny -o x --epochs 1 --max-steps 2", "--max-steps 2: expected None with"),
         ("-s tiny -o x --resume --overwrite", "choose one"),
         ("-s tiny -o x --set bf16", "--set bf16: expected NAME=VALUE"),
         ("-s tiny -o x --learning-rate -1", "ced: --learning-rate -1: expected a number above 0"),

@@ -179,7 +179,7 @@ def test_labels_that_do_not_fit_are_refused_with_their_line(labels: Path, golden
     (tmp_path / "late.tsv").write_text("0.wav\t0.5\t1\tbeep\n0.wav\t3\t30\thiss\n")
     (tmp_path / "owl.tsv").write_text("1.wav\t0.5\t1\tbeep\n1.wav\t1\t2\towl\n")
     how: dict[str, Any] = {"model": golden / "micro_hub", "events": True, "reading": {"audio_root": labels.parent}}
-    with pytest.raises(UsageError, match="late.tsv, line 2: the offset 30 is behind the end of 0.wav"):
+    with pytest.raises(UsageError, match="late.tsv, line 2: the offset 30 is after the end of 0.wav"):
         finetune(tmp_path / "late.tsv", tmp_path / "model", **how)
     with pytest.raises(UsageError, match="owl.tsv, line 2: 'owl' is not among the 2 classes: 'beep', 'hiss'"):
         finetune(labels, tmp_path / "model", validation=tmp_path / "owl.tsv", **how)
