@@ -233,10 +233,10 @@ def test_what_no_teacher_may_say_is_not_stored(store: Path, values: Any, indices
 
 def test_shards_of_another_store_and_a_manifest_of_another_one_are_noticed(store: Path, tmp_path: Path) -> None:
     change_manifest(teachers=[{"name": "another"}])(store)
-    with pytest.raises(ValueError, match="corrupt shard: its checksum is not that of its rows in this store"):
+    with pytest.raises(ValueError, match="corrupt shard: its checksum does not match its rows in this store"):
         open_store(store)
     change_manifest(teachers=[{"name": "teacher"}], labels=LABELS[::-1])(store)
-    with pytest.raises(ValueError, match="corrupt shard: its checksum is not that of its rows in this store"):
+    with pytest.raises(ValueError, match="corrupt shard: its checksum does not match its rows in this store"):
         open_store(store)
     change_manifest(labels=LABELS)(store)
     assert open_store(store).labels == LABELS

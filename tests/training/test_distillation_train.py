@@ -642,8 +642,8 @@ def bad_students(golden: Path, folder: Path) -> Iterator[tuple[Any, str]]:
     yield configured(model_type="vit"), '"model_type" must be "ced"'
     yield configured(num_heads=5), r"is invalid: .*`embed_dim` \(24\) is not a multiple"
     yield CedConfig(embed_dim=24, target_length=512), "10 s are 1001 frames long; .* at most `target_length` 512"
-    yield configured(n_mels=128), "front end is not the store's: feature_size is 128, in the store 64"
-    yield configured(hop_size=320), "front end is not the store's: hop_size is 320, in the store 160"
+    yield configured(n_mels=128), "front end differs from the store's: feature_size is 128, in the store 64"
+    yield configured(hop_size=320), "front end differs from the store's: hop_size is 320, in the store 160"
     broken = configured()
     (broken / "config.json").write_text("{")
     yield broken, "config.json cannot be read: Expecting property name"
