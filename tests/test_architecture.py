@@ -138,7 +138,7 @@ def packages(module: str, *, late: bool) -> set[str]:
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module in (*PORT, *SHARED) and module])
-def test_the_port_stands_alone(module):
+def test_the_port_imports_only_the_port(module):
     """Someone who only wants the transformers model reads these files and meets nothing else."""
     if module.startswith("pipeline"):  # also uses the core's audio, window, result and event files, which travel too
         assert not set(uses(module)) & set(ROOMS) and all(room_of(other) != "cli" for other in uses(module))
@@ -157,28 +157,28 @@ def test_the_core_imports_neither_torch_nor_transformers(module):
 
 
 @pytest.mark.parametrize("module", CORE)
-def test_the_core_uses_no_room_above_it(module):
+def test_the_core_imports_no_room(module):
     assert [other for other in uses(module) if room_of(other) not in ("core", "port", "shared")] == []
 
 
-def test_only_the_torch_engine_and_the_tagger_meet_the_port():
+def test_only_the_torch_engine_and_the_tagger_import_the_port():
     meeting = {module for module in CORE if any(room_of(other) == "port" for other in uses(module))}
     assert meeting == {"engines.torch", "tagger"}
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_rooms_use_the_core_and_the_rooms_below_them_only(room):
+def test_rooms_import_only_the_core_and_rooms_below_them(room):
     allowed = {"core", "port", "shared", room, *ROOMS[room]}
     mine = [module for module in MODULES if room_of(module) == room]
     assert [(module, other) for module in mine for other in uses(module) if room_of(other) not in allowed] == []
 
 
-def test_nothing_but_the_command_imports_the_command():
+def test_only_the_command_imports_the_command():
     users = {module for module in MODULES for other in uses(module) if room_of(other) == "cli"}
     assert {module for module in users if room_of(module) != "cli"} == set()
 
 
-def test_no_imports_go_in_a_circle():
+def test_there_are_no_circular_imports():
     """Imports inside functions included. A package and its own modules may import each other."""
     graph = {
         module: {other for other in uses(module) if other != module and not _is_own_package(module, other)}

@@ -217,7 +217,7 @@ def hub_copy(tmp_path: Path, golden: Path) -> Path:
 
 
 @pytest.mark.parametrize("saved", [CedConfig, CedFeatureExtractor, CedModel, CedForAudioClassification])
-def test_whatever_is_saved_is_complete(saved: Any, hub_copy: Path, tmp_path: Path) -> None:
+def test_saved_folders_are_complete(saved: Any, hub_copy: Path, tmp_path: Path) -> None:
     saved.from_pretrained(hub_copy).save_pretrained(tmp_path / "saved")
     assert_complete(tmp_path / "saved")
 
@@ -242,7 +242,7 @@ def test_a_model_with_merged_adapters_and_a_checkpoint_of_trainer_are_complete(h
 
 @pytest.mark.parametrize("method", ["push_to_hub", "save_pretrained"])
 @pytest.mark.parametrize("pushed", [CedConfig, CedFeatureExtractor, CedForAudioClassification, "pipeline"])
-def test_what_is_pushed_to_the_hub_is_complete(
+def test_folders_pushed_to_the_hub_are_complete(
     pushed: Any, method: str, hub_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uploaded: set[str] = set()
@@ -271,7 +271,9 @@ def test_what_is_pushed_to_the_hub_is_complete(
         assert uploaded >= {"config.json", "preprocessor_config.json", "model.safetensors", *CODE_FILES}
 
 
-def test_the_code_of_a_class_by_another_author_is_saved_only_if_it_is_registered(tmp_path: Path, golden: Path) -> None:
+def test_the_code_of_a_subclass_by_another_author_is_saved_only_if_it_is_registered(
+    tmp_path: Path, golden: Path
+) -> None:
     class Mine(CedForAudioClassification):
         pass
 
@@ -280,7 +282,7 @@ def test_the_code_of_a_class_by_another_author_is_saved_only_if_it_is_registered
     assert_complete(tmp_path)
 
 
-def test_an_older_transformers_is_named_before_anything_else_fails(
+def test_an_older_transformers_is_refused_before_other_errors(
     tmp_path: Path, golden: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the package, and by each file of the custom code on its own."""
@@ -309,7 +311,7 @@ def test_the_floor_is_a_version_number(version: str, is_enough: bool, monkeypatc
         exec(compile(code, "custom_code.py", "exec"), {})
 
 
-def test_the_floor_is_the_one_that_pip_is_told() -> None:
+def test_the_floor_is_that_of_the_package_metadata() -> None:
     requirements = (Path(__file__).parent.parent / "requirements.txt").read_text().splitlines()
     assert f"transformers>={custom_code.MIN_TRANSFORMERS}" in requirements
 

@@ -93,7 +93,7 @@ def records(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_the_rows_of_a_data_set_are_tagged_as_their_files(ced: Any, repository: Path, resources: Path):
+def test_tags_of_rows_equal_those_of_their_files(ced: Any, repository: Path, resources: Path):
     result = ced("tag", "--dataset", repository, "--split", "test", "-f", "jsonl", code=1)
     tagged = records(result.stdout)
     assert [item["file"] for item in tagged] == [
@@ -133,14 +133,14 @@ def test_an_interrupted_run_over_a_data_set_is_resumed(ced: Any, repository: Pat
         (["--split", "test", "--ray", "-o", "tags"], "--dataset excludes --ray"),
     ],
 )
-def test_what_a_data_set_does_not_have_is_refused_with_what_it_has(
+def test_unknown_splits_and_columns_are_refused_with_the_existing_ones(
     ced: Any, repository: Path, arguments: list[str], message: str
 ):
     result = ced("tag", "--dataset", repository, *arguments, code=2)
     assert result.stderr == f"ced: {message}\n" and not result.stdout
 
 
-def test_what_is_no_data_set_is_refused_in_one_line(ced: Any, tmp_path: Path):
+def test_inputs_that_are_not_data_sets_are_refused_in_one_line(ced: Any, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("a")
@@ -163,7 +163,7 @@ def test_what_is_no_data_set_is_refused_in_one_line(ced: Any, tmp_path: Path):
     assert missing == 'ced: reading a data set requires datasets: pip install "ced_model[datasets]"\n'
 
 
-def test_the_card_of_a_data_set_decides_its_configurations_and_splits(repository: Path, tmp_path: Path):
+def test_configurations_and_splits_are_those_of_the_card(repository: Path, tmp_path: Path):
     shutil.copytree(repository / "data", tmp_path / "sounds" / "data")
     (tmp_path / "sounds" / "README.md").write_text(
         "---\nconfigs:\n- config_name: small\n  data_files:\n  - split: probe\n    path: data/valid*.parquet\n"
@@ -195,13 +195,13 @@ def test_audio_that_is_stored_as_a_plain_struct_is_found(recordings: Any, tmp_pa
         ({"split": "test", "config": 3}, "`config='3'`: expected default"),
     ],
 )
-def test_arguments_of_other_types_are_refused_in_one_line(arguments: dict[str, Any], message: str, repository: Path):
+def test_arguments_of_wrong_types_are_refused_in_one_line(arguments: dict[str, Any], message: str, repository: Path):
     with pytest.raises(ValueError) as caught:
         dataset_inputs(**({"dataset": repository} | arguments))
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
-def test_a_folder_of_audio_files_is_read_as_its_metadata_or_files_say(ced: Any, audio_folder: Path):
+def test_a_folder_of_audio_files_is_read_by_its_metadata_or_files(ced: Any, audio_folder: Path):
     train = records(ced("tag", "--dataset", audio_folder, "--split", "train", "-f", "jsonl").stdout)
     assert [item["file"] for item in train] == ["train/perc_bell.flac"]
     refused = ced("tag", "--dataset", audio_folder, "--audio-column", "audio", code=2).stderr
@@ -257,7 +257,9 @@ def test_rows_are_evaluated_with_any_kind_of_labels(
     assert rows["files"].tolist() == [f"{name}.flac" for name in RECORDINGS]
 
 
-def test_bad_rows_and_labels_of_an_evaluation_are_named(ced: Any, repository: Path, recordings: Any, tmp_path: Path):
+def test_invalid_rows_and_labels_of_an_evaluation_are_reported(
+    ced: Any, repository: Path, recordings: Any, tmp_path: Path
+):
     result = ced("evaluate", "--dataset", repository, code=1)
     assert "split: test (of train, validation, test)" in result.stderr
     assert "test:5: row 5 of test, column 'audio': a row without audio" in result.stderr
@@ -271,7 +273,7 @@ def test_bad_rows_and_labels_of_an_evaluation_are_named(ced: Any, repository: Pa
         assert ced("evaluate", *arguments, code=2).stderr.count("\n") == 1
 
 
-def test_a_data_set_is_trained_with(ced: Any, repository: Path, golden: Path, tmp_path: Path):
+def test_a_data_set_can_be_used_for_training(ced: Any, repository: Path, golden: Path, tmp_path: Path):
     training = ("finetune", "--dataset", repository, "-m", golden / "micro_hub", "--epochs", "1", "--crop", "1")
     result = ced(*training, "-o", tmp_path / "model")
     assert "8 clips of 4 classes, one per clip; 4 for validation" in result.stderr
@@ -295,7 +297,7 @@ for line in sys.stdin:
 """
 
 
-def test_data_sets_of_the_hub_are_streamed_and_named_errors_are_one_line(
+def test_data_sets_on_the_hub_are_streamed_and_errors_are_one_line(
     repository: Path, audio_folder: Path, tmp_path: Path, ced: Any
 ):
     commands = [

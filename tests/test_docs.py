@@ -129,12 +129,12 @@ def workplace(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_snippet_of_a_page_runs_and_prints_what_it_says(page: Path, workplace: dict[str, Any]) -> None:
+def test_every_snippet_of_a_page_runs_and_prints_the_shown_output(page: Path, workplace: dict[str, Any]) -> None:
     for snippet in find_snippets(page.read_text(encoding="utf-8")):
         run_snippet(snippet, page, workplace)
 
 
-def test_the_old_names_of_the_training_notebook_are_type_errors_as_the_page_on_migrating_claims(tmp_path: Path) -> None:
+def test_old_names_of_the_training_notebook_are_type_errors_as_in_the_migration_page(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
     assert "eval_strategy" in text and "processing_class" in text
     with pytest.raises(TypeError, match="evaluation_strategy"):
@@ -184,7 +184,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("source", "snippets"), EXAMPLES)
-def test_every_example_of_a_docstring_runs_and_prints_what_it_says(
+def test_every_example_of_a_docstring_runs_and_prints_the_shown_output(
     source: Path, snippets: list[Snippet], workplace: dict[str, Any]
 ) -> None:
     for snippet in snippets:
@@ -222,7 +222,7 @@ def test_the_published_figures_are_those_of_the_paper() -> None:
     assert figures == model_card.PUBLISHED_FIGURES
 
 
-def test_a_wrong_comment_behind_a_print_is_noticed() -> None:
+def test_a_wrong_comment_after_a_print_is_detected() -> None:
     run_snippet(Snippet("x = 1\nprint(x)  # 1\n", 3), Path("page.md"), {})
     with pytest.raises(AssertionError, match="page.md:4 says '2' but prints '1"):
         run_snippet(Snippet("x = 1\nprint(x)  # 2\n", 3), Path("page.md"), {})

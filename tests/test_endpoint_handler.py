@@ -111,13 +111,15 @@ SOUND = base64.b64encode(b"no audio file").decode()
         ({"inputs": SOUND, "parameters": {"top_k": 0}}, "`top_k=0`: expected a whole number from 1"),
     ],
 )
-def test_bad_requests_are_one_line_and_read_neither_files_nor_urls(handler: Any, request_: Any, message: str) -> None:
+def test_invalid_requests_give_one_line_and_read_neither_files_nor_urls(
+    handler: Any, request_: Any, message: str
+) -> None:
     with pytest.raises(ValueError) as caught:
         handler(request_)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
-def test_silence_that_json_has_as_whole_numbers_is_answered(handler: Any) -> None:
+def test_silence_that_is_integers_in_json_is_accepted(handler: Any) -> None:
     answers = [handler({"inputs": {"array": [zero] * 8000, "sampling_rate": 16000}}) for zero in (0, 0.0)]
     assert answers[0] == answers[1] and len(answers[0]) == 5
 

@@ -168,9 +168,7 @@ def test_other_heads_labels_poolings_and_front_ends_work(
         assert expected.min() < 0 or expected.max() > 1  # no probabilities
 
 
-def test_openvino_computes_in_bfloat16_if_asked_to(
-    make_tagger: MakeTagger, folders: Folders, sounds: list[Any]
-) -> None:
+def test_openvino_can_compute_in_bfloat16(make_tagger: MakeTagger, folders: Folders, sounds: list[Any]) -> None:
     tagger = AudioTagger(folders("audioset"), engine="openvino", compute_type="bfloat16")
     assert tagger.compute_type == "bfloat16"
     np.testing.assert_allclose(scores_of(tagger, sounds), scores_of(make_tagger(), sounds), atol=0.05, rtol=0)
@@ -190,9 +188,7 @@ def test_a_broken_file_does_not_stop_the_others_or_change_their_scores(
 
 
 @pytest.mark.parametrize("engine", ["onnx", "onnx-int8", "openvino"])
-def test_a_model_in_memory_is_computed_with_its_present_weights(
-    engine: str, make_tagger: MakeTagger, sounds: list[Any]
-) -> None:
+def test_a_model_in_memory_uses_its_current_weights(engine: str, make_tagger: MakeTagger, sounds: list[Any]) -> None:
     model = make_model().train()
     name, compute_type = ENGINES[engine]
     tagger = AudioTagger(model, engine=name, compute_type=compute_type, num_threads=2)
@@ -201,7 +197,7 @@ def test_a_model_in_memory_is_computed_with_its_present_weights(
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
-def test_a_tagger_can_be_pickled_and_leaves_the_threads_of_torch_as_they_are(
+def test_a_tagger_can_be_pickled_and_does_not_change_the_threads_of_torch(
     engine: str, make_tagger: MakeTagger, sounds: list[Any]
 ) -> None:
     threads = torch.get_num_threads()
@@ -247,9 +243,7 @@ def test_a_forked_process_tags_with_a_tagger_of_its_parent(
     np.testing.assert_allclose(scores_of(taggers[0], sounds), expected[0], atol=1e-5)
 
 
-def test_a_forked_process_that_cannot_use_openvino_is_told_what_to_do(
-    make_tagger: MakeTagger, sounds: list[Any]
-) -> None:
+def test_openvino_in_a_forked_process_is_refused_with_the_remedy(make_tagger: MakeTagger, sounds: list[Any]) -> None:
     tagger = make_tagger("openvino")
     tagger(sounds[:2])
     for use in (lambda: tagger(sounds[0]), lambda: make_tagger("openvino", "regression")(sounds[0])):
@@ -275,7 +269,7 @@ def test_a_forked_process_that_cannot_use_openvino_is_told_what_to_do(
     ],
     ids=str,
 )
-def test_what_there_is_not_is_refused_before_work(options: dict[str, Any], message: str) -> None:
+def test_engines_and_types_that_do_not_exist_are_refused_before_any_work(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message) as error:
         AudioTagger("./there-is-no-such-folder", **options)
     assert "\n" not in str(error.value)
@@ -288,7 +282,7 @@ def test_what_there_is_not_is_refused_before_work(options: dict[str, Any], messa
         ("openvino", "openvino", 'the engine openvino requires openvino: pip install "ced_model[openvino]"'),
     ],
 )
-def test_a_missing_package_is_one_line_with_the_command_that_installs_it(
+def test_a_missing_package_gives_one_line_with_the_command_to_install_it(
     engine: str, package: str, install: str, make_tagger: MakeTagger, sounds: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ced_model.packages.missing", lambda names: [name for name in names if name == package])
@@ -298,7 +292,7 @@ def test_a_missing_package_is_one_line_with_the_command_that_installs_it(
     assert str(error.value) == install
 
 
-def test_a_model_with_adapters_is_for_torch_alone() -> None:
+def test_a_model_with_adapters_requires_torch() -> None:
     import peft
 
     model = peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["qkv"]), make_model())
@@ -314,7 +308,7 @@ def opened(folders: Folders) -> ModelFolder:
     return open_model(folders("audioset"))
 
 
-def test_int8_takes_linear_layers_of_the_blocks_and_leaves_the_log_and_standard_output_alone(
+def test_int8_quantizes_linear_layers_of_the_blocks_and_prints_nothing(
     opened: ModelFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = logging.getLogger()
@@ -337,7 +331,7 @@ def test_openvino_computes_the_quantized_layers_in_int8(opened: ModelFolder) -> 
     assert kinds.count(("FullyConnected", "u8")) == 3
 
 
-def test_a_graph_that_the_quantizer_leaves_as_it_is_is_an_error(
+def test_a_graph_that_the_quantizer_does_not_change_is_an_error(
     opened: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def leave(model: onnx.ModelProto, path: str, *_: Any, **__: Any) -> None:
@@ -349,7 +343,7 @@ def test_a_graph_that_the_quantizer_leaves_as_it_is_is_an_error(
 
 
 @pytest.mark.parametrize("engine", ["onnx-int8", "openvino-int8"])
-def test_int8_versions_are_made_once_for_a_model_and_again_if_damaged(
+def test_int8_versions_are_cached_and_made_again_if_damaged(
     engine: str,
     make_tagger: MakeTagger,
     sounds: list[Any],
@@ -374,7 +368,7 @@ def test_int8_versions_are_made_once_for_a_model_and_again_if_damaged(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
 
 
-def test_float32_makes_no_export_and_int8_works_where_nothing_can_be_kept(
+def test_float32_writes_no_files_and_int8_works_without_a_cache(
     make_tagger: MakeTagger,
     sounds: list[Any],
     tmp_path: Path,

@@ -190,7 +190,7 @@ def test_perfect_and_reversed_scores() -> None:
     assert worst.calibration_error == 1 and worst.brier == 2
 
 
-def test_scores_that_are_all_equal_tell_nothing() -> None:
+def test_equal_scores_give_the_metrics_of_chance() -> None:
     targets = np.array([[1, 0], [0, 1], [0, 1], [0, 1]])
     found = classification_metrics(targets, np.full((4, 2), 0.5), problem_type=SINGLE_LABEL)
     assert [item.average_precision for item in found.per_class] == [0.25, 0.75]  # the prevalence
@@ -230,7 +230,7 @@ def test_d_prime(auc: float, expected: float) -> None:
         ([[1, 0]], [[0.5, 0.5]], {"labels": ["a"]}, "1 `labels`, but 2 classes"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(targets: object, scores: object, options: dict, message: str) -> None:
+def test_invalid_arrays_are_refused(targets: object, scores: object, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         classification_metrics(np.array(targets), np.array(scores), **options)
 
@@ -288,7 +288,7 @@ def test_long_clips_and_other_rates_are_scored_as_the_tagger_scores_them(
     assert found.metrics.num_clips == 3
 
 
-def test_clips_that_cannot_be_read_are_told_and_left_out(sounds: Path) -> None:
+def test_clips_that_cannot_be_read_are_reported_and_left_out(sounds: Path) -> None:
     (sounds.parent / "bad.wav").write_text("not audio")
     (sounds.parent / "folder.wav").mkdir()
     text = sounds.read_text(encoding="utf-8")
@@ -318,7 +318,7 @@ def test_soft_targets_count_as_present_from_one_half(resources: Path, tmp_path: 
     assert found.notes == ["soft targets: from 0.5 on, a class counts as present"]
 
 
-def test_classes_that_the_model_lacks_are_named(sounds: Path, folder: Path) -> None:
+def test_classes_that_the_model_does_not_have_are_listed(sounds: Path, folder: Path) -> None:
     with pytest.raises(ValueError, match=r"the model does not know: 'Crow' \(did you mean 'Crows'"):
         evaluate(make_model(id2label={0: "Crows", 1: "Bell", 2: "Tabla"}), folder)
     clips = read_labelled(folder, classes=["Crow", "crow", "Bell", "Tabla"])
@@ -326,7 +326,7 @@ def test_classes_that_the_model_lacks_are_named(sounds: Path, folder: Path) -> N
         evaluate(make_model(), clips)
 
 
-def test_what_cannot_be_evaluated_is_refused(sounds: Path, folder: Path, tmp_path: Path) -> None:
+def test_models_and_clips_that_cannot_be_evaluated_are_refused(sounds: Path, folder: Path, tmp_path: Path) -> None:
     names = {0: "Crow", 1: "Bell", 2: "Tabla"}
     with pytest.raises(ValueError, match="regression model has no class probabilities"):
         evaluate(make_model(id2label=names, problem_type="regression"), folder)
@@ -349,12 +349,12 @@ def test_a_model_with_damaged_weights_is_refused(sounds: Path) -> None:
         evaluate(model, sounds)
 
 
-def test_a_model_by_its_folder(sounds: Path, random_model: Path) -> None:
+def test_a_model_is_given_by_its_folder(sounds: Path, random_model: Path) -> None:
     expected = evaluate(AudioTagger.from_pretrained(random_model), read_labelled(sounds))
     assert evaluate(random_model, sounds).metrics.summary() == pytest.approx(expected.metrics.summary())
 
 
-def test_without_the_extra_one_line_tells_what_to_install(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_has_the_install_command(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = read_labelled(sounds)
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ImportError, match=r'requires sklearn: pip install "ced_model\[train\]"'):

@@ -104,7 +104,7 @@ def test_processes_of_a_mapped_dataset_tag(tagger: AudioTagger) -> None:
     assert np.array(found["scores"]) == expected_of(tagger, 4)
 
 
-def test_a_fork_in_the_midst_of_results_starts_its_own_and_is_refused_those_of_its_parent(tagger: AudioTagger) -> None:
+def test_a_fork_during_iteration_can_start_a_new_one_but_not_continue_that_of_its_parent(tagger: AudioTagger) -> None:
     results = tagger.tag(itertools.repeat(noise(0)))
     next(results)
 

@@ -141,7 +141,7 @@ def test_log_mels_are_computed_on_the_device_and_are_those_of_numpy(resources: P
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_each_attention_gives_what_the_cpu_gives(
+def test_each_attention_implementation_equals_the_cpu(
     attention: str, expected: torch.Tensor, request: pytest.FixtureRequest
 ) -> None:
     if not ON_CUDA and attention == "flex_attention":  # compiling its kernel for a CPU takes minutes
@@ -166,13 +166,13 @@ def test_each_attention_in_half_precision(
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_autocast_gives_what_the_cpu_gives(dtype: str, expected: torch.Tensor) -> None:
+def test_autocast_is_close_to_the_cpu(dtype: str, expected: torch.Tensor) -> None:
     model = nano()
     with torch.inference_mode(), torch.autocast(torch.device(DEVICE).type, getattr(torch, dtype)):
         assert difference(model(**inputs()).logits, expected) < TOLERANCES[dtype]
 
 
-def test_a_compiled_model_gives_what_the_cpu_gives(expected: torch.Tensor) -> None:
+def test_a_compiled_model_equals_the_cpu(expected: torch.Tensor) -> None:
     backend = "inductor" if ON_CUDA else "aot_eager"  # inductor's C++ for a CPU takes minutes to compile
     model = torch.compile(nano(), fullgraph=True, dynamic=True, backend=backend)
     with torch.inference_mode():

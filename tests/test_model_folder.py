@@ -102,13 +102,13 @@ PREPROCESSOR_FIELDS = [
 
 
 @pytest.mark.parametrize(("fields", "reason"), CONFIG_FIELDS, ids=lambda value: str(value)[:60])
-def test_what_is_wrong_in_the_configuration_is_named(fields: dict[str, Any], reason: str, folder: Path) -> None:
+def test_invalid_fields_of_the_configuration_are_named(fields: dict[str, Any], reason: str, folder: Path) -> None:
     edit(folder / "config.json", **fields)
     assert reason in refusal(folder)
 
 
 @pytest.mark.parametrize(("fields", "reason"), PREPROCESSOR_FIELDS, ids=lambda value: str(value)[:60])
-def test_what_is_wrong_in_the_front_end_is_named(fields: dict[str, Any], reason: str, folder: Path) -> None:
+def test_invalid_fields_of_the_front_end_are_named(fields: dict[str, Any], reason: str, folder: Path) -> None:
     edit(folder / "preprocessor_config.json", **fields)
     assert reason in refusal(folder)
 
@@ -174,7 +174,7 @@ def test_damaged_and_missing_files_of_weights_are_named(folder: Path) -> None:
         assert reason in refusal(folder)
 
 
-def test_every_folder_that_loads_passes(folder: Path, tmp_path: Path) -> None:
+def test_every_folder_that_can_be_loaded_passes(folder: Path, tmp_path: Path) -> None:
     check_model_folder(bundled_folder())
     check_model_folder(folder)
     model = CedForAudioClassification.from_pretrained(folder)
@@ -205,7 +205,7 @@ def test_the_defaults_are_those_of_the_classes() -> None:
     assert {field: extractor[field] for field in FRONT_END_DEFAULTS} == FRONT_END_DEFAULTS
 
 
-def test_every_way_to_a_model_refuses_a_bad_folder_with_the_same_reason(folder: Path) -> None:
+def test_all_entry_points_refuse_an_invalid_folder_with_the_same_reason(folder: Path) -> None:
     edit(folder / "preprocessor_config.json", sampling_rate=1)
     reason = "`sampling_rate` must be a whole number from 1,000 to 384,000, got 1."
     for load in (AudioTagger.from_pretrained, load_classifier):
@@ -265,13 +265,13 @@ def test_a_mistyped_hub_id_offline_is_one_line_after_one_request(unreachable: li
         ("user/\x1b[31mred", "\\x1b[31mred"),
     ],
 )
-def test_what_is_neither_a_folder_nor_a_hub_id_is_said_without_a_request(name: str, reason: str) -> None:
+def test_names_that_are_neither_folders_nor_hub_ids_are_refused_without_a_request(name: str, reason: str) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         locate_model(name)
     assert reason in str(caught.value) and str(caught.value).isprintable()
 
 
-def test_a_cached_repository_is_used_when_the_hub_does_not_answer(
+def test_a_cached_repository_is_used_if_the_hub_cannot_be_reached(
     folder: Path, tmp_path: Path, unreachable: list[str]
 ) -> None:
     repository = tmp_path / "hub" / "models--user--micro"
@@ -284,7 +284,7 @@ def test_a_cached_repository_is_used_when_the_hub_does_not_answer(
     assert tagger.labels[0] == "class 0" and tagger.name == "user/micro"
 
 
-def test_offline_mode_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_mentions_offline_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelNotFoundError, match=r"the Hugging Face Hub is not used \(offline mode\)") as caught:
         locate_model("user/micro", cache_dir=tmp_path)

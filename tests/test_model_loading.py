@@ -77,14 +77,14 @@ def test_auto_is_torch_on_a_cuda_gpu_and_else_the_fastest_installed(install, pac
         ({"batch_size": 2.5}, "batch_size", "a whole number from 1"),
     ],
 )
-def test_wrong_options_are_one_line_with_the_name_of_the_argument(options, name, message):
+def test_invalid_options_give_one_line_with_the_name_of_the_argument(options, name, message):
     with pytest.raises(OptionError) as refusal:
         AudioTagger(MICRO, **options)
     assert refusal.value.name == name and message in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("options", [{"compute_type": "bfloat16"}, {"device": "cuda"}, {"engine": "jax"}])
-def test_a_torch_model_is_computed_as_it_is(micro_model, options):
+def test_a_torch_model_is_used_without_copying(micro_model, options):
     with pytest.raises(OptionError) as refusal:
         AudioTagger(micro_model, **options)
     assert refusal.value.name in options
@@ -100,7 +100,7 @@ def test_a_torch_model_is_computed_as_it_is(micro_model, options):
         ("auto", "requires onnx and onnxruntime: pip install"),
     ],
 )
-def test_a_missing_package_is_one_line_with_the_command_that_installs_it(install, engine, command):
+def test_a_missing_package_gives_one_line_with_the_command_to_install_it(install, engine, command):
     install()
     with pytest.raises(MissingPackageError) as refusal:
         AudioTagger(MICRO, engine=engine)
@@ -153,7 +153,7 @@ def test_tagging_imports_neither_torch_nor_transformers_and_the_hubs_client_only
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_weights_that_are_not_finite_are_refused_by_the_name_of_their_tensor(micro_model, tmp_path, value, dtype):
+def test_weights_that_are_not_finite_are_refused_with_the_name_of_their_tensor(micro_model, tmp_path, value, dtype):
     name = "encoder.blocks.1.mlp.fc1.weight"
     with torch.no_grad():
         micro_model.state_dict()[name].view(-1)[-1] = value

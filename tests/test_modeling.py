@@ -301,7 +301,7 @@ def test_an_exact_multiple_of_the_target_length_keeps_its_last_chunk(pad_last: b
     assert difference(whole[0], parts.sigmoid().mean(dim=0).logit()) < TOLERANCE
 
 
-def test_a_loud_neighbour_changes_nothing() -> None:
+def test_a_loud_clip_in_the_batch_changes_nothing() -> None:
     quiet, loud = make_clips((40, 150))
     model = make_model()
     with torch.no_grad():
@@ -320,7 +320,7 @@ def test_without_a_mask_all_frames_count() -> None:
     assert difference(unmasked[0], masked[0]) > 1e-3
 
 
-def test_long_clips_of_certain_answers_give_finite_logits() -> None:
+def test_long_clips_with_saturated_probabilities_have_finite_logits() -> None:
     for pooling, problem_type in product(("mean", "dm", "token"), PROBLEM_TYPES[:2]):
         model = make_model(pooling=pooling, problem_type=problem_type)
         with torch.no_grad():
@@ -355,7 +355,7 @@ def test_inputs_of_another_shape_are_refused(shape: tuple, mask_shape: tuple | N
 @pytest.mark.parametrize("pad_last", (True, False))
 @pytest.mark.parametrize("frames", (40, 64, 65, 150))
 @pytest.mark.parametrize("valid", (0, 15))
-def test_a_clip_of_padding_alone_is_refused_by_its_number(frames: int, valid: int, pad_last: bool) -> None:
+def test_a_clip_with_only_padding_is_refused_with_its_index(frames: int, valid: int, pad_last: bool) -> None:
     mask = torch.ones(3, frames)
     mask[1, valid:] = 0
     with pytest.raises(ValueError, match="clip 1 without a patch"):
@@ -378,7 +378,7 @@ def test_a_clip_of_padding_alone_is_refused_by_its_number(frames: int, valid: in
         ({"problem_type": "regression", "num_labels": 1}, torch.rand(1)),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(fields: dict[str, Any], labels: torch.Tensor) -> None:
+def test_labels_of_wrong_shapes_are_refused(fields: dict[str, Any], labels: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="do not fit"):
         make_model(**fields)(torch.randn(2, 64, 40), labels=labels)
 
@@ -423,7 +423,7 @@ def test_class_indices_make_a_default_model_single_label() -> None:
     assert difference(outputs.loss, nn.functional.cross_entropy(outputs.logits, labels)) < TOLERANCE
 
 
-def test_one_class_is_a_binary_question_with_integers_of_one_dimension_too() -> None:
+def test_one_class_is_binary_also_with_one_dimensional_integers() -> None:
     model, labels = make_model(num_labels=1), torch.tensor([0, 1])
     outputs = model(torch.randn(2, 64, 40), labels=labels)
     expected = nn.functional.binary_cross_entropy_with_logits(outputs.logits[:, 0], labels.float())
@@ -473,7 +473,7 @@ def test_batch_norm_takes_its_statistics_from_valid_frames(filling: float, momen
 
 
 @pytest.mark.parametrize("masked", (True, False))
-def test_a_frozen_encoder_leaves_its_statistics_alone(masked: bool) -> None:
+def test_a_frozen_encoder_does_not_update_its_statistics(masked: bool) -> None:
     model = make_model()
     model.freeze_base_model()
     before = copy.deepcopy(model.encoder.state_dict())
@@ -513,7 +513,7 @@ def test_gradients_of_a_padded_batch_are_those_of_its_clips() -> None:
         assert difference(batched[name], parameter.grad) < TOLERANCE, name
 
 
-def test_the_gradient_of_dm_does_not_vanish_for_certain_answers() -> None:
+def test_the_gradient_of_dm_does_not_vanish_for_saturated_probabilities() -> None:
     model = make_model(pooling="dm")
     with torch.no_grad():
         model.outputlayer[1].bias.fill_(60.0)  # a sigmoid of 1 to the last bit
@@ -533,7 +533,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     assert all(difference(a, b) < 1e-6 for a, b in zip(*gradients, strict=True))
 
 
-def test_dropout_and_stochastic_depth_are_of_training_alone() -> None:
+def test_dropout_and_stochastic_depth_apply_only_in_training() -> None:
     rates = {"drop_rate": 0.3, "attn_drop_rate": 0.3, "drop_path_rate": 0.5}
     values = torch.randn(2, 64, 40)
     for name, rate in rates.items():
@@ -692,7 +692,7 @@ def test_an_exported_model_takes_every_batch_and_length(model_class: Any, poolin
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_half_precision_stays_near_single_precision(pooling: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_half_precision_is_close_to_single_precision(pooling: str, dtype: torch.dtype, tmp_path: Path) -> None:
     model = make_model(pooling=pooling)
     model.save_pretrained(tmp_path)
     half = CedForAudioClassification.from_pretrained(tmp_path, dtype=dtype).eval()
@@ -715,7 +715,7 @@ def test_half_precision_stays_near_single_precision(pooling: str, dtype: torch.d
 
 
 @pytest.mark.parametrize("frames", (40, 150))
-def test_outputs_as_a_tuple_and_as_asked_for(frames: int) -> None:
+def test_outputs_are_tuples_or_have_hidden_states_and_attentions_on_request(frames: int) -> None:
     values = torch.randn(2, 64, frames)
     model = make_model(attn_implementation="eager")
     plain = model(values)
@@ -772,7 +772,7 @@ def test_tensors_have_the_names_of_the_hub(pooling: str, golden: Path) -> None:
     assert set(model.state_dict()) == names
 
 
-def test_the_encoder_of_a_classification_checkpoint_loads_alone(golden: Path, tmp_path: Path) -> None:
+def test_the_encoder_of_a_classification_checkpoint_loads_without_the_head(golden: Path, tmp_path: Path) -> None:
     stored = load_file(golden / "micro_hub" / "model.safetensors")
     encoder = AutoModel.from_pretrained(golden / "micro_hub")
     assert isinstance(encoder, CedModel)
@@ -922,7 +922,7 @@ def test_frame_and_clip_classifiers_load_each_others_checkpoints(golden: Path, t
         assert difference(frames(values).logits[:, 0], clips(values).logits) < TOLERANCE
 
 
-def test_a_frozen_encoder_leaves_the_head_of_frames_to_be_trained() -> None:
+def test_with_a_frozen_encoder_the_head_of_a_frame_model_is_trained() -> None:
     model = make_model(CedForAudioFrameClassification).train()
     before = copy.deepcopy(model.encoder.state_dict())
     model.freeze_base_model()
@@ -931,7 +931,7 @@ def test_a_frozen_encoder_leaves_the_head_of_frames_to_be_trained() -> None:
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None} == {"outputlayer"}
 
 
-def test_a_tagger_takes_a_frame_classifier_and_the_folder_that_it_saves(tmp_path: Path) -> None:
+def test_a_tagger_accepts_a_frame_classifier_and_its_saved_folder(tmp_path: Path) -> None:
     model = CedForAudioFrameClassification.from_pretrained(bundled_folder())
     model.save_pretrained(tmp_path)
     noise = torch.randn(16000, generator=torch.Generator().manual_seed(0)).mul(0.1).numpy()

@@ -113,7 +113,7 @@ def test_weights_are_read_through_the_links_of_the_hubs_cache(tmp_path, shards):
 
 
 @pytest.mark.parametrize("target_length", [16, 160, 331, 480, 1012])
-def test_positions_are_cut_or_interpolated_where_the_target_length_is_not_the_checkpoints(tmp_path, target_length):
+def test_positions_are_cut_or_interpolated_to_another_target_length(tmp_path, target_length):
     folder = save(tmp_path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"target_length": target_length}))
@@ -131,7 +131,7 @@ def test_positions_are_cut_or_interpolated_where_the_target_length_is_not_the_ch
     ],
     ids=str,
 )
-def test_waveforms_give_what_their_log_mels_give(tmp_path, front_end):
+def test_waveforms_give_the_same_outputs_as_their_log_mels(tmp_path, front_end):
     model = open_model(save(tmp_path))
     by_mel, by_waveform = open_session(model), open_session(model, front_end=front_end)
     quiet = np.concatenate([np.zeros(900), 1e-3 * np.random.default_rng(0).standard_normal(900)]).astype(np.float32)
@@ -144,7 +144,7 @@ def test_waveforms_give_what_their_log_mels_give(tmp_path, front_end):
             np.testing.assert_allclose(found, value, atol=5e-5 * max(1.0, float(np.abs(value).max())), rtol=0)
 
 
-def test_the_graph_can_hold_the_weights(tmp_path):
+def test_the_graph_can_contain_the_weights(tmp_path):
     model = open_model(save(tmp_path, torch.float16))
     graph = build_graph(model.settings, model.tensors, inline=True)
     assert [output.name for output in graph.graph.output] == ["probabilities", "embeddings"]

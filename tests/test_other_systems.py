@@ -44,7 +44,9 @@ def test_a_training_folder_can_be_used_without_locks(tmp_path: Path, monkeypatch
         run_folder._lock(file, tmp_path)
 
 
-def test_a_journal_is_removed_where_open_files_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_journal_is_removed_on_systems_that_cannot_remove_open_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines, unlink = Lines(str(tmp_path / "tags.journal")), os.unlink
     lines.open(os.O_RDWR | os.O_CREAT)
 

@@ -68,7 +68,7 @@ def layouts(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
 
 @settings(max_examples=1000)
 @given(layouts(), st.lists(st.integers(1, 200), min_size=1, max_size=5))
-def test_windows_cover_the_waveform_and_lie_where_the_rule_puts_them(layout, sizes):
+def test_windows_cover_the_waveform_and_follow_the_rule(layout, sizes):
     samples, window, hop, shortest, longest = layout
     waveform = np.arange(samples, dtype=np.float32)
     windows = list(cut_windows(blocks_of(waveform, sizes), window, hop, shortest, longest))
@@ -88,7 +88,7 @@ def test_windows_cover_the_waveform_and_lie_where_the_rule_puts_them(layout, siz
 
 @settings(max_examples=1000)
 @given(layouts(), st.lists(st.integers(1, 20), min_size=1, max_size=5))
-def test_a_window_comes_with_the_block_that_makes_it_sure(layout, sizes):
+def test_a_window_is_yielded_with_the_first_possible_block(layout, sizes):
     samples, window, hop, shortest, longest = layout
     read = previous = 0
 
@@ -112,7 +112,7 @@ def test_a_window_comes_with_the_block_that_makes_it_sure(layout, sizes):
 
 
 @given(layouts())
-def test_no_window_could_have_been_given_away_earlier(layout):
+def test_no_window_could_be_yielded_earlier(layout):
     """One sample less, and there is an end of the waveform for which another window would have been right."""
     _, window, hop, shortest, longest = layout
     needed = window + max(0, shortest - (window - hop))
@@ -145,7 +145,7 @@ def test_cutting_keeps_no_more_than_a_window_and_a_block():
 
 
 @pytest.mark.parametrize("bad", [1.5, -1.5, 3e38, math.nan, -math.inf])
-def test_audio_beyond_what_can_be_computed_is_an_error_that_says_where(bad):
+def test_samples_that_are_too_large_are_an_error_with_their_position(bad):
     blocks = [np.ones(5, np.float32), np.zeros(0, np.float32), -np.ones(6, np.float32)]
     assert list(check_peaks(blocks, 1.0, 10, "a.wav")) == blocks
     blocks[2][3] = bad
@@ -196,7 +196,7 @@ def our_threads() -> list[str]:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_every_window_of_every_input_is_scored_once_and_only_with_its_like(batch_size, num_workers):
+def test_every_window_of_every_input_is_scored_once_in_a_batch_of_its_size(batch_size, num_workers):
     generator = np.random.default_rng(0)
     inputs = [generator.standard_normal(size).astype(np.float32) for size in generator.integers(1, 200, 60)]
     windows, ends = collected(
@@ -214,7 +214,7 @@ def test_every_window_of_every_input_is_scored_once_and_only_with_its_like(batch
             np.testing.assert_allclose(window.scores, [cut.waveform.mean(), len(cut.waveform)], rtol=1e-6)
 
 
-def test_batches_are_full_while_there_are_windows_enough():
+def test_batches_are_full_while_there_are_enough_windows():
     sizes: list[int] = []
     readers_done = threading.Event()
 
@@ -295,7 +295,7 @@ def test_a_slow_consumer_bounds_the_windows_in_memory():
     run.close()
 
 
-def test_an_input_that_fails_ends_alone_and_keeps_what_was_read():
+def test_an_input_that_fails_keeps_its_scores_and_does_not_stop_others():
     def read(length: int) -> Iterator[Window]:
         yield from (Window(position, 0, np.zeros(5, np.float32)) for position in range(abs(length)))
         if length < 0:
@@ -313,7 +313,7 @@ def test_an_input_that_fails_ends_alone_and_keeps_what_was_read():
     ]
 
 
-def test_a_hanging_input_does_not_stall_the_others():
+def test_a_hanging_input_does_not_block_the_others():
     others_done = threading.Event()
 
     def read(name: str) -> Iterator[Window]:
@@ -333,7 +333,7 @@ def test_a_hanging_input_does_not_stall_the_others():
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt(), SystemExit(3)])
-def test_what_the_model_raises_reaches_the_caller_and_ends_the_threads(error):
+def test_errors_of_the_model_reach_the_caller_and_end_the_threads(error):
     def compute(waveforms: list[np.ndarray]) -> np.ndarray:
         raise error
 
@@ -345,7 +345,7 @@ def test_what_the_model_raises_reaches_the_caller_and_ends_the_threads(error):
     wait_until(lambda: our_threads() == before)
 
 
-def test_scores_that_do_not_fit_the_batch_are_an_error_and_not_a_hang():
+def test_a_wrong_number_of_scores_is_an_error_and_does_not_hang():
     run = score_windows(
         [np.zeros(100, np.float32)], cut_list, lambda _: np.zeros((1, 2)), whole, batch_size=4, num_workers=1
     )
@@ -353,7 +353,7 @@ def test_scores_that_do_not_fit_the_batch_are_an_error_and_not_a_hang():
         collected(run)
 
 
-def test_what_the_inputs_iterator_raises_reaches_the_caller():
+def test_errors_of_the_inputs_iterator_reach_the_caller():
     def inputs() -> Iterator[np.ndarray]:
         yield np.zeros(30, np.float32)
         raise LookupError("the list of files is gone")
@@ -364,7 +364,7 @@ def test_what_the_inputs_iterator_raises_reaches_the_caller():
     wait_until(lambda: our_threads() == before)
 
 
-def test_a_run_that_is_given_up_ends_its_threads_and_closes_its_inputs():
+def test_an_abandoned_run_ends_its_threads_and_closes_its_inputs():
     open_inputs = 0
 
     def read(length: int) -> Iterator[Window]:

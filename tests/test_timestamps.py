@@ -103,7 +103,7 @@ def test_small_jitter_and_encoder_delay_change_no_sample(format: str, caplog):
     assert not caplog.records
 
 
-def test_what_overlaps_is_dropped_and_files_joined_end_to_end_are_not(caplog):
+def test_overlaps_are_dropped_and_concatenated_files_are_not(caplog):
     first, later = container("mpegts", "aac"), container("mpegts", "aac", lambda time: 2.0)
     assert len(read_audio(first + later)) == pytest.approx(5 * RATE, abs=3000)
     assert len(read_audio(first + first)) == pytest.approx(6 * RATE, abs=3000)
@@ -111,7 +111,7 @@ def test_what_overlaps_is_dropped_and_files_joined_end_to_end_are_not(caplog):
 
 
 @pytest.mark.parametrize("format", ["mp4", "matroska", "mpegts"])
-def test_a_damaged_timestamp_makes_no_hours_of_silence(format: str, caplog):
+def test_a_damaged_timestamp_does_not_insert_hours_of_silence(format: str, caplog):
     data = container(format, "aac", lambda time: 5 * 3600.0 if time >= 1 else 0.0)
     assert len(read_audio(data)) == pytest.approx(3 * RATE, abs=3000)
     (message,) = [record.getMessage() for record in caplog.records]
@@ -120,7 +120,7 @@ def test_a_damaged_timestamp_makes_no_hours_of_silence(format: str, caplog):
 
 
 @pytest.mark.parametrize("default", [0, 1])
-def test_of_several_audio_streams_the_default_one_is_read_and_named(default: int, caplog):
+def test_the_default_of_several_audio_streams_is_read_with_a_warning(default: int, caplog):
     data = container("matroska", "pcm_s16le", tones=(440, 1000), default=default)
     spectrum = np.abs(np.fft.rfft(read_audio(data)[:RATE]))
     assert spectrum.argmax() == (440, 1000)[default]
@@ -167,14 +167,14 @@ def counted(*ranges: tuple[int, int] | int) -> np.ndarray:
         ([0, 0.5, 4000.0, 4000.5], 4001, [(0, 2000)]),
     ],
 )
-def test_timestamps_place_frames(starts, stated_s, expected):
+def test_frames_are_aligned_with_their_timestamps(starts, stated_s, expected):
     result, lines = joined(starts, stated_s)
     np.testing.assert_array_equal(result, counted(*expected))
     is_ignored = max(filter(None, starts), default=0) >= 700 and len(result) == 2000
     assert len(lines) == is_ignored
 
 
-def test_the_frame_before_damage_is_not_lost():
+def test_the_frame_before_damage_is_yielded():
     def frames():
         yield 0.0, np.ones((1, 500), np.float32), 1000.0
         raise AudioError("damaged")
@@ -195,7 +195,7 @@ def loud_after_silence(format: str, codec: str) -> bytes:
     return silence + b"".join([container(format, codec, seconds=5)] * 2)
 
 
-def test_an_estimated_duration_is_no_promise(caplog):
+def test_an_estimated_duration_is_not_used(caplog):
     data = loud_after_silence("adts", "aac")
     with av.open(io.BytesIO(data)) as file:
         assert file.duration > 12e6
@@ -204,7 +204,7 @@ def test_an_estimated_duration_is_no_promise(caplog):
     assert not caplog.records
 
 
-def test_matroska_without_a_duration_states_none(caplog):
+def test_matroska_without_a_duration_has_none(caplog):
     data = container("matroska", "pcm_s16le")
     live = data.replace(b"\x44\x89\x88", b"\xec\x89\x00")  # Duration → Void, as from a live recorder
     assert duration_s(data) == 3.0 and duration_s(live) is None

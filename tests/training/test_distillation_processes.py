@@ -123,7 +123,9 @@ def losses(student: Path) -> np.ndarray:
     return np.array([entry["loss"] for entry in state["log_history"] if "loss" in entry])
 
 
-def test_teaching_goes_on_when_one_of_two_processes_was_killed(lessons: list[Any], store: Path, tmp_path: Path) -> None:
+def test_teaching_continues_after_one_of_two_processes_was_killed(
+    lessons: list[Any], store: Path, tmp_path: Path
+) -> None:
     arguments = [*lessons, "--output", tmp_path / "store"]
     shards = tmp_path / "store" / SHARDS
     kill_one_of_two(arguments, tmp_path / "killed", lambda: any(shards.glob("*.parquet")))
@@ -134,7 +136,7 @@ def test_teaching_goes_on_when_one_of_two_processes_was_killed(lessons: list[Any
         assert ours == rows(store)[name]
 
 
-def test_two_processes_learn_as_one_does_and_go_on_when_one_was_killed(
+def test_two_processes_train_like_one_and_continue_after_one_was_killed(
     school: Path, store: Path, tmp_path: Path
 ) -> None:
     def arguments(name: str, batch_size: int) -> list[Any]:

@@ -86,7 +86,7 @@ def shard_file(store: Path, number: int) -> Path:
 # What is stored
 
 
-def test_a_store_gives_back_what_was_stored(whole: Path) -> None:
+def test_a_store_returns_the_stored_values(whole: Path) -> None:
     store = open_store(whole)
     assert (store.num_epochs, store.num_chunks, store.seed) == (3, 10, 5)
     assert store.labels == LABELS and store.augmentation == Augmentation() and store.audio_root == Path("audio")
@@ -149,7 +149,7 @@ VALUES = torch.tensor([[0.5, 0.25], [0.9, 0.4]], dtype=torch.float16)
 INDICES = torch.tensor([[3, 0], [1, 2]], dtype=torch.int16)
 
 
-def test_what_was_not_stored_is_zero() -> None:
+def test_probabilities_that_were_not_stored_are_zero() -> None:
     restored = restore_probabilities(VALUES, INDICES, 4)
     assert restored.dtype == torch.float32
     assert restored[0].tolist() == [0.25, 0.0, 0.0, 0.5]
@@ -225,13 +225,13 @@ def test_a_corrupt_shard_is_named(store: Path, damage: Callable[[Path], object])
         ([0.2, 0.1], [0, 50], "classes from 0 to 50, not 0 to 49"),
     ],
 )
-def test_what_no_teacher_may_say_is_not_stored(store: Path, values: Any, indices: Any, message: str) -> None:
+def test_invalid_outputs_of_teachers_are_not_stored(store: Path, values: Any, indices: Any, message: str) -> None:
     rows = ShardRows(np.zeros(1, np.int32), np.array([values], np.float16), np.array([indices], np.int16))
     with pytest.raises(ValueError, match=message):
         write_shard(store, Shard(0, 0, 1), rows, read_manifest(store))
 
 
-def test_shards_of_another_store_and_a_manifest_of_another_one_are_noticed(store: Path, tmp_path: Path) -> None:
+def test_shards_and_manifests_of_another_store_are_detected(store: Path, tmp_path: Path) -> None:
     change_manifest(teachers=[{"name": "another"}])(store)
     with pytest.raises(ValueError, match="corrupt shard: its checksum does not match its rows in this store"):
         open_store(store)
@@ -242,7 +242,7 @@ def test_shards_of_another_store_and_a_manifest_of_another_one_are_noticed(store
     assert open_store(store).labels == LABELS
 
 
-def test_the_error_for_an_unfinished_store_has_how_much_is_there_and_how_to_continue(tmp_path: Path) -> None:
+def test_the_error_for_an_unfinished_store_has_its_progress_and_how_to_continue(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store", shards=5)
     with pytest.raises(ValueError) as caught:
         open_store(path)
@@ -288,14 +288,14 @@ def change_manifest(**entries: Any) -> Callable[[Path], None]:
         (lambda store: shutil.copy(shard_file(store, 0), store / CHUNKS), "chunks.parquet: corrupt: its checksum"),
     ],
 )
-def test_a_folder_that_is_no_store_is_refused(store: Path, change: Callable[[Path], object], message: str) -> None:
+def test_a_folder_that_is_not_a_store_is_refused(store: Path, change: Callable[[Path], object], message: str) -> None:
     change(store)
     with pytest.raises(ValueError) as caught:
         open_store(store)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_shard_that_cannot_be_written_leaves_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_that_cannot_be_written_leaves_no_file(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {file.name: file.read_bytes() for file in (store / SHARDS).iterdir()}
     manifest = read_manifest(store)
     rows = read_shard(store, Shard(0, 0, 4), manifest)

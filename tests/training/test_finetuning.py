@@ -112,7 +112,7 @@ def test_it_learns_three_classes_of_clips_of_any_length(finetuned: Finetuned, so
     assert evaluate(finetuned.folder, sounds).metrics.top_1 >= 0.9
 
 
-def test_the_folder_loads_everywhere(finetuned: Finetuned, sounds: Path) -> None:
+def test_the_folder_can_be_loaded_everywhere(finetuned: Finetuned, sounds: Path) -> None:
     tagger = AudioTagger.from_pretrained(finetuned.folder)
     (best,) = tagger(sounds / "noise" / "1.flac", top_k=1)
     assert tagger.labels == CLASSES and best.label == "noise"
@@ -124,7 +124,7 @@ def test_the_folder_loads_everywhere(finetuned: Finetuned, sounds: Path) -> None
     assert custom <= {path.name for path in finetuned.folder.iterdir()}
 
 
-def test_the_card_tells_base_data_classes_training_and_figures(finetuned: Finetuned) -> None:
+def test_the_card_has_base_model_data_classes_training_and_results(finetuned: Finetuned) -> None:
     card = (finetuned.folder / "README.md").read_text()
     assert "Fine-tuned from `micro_hub`" in card
     assert "24 clips" in card and "each with one class" in card and "Validation clips: 6, held out" in card
@@ -180,7 +180,7 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
 
 
 @pytest.mark.parametrize("train", ["head", "last:1", "all"])
-def test_what_is_frozen_stays_the_same_to_the_bit(train: str, sounds: Path, base: Path, tmp_path: Path) -> None:
+def test_frozen_weights_do_not_change(train: str, sounds: Path, base: Path, tmp_path: Path) -> None:
     options = replace(FAST, train=train, epochs=1, batch_size=15)
     done = finetune(sounds, tmp_path / "out", model=base, options=options, training_arguments=IN_PROCESS)
     before, after = weights_of(base), weights_of(done.folder)
@@ -215,9 +215,7 @@ def test_merged_adapters_give_the_same_as_adapters(sounds: Path, base: Path, tmp
         torch.testing.assert_close(merged(**inputs).logits, unmerged(**inputs).logits, rtol=0, atol=1e-5)
 
 
-def test_a_peft_that_does_not_work_with_transformers_is_named(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_incompatible_peft_is_reported(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "peft").mkdir()
     (tmp_path / "peft" / "__init__.py").write_text("from transformers import HybridCacheOfThePast\n")
     (tmp_path / "peft-0.5.0.dist-info").mkdir()
@@ -245,7 +243,7 @@ def test_the_head_is_kept_for_the_classes_of_the_model(base: Path) -> None:
     assert network.config.id2label[1] == "Class_3" and network.config.label2id["class 0"] == 2
 
 
-def test_other_classes_can_be_kept_as_they_are(sounds: Path, base: Path, tmp_path: Path) -> None:
+def test_other_classes_can_be_kept_unchanged(sounds: Path, base: Path, tmp_path: Path) -> None:
     shutil.copytree(sounds, tmp_path / "sounds")
     (tmp_path / "sounds" / "tone").rename(tmp_path / "sounds" / "class_3")
     options = replace(FAST, train="head", keep_classes=True, epochs=2)
@@ -275,7 +273,7 @@ def test_other_classes_can_be_kept_as_they_are(sounds: Path, base: Path, tmp_pat
         replace(options, train="all")
 
 
-def test_a_new_head_depends_on_the_seed_alone(base: Path) -> None:
+def test_a_new_head_depends_only_on_the_seed(base: Path) -> None:
     def head(seed: int) -> torch.Tensor:
         network = load_classifier(base).model
         torch.rand(3)
@@ -354,7 +352,7 @@ def test_the_loss_has_class_weights_and_takes_mixed_labels(base: Path, tmp_path:
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_head_and_encoder_have_learning_rates_of_their_own(base: Path, tmp_path: Path) -> None:
+def test_head_and_encoder_have_separate_learning_rates(base: Path, tmp_path: Path) -> None:
     trainer = make_trainer(base, tmp_path, FAST)
     groups = trainer.create_optimizer().param_groups
     settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
@@ -368,7 +366,7 @@ def test_head_and_encoder_have_learning_rates_of_their_own(base: Path, tmp_path:
     assert len(settings) == sum(len(group["params"]) for group in groups)
 
 
-def test_the_best_epoch_has_most_right_answers_and_then_the_best_brier_score() -> None:
+def test_the_best_epoch_has_the_best_accuracy_and_then_the_best_brier_score() -> None:
     targets = np.eye(2)[[0, 0, 1, 1]]
 
     def selection(p_right: list[float], problem_type: str = "single_label_classification") -> float:
@@ -401,7 +399,7 @@ def make_dataset(clips: LabelledClips, **kwargs: Any) -> ClipDataset:
     return ClipDataset(clips, lengths, 16000, **{"max_samples": 4000, **kwargs})
 
 
-def test_clips_are_cut_at_random_places_in_training_and_at_their_start_in_validation(
+def test_clips_are_cropped_at_random_in_training_and_at_their_start_in_validation(
     long_clips: LabelledClips,
 ) -> None:
     training, validation = make_dataset(long_clips, seed=1), make_dataset(long_clips)
@@ -420,7 +418,7 @@ def test_clips_are_cut_at_random_places_in_training_and_at_their_start_in_valida
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_is_random_about_a_clip_depends_on_seed_epoch_and_index_alone(
+def test_randomness_of_a_clip_depends_only_on_seed_epoch_and_index(
     workers: int, long_clips: LabelledClips, feature_extractor: CedFeatureExtractor
 ) -> None:
     def batches(order: list[int], batch_size: int, **kwargs: Any) -> dict[int, torch.Tensor]:
@@ -444,7 +442,7 @@ def test_what_is_random_about_a_clip_depends_on_seed_epoch_and_index_alone(
     assert not torch.equal(once[0], once[6])
 
 
-def test_a_batch_has_each_clip_as_it_is_alone(sounds: Path, feature_extractor: CedFeatureExtractor) -> None:
+def test_clips_in_a_batch_equal_single_clips(sounds: Path, feature_extractor: CedFeatureExtractor) -> None:
     dataset = make_dataset(read_labelled(sounds), seed=2, max_samples=16000)
     for masks in (False, True):
         collator = ClipCollator(feature_extractor, masks=masks)
@@ -490,7 +488,7 @@ def test_mixed_labels_are_in_the_proportion_of_the_waveforms(long_clips: Labelle
     share=st.floats(0.01, 0.9),
     seed=st.integers(0, 100),
 )
-def test_each_class_is_held_out_in_proportion(counts: list[int], share: float, seed: int) -> None:
+def test_the_same_share_of_each_class_is_held_out(counts: list[int], share: float, seed: int) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
     kept, held_out = hold_out(np.eye(len(counts), dtype=np.float32)[labels], share, seed)
     assert sorted(kept + held_out) == list(range(len(labels)))
@@ -504,7 +502,7 @@ def test_each_class_is_held_out_in_proportion(counts: list[int], share: float, s
     assert (kept, held_out) == hold_out(np.eye(len(counts), dtype=np.float32)[labels], share, seed)
 
 
-def test_clips_of_several_classes_are_held_out_by_their_rarest() -> None:
+def test_clips_of_several_classes_count_for_their_rarest() -> None:
     targets = np.zeros((40, 3), np.float32)
     targets[:, 0] = 1
     targets[:4, 1] = 1
@@ -513,7 +511,7 @@ def test_clips_of_several_classes_are_held_out_by_their_rarest() -> None:
     assert targets[held_out].sum(axis=0).tolist() == [1 + 2 + 6, 1, 2]
 
 
-def test_unreadable_clips_are_left_out_and_damaged_ones_used_as_far_as_they_go(
+def test_unreadable_clips_are_left_out_and_damaged_ones_used_up_to_the_damage(
     sounds: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "text.wav").write_text("not audio")
@@ -631,7 +629,7 @@ def bad_data(case: str, sounds: Path, tmp_path: Path) -> dict[str, Any]:
         ("output holds clips", "has other files than those of a model"),
     ],
 )
-def test_bad_input_gets_one_line_and_writes_nothing(
+def test_invalid_input_gives_one_line_and_writes_nothing(
     case: str, message: str, sounds: Path, base: Path, tmp_path: Path
 ) -> None:
     if case == "no device" and torch.cuda.is_available():
@@ -664,7 +662,7 @@ def test_bad_input_gets_one_line_and_writes_nothing(
         {"device": "cuda:1"},
     ],
 )
-def test_impossible_options_are_named(values: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"`{next(iter(values))}="):
         FinetuningOptions(**values)
 
@@ -677,7 +675,7 @@ def test_a_damaged_model_is_refused_in_one_line(base: Path, tmp_path: Path) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_training_that_diverges_says_so(sounds: Path, base: Path, tmp_path: Path) -> None:
+def test_diverging_training_is_an_error(sounds: Path, base: Path, tmp_path: Path) -> None:
     options = replace(FAST, learning_rate=1e30, encoder_learning_rate=1e30, epochs=2)
     with pytest.raises(ValueError, match="lower the learning rate"):
         finetune(sounds, tmp_path / "out", model=base, options=options, training_arguments=IN_PROCESS)
@@ -747,7 +745,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(lora: int | None, sounds: Path,
 
 
 @pytest.mark.parametrize("lora", [None, 2])
-def test_a_run_that_was_killed_while_it_wrote_the_model_writes_it(
+def test_a_run_that_was_killed_while_writing_the_model_can_be_resumed(
     lora: int | None, sounds: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It ends early, in the third epoch, since nothing is better than the first.
@@ -763,7 +761,7 @@ def test_a_run_that_was_killed_while_it_wrote_the_model_writes_it(
     assert (again.epochs, again.best_epoch, again.num_trained) == (3.0, 1.0, first.num_trained)
 
 
-def test_a_model_is_replaced_only_if_asked_for(sounds: Path, base: Path, tmp_path: Path) -> None:
+def test_a_model_is_replaced_only_on_request(sounds: Path, base: Path, tmp_path: Path) -> None:
     kwargs: dict[str, Any] = {"model": base, "options": replace(FAST, epochs=1), "training_arguments": IN_PROCESS}
     finetune(sounds, tmp_path / "out", **kwargs)
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*"))
@@ -776,7 +774,7 @@ def test_a_model_is_replaced_only_if_asked_for(sounds: Path, base: Path, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.training"]
 
 
-def test_a_folder_that_is_no_run_is_not_touched(sounds: Path, base: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_not_changed(sounds: Path, base: Path, tmp_path: Path) -> None:
     (tmp_path / "out.training").mkdir()
     (tmp_path / "out.training" / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="contains files that are not checkpoints"):
