@@ -14,6 +14,7 @@ from typing import Any
 from .classes import FileText
 from .events import SETTINGS, check_setting
 from .messages import OptionError, UsageError, one_line, printable
+from .safetensors_index import unique_keys
 
 CLASS_COLUMNS = ("label", "class", "mid")
 THRESHOLD_COLUMN = "best_threshold"  # as `ced evaluate` writes it
@@ -155,17 +156,9 @@ def _csv_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, Mapping[
         yield place, cells[name_column], cells
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} appears twice")
-    return found
-
-
 def _json_rows(path: str | os.PathLike[str], text: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     try:
-        content = json.loads(text, object_pairs_hook=_object)
+        content = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise UsageError(f"{printable(path)}, line {line}: expected JSON: {one_line(error)}") from error

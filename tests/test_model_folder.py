@@ -122,7 +122,7 @@ def test_invalid_fields_of_the_front_end_are_named(fields: dict[str, Any], reaso
         (b"", "is not valid JSON"),
         (b"\xff\xfe\x00", "is not valid JSON"),
         (b'{"depth": ' + b"9" * 5000 + b"}", "is not valid JSON"),
-        (b'{"depth": 3, "depth": 4}', "'depth' is given twice"),
+        (b'{"depth": 3, "depth": 4}', "'depth' appears twice"),
     ],
     ids=lambda value: str(value)[:30],
 )

@@ -23,6 +23,8 @@ from ..distillation.augmentation import Augmentation, mask_log_mel, sample_seed
 
 audio_logger = logging.getLogger("ced_model.audio")
 
+BLOCK_S = 10.0  # length of decoded blocks
+# Widths of the masks; the time mask of a clip shorter than 10 s is proportionally narrower (paper, section 2).
 MASKS = Augmentation(chunk_s=10.0, max_shift=0.0, max_time_mask=192, max_freq_mask=24)
 
 
