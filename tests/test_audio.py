@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `ced_model.audio` promises for good files, and for bad ones of every kind."""
+"""Reading of audio with `ced_model.audio`: valid and invalid inputs of every kind."""
 
 import array
 import builtins
@@ -66,7 +66,7 @@ AV_CODECS = {"m4a": ("ipod", "aac"), "mp4": ("mp4", "aac"), "webm": ("webm", "li
 
 
 def recording(path: Path = TABLA, seconds: float | None = None) -> tuple[np.ndarray, int]:
-    """(frames, channels) float32 and Hz, as soundfile decodes the whole file."""
+    """The complete file, decoded by soundfile: float32 of shape (frames, channels), and Hz."""
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     return samples[: None if seconds is None else int(seconds * rate)], rate
 
@@ -103,7 +103,7 @@ def encoded_by_av(samples: np.ndarray, rate: int, name: str, video: bool = False
 
 
 def whole(samples: np.ndarray, rate: float) -> np.ndarray:
-    """The target: the mean over channels, resampled in one piece."""
+    """The expected result: the mean over channels, resampled at once."""
     mono = np.ascontiguousarray(samples.mean(axis=1, dtype=np.float32))
     return mono if rate == 16000 else soxr.resample(mono, rate, 16000, quality="HQ")
 
@@ -202,7 +202,7 @@ def test_memory_does_not_grow_with_the_length_of_the_file(tmp_path: Path):
 
 def test_flac_of_unknown_length_is_read_to_its_end(caplog):
     data = bytearray(encoded(*recording(), "flac"))
-    data[21] &= 0xF0  # STREAMINFO: 36 bits of total samples, as an encoder that writes to a pipe leaves them
+    data[21] &= 0xF0  # STREAMINFO: 36 bits of total samples, which are 0 if the encoder writes to a pipe
     data[22:26] = bytes(4)
     np.testing.assert_array_equal(read_audio(bytes(data)), read_audio(TABLA))
     assert duration_s(bytes(data)) is None and not caplog.records
@@ -295,7 +295,7 @@ def test_a_playlist_fetches_nothing():
 
 
 class Forward(io.RawIOBase):
-    """A stream that cannot seek, as standard input or a download."""
+    """A stream that is not seekable, like standard input or a download."""
 
     def __init__(self, data: bytes) -> None:
         self.data = io.BytesIO(data)
@@ -440,12 +440,12 @@ def test_objects_that_are_not_audio_are_refused_in_one_line(source: object, reas
 
 
 class Decoder:
-    """What torchcodec's AudioDecoder has."""
+    """The interface of torchcodec's AudioDecoder."""
 
     def __init__(self, samples: np.ndarray, encoded: dict | None = None) -> None:
         self.samples = samples
         if encoded is not None:
-            self._hf_encoded = encoded  # by datasets
+            self._hf_encoded = encoded  # set by datasets
 
     def get_all_samples(self) -> SimpleNamespace:
         return SimpleNamespace(data=torch.from_numpy(self.samples), sample_rate=16000)
@@ -757,7 +757,7 @@ def test_the_lowest_rate_is_1_khz():
 
 
 def broken_inputs() -> st.SearchStrategy[bytes]:
-    """Real files of every format cut, overwritten and spliced; headers followed by noise; plain noise."""
+    """Truncated, overwritten and spliced files of every format; headers followed by noise; noise."""
     samples, rate = recording(CROW)
     originals = [encoded(samples[:6000], 48000, name) for name in FORMATS]
     originals += [encoded_by_av(samples[:6000], 48000, name) for name in AV_CODECS]

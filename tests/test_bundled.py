@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The model that comes with the package."""
+"""The bundled model."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 from ced_model import AUDIOSET_LABELS, AudioTagger, CedForAudioClassification, bundled_folder
 
 RESOURCES = Path(__file__).parents[1] / "resources"
-# What is in the recordings of resources/, which the model never heard, and classes that say so.
+# The recordings of resources/, which are not in the training data, and their classes.
 SOUNDS = {
     "misc_crow.flac": {"Crow", "Caw"},
     "loop_tabla.flac": {"Drum", "Tabla", "Percussion", "Mridangam"},

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of examples/ced_nano that decide what ced-nano learns from; making it takes hours and is not run here."""
+"""The parts of examples/ced_nano that prepare the training of ced-nano. The training itself takes hours."""
 
 import io
 import json
@@ -138,7 +138,7 @@ def test_a_scene_depends_only_on_its_seed(mixer: mixing.Mixer, bank: sources.Ban
 
 
 def test_scenes_are_ten_seconds_of_audio(mixer: mixing.Mixer) -> None:
-    for index in range(40):  # every kind, noise and every codec among them
+    for index in range(40):  # includes every kind, noise and every codec
         scene = mixer.scene(index)
         assert scene.shape == (160_000,) and scene.dtype == np.float32
         assert np.isfinite(scene).all() and 1e-4 < np.abs(scene).max() <= 1.1  # a codec may overshoot a little
@@ -159,14 +159,14 @@ def test_the_teachers_patches_are_0_96_s_every_0_48_s() -> None:
     assert patches.shape == (19, 96, 64)
     edges = 700 * np.expm1(np.linspace(*(np.log1p(np.array([125, 7500]) / 700)), 66))
     loudest = set(np.unique(patches.argmax(-1)))
-    assert loudest == {int(np.abs(edges[1:-1] - 1000).argmin())}  # the bin whose centre is nearest
+    assert loudest == {int(np.abs(edges[1:-1] - 1000).argmin())}  # the bin with the nearest centre
     assert yamnet.patches_of(tone[:100]).shape == (1, 96, 64)
     assert np.array_equal(yamnet.patches_of(tone[7680:])[0], patches[1])
 
 
 @pytest.fixture
 def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> scenes.Shards:
-    """Two small shards in which a class is on when the log-mel is loud."""
+    """Two small shards in which a class is present when the log-mel is loud."""
     monkeypatch.setattr(yamnet, "teacher", lambda: SimpleNamespace(class_indices=CLASS_INDICES))
     monkeypatch.setattr(scenes, "SHARD_SCENES", 6)
     rng = np.random.default_rng(0)
@@ -180,14 +180,14 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> scenes.Shards:
         for name, array in (("mel", mel), ("logits", logits), ("embeddings", embeddings)):
             np.save(tmp_path / f"{number:04d}.{name}.npy", array.astype(np.float16))
         (tmp_path / f"{number:04d}.json").write_text("{}")
-    (tmp_path / "0002.mel.npy").write_bytes(b"")  # under way
+    (tmp_path / "0002.mel.npy").write_bytes(b"")  # in progress
     return scenes.Shards(tmp_path)
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # these models are too small to share
+    torch.set_num_threads(1)  # too small for several threads
     yield
     torch.set_num_threads(threads)
 
@@ -304,7 +304,7 @@ def test_every_place_of_the_page_has_a_table() -> None:
 
 
 def quantised_graph() -> onnx.ModelProto:
-    """YAMNet's graph in small: two convolutions in 8 bits, the mean, and a linear layer."""
+    """A small version of YAMNet's graph: two 8-bit convolutions, the mean, and a linear layer."""
     rng, nodes, constants = np.random.default_rng(0), [], {}
 
     def constant(name: str, value: np.ndarray) -> str:
@@ -357,14 +357,16 @@ def test_torch_yamnet_equals_its_graph_on_a_clip() -> None:
         atol=1e-3,
         rtol=0,
     )
-    options = onnxruntime.SessionOptions()  # as written: fused integer kernels round differently on each processor
+    options = (
+        onnxruntime.SessionOptions()
+    )  # without optimization: fused integer kernels round differently on each processor
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     bytes_in = np.clip(np.round(patches / 0.05 + 144), 0, 255).astype(np.uint8)[:, None]
     expected = session.run(None, {"audio": bytes_in})
     logits, embeddings = module(torch.from_numpy(patches.copy()))
     np.testing.assert_allclose(embeddings.numpy(), expected[1][:, :, 0, 0], atol=1e-3)
-    # A value half way between two steps of 0.02 may be rounded to either before the last layer.
+    # A value halfway between two steps of 0.02 may be rounded to either before the last layer.
     differences = np.abs(logits.numpy() - expected[0])
     assert np.median(differences) < 1e-3 and differences.max() < 0.02
 
@@ -494,7 +496,7 @@ def test_training_on_one_device_continues_from_the_last_complete_checkpoint(
 
 
 class CountedBatches:
-    """Stands for `batches.Batches` in another process."""
+    """A stand-in for `batches.Batches` in another process."""
 
     def make(self, request: batches.Request) -> batches.Batch:
         assert request.clips < 9, "too many"

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Classes by name, index, machine id and as groups; own names; files of thresholds."""
+"""Classes by name, index, machine id and as groups; label maps; files of thresholds."""
 
 import pickle
 

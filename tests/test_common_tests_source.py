@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The source of transformers' common tests: fetched safely, whole or not at all."""
+"""The source of transformers' common tests is downloaded safely and completely."""
 
 import io
 import os

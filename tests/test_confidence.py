@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Confidence intervals, confusion matrices and matched labels: figures are those of scikit-learn and SciPy."""
+"""Confidence intervals, confusion matrices and matched labels, compared with scikit-learn and SciPy."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ HEADLINE = ("mAP", "mAUC", "top_1", "ECE", "Brier")
 
 
 def single(rng: np.random.Generator, clips: int, classes: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:
-    """Targets with one class a clip and each class at least once, and scores that are right the more often."""
+    """Targets with one class per clip and each class at least once, and scores that are mostly right."""
     targets = np.eye(classes)[np.append(np.arange(classes), rng.integers(classes, size=clips - classes))]
     scores = rng.random((clips, classes)) + sharpness * targets
     return targets, scores / scores.sum(axis=1, keepdims=True)
@@ -31,7 +31,7 @@ def single(rng: np.random.Generator, clips: int, classes: int, sharpness: float)
 @settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([3, 10**6]), st.sampled_from([SINGLE_LABEL, MULTI_LABEL]))
 def test_weighted_figures_are_those_of_scikit_learn(seed: int, steps: int, problem_type: str) -> None:
-    """With and without ties; with weights of one they are the figures themselves."""
+    """With and without ties; weights of one give the unweighted metrics."""
     rng = np.random.default_rng(seed)
     targets, scores = single(rng, 12, 3, 0.5)
     if problem_type == MULTI_LABEL:

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""CedConfig reads and writes the Hub's `config.json`, knows AudioSet's classes, and refuses what no CED can be."""
+"""CedConfig reads and writes the Hub's `config.json`, has the classes of AudioSet, and refuses invalid fields."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ CUT_TABLE = {index: name.split(",")[0] for index, name in WHOLE_TABLE.items()}
 
 
 def make_config(**fields: Any) -> CedConfig:
-    """Type checkers know neither aliases nor extras, which transformers takes as further keywords."""
+    """Without type checks: aliases and extras are further keywords for transformers."""
     return CedConfig(**fields)
 
 
@@ -224,7 +224,7 @@ def test_the_hubs_config_survives_reading_and_writing(tmp_path: Path, golden: Pa
     config.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["outputdim"] == 13
-    del stored["transformers_version"]  # of whoever wrote the file last
+    del stored["transformers_version"]  # changes with the version that writes the file
     assert {name: written.get(name) for name in stored} == stored
 
 

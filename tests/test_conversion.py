@@ -93,7 +93,7 @@ def outputs(folder: Path) -> torch.Tensor:
 
 
 def fails(source: Path | str, output_dir: Path, **options: Any) -> str:
-    """The one line that a conversion fails with; nothing may be left behind."""
+    """The one-line message of a failed conversion, which must leave no files."""
     before = sorted(output_dir.parent.iterdir())
     with pytest.raises(ValueError) as caught:
         convert_checkpoint(source, output_dir, **options)
@@ -103,7 +103,7 @@ def fails(source: Path | str, output_dir: Path, **options: Any) -> str:
 
 
 def run_python(code: str, cwd: Path, **environment: str) -> str:
-    """Runs code in a new process without a network, and returns what it printed."""
+    """Runs code in a new process without network access, and returns its output."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=cwd,
@@ -177,7 +177,7 @@ def test_folder_is_complete_and_loads_as_classifier_and_encoder(micro_folder: Pa
     assert preprocessor["auto_map"] == {"AutoFeatureExtractor": "feature_extraction_ced.CedFeatureExtractor"}
     encoder = AutoModel.from_pretrained(micro_folder)
     assert torch.equal(encoder.state_dict()["norm.weight"], original_tensors()["norm.weight"])
-    # Files are as readable as any other that this user makes.
+    # Files have default permissions.
     assert len({path.stat().st_mode for path in micro_folder.iterdir()}) == 1
 
 
@@ -199,7 +199,7 @@ def test_published_shapes_are_recognised_from_the_tensors(size: str) -> None:
 
 @pytest.fixture(scope="module")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights in the shape and under the name of the published ced-tiny."""
+    """Random weights with the shape and file name of the published ced-tiny."""
     torch.manual_seed(0)
     model = CedForAudioClassification(CedConfig(name="ced-tiny"))
     tensors = {
@@ -228,7 +228,7 @@ def test_weights_that_are_not_verified_as_published_have_no_published_results(
     done = convert_checkpoint(tiny_checkpoint, tmp_path / "tiny")
     assert (done.size, done.num_labels, done.notes) == ("ced-tiny", 527, ())
     assert 5.4e6 < done.parameters < 5.6e6
-    again = convert_checkpoint(done.folder, tmp_path / "mispeech" / "ced-tiny")  # a folder's name proves nothing
+    again = convert_checkpoint(done.folder, tmp_path / "mispeech" / "ced-tiny")  # the name of a folder is no evidence
     wrong = convert_checkpoint(tiny_checkpoint, tmp_path / "wrong", published="mini")
     for folder in (done.folder, again.folder, wrong.folder):
         card = ModelCard.load(folder / "README.md")
@@ -358,7 +358,7 @@ def test_every_unknown_missing_and_misshapen_tensor_is_listed(tmp_path: Path) ->
     assert "patch_embed.proj.weight (50, 1, 16, 16) instead of (48, 1, 16, 16)" in message
     assert "1 of the wrong type: norm.bias torch.int64" in message
     assert "1 with NaN or infinite values: norm.weight" in message
-    # The head's size is a tie between its two tensors; whichever counts, the other is named.
+    # The head's two tensors have different sizes: either of them may be reported.
     assert re.search(r"2 misshapen:.*outputlayer\.1\.(weight|bias)", message)
 
 
@@ -368,7 +368,7 @@ def test_any_single_missing_tensor_is_listed(name: str, tmp_path: Path) -> None:
     del tensors[name]
     checkpoint = _make_checkpoint(tensors, {}, None, "`a.pt`.", None)
     config, _ = make_config(checkpoint, None)
-    if name == "blocks.0.attn.qkv.bias":  # the other blocks have it
+    if name == "blocks.0.attn.qkv.bias":  # inferred from the other blocks
         assert config.qkv_bias
     with pytest.raises(ConversionError, match=f"1 missing: {re.escape(name)}$"):
         convert._build_model(checkpoint, config)
@@ -537,7 +537,7 @@ def test_conversion_does_not_change_classes_random_states_and_progress_bars(tmp_
 def test_a_folder_with_files_is_not_changed(tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()
-    convert_checkpoint(ORIGINAL, target)  # an empty one is taken
+    convert_checkpoint(ORIGINAL, target)  # an empty folder is accepted
     (target / "README.md").write_text("mine")
     assert "not empty" in fails(MICRO_HUB, target)
     assert (target / "README.md").read_text() == "mine"
@@ -578,7 +578,7 @@ def test_an_interrupted_write_keeps_the_old_folder(
 
 
 def kept_folder(error: Exception) -> Path:
-    """The folder that an error names, which holds what could not get its name."""
+    """The folder in the error message, with the result whose name was taken."""
     return Path(str(error).partition("the result is in ")[2].partition(": ")[0])
 
 
@@ -836,7 +836,7 @@ def test_a_hub_id_that_cannot_be_downloaded_gives_one_line(
 
 
 class StandInHub:
-    """Keeps what a client would upload, or raises `error`."""
+    """Records uploads, or raises `error`."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
@@ -886,11 +886,11 @@ TINY = zenodo.ORIGINAL_CHECKPOINTS["tiny"]
 
 
 class StandInZenodo(BaseHTTPRequestHandler):
-    """Serves `CONTENT` under one record and describes it, in the ways that the class attributes say."""
+    """Serves `CONTENT` and its description under one record, as configured by the class attributes."""
 
     content = CONTENT
     checksum = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
-    description: bytes | None = None  # in place of the record's
+    description: bytes | None = None  # instead of that of the record
     record = zenodo.ZENODO_RECORDS[0]
     honours_range = True
     status = 200
@@ -953,7 +953,7 @@ def test_download_writes_the_file_once(server: type[StandInZenodo], tmp_path: Pa
     path = zenodo.download_checkpoint("tiny", tmp_path / "cache")
     assert path == tmp_path / "cache" / TINY and path.read_bytes() == CONTENT
     assert files_in(path.parent) == [TINY, f"{TINY}.md5"]
-    server.status = 503  # nor is the network needed again
+    server.status = 503  # no more network access is needed
     assert zenodo.download_checkpoint("tiny", tmp_path / "cache") == path
     assert server.requests == [("8275347", None)]
 

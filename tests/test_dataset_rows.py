@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets in the layout of the Hugging Face Hub: rows are tagged, evaluated and trained with, without torchcodec."""
+"""Data sets in the layout of the Hugging Face Hub: tagging, evaluation and training without torchcodec."""
 
 import json
 import os
@@ -32,7 +32,7 @@ AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 def write_shard(
     path: Path, audio: list[Any], column: str = "audio", features: dict | None = None, **columns: Any
 ) -> None:
-    """A Parquet file with the features that datasets stores in it, and three rows in a row group."""
+    """Writes a Parquet file with features as stored by datasets, and three rows per row group."""
     path.parent.mkdir(parents=True, exist_ok=True)
     features = {column: {"_type": "Audio"}} | (features or {})
     table = pa.table({column: pa.array(audio, AUDIO), **columns})
@@ -47,7 +47,7 @@ def recordings(resources: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, recordings: list[dict[str, Any]]) -> Path:
-    """Recordings in Parquet: eight to train with in two files, four for validation, six to test, two of them bad."""
+    """Recordings in Parquet: eight for training in two files, four for validation, six for testing (two invalid)."""
     folder = tmp_path_factory.mktemp("owner") / "sounds"
     label = {"label": {"names": NAMES, "_type": "ClassLabel"}}
     for shard in range(2):
@@ -55,7 +55,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, recordings: list[dict[s
         write_shard(folder / f"data/train-0000{shard}-of-00002.parquet", named, features=label, label=range(4))
     write_shard(folder / "data/validation-00000-of-00001.parquet", recordings[::-1], features=label, label=[3, 2, 1, 0])
     bad = [*recordings, {"bytes": b"no audio", "path": "bad.wav"}, None]
-    bad[1] = bad[1] | {"path": bad[0]["path"]}  # as where files of several folders have the same name
+    bad[1] = bad[1] | {"path": bad[0]["path"]}  # as for files with the same name in several folders
     write_shard(folder / "data/test-00000-of-00001.parquet", bad, features=label, label=[0, 1, 2, 3, -1, 0])
     (folder / "README.md").write_text("---\nlicense: cc0-1.0\n---\n# Sounds\n")
     return folder
@@ -77,7 +77,7 @@ def audio_folder(tmp_path_factory: pytest.TempPathFactory, resources: Path) -> P
 
 @pytest.fixture
 def ced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
-    """Runs `ced ARGUMENTS…` in this process, with a cache of its own."""
+    """Runs `ced ARGUMENTS…` in this process, with a separate cache."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
     def invoke(*arguments: Any, code: int = 0) -> Any:
@@ -104,7 +104,7 @@ def test_tags_of_rows_equal_those_of_their_files(ced: Any, repository: Path, res
     assert tagged[4]["error"].startswith("row 4 of test, column 'audio': neither libsndfile")
     assert tagged[5]["error"] == "row 5 of test, column 'audio': a row without audio: its bytes and path are None"
     events = ced("tag", "--dataset", repository / "data/test-00000-of-00001.parquet", "--events", "-f", "csv", code=1)
-    assert "row 4 of train" in events.stdout  # datasets calls a single file so
+    assert "row 4 of train" in events.stdout  # the split of a single file in datasets
 
 
 def test_an_interrupted_run_over_a_data_set_is_resumed(ced: Any, repository: Path, tmp_path: Path):
@@ -176,7 +176,7 @@ def test_configurations_and_splits_are_those_of_the_card(repository: Path, tmp_p
 
 
 def test_audio_that_is_stored_as_a_plain_struct_is_found(recordings: Any, tmp_path: Path):
-    """As `datasets` writes rows that were made by `map`."""
+    """The form in which `datasets` writes rows made by `map`."""
     value = {"bytes": {"dtype": "binary", "_type": "Value"}, "path": {"dtype": "string", "_type": "Value"}}
     write_shard(tmp_path / "a.parquet", recordings, "clip", {"clip": value}, index=range(4))
     assert [row["path"] for row in dataset_inputs(tmp_path / "a.parquet")] == [row["path"] for row in recordings]
@@ -220,7 +220,7 @@ def test_python_tags_data_sets_and_the_rows_of_datasets(repository: Path, audio_
     assert [result.tags for result in results] == expected
     assert [result.name for result in results] == [f"{name}.flac" for name in reversed(RECORDINGS)]
     table = datasets.Dataset.from_parquet(str(repository / "data" / "validation-00000-of-00001.parquet"))
-    for decoded in (table, table["audio"], streamed):  # which is not decoded by datasets, as that needs torchcodec
+    for decoded in (table, table["audio"], streamed):  # not decoded by datasets, which would require torchcodec
         assert [result.tags for result in tagger.tag(decoded)] == expected
     assert tagger(table) == expected and tagger.embed(table["audio"]).shape[0] == 4
     columns = datasets.Dataset.from_list([row["audio"] for row in rows])
@@ -283,7 +283,7 @@ def test_a_data_set_can_be_used_for_training(ced: Any, repository: Path, golden:
     assert "4 clips of 4 classes" in again.stderr and "its name" not in again.stderr
     teaching = ("distill", "teach", "--dataset", repository, "-t", golden / "micro_hub", "-e", "1", "-o")
     taught = ced(*teaching, tmp_path / "store")
-    assert "in 8 files" in taught.stderr and "writing" not in taught.stderr  # the audio is there from before
+    assert "in 8 files" in taught.stderr and "writing" not in taught.stderr  # the audio was written before
     assert "1 epochs of" in ced(*teaching, tmp_path / "store").stderr
 
 
@@ -329,10 +329,10 @@ def test_data_sets_on_the_hub_are_streamed_and_errors_are_one_line(
         or tagged[1] == local.stdout
     )
     assert files[0] == 0 and len(records(files[1])) == 4 and "/snapshots/" not in files[1]
-    assert not [file for file in tmp_path.rglob("*.parquet")]  # nothing of it is stored
-    assert len([file for file in tmp_path.rglob("*.flac")]) == 4  # of the split that was asked for
+    assert not [file for file in tmp_path.rglob("*.parquet")]  # not stored
+    assert len([file for file in tmp_path.rglob("*.flac")]) == 4  # only those of the given split
     reasons = ["access is restricted", "does not exist or is private", "Revision 'v9' doesn't exist"]
     for (code, _, stderr, _), message in zip(refused, reasons, strict=True):
         assert code == 2 and message in stderr and stderr.count("\n") == 1
     assert unreachable[0] == 1 and "the Hugging Face Hub cannot be reached" in unreachable[2]
-    assert len([path for _, path, _ in hub.requests if "unreachable" in path]) == 1  # no attempt is repeated
+    assert len([path for _, path, _ in hub.requests if "unreachable" in path]) == 1  # without repeated attempts

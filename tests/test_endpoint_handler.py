@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Converted folders answer the requests of Hugging Face Inference Endpoints, with and without this package."""
+"""The handler of converted folders for Hugging Face Inference Endpoints, with and without this package."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ import soundfile
 from ced_model import AudioTagger
 from ced_model.conversion import convert_checkpoint
 
-# As the service does it: the file in the folder, imported under the name `handler`.
+# Like the service: imports the file in the folder as `handler`.
 SERVICE = """
 import base64, json, sys
 from importlib.util import module_from_spec, spec_from_file_location

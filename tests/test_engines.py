@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""AudioTagger with each engine: the scores of torch, and int8 versions that are made once and kept."""
+"""AudioTagger with each engine: scores equal those of torch, and int8 versions are cached."""
 
 import gc
 import logging
@@ -27,12 +27,12 @@ from ced_model.model_folder import ModelFolder, open_model
 from ced_model.quantization import BLOCKS, quantize_onnx
 
 RATE = 16000
-PATIENCE_S = 300.0  # after which a test that waits for another process fails; nothing is asserted about time
+PATIENCE_S = 300.0  # timeout for other processes; not an assertion about time
 ENGINES = {"onnx": ("onnx", "float32"), "openvino": ("openvino", "float32")} | {
     f"{name}-int8": (name, "int8") for name in ("onnx", "openvino")
 }
 LABELS = ["Speech", "a, b", "Größe", *(f"class {index}" for index in range(3, 12)), "Crow"]
-# Front ends and heads: a kind of model → settings of its configuration, and of its front end.
+# Kinds of models: settings of the configuration and of the front end.
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "audioset": ({"id2label": dict(enumerate(LABELS))}, {}),
     "single label": (
@@ -56,7 +56,7 @@ def make_model(kind: str = "audioset") -> CedForAudioClassification:
     torch.manual_seed(0)
     settings, front_end = KINDS[kind]
     model = CedForAudioClassification(CedConfig(embed_dim=48, depth=1, num_heads=3, **settings, **front_end)).eval()
-    with torch.no_grad():  # as after training: inputs are normalised, and outputs differ
+    with torch.no_grad():  # as after training: inputs are normalised, and outputs vary
         model.encoder.init_bn.running_mean.fill_(-30.0)
         model.encoder.init_bn.running_var.fill_(200.0)
         model.outputlayer[1].weight.normal_(std=0.3)
@@ -98,7 +98,7 @@ def make_tagger(folders: Folders) -> MakeTagger:
 
 @pytest.fixture(scope="module")
 def sounds(resources: Path) -> list[Any]:
-    """Of several lengths: recordings, 0.05 s, and 23.4 s of noise that grows."""
+    """Recordings, 0.05 s of noise, and 23.4 s of noise that gets louder."""
     noise = np.random.default_rng(0).normal(size=int(23.4 * RATE)).astype(np.float32)
     noise *= np.linspace(0.001, 0.3, len(noise), dtype=np.float32)
     return [*(resources / f"{name}.flac" for name in ("misc_crow", "perc_snap", "misc_burp")), noise[:800], noise]
@@ -124,9 +124,11 @@ def test_tags_embeddings_and_timelines_of_any_length_are_those_of_torch(
     assert (tagger.engine, tagger.compute_type, reference.engine) == (*ENGINES[engine], "torch")
     tolerance = TOLERANCES[tagger.compute_type]
     expected, found = scores_of(reference, sounds), scores_of(tagger, sounds)
-    assert np.ptp(expected, axis=0).max() > 0.3  # classes that sounds differ in
+    assert np.ptp(expected, axis=0).max() > 0.3  # scores differ between sounds
     np.testing.assert_allclose(found, expected, atol=tolerance, rtol=0)
-    assert (np.abs(found - expected).max() > 1e-4) == (tagger.compute_type == "int8")  # it really is another arithmetic
+    assert (np.abs(found - expected).max() > 1e-4) == (
+        tagger.compute_type == "int8"
+    )  # the arithmetic really is different
     alone = np.concatenate([scores_of(tagger, [sound]) for sound in sounds])
     np.testing.assert_allclose(alone, found, atol=1e-5, rtol=0)
     embeddings = reference.embed(sounds)
@@ -211,7 +213,7 @@ def test_a_tagger_can_be_pickled_and_does_not_change_the_threads_of_torch(
 
 
 def in_a_fork(function: Callable[[], Any]) -> Any:
-    """What a function returns, or raises, in a process that is forked from this one."""
+    """The result or the exception of a function in a forked process."""
     with multiprocessing.get_context("fork").Pool(1, initializer=_remember, initargs=(function,)) as pool:
         return pool.apply_async(_call).get(timeout=PATIENCE_S)
 
@@ -223,7 +225,7 @@ def _remember(function: Callable[[], Any]) -> None:
 
 def _call() -> Any:
     found = _function()
-    gc.collect()  # frees what a fork can free
+    gc.collect()  # runs destructors
     return found
 
 
@@ -252,7 +254,7 @@ def test_openvino_in_a_forked_process_is_refused_with_the_remedy(make_tagger: Ma
     assert in_a_fork(lambda: scores_of(make_tagger("onnx"), sounds[:1])).shape == (1, 13)
 
 
-# What is refused, before anything is loaded
+# Errors before anything is loaded
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Event-based and segment-based figures, and files of strong labels."""
+"""Event-based and segment-based metrics, and files of strong labels."""
 
 import json
 import math

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Scores over time → smoothing, thresholds → events, of recordings and of streams."""
+"""Events from scores over time, of recordings and of streams: smoothing, thresholds, merging."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_smoothing_removes_short_events_and_short_gaps():
     assert spans(found.events(0.5)) == [(1.5, 2.5), (4.5, 6.5), (7.5, 9.5)]
     assert spans(found.events(0.5, smooth_s=3)) == [(4.5, 9.5)]
     assert spans(found.events(0.25, smooth_s=3, smoothing="mean")) == [(0.0, 11.0)]
-    assert found.events(0.5, smooth_s=1) == found.events(0.5)  # no more than a hop
+    assert found.events(0.5, smooth_s=1) == found.events(0.5)  # not longer than a hop
 
 
 @pytest.mark.parametrize(("smooth_s", "hop_s", "windows"), [(0, 1, 1), (1, 1, 1), (2, 1, 3), (3, 1, 3), (0.5, 0.1, 5)])
@@ -95,7 +95,7 @@ def test_a_group_is_one_event_with_the_highest_score():
     assert found.events(labels=["Dog..."], label_map={"Dog...": "hund"}) == [(0.0, 3.5, "hund", np.float32(0.8))]
     assert found.events({"hund": 0.75}, label_map={"Dog...": "hund"}) == [(2.5, 3.5, "hund", np.float32(0.8))]
     assert {event.label for event in found.events({"Dog...": 0.5, "*": 0.65})} == {"Dog...", "Dog", "Howl"}
-    # Without a threshold of its own, a group has the lowest of its classes.
+    # Without a threshold, a group has the lowest one of its classes.
     assert spans(found.events({"Bark": 0.7, "Howl": 0.9, "Speech": 0.1}, labels="Dog...")) == [(1.5, 3.5)]
 
 
@@ -132,7 +132,7 @@ def test_invalid_options_are_refused_in_one_line(options, message):
 
 
 def plain_events(scores, segments, rule):
-    """Events of one class, window by window: a reference for `find_events`."""
+    """Reference implementation of `find_events` for one class, window by window."""
     spans, on = [], False
     for score, (start_s, end_s) in zip(scores, segments, strict=True):
         on = score >= rule.threshold or (on and score >= rule.off_threshold)

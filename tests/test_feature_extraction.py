@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""CedFeatureExtractor turns any waveform into the log-mel spectrogram that torchaudio computes for it alone."""
+"""CedFeatureExtractor computes the same log-mel spectrograms as torchaudio for single clips."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ def mel_of(raw_speech: Any, **options: Any) -> torch.Tensor:
 
 
 def oracle(waveform: Any, extractor: CedFeatureExtractor = EXTRACTOR) -> torch.Tensor:
-    """What torchaudio computes for one clip alone, of shape `(n_mels, frames)`."""
+    """The result of torchaudio for one clip, of shape `(n_mels, frames)`."""
     transform = torchaudio.transforms.MelSpectrogram(
         sample_rate=extractor.sampling_rate,
         n_fft=extractor.n_fft,
@@ -90,7 +90,7 @@ def read_recording(folder: Path, name: str) -> np.ndarray:
 
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_recordings_equal_torchaudio(name: str, resources: Path) -> None:
-    """Within 1e-3 dB; bins far below the peak of their frame, where torchaudio is inexact, are nearer to float64."""
+    """Within 1e-3 dB; bins far below the peak of their frame, where torchaudio is inexact, are closer to float64."""
     waveform = read_recording(resources, name)
     exact, reference = torch.from_numpy(exact_log_mel(waveform)), oracle(waveform)
     is_loud = exact > exact.amax(dim=0) - 60
@@ -187,7 +187,7 @@ def test_other_parameters_equal_torchaudio(options: dict[str, Any], samples: int
     assert_decibels(mel, oracle(padded, extractor))
 
 
-# What is accepted
+# Accepted inputs
 
 
 WAVEFORM = make_noise(16000)
@@ -321,10 +321,10 @@ def test_padding_to_a_length_in_samples() -> None:
     features = extract(WAVEFORM[:8000], padding="max_length", max_length=16000)
     assert features["input_values"].shape == (1, 64, 101)
     assert features["attention_mask"].tolist() == [[1] * 51 + [0] * 50]
-    # Without truncation a longer clip stays whole, and the others are padded to it.
+    # Without truncation a longer clip is not cut, and the others are padded to it.
     features = extract([WAVEFORM, WAVEFORM[:100]], padding="max_length", max_length=8000)
     assert features["attention_mask"].sum(dim=1).tolist() == [101, 16]
-    # The length is one of padding only if padding to it is not ruled out.
+    # Clips are not padded to the length if padding is disabled.
     assert mel_of(WAVEFORM[:8000], padding="longest", max_length=16000).shape == (1, 64, 51)
     assert mel_of(WAVEFORM[:8000], padding=False, max_length=16000).shape == (1, 64, 51)
     # No clip is shorter than one patch.
@@ -454,7 +454,7 @@ def test_the_hubs_preprocessor_config_survives_reading_and_writing(tmp_path: Pat
     assert type(extractor) is CedFeatureExtractor
     clips = [WAVEFORM, WAVEFORM[:8000]]
     features = extractor(clips, sampling_rate=16000)
-    assert set(features) == {"input_values", "attention_mask"}  # for all its `return_attention_mask: false`
+    assert set(features) == {"input_values", "attention_mask"}  # in spite of `return_attention_mask: false`
     assert torch.equal(features["input_values"], mel_of(clips))
     extractor.save_pretrained(tmp_path)
     stored = json.loads((golden / "micro_hub" / "preprocessor_config.json").read_text())
@@ -512,7 +512,11 @@ def test_invalid_clips_are_refused_with_their_index(clip: Any, reason: str, posi
     clips: list[Any] = [WAVEFORM, WAVEFORM[:100]]
     clips.insert(position, clip)
     if position == 0 and (clip is None or (isinstance(clip, list) and not clip)):
-        clips[0], clips[1], position = clips[1], clips[0], 1  # the first tells a list of clips from one clip
+        clips[0], clips[1], position = (
+            clips[1],
+            clips[0],
+            1,
+        )  # the first one distinguishes a list of clips from one clip
     with pytest.raises(ValueError, match=rf"(?s)^Clip {position} .*{reason}"):
         extract(clips)
 
@@ -641,7 +645,7 @@ def test_rows_of_an_array_equal_a_list_and_truncation_equals_slicing(
 def test_trainer_pads_features_stored_by_dataset_map_and_removes_unused_columns(
     has_mask: bool, golden: Path, feature_extractor: CedFeatureExtractor, tmp_path: Path
 ) -> None:
-    """Without a collator or options: as `processing_class` the feature extractor pads clips of mixed lengths."""
+    """As `processing_class`, the feature extractor pads clips of mixed lengths, without a collator or options."""
     generator = np.random.default_rng(0)
     rows = [{"audio": generator.normal(scale=0.1, size=n), "label": n % 2, "name": "x"} for n in (3000, 8001, 5000)]
     stored = datasets.Dataset.from_list(rows).map(

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Taggers with a `CedForAudioFrameClassification`: timelines of its steps of 0.16 s, with every engine."""
+"""Taggers with a `CedForAudioFrameClassification`: timelines of steps of 0.16 s, with every engine."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def noise() -> np.ndarray:
 
 
 def model_steps(model: CedForAudioFrameClassification, samples: np.ndarray) -> np.ndarray:
-    """What the model itself computes for windows of 63 steps, one after another."""
+    """Outputs of the model for consecutive windows of 63 steps."""
     windows = [samples[start : start + 63 * 2560] for start in range(0, len(samples), 63 * 2560)]
     with torch.no_grad():
         outputs = [model(**CedFeatureExtractor()(window, sampling_rate=16000)).logits[0] for window in windows]

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Folders and tables of labelled clips are read as their authors meant them; what is left out is told."""
+"""Folders and tables of labelled clips are read correctly, and clips that are left out are reported."""
 
 import json
 import socket
@@ -28,7 +28,7 @@ Table = Callable[..., Path]
 
 
 def touch(folder: Path, *names: str) -> Path:
-    """A folder with these files, which are empty: nothing here reads audio."""
+    """Makes a folder with these files, which are empty, since no audio is read."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
@@ -45,7 +45,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Table:
-    """Writes a table beside the clips a.wav to e.wav: `table(text, name="clips.csv")`."""
+    """Writes a table next to the clips a.wav to e.wav: `table(text, name="clips.csv")`."""
 
     def write(text: str, name: str = "clips.csv") -> Path:
         touch(tmp_path, *[f"{letter}.wav" for letter in "abcde"])
@@ -60,7 +60,7 @@ def names_of(clips: LabelledClips) -> list[str]:
 
 
 def labels_of(clips: LabelledClips) -> dict[str, dict[str, float]]:
-    """Labels and values of each clip by the name of its file."""
+    """Labels and values by the file name of each clip."""
     return {
         Path(path).name: {label: float(value) for label, value in zip(clips.labels, row, strict=True) if value}
         for path, row in zip(clips.paths, clips.targets, strict=True)
@@ -88,7 +88,7 @@ def test_splits_of_a_folder_are_those_that_datasets_finds(tmp_path: Path) -> Non
     names = ("train/dog/1.wav", "train/cat/2.wav", "valid/dog/3.wav", "test/cat/4.wav", "test/dog/5.wav")
     touch(tmp_path, *names)
     assert find_splits(tmp_path) == ["train", "validation", "test"]
-    # As texts, since datasets needs torchcodec for audio that it is not even to decode.
+    # As texts, since datasets requires torchcodec for audio even without decoding.
     columns = datasets.Features({"audio": datasets.Value("string"), "label": datasets.ClassLabel(names=["cat", "dog"])})
     reference = datasets.load_dataset("audiofolder", data_dir=str(tmp_path), features=columns, streaming=True)
     assert set(find_splits(tmp_path)) == reference.keys()
@@ -337,7 +337,7 @@ def test_the_problem_type_can_be_forced(table: Table) -> None:
         read_labelled(single, problem_type="both")
 
 
-# What is left out
+# Clips that are left out
 
 
 def test_clips_that_cannot_be_used_are_listed_with_the_reason(table: Table, tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_an_invalid_table_is_refused_in_one_line(
     with pytest.raises(ValueError, match=message) as error:
         read_labelled(table(text, name))
     assert name in one_line(error)
-    assert capfd.readouterr().err == ""  # where datasets would log it once more
+    assert capfd.readouterr().err == ""  # not logged again by datasets
 
 
 def test_audio_within_a_table_is_refused(table: Table) -> None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A model folder that cannot be loaded is refused in one line that names the field or tensor, before work starts."""
+"""An invalid model folder is refused before any work, in one line with the field or tensor."""
 
 import json
 import shutil
@@ -185,7 +185,7 @@ def test_every_folder_that_can_be_loaded_passes(folder: Path, tmp_path: Path) ->
     CedForAudioClassification(token).save_pretrained(tmp_path / "token")
     for name in ("shards", "encoder", "token"):
         check_model_folder(tmp_path / name)
-    edit(folder / "config.json", target_length=2024)  # positions are fitted
+    edit(folder / "config.json", target_length=2024)  # positions are resized
     check_model_folder(folder)
 
 
@@ -229,7 +229,7 @@ assert not {{"torch", "transformers"}} & set(sys.modules)
 
 @pytest.fixture
 def unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A Hub that refuses every connection, and an empty cache; each look-up is added to the list."""
+    """No connection to the Hub, and an empty cache; returns a list of attempted look-ups."""
     asked: list[str] = []
     repo_info = huggingface_hub.HfApi.repo_info
 

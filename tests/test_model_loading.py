@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which engine is chosen, what is refused in one line, and models in the layout of the Hub's cache."""
+"""Choice of engines, errors in one line, and models in the layout of the Hub cache."""
 
 import json
 import os
@@ -29,7 +29,7 @@ Install = Callable[..., None]
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Simulates what is installed, and whether there is a CUDA GPU."""
+    """Simulates installed packages, and whether there is a CUDA GPU."""
 
     def simulate(*packages: str, has_gpu: bool = False) -> None:
         def missing(names: tuple[str, ...]) -> list[str]:
@@ -108,7 +108,7 @@ def test_a_missing_package_gives_one_line_with_the_command_to_install_it(install
 
 
 def hub_cache(folder: Path, repository: str = "mispeech/ced-tiny") -> Path:
-    """The cache of a Hub client that has downloaded a model: links to blobs."""
+    """A Hub cache with a downloaded model: links to blobs."""
     cached = folder / f"models--{repository.replace('/', '--')}"
     snapshot = cached / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The ONNX graph that is written from a configuration: it equals the PyTorch model and the golden tensors."""
+"""The ONNX graph written from a configuration gives the outputs of the PyTorch model and the golden tensors."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ CASES = {name: case["frames"] for name, case in json.loads((GOLDEN / "micro_case
 
 
 def save(folder: Path, dtype: torch.dtype = torch.float32, max_shard_size: str = "1GB", **fields: Any) -> Path:
-    """A small model with random weights, whose scores are not all near 0.5."""
+    """A small model with random weights and scores that are not all near 0.5."""
     torch.manual_seed(0)
     config = CedConfig(**{"embed_dim": 48, "num_heads": 3, "depth": 2, "num_labels": 7, "target_length": 332} | fields)
     model = CedForAudioClassification(config)
@@ -67,7 +67,7 @@ def assert_equals_torch(folder: Path, lengths: tuple[int, ...] = LENGTHS, batche
                 logits = reference(torch.from_numpy(mels)).logits
                 pooled = reference.encoder(torch.from_numpy(mels)).pooler_output
             expected = activate(logits, reference.config.problem_type)
-            scale = max(1.0, float(expected.abs().max()))  # of a regression model
+            scale = max(1.0, float(expected.abs().max()))  # for a regression model
             assert probabilities.shape == tuple(expected.shape) and embeddings.shape == tuple(pooled.shape)
             np.testing.assert_allclose(probabilities, expected.numpy(), atol=TOLERANCE * scale, rtol=0)
             np.testing.assert_allclose(embeddings, pooled.numpy(), atol=TOLERANCE * float(pooled.abs().max()), rtol=0)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Systems without the calls of Unix, such as Windows, as far as they can be imitated here."""
+"""Systems without Unix calls, such as Windows, as far as they can be simulated."""
 
 import json
 import os

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders appear whole or not at all, and take the place of nothing that they were not asked to replace."""
+"""Files and folders are written atomically, and existing ones are replaced only on request."""
 
 import errno
 import os

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Classes from a few examples: learned, added to a model, and run by all that runs models."""
+"""Classes from a few examples: learning them, adding them to a model, and using the model."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def fill(folder: Path, make: Callable[[np.random.Generator], np.ndarray], count:
 
 @pytest.fixture
 def sounds(tmp_path: Path) -> Path:
-    """Examples of `hum` and `hiss`, and beside them counter-examples in `other` and a clip of each kind."""
+    """Examples of `hum` and `hiss`, counter-examples in `other`, and one more clip of each kind."""
     fill(tmp_path / "sounds" / "hum", hum, 6)
     fill(tmp_path / "sounds" / "hiss", hiss, 6)
     fill(tmp_path / "other", clicks, 6)
@@ -58,7 +58,7 @@ def sounds(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with the classes hum and hiss beside its own 13."""
+    """A model with the classes hum and hiss in addition to its own 13."""
     base = tmp_path_factory.mktemp("learned")
     fill(base / "sounds" / "hum", hum, 6)
     fill(base / "sounds" / "hiss", hiss, 6)
@@ -189,7 +189,7 @@ def test_learning_requires_no_torch_and_reports_clips_that_are_left_out(sounds):
 
 
 def test_a_long_recording_gives_many_counter_examples(sounds, tmp_path):
-    """One class alone, and its counter-examples in one file: scores are calibrated on parts of it."""
+    """A single class with its counter-examples in one file: scores are calibrated on parts of it."""
     shutil.rmtree(sounds / "hiss")
     rng = np.random.default_rng(5)
     soundfile.write(tmp_path / "long.wav", np.concatenate([hiss(rng), clicks(rng)] * 30), RATE)
@@ -209,7 +209,7 @@ def test_one_example_of_each_class_is_enough(sounds):
 
 
 def spoil(sounds: Path, how: str) -> list[Any]:
-    """Makes the folder unusable; returns further arguments."""
+    """Makes the folder invalid; returns further arguments."""
     if how == "empty":
         (sounds / "quiet").mkdir()
     elif how == "same":

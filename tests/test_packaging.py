@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What is released: the version and the data of the package, and that all automation runs the same commands."""
+"""The release: version and data files of the package, and automation that runs the same commands."""
 
 import re
 import subprocess
@@ -57,7 +57,7 @@ def test_every_extra_is_in_all_and_has_its_packages_among_the_tested_versions():
         "docs",
         "psds",
         "test",
-    }  # psds needs an older pandas
+    }  # psds requires an older pandas
     tested = (ROOT / "tests" / "constraints.txt").read_text(encoding="utf-8").lower().replace("_", "-")
     names = {
         re.split(r"[\[<>=]", each)[0]

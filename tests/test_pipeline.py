@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`pipeline("audio-classification")` of a CED model takes what users have, and gives the scores of AudioTagger."""
+"""`pipeline("audio-classification")` of a CED model accepts all kinds of inputs, with the scores of AudioTagger."""
 
 import io
 import re
@@ -46,7 +46,7 @@ def tagger(micro: str) -> AudioTagger:
 
 @pytest.fixture(scope="module")
 def paths(resources: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Recordings of mixed lengths, rates and channels; one is longer than the model takes at once."""
+    """Recordings of mixed lengths, rates and channels; one is longer than the longest input of the model."""
     long = tmp_path_factory.mktemp("clips") / "long.wav"
     soundfile.write(long, np.random.default_rng(0).normal(scale=0.1, size=(25 * 8000, 2)), 8000)
     return [*(str(resources / f"{name}.flac") for name in RECORDINGS), str(long)]
@@ -161,7 +161,7 @@ CONTAINERS: dict[str, Callable[[list[str]], Any]] = {
         row["sound"] for row in audio_dataset(paths).cast_column("sound", datasets.Audio(decode=False))
     ),
     "pandas": lambda paths: pandas.Series(paths[::-1], index=range(len(paths)))[::-1],
-    "texts": lambda paths: KeyDataset(  # beside a column that would be decoded
+    "texts": lambda paths: KeyDataset(  # with a column that would be decoded
         datasets.Dataset.from_dict({"path": paths, "audio": paths}).cast_column("audio", datasets.Audio()),
         "path",  # type: ignore[arg-type]
     ),
@@ -268,7 +268,9 @@ def test_device_map_adapters_and_models_in_training(
 def test_a_saved_pipeline_loads_with_every_auto_class(pipe: Any, paths: list[str], tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path)
     assert pipeline("audio-classification", model=tmp_path)(paths[3]) == pipe(paths[3])
-    assert not hasattr(AutoConfig.from_pretrained(tmp_path), "custom_pipelines")  # `pipeline` would refuse to continue
+    assert not hasattr(
+        AutoConfig.from_pretrained(tmp_path), "custom_pipelines"
+    )  # `pipeline` would require `trust_remote_code`
     for auto in (AutoFeatureExtractor, AutoProcessor):
         assert type(auto.from_pretrained(tmp_path)) is CedFeatureExtractor
 
@@ -314,7 +316,7 @@ def test_inputs_that_are_not_audio_give_one_line_with_the_accepted_kinds(case: s
 
 
 class Rows(torch.utils.data.Dataset):
-    """A dataset whose second row cannot be taken."""
+    """A dataset with a second row that cannot be loaded."""
 
     def __init__(self, paths: list[str]) -> None:
         self.paths = paths

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""When recordings began, from files written byte by byte as field recorders write them, and from file names."""
+"""Start times of recordings, from files with the exact bytes of field recorders, and from file names."""
 
 import struct
 from datetime import datetime, timedelta
@@ -54,7 +54,7 @@ def wav(path: Path, before: bytes = b"", behind: bytes = b"", stated: int | None
         (bext(b"2024:05:01", b"05-30-00"), b"", "2024-05-01T05:30:00"),
         (bext(b"2024-05-01", b"05:30:00"), info(AUDIOMOTH) + chunk(b"guan", GUANO), "2024-05-01T05:30:00+02:00"),
         (bext(b"2024-05-01", b"05:30:00"), info(AUDIOMOTH), "2023-12-14T19:17:30+02:00"),
-        # What is no time is passed over, to the name in the end.
+        # Invalid times are ignored; the file name comes last.
         (bext(b"2024-13-01", b"05:30:00"), b"", "2021-02-03T04:05:06"),
         (bext(b"\0" * 10, b"\0" * 8), chunk(b"guan", b"Timestamp: yesterday\n"), "2021-02-03T04:05:06"),
         (info(b"Recorded at noon"), chunk(b"guan", b"\xff\xfe"), "2021-02-03T04:05:06"),

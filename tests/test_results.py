@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Results as tables of pandas, and read back from the files of `ced tag`."""
+"""Results as pandas tables, and read back from files of `ced tag`."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Windows: how recordings are cut into them, and how those of many inputs are scored side by side."""
+"""Splitting recordings into windows, and scoring windows of many inputs in parallel."""
 
 import gc
 import math
@@ -26,11 +26,11 @@ from ced_model.scheduling import (
     without_variables,
 )
 
-PATIENCE_S = 60.0  # after which a test that waits for another thread fails; nothing is asserted about time
+PATIENCE_S = 60.0  # timeout for other threads; not an assertion about time
 
 
 def blocks_of(samples: np.ndarray, sizes: list[int]) -> Iterator[np.ndarray]:
-    """`samples` in blocks of `sizes` over and over."""
+    """`samples` in blocks of repeated `sizes`."""
     position = index = 0
     while position < len(samples):
         size = sizes[index % len(sizes)]
@@ -39,7 +39,7 @@ def blocks_of(samples: np.ndarray, sizes: list[int]) -> Iterator[np.ndarray]:
 
 
 def bounds(samples: int, window: int, hop: int, shortest: int, longest: int) -> list[tuple[int, int]]:
-    """Where the windows must be, by going through the starts on the grid of hops."""
+    """The expected bounds of the windows, by a simple loop over the grid of hops."""
     found: list[tuple[int, int]] = []
     for start in range(0, samples, hop):
         left = samples - start
@@ -77,7 +77,7 @@ def test_windows_cover_the_waveform_and_follow_the_rule(layout, sizes):
     assert [cut.position for cut in windows] == list(range(len(windows)))
     covered = np.zeros(samples, int)
     for cut in windows:
-        # The samples themselves, nothing invented.
+        # The samples are unchanged.
         np.testing.assert_array_equal(cut.waveform, waveform[cut.start : cut.start + len(cut.waveform)])
         covered[cut.start : cut.start + len(cut.waveform)] += 1
         assert shortest <= len(cut.waveform) <= longest or samples < shortest
@@ -98,7 +98,7 @@ def test_a_window_is_yielded_with_the_first_possible_block(layout, sizes):
             previous, read = read, read + len(block)
             yield block
 
-    # Whether a tail of less than `shortest` follows is known once that much came after the overlap.
+    # A tail shorter than `shortest` is excluded once that many samples follow the overlap.
     look_ahead = max(0, shortest - (window - hop))
     assert look_ahead <= shortest
     expected = bounds(*layout)
@@ -113,7 +113,7 @@ def test_a_window_is_yielded_with_the_first_possible_block(layout, sizes):
 
 @given(layouts())
 def test_no_window_could_be_yielded_earlier(layout):
-    """One sample less, and there is an end of the waveform for which another window would have been right."""
+    """With one sample less, the waveform could still end such that a different window would be right."""
     _, window, hop, shortest, longest = layout
     needed = window + max(0, shortest - (window - hop))
     ends = [bounds(samples, window, hop, shortest, longest)[0][1] for samples in range(needed, needed + 50)]
@@ -139,7 +139,7 @@ def test_cutting_keeps_no_more_than_a_window_and_a_block():
 
     peak = 0
     for cut in cut_windows(blocks(), 500, 250, 50, 600):
-        assert cut.waveform.base is None  # a view would keep its blocks
+        assert cut.waveform.base is None  # a view would keep its blocks in memory
         peak = max(peak, alive)
     assert peak <= 3
 
@@ -167,7 +167,7 @@ def whole(samples: int) -> int:
 
 
 def mean_and_size(waveforms: list[np.ndarray]) -> np.ndarray:
-    assert len({len(waveform) for waveform in waveforms}) == 1  # nothing may need padding
+    assert len({len(waveform) for waveform in waveforms}) == 1  # without padding
     return np.array([[waveform.mean(), len(waveform)] for waveform in waveforms], np.float32)
 
 
@@ -228,7 +228,7 @@ def test_batches_are_full_while_there_are_enough_windows():
         readers_done.set()
 
     collected(score_windows(inputs(), cut_list, compute, whole, batch_size=8, num_workers=1))
-    # The first is whatever was there when the worker was idle.
+    # The first batch has the windows that were ready when the worker was idle.
     assert sum(sizes) == 32
     assert sizes[1:-1] == [8] * len(sizes[1:-1])
 
@@ -269,7 +269,7 @@ def test_a_slow_model_bounds_the_windows_in_memory():
     )
     assert sum(map(len, windows.values())) == 2006 and len(ends) == 10
     room = (2 * num_workers + 2) * batch_size
-    # Besides, each reader holds one that waits for room (and one in its frame), each worker the batch that it just did.
+    # Also, each reader has one window that waits (and one in its frame), and each worker its last batch.
     assert room // 2 < peak <= room + 2 * NUM_READERS + num_workers * batch_size
     gc.collect()
     assert alive == 0
@@ -288,7 +288,7 @@ def test_a_slow_consumer_bounds_the_windows_in_memory():
     for _ in range(5):
         next(run)
     previous = -1
-    while produced != previous:  # until the readers stand still
+    while produced != previous:  # until the readers wait
         previous = produced
         time.sleep(0.05)
     assert produced < 50

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""AudioTagger: what its tags, timelines, events, streams and embeddings are, and that nothing else changes them."""
+"""AudioTagger: tags, timelines, events, streams and embeddings have the right values, independent of batching."""
 
 import copy
 import io
@@ -40,9 +40,9 @@ from ced_model.messages import OptionError
 RATE = 16000
 RESOURCES = Path(__file__).parent.parent / "resources"
 MICRO = Path(__file__).parent / "golden" / "micro_hub"
-PATIENCE_S = 60.0  # after which a test that waits for another thread fails; nothing is asserted about time
+PATIENCE_S = 60.0  # timeout for other threads; not an assertion about time
 
-# name → recording, seconds of it, sampling rate, channels: all formats, many lengths, from 0.1 s to 25 s
+# name → recording, seconds, sampling rate, channels: all formats, lengths from 0.1 s to 25 s
 CLIPS: dict[str, tuple[str, float, int, int]] = {
     "tabla.wav": ("loop_tabla", 10.67, 44100, 2),
     "tabla_start.flac": ("loop_tabla", 3.21, 48000, 1),
@@ -82,7 +82,7 @@ def noise(seconds: float, seed: int = 0, rate: int = RATE) -> np.ndarray:
 
 
 def probabilities(tagger: AudioTagger, waveform: np.ndarray) -> np.ndarray:
-    """By the feature extractor and the model alone, for up to 10.12 s."""
+    """Probabilities of a clip of up to 10.12 s, by feature extractor and model."""
     inputs = tagger.feature_extractor(waveform, sampling_rate=RATE)
     assert inputs.input_values.shape[-1] <= 1012
     with torch.no_grad():
@@ -90,7 +90,7 @@ def probabilities(tagger: AudioTagger, waveform: np.ndarray) -> np.ndarray:
 
 
 def pieces(samples: int, window: int, hop: int) -> list[tuple[int, int]]:
-    """Windows of a recording: the last as long as it is; below 0.15 s joined to the one before, or filled up by it."""
+    """Windows of a recording; a last one shorter than 0.15 s is joined to the one before, or extended to the left."""
     found = []
     for start in range(0, samples, hop):
         left = samples - start
@@ -114,7 +114,7 @@ def clip_scores(tagger: AudioTagger, waveform: np.ndarray) -> np.ndarray:
 
 
 def all_scores(tagger: AudioTagger, tags: list[Tag]) -> np.ndarray:
-    """The scores of all classes in their order, from as many tags."""
+    """The scores of all classes in order, from tags."""
     assert len(tags) == len(tagger.labels)
     return np.array([tag.score for tag in sorted(tags, key=lambda tag: tag.index)])
 
@@ -549,7 +549,7 @@ def test_the_number_of_results_after_a_slow_input_is_bounded(tagger, monkeypatch
     caller = threading.Thread(target=lambda: results.extend(tagger.tag(inputs())))
     caller.start()
     previous = -1
-    while taken != previous or taken < 10:  # until the readers stand still
+    while taken != previous or taken < 10:  # until the readers wait
         previous = taken
         time.sleep(0.1)
     assert taken < 200
@@ -570,7 +570,7 @@ def test_an_abandoned_generator_ends_its_threads(tagger):
 
 
 def test_other_threads_keep_their_number_of_cpu_threads(tagger):
-    """`torch.set_num_threads` of one thread is what all threads that start later get."""
+    """`torch.set_num_threads` sets the number for all threads that start later."""
 
     def in_a_new_thread() -> int:
         numbers: list[int] = []
@@ -588,7 +588,7 @@ def test_other_threads_keep_their_number_of_cpu_threads(tagger):
             assert (torch.get_num_threads(), in_a_new_thread()) == before
         assert set(workers) == {1}
         workers.clear()
-        other(noise(1))  # a single window is computed by all
+        other(noise(1))  # a single window uses all threads
         list(other.stream([noise(1)]))
         assert workers == [3, 3]
     finally:
@@ -638,7 +638,7 @@ def test_several_taggers_work_in_several_threads(tagger, clips):
         caller.start()
     for caller in callers:
         caller.join(PATIENCE_S)
-    assert failures == ["", "", ""]  # each came to its end
+    assert failures == ["", "", ""]  # each thread finished
     assert torch.get_num_threads() == threads
     wait_until(lambda: not our_threads())
 
@@ -704,7 +704,7 @@ BANDS = {"low": slice(6, 10), "middle": slice(26, 30), "high": slice(44, 47)}  #
 
 
 class BandEngine:
-    """Hears three bands: the score of each is 0.5 where its tone fills half of the window."""
+    """Scores three bands: the score of a band is 0.5 if its tone fills half of the window."""
 
     name, compute_type, device = "bands", "float32", "cpu"
 
@@ -757,7 +757,7 @@ def test_events_are_at_the_times_of_the_sounds(band_tagger, scene, window_s, hop
     events = band_tagger.events(scene, 0.5, window_s=window_s, hop_s=hop_s)
     assert [event.label for event in events] == [label for _, _, label in SCENE]
     for event, (onset, offset, _) in zip(events, SCENE, strict=True):
-        # To half a hop, and a few frames of 10 ms in which the tone is only partly heard.
+        # Within half a hop, and a few frames of 10 ms that only partly contain the tone.
         assert event.onset_s == pytest.approx(onset, abs=hop_s / 2 + 0.04)
         assert event.offset_s == pytest.approx(offset, abs=hop_s / 2 + 0.04)
         assert event.peak > 0.9
@@ -779,7 +779,7 @@ def test_close_events_are_merged_and_short_ones_left_out(band_tagger, scene):
 
     long = band_tagger.events(scene, 0.5, min_duration_s=1.2, **options)
     assert long == [event for event in single if event.onset_s < 14.5 or event.onset_s > 16]
-    # After merging, not before it.
+    # After merging, not before.
     both = band_tagger.events(scene, 0.5, min_duration_s=4, merge_gap_s=1.2, **options)
     assert as_tuples(both) == [(joined.onset_s, joined.offset_s, "middle")]
 
@@ -1031,7 +1031,7 @@ RATES = {"drop_rate": 0.5, "attn_drop_rate": 0.5, "drop_path_rate": 0.5}
 
 
 def training_model() -> CedForAudioClassification:
-    """In training mode, but for one block."""
+    """A model in training mode, except for one block."""
     model = CedForAudioClassification.from_pretrained(MICRO, **RATES).train()
     model.encoder.blocks[1].eval()
     return model

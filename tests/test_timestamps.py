@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Audio in containers (through PyAV) has the times of the recording, and only stated durations count."""
+"""Audio in containers (through PyAV) is aligned with its timestamps; estimated durations are ignored."""
 
 import io
 import logging
@@ -29,7 +29,7 @@ def container(
     tones: tuple[int, ...] = (440,),
     default: int = 0,
 ) -> bytes:
-    """A file of tones, one stream each, whose timestamps are shifted, and of a black picture."""
+    """A file with one stream per tone, with shifted timestamps, and a black video."""
     file = io.BytesIO()
     with av.open(file, "w", format=format) as output:
         if video_s:
@@ -60,7 +60,7 @@ def container(
 
 
 def sounding(waveform: np.ndarray) -> list[tuple[float, float]]:
-    """Seconds of the beginning and end of each sound."""
+    """Start and end of each sound in seconds."""
     peaks = np.array([np.abs(part).max() for part in np.array_split(waveform, len(waveform) // 160)]) > 0.05
     edges = np.flatnonzero(np.diff(np.concatenate([[0], peaks, [0]])))
     return [(start / 100, end / 100) for start, end in zip(edges[::2], edges[1::2], strict=True)]
@@ -140,7 +140,7 @@ def joined(starts: list[float | None], stated_s: float | None = None) -> tuple[n
 
 
 def counted(*ranges: tuple[int, int] | int) -> np.ndarray:
-    """Samples `[start, end)` of the input, or so many zeros."""
+    """Samples `[start, end)` of the input, or a number of zeros."""
     parts = [np.zeros(item) if isinstance(item, int) else np.arange(item[0] + 1, item[1] + 1) for item in ranges]
     return np.concatenate(parts)
 
@@ -159,7 +159,7 @@ def counted(*ranges: tuple[int, int] | int) -> np.ndarray:
         ([0, 0.5, 1.0, 0.5, 1.0, 1.5, 2.0], None, [(0, 1500), (2500, 3500)]),  # two frames repeated
         ([0, 0.5, 5000, 1.5, 2.0], None, [(0, 2500)]),  # one damaged timestamp
         ([0, 0.5, -900, 1.5, 2.0], None, [(0, 2500)]),
-        ([0, 0.5, 1.0, 0, 0.5, 1.0], None, [(0, 3000)]),  # joined end to end
+        ([0, 0.5, 1.0, 0, 0.5, 1.0], None, [(0, 3000)]),  # concatenated
         ([90, 90.5, 91, 20, 20.5], 200, [90000, (0, 2500)]),  # a new clock
         ([0, 0.5, 700.0, 700.5], 701, [(0, 1000), 699000, (1000, 2000)]),
         ([0, 0.5, 700.0, 700.5], 60, [(0, 2000)]),
@@ -190,7 +190,7 @@ def test_the_frame_before_damage_is_yielded():
 
 
 def loud_after_silence(format: str, codec: str) -> bytes:
-    """The bit rate of its beginning makes FFmpeg's estimate of the duration far too long."""
+    """Because of the bit rate at its start, FFmpeg's estimate of the duration is far too long."""
     silence = container(format, codec, seconds=0.5, level=0.0)
     return silence + b"".join([container(format, codec, seconds=5)] * 2)
 

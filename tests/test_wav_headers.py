@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""WAV, AIFF, AU, CAF and W64 files whose headers state a wrong size are read to the end of their audio."""
+"""WAV, AIFF, AU, CAF and W64 files with wrong sizes in their headers are read to the end of their audio."""
 
 import io
 import logging
@@ -18,7 +18,7 @@ from ced_model.training.distillation.chunks import ChunkReader, cut_file
 RATE = 16000
 SAMPLES = np.random.default_rng(0).uniform(-0.5, 0.5, (3 * RATE, 2)).astype(np.float32)
 
-# container → (what precedes the size field, its type, bytes that it counts before the audio)
+# container → (bytes before the size field, its type, bytes before the audio that it includes)
 SIZE_FIELDS = {
     "WAV": (b"data", "<I", 0),
     "WAVEX": (b"data", "<I", 0),
@@ -43,7 +43,7 @@ def encoded(container: str, subtype: str = "PCM_16", samples: np.ndarray = SAMPL
 
 
 def with_size(data: bytes, container: str, size: int) -> bytes:
-    """`data` with a header that states so many bytes of audio."""
+    """`data` with another size of the audio in its header."""
     prefix, type, counted = SIZE_FIELDS[container]
     position = data.index(prefix[:4], 0 if container == "AU" else 8) + len(prefix)
     field = struct.pack(type, size if size < 0 or 2**31 - 1 <= size < 2**32 or size >= 2**62 else size + counted)

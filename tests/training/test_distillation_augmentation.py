@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Consistency is exact: chunk, epoch and seed give the same input to the bit, whoever asks, wherever and whenever."""
+"""Chunk, epoch and seed always give the same input, bit by bit, in every process and order."""
 
 import hashlib
 import multiprocessing
@@ -34,7 +34,7 @@ SEEDS = st.integers(0, 2**31 - 1)
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files that are read from the middle and files that are not, at several rates, of one to three chunks of 1 s."""
+    """Seekable and other files, at several rates, with one to three chunks of 1 s."""
     folder = tmp_path_factory.mktemp("audio")
     generator = np.random.default_rng(0)
     for name, rate, seconds, channels in (
@@ -128,7 +128,7 @@ def test_masks_have_all_widths_and_places() -> None:
     freqs = {(mask.freq_start, mask.freq_stop) for mask in bounds}
     assert times == {(start, start + width) for width in range(4) for start in range(16 - width)}
     assert freqs == {(start, start + width) for width in range(3) for start in range(5 - width)}
-    # One does not tell of the other.
+    # They are independent.
     assert {(mask.time_start, mask.freq_start) for mask in bounds} >= {(a, b) for a in range(13) for b in range(3)}
 
 
@@ -224,11 +224,11 @@ def test_inputs_are_bit_identical_in_another_process_and_with_any_number_of_thre
         expected = make_inputs(audio, chunks)
         torch.set_num_threads(4)
         assert make_inputs(audio, chunks) == expected
-        assert torch.get_num_threads() == 4  # left as it was
+        assert torch.get_num_threads() == 4  # unchanged
     finally:
         torch.set_num_threads(threads)
     assert len(set(expected)) == 2 * len(chunks) == 24
-    # A process that shares nothing with this one: the server that it is forked from has imported torch for itself.
+    # A process independent of this one: it is forked from a server that has imported torch itself.
     with multiprocessing.get_context("forkserver").Pool(1) as pool:
         assert pool.apply(make_inputs, (audio, chunks)) == expected
 
@@ -261,4 +261,4 @@ def test_a_last_piece_of_half_a_chunk_is_kept_and_a_shorter_one_is_left_out(audi
     assert lengths(chunks, "b.flac") == [(0, 16000), (16000, 16000), (32000, 11200)]
     assert lengths(chunks, "c.ogg") == [(0, 16000), (16000, 16000), (32000, 16000)]
     assert lengths(chunks, "d.mp3")[:2] == [(0, 16000), (16000, 16000)]
-    assert lengths(chunks, "e.wav") == [(0, 6400)]  # short, but all there is
+    assert lengths(chunks, "e.wav") == [(0, 6400)]  # short, but the complete file

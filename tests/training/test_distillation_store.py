@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A store holds what was said, in files that others read, and what is wrong with it is told by name."""
+"""A store has the outputs of the teachers, in files that other programs can read, and reports damage."""
 
 import json
 import shutil
@@ -38,12 +38,12 @@ NUM_CHUNKS = 10
 
 
 def said(epoch: int, chunk: int) -> np.ndarray:
-    """What the teachers said, of shape `(classes,)`."""
+    """The outputs of the teachers, of shape `(classes,)`."""
     return np.random.default_rng([epoch, chunk]).random(len(LABELS)) ** 4
 
 
 def make_store(path: Path, *, num_classes: int = 50, shards: int | None = None) -> Path:
-    """A store of three epochs of ten chunks in shards of four; only the first `shards` of them if that is given."""
+    """A store of three epochs of ten chunks in shards of four, or only the first `shards` of these."""
     (path / SHARDS).mkdir(parents=True)
     chunks = [Chunk(f"ä {number}.wav", 160_000 * number, 160_000, 2**32 - 1) for number in range(NUM_CHUNKS)]
     manifest = {
@@ -75,7 +75,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(whole: Path, tmp_path: Path) -> Path:
-    """A copy to be damaged."""
+    """A copy that may be damaged."""
     return Path(shutil.copytree(whole, tmp_path / "store"))
 
 
@@ -83,7 +83,7 @@ def shard_file(store: Path, number: int) -> Path:
     return sorted((store / SHARDS).iterdir())[number]
 
 
-# What is stored
+# Stored values
 
 
 def test_a_store_returns_the_stored_values(whole: Path) -> None:
@@ -156,7 +156,7 @@ def test_probabilities_that_were_not_stored_are_zero() -> None:
     assert restored[1].tolist() == pytest.approx([0.0, 0.9, 0.4, 0.0], abs=1e-3)
 
 
-# What is wrong
+# Damaged and foreign files
 
 
 def flip_a_bit(file: Path) -> None:
@@ -185,7 +185,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "other epoch": rewrite(epoch=[1, 1, 0, 1]),
     "rows missing": lambda file: pq.write_table(pq.read_table(file).slice(1), file),
     "another shard": lambda file: shutil.copy(file.parent / "epoch-000001-chunk-0000000000.parquet", file),
-    # Changed by a program that writes sound Parquet.
+    # Changed by a program that writes valid Parquet.
     "not a number": rewrite(values=[[float("nan")] * 20] * 4),
     "probabilities of 99": rewrite(values=[[99.0] * 20] * 4),
     "negative probabilities": rewrite(values=[[-0.5] * 20] * 4),
@@ -211,7 +211,7 @@ def test_a_corrupt_shard_is_named(store: Path, damage: Callable[[Path], object])
     message = str(caught.value)
     assert message.startswith(f"{file}: corrupt shard: ") and "\n" not in message
     assert message.endswith("Run the same `ced distill teach` command again to rewrite this shard.")
-    with pytest.raises(ValueError, match="corrupt shard"):  # so, too, where it is read
+    with pytest.raises(ValueError, match="corrupt shard"):  # also when it is read
         read_shard(store, Shard(1, 4, 8), read_manifest(store))
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Teaching: what teachers said is stored, whoever they are, however often the work is stopped, by however many."""
+"""Teaching stores the outputs of all kinds of teachers, also after interruptions and with several processes."""
 
 import json
 import os
@@ -58,7 +58,7 @@ REPOSITORY = Path(__file__).parents[2]
 LABELS = {index: f"class {index}" for index in range(13)}
 SHORT = Augmentation(chunk_s=1.0, max_time_mask=19)
 
-# A callable that notes what it is given, and answers with what can be told from it.
+# A callable that records its inputs, and returns values that depend on them.
 CALLABLE = '''
 import time
 import numpy as np
@@ -117,7 +117,7 @@ number = 5
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of all kinds, that can be sought in and not, of one to three chunks of 1 s, and some that are no audio."""
+    """Seekable and other files with one to three chunks of 1 s, and some that are not audio."""
     folder = tmp_path_factory.mktemp("audio")
     (folder / "sub").mkdir()
     generator = np.random.default_rng(0)
@@ -138,7 +138,7 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small CED of 13 classes; with these weights its probabilities are all over the range."""
+    """A small CED of 13 classes, with weights that give probabilities over the complete range."""
     return save_ced(tmp_path_factory.mktemp("teachers") / "ced", seed=0)
 
 
@@ -167,7 +167,7 @@ def save_ced(folder: Path, seed: int, **config: Any) -> Path:
 
 
 def rows(store: Store | Path) -> dict[str, list[Any]]:
-    """All that a store holds, shard by shard, whether it is finished or not."""
+    """All rows of a store by shard, finished or not."""
     path = store.path if isinstance(store, Store) else store
     return {file.name: pq.read_table(file).to_pylist() for file in sorted((path / SHARDS).glob("[!.]*"))}
 
@@ -194,7 +194,7 @@ def test_a_last_piece_of_half_a_chunk_is_kept_and_a_shorter_one_is_left_out(audi
     assert pieces("b.flac") == [(0, 16000), (16000, 16000), (32000, 11200)]
     assert pieces("c.ogg") == [(0, 16000), (16000, 16000), (32000, 16000)]
     assert pieces("d.mp3") == [(0, 16000), (16000, 16000)]
-    assert pieces("sub/e.wav") == [(0, 6400)]  # short, but all there is
+    assert pieces("sub/e.wav") == [(0, 6400)]  # short, but the complete file
 
 
 @pytest.mark.parametrize(("samples", "kept"), [(23999, 1), (24000, 2), (32000, 2), (39999, 2), (40000, 3)])
@@ -209,7 +209,7 @@ def test_chunks_are_the_samples_of_the_file(audio: Path, name: str) -> None:
     for chunk in cut_file(audio, name, 16000):
         waveform = ChunkReader(audio, 16000).read(chunk)
         assert waveform.dtype == np.float32
-        # where it is read from the middle, the resampling filter rounds otherwise
+        # read from the middle, the resampling filter rounds differently
         tolerance = 2e-7 if is_seekable(audio / name) else 0
         assert np.abs(waveform - whole[chunk.start : chunk.start + chunk.num_samples]).max() <= tolerance
 
@@ -244,7 +244,7 @@ def test_changed_audio_is_reported(tmp_path: Path) -> None:
     samples[20_000] ^= 1
     soundfile.write(tmp_path / "a.wav", samples, 16000)
     reader = ChunkReader(tmp_path, 16000)
-    assert len(reader.read(third)) == 8000  # which has not changed
+    assert len(reader.read(third)) == 8000  # unchanged
     with pytest.raises(AudioError, match=r"a\.wav: not the audio of the store \(at 1 s\)"):
         reader.read(second)
     soundfile.write(tmp_path / "a.wav", samples[:30_000], 16000)
@@ -295,7 +295,7 @@ def test_folders_that_cannot_be_listed_are_skipped(audio: Path, monkeypatch: pyt
     assert files.skipped == {"sub": "a folder that cannot be listed: Permission denied"}
 
 
-# What is stored
+# Stored values
 
 
 def test_stored_values_are_the_outputs_of_the_model_for_the_augmented_chunk(taught: Store, teacher: Path) -> None:
@@ -369,7 +369,7 @@ def test_only_the_best_classes_are_stored(taught: Store, audio: Path, teacher: P
         assert np.sort(few)[-3:] == pytest.approx(best, abs=1e-3) and np.count_nonzero(few) == 3
 
 
-# The same whoever does it
+# Reproducibility
 
 
 def test_the_teachers_get_the_students_input_to_the_bit_from_any_worker_in_any_batch(
@@ -413,7 +413,7 @@ def test_results_do_not_depend_on_batches_and_workers(
         restored(store), restored(taught), strict=True
     ):
         assert (seed, chunk) == (other_seed, other_chunk)
-        assert values == pytest.approx(other_values, abs=1e-3)  # sums in another order, then half precision
+        assert values == pytest.approx(other_values, abs=1e-3)  # a different order of sums, then half precision
 
 
 def test_global_random_states_are_not_changed(audio: Path, teacher: Path, tmp_path: Path) -> None:
@@ -497,7 +497,7 @@ def test_another_spectrogram_is_masked_where_the_sound_is(
         region = mask_region(seed, SHORT, 16000)
         if region.stop_s - region.start_s < 0.06 or region.high_hz - region.low_hz < 300:
             continue
-        # A click in the middle of the masked time and a tone in the middle of the masked band are not to be seen.
+        # A click at the centre of the time mask and a tone at the centre of the frequency mask are not visible.
         clicks = np.zeros(16000, np.float32)
         clicks[round((region.start_s + region.stop_s) / 2 * 16000)] = 1
         tone = np.sin(2 * np.pi * (region.low_hz * region.high_hz) ** 0.5 * time).astype(np.float32)
@@ -580,7 +580,7 @@ def test_a_ced_with_another_log_mel_is_masked_by_time_and_frequency(tmp_path: Pa
 
 
 def test_a_callable_gets_the_shifted_waveform(audio: Path, functions: Path, tmp_path: Path) -> None:
-    for number, attribute in enumerate(("Loudness", "loudness")):  # a class is made an object
+    for number, attribute in enumerate(("Loudness", "loudness")):  # a class is instantiated
         store = teach(audio, [f"{functions}:{attribute}"], tmp_path / str(number), epochs=2, augmentation=SHORT)
         assert store.manifest["teachers"][0]["masks"] == "none: shifted only"
         for seed, chunk, probabilities in restored(store):
@@ -655,7 +655,7 @@ def test_models_that_are_not_trained_classifiers_are_refused(teacher: Path, tmp_
         load_teachers([])
 
 
-# Going on
+# Continuing
 
 
 def test_more_epochs_are_added_to_existing_ones(taught: Store, audio: Path, teacher: Path, tmp_path: Path) -> None:
@@ -687,7 +687,7 @@ def test_a_corrupt_shard_is_reported_and_computed_again(
 
 
 class Watcher(TeachingProgress):
-    """Notes how far teaching is."""
+    """Records the progress of teaching."""
 
     def __init__(self) -> None:
         self.planned_inputs = (0, 0)
@@ -741,7 +741,7 @@ def test_changed_audio_and_changed_teachers_are_reported(tmp_path: Path) -> None
     name = str(save_ced(tmp_path / "teacher", seed=0))
     arguments: dict[str, Any] = {"augmentation": SHORT}
     teach(tmp_path / "audio", [name], tmp_path / "store", epochs=1, **arguments)
-    # Both may move, if they stay what they are.
+    # Both may be moved, but not changed.
     os.rename(tmp_path / "audio", tmp_path / "moved")
     os.rename(name, tmp_path / "elsewhere")
     store = teach(tmp_path / "moved", [str(tmp_path / "elsewhere")], tmp_path / "store", epochs=2, **arguments)
@@ -780,7 +780,7 @@ def test_counts_are_integers_of_at_least_one(audio: Path, teacher: Path, tmp_pat
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty clips of a second."""
+    """Forty clips of 1 s."""
     folder = tmp_path_factory.mktemp("many")
     generator = np.random.default_rng(0)
     for number in range(40):
@@ -795,7 +795,7 @@ def undisturbed(many: Path, functions: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def run(*arguments: Any, code: int = 0) -> str:
-    """What `ced distill teach ARGUMENTS…` writes to stderr, in this process."""
+    """Runs `ced distill teach ARGUMENTS…` in this process; returns its stderr."""
     result = CliRunner().invoke(app, ["distill", "teach", *map(str, arguments)])
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
     assert result.exit_code == code, result.stderr
@@ -809,7 +809,7 @@ def free_port() -> str:
 
 
 def start_teaching(arguments: list[Any], errors: Path, processes: int = 1) -> list[BaseProcess]:
-    """The command in one process, or in several that know of each other as `accelerate launch` tells them."""
+    """Runs the command in one process, or in several with the environment of `accelerate launch`."""
     common = {
         "WORLD_SIZE": str(processes),
         "MASTER_ADDR": "localhost",
@@ -825,7 +825,7 @@ def start_teaching(arguments: list[Any], errors: Path, processes: int = 1) -> li
 
 
 def kill_in_the_middle(processes: list[BaseProcess], store: Path, shards: int) -> None:
-    """SIGKILL to all as soon as there are so many shards."""
+    """Sends SIGKILL to all processes as soon as there are this many shards."""
     deadline = time.monotonic() + 60
     while len(list((store / SHARDS).glob("*.parquet"))) < shards:
         assert time.monotonic() < deadline and all(process.is_alive() for process in processes)
@@ -842,7 +842,7 @@ def kill_in_the_middle(processes: list[BaseProcess], store: Path, shards: int) -
 def test_a_killed_run_continues_without_missing_or_duplicate_rows(
     many: Path, functions: Path, undisturbed: dict[str, list[Any]], tmp_path: Path, processes: int
 ) -> None:
-    # The slow teacher says what the other one does, and the store knows it by its file.
+    # The slow teacher has the same outputs; the store identifies it by its file.
     arguments = [many, "--teacher", f"{functions}:Slow", "--epochs", 12, "--output", tmp_path / "store"]
     kill_in_the_middle(start_teaching(arguments, tmp_path / "stderr", processes), tmp_path / "store", 3)
     (tmp_path / "store" / SHARDS / ".half-written.tmp").touch()
@@ -884,14 +884,14 @@ def test_accelerate_launch_divides_the_work(
     done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert rows(tmp_path / "store") == undisturbed
-    assert done.stderr.count("12 epochs of 40 chunks") == 1  # the other process is silent
+    assert done.stderr.count("12 epochs of 40 chunks") == 1  # printed by one process only
 
 
 def test_a_full_disk_gives_one_line_and_the_store_can_be_continued(
     many: Path, functions: Path, undisturbed: dict[str, list[Any]], tmp_path: Path
 ) -> None:
     arguments = [many, "--teacher", f"{functions}:Loudness", "--epochs", 12, "--output", tmp_path / "store"]
-    # The table of chunks and the manifest fit, a shard does not.
+    # There is room for the table of chunks and the manifest, but not for a shard.
     process = start(["distill", "teach", *arguments], stderr=tmp_path / "stderr", max_file_size=3000)
     process.join()
     last = (tmp_path / "stderr").read_text().splitlines()[-1]

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced distill train`: a student learns what its teachers said of exactly what they heard."""
+"""`ced distill train`: a student learns the outputs of its teachers for exactly the same inputs."""
 
 import json
 import multiprocessing
@@ -55,15 +55,15 @@ ROOT = Path(__file__).parents[2]
 LABELS = [f"class {index}" for index in range(7)]
 EPOCHS = 3
 AUGMENTATION = Augmentation(chunk_s=1.0, max_time_mask=20)
-# Dropout draws from the global generator, which must come back in a run that goes on.
+# Dropout draws from the global generator, which must be restored in a resumed run.
 STUDENT = CedConfig(embed_dim=24, depth=1, num_heads=2, target_length=112, drop_rate=0.1)
-# Of the run that is killed and those that must give the same weights: two epochs and a bit.
+# Steps of the killed run and of those with the same weights: more than two epochs.
 SAME = {"batch_size": 8, "max_steps": 9, "save_steps": 3, "held_out": 0.15, "average": 2, "mixup": 0.3}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """On models as small as these, threads wait for each other longer than they compute."""
+    """Models are too small for several threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -72,7 +72,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def lesson(resources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `audio/`, a `teacher/` of 7 classes with random weights, and what it said of it: `store/`."""
+    """A folder with `audio/`, a `teacher/` of 7 classes with random weights, and its outputs in `store/`."""
     folder = tmp_path_factory.mktemp("lesson")
     audio = folder / "audio"
     shutil.copytree(resources, audio, ignore=shutil.ignore_patterns("*.ogg"))
@@ -84,7 +84,7 @@ def lesson(resources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     labels = dict(enumerate(LABELS))
     teacher = CedForAudioClassification(CedConfig(embed_dim=48, depth=1, num_heads=3, id2label=labels))
-    teacher.outputlayer[1].weight.data.mul_(60)  # opinions
+    teacher.outputlayer[1].weight.data.mul_(60)  # more varied outputs
     teacher.save_pretrained(folder / "teacher")
     CedFeatureExtractor().save_pretrained(folder / "teacher")
     teach(audio, [str(folder / "teacher")], folder / "store", epochs=EPOCHS, augmentation=AUGMENTATION, shard_chunks=16)
@@ -102,7 +102,7 @@ def open_rows(store: Store) -> StoredRows:
 
 
 def quick(**changes: Any) -> DistillationArguments:
-    """Arguments for a run of a moment."""
+    """Arguments for a short run."""
     return DistillationArguments(**{"batch_size": 8, "max_steps": 2, "workers": 0, **changes})
 
 
@@ -122,7 +122,7 @@ def assert_same_weights(first: Path, second: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(lesson: Path) -> Path:
-    """The model folder of a student that learned for a while."""
+    """The model folder of a trained student."""
     arguments = DistillationArguments(
         batch_size=8,
         epochs=16,
@@ -204,7 +204,7 @@ def test_the_weights_are_the_mean_of_the_checkpoints_that_are_best_on_held_out_f
 
 
 def record_inputs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, bytes]]:
-    """Inputs of all CED classifiers from now on, each clip's frames as bytes, and whether it was in training."""
+    """Records the inputs of all CED classifiers: the frames of each clip as bytes, and whether in training mode."""
     recorded: list[tuple[bool, bytes]] = []
     forward = CedForAudioClassification.forward
 
@@ -220,7 +220,7 @@ def record_inputs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, bytes]]:
 
 @pytest.fixture(scope="module")
 def heard(lesson: Path) -> dict[int, set[bytes]]:
-    """What the teacher heard in each epoch, when it taught."""
+    """The inputs of the teacher in each epoch."""
     with pytest.MonkeyPatch.context() as patch:
         recorded = record_inputs(patch)
         again = lesson / "again"
@@ -236,12 +236,12 @@ def test_the_student_gets_bit_for_bit_the_inputs_of_its_teacher(
 ) -> None:
     recorded = record_inputs(monkeypatch)
     epoch_of_clip = {clip: epoch for epoch, clips in heard.items() for clip in clips}
-    assert len(epoch_of_clip) == sum(map(len, heard.values()))  # every input is another one
+    assert len(epoch_of_clip) == sum(map(len, heard.values()))  # all inputs differ
     distill(lesson / "store", STUDENT, tmp_path / "student", quick(epochs=EPOCHS + 1, max_steps=None, workers=workers))
     per_epoch = len(split_by_file(open_store(lesson / "store"), 0.05).training)
     training = [clip for is_training, clip in recorded if is_training]
     assert len(training) == (EPOCHS + 1) * per_epoch
-    for epoch in range(EPOCHS + 1):  # beyond those of the store they begin again
+    for epoch in range(EPOCHS + 1):  # after those of the store, they repeat
         clips = training[epoch * per_epoch : (epoch + 1) * per_epoch]
         assert len(set(clips)) == per_epoch and {epoch_of_clip[clip] for clip in clips} == {epoch % EPOCHS}
     held_out = [clip for is_training, clip in recorded if not is_training]
@@ -275,7 +275,7 @@ def test_targets_are_the_outputs_of_the_teacher_for_the_input(lesson: Path) -> N
 
 @pytest.fixture(scope="module")
 def undisturbed(lesson: Path) -> Path:
-    """A run to the end in one go, with one worker."""
+    """A run without interruption, with one worker."""
     distill(lesson / "store", STUDENT, lesson / "undisturbed", DistillationArguments(workers=1, **SAME))
     return lesson / "undisturbed"
 
@@ -289,7 +289,7 @@ def test_results_do_not_depend_on_the_number_of_workers(
 
 
 def _die_while_saving(lesson: str, output: str) -> None:
-    """A run that is killed when its third checkpoint, of step 9, is half written."""
+    """A run that is killed while its third checkpoint (step 9) is being written."""
     save = Trainer._save_rng_state
 
     def dying(self: Trainer, output_dir: str) -> None:
@@ -357,7 +357,7 @@ def test_the_learning_rate_rises_and_falls_to_a_tenth_and_only_matrices_decay(le
             decay.update({name: of[id(parameter)] for name, parameter in kwargs["model"].named_parameters()})
             self.args = args
 
-    # With bf16 and accumulation, since fields of TrainingArguments go to the Trainer as they are.
+    # With bf16 and accumulation, as examples of fields of TrainingArguments.
     watch = Watch()
     training = {"warmup_steps": 3, "bf16": True, "gradient_accumulation_steps": 2}
     arguments = quick(max_steps=8, batch_size=4, held_out=0.0, training=training)
@@ -452,7 +452,7 @@ def test_mixup_adds_powers_and_targets_and_depends_only_on_the_key(lesson: Path)
     mixing[0, 3]
     assert all(torch.equal(tensor, mixing[1, 4][name]) for name, tensor in first.items())
     assert not torch.equal(first["labels"], mixing[2, 4]["labels"])
-    # Of all pairs one explains both, the targets and the powers, with the same weight of at least a half.
+    # Exactly one pair explains both the targets and the powers, with the same weight of at least 0.5.
     own = plain[1, 4]
     fits = 0
     for number in range(len(plain)):
@@ -539,7 +539,7 @@ def test_agreement_equals_scikit_learn_and_torch() -> None:
     prior = nn.functional.binary_cross_entropy(constants, probabilities)
     assert agreement["prior_bce"] == pytest.approx(prior.item())
     assert agreement["top1"] == pytest.approx(2 / 3)
-    assert agreement["mAP"] == pytest.approx(1.0)  # both classes that are a tag somewhere are ranked right
+    assert agreement["mAP"] == pytest.approx(1.0)  # both classes that are tags are ranked correctly
     assert "mAP" not in measure_agreement(logits, torch.full((3, 3), 0.1))
 
 
@@ -547,7 +547,7 @@ def test_agreement_equals_scikit_learn_and_torch() -> None:
 
 
 def make_store(labels: list[str] = LABELS, **augmentation: Any) -> Store:
-    """A store as far as a student has to fit it."""
+    """A store with the fields that a student has to fit."""
     front_end = {"sampling_rate": 16000, "feature_size": 64, "n_fft": 512, "win_size": 512, "hop_size": 160}
     front_end |= {"center": True, "f_min": 0, "f_max": 8000.0}
     settings = {"labels": labels, "front_end": front_end, "augmentation": Augmentation(**augmentation).to_dict()}
@@ -708,7 +708,7 @@ def test_an_unknown_reporting_integration_is_refused(lesson: Path, tmp_path: Pat
 
 
 def refusals(lesson: Path) -> dict[str, tuple[Callable[[Path], object], dict[str, Any], str]]:
-    """What is done to a store, how the student is trained, and what is said."""
+    """Changes of a store, options of the training, and the error message."""
 
     def shard(store: Path) -> Path:
         return sorted((store / "shards").iterdir())[1]
@@ -837,7 +837,7 @@ def test_after_a_full_disk_a_run_can_be_continued(lesson: Path, tmp_path: Path) 
     (tmp_path / "config.json").write_text(json.dumps(settings))
     arguments = ["distill", "train", lesson / "store", "-s", tmp_path / "config.json", "-o", tmp_path / "student"]
     arguments += ["--max-steps", "2", "--batch-size", "8", "--workers", "0"]
-    for limit in (30_000, 100_000):  # bytes; the weights, or only the optimiser's state, are more
+    for limit in (30_000, 100_000):  # bytes; too small for the weights, or only for the optimiser's state
         process = cli_process.start([*arguments, "--resume"], stderr=tmp_path / "stderr", max_file_size=limit)
         process.join()
         last = (tmp_path / "stderr").read_text().splitlines()[-1]

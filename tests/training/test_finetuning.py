@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What fine-tuning promises: it learns, trains only what it is told to, and can be killed at any time."""
+"""Fine-tuning: it learns, trains only the selected parts, and can be interrupted at any time."""
 
 import csv
 import json
@@ -41,13 +41,13 @@ from ced_model.training.shared_trainer import EpochSampler
 
 CLASSES = ["clicks", "noise", "tone"]
 IN_PROCESS = {"dataloader_num_workers": 0, "disable_tqdm": True, "report_to": "none"}
-# Enough for these three classes, in few steps.
+# Enough for these three classes.
 FAST = FinetuningOptions(epochs=8, batch_size=8, learning_rate=4e-3, validation_share=0.2, device="cpu")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Micro models are faster on one thread, and their sums do not depend on the machine."""
+    """Micro models are faster with one thread, and the results do not depend on the machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -73,7 +73,9 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         for index in range(10):
             rate = (16000, 22050, 8000)[index % 3]
-            samples = int(rate * (0.1 if index == 0 else generator.uniform(0.2, 1.2)))  # the first: under one patch
+            samples = int(
+                rate * (0.1 if index == 0 else generator.uniform(0.2, 1.2))
+            )  # the first one is shorter than a patch
             path = folder / name / f"{index}.{('wav', 'flac', 'ogg')[index % 3]}"
             soundfile.write(path, make_sound(name, samples, rate, generator), rate)
     return folder
@@ -137,7 +139,7 @@ def test_the_card_has_base_model_data_classes_training_and_results(finetuned: Fi
 def test_the_held_out_clips_can_be_evaluated_again(finetuned: Finetuned) -> None:
     assert finetuned.held_out is not None and finetuned.evaluation is not None
     again = evaluate(finetuned.folder, finetuned.held_out)
-    # In other batches than then, sums end differently in their last bit.
+    # With other batches, sums differ in their last bit.
     np.testing.assert_allclose(again.scores, finetuned.evaluation.scores, atol=1e-6, rtol=0)
     assert again.metrics.summary() == pytest.approx(finetuned.evaluation.metrics.summary(), abs=1e-6)
     assert again.metrics.num_clips == finetuned.evaluation.metrics.num_clips
@@ -169,11 +171,11 @@ def test_it_learns_clips_with_several_classes(base: Path, tmp_path: Path) -> Non
     assert AudioTagger(done.folder).problem_type == "multi_label_classification"
 
 
-# What is trained
+# Trained parts
 
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
-    """The tensors that are not the same to the bit, without the number of the last layer of the head."""
+    """The names of the tensors that have changed, without the index of the last layer of the head."""
     return {
         name for name in before if before[name].shape != after[name].shape or not torch.equal(before[name], after[name])
     }
@@ -188,7 +190,7 @@ def test_frozen_weights_do_not_change(train: str, sounds: Path, base: Path, tmp_
     if train == "last:1":
         expected |= {name for name in before if name.startswith(("encoder.blocks.2.", "encoder.norm."))}
     elif train == "all":
-        # The last positions in time are beyond these short clips; the table has changed for the others.
+        # These short clips do not use the last time positions; the others have changed.
         expected |= {name for name in before if name.startswith("encoder.") and ".init_bn." not in name}
     assert changed(before, after) == expected
     assert done.num_trained == sum(after[name].numel() for name in expected)
@@ -384,7 +386,7 @@ def test_the_best_epoch_has_the_best_accuracy_and_then_the_best_brier_score() ->
 
 @pytest.fixture(scope="session")
 def long_clips(tmp_path_factory: pytest.TempPathFactory) -> LabelledClips:
-    """Six clips of 1 to 2 s at 16 kHz in which each sample is another one, of three classes."""
+    """Six clips of three classes, 1 to 2 s at 16 kHz, in which all samples differ."""
     folder = tmp_path_factory.mktemp("long")
     generator = np.random.default_rng(0)
     paths = [str(folder / f"{index}.wav") for index in range(6)]
@@ -476,7 +478,7 @@ def test_mixed_labels_are_in_the_proportion_of_the_waveforms(long_clips: Labelle
     dataset, plain = make_dataset(long_clips, seed=3, mixup=1.0), make_dataset(long_clips, seed=3)
     waveform, labels = dataset[0]["waveform"], dataset[0]["labels"]
     assert labels.sum() == pytest.approx(1) and labels.dtype == torch.float32
-    # What is left after taking away the clip's own part is all of one other clip.
+    # The rest after subtracting the clip's part is exactly one other clip.
     if labels[0] < 1:
         rest = (waveform - float(labels[0]) * plain[0]["waveform"]) / (1 - float(labels[0]))
         others = [read_audio(path) for path in long_clips.paths[1:]]
@@ -539,7 +541,7 @@ def test_unreadable_clips_are_left_out_and_damaged_ones_used_up_to_the_damage(
     assert caplog.text.count("cut.wav: truncated") == 1
 
     dataset = ClipDataset(readable, lengths, 16000, 8000, seed=0)
-    for epoch in range(20):  # some of them cut where nothing is left
+    for epoch in range(20):  # some of them are cropped after the damage
         assert 0 < len(dataset[epoch, 0]["waveform"]) <= 8000
 
     with pytest.raises(ValueError, match="None of the 1 clips can be read"):
@@ -582,7 +584,7 @@ def test_clips_for_validation_can_be_given_or_left_out(sounds: Path, base: Path,
 
 
 def bad_data(case: str, sounds: Path, tmp_path: Path) -> dict[str, Any]:
-    """Arguments of `finetune` that are wrong in one way."""
+    """Arguments of `finetune` with one error."""
     clips = read_labelled(sounds)
     one_each = [clips.paths.index(str(sounds / name / "1.flac")) for name in CLASSES]
     rows = [(Path(clips.paths[index]), CLASSES[number]) for number, index in enumerate(one_each)]
@@ -633,7 +635,7 @@ def test_invalid_input_gives_one_line_and_writes_nothing(
     case: str, message: str, sounds: Path, base: Path, tmp_path: Path
 ) -> None:
     if case == "no device" and torch.cuda.is_available():
-        message = ""  # there is nothing wrong with it then; the others are tested all the same
+        message = ""  # valid in this case; the others are tested
         return
     arguments = {"data": sounds, "output_dir": tmp_path / "out", "model": base, "options": FAST}
     with pytest.raises(ValueError) as caught:
@@ -681,11 +683,11 @@ def test_diverging_training_is_an_error(sounds: Path, base: Path, tmp_path: Path
         finetune(sounds, tmp_path / "out", model=base, options=options, training_arguments=IN_PROCESS)
 
 
-# Going on, and writing
+# Resuming and writing
 
 
 class Interrupt(TrainerCallback):
-    """Ends a run after a number of steps: by Ctrl-C, or the whole process without any warning."""
+    """Ends a run after a number of steps, by Ctrl-C or by killing the process."""
 
     def __init__(self, step: int, kill: bool = False) -> None:
         self.step = step
@@ -706,7 +708,7 @@ def run_until_killed(data: Path, output: Path, kwargs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("lora", [None, 2])
 def test_a_resumed_run_equals_an_undisturbed_one(lora: int | None, sounds: Path, base: Path, tmp_path: Path) -> None:
     options = replace(FAST, epochs=3, mixup=0.3, masks=True, crop_s=0.5, lora=lora)
-    # Saved within the epochs, and dropout draws from the global generator.
+    # Saved within epochs, and with dropout, which draws from the global generator.
     arguments = IN_PROCESS | {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 2, "eval_steps": 2}
     model = tmp_path / "model"
     CedForAudioClassification.from_pretrained(base, drop_rate=0.1).save_pretrained(model)
@@ -725,7 +727,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(lora: int | None, sounds: Path,
         with pytest.raises(KeyboardInterrupt):
             finetune(sounds, tmp_path / "cut", callbacks=[Interrupt(5)], **kwargs)
     assert not (tmp_path / "cut").exists()
-    # As a kill within the writing of the next one leaves it.
+    # As if killed while writing the next one.
     shutil.copytree(tmp_path / "cut.training" / "checkpoint-4", tmp_path / "cut.training" / "checkpoint-6")
     (tmp_path / "cut.training" / "checkpoint-6" / "trainer_state.json").unlink()
 
@@ -748,7 +750,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(lora: int | None, sounds: Path,
 def test_a_run_that_was_killed_while_writing_the_model_can_be_resumed(
     lora: int | None, sounds: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It ends early, in the third epoch, since nothing is better than the first.
+    # It stops early, in the third epoch, since no epoch is better than the first.
     options = replace(FAST, epochs=20, patience=2, learning_rate=1e-9, lora=lora)
     kwargs: dict[str, Any] = {"model": base, "options": options, "training_arguments": IN_PROCESS}
     monkeypatch.setattr("ced_model.training.finetuning.trainer._selection", lambda metrics: 0.5)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning on strong labels: from a table and its audio to a model that scores steps."""
+"""Fine-tuning on strong labels: from a table and audio to a model that scores steps."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +58,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(labels: Path, golden: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder that `ced finetune --events` made, and what it printed."""
+    """A folder made by `ced finetune --events`, and the command's output."""
     folder = tmp_path_factory.mktemp("models") / "model"
     options = ["--epochs", "12", "--batch-size", "4", "--learning-rate", "0.01", "--validation-share", "0.2"]
     quick = ["--device", "cpu", "--threads", "1", "--set", "dataloader_num_workers=0", "--set", "report_to=none"]

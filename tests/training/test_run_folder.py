@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a training run: what is resumed, what is refused, and that one run uses it at a time."""
+"""The folder of a training run can be resumed and is used by only one run at a time."""
 
 import json
 import os
@@ -24,7 +24,7 @@ sys.stdin.read()
 
 
 def make_checkpoint(folder: Path, step: int) -> Path:
-    """A checkpoint as far as it can be checked."""
+    """A checkpoint with the files that are checked."""
     checkpoint = folder / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True)
     save_file({"weight": torch.arange(100.0)}, checkpoint / "model.safetensors")
