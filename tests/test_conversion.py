@@ -334,7 +334,7 @@ def test_an_encoder_of_a_published_shape_has_no_published_results() -> None:
         encoder = CedModel(config)
     card = create_model_card(encoder, model_id="user/mae", source="`a.pt`.")
     assert "48.1" not in str(card) and card.data.base_model is None
-    with pytest.raises(ValueError, match="no classification metric"):
+    with pytest.raises(ValueError, match="not possible for an encoder"):
         create_model_card(encoder, model_id="user/mae", source="x", eval_results=published_eval_results(config))
 
 

@@ -265,7 +265,10 @@ def test_openvino_in_a_forked_process_is_refused_with_the_remedy(make_tagger: Ma
             {"engine": "torch", "compute_type": "int8"},
             "expected .* with the engine torch; int8 requires onnx or openvino",
         ),
-        ({"engine": "onnx", "compute_type": "float16"}, "expected float32 or int8 with the engine onnx; torch can do"),
+        (
+            {"engine": "onnx", "compute_type": "float16"},
+            "expected float32 or int8 with the engine onnx; float16 requires torch",
+        ),
         ({"compute_type": "int4"}, "`compute_type='int4'`: expected float32, int8, bfloat16, float16"),
         ({"engine": "onnx", "device": "cuda:1"}, "`device='cuda:1'`: expected cpu for the engine onnx"),
     ],
@@ -383,7 +386,7 @@ def test_float32_writes_no_files_and_int8_works_without_a_cache(
         make_tagger(engine)(sounds[0])
     assert not caplog.messages
     assert len(make_tagger("onnx-int8")(sounds[0])) == 5
-    assert "the int8 version is not kept: " in caplog.messages[1] and "HF_ASSETS_CACHE" in caplog.messages[1]
+    assert "the int8 version cannot be cached: " in caplog.messages[1] and "HF_ASSETS_CACHE" in caplog.messages[1]
 
 
 def test_processes_may_make_the_same_int8_version_at_the_same_time(

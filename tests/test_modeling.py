@@ -616,7 +616,7 @@ def fresh_compiler() -> Any:
     torch.compiler.reset()
 
 
-# Clips whose last chunk happens to be filled exactly are another graph without `pad_last`, and not among these.
+# There are no clips with a complete last chunk, which would be another graph without `pad_last`.
 SHORT, LONG = (40, 50, 33), (170, 235, 360)
 
 

@@ -280,7 +280,11 @@ def test_without_scikit_learn_the_error_has_the_install_command(sounds, monkeypa
 
 def test_models_to_which_no_classes_can_be_added_are_refused(sounds, micro_model):
     for field, value, expected in (
-        ("problem_type", "single_label_classification", "this one is for single_label_classification"),
+        (
+            "problem_type",
+            "single_label_classification",
+            "to this single_label_classification model no classes can be added",
+        ),
         ("pooling", "dm", "this one has dm"),
     ):
         micro_model.config.problem_type, micro_model.config.pooling = "multi_label_classification", "mean"

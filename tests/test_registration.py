@@ -58,8 +58,7 @@ OWN = [
 ]
 EVERY = [*COMMON, *(f"{CED}; {other}" for other in OTHERS), *(f"{other}; {CED}" for other in OTHERS), *OWN]
 
-# Each order runs in a fork, in which transformers is not imported yet. Torch is, since it takes seconds: no order of
-# importing it matters.
+# Each order runs in a fork, in which torch is imported already, since it takes seconds, but transformers is not.
 RUN_ORDERS = """
 import json, os, sys, traceback
 import torch

@@ -230,7 +230,7 @@ def test_numpy_strings_are_paths(tagger, clips):
     assert [result.tags for result in tagger.tag(paths)] == expected
     np.testing.assert_array_equal(tagger.embed(paths[0]), tagger.embed(str(clips[0])))
     for single in (paths[0], bytearray(b"RIFF"), memoryview(b"RIFF"), io.BytesIO(b"RIFF")):
-        with pytest.raises(ValueError, match="into a list"):
+        with pytest.raises(ValueError, match="expected a list of inputs; for a single one"):
             next(tagger.tag(single))
 
 
@@ -1133,7 +1133,7 @@ def test_a_single_input_in_place_of_a_list_is_refused(tagger):
     ):
         with pytest.raises(ValueError, match=r"expected a list of inputs"):
             next(tagger.tag(single))
-        with pytest.raises(ValueError, match=r"into a list"):
+        with pytest.raises(ValueError, match=r"expected a list of inputs; for a single one"):
             next(tagger.timelines(single))
 
 

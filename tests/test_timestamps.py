@@ -126,7 +126,7 @@ def test_the_default_of_several_audio_streams_is_read_with_a_warning(default: in
     assert spectrum.argmax() == (440, 1000)[default]
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage() == f"<bytes>: has 2 audio streams: number {default + 1} is read"
+    assert record.getMessage() == f"<bytes>: has 2 audio streams; only number {default + 1} is read"
 
 
 # Timestamps alone: frames of 0.5 s at 1 kHz whose samples count up

@@ -73,7 +73,7 @@ def test_chunks_and_epochs_have_different_seeds() -> None:
 
 @pytest.mark.parametrize("numbers", [(2**63, 0, 0), (0, "1", 0), (0, 0.5, 0)])
 def test_a_seed_of_other_types_is_refused(numbers: Any) -> None:
-    with pytest.raises(ValueError, match="whole numbers of up to 64 bits"):
+    with pytest.raises(ValueError, match="integers of up to 64 bits"):
         sample_seed(*numbers)
 
 

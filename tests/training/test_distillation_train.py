@@ -61,15 +61,6 @@ STUDENT = CedConfig(embed_dim=24, depth=1, num_heads=2, target_length=112, drop_
 SAME = {"batch_size": 8, "max_steps": 9, "save_steps": 3, "held_out": 0.15, "average": 2, "mixup": 0.3}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models are too small for several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def lesson(resources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `audio/`, a `teacher/` of 7 classes with random weights, and its outputs in `store/`."""
@@ -682,7 +673,10 @@ def test_students_that_do_not_fit_are_refused_with_the_difference(golden: Path, 
         ({"learning_rate": float("nan")}, "`learning_rate=nan`: expected a number above 0"),
         ({"held_out": 1.0}, "`held_out=1.0`: expected a share"),
         ({"mixup": -1.0}, "`mixup=-1.0`: expected a number from 0"),
-        ({"training": {"learning_rate": 1}}, "TrainingArguments.learning_rate cannot be set; use the option"),
+        (
+            {"training": {"learning_rate": 1}},
+            "TrainingArguments.learning_rate cannot be set; use the distillation option",
+        ),
         ({"training": {"num_train_epochs": 1}}, "TrainingArguments.num_train_epochs cannot be set"),
         ({"training": {"fsdp": "full_shard"}}, "TrainingArguments.fsdp cannot be set"),
         ({"training": {"push_to_hub": True}}, "TrainingArguments.push_to_hub cannot be set"),
@@ -817,7 +811,10 @@ def test_the_command_trains_and_shows_the_progress(lesson: Path, tmp_path: Path)
         ("-s tiny -o x --set bf16", "--set bf16: expected NAME=VALUE"),
         ("-s tiny -o x --learning-rate -1", "ced: --learning-rate -1: expected a number above 0"),
         ("-s tiny -o x --held-out 2", "ced: --held-out 2: expected a share"),
-        ("-s tiny -o x --set learning_rate=1", "TrainingArguments.learning_rate cannot be set; use the option"),
+        (
+            "-s tiny -o x --set learning_rate=1",
+            "TrainingArguments.learning_rate cannot be set; use the distillation option",
+        ),
         ("-s tiny -o x --set push_to_hub=1", "TrainingArguments.push_to_hub cannot be set"),
         ("-s tiny -o x --set adam_beta3=1", "TrainingArguments has no such field: did you mean"),
         ("-s tiny -o x --set adam_beta1=high", "--set adam_beta1=high: invalid float value"),

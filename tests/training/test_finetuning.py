@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,15 +42,6 @@ CLASSES = ["clicks", "noise", "tone"]
 IN_PROCESS = {"dataloader_num_workers": 0, "disable_tqdm": True, "report_to": "none"}
 # Enough for these three classes.
 FAST = FinetuningOptions(epochs=8, batch_size=8, learning_rate=4e-3, validation_share=0.2, device="cpu")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Micro models are faster with one thread, and the results do not depend on the machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_sound(name: str, samples: int, rate: int, generator: np.random.Generator) -> np.ndarray:

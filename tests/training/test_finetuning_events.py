@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tuning on strong labels: from a table and audio to a model that scores steps."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,6 @@ from ced_model.training.finetuning.events import EventDataset
 RATE = 16000
 STEP = 2560
 QUICK: dict[str, Any] = {"dataloader_num_workers": 0, "report_to": "none"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
