@@ -570,7 +570,7 @@ def test_invalid_options_of_a_call_are_refused(options: dict[str, Any], reason: 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"padding_side": "left"}, "`padding_side='left'` is not possible"),
+        ({"padding_side": "left"}, "`padding_side='left'` must be"),
         ({"hop_size": 0}, "`hop_size` must be a whole number from 1"),
         ({"feature_size": 0}, "`feature_size` must be a whole number from 1 to 1,024"),
         ({"sampling_rate": 0}, "`sampling_rate` must be a whole number from 1,000"),

@@ -97,7 +97,7 @@ PREPROCESSOR_FIELDS = [
     ({"f_min": 9000}, "`f_min` (9000 Hz) must be below `f_max` (8000 Hz)"),
     ({"center": False}, "`center` is False in preprocessor_config.json, but True in config.json."),
     ({"padding_value": float("nan")}, "`padding_value` must be a number"),
-    ({"padding_side": "left"}, "`padding_side='left'` is not possible"),
+    ({"padding_side": "left"}, "`padding_side='left'` must be"),
 ]
 
 
