@@ -148,7 +148,7 @@ async def measure_load(port: int, process: int, arguments: argparse.Namespace) -
     wall_s = time.perf_counter() - start
     for task in slow:
         task.cancel()
-    print(f"\n{arguments.requests} requests of {arguments.clients} clients beside {arguments.slow} slow ones:")
+    print(f"\n{arguments.requests} requests of {arguments.clients} clients and {arguments.slow} slow ones:")
     print(f"{arguments.requests / wall_s:.0f} requests/s; statuses {dict(statuses)}; answers 200: {shown(seconds)}")
     print(f"slow clients ended with {dict(ends)}")
     print("\n| requests | memory of the server (MB) |\n| --- | --- |")

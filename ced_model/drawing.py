@@ -33,7 +33,7 @@ class Layout(NamedTuple):
     dpi: int
     label_length: int  # of the names of classes, in characters
     max_times: int  # at which the time axis has labels
-    is_roomy: bool  # for the colour bars beside the pictures and all frequencies, or only the scores' bar below
+    is_roomy: bool  # with colour bars on the right and all frequencies, or only a bar for scores below
 
 
 WIDE = Layout(13, 2.6, 130, 44, 12, True)

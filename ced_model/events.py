@@ -32,9 +32,7 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """
-    How events of one class or group are found. Attributes are the arguments of [`Timeline.events`] for `choice`.
-    """
+    """How events of one class or group are found; the attributes are arguments of [`Timeline.events`]."""
 
     choice: ClassChoice
     threshold: float = THRESHOLD

@@ -194,7 +194,7 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             truncation (`bool`, *optional*, defaults to `False`):
                 Whether to cut clips to their first `max_length` samples.
             pad_to_multiple_of (`int`, *optional*):
-                Number of frames to a multiple of which clips are padded.
+                Pads clips further, to a multiple of this number of frames.
             return_attention_mask (`bool`, *optional*):
                 Whether to return the `attention_mask`, by default if a clip was padded.
             return_tensors (`str` or [`~utils.TensorType`], *optional*, defaults to `"pt"`):

@@ -283,7 +283,7 @@ def resize_positions(table: np.ndarray, positions: int) -> np.ndarray:
 
 
 def write_tokens(g: GraphBuilder, patches: str, settings: ModelSettings) -> str:
-    """(B, D, bands, t) → tokens (B, N, D) in frequency-major order, behind the class token if there is one."""
+    """(B, D, bands, t) → tokens (B, N, D) in frequency-major order, after the class token if there is one."""
     tokens = g.node("Transpose", g.node("Reshape", patches, g.constant([0, 0, -1])), perm=[0, 2, 1])
     if settings.pooling != "token":
         return tokens

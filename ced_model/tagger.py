@@ -294,7 +294,7 @@ class AudioTagger:
         Scores of many recordings over time. Yields results in order, each with a [`Timeline`] or an `error`.
 
         The windows cover the recording to its end. The last one may be shorter, but not shorter than one patch
-        (0.15 s): such a rest is joined to the window before it, or extended to the left.
+        (0.15 s): a shorter remainder is joined to the window before it, or extended to the left.
 
         A `CedForAudioFrameClassification` scores steps of one patch (0.16 s), which are the windows of its timelines.
 

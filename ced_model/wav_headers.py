@@ -236,7 +236,7 @@ def _actual_size(file: BinaryIO, layout: Layout | None, start: int, stated: int,
 
 
 def _metadata(file: BinaryIO, layout: Layout | None, position: int, end: int) -> list[bytes] | None:
-    """Identifiers of the chunks from `position` to the end of the file; None if something else is there."""
+    """Identifiers of the chunks from `position` to the end of the file; None if there is other data."""
     if layout is not None:
         for first in (position + -position % layout.align, position):  # some programs leave out the padding
             if (names := _walk(file, layout, first, end)) is not None:
