@@ -735,7 +735,7 @@ def test_the_card_of_a_fine_tuned_model_has_its_classes_results_and_base_model()
     for claim in ("mAP", "48.1", "two million"):
         assert claim not in card.text
     silent = create_model_card(config, model_id="user/pets-tiny", source="Fine-tuned.")
-    assert silent.data.eval_results is None and "No figures have been measured" in silent.text
+    assert silent.data.eval_results is None and "These weights have not been evaluated" in silent.text
     assert silent.data.to_dict().get("datasets") is None
 
 

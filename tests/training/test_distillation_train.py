@@ -366,7 +366,7 @@ def test_without_held_out_files_the_last_checkpoints_are_averaged(lesson: Path, 
     arguments = quick(held_out=0.0, max_steps=3, save_steps=1, average=2)
     done = distill(lesson / "store", STUDENT, tmp_path / "student", arguments)
     assert done.averaged == (3, 2) and done.metrics == {}
-    assert "No figures have been measured" in (tmp_path / "student" / "README.md").read_text(encoding="utf-8")
+    assert "These weights have not been evaluated" in (tmp_path / "student" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_trainer_does_not_change_the_given_model(lesson: Path, tmp_path: Path) -> None:
