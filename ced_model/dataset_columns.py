@@ -52,7 +52,7 @@ def audio_column(inputs: Any) -> Any:
         if not columns:
             return inputs
         if len(columns) > 1:
-            wanted = f"a dataset with one audio column, not {', '.join(columns)}; use select_columns(name)"
+            wanted = f"a dataset with one audio column, not {', '.join(columns)}: use select_columns(name)"
             raise OptionError("inputs", type(inputs).__name__, wanted)
         dataset, key = inputs, columns[0]
     else:
