@@ -289,7 +289,9 @@ def test_an_older_transformers_is_refused_before_other_errors(
     CedForAudioClassification.from_pretrained(golden / "micro_hub").save_pretrained(tmp_path)
     CedFeatureExtractor.from_pretrained(golden / "micro_hub").save_pretrained(tmp_path)
     monkeypatch.setattr(importlib.metadata, "version", lambda package: "5.22.2")
-    expected = r'^CED requires transformers 5\.23 or newer, found 5\.22\.2: pip install --upgrade "transformers>=5\.23"$'
+    expected = (
+        r'^CED requires transformers 5\.23 or newer, found 5\.22\.2: pip install --upgrade "transformers>=5\.23"$'
+    )
     for name in [module for module in sys.modules if module.partition(".")[0] == "ced_model"]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImportError, match=expected):

@@ -71,7 +71,11 @@ def test_auto_is_torch_on_a_cuda_gpu_and_else_the_fastest_installed(install, pac
     [
         ({"engine": "tensorrt"}, "engine", "`engine='tensorrt'`: expected auto, onnx, openvino, torch"),
         ({"compute_type": "int4"}, "compute_type", "`compute_type='int4'`: expected float32, int8, bfloat16, float16"),
-        ({"engine": "onnx", "compute_type": "float16"}, "compute_type", "float32 or int8 with the engine onnx; float16 requires torch"),
+        (
+            {"engine": "onnx", "compute_type": "float16"},
+            "compute_type",
+            "float32 or int8 with the engine onnx; float16 requires torch",
+        ),
         ({"engine": "onnx", "device": "cuda"}, "device", "`device='cuda'`: expected cpu for the engine onnx"),
         ({"num_threads": 0}, "num_threads", "a whole number from 1"),
         ({"batch_size": 2.5}, "batch_size", "a whole number from 1"),

@@ -715,7 +715,7 @@ def refusals(lesson: Path) -> dict[str, tuple[Callable[[Path], object], dict[str
             "unfinished: .* shards exist. .*distill teach.* to complete it",
         ),
         "corrupt": (lambda store: os.truncate(shard(store), 300), {}, "epoch-000000-chunk-0000000016.parquet: corrupt"),
-        "no audio": (lambda store: None, {"audio": lesson / "gone"}, "is not at .*gone: give the folder .* `audio`"),
+        "no audio": (lambda store: None, {"audio": lesson / "gone"}, "is not at .*gone: give its folder as `audio`"),
         "other audio": (
             lambda store: None,
             {"audio": lesson / "teacher"},
