@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced convert`: an original CED checkpoint, or a CED repository of the Hugging Face Hub → a model folder."""
+"""The same as `ced convert`: converts an original CED checkpoint or a CED repository on the Hub to a model folder."""
 
 import sys
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Time and peak memory of whole processes, beside `import torch` in the same rounds.
+"""Time and peak memory of processes from start to end, compared with `import torch` in the same rounds.
 
     python benchmarks/cold_start.py [--rounds 9]
 
@@ -49,14 +49,14 @@ def measure(command: list[str], environment: dict[str, str]) -> tuple[float, flo
 
 
 def cache_random_model(name: str, dtype: str, cache: Path) -> str:
-    """Saves a model as the Hub's client keeps downloads, links to blobs; returns its id."""
+    """Saves a model in the layout of the Hub cache (links to blobs); returns its id."""
     model_id = f"random/{name}-{dtype}"
     folder = cache / f"models--{model_id.replace('/', '--')}"
     snapshot = folder / "snapshots" / COMMIT
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text(COMMIT)
     snapshot.mkdir(parents=True)
-    # In a process of its own: the peak memory of a child is at least what its parent had when it began.
+    # In a separate process: the peak memory of a child is at least the memory of its parent at its start.
     code = f"from tagging import save_random_model; save_random_model({name!r}, {str(folder / 'blobs')!r}, {dtype!r})"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, check=True)
     for path in (folder / "blobs").iterdir():

@@ -1,8 +1,8 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `benchmarks/runtimes.py` compares. Each contender is built in a process of its own and maps waveforms to scores.
+"""The contenders of `benchmarks/runtimes.py`: functions from waveforms to scores, each used in a separate process.
 
-    python benchmarks/contenders.py CONTENDER MODEL_FOLDER        # tags one clip: how long a fresh process takes
+    python benchmarks/contenders.py CONTENDER MODEL_FOLDER        # tags one clip in a fresh process
 
 Waveforms are float32 arrays (samples,) at 16 kHz of up to 10 s.
 """
@@ -62,7 +62,7 @@ def ast(folder: str) -> Tag:
 
 
 def yamnet(folder: str) -> Tag:
-    """3.7 M parameters in 8 bits, run by ONNX Runtime; its front end is in numpy."""
+    """3.7 M parameters in 8 bits with ONNX Runtime; front end in NumPy."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "ced_nano"))
     from yamnet import YamNet
 

@@ -4,9 +4,9 @@
 
     python benchmarks/demo_memory.py [--uploads 500] [--model ced-tiny|FOLDER]
 
-Each upload is another recording of 1 to 12 s, sent as a browser does, with a new visitor every 5 uploads; every 25th
-file is broken. The server is `ced demo` in a process of its own. By default the model has random weights in the shapes
-of ced-tiny.
+Each upload is a different recording of 1 to 12 s, sent like a browser does, with a new visitor every 5 uploads; every
+25th file is broken. The server is `ced demo` in a separate process. By default the model has random weights in the
+shape of ced-tiny.
 """
 
 import argparse
@@ -29,7 +29,7 @@ BROKEN_EVERY = 25
 
 
 class Visitor:
-    """Sends what a browser sends when a file is chosen: the file, then the two events of the page."""
+    """Sends the requests of a browser after a file is selected: the file, then the two events of the page."""
 
     def __init__(self, url: str, name: str) -> None:
         self.http = httpx.Client(base_url=url, timeout=600)
@@ -42,7 +42,7 @@ class Visitor:
         self.settings = [values[number] for number in self.shown["inputs"][1:]]
 
     def upload(self, path: Path) -> list[Any]:
-        """The parts of the page that come back."""
+        """Returns the updated parts of the page."""
         with path.open("rb") as file:
             (stored,) = self.http.post("gradio_api/upload", files={"files": (path.name, file)}).json()
         content = {"path": stored, "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
@@ -62,7 +62,7 @@ class Visitor:
 
 
 def make_upload(folder: Path, number: int) -> Path:
-    """A piece of a recording with noise of its own, so that no two uploads are the same, or a broken file."""
+    """A part of a recording with different noise for each upload, or a broken file."""
     rng = np.random.default_rng(number)
     path = folder / f"{number:04d}.wav"
     if is_broken(number):
@@ -79,7 +79,7 @@ def is_broken(number: int) -> bool:
 
 
 def resident_mb(pid: int) -> float:
-    """Memory of a process, in millions of bytes."""
+    """Memory of a process in MB (10⁶ bytes)."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024 / 1e6
 

@@ -1,14 +1,14 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Event F1 before and after fine-tuning on strong labels, on scenes made of clips of ESC-10.
+"""Event F1 before and after fine-tuning on strong labels, with scenes made from clips of ESC-10.
 
     python benchmarks/event_training.py ESC10 [--model ced-nano] [--scenes 80] [--epochs 15]
 
-ESC10 has a folder of clips for each class (`001 - Dog bark`, …), whose names begin with the number of their fold. Five
-classes of short sounds are placed into scenes of 10 s with faint noise, one to four events each; the labels are the
-times at which they are within 30 dB of their peak. Training scenes have clips of fold 1, test scenes clips of fold 2.
-Before, events are those of windows of 1 s every 0.2 s; after, those of steps of 0.16 s. Both end below half of the
-threshold, and those no further apart than 0.3 s are merged.
+ESC10 is a folder with one subfolder of clips per class (`001 - Dog bark`, …); names of clips begin with the number of
+their fold. Five classes of short sounds are placed in scenes of 10 s with faint noise, one to four events each; labels
+are the times at which they are within 30 dB of their peak. Training scenes use clips of fold 1, test scenes clips of
+fold 2. Before fine-tuning, events are found in windows of 1 s every 0.2 s; after it, in steps of 0.16 s. In both cases
+events end below half of the threshold, and are merged over gaps of up to 0.3 s.
 """
 
 import argparse
@@ -39,12 +39,12 @@ MAX_EVENT_S = 2.5
 
 
 def cut_event(path: Path) -> np.ndarray:
-    """The loudest stretch of a clip: around its peak, as long as 20 ms are within 30 dB of the loudest 20 ms."""
+    """The part of a clip around its peak in which the level of 20 ms is within 30 dB of the maximum."""
     samples, _ = load_audio(path)
     frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
     level = np.sqrt((frames**2).mean(axis=1))
     active = level > level.max() * 10 ** (-30 / 20)
-    # Gaps of up to 0.2 s are a part of the sound.
+    # Gaps of up to 0.2 s belong to the sound.
     gaps = np.flatnonzero(np.diff(np.flatnonzero(active)) > 10)
     places = np.split(np.flatnonzero(active), gaps + 1)
     loudest = int(level.argmax())
@@ -54,7 +54,7 @@ def cut_event(path: Path) -> np.ndarray:
 
 
 def make_scenes(sounds: dict[str, list[np.ndarray]], folder: Path, number: int, seed: int) -> Path:
-    """Writes scenes and their labels; returns the table."""
+    """Writes scenes and a table of their labels; returns the path of the table."""
     random = np.random.default_rng(seed)
     folder.mkdir()
     lines = ["filename\tonset\toffset\tevent_label"]
@@ -88,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("esc10", type=Path)
     parser.add_argument("--model", default="ced-nano")
-    parser.add_argument("--scenes", type=int, default=80, help="for training; half as many are for the test")
+    parser.add_argument("--scenes", type=int, default=80, help="training scenes; there are half as many test scenes")
     parser.add_argument("--epochs", type=float, default=15)
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))

@@ -1,13 +1,13 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How good own classes from few examples are: `ced learn` beside the vote of nearest neighbours and `ced finetune`.
+"""Accuracy of classes learned from few examples: `ced learn` compared with nearest neighbours and `ced finetune`.
 
     pip install ".[learn,train]"
     python benchmarks/few_shot.py ESC10 [--model mispeech/ced-tiny] [--finetune]
 
-ESC10 is a folder with a folder for each class, whose clips have names that begin with their fold, as those of ESC-10
-and ESC-50 do (K. J. Piczak, ACM Multimedia 2015): clips of one recording are in one fold. Examples are drawn from one
-fold, the clips of another fold are tagged, in both directions and several times; figures are the means.
+ESC10 is a folder with one subfolder per class; names of clips begin with their fold, as in ESC-10 and ESC-50 (K. J.
+Piczak, ACM Multimedia 2015), where clips of the same recording are in the same fold. Examples are drawn from one fold
+and clips of another fold are tagged, in both directions and several times; figures are means.
 """
 
 import argparse
@@ -38,19 +38,19 @@ AUDIOSET = {
     "rooster": "Chicken, rooster",
     "fire": "Crackle",
 }
-Clips = tuple[np.ndarray, np.ndarray]  # embeddings (clips, width) and classes (clips,), -1 for none of them
+Clips = tuple[np.ndarray, np.ndarray]  # embeddings (clips, width) and class indices (clips,), -1 for no class
 Scores = Callable[[AudioTagger, Clips, np.ndarray, int], np.ndarray]
 
 
 def regression(tagger: AudioTagger, examples: Clips, embeddings: np.ndarray, classes: int) -> np.ndarray:
-    """Scores `(clips, classes)` as `ced learn` makes them."""
+    """Scores `(clips, classes)` of `ced learn`."""
     targets = examples[1][:, None] == np.arange(classes)
     fitted = fit_classes(head_features(tagger._folder, examples[0]), targets, np.arange(len(targets)))
     return 1 / (1 + np.exp(-(head_features(tagger._folder, embeddings) @ fitted.weight.T + fitted.bias)))
 
 
 def neighbours(k: int) -> Scores:
-    """The share of the k nearest examples by cosine that are of a class, weighted by the cosine."""
+    """Share of each class among the k nearest examples by cosine similarity, weighted by the similarity."""
 
     def scores(tagger: AudioTagger, examples: Clips, embeddings: np.ndarray, classes: int) -> np.ndarray:
         known, asked = (_unit(head_features(tagger._folder, part)) for part in (examples[0], embeddings))
@@ -68,7 +68,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def figures(scores: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
-    """Of clips that all have a class."""
+    """Metrics for clips that all have a class."""
     targets = wanted[:, None] == np.arange(scores.shape[1])
     active = scores >= 0.5
     return {
@@ -111,7 +111,7 @@ def compare(tagger: AudioTagger, clips: Clips, folds: np.ndarray, repeats: int) 
 
 
 def short_windows(tagger: AudioTagger, paths: list[Path], clips: Clips, folds: np.ndarray) -> None:
-    """Classes learned from whole clips, scored in windows of 2 s: a clip has the highest score of its windows."""
+    """Classes learned from complete clips, scored in windows of 2 s; the score of a clip is its maximum."""
     embeddings, classes = clips
     windows = [result.embeddings for result in tagger.embeddings(list(map(str, paths)), window_s=2.0, hop_s=1.0)]
     number = len(np.unique(classes))
@@ -125,7 +125,7 @@ def short_windows(tagger: AudioTagger, paths: list[Path], clips: Clips, folds: n
 
 
 def false_alarms(tagger: AudioTagger, clips: Clips, folds: np.ndarray, repeats: int) -> None:
-    """Four classes are learned, three are counter-examples, and three more are unknown sounds."""
+    """Learns four classes, with three more as counter-examples and three as unknown sounds."""
     embeddings, classes = clips
     print_row("counter-examples", "own classes found at 0.5", "unknown sounds at 0.5 for any class")
     print_row(*["---"] * 3)
@@ -145,7 +145,7 @@ def false_alarms(tagger: AudioTagger, clips: Clips, folds: np.ndarray, repeats: 
 
 
 def link_examples(folder: Path, paths: list[Path], chosen: np.ndarray, names: dict[str, str] | None = None) -> Path:
-    """A folder with a folder of links for each class, under its own name or the one that `names` has for it."""
+    """Makes a folder with one subfolder of links per class, with its name or the one in `names`."""
     for index in chosen:
         name = paths[index].parent.name
         place = folder / (name if names is None else names[name])
@@ -155,7 +155,7 @@ def link_examples(folder: Path, paths: list[Path], chosen: np.ndarray, names: di
 
 
 def audioset_name(folder: str) -> str:
-    """The AudioSet class for a class of ESC-10, or nothing."""
+    """The AudioSet class for a class of ESC-10, or an empty text."""
     return next((own for word, own in AUDIOSET.items() if word in folder.lower()), "")
 
 
@@ -169,7 +169,7 @@ def time_learning(model: str | None, paths: list[Path], classes: np.ndarray, cou
 
 
 def compare_finetuning(model: str | None, paths: list[Path], clips: Clips, folds: np.ndarray, count: int) -> None:
-    """A new head, one that starts from AudioSet's rows, and the encoder trained as well."""
+    """Compares a new head, a head that starts from the rows of AudioSet, and training of the encoder."""
     from ced_model.training.finetuning import FinetuningOptions, finetune
 
     classes = clips[1]
@@ -208,7 +208,7 @@ def compare_finetuning(model: str | None, paths: list[Path], clips: Clips, folds
 
 
 def compare_with_model(tagger: AudioTagger, paths: list[Path], names: list[str], classes: np.ndarray) -> None:
-    """The classes that an AudioSet model has by itself for the sounds of ESC-10."""
+    """Compares with the AudioSet classes that correspond to the classes of ESC-10."""
     mine = [audioset_name(name) for name in names]
     if not set(mine) <= set(tagger.labels):
         return

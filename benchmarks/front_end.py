@@ -1,11 +1,11 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Log-mel of one clip: `log_mel` in NumPy beside `CedFeatureExtractor` and torchaudio objects rebuilt at every call.
+"""Log-mel of one clip: `log_mel` in NumPy, `CedFeatureExtractor`, and torchaudio objects created at each call.
 
     python benchmarks/front_end.py [--seconds 10] [--rounds 30]
 
-The three take turns, 20 calls each, within one process; the medians over all rounds and the median of the ratios of the
-rounds are printed.
+The three take turns, with 20 calls each, in one process. Prints the medians over all rounds, and the median of the
+ratios of the rounds.
 """
 
 import argparse

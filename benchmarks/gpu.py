@@ -1,14 +1,14 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The four published shapes on a GPU, with random weights: clips a second, memory, and what whole files wait for.
+"""Clips per second and memory of the four published shapes on a GPU, with random weights, and times of file tagging.
 
     python benchmarks/gpu.py [--device cuda] [--sizes tiny mini small base] [--minutes 4]
     python benchmarks/gpu.py --device cpu --sizes tiny --batch-sizes 1 4 --files 40    # a rehearsal
 
 Three tables: the model alone (clips of 10 s, and a padded batch of mixed lengths) by compute type, attention and batch
-size; the front end on CPU and device; files to tags, with decoding and the front end by themselves. A figure is the
-median of the rounds. What does not fit into the memory of the device is shown as such, and once the minutes are over
-the tables end early.
+size; the front end on CPU and device; files to tags, with separate times of decoding and the front end. Figures are
+medians over the rounds. Batches that do not fit into the device memory are shown as such. After `--minutes`, the tables
+end early.
 """
 
 import argparse
@@ -33,7 +33,7 @@ ATTENTIONS = ("sdpa", "eager", "compiled sdpa")
 
 
 class Clock:
-    """Times calls on a device; refuses new ones once the minutes are over."""
+    """Times calls on a device, until the minutes are over."""
 
     def __init__(self, device: str, rounds: int, minutes: float) -> None:
         self.device, self.rounds, self.end = torch.device(device), rounds, time.monotonic() + 60 * minutes
@@ -70,7 +70,7 @@ def print_head(*cells: str) -> None:
 
 @contextlib.contextmanager
 def peak_memory(device: torch.device) -> Iterator[Callable[[], str]]:
-    """Memory that PyTorch allocated on the device at most within the context."""
+    """Peak memory that PyTorch allocated on the device within the context."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0, help="after which no new measurement begins")
     options = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error("PyTorch sees no CUDA GPU; --device cpu rehearses the benchmark without one")
+        parser.error("PyTorch finds no CUDA GPU; try the benchmark without one with --device cpu")
     clock = Clock(options.device, options.rounds, options.minutes)
     card = torch.cuda.get_device_name(clock.device) if clock.device.type == "cuda" else "no GPU"
     print(f"{card}; {describe_machine()}")

@@ -1,12 +1,11 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What fine hops cost: a timeline of windows of 2 s, and the front end alone with and without shared frames.
+"""Cost of short hops: a timeline of windows of 2 s, and the front end alone with and without shared frames.
 
     python benchmarks/hops.py [--model ced-nano] [--seconds 60] [--rounds 3]
 
-The recording is `resources/loop_tabla.flac`, repeated. A row is a hop; times are medians over the rounds, in CPU
-seconds per minute of audio. The last column is the largest difference between scores of windows with shared frames and
-of the same windows one by one.
+The recording is `resources/loop_tabla.flac`, repeated. Each row is one hop; times are medians over the rounds, in CPU
+seconds per minute of audio. The last column is the largest difference of scores with and without shared frames.
 """
 
 import argparse
@@ -28,7 +27,7 @@ RECORDING = Path(__file__).parent.parent / "resources" / "loop_tabla.flac"
 RATE = 16000
 WINDOW_S = 2.0
 HOPS_S = (2.0, 1.0, 0.5, 0.2, 0.1)
-CHECKED = 20  # windows that are computed one by one
+CHECKED = 20  # number of windows that are computed one by one
 
 
 def cpu_s(function: Callable[[], object], rounds: int) -> float:

@@ -1,12 +1,12 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How far 8-bit integers move the logits of random weights in the shape of a published model.
+"""Error of logits by int8 quantization, for random weights in the shape of a published model.
 
     pip install ".[openvino]"
     python benchmarks/int8_drift.py [--size tiny]
 
-Random weights say nothing of sounds, so there is no accuracy to lose: that is measured on ced-nano, by
-`examples/ced_nano/quantized.py`. The clips are the beginnings of the recordings in `resources/`.
+Accuracy cannot be measured with random weights; `examples/ced_nano/quantized.py` measures it for ced-nano. The clips
+are the beginnings of the recordings in `resources/`.
 """
 
 import argparse
@@ -25,7 +25,7 @@ LENGTHS_S = (0.5, 2.0, 5.0, 10.0)
 
 
 def logits(tagger: AudioTagger, clips: list[np.ndarray]) -> np.ndarray:
-    """Float64 of shape `(clips, classes)`, in the order of the classes."""
+    """Logits, float64 of shape `(clips, classes)`."""
     rows = [sorted(tags, key=lambda tag: tag.index) for tags in tagger(clips, threshold=0.0)]
     probabilities = np.array([[tag.score for tag in tags] for tags in rows])
     return np.log(probabilities / (1 - probabilities))

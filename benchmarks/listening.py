@@ -1,11 +1,11 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What one live stream costs: CPU time and memory of `ced listen` for a stereo MP3 stream at 44.1 kHz.
+"""CPU time and memory of `ced listen` for a stereo MP3 stream at 44.1 kHz.
 
     python benchmarks/listening.py [--model ced-nano] [--seconds 60]
 
-The stream comes from a small HTTP server at the speed of its time. Each row is a process with other options; the CPU
-time of its start is taken off. Needs the extra `[live]`.
+The stream is sent by a small HTTP server in real time. Each row is a process with different options; CPU time does not
+include its start. Requires the extra `[live]`.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What figures were measured on, and the peak memory of a process."""
+"""Description of the machine, and the peak memory of a process."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ def describe_machine(packages: tuple[str, ...] = ("torch", "onnxruntime", "openv
 
 
 def peak_memory_mb() -> float:
-    """Peak memory of this process. On Linux `ru_maxrss` is at least what the parent had, so it is read elsewhere."""
+    """Peak memory of this process. Not from `ru_maxrss`, which on Linux is at least the memory of the parent."""
     try:
         match = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     except OSError:

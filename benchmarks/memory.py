@@ -1,11 +1,11 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Peak memory of tagging long recordings: a 10-hour file beside a 10-minute one.
+"""Peak memory for long recordings: a 10-hour file compared with a 10-minute one.
 
     python benchmarks/memory.py [--hours 10] [--folder FOLDER]
 
-Each length is tagged, and gone through with a timeline of 2 s windows every second, in processes of their own. The
-model has random weights in the shapes of ced-tiny.
+For each length, tags and a timeline of 2 s windows every second are computed in separate processes. The model has
+random weights in the shape of ced-tiny.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def measure(path: str, model_dir: str, job: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=10.0)
-    parser.add_argument("--folder", type=Path, help="where the recordings are made; kept and used again")
+    parser.add_argument("--folder", type=Path, help="folder for the recordings, which are kept and used again")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:

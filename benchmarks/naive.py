@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""CED in PyTorch as one writes it first: eager attention, and torchaudio objects built at each call."""
+"""A naive port of CED to PyTorch: eager attention, and torchaudio objects created at each call."""
 
 from collections.abc import Sequence
 
@@ -68,7 +68,7 @@ class Encoder(nn.Module):
 
 
 class NaiveCed(nn.Module):
-    """The same names and numbers as `CedForAudioClassification`, with mean pooling, for clips of up to 10.12 s."""
+    """The same names and outputs as `CedForAudioClassification`, with mean pooling, for clips of up to 10.12 s."""
 
     def __init__(self, model: CedForAudioClassification) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class NaiveCed(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
-        """Probabilities of waveforms (samples,) at 16 kHz; shorter ones are filled up with zeros, which count."""
+        """Probabilities of waveforms (samples,) at 16 kHz; shorter ones are zero-padded, without a mask."""
         samples = max(map(len, waveforms))
         padded = torch.from_numpy(np.stack([np.pad(w, (0, samples - len(w))) for w in waveforms]))
         mel = torchaudio.transforms.MelSpectrogram(16000, 512, 512, 160, 0.0, 8000.0, n_mels=64)(padded)

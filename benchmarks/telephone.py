@@ -1,13 +1,13 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What recordings at 8 kHz and telephone lines cost: labelled clips tagged as they are and with less bandwidth.
+"""Accuracy on 8 kHz and telephone audio: labelled clips tagged with full and with reduced bandwidth.
 
     pip install ".[train]"
     python benchmarks/telephone.py ESC10 [--model mispeech/ced-tiny]
 
-ESC10 is a folder with a folder of clips for each of the ten classes, as ESC-10 has them (K. J. Piczak, ACM Multimedia
-2015). "8 kHz" resamples a clip, so that nothing above 4 kHz is left; "telephone" also passes 300 to 3400 Hz only and
-codes the clip as G.711 µ-law. Scores are those of AudioSet's own classes; nothing is trained.
+ESC10 is a folder with one subfolder of clips per class of ESC-10 (K. J. Piczak, ACM Multimedia 2015). "8 kHz" resamples
+a clip, which removes frequencies above 4 kHz; "telephone" also limits it to 300 to 3400 Hz and encodes it as G.711
+µ-law. Scores are those of the corresponding AudioSet classes, without training.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def wanted(folder: str) -> str | None:
-    """The class of AudioSet that a folder stands for."""
+    """The AudioSet class for a folder."""
     return next((label for word, label in AUDIOSET.items() if word in folder.lower()), None)
 
 

@@ -3,8 +3,8 @@
 """
 CED audio taggers.
 
-Names are imported when they are first used: tagging needs neither torch nor transformers. CED joins the Auto classes
-and pipelines of transformers as soon as these are imported, before or after this package.
+Names are imported on first use, so tagging needs neither torch nor transformers. Importing this package registers CED
+with the Auto classes and pipelines of transformers; transformers may be imported before or after it.
 """
 
 from typing import TYPE_CHECKING

@@ -3,9 +3,9 @@
 """Audio files, bytes and arrays → blocks of mono float32 at the model's sampling rate, in bounded memory.
 
 libsndfile decodes most formats (wav, flac, ogg, opus, mp3, aiff, …). PyAV decodes the others if the extra `[av]` is
-installed (m4a, mp4, webm, …). Damage is always reported: if the decoder fails midway, the audio before that point is
-delivered and then an `AudioError` is raised with its length; if the header states another length than the file has,
-the audio in the file is delivered and a one-line warning is logged.
+installed (m4a, mp4, webm, …). Damage is always reported. If decoding fails midway, the audio before that point is
+yielded, then an `AudioError` with its length is raised. If the length in the header is wrong, the audio in the file is
+yielded and a one-line warning is logged.
 """
 
 import logging
@@ -63,8 +63,8 @@ AUDIO_EXTENSIONS = frozenset(
 SAMPLING_RATE = 16000
 
 MIX, LOUDEST = "mix", "loudest"
-CANCELLED = 0.01  # energy of the mix relative to that of the channels: unrelated channels keep 1 / their number
-CANCELLED_SHARE, CANCELLED_S = 0.1, 10.0  # of the audible time, from which it is worth a warning
+CANCELLED = 0.01  # energy of the mix relative to the channels; n unrelated channels have 1 / n
+CANCELLED_SHARE, CANCELLED_S = 0.1, 10.0  # share and length of the audible time from which to warn
 SILENCE = 1e-8  # mean square up to which a chunk is silent, -80 dB
 
 
@@ -76,38 +76,39 @@ def read_blocks(
     array_sampling_rate: int | None = None,
     channel: str | int = MIX,
 ) -> Iterator[np.ndarray]:
-    """Read any audio as consecutive blocks, in memory that does not grow with its length.
+    """Reads any audio as consecutive blocks, in bounded memory.
 
-    The blocks joined are the same samples whatever `block_s`, and as many as `soxr.resample` makes of the whole.
+    The samples do not depend on `block_s`; their number is that of `soxr.resample` on the complete audio.
 
     Args:
         source: One of
             - a path (`str` or `os.PathLike`, also NumPy's strings; URLs are never fetched);
-            - the content of a file as `bytes` or any other buffer of bytes, or a binary file object: read from its
-              start, or from where it stands if it cannot seek (then through a temporary file);
+            - the content of a file as `bytes` or another buffer of bytes;
+            - a binary file object: read from its start, or, if it cannot seek, from its position (through a temporary
+              file);
             - a 1-D array or tensor of shape `(samples,)` or `(1, samples)`, floating point in [-1, 1] or 8, 16 or 32
               bit integer PCM, which is divided by its type's range (uint8 is centred on 128);
             - `{"array" or "raw": array, "sampling_rate": Hz}`, where the array may also be `(channels, samples)`, as
               torchaudio and torchcodec return it, with at most 32 channels and more samples than channels;
-            - what a row of 🤗 datasets holds: such a dictionary with a `path` beside it; `{"bytes", "path"}`, where the
-              path counts if there are no bytes; an `AudioDecoder` of datasets or torchcodec; or the row itself, if
-              exactly one of its values is one of these.
-          Of a video file the default audio stream is read, at the times of the video: where it starts late or has
-          gaps, there is silence, and where it overlaps itself, the later part is dropped. A gap of more than an hour,
-          or that does not fit in the file's stated duration (more than 10 minutes if none is stated), is taken for a
-          damaged timestamp and left out.
-        sampling_rate: Hz of the blocks.
+            - an audio value of 🤗 datasets: such a dictionary with a `path`; `{"bytes", "path"}`, where the path is
+              used if there are no bytes; an `AudioDecoder` of datasets or torchcodec;
+            - a row of 🤗 datasets, if exactly one of its values is audio.
+          Of a video file, the default audio stream is read, aligned with the video: a late start and gaps become
+          silence, and where the stream overlaps itself, the later part is dropped. A gap of more than an hour, or
+          longer than the duration in the header (10 minutes if there is none), is treated as a damaged timestamp and
+          left out.
+        sampling_rate: Sampling rate of the blocks in Hz.
         block_s: Seconds per block; the last one is shorter.
-        array_sampling_rate: Hz of a bare array; `sampling_rate` if not given, that is 16 kHz by default.
-        channel: `"mix"` averages the channels (with a warning where they cancel each other out), a number from 0
-            selects one, and `"loudest"` the one with the most energy in the whole input, which is decoded twice.
+        array_sampling_rate: Sampling rate of a bare array in Hz, by default `sampling_rate`.
+        channel: `"mix"` averages the channels (with a warning if they cancel each other out), a number from 0 selects
+            one, and `"loudest"` the one with the most energy, for which the input is decoded twice.
 
     Yields:
         float32 arrays of shape `(samples,)`, finite, never empty.
 
     Raises:
-        AudioError: at the first block if the input cannot be opened or holds no audio; after the blocks before it
-            if the input is damaged midway or has samples that are NaN or infinite.
+        AudioError: before the first block if the input cannot be opened or contains no audio; after the blocks before
+            it if the input is damaged midway or has samples that are NaN or infinite.
     """
     source, name = plain_input(source), describe(source)
     if not block_s > 0:
@@ -133,7 +134,7 @@ def read_audio(
     array_sampling_rate: int | None = None,
     channel: str | int = MIX,
 ) -> np.ndarray:
-    """The whole of `source` as one float32 array of shape `(samples,)`; inputs and errors as for `read_blocks`."""
+    """Reads `source` as one float32 array of shape `(samples,)`. Arguments and errors are those of [`read_blocks`]."""
     options: dict[str, Any] = {"array_sampling_rate": array_sampling_rate, "channel": channel}
     return np.concatenate(list(read_blocks(source, sampling_rate=sampling_rate, **options)))
 
@@ -146,22 +147,22 @@ def load_audio(
     array_sampling_rate: int | None = None,
 ) -> tuple[np.ndarray, int]:
     """
-    Loads any audio as one waveform; neither torchaudio nor FFmpeg is needed.
+    Loads any audio as one waveform, without torchaudio or FFmpeg.
 
     Args:
-        source: A path, the content of a file, a binary file object, an array, or what a row of
-            🤗 datasets holds. URLs are not fetched.
-        sampling_rate: Hz of the waveform; audio of another rate is resampled.
+        source: A path, the bytes of a file, a binary file object, an array, or an audio value or row of
+            🤗 datasets. URLs are not fetched.
+        sampling_rate: Sampling rate of the waveform in Hz; audio is resampled to it.
         channel: `"mix"` averages the channels, a number from 0 selects one, and `"loudest"` the one with the most
             energy.
-        array_sampling_rate: Hz of a bare array; `sampling_rate` if not given.
+        array_sampling_rate: Sampling rate of a bare array in Hz, by default `sampling_rate`.
 
     Returns:
         float32 of shape `(samples,)`, and `sampling_rate`.
 
     Raises:
-        AudioError: in one line, if `source` cannot be read, or if it is damaged midway.
-        ValueError: for a `sampling_rate` or `channel` that is not possible.
+        AudioError: if `source` cannot be read, or is damaged midway.
+        ValueError: for an invalid `sampling_rate` or `channel`.
     """
     check_rate("sampling_rate", sampling_rate)
     if array_sampling_rate is not None:
@@ -171,7 +172,7 @@ def load_audio(
 
 
 def duration_s(source: Any, *, array_sampling_rate: int | None = None) -> float | None:
-    """Seconds of audio as the header has it, nothing decoded; None if it does not say or the input cannot be read."""
+    """Length of the audio in seconds according to its header; None if it is not in the header, or unreadable."""
     source, name = plain_input(source), describe(source)
     if is_array(source):
         with suppress(AudioError):
@@ -189,12 +190,12 @@ def duration_s(source: Any, *, array_sampling_rate: int | None = None) -> float 
 
 
 def native_sampling_rate(source: Any) -> int | None:
-    """The sampling rate in Hz that the header of a file states; None if it cannot be read."""
+    """Sampling rate in Hz according to the header of a file; None if it cannot be read."""
     return _stated(source, lambda sound, _: int(sound.samplerate), lambda _, stream: int(stream.rate))
 
 
 def _stated(source: Any, of_sound: Callable[[Any, BinaryIO], Any], of_stream: Callable[[Any, Any], Any]) -> Any:
-    """What the header of a file states, by libsndfile or else by PyAV; None if it cannot be read."""
+    """A value from the header of a file, by libsndfile or else by PyAV; None if it cannot be read."""
     source, name = plain_input(source), describe(source)
     try:
         if hasattr(source, "read") and not can_seek(source):  # reading would consume it
@@ -207,15 +208,15 @@ def _stated(source: Any, of_sound: Callable[[Any, BinaryIO], Any], of_stream: Ca
                     return of_stream(container, av_stream(container))
             with sound:
                 return of_sound(sound, file)
-    except (ValueError, OSError):  # AudioError, and what a broken file object raises
+    except (ValueError, OSError):  # AudioError, or an error of a broken file object
         return None
 
 
 @contextmanager
 def sound_file(path: str | os.PathLike) -> Iterator[Any]:
     """
-    A file that libsndfile can decode, as an open `soundfile.SoundFile` or, if its header states a wrong size, something
-    with the same attributes and `seek` and `read`.
+    Opens a file that libsndfile can decode, as a `soundfile.SoundFile` or, if the size in its header is wrong, an
+    object with the same attributes, `seek` and `read`.
 
     Raises:
         soundfile.SoundFileError, OSError: if it cannot be opened.
@@ -228,10 +229,10 @@ def sound_file(path: str | os.PathLike) -> Iterator[Any]:
 
 def decoded_chunks(source: AudioInput) -> Iterator[Chunk]:
     """
-    A file as it is: float32 arrays `(channels, samples)` with their sampling rate in Hz.
+    Decodes a file without mixing or resampling: float32 arrays `(channels, samples)` and their sampling rate in Hz.
 
     Raises:
-        AudioError: if it cannot be opened or decoded, after what could be decoded.
+        AudioError: if it cannot be opened, or after the chunks before the point where decoding fails.
     """
     name = describe(source)
     with opened(source, name) as file:
@@ -239,20 +240,19 @@ def decoded_chunks(source: AudioInput) -> Iterator[Chunk]:
 
 
 def is_audio_name(path: str) -> bool:
-    """Whether the extension is one of an audio or video file."""
+    """Whether the extension is that of an audio or video file."""
     return os.path.splitext(path)[1].lower() in AUDIO_EXTENSIONS
 
 
 def walk_audio(folder: str, problems: list[OSError]) -> Iterator[str]:
-    """Paths of the audio files in a folder as [`walk_files`]; folders that cannot be listed are added to `problems`."""
+    """Paths of the audio files in a folder; errors of folders that cannot be listed are added to `problems`."""
     return filter(is_audio_name, walk_files(folder, problems.append))
 
 
 def walk_files(folder: str, on_error: Callable[[OSError], object] | None = None) -> Iterator[str]:
     """
-    Paths of the files in a folder, in the order of their names; hidden entries are left out.
-
-    Links to folders are followed, none of them twice.
+    Paths of the files in a folder and its subfolders, sorted by name, without hidden ones. Links to folders are
+    followed, but only once each.
     """
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, onerror=on_error, followlinks=True):
@@ -285,11 +285,11 @@ def _decoded(file: BinaryIO, name: str, warn: Warn = logger.warning) -> Iterator
     if unread:
         seconds = f"{frames / sound.samplerate:.1f} s"
         try:
-            rest = av_chunks(file, name, f"which stops after {seconds}", warn, has_timestamps=False)
+            rest = av_chunks(file, name, f"it stops after {seconds}", warn, has_timestamps=False)
             yield from _rest(rest, frames)
         except AudioError as error:
             reason = str(error).removeprefix(f"{name}: ")
-            warn("%s: only the first %s were read, not the last %d bytes: %s", name, seconds, unread, reason)
+            warn("%s: only the first %s were read; the last %d bytes cannot be read: %s", name, seconds, unread, reason)
 
 
 def _array_chunks(samples: np.ndarray, rate: float, name: str, warn: Warn = logger.warning) -> Iterator[Chunk]:
@@ -302,14 +302,14 @@ def _array_chunks(samples: np.ndarray, rate: float, name: str, warn: Warn = logg
 
 
 def check_rate(name: str, rate: Any) -> None:
-    """Raises an [`OptionError`] if it is not a sampling rate in Hz."""
+    """Raises an [`OptionError`] unless `rate` is a possible sampling rate in Hz."""
     is_number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
     if not is_number or not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
         raise OptionError(name, rate, f"a number from {MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} (Hz)")
 
 
 def check_channel(channel: Any) -> str | int:
-    """Raises an [`OptionError`] if it is not a `channel` of `read_blocks`."""
+    """Returns the `channel` argument of [`read_blocks`], or raises an [`OptionError`]."""
     if isinstance(channel, str) and channel in (MIX, LOUDEST):
         return str(channel)
     if isinstance(channel, int | np.integer) and not isinstance(channel, bool) and channel >= 0:
@@ -349,7 +349,7 @@ def _mixed(chunks: Iterator[Chunk], name: str) -> Iterator[Chunk]:
 
 
 def loudest_channel(chunks: Iterator[Chunk]) -> int:
-    """The number of the channel with the most energy in chunks `(channels, samples)`."""
+    """Index of the channel with the most energy in chunks `(channels, samples)`."""
     energies = np.zeros(1)
     try:
         for samples, _ in chunks:
@@ -358,7 +358,7 @@ def loudest_channel(chunks: Iterator[Chunk]) -> int:
             elif len(samples) == len(energies) == 1:
                 break
             energies[: len(samples)] += _energies(samples)
-    except AudioError:  # what could be decoded decides
+    except AudioError:  # use the part that could be decoded
         pass
     return int(np.argmax(energies))
 
@@ -384,7 +384,7 @@ def _blocks(chunks: Iterator[Chunk], sampling_rate: int, block_samples: int, nam
                     yield block
                     block, filled, delivered = np.empty(block_samples, np.float32), 0, True
     except AudioError:
-        if filled:  # the audio before the damage is not lost
+        if filled:  # yield the audio before the damage
             yield block[:filled]
         raise
     if filled:

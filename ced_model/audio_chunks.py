@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What decoders have in common: chunks of audio, their checks, and the error of an input that cannot be read."""
+"""Chunks of decoded audio: checks, limits and errors that all decoders share."""
 
 from collections.abc import Callable
 
@@ -9,20 +9,20 @@ import numpy as np
 Chunk = tuple[np.ndarray, float]  # float32 samples, (channels, samples) or (samples,), and their sampling rate in Hz
 Warn = Callable[..., object]
 
-MIN_SAMPLING_RATE = 1000  # below, a few kB in a file of damaged header would become hours of audio
-MAX_SAMPLING_RATE = 10_000_000  # far above any recorder; a header that says more is damaged, and soxr slows down there
+MIN_SAMPLING_RATE = 1000  # with lower rates, a few kB with a damaged header would become hours of audio
+MAX_SAMPLING_RATE = 10_000_000  # higher rates mean a damaged header, and slow down soxr
 
-CHUNK_S = 1.0  # decoded at a time, whatever the block size, so that the samples do not depend on it
-CHUNK_SAMPLES = 2**20  # and at most so many over all channels: 4 MB
-CUT_TOLERANCE_S = 0.1  # shorter than the header's promise by less than this: encoder padding, not lost audio
+CHUNK_S = 1.0  # length of decoded chunks; independent of the block size, so that samples are, too
+CHUNK_SAMPLES = 2**20  # maximum over all channels: 4 MB
+CUT_TOLERANCE_S = 0.1  # a smaller difference from the length in the header is encoder padding, not lost audio
 
 
 class AudioError(ValueError):
-    """An input that cannot be read as audio. The message is one line and begins with the input's name."""
+    """Raised for an input that cannot be read as audio. The message is one line and starts with the input's name."""
 
 
 def reason_of(error: BaseException) -> str:
-    """The reason that a decoder or the system gave, on one line."""
+    """The message of a decoder's or system's error, on one line."""
     reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     if reason.startswith("File does not exist"):  # libsndfile, for a file without an MPEG frame
         reason = "no audio frame found"
@@ -32,7 +32,7 @@ def reason_of(error: BaseException) -> str:
 def to_float(pcm: np.ndarray, name: str) -> np.ndarray:
     """PCM or floating-point samples as float32 with full scale 1.0."""
     if pcm.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # infinity is reported with its position
+        with np.errstate(over="ignore"):  # infinity is reported later, with its position
             return pcm.astype(np.float32, copy=False)
     if pcm.dtype == np.uint8:
         return (pcm.astype(np.float32) - 128) / 128
@@ -42,7 +42,7 @@ def to_float(pcm: np.ndarray, name: str) -> np.ndarray:
 
 
 def chunk_frames(rate: float, channels: int) -> int:
-    """Frames that are decoded at a time."""
+    """Number of frames per decoded chunk."""
     return max(1, min(int(rate * CHUNK_S), CHUNK_SAMPLES // max(1, channels)))
 
 
@@ -59,8 +59,8 @@ def damaged(name: str, seconds: float, error: BaseException) -> AudioError:
 
 def warn_if_cut(name: str, seconds: float, promised_s: float, warn: Warn) -> None:
     if promised_s > seconds + CUT_TOLERANCE_S:
-        promise = f"the header promises about {promised_s:.1f} s" if promised_s < np.inf else "it ends in mid-page"
-        warn("%s: truncated, only %.1f s are there (%s)", name, seconds, promise)
+        promise = f"about {promised_s:.1f} s according to its header" if promised_s < np.inf else "it ends in mid-page"
+        warn("%s: truncated, only %.1f s can be read (%s)", name, seconds, promise)
 
 
 def no_warning(*message: object) -> None:

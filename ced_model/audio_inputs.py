@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Kinds of input: paths, bytes, file objects, arrays, decoders, rows of 🤗 datasets → an open file or an array."""
+"""Inputs of all kinds (paths, bytes, file objects, arrays, decoders, rows of 🤗 datasets) → open files or arrays."""
 
 import io
 import os
@@ -25,8 +25,8 @@ MAX_PATH = 4096  # bytes, on Linux
 
 def plain_input(source: Any) -> Any:
     """
-    An input as one of a few types: a path, bytes or a `memoryview` of them, a file object, an array, or a dictionary
-    with an array. What is none of the kinds of `read_blocks` stays as it is.
+    Converts an input of `read_blocks` to a path, bytes, a `memoryview`, a file object, an array or a dictionary with an
+    array. Anything else is returned unchanged.
     """
     if isinstance(source, Mapping):
         return _row_input(source if isinstance(source, dict) else dict(source))  # datasets has lazy rows, too
@@ -44,7 +44,7 @@ def plain_input(source: Any) -> Any:
 
 
 def _row_input(source: dict[str, Any]) -> Any:
-    """The audio in a dictionary, or the dictionary if it holds an array or no audio."""
+    """The audio in a row, or the row itself if it is audio with an array or has no audio."""
     if _holds_array(source):
         return source
     if _is_encoded(source):
@@ -59,19 +59,19 @@ def _holds_array(source: Mapping[str, Any]) -> bool:
 
 
 def _is_encoded(source: Mapping[str, Any]) -> bool:
-    """Whether it is `{"bytes", "path"}`, as 🤗 datasets stores a file."""
+    """Whether it is `{"bytes", "path"}`, the form in which 🤗 datasets stores a file."""
     return ("bytes" in source and source["bytes"] is not None) or (bool(source) and source.keys() <= {"bytes", "path"})
 
 
 def _is_audio_value(value: Any) -> bool:
-    """Whether a value of a row is audio; a text might be anything."""
+    """Whether a value of a row is audio. Texts do not count, since they need not be paths."""
     if isinstance(value, Mapping):
         return _is_encoded(value) or (_holds_array(value) and "sampling_rate" in value)
     return hasattr(value, "get_all_samples")
 
 
 def _decoder_input(decoder: Any) -> Any:
-    """The encoded file that an `AudioDecoder` of 🤗 datasets carries; of another one the samples."""
+    """The encoded file of an `AudioDecoder` of 🤗 datasets, or the samples of another decoder."""
     encoded = getattr(decoder, "_hf_encoded", None) or {}
     if encoded.get("bytes") is not None:
         return encoded["bytes"]
@@ -95,7 +95,7 @@ def is_single_input(source: Any) -> bool:
 
 def is_array(source: Any) -> bool:
     """Whether a plain input is a waveform."""
-    if isinstance(source, str | bytes | bytearray | memoryview | os.PathLike):  # NumPy's strings have a shape, too
+    if isinstance(source, str | bytes | bytearray | memoryview | os.PathLike):  # NumPy strings have a shape, too
         return False
     return isinstance(source, dict) or hasattr(source, "shape") or hasattr(source, "get_all_samples")
 
@@ -128,7 +128,7 @@ def _shown_path(path: str | bytes | os.PathLike) -> str:
 
 
 def _path_beside(source: Any) -> str | None:
-    """The path that what 🤗 datasets holds has beside the audio."""
+    """The path that 🤗 datasets stores with the audio."""
     if isinstance(source, Mapping):
         path = source.get("path")
         if isinstance(path, str) or _holds_array(source) or _is_encoded(source):
@@ -142,8 +142,10 @@ def _path_beside(source: Any) -> str | None:
 
 @contextmanager
 def opened(source: Any, name: str) -> Iterator[BinaryIO]:
-    """`source` as a file with a descriptor: decoders in C read that without calling back into Python, where they would
-    swallow exceptions and KeyboardInterrupt."""
+    """
+    Opens `source` as a file with a descriptor, which C decoders read without calling back into Python (where they would
+    swallow exceptions and KeyboardInterrupt).
+    """
     with ExitStack() as stack:
         try:
             file = _acquire(source, stack, name)
@@ -196,7 +198,7 @@ def _regular_file(path: str | bytes, name: str) -> str | bytes:
 
 
 def samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tuple[np.ndarray, float]:
-    """An array, tensor or dict as `(channels, samples)` of its own type, and its sampling rate in Hz."""
+    """An array, tensor or dict as `(channels, samples)` in its own dtype, and its sampling rate in Hz."""
     samples, rate, max_channels = source, array_sampling_rate, 1
     if isinstance(source, dict):
         samples, max_channels = source.get("array", source.get("raw")), MAX_ARRAY_CHANNELS
@@ -214,7 +216,7 @@ def samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tupl
         samples, rate, max_channels = decoded.data, decoded.sample_rate, MAX_ARRAY_CHANNELS
     if hasattr(samples, "detach"):
         samples = samples.detach().cpu()
-        if str(samples.dtype) == "torch.bfloat16":  # which NumPy does not have
+        if str(samples.dtype) == "torch.bfloat16":  # not a dtype of NumPy
             samples = samples.float()
     try:
         samples, rate = np.asarray(samples), float(rate)
@@ -232,7 +234,7 @@ def samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tupl
 
 def _why_no_audio(row: dict[str, Any]) -> str:
     if row and row.keys() <= {"bytes", "path"}:
-        return "a row without audio: its bytes and its path are None"
+        return "a row without audio: its bytes and path are None"
     splits = [key for key, value in row.items() if hasattr(value, "cast_column")]
     if splits:
         return f"the splits of a dataset: pass one, as dataset[{_shown_key(splits[0])}]"

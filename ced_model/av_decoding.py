@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files → chunks by PyAV (FFmpeg), for what libsndfile cannot open, at the times of the recording."""
+"""Decodes files that libsndfile cannot open with PyAV (FFmpeg), aligned with their timestamps."""
 
 import os
 from collections.abc import Iterator
@@ -13,24 +13,24 @@ from .timestamps import MAX_UNSTATED_GAP_S, Frame, on_time
 AV_TIME_BASE = 1_000_000
 DEFAULT_STREAM = 1  # AV_DISPOSITION_DEFAULT
 ZERO_BASED = frozenset(("mov", "matroska", "flv", "asf", "avi"))  # formats whose recordings start at timestamp 0
-# Formats without a length: what FFmpeg says is the file's size divided by the bit rate of the first frames,
-# or a difference of timestamps
+# Formats without a length in the header. FFmpeg estimates it from the file size and the bit rate of the first frames,
+# or from timestamps.
 UNSTATED = frozenset(
     "aac ac3 ac4 amr amrnb amrwb aptx aptx_hd dts dtshd eac3 g722 g723_1 g726 g729 gsm loas mlp mp3 mpeg mpegts sbc "
     "truehd".split()
 )
 
-# As custom code of a model folder, this file is used without the package.
+# In the custom code of a model folder, this file is used without the package.
 INSTALL_AV = 'pip install "ced_model[av]"' if __name__.startswith("ced_model.") else "pip install av"
 
 
 def av_chunks(file: BinaryIO, name: str, reason: str, warn: Warn, *, has_timestamps: bool = True) -> Iterator[Chunk]:
-    """The default audio stream by PyAV. `reason` says why it is not left to libsndfile."""
+    """Decodes the default audio stream with PyAV. `reason` is why libsndfile cannot, for messages."""
     with av_container(file, name, reason) as container:
         stream = av_stream(container)
         streams = container.streams.audio
         if len(streams) > 1:
-            warn("%s: has %d audio streams: number %d is read", name, len(streams), streams.index(stream) + 1)
+            warn("%s: has %d audio streams; only number %d is read", name, len(streams), streams.index(stream) + 1)
         if not has_timestamps or _format_names(container) & UNSTATED - {"mpeg", "mpegts"}:
             yield from ((samples, rate) for _, samples, rate in _av_frames(container, stream, name))
             return
@@ -57,7 +57,7 @@ def _av_frames(container: Any, stream: Any, name: str) -> Iterator[Frame]:
             yield None if frame.time is None else frame.time - origin_s, to_float(samples, name), rate
     except AudioError:
         raise
-    except Exception as error:  # by FFmpeg's error code PyAV raises nearly any built-in type
+    except Exception as error:  # PyAV raises many built-in types, depending on FFmpeg's error code
         raise damaged(name, seconds, error) from error
 
 
@@ -71,7 +71,7 @@ def av_container(file: BinaryIO, name: str, reason: str) -> Iterator[Any]:
         ) from error
     file.seek(0)
     try:
-        # without the whitelist a playlist in place of audio makes FFmpeg fetch what it lists
+        # without the whitelist, FFmpeg would fetch the files of a playlist
         container = _av_open(av, file)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise AudioError(
@@ -85,7 +85,7 @@ def av_container(file: BinaryIO, name: str, reason: str) -> Iterator[Any]:
 
 def _av_open(av: Any, file: BinaryIO) -> Any:
     if os.name == "posix":
-        # through its descriptor: where FFmpeg calls back into Python, exceptions and KeyboardInterrupt get lost
+        # by descriptor: when FFmpeg calls back into Python, exceptions and KeyboardInterrupt get lost
         with suppress(av.error.ProtocolNotFoundError):  # FFmpeg before 6
             options = {"protocol_whitelist": "fd", "fd": str(file.fileno())}
             return av.open("fd:", metadata_errors="replace", options=options)
@@ -93,7 +93,7 @@ def _av_open(av: Any, file: BinaryIO) -> Any:
 
 
 def av_stream(container: Any) -> Any:
-    """The audio stream that the file marks as the default one, else the first."""
+    """The audio stream marked as default, else the first."""
     streams = container.streams.audio
     return next((stream for stream in streams if int(stream.disposition) & DEFAULT_STREAM), streams[0])
 
@@ -113,27 +113,26 @@ def _origin_s(container: Any) -> float:
 
 
 def stated_end_s(container: Any, stream: Any, of_all: bool = False) -> float | None:
-    """Where the audio stream ends (or all streams), in seconds from the recording's start, as the file states it; None
-    if FFmpeg had to estimate it."""
+    """
+    The end of the audio stream (or of all streams) in seconds from the recording's start, according to the header; None
+    if FFmpeg estimated it.
+    """
     names = _format_names(container)
     if names & UNSTATED or _is_estimated(container, names):
         return None
     if stream.duration is not None and not of_all:
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - _origin_s(container)
-    if not container.duration or (
-        len(container.streams) > 1 and not of_all
-    ):  # a picture may last longer than the sound
+    if not container.duration or (len(container.streams) > 1 and not of_all):  # video may be longer than audio
         return None
     start = 0 if "matroska" in names else container.start_time or 0  # Matroska states the end, others the length
     return (start + container.duration) / AV_TIME_BASE - _origin_s(container)
 
 
 def _is_estimated(container: Any, names: set[str]) -> bool:
-    """Whether FFmpeg divided the size by the bit rate for lack of a stated duration. (FFmpeg knows, but PyAV does not
-    say.)"""
-    if names & {"matroska", "flv"}:  # state the duration of the whole only
+    """Whether FFmpeg estimated the duration from size and bit rate. (PyAV does not expose FFmpeg's own flag for it.)"""
+    if names & {"matroska", "flv"}:  # these have a duration for the file, not for streams
         return any(stream.duration is not None for stream in container.streams)
     bit_rate = sum(getattr(stream, "bit_rate", None) or 0 for stream in container.streams)
-    # the quotient is that of the size without the file's header; QuickTime is often little more than its samples
+    # the estimate uses the size without the header; QuickTime files often consist almost entirely of samples
     tolerance = 1e-4 if "mov" in names else 0.05
     return bit_rate > 0 and -1e-4 < container.bit_rate / bit_rate - 1 < tolerance

@@ -1,11 +1,11 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Keeps the notes of libmpg123 about damaged MP3 files ("Trying to resync...") off standard error.
+Suppresses messages of libmpg123 about damaged MP3 files ("Trying to resync...") on standard error.
 
-libsndfile does not pass on libmpg123's option for that. libmpg123 prints to C's stream `stderr`, which is a variable:
-here it is another stream, to the null device, while MP3 is read. Python's `sys.stderr` and file descriptor 2 stay as
-they are, so other threads lose nothing but what C code prints there at the same moment.
+libsndfile has no option for it. libmpg123 prints to the C variable `stderr`, which is set to the null device while an
+MP3 file is read. Python's `sys.stderr` and file descriptor 2 do not change, so other threads lose only messages that C
+code prints at the same time.
 """
 
 import ctypes
@@ -43,7 +43,7 @@ def quiet_c_stderr() -> Iterator[None]:
 
 @cache
 def _streams() -> tuple[ctypes.c_void_p, int] | None:
-    """The variable `stderr` and a stream to the null device; None where the variable cannot be set (musl, Windows)."""
+    """The C variable `stderr` and a stream to the null device; None if it cannot be set (musl, Windows)."""
     try:
         libc = ctypes.CDLL(None)
         name = "stderr" if hasattr(libc, "gnu_get_libc_version") else "__stderrp"  # glibc, macOS

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings to calibrate int8 with, and to verify exports on."""
+"""Recordings for the calibration of int8 models and the verification of exports."""
 
 from collections.abc import Iterable, Sequence
 from itertools import cycle
@@ -13,17 +13,17 @@ from .recordings import find_recordings
 
 Item = TypeVar("Item")
 
-MAX_RECORDINGS = 100  # more do not change what int8 calibrates to, but memory and time
+MAX_RECORDINGS = 100  # more cost memory and time, and do not change the calibration
 SYNTHETIC_S = 10.12
 LEVELS = (1.0, 0.1, 0.01)  # full scale to quiet
 
 
 def load_recordings(sources: Iterable[AudioInput], sampling_rate: int, max_samples: int) -> list[np.ndarray]:
     """
-    The first `max_samples` samples of up to 100 recordings, float32; of more sources, 100 evenly from all of them.
+    The first `max_samples` samples of up to 100 recordings, evenly spaced in `sources`, as float32.
 
     Raises:
-        AudioError: if one cannot be read.
+        AudioError: if a recording cannot be read.
     """
     return [
         next(read_blocks(source, sampling_rate=sampling_rate, block_s=max_samples / sampling_rate))
@@ -32,19 +32,19 @@ def load_recordings(sources: Iterable[AudioInput], sampling_rate: int, max_sampl
 
 
 def spread(items: Sequence[Item], number: int) -> list[Item]:
-    """At most `number` of the items, evenly from the first to the last."""
+    """At most `number` of the items, evenly spaced from the first to the last."""
     return [items[round(index)] for index in np.linspace(0, len(items) - 1, min(number, len(items)))]
 
 
 def bundled_recordings(sampling_rate: int, max_samples: int) -> list[np.ndarray]:
-    """Those of `resources/`, if they are on the machine, as [`load_recordings`]."""
+    """The recordings of `resources/` as in [`load_recordings`], if there is that folder."""
     return load_recordings(find_recordings().values(), sampling_rate, max_samples)
 
 
 def synthetic_recordings(sampling_rate: int) -> list[np.ndarray]:
     """
-    Imitations of recordings, the same at every call, about 10 s long: a voice, a bird, knocks, a chord that fades, hum
-    and hiss, and all of them together; loud, quieter and quiet.
+    Synthetic recordings of about 10 s, the same at every call: a voice, a bird, knocks, a fading chord, hum and hiss,
+    and a mix of them, at three levels.
     """
     time = np.arange(int(SYNTHETIC_S * sampling_rate)) / sampling_rate
     noise = np.random.default_rng(0)
@@ -58,7 +58,7 @@ def synthetic_recordings(sampling_rate: int) -> list[np.ndarray]:
     ]
     sounds = [sound / np.abs(sound).max() for sound in sounds]
     sounds.append(sum(sounds) / len(sounds))
-    # Real recordings have hiss; without it, rounding errors of silence would be compared.
+    # With hiss as in real recordings: without it, rounding errors of silence would be compared.
     return [
         (0.7 * level * sound + 2e-5 * hiss).astype(np.float32)
         for sound, level in zip(sounds * 2, cycle(LEVELS), strict=False)
@@ -66,7 +66,7 @@ def synthetic_recordings(sampling_rate: int) -> list[np.ndarray]:
 
 
 def _voice(time: np.ndarray) -> np.ndarray:
-    """A gliding pitch with overtones that formants shape, in syllables."""
+    """A voice: a gliding pitch with formants, in syllables."""
     phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(2 * np.pi * 0.4 * time)) * (time[1] - time[0])
     formants = ((600 + 200 * np.sin(3 * time), 120), (1400 + 500 * np.sin(2 * time), 200))
     sound = np.zeros_like(time)
@@ -78,7 +78,7 @@ def _voice(time: np.ndarray) -> np.ndarray:
 
 
 def cut_clips(recordings: Sequence[np.ndarray], samples: int, number: int, start: int = 0) -> np.ndarray:
-    """`(number, samples)`: the middles of recordings in turn, from the `start`th on; short ones are repeated."""
+    """Clips `(number, samples)` from the middle of each recording in turn, from the `start`th; short ones repeat."""
     clips = []
     for index in range(start, start + number):
         recording = recordings[index % len(recordings)]

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files of users about classes: own names, and thresholds with other settings of events."""
+"""Reads files of class names (`--label-map`) and of thresholds and other event settings by class."""
 
 import csv
 import io
@@ -14,25 +14,26 @@ from typing import Any
 from .classes import FileText
 from .events import SETTINGS, check_setting
 from .messages import OptionError, UsageError, one_line, printable
+from .safetensors_index import unique_keys
 
 CLASS_COLUMNS = ("label", "class", "mid")
 THRESHOLD_COLUMN = "best_threshold"  # as `ced evaluate` writes it
-EVALUATION_COLUMNS = ("positives", "AP", "AUC", "d_prime", "best_F1")  # of no meaning here
+EVALUATION_COLUMNS = ("positives", "AP", "AUC", "d_prime", "best_F1")  # ignored
 MAP_HEADS = ("class", "label", "mid", "from", "audioset")
 
 
 def read_label_map(path: str | os.PathLike[str]) -> dict[str, str]:
     """
-    Reads a CSV of two columns: a class or group, and its own name, or nothing to leave it out of outputs.
+    Reads a CSV with two columns: a class or group, and your own name for it (empty to leave it out of outputs).
 
     A first line that begins with `class` or `label` is a header.
 
     Returns:
-        Own names by class, for `label_map` of [`AudioTagger`]. A class that the model lacks is reported there, with its
-        line.
+        Names by class, for `label_map` of [`AudioTagger`], which reports classes that the model does not have with
+        their line.
 
     Raises:
-        UsageError: for a line that is not as expected, with its number.
+        UsageError: for an invalid line, with its number.
         OSError: if the file cannot be read.
     """
     found: dict[str, str] = {}
@@ -41,29 +42,29 @@ def read_label_map(path: str | os.PathLike[str]) -> dict[str, str]:
             continue
         if len(row) != 2:
             hint = '; quote a name that has commas: "…"' if len(row) > 2 else ""
-            raise UsageError(f"{place}: expected a class and its own name, 2 cells, found {len(row)}{hint}")
+            raise UsageError(f"{place}: expected 2 cells, a class and your name for it, found {len(row)}{hint}")
         _add(found, row[0], place, row[1].strip())
     if not found:
-        raise UsageError(f"{printable(path)}: expected a class and its own name in each line, found none")
+        raise UsageError(f"{printable(path)}: expected a class and your name for it in each line, found none")
     return found
 
 
 def read_thresholds(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     """
-    Reads thresholds and other settings of events by class, from CSV or JSON.
+    Reads thresholds and other event settings by class, from CSV or JSON.
 
-    CSV has a header with `label` (or `class`, or `mid`) and `threshold` (or `best_threshold`, as the files of
-    `ced evaluate --per-class` have it), and may have columns `off_threshold`, `smooth_s`, `smoothing`,
-    `min_duration_s`, `merge_gap_s` and `max_duration_s`. An empty cell leaves a setting as it is for all; a class with
-    nothing but empty cells is left out. JSON is an object of classes, each with a threshold or an object of
-    settings, or the output of `ced evaluate --json`. The class `*` stands for all others.
+    A CSV file has a header with `label` (or `class`, or `mid`) and `threshold` (or `best_threshold`, as in the files of
+    `ced evaluate --per-class`), and optional columns `off_threshold`, `smooth_s`, `smoothing`, `min_duration_s`,
+    `merge_gap_s` and `max_duration_s`. An empty cell means the common setting; a class with only empty cells is left
+    out. A JSON file is an object with a threshold or an object of settings for each class, or the output of
+    `ced evaluate --json`. The class `*` means all others.
 
     Returns:
-        Settings by class, for `thresholds` of [`AudioTagger.events`]. A class that the model lacks is reported there,
-        with its line.
+        Settings by class, for `thresholds` of [`AudioTagger.events`], which reports classes that the model does not
+        have with their line.
 
     Raises:
-        UsageError: for a line that is not as expected, with its number.
+        UsageError: for an invalid line, with its number.
         OSError: if the file cannot be read.
     """
     text = _text(path)
@@ -85,7 +86,7 @@ def read_thresholds(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
 def _add(found: dict[str, Any], name: str, place: str, value: Any) -> None:
     name = name.strip()
     if not name:
-        raise UsageError(f"{place}: expected the name of a class, found nothing")
+        raise UsageError(f"{place}: the name of the class is missing")
     if name in found:
         first = next(key for key in found if key == name)
         raise UsageError(f"{place}: {printable(name)!r} appears twice (first: {getattr(first, 'place', '')})")
@@ -121,7 +122,7 @@ def _text(path: str | os.PathLike[str]) -> str:
 
 
 def text_rows(path: str | os.PathLike[str], delimiter: str | None = None) -> Iterator[tuple[str, list[str]]]:
-    """The rows of a CSV with their places; empty ones and comments (#) are left out."""
+    """The rows of a CSV file with their places, without empty lines and comments (#)."""
     text = _text(path)
     first = text.split("\n", 1)[0]
     if delimiter is None:
@@ -155,17 +156,9 @@ def _csv_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, Mapping[
         yield place, cells[name_column], cells
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
-    return found
-
-
 def _json_rows(path: str | os.PathLike[str], text: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     try:
-        content = json.loads(text, object_pairs_hook=_object)
+        content = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise UsageError(f"{printable(path)}, line {line}: expected JSON: {one_line(error)}") from error

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A folder with a folder of clips for each class."""
+"""Folders of clips with one subfolder per class."""
 
 import os
 from collections.abc import Sequence
@@ -11,23 +11,23 @@ from .messages import UsageError
 
 def classes_of(folder: str, paths: Sequence[str], *, lacking: str = "", hint: str = "") -> list[str]:
     """
-    The class of each clip: the name of the folder that it is in.
+    The class of each clip: the name of its folder.
 
     Args:
-        folder: The folder that has those of the classes.
+        folder: The folder with the class folders.
         paths: The clips in it.
-        lacking: What else would have given the classes, for the message.
-        hint: What to give in place of the folder, for the message.
+        lacking: Other sources of classes that are missing, for the error message.
+        hint: What to use instead of the folder, for the error message.
 
     Raises:
-        UsageError: if clips are in no folder of a class, or the folders are not equally deep.
+        UsageError: if a clip is not in a class folder, or class folders are at different depths.
     """
     name = describe(folder)
     by_depth: dict[int, str] = {}
     for path in paths:
         by_depth.setdefault(os.path.relpath(path, folder).count(os.sep), path)
     if 0 in by_depth:
-        loose = f"{name}: {describe(by_depth[0])} is in no folder of a class{lacking}"
+        loose = f"{name}: {describe(by_depth[0])} is not in a class folder{lacking}"
         raise UsageError(f"{loose}; make a folder for each class{hint}")
     if len(by_depth) > 1:
         shallow, deep = by_depth[min(by_depth)], by_depth[max(by_depth)]

@@ -17,22 +17,22 @@ from .messages import OptionError, UsageError, printable
 if TYPE_CHECKING:
     import numpy as np
 
-GROUP = "..."  # behind a name: the class and all below it
-NO_INDEX = -1  # of a group in place of a class index
+GROUP = "..."  # after a name: the class and all classes below it
+NO_INDEX = -1  # class index of a group
 NAME_OF_MID = dict(AUDIOSET_CLASSES)
-MOST_PIECES = 6  # of a name between commas
-MIN_SIMILARITY = 0.8  # of a misspelt word; "woof" and "wood" have 0.75
-STEM = 5  # letters that begin "crackle" and "crackling"
-FAR = 0.25  # below the most similar name, others are not similar
+MOST_PIECES = 6  # maximum number of parts, separated by commas, of a name
+MIN_SIMILARITY = 0.8  # of misspelt words; "woof" and "wood" have 0.75
+STEM = 5  # letters that "crackle" and "crackling" share
+FAR = 0.25  # names that are less similar than the best one by this much are not suggested
 
 
 class ClassChoice(NamedTuple):
     """
-    What gets one row in outputs: a class, or several under one name.
+    A class, or several under one name.
 
     Attributes:
         label: The name in outputs.
-        indices: The classes of the model; the score is the maximum of theirs.
+        indices: Indices of the classes; the score is the maximum of their scores.
         index: The class index, -1 for several classes.
     """
 
@@ -42,7 +42,7 @@ class ClassChoice(NamedTuple):
 
 
 class FileText(str):
-    """Text from a file, which knows its place there, such as `"map.csv, line 3"`, for messages."""
+    """Text from a file, with its place for messages, such as `"map.csv, line 3"`."""
 
     place: str = ""
 
@@ -54,7 +54,7 @@ class FileText(str):
 
 
 class Vocabulary:
-    """The classes of a model by their names."""
+    """Finds classes of a model by name."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = labels
@@ -65,7 +65,7 @@ class Vocabulary:
             self._folded[folded] = None if folded in self._folded else index  # None: ambiguous
 
     def find(self, name: str) -> int | None:
-        """The index of a class by its name, upper or lower case, with `_` for a space, or by its machine id."""
+        """Index of the class with this name (in any case, with `_` or spaces) or machine id."""
         for candidate in (name, NAME_OF_MID.get(name, name)):
             index = self._exact.get(candidate)
             if index is None:
@@ -75,7 +75,7 @@ class Vocabulary:
         return None
 
     def choose(self, name: Any) -> ClassChoice | None:
-        """A class by its name, machine id or index, or with `...` behind it the group of it and all below it."""
+        """The class with this name, machine id or index, or, with `...` after it, the group of it and all below it."""
         if isinstance(name, numbers.Integral) and not isinstance(name, bool):
             return self._at(int(name))
         if not isinstance(name, str):
@@ -103,13 +103,13 @@ class Vocabulary:
 
 
 def split_names(pieces: Sequence[str], is_name: Callable[[str], bool]) -> list[str] | None:
-    """Names, the first ones as long as can be, that make up `pieces`, which were separated by commas; or None."""
-    rests: list[list[str] | None] = [None] * len(pieces) + [[]]  # the names from each piece on
+    """Joins `pieces` of a text that was split at commas to names, the first ones as long as possible, or None."""
+    rests: list[list[str] | None] = [None] * len(pieces) + [[]]  # names that start at each piece
     for start in reversed(range(len(pieces))):
         for end in range(start + 1, min(start + MOST_PIECES, len(pieces)) + 1):
             name, rest = ", ".join(pieces[start:end]), rests[end]
             if rest is not None and is_name(name):
-                rests[start] = [name, *rest]  # a longer one, if there is any, comes later
+                rests[start] = [name, *rest]  # a longer one would follow
     return rests[0]
 
 
@@ -124,21 +124,20 @@ def _first_unknown(pieces: list[str], choose: Callable[[str], ClassChoice | None
 
 
 def fold(name: str) -> str:
-    """A name in lower case, with a space for `_`: what is equal then is taken for the same name."""
+    """A name in lower case, with spaces for `_`, for comparisons."""
     return " ".join(name.replace("_", " ").casefold().split())
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, in lower case."""
     return re.findall(r"[^\W_]+", text.casefold())
 
 
 def similar_names(text: str, names: Iterable[str], most: int = 3, cutoff: float = 0.6) -> list[str]:
     """
-    Up to `most` of the names that are like `text`, the most similar first.
+    Up to `most` names similar to `text`, the most similar first.
 
-    A whole name is like a whole text from a similarity (of difflib) of `cutoff` on, and a part between commas or a word
-    is like the text or a word of it if they are nearly equal or begin alike.
+    A name is similar to the text if the ratio of difflib is at least `cutoff`; a word of it (or a part between commas)
+    is similar to a word of the text if they are nearly equal or begin alike.
     """
     whole = " ".join(words_of(text))
     wanted = {word: 0.83 for word in words_of(text) if len(word) > 2} | {whole: 1.0}
@@ -159,7 +158,7 @@ def similar_names(text: str, names: Iterable[str], most: int = 3, cutoff: float 
 
 
 def _likeness(matcher: difflib.SequenceMatcher, candidate: str, wanted: str, lowest: float) -> float:
-    """1 for the same, 0.9 if one begins with the other, 0.87 with the same stem, else by difflib from `lowest` on."""
+    """1 if equal, 0.9 if one begins with the other, 0.87 with the same stem, else difflib's ratio if ≥ `lowest`."""
     if candidate == wanted:
         return 1.0
     shorter, longer = sorted((candidate, wanted), key=len)
@@ -172,11 +171,11 @@ def _likeness(matcher: difflib.SequenceMatcher, candidate: str, wanted: str, low
 
 
 def _ontology() -> Any:
-    """Not imported as others are: this file travels with a model as custom code, the ontology does not."""
+    """Imported lazily, since the ontology is not part of the custom code of a model folder."""
     try:
         return import_module("ced_model.ontology")
     except ImportError as error:
-        raise UsageError("groups of classes need the package ced_model: pip install ced_model") from error
+        raise UsageError("groups of classes require the package ced_model: pip install ced_model") from error
 
 
 @lru_cache(maxsize=8)
@@ -185,7 +184,6 @@ def _vocabulary(labels: tuple[str, ...]) -> Vocabulary:
 
 
 def vocabulary_of(labels: Sequence[str]) -> Vocabulary:
-    """The [`Vocabulary`] of these classes."""
     return _vocabulary(tuple(labels))
 
 
@@ -194,7 +192,7 @@ def find_choice(labels: Sequence[str], name: Any, option: str = "labels") -> Cla
     A class or group by one name, index or machine id.
 
     Raises:
-        OptionError: if there is no such class; it names similar ones.
+        OptionError: if there is no such class, with similar names.
     """
     choice = vocabulary_of(labels).choose(name)
     if choice is None:
@@ -203,7 +201,7 @@ def find_choice(labels: Sequence[str], name: Any, option: str = "labels") -> Cla
 
 
 def unknown_class(labels: Sequence[str], name: Any, option: str) -> UsageError:
-    """The error for a name that is not one of a class or group, with similar ones."""
+    """The error for an unknown class or group, with similar names."""
     if not isinstance(name, str):
         return OptionError(option, name, "names of classes")
     expected = "a class of the model"
@@ -237,12 +235,12 @@ def find_choices(
     labels: Sequence[str], wanted: Any, option: str = "labels", own: Mapping[str, ClassChoice] | None = None
 ) -> list[ClassChoice]:
     """
-    The classes and groups of a list, or of one text with commas between them, each once.
+    The classes and groups in a list, or in a text with names separated by commas, without duplicates.
 
-    Names with commas are understood. `own` has names that users gave.
+    Names may contain commas. `own` are names from a label map.
 
     Raises:
-        OptionError: for a name that is not one of a class or group, with similar ones.
+        OptionError: for an unknown class or group, with similar names.
     """
     if isinstance(wanted, str):
         wanted = [wanted]
@@ -277,17 +275,17 @@ def choose_classes(
     label_map: Mapping[str, str | None] | None = None,
 ) -> list[ClassChoice]:
     """
-    What gets rows in outputs, in the order of the model's classes, groups behind them.
+    Chooses classes and groups for outputs, in the order of the model's classes, then groups.
 
     Args:
         labels: The classes of the model.
-        wanted: Classes and groups, as a list or as one text with commas between them; by default all classes.
-        exclude: Classes and groups to leave out, likewise.
-        label_map: Own names of classes and groups. Classes with the same one become one row with the highest of their
-            scores; an empty name or None leaves a class out.
+        wanted: Classes and groups, as a list or as a text with names separated by commas; by default all classes.
+        exclude: Classes and groups to leave out.
+        label_map: Your own names for classes and groups. Classes with the same name become one with the highest of
+            their scores; an empty name or None leaves a class out.
 
     Raises:
-        OptionError: for a name that is not one of a class or group.
+        OptionError: for an unknown class or group.
     """
     everything = [ClassChoice(label, (index,), index) for index, label in enumerate(labels)]
     own: dict[str, ClassChoice] = {}
@@ -296,7 +294,7 @@ def choose_classes(
     else:
         choices = renamed = _renamed(everything, labels, label_map)
         own = {choice.label: choice for choice in renamed if choice.label in label_map.values()}
-        if wanted is not None:  # also by own names
+        if wanted is not None:  # names of the label map count, too
             found = find_choices(labels, wanted, own=own)
             mine = [choice for choice in found if choice in own.values()]
             others = [choice for choice in found if choice not in mine]
@@ -317,7 +315,7 @@ def _renamed(
     by_index: dict[int, str] = {}
     for key, name in label_map.items():
         if name is not None and not isinstance(name, str):
-            raise OptionError(f"label_map[{str(key)!r}]", name, "a name, or nothing to leave the class out")
+            raise OptionError(f"label_map[{str(key)!r}]", name, "a name, or an empty one to leave the class out")
         choice = find_choice(labels, key, "label_map")
         by_class = (name or "").strip()
         if names.setdefault(choice, by_class) != by_class:
@@ -348,7 +346,7 @@ def _renamed(
 
 
 def choice_scores(scores: "np.ndarray", choices: Sequence[ClassChoice]) -> "np.ndarray":
-    """Scores `(..., classes)` → `(..., choices)`: the highest of the classes of each choice."""
+    """Scores `(..., classes)` → `(..., choices)`: the maximum over the classes of each choice."""
     found = scores[..., [choice.indices[0] for choice in choices]]
     for column, choice in enumerate(choices):
         if len(choice.indices) > 1:

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Events of many recordings → which of them become clips, and the files of these."""
+"""Chooses events of many recordings and writes them as clips."""
 
 import csv
 import io
@@ -22,12 +22,12 @@ COLUMNS = ("clip", "file", "label", "start_s", "end_s", "onset_s", "offset_s", "
 class Clip(NamedTuple):
     """
     Attributes:
-        clip: Its file, from the folder of all clips.
+        clip: Path of the clip, relative to the folder of clips.
         file: The recording.
         label: The class.
-        start_s, end_s: Where it is in the recording, with the padding.
-        onset_s, offset_s: The event in it.
-        peak: Its highest score.
+        start_s, end_s: Start and end of the clip in the recording, with padding.
+        onset_s, offset_s: Onset and offset of the event in the recording.
+        peak: Highest score of the event.
     """
 
     clip: str
@@ -55,14 +55,15 @@ def choose_clips(
     format: str,
 ) -> list[Clip]:
     """
-    Clips of events, in the order of recordings and time.
+    Chooses the events that become clips, ordered by recording and time.
 
     Args:
         recordings: Records of events.
         padding_s: Seconds before and after each event.
-        most: Clips of a class at most.
-        choose: Which of more: those with the best scores, random ones, or some from each part of the range of scores.
-        seed: Of the random choice.
+        most: Maximum number of clips per class.
+        choose: Which events to take if there are more: those with the best scores, random ones, or an equal number from
+            each part of the range of scores.
+        seed: Seed of the random choice.
         format: `"wav"` or `"flac"`.
     """
     events = [
@@ -85,7 +86,7 @@ def choose_clips(
         start_s, end_s = max(0.0, onset_s - padding_s), min(duration_s, offset_s + padding_s)
         name = whole = os.path.join(file_name(label), part_name(file, start_s, format))
         number = 1
-        while name.lower() in names:  # recordings of one name in several folders
+        while name.lower() in names:  # recordings with the same name in several folders
             number += 1
             name = f"{whole.removesuffix(f'.{format}')}-{number}.{format}"
         names.add(name.lower())
@@ -115,14 +116,14 @@ def write_clips(
     on_error: Callable[[str, str], object],
 ) -> list[Clip]:
     """
-    Writes clips that are not there yet, each in one piece, and the table `clips.csv` at the end.
+    Writes the clips that do not exist yet, then the table `clips.csv`.
 
     Args:
-        path_of: The path of a recording by its name.
-        on_error: Called with the name of a recording that cannot be read, and why.
+        path_of: Returns the path of a recording by its name.
+        on_error: Called with the name of a recording that cannot be read, and the reason.
 
     Returns:
-        The clips that are there.
+        The clips that exist.
     """
     written = []
     by_file: dict[str, list[Clip]] = {}

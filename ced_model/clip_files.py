@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of recordings as files of their own, with the sampling rate and the channels of the recording."""
+"""Cuts recordings into files, with the sampling rate and the channels of the recording."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from .audio import decoded_chunks, sound_file
 from .messages import OptionError, RunError, one_line, printable
 from .output import new_file
 
-# Sample types that a file may keep, and that of all others.
+# Sample types that each format keeps, and the one for all others.
 SUBTYPES = {
     "wav": ("PCM_16", ("PCM_U8", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")),
     "flac": ("PCM_16", ("PCM_S8", "PCM_24")),
@@ -25,7 +25,7 @@ MAX_NAME = 100  # characters
 
 
 class Part(NamedTuple):
-    """Samples `(frames, channels)`, float64, their rate in Hz, and their type in the file as libsndfile names it."""
+    """Samples `(frames, channels)` as float64, sampling rate in Hz, and libsndfile's name of the sample type."""
 
     samples: np.ndarray
     sampling_rate: float
@@ -34,7 +34,7 @@ class Part(NamedTuple):
 
 def cut_parts(path: str, spans: Sequence[tuple[float, float]]) -> Iterator[Part]:
     """
-    Parts of a recording, from and to seconds, in their order. What is behind its end is left out.
+    Yields parts of a recording, given by start and end in seconds, in this order, up to the end of the recording.
 
     Raises:
         AudioError, OSError: if it cannot be read.
@@ -50,7 +50,7 @@ def cut_parts(path: str, spans: Sequence[tuple[float, float]]) -> Iterator[Part]
         return
     except soundfile.SoundFileError:
         pass
-    # Formats that libsndfile does not know are decoded from the beginning, once.
+    # Formats that libsndfile does not support are decoded once, from the beginning.
     yield from _cut_while_decoding(path, spans)
 
 
@@ -72,10 +72,10 @@ def _cut_while_decoding(path: str, spans: Sequence[tuple[float, float]]) -> Iter
 
 def write_part(part: Part, path: str | os.PathLike[str], format: str) -> None:
     """
-    Writes a part as WAV or FLAC, with the sample type of the recording where the format has it, else 16 bits.
+    Writes a part as WAV or FLAC, with the sample type of the recording if the format supports it, else 16 bits.
 
     Raises:
-        RunError: if the format cannot hold it.
+        RunError: if it cannot be written in this format.
     """
     usual, kept = SUBTYPES[format]
     subtype = part.subtype if part.subtype in kept else "PCM_24" if part.subtype in FINER else usual
@@ -92,10 +92,10 @@ def check_format(format: str) -> None:
 
 
 def file_name(text: str) -> str:
-    """A text as a part of a file name on any system."""
+    """A text made fit for file names on any system."""
     return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", printable(text)).strip(" .")[:MAX_NAME] or "_"
 
 
 def part_name(recording: str, start_s: float, format: str) -> str:
-    """The name of a part: that of its recording, and where it starts."""
+    """File name of a part: the name of the recording and the start of the part."""
     return f"{file_name(Path(recording).stem)}_{start_s:.2f}.{format}"

@@ -30,20 +30,21 @@ from .model_settings import (
 
 @auto_docstring(
     custom_intro="""
-    Configuration of [`CedModel`] and of the classifiers on it. It reads and writes the `config.json` of the
-    `mispeech/ced-*` repositories and keeps fields that it does not know. The defaults are those of
-    [mispeech/ced-base](https://huggingface.co/mispeech/ced-base).
+    Configuration of [`CedModel`] and its classifiers. The defaults are those of
+    [mispeech/ced-base](https://huggingface.co/mispeech/ced-base). It reads and writes the `config.json` of the
+    `mispeech/ced-*` repositories, including fields that are not listed here.
 
-    `num_labels` (alias `outputdim`) is 527 by default. 527 classes without an `id2label` get the names of AudioSet; so
-    does a table of AudioSet names cut at their first comma, as some published files have it. Any other table is kept.
+    `num_labels` (alias `outputdim`) defaults to 527. With 527 classes and no `id2label`, classes are named as in
+    AudioSet. An `id2label` with AudioSet names that are cut at the first comma, as in some published files, is replaced
+    by the full names.
     """
 )
 @strict
 class CedConfig(PreTrainedConfig):
     r"""
     name (`str`, *optional*):
-        `"ced-tiny"`, `"ced-mini"`, `"ced-small"` or `"ced-base"` fills in the `embed_dim` and `num_heads` of that size.
-        With an explicit `embed_dim` the name is only stored.
+        `"ced-tiny"`, `"ced-mini"`, `"ced-small"` or `"ced-base"` sets the `embed_dim` and `num_heads` of that size. If
+        `embed_dim` is given, the name is only stored.
     embed_dim (`int`, *optional*, defaults to 768):
         Width of the tokens. Alias: `hidden_size`.
     depth (`int`, *optional*, defaults to 12):
@@ -55,29 +56,29 @@ class CedConfig(PreTrainedConfig):
     attn_drop_rate (`float`, *optional*, defaults to 0.0):
         Dropout on the attention weights.
     drop_path_rate (`float`, *optional*, defaults to 0.0):
-        Stochastic depth of the last block; it grows linearly from 0 at the first block.
+        Stochastic depth rate of the last block; rates grow linearly from 0 at the first block.
     patch_stride (`int`, *optional*, defaults to 16):
-        Equals `patch_size`: patches do not overlap.
+        Must equal `patch_size`, since patches do not overlap.
     n_mels (`int`, *optional*, defaults to 64):
-        Number of mel bins, the height of `input_values`; a multiple of `patch_size`.
+        Number of mel bins, a multiple of `patch_size`.
     target_length (`int`, *optional*, defaults to 1012):
         Longest input in frames (of 10 ms) that is encoded in one piece; longer clips are split into chunks of this many
-        frames. There are `target_length // patch_size` time positions.
+        frames. The model has `target_length // patch_size` time positions.
     pooling (`str`, *optional*, defaults to `"mean"`):
-        `"mean"` over all tokens, `"logit"` (the same, but long clips average raw outputs instead of probabilities),
-        `"dm"` (mean over frequency, then the averaged probability over time) or `"token"` (a class token).
+        `"mean"` (mean of all tokens), `"logit"` (the same, but raw outputs instead of probabilities are averaged over
+        the chunks of a long clip), `"dm"` (tokens are averaged over frequency, then probabilities over time) or
+        `"token"` (a class token).
     eval_avg (`str`, *optional*, defaults to `"mean"`):
         How the probabilities of the chunks of a long clip are combined: `"mean"` or `"max"`.
     pad_last (`bool`, *optional*, defaults to `True`):
-        Whether the last chunk of a long clip is filled up with zeros, as the published checkpoints were evaluated. With
-        `False` it keeps its own length.
+        Whether to pad the last chunk of a long clip with zeros, as in the evaluation of the published checkpoints.
     problem_type (`str`, *optional*, defaults to `"multi_label_classification"`):
         `"multi_label_classification"` (sigmoid and binary cross-entropy, as AudioSet),
         `"single_label_classification"` (softmax and cross-entropy) or `"regression"` (mean squared error).
     n_fft (`int`, *optional*, defaults to 512):
-        Fourier transform of the front end in samples.
+        Size of the Fourier transform of the front end in samples.
     win_size (`int`, *optional*, defaults to 512):
-        Hann window in samples.
+        Length of the Hann window in samples.
     hop_size (`int`, *optional*, defaults to 160):
         Distance between frames in samples.
     f_min (`float`, *optional*, defaults to 0):
@@ -87,8 +88,8 @@ class CedConfig(PreTrainedConfig):
     center (`bool`, *optional*, defaults to `True`):
         Whether frames are centred, with reflection at both ends of the clip.
     loss (`str`, *optional*, defaults to `"BCE"`):
-        The name that the public port gives to a loss. `"CrossEntropyLoss"` without a `problem_type` means
-        `"single_label_classification"`; any other is stored and otherwise ignored.
+        Name of the loss in the public port. Without a `problem_type`, `"CrossEntropyLoss"` sets
+        `"single_label_classification"`. Other values are stored and ignored.
 
     Example:
 
@@ -138,8 +139,8 @@ class CedConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # With the package, `pipeline` finds its class by the type of the model. Where it finds this field instead, it
-        # refuses to continue without `trust_remote_code`.
+        # With this package installed, `pipeline` finds its class by the model type. With this field, it would require
+        # `trust_remote_code`.
         if not __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
             kwargs.pop("custom_pipelines", None)
         for alias in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
@@ -155,13 +156,13 @@ class CedConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "loss" and name in vars(self):  # set after construction, as code for the public port does
+        if name == "loss" and name in vars(self):  # code for the public port sets it after construction
             super().__setattr__("problem_type", PROBLEM_TYPES.get(str(value), self.problem_type))
         super().__setattr__(name, value)
 
     @property
     def num_patches(self) -> tuple[int, int]:
-        """Patches of the longest input: `(frequency, time)`, the sizes of the two position tables."""
+        """Number of patches `(frequency, time)` of the longest input: the sizes of the two position tables."""
         return self.n_mels // self.patch_size, self.target_length // self.patch_size
 
     def validate_architecture(self) -> None:
@@ -170,14 +171,14 @@ class CedConfig(PreTrainedConfig):
         check_architecture(vars(self))
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """As [`~PreTrainedConfig.save_pretrained`], with the code that the configuration needs."""
+        """Saves the configuration as [`~PreTrainedConfig.save_pretrained`] does, with its code if that was saved."""
         drop_absent_code(self, save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
         """
-        As [`~PreTrainedConfig.to_json_file`], with the pipeline where the configuration's own code lies beside the
-        file: `save_pretrained` calls this between noting which files are there and uploading the new ones.
+        Writes the file as [`~PreTrainedConfig.to_json_file`] does, and the code of the pipeline next to the code of the
+        configuration, if that is in the folder. (`save_pretrained` uploads the files that are new after this call.)
         """
         with pipeline_code(self, os.path.dirname(json_file_path)):
             super().to_json_file(json_file_path, use_diff)
@@ -185,8 +186,8 @@ class CedConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """
-        A configuration from a stored dictionary, whose fields `kwargs` override: they are validated, and what depends
-        on them is filled in, as at construction (transformers sets most of them on the finished configuration).
+        Creates a configuration from a dictionary. `kwargs` override its fields before construction, so that they are
+        validated and dependent fields follow (transformers sets most `kwargs` on the finished configuration).
         """
         config_dict = dict(config_dict)
         if "outputdim" in kwargs:
@@ -197,13 +198,13 @@ class CedConfig(PreTrainedConfig):
                 config_dict.pop(field, None)
         if str(kwargs.get("loss")) in PROBLEM_TYPES:
             config_dict.pop("problem_type", None)
-        # A dtype may be "auto", which transformers resolves itself.
+        # transformers resolves a dtype of "auto" itself.
         fields = (set(cls.__dataclass_fields__) | set(cls.attribute_map)) - {"dtype"}
         config_dict |= {field: kwargs.pop(field) for field in fields & kwargs.keys()}
         return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as a dictionary, with `outputdim` as the `config.json` of the Hub has it."""
+        """The configuration as a dictionary, with `outputdim` as in the `config.json` files on the Hub."""
         return {**super().to_dict(), "outputdim": self.num_labels}
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which classes are taken for which, in clips of one class each. Pictures need matplotlib, the extra `[plot]`."""
+"""Confusion matrices of single-label clips. Plots require matplotlib (extra `[plot]`)."""
 
 import csv
 import io
@@ -12,12 +12,12 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_NUMBERS = 30  # classes up to which a picture has the number of clips in each cell
+MOST_NUMBERS = 30  # maximum number of classes for plots with numbers in their cells
 LABEL_LENGTH = 36
 
 
 class Confused(NamedTuple):
-    """A class that is taken for another one: in how many clips, and in what share of the clips of the class."""
+    """A class mistaken for another one: number of such clips, and their share of all clips of the class."""
 
     label: str
     taken_for: str
@@ -27,14 +27,14 @@ class Confused(NamedTuple):
 
 def confusion_matrix(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """
-    The number of clips of each class by their best-scored class.
+    Number of clips by label and best-scored class.
 
     Args:
-        targets: 0 or 1, of shape `(clips, classes)`, one 1 a clip.
-        scores: Of shape `(clips, classes)`. Of equal ones, the first counts as the best.
+        targets: 0 or 1, of shape `(clips, classes)`, with one 1 per clip.
+        scores: Of shape `(clips, classes)`; the first of equal scores is the best.
 
     Returns:
-        Whole numbers of shape `(classes, classes)`: the row is the label, the column the best-scored class, as in
+        Integers of shape `(classes, classes)`: the row is the label, the column the best-scored class, as in
         scikit-learn's `confusion_matrix`.
     """
     matrix = np.zeros((targets.shape[1],) * 2, int)
@@ -43,7 +43,7 @@ def confusion_matrix(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def most_confused(matrix: np.ndarray, labels: Sequence[str], most: int = 10) -> list[Confused]:
-    """The pairs of classes with the most errors, the most first."""
+    """The pairs of classes with the most errors, in descending order."""
     errors = matrix - np.diag(np.diag(matrix))
     order = np.argsort(-errors, axis=None, kind="stable")[:most]
     pairs = [divmod(int(place), len(matrix)) for place in order]
@@ -56,7 +56,7 @@ def most_confused(matrix: np.ndarray, labels: Sequence[str], most: int = 10) -> 
 
 
 def write_matrix(file: BinaryIO, matrix: np.ndarray, labels: Sequence[str]) -> None:
-    """CSV: a row for each label, a column for each best-scored class."""
+    """Writes a CSV with one row per label and one column per best-scored class."""
     text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["label", *labels])
@@ -77,7 +77,7 @@ def make_picture(matrix: np.ndarray, labels: Sequence[str]) -> "Figure":
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1)
     names = [shortened(label, LABEL_LENGTH) for label in labels]
-    size = min(10.0, max(2.0, 72 * side / number / 1.4))  # a name a row, in points
+    size = min(10.0, max(2.0, 72 * side / number / 1.4))  # one name per row, in points
     axes.set_xticks(range(number), names, rotation=90, fontsize=size)
     axes.set_yticks(range(number), names, fontsize=size)
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the files that are saved with a model as custom code share. They import this file before anything else."""
+"""The custom code that is saved with a model. Its files import this file first, which checks transformers' version."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from typing import Any
 
 MIN_TRANSFORMERS = "5.23"
 
-# The model and its feature extractor need NumPy, torch and transformers; the pipeline also soundfile and soxr.
+# The model and its feature extractor require NumPy, torch and transformers; the pipeline also soundfile and soxr.
 MODEL_CODE = (
     "audioset.py",
     "configuration_ced.py",
@@ -55,7 +55,7 @@ AUTO_MAP = {
     "AutoModelForAudioFrameClassification": "modeling_ced.CedForAudioFrameClassification",
 }
 EXTRACTOR_AUTO_MAP = {"AutoFeatureExtractor": "feature_extraction_ced.CedFeatureExtractor"}
-# The field of `config.json` from which `pipeline` takes the class where this package is not installed.
+# The field of `config.json` in which `pipeline` finds the class if this package is not installed.
 CUSTOM_PIPELINES = {
     "audio-classification": {
         "impl": "pipeline_ced.CedAudioClassificationPipeline",
@@ -65,19 +65,19 @@ CUSTOM_PIPELINES = {
 }
 
 with suppress(PackageNotFoundError):
-    # Older versions lack what is imported, or load the model and give other scores.
+    # With older versions, imports fail, or the model has wrong scores.
     found = version("transformers")
     if [int(number) for number in re.findall(r"\d+", found)[:2]] < [int(part) for part in MIN_TRANSFORMERS.split(".")]:
         raise ImportError(
-            f"CED needs transformers {MIN_TRANSFORMERS} or newer, found {found}:"
+            f"CED requires transformers {MIN_TRANSFORMERS} or newer, found {found}:"
             f' pip install --upgrade "transformers>={MIN_TRANSFORMERS}"'
         )
 
 
 class OwnCode:
     """
-    The `_auto_class` of a class whose code is saved with it, so that it loads where this package is not installed.
-    Subclasses by other authors have none, until they are registered by `register_for_auto_class`.
+    The `_auto_class` of a class, so that transformers saves its code with it and it can be loaded without this package.
+    Subclasses by other authors have none until they are registered by `register_for_auto_class`.
     """
 
     def __init__(self, auto_class: str) -> None:
@@ -91,7 +91,7 @@ class OwnCode:
 
 
 def drop_absent_code(owner: Any, folder: str | os.PathLike[str]) -> None:
-    """Removes from the `auto_map` of a configuration or feature extractor the files that `folder` does not have."""
+    """Removes files that are not in `folder` from the `auto_map` of a configuration or feature extractor."""
     auto_map = vars(owner).pop("auto_map", None)
     kept = {
         auto_class: place
@@ -105,14 +105,14 @@ def drop_absent_code(owner: Any, folder: str | os.PathLike[str]) -> None:
 @contextmanager
 def pipeline_code(config: Any, folder: str | os.PathLike[str]) -> Iterator[None]:
     """
-    Copies the pipeline's code into `folder` and names it in the configuration during the context, if the
-    configuration's code is there and the model has classes, which an encoder has not.
+    Copies the pipeline's code to `folder` and refers to it in the configuration within the context, if the folder has
+    the configuration's code and the model is not an encoder without classes.
     """
     from transformers.dynamic_module_utils import get_relative_import_files
 
     kept = vars(config).pop("custom_pipelines", None)
     if Path(folder, "configuration_ced.py").is_file() and config.architectures != ["CedModel"]:
-        # A copy of the custom code that transformers made holds the pipeline only if that was loaded.
+        # The copy of the custom code in transformers' cache has the pipeline only if it was loaded.
         places = [Path(__file__).parent, *([Path(config.name_or_path)] if config.name_or_path else [])]
         source = next((path for place in places if (path := place / "pipeline_ced.py").is_file()), None)
         if source is not None:

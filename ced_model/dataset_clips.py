@@ -1,10 +1,10 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Rows of a data set → labelled clips that are read once, or files for training, which reads each clip many times.
+Labelled clips from the rows of a data set: read directly for evaluation, or written to files for training.
 
-The files are kept in the cache of 🤗 datasets (`HF_DATASETS_CACHE`), a folder for each Parquet file, so that an
-interrupted run continues with the next one, and the next run finds all of them.
+The files are kept in the cache of 🤗 datasets (`HF_DATASETS_CACHE`), in one folder per Parquet file, so that later runs
+can use them and an interrupted run can be continued.
 """
 
 import hashlib
@@ -32,13 +32,13 @@ def labelled_rows(
     rows: DatasetRows, model_labels: Sequence[str], *, label_column: str | None = None, separator: str = ";"
 ) -> LabelledClips:
     """
-    The labels of rows, in clips whose paths are the rows' names. No audio is read.
+    The labels of the rows, as clips with the rows' names as paths. No audio is read.
 
     Args:
         rows: The rows.
-        model_labels: The classes; whole numbers without names count as indices of these.
-        label_column: By default the one of a usual name, or a column per class.
-        separator: Between classes in a text.
+        model_labels: The classes; integers without names are indices of these.
+        label_column: The column of labels, by default one with a usual name, or one column per class.
+        separator: Separates classes in a text.
 
     Raises:
         ValueError: in one line, if labels are missing or unknown.
@@ -53,15 +53,15 @@ def labelled_rows(
 
 
 def read_rows(rows: DatasetRows, names: Iterable[str]) -> Iterable[Input]:
-    """The inputs of the rows with these names, in the order of the rows."""
+    """Inputs for the rows with these names, in the order of the rows."""
     wanted = set(names)
     return rows.fill(item for item in rows.inputs() if item.name in wanted)
 
 
 def label_table(rows: DatasetRows, label_column: str | None) -> Table:
-    """The column of labels; where there is none, all that may be columns of classes."""
+    """The column of labels, or else all columns that may be classes."""
     if label_column is not None and label_column not in rows.columns:
-        raise OptionError("label_column", label_column, listed(label_column, rows.columns) or "no column beside audio")
+        raise OptionError("label_column", label_column, listed(label_column, rows.columns) or "none: only audio")
     lowered = {name.lower(): name for name in reversed(rows.columns)}
     usual = next((lowered[name] for name in LABEL_COLUMNS if name in lowered), None)
     chosen = label_column or usual
@@ -89,7 +89,7 @@ def _by_index(rows: DatasetRows, row: int, column: str, value: Any, labels: Sequ
 
 
 def unpack(rows: DatasetRows, say: Callable[[str], object]) -> list[str]:
-    """The paths of files with the rows' audio, which are written unless they are there."""
+    """Writes the audio of the rows to files, unless they exist, and returns their paths."""
     root = _cache() / _file_name(rows.files.name)
     folders = [
         root / _digest(f"{path} {_version(path)}") / _file_name(split) / _file_name(rows.audio_column)
@@ -112,7 +112,7 @@ def _unpack_shard(rows: DatasetRows, shard: int, folder: Path) -> None:
             continue
         suffix = os.path.splitext(rows.names[index])[1].lower()
         files.append(f"{rows.places[index][1]}{suffix if suffix in AUDIO_EXTENSIONS else ''}")
-        write_file(folder / files[-1], content or b"")  # an empty one is reported by whoever reads it
+        write_file(folder / files[-1], content or b"")  # an empty file is reported when it is read
     write_file(folder / FILES, json.dumps(files).encode())
 
 
@@ -131,7 +131,7 @@ def _digest(text: str) -> str:
 
 
 def _version(path: str) -> str:
-    """What changes with a file's content; the address of one on the Hub has its revision."""
+    """A text that changes with the content of a file; paths of the Hub have a revision."""
     if path.startswith(REMOTE):
         return ""
     status = os.stat(path)
@@ -146,7 +146,7 @@ def unpack_table(
     label_column: str | None,
     say: Callable[[str], object],
 ) -> str:
-    """The path of a table of the clips in these splits, for [`read_labelled`], with their audio in files."""
+    """Writes the audio of these splits to files, and a table of the clips for [`read_labelled`]; returns its path."""
     lines = []
     for split in splits:
         rows = DatasetRows(files, split, audio_column)
@@ -165,7 +165,7 @@ def unpack_table(
 def dataset_files(
     dataset: str, config: str | None, split: str | None, audio_column: str | None, say: Callable[[str], object]
 ) -> list[str]:
-    """The paths of the audio files of a data set, by default of its split for training."""
+    """Paths of the audio files of a data set, by default of its training split."""
     files = find_dataset(dataset, config, audio_column)
     chosen = files.choose(split, ["train"])
     if not files.is_table:
@@ -176,7 +176,7 @@ def dataset_files(
 def training_splits(
     files: DatasetFiles, split: str | None, usual: Sequence[str], validation: Sequence[str]
 ) -> list[str]:
-    """The split to train with, and that to validate with if there is one."""
+    """The split for training, and the one for validation if there is one."""
     chosen = files.choose(split, usual)
     if chosen == ALL:
         return [ALL]

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets of 🤗 datasets and tables of pandas → their column of audio, not decoded, which would need torchcodec."""
+"""The audio column of 🤗 datasets and pandas tables, without decoding it (which would require torchcodec)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from .messages import OptionError
 
 
 class StreamedColumn:
-    """The values of a column of an `IterableDataset`, from the first one in each loop."""
+    """The values of a column of an `IterableDataset`."""
 
     def __init__(self, dataset: Any, key: str) -> None:
         self.dataset, self.key = dataset, key
@@ -31,14 +31,15 @@ class Column(StreamedColumn, Sequence):
 
 def audio_column(inputs: Any) -> Any:
     """
-    The audio of a dataset, of one of its columns (also as `KeyDataset`), or of a column of pandas; others as given.
+    The audio of a dataset, of one of its columns (also a `KeyDataset`), or of a column of pandas. Other inputs are
+    returned unchanged.
 
     Raises:
-        OptionError: for a dataset with several columns of audio, or without the column that is asked for.
+        OptionError: for a dataset with several audio columns, or without the given column.
     """
     if is_single_input(inputs):
         return inputs
-    if hasattr(inputs, "iloc"):  # of pandas, whose index may be anything
+    if hasattr(inputs, "iloc"):  # pandas
         if inputs.ndim != 1:
             raise OptionError("inputs", type(inputs).__name__, 'one column of it, such as table["path"]')
         return inputs.tolist()
@@ -51,7 +52,7 @@ def audio_column(inputs: Any) -> Any:
         if not columns:
             return inputs
         if len(columns) > 1:
-            wanted = f"a dataset with one audio column, not {', '.join(columns)}: select_columns(name) leaves one"
+            wanted = f"a dataset with one audio column, not {', '.join(columns)}: use select_columns(name)"
             raise OptionError("inputs", type(inputs).__name__, wanted)
         dataset, key = inputs, columns[0]
     else:
@@ -61,7 +62,7 @@ def audio_column(inputs: Any) -> Any:
         return inputs
     if key not in features:
         raise OptionError("inputs", key, f"a column of the dataset: {', '.join(map(str, features))}")
-    column = dataset.select_columns([key])  # without those that would be decoded
+    column = dataset.select_columns([key])  # other columns would be decoded
     if type(features[key]).__name__ == "Audio":
         column = column.cast_column(key, type(features[key])(decode=False))
     return Column(column, key) if hasattr(column, "__len__") else StreamedColumn(column, key)

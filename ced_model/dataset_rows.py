@@ -1,10 +1,10 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Data sets of the Hugging Face Hub, and local folders of the same layout → the audio of their rows.
+Audio of data sets on the Hugging Face Hub, and of local folders with the same layout.
 
-🤗 datasets finds the configuration and the files of each split. The files are read here, so that neither torchcodec nor
-FFmpeg is needed: Parquet files row by row, from the Hub without storing them, and folders of audio files as such.
+🤗 datasets finds the configuration and the files of each split. The files are read here, without torchcodec or FFmpeg:
+Parquet files row by row (those of the Hub are streamed), and folders of audio files directly.
 """
 
 import difflib
@@ -32,15 +32,15 @@ from .packages import require
 
 ALL = "all"
 INSTALL = 'pip install "ced_model[datasets]"'
-CONVERTED = "refs/convert/parquet"  # the branch in which the Hub keeps a copy of each set as Parquet
+CONVERTED = "refs/convert/parquet"  # the branch in which the Hub keeps a Parquet copy of a data set
 HUB_ID = re.compile(r"(?P<id>\w[\w.-]*/[\w.-]+)(@(?P<revision>[^@\s]+))?")
-BATCH_ROWS = 8  # decoded from a Parquet file at a time
+BATCH_ROWS = 8  # rows read from a Parquet file at a time
 BUFFER_BYTES = 2**20
-THREADS = 8  # that read the paths of rows, file by file
+THREADS = 8  # for reading the paths of rows, one file each
 REMOTE = "hf://"
 NUMBER_TYPES = ("int", "uint", "float", "halffloat", "double", "bool")
 
-Encoded = tuple[bytes | None, str | None]  # the content of an audio file and its name, or without content its path
+Encoded = tuple[bytes | None, str | None]  # the content of an audio file and its name, or None and its path
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class DatasetFiles:
 
     Attributes:
         name: Its folder or Hub id.
-        is_table: Whether they are Parquet files, not audio files.
-        splits: The paths of each split, or addresses that begin with `hf://`.
-        features: What the data set's card has on its columns.
-        folder: A local folder of audio files, else empty.
+        is_table: Whether the files are Parquet files, not audio files.
+        splits: The paths of each split; those on the Hub begin with `hf://`.
+        features: The column types from the data set's card.
+        folder: The folder of local audio files, else empty.
     """
 
     name: str
@@ -64,10 +64,10 @@ class DatasetFiles:
 
     def choose(self, split: str | None, preferred: Iterable[str] = ()) -> str:
         """
-        The split of this name, or by default the only one, or the first of `preferred`.
+        The split with this name, by default the only one or the first of `preferred`.
 
         Raises:
-            OptionError: if there is none of this name, or none of `preferred`.
+            OptionError: if there is no such split.
         """
         if split is None:
             split = next((name for name in preferred if name in self.splits), None)
@@ -78,7 +78,7 @@ class DatasetFiles:
         raise OptionError("split", split, f"{listed(split, self.splits)}, or {ALL}")
 
     def names(self, split: str) -> list[str]:
-        """The split of this name, or all."""
+        """The split with this name, or all."""
         return [name for name in self.splits if split in (ALL, name)]
 
 
@@ -86,16 +86,16 @@ def find_dataset(
     dataset: str | os.PathLike[str], config: str | None = None, audio_column: str | None = None
 ) -> DatasetFiles:
     """
-    Finds the files of a data set. None is downloaded.
+    Finds the files of a data set without downloading them.
 
     Args:
-        dataset: The id of a Hub repository, `owner/name` or `owner/name@revision`, a folder of the same layout, or a
+        dataset: The id of a Hub repository, `owner/name` or `owner/name@revision`, a folder with the same layout, or a
             Parquet file.
         config: Its configuration (subset), if it has several.
-        audio_column: The column of audio that is asked for.
+        audio_column: The audio column, which only data sets of Parquet files have.
 
     Raises:
-        UsageError: in one line, if there is none, or it is of another kind.
+        UsageError: if there is no such data set, or it has files of other kinds.
         RunError: if the Hub cannot be reached.
         MissingPackageError: if datasets is not installed.
     """
@@ -122,7 +122,7 @@ def find_dataset(
         return DatasetFiles(dataset, True, splits, features)
     if not isinstance(builder, FolderBasedBuilder):
         kind = type(builder).__module__.rpartition(".")[2]
-        hint = "; `to_parquet` of datasets writes such" if kind == "arrow" else ""
+        hint = "; write Parquet files with `to_parquet` of datasets" if kind == "arrow" else ""
         if id is not None and not os.path.isdir(path):
             hint = f"; the Hub may have a copy: {id['id']}@{CONVERTED}"
         raise UsageError(f"{dataset}: {kind} files; expected Parquet files or audio files{hint}")
@@ -132,7 +132,7 @@ def find_dataset(
 
 
 def local_files(files: DatasetFiles, splits: Sequence[str]) -> DatasetFiles:
-    """A data set of audio files with the files of these splits in the Hub's cache, unless it is a local folder."""
+    """Downloads the files of these splits to the Hub's cache, unless they are local."""
     if files.folder or files.is_table:
         return files
     from huggingface_hub import HfFileSystem, snapshot_download
@@ -154,7 +154,7 @@ def local_files(files: DatasetFiles, splits: Sequence[str]) -> DatasetFiles:
 
 
 def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None) -> Any:
-    """What datasets makes of a folder, or of the match of a Hub id."""
+    """The builder of 🤗 datasets for a folder, or for the match of a Hub id."""
     import datasets
     from huggingface_hub.errors import HTTPError
 
@@ -168,7 +168,7 @@ def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None
         except datasets.exceptions.DatasetNotFoundError as error:
             raise UsageError(f"{shown}: {_not_found(one_line(error))}") from error
         except FileNotFoundError as error:  # such as EmptyDatasetError
-            reason = "it holds no files of a data set"
+            reason = "it contains no files of a data set"
             if has_magic(os.path.realpath(dataset)):
                 reason += ", or its path is a pattern for datasets: rename folders with * ? [ ]"
             raise UsageError(f"{shown}: {reason}") from error
@@ -180,23 +180,23 @@ def _builder(dataset: str, place: str | re.Match[str] | None, config: str | None
         except (OSError, HTTPError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # such as a full disk
                 raise
-            reason = "no such folder here, and the Hugging Face Hub cannot be reached"
+            reason = "there is no such folder, and the Hugging Face Hub cannot be reached"
             raise RunError(f"{shown}: {reason} ({one_line(error)[:200]})") from error
 
 
 def _not_found(text: str) -> str:
     if "gated" in text:
-        return "the Hugging Face Hub gives access only to accepted users: ask on its page, then `hf auth login`"
+        return "access is restricted: request it on the page of the data set, then run `hf auth login`"
     if "evision" in text:
         return text
     return (
-        "there is no such folder here, and on the Hugging Face Hub it does not exist or is private: check the name, or"
-        " log in with `hf auth login`"
+        "there is no such folder, and on the Hugging Face Hub it does not exist or is private: check the name, or log"
+        " in with `hf auth login`"
     )
 
 
 def listed(value: Any, names: Iterable[str]) -> str:
-    """The names to choose from, the nearest one first if there is one."""
+    """The names to choose from, the most similar one first."""
     names = list(names)
     close = difflib.get_close_matches("" if value is None else str(value), names, n=1, cutoff=0.5)
     rest = [name for name in names if name not in close]
@@ -205,7 +205,7 @@ def listed(value: Any, names: Iterable[str]) -> str:
 
 
 def audio_inputs(files: DatasetFiles, split: str) -> list[Input]:
-    """The audio files of a split: those that its metadata name, or all; their names begin at the data set's folder."""
+    """The audio files of a split: those in its metadata, or all; names are relative to the data set's folder."""
     is_remote = not files.folder
     files = local_files(files, files.names(split))
     chosen = [path for name in files.names(split) for path in files.splits[name]]
@@ -215,7 +215,7 @@ def audio_inputs(files: DatasetFiles, split: str) -> list[Input]:
         column = next((name for name in PATH_COLUMNS if name in table), None)
         names = map(str, table[column]) if column is not None else ()
         found += [os.path.join(os.path.dirname(metadata), name) for name in names]
-    if is_remote:  # no metadata of the Hub name files outside
+    if is_remote:  # metadata from the Hub must not refer to files outside of it
         known = set(chosen)
         found = [path for path in found if path in known]
     found = found or [path for path in chosen if os.path.splitext(path)[1].lower() in AUDIO_EXTENSIONS]
@@ -232,20 +232,20 @@ def dataset_inputs(
     audio_column: str | None = None,
 ) -> Iterator[Any]:
     """
-    The audio of a data set, row by row: `tagger.tag(dataset_inputs("owner/name", split="test"))`.
+    Yields the audio of a data set, row by row, as in `tagger.tag(dataset_inputs("owner/name", split="test"))`.
 
     Args:
         dataset: The id of a Hub repository, `owner/name` or `owner/name@revision`; a local folder of the same layout;
-            or a Parquet file. Parquet files of the Hub are streamed; audio files are downloaded to its cache.
-        split: Its split, or `"all"`; by default the only one.
-        config: Its configuration, if it has several.
-        audio_column: The column of audio, by default the only one.
+            or a Parquet file. Parquet files on the Hub are streamed; audio files are downloaded to its cache.
+        split: The split, or `"all"`; by default the only one.
+        config: The configuration, if there are several.
+        audio_column: The audio column, by default the only one.
 
     Yields:
         `{"bytes": the content of a file, "path": the row's name}`, or the path of an audio file.
 
     Raises:
-        ValueError: in one line, for a data set, split or column that does not exist.
+        ValueError: for a data set, split or column that does not exist.
         RunError: if the Hub cannot be reached, or a file cannot be read.
         ImportError: if the extra `[datasets]` is not installed.
     """
@@ -267,16 +267,16 @@ class DatasetRows:
     Args:
         files: The data set.
         split: One of its splits, or `"all"`.
-        audio_column: The column of the audio; by default the only one of audio, or that of the name `audio`.
+        audio_column: The audio column, by default the only one, or the one named `audio`.
 
     Attributes:
-        names: Of the rows: the path that a row has for its audio if it is the only one with it, else `split:index`.
-        places: The split and the index in it of each row.
-        columns: The other columns; `numbers` are those of numbers.
+        names: Names of the rows: the path of the audio if it is unique, else `split:index`.
+        places: Split of each row and its index there.
+        columns: The other columns; `numbers` are the numeric ones.
 
     Raises:
         OptionError: for an unknown column.
-        UsageError: if there is no column of audio.
+        UsageError: if there is no audio column.
         RunError: if a file cannot be read.
     """
 
@@ -311,7 +311,7 @@ class DatasetRows:
         return len(self.names)
 
     def _choose_columns(self, schema: Any, wanted: str | None) -> None:
-        described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))  # by datasets
+        described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))  # written by datasets
         self._features = described.get("info", {}).get("features", {}) | self._features
         audio = [name for name in schema.names if self._is_audio(schema.field(name))]
         if wanted is None:
@@ -342,7 +342,7 @@ class DatasetRows:
         return str(column.type) in ("binary", "large_binary", "binary_view")
 
     def _paths(self, shard: str) -> list[list[str | None]]:
-        """The paths that the rows of a file have beside the audio, by group of rows; no audio is read."""
+        """The paths that a file has for its rows' audio, by row group; no audio is read."""
         leaf = f"{self.audio_column}.path"
         with _parquet(shard) as table:
             if self.audio_column not in table.schema_arrow.names:
@@ -355,31 +355,31 @@ class DatasetRows:
             return [[value and value["path"] for value in column.to_pylist()] for column in columns]
 
     def rows_of_shard(self, shard: int) -> range:
-        """The indices of the rows of a file."""
+        """Indices of the rows of a file."""
         counts = [sum(rows for number, _, rows in self._groups if number < limit) for limit in (shard, shard + 1)]
         return range(*counts)
 
     def place(self, index: int) -> str:
-        """Where a row is, for messages."""
+        """The place of a row, for messages."""
         split, row = self.places[index]
         return f"row {row} of {split}, column {printable(self.audio_column)!r}"
 
     def inputs(self) -> list[Input]:
-        """An input for each row, without its audio, which [`DatasetRows.fill`] reads."""
+        """One input per row, without the audio, which [`DatasetRows.fill`] adds."""
         return [Input(name, index, place=self.place(index)) for index, name in enumerate(self.names)]
 
     def fill(self, inputs: Iterable[Input]) -> Iterator[Input]:
-        """Inputs in the order of their rows, now with their audio, which is read when it is asked for."""
+        """Yields inputs in the order of their rows, with their audio, which is read lazily."""
         wanted = {item.source: item for item in inputs}
         for index, audio in self.audio(wanted):
             item = wanted.pop(index)
             yield replace(item, source={"bytes": audio[0], "path": audio[1]})
 
     def audio(self, wanted: Container[int] | None = None) -> Iterator[tuple[int, Encoded]]:
-        """The indices of rows, all or those in `wanted`, each with the bytes of a file or else its path."""
+        """Yields indices of rows, all or those in `wanted`, with the bytes of the audio file or else its path."""
         start = 0
         for shard, groups in groupby(self._groups, key=itemgetter(0)):
-            asked = []  # groups of rows, each with the index of its first row
+            asked = []  # row groups to read, with the index of their first row
             for _, group, rows in groups:
                 if wanted is None or any(index in wanted for index in range(start, start + rows)):
                     asked.append((group, start))
@@ -399,12 +399,12 @@ class DatasetRows:
             return content, None if content is None else self.names[index]
         folder = os.path.dirname(self.shards[shard][1])
         beside = os.path.join(folder, path)
-        if folder.startswith(REMOTE):  # no row of the Hub names a file here
+        if folder.startswith(REMOTE):  # rows from the Hub must not refer to local files
             return None, f"{folder}/{path}"
         return None, beside if os.path.exists(beside) else path
 
     def cells(self, columns: Iterable[str]) -> Table:
-        """The values of columns other than the audio; those of class labels by their names."""
+        """The values of other columns; class labels as names."""
         columns = list(columns)
         values: Table = {name: [] for name in columns}
         for _, path in self.shards:

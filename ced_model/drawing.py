@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of recordings: the log-mel spectrogram above the tags over time. Needs matplotlib, the extra `[plot]`."""
+"""Plots the log-mel spectrogram of a recording and its tags over time. Requires matplotlib (extra `[plot]`)."""
 
 import math
 from collections.abc import Iterable
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
     from .results import Timeline
 
-MAX_COLUMNS = 4096  # of pictures over time; an even number, of which the screen shows some 1,500
-BLOCK_FRAMES = 4096  # computed at a time
-RANGE_DB = 80  # below the loudest, shown by the colours of the spectrogram
-TIME_STEPS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30)  # then of minutes, and of hours
+MAX_COLUMNS = 4096  # of plots over time; an even number, more than the some 1,500 that a screen shows
+BLOCK_FRAMES = 4096  # frames computed at a time
+RANGE_DB = 80  # range of the colours, below the maximum
+TIME_STEPS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30)  # followed by minutes and hours
 FREQUENCIES_HZ = (100, 250, 500, 1000, 2000, 4000, 8000, 16000, 32000)
 FEW_FREQUENCIES_HZ = (250, 1000, 4000)
 
 
 class Layout(NamedTuple):
-    """How large a picture is, and what has room in it."""
+    """Size of a figure, and what fits into it."""
 
     width_inches: float
     mel_inches: float  # height of the spectrogram
     dpi: int
     label_length: int  # of the names of classes, in characters
     max_times: int  # at which the time axis has labels
-    is_roomy: bool  # for the colour bars beside the pictures and all frequencies, or only the scores' bar below
+    is_roomy: bool  # with colour bars on the right and all frequencies, or only a bar for scores below
 
 
 WIDE = Layout(13, 2.6, 130, 44, 12, True)
@@ -42,16 +42,16 @@ NARROW = Layout(4.4, 1.6, 170, 20, 5, False)  # for a phone, held upright
 
 def mel_picture(blocks: Iterable[np.ndarray], front_end: FrontEnd, max_columns: int) -> tuple[np.ndarray, float]:
     """
-    The log-mel spectrogram of a recording of any length, in memory that does not grow with it.
+    The log-mel spectrogram of a recording of any length, in bounded memory.
 
     Args:
-        blocks: the recording, each block but the last one a multiple of `hop_size` long.
-        front_end: its parameters.
-        max_columns: columns at most, an even number. A column is the mean power of as many frames as needed, a power
-            of 2; the last one has what is left.
+        blocks: The recording, in blocks whose lengths (except the last) are multiples of `hop_size`.
+        front_end: The parameters of the front end.
+        max_columns: Maximum number of columns, an even number. A column is the mean power of 1, 2, 4, … frames; the
+            last one has the remaining frames.
 
     Returns:
-        Decibels, float64 of shape `(n_mels, columns)`, and the seconds that a column stands for.
+        Decibels, float64 of shape `(n_mels, columns)`, and the length of a column in seconds.
     """
     sums = np.zeros((max_columns, front_end.n_mels))
     counts = np.zeros(max_columns)
@@ -75,10 +75,10 @@ def mel_picture(blocks: Iterable[np.ndarray], front_end: FrontEnd, max_columns: 
 
 def tag_picture(timeline: "Timeline", classes: np.ndarray, max_columns: int) -> tuple[np.ndarray, np.ndarray]:
     """
-    Scores over time of some classes: `(classes, columns)`, and the borders of the columns in seconds.
+    Scores of some classes over time, `(classes, columns)`, and the borders of the columns in seconds.
 
-    Where the timeline has more windows than `max_columns`, a column is the highest score of several, so that what is
-    short can still be seen.
+    If the timeline has more windows than `max_columns`, a column is the maximum of several windows, so that short
+    events remain visible.
     """
     segments = timeline.segments()
     windows_per_column = math.ceil(len(segments) / max_columns)
@@ -100,10 +100,10 @@ def make_figure(
     start_s: float = 0.0,
 ) -> "Figure":
     """
-    The spectrogram that `mel_picture` made above the `top_k` classes with the highest peaks, on the same time axis.
+    Plots the spectrogram of `mel_picture` above the `top_k` classes with the highest peaks, on the same time axis.
 
-    Without a `title` there is no room for one. `classes` has the indices of the classes to draw instead, in their
-    order, and `start_s` is where the audio starts in its recording, in seconds.
+    `title` may be empty. `classes` are the indices of the classes to draw instead, in order; `start_s` is the start of
+    the audio in its recording, in seconds.
     """
     from matplotlib.figure import Figure
 
@@ -125,7 +125,7 @@ def make_figure(
 
 
 def highest_classes(timeline: "Timeline", top_k: int) -> np.ndarray:
-    """Indices of the `top_k` classes with the highest peaks, the highest first."""
+    """Indices of the `top_k` classes with the highest peaks, in descending order."""
     return np.argsort(-timeline.scores.max(axis=0), kind="stable")[:top_k]
 
 
@@ -211,5 +211,5 @@ def time_label(seconds: float, step: float) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """The text, or its first characters and `…`, `length` in all."""
+    """The text, cut to `length` characters including `…` if it is longer."""
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Embeddings of many recordings in one file, NumPy's `.npz` or Parquet, and the windows in it that sound most alike."""
+"""Search for similar sounds: an index of embeddings of many recordings, stored as `.npz` or Parquet."""
 
 import json
 import os
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 INSTALL_PARQUET = 'pip install "ced_model[parquet]"'
 EXTENSIONS = (".npz", ".parquet")
-BLOCK_ROWS = 2**12  # compared at a time: they fit into the processor's cache
+BLOCK_ROWS = 2**12  # rows compared at a time, which fit into the CPU cache
 TINY = 1e-12
 
 
@@ -31,8 +31,8 @@ class EmbeddingIndex:
 
     Attributes:
         files: The recordings.
-        file_index: Which of them each window is from, int32 of shape `(windows,)`.
-        start_s, end_s: The bounds of the windows in seconds, float64 of shape `(windows,)`.
+        file_index: Index in `files` of each window, int32 of shape `(windows,)`.
+        start_s, end_s: Start and end of the windows in seconds, float64 of shape `(windows,)`.
         embeddings: float32 of shape `(windows, embed_dim)`.
         made_by: The `model`, the checksum of its `weights`, and the options `window_s`, `hop_s` and `channel`.
     """
@@ -50,10 +50,10 @@ class EmbeddingIndex:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "EmbeddingIndex":
         """
-        Reads a file that `ced embed` or [`EmbeddingIndex.save`] wrote.
+        Reads a file written by `ced embed` or [`EmbeddingIndex.save`].
 
         Raises:
-            ValueError: in one line, if it is not such a file.
+            ValueError: if it is not such a file.
         """
         path = os.fspath(path)
         shown = repr(printable(path))
@@ -67,12 +67,12 @@ class EmbeddingIndex:
             rows = {len(index.file_index), len(index.start_s), len(index.end_s), len(index.embeddings)}
             if len(rows) > 1 or index.embeddings.ndim != 2 or not isinstance(made_by.get("weights"), str):
                 raise ValueError
-        except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:  # of PyArrow, too
-            raise UsageError(f"{shown} is not a file of embeddings, or damaged: `ced embed` makes one") from error
+        except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:  # also errors of PyArrow
+            raise UsageError(f"{shown} is not a file of embeddings, or damaged; make one with `ced embed`") from error
         return index
 
     def save(self, path: str | os.PathLike[str], replace: bool = False) -> None:
-        """Writes a `.npz` or `.parquet` file, by its name."""
+        """Writes a `.npz` or `.parquet` file, depending on the name."""
         path = check_index_name(path)
         text = json.dumps(dict(self.made_by))
         with new_file(path, replace) as file:
@@ -90,23 +90,23 @@ class EmbeddingIndex:
                 )
 
     def check_model(self, tagger: "AudioTagger", path: str) -> None:
-        """Raises a `RunError` if the embeddings are those of another model."""
+        """Raises a `RunError` if the embeddings are from another model."""
         if tagger.fingerprint != self.made_by["weights"]:
             raise RunError(
-                f"{path} has embeddings of another model ({self.made_by.get('model')}) than {tagger.name}: choose that"
+                f"{path} has embeddings of another model ({self.made_by.get('model')}) than {tagger.name}: use that"
                 " model, or embed the recordings again"
             )
 
     def search(self, queries: np.ndarray, top_k: int = 10) -> list["Hit"]:
         """
-        The windows that sound most like any of the queries, the most alike first.
+        Finds the windows that are most similar to any of the queries, most similar first.
 
-        Every window is compared: half a million windows take half a second. Of windows of one recording that overlap,
-        the best is kept.
+        The search is exhaustive; half a million windows take half a second. Of overlapping windows of a recording, only
+        the best is returned.
 
         Args:
             queries: Embeddings of the same model, `(queries, embed_dim)`.
-            top_k: Hits at most.
+            top_k: Maximum number of hits.
         """
         if top_k < 1:
             raise OptionError("top_k", top_k, "a whole number from 1")
@@ -134,7 +134,7 @@ class EmbeddingIndex:
 
 
 class Hit(NamedTuple):
-    """A window that a search found: recording, bounds in seconds, cosine similarity, and which query it is like."""
+    """A search result: recording, start and end in seconds, cosine similarity, and index of the most similar query."""
 
     file: str
     start_s: float
@@ -146,7 +146,7 @@ class Hit(NamedTuple):
 def join_embeddings(
     entries: Iterable[tuple[str, Any, Any, Any]], width: int, made_by: Mapping[str, Any]
 ) -> EmbeddingIndex:
-    """An index of recordings: the name, `start_s`, `end_s` and `embeddings` of each."""
+    """Builds an index from the name, `start_s`, `end_s` and `embeddings` of each recording."""
     files: list[str] = []
     rows = [(np.zeros(0, np.int32), np.zeros(0), np.zeros(0), np.zeros((0, width), np.float32))]
     for name, start_s, end_s, embeddings in entries:
@@ -157,7 +157,7 @@ def join_embeddings(
 
 
 def check_index_name(path: str | os.PathLike[str]) -> str:
-    """Raises an [`OptionError`] unless it ends in .npz or .parquet, or if Parquet cannot be written here."""
+    """Checks that the name ends in .npz or .parquet, and that PyArrow is installed for Parquet."""
     path = os.fspath(path)
     if not path.lower().endswith(EXTENSIONS):
         raise OptionError("output", path, f"a name that ends in {' or '.join(EXTENSIONS)}")

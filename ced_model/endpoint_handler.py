@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face Inference Endpoints: requests → results of the model in the folder of this file (`handler.py`)."""
+"""Handler for Hugging Face Inference Endpoints, stored as `handler.py` in the folder of a model."""
 
 import base64
 import binascii
@@ -10,8 +10,8 @@ import numpy as np
 from transformers import pipeline
 
 EXPECTED = (
-    'the bytes of an audio file as the body of the request, or JSON with them in base64: {"inputs": "UklGR…"}, or with'
-    ' {"inputs": {"array": [0.1, …], "sampling_rate": 16000}}, or with a list of these'
+    'an audio file as the body of the request, or JSON: {"inputs": "UklGR…"} (an audio file in base64),'
+    ' {"inputs": {"array": [0.1, …], "sampling_rate": 16000}}, or a list of these as "inputs"'
 )
 
 
@@ -31,18 +31,18 @@ class EndpointHandler:
         Answers one request.
 
         Args:
-            data: `inputs`, the bytes of an audio file, which JSON has in base64, or `{"array": …, "sampling_rate": …}`,
-                or a list of these; and optionally `parameters`, options of the pipeline such as `top_k`, `threshold`,
+            data: `inputs`: the bytes of an audio file (or a base64 string), `{"array": …, "sampling_rate": …}`, or a
+                list of these. Optional `parameters`: options of the pipeline, such as `top_k`, `threshold`,
                 `return_timestamps` and `events`. Paths and URLs are not read.
 
         Returns:
-            What the pipeline returns: a list of `{"label", "score"}`, or a list of such lists for a list.
+            The result of the pipeline: a list of `{"label", "score"}`, or a list of such lists for a list.
 
         Raises:
-            ValueError: in one line, for a request that cannot be answered.
+            ValueError: for an invalid request.
         """
         if not isinstance(data, dict) or data.get("inputs") is None:
-            raise ValueError(f"inputs: not in the request: send {EXPECTED}")
+            raise ValueError(f"inputs: missing in the request: send {EXPECTED}")
         parameters = data.get("parameters") or {}
         if not isinstance(parameters, dict):
             raise ValueError(f'parameters: got {type(parameters).__name__}: send an object, such as {{"top_k": 5}}')
@@ -67,10 +67,10 @@ def _to_audio(value: Any) -> Any:
         try:
             array = np.asarray(value.get("array", value.get("raw")))
         except ValueError as error:
-            raise ValueError(f"inputs: the array is not one of numbers: send {EXPECTED}") from error
-        if array.dtype.kind in "iu":  # JSON does not tell 0.0 from 0
+            raise ValueError(f"inputs: the array must contain numbers only: send {EXPECTED}") from error
+        if array.dtype.kind in "iu":  # JSON does not distinguish 0.0 from 0
             if np.abs(array).max(initial=0) > 1:
-                raise ValueError(f"inputs: an array of whole numbers; its full scale must be 1.0: send {EXPECTED}")
+                raise ValueError(f"inputs: an array of integers; its full scale must be 1.0: send {EXPECTED}")
             array = array.astype(np.float32)
         return {**value, "array": array}
     raise ValueError(f"inputs: got {type(value).__name__}: send {EXPECTED}")

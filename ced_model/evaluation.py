@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How well a model tags labelled clips: mean average precision, AUC, d-prime, top-1 and calibration."""
+"""Evaluation of a model on labelled clips: mean average precision, AUC, d-prime, top-1 and calibration."""
 
 import math
 import os
@@ -31,22 +31,22 @@ from .tagger import AudioTagger
 if TYPE_CHECKING:
     from .modeling_ced import CedForAudioClassification
 
-SOFT_THRESHOLD = 0.5  # from which a soft target counts as present
+SOFT_THRESHOLD = 0.5  # soft targets from here on count as present
 
 
 class ClassMetrics(NamedTuple):
     """
-    One class over all clips; NaN where a figure is not defined.
+    Metrics of one class over all clips; NaN if not defined.
 
     Attributes:
-        label: name of the class.
-        positives: clips in which it sounds.
-        average_precision: area under the precision-recall curve as scikit-learn's `average_precision_score` has it;
-            NaN without positives.
-        auc: area under the ROC curve; NaN without positives, or without negatives.
+        label: Name of the class.
+        positives: Number of clips with the class.
+        average_precision: Area under the precision-recall curve, as in scikit-learn's `average_precision_score`; NaN
+            without positives.
+        auc: Area under the ROC curve; NaN without positives, or without negatives.
         d_prime: `sqrt(2) · z(auc)`, where z is the inverse of the normal distribution; infinite for an AUC of 0 or 1.
-        best_f1: the highest F1 that any threshold reaches on these clips; NaN without positives.
-        best_threshold: the score from which the class then counts as present; the highest one of several.
+        best_f1: The highest F1 of any threshold on these clips; NaN without positives.
+        best_threshold: The threshold with this F1; the highest one if there are several.
     """
 
     label: str
@@ -61,21 +61,21 @@ class ClassMetrics(NamedTuple):
 @dataclass(frozen=True)
 class ClassificationMetrics:
     """
-    How well scores fit targets; NaN where a figure is not defined.
+    Metrics of scores on labelled clips; NaN if not defined.
 
     Attributes:
-        mean_average_precision: mean over the classes that have positives (macro mAP).
-        mean_auc: mean over the classes that have positives and negatives.
-        d_prime: of `mean_auc`, as the AudioSet papers have it.
-        top_1: share of the clips with a class whose best-scored class (the first of equal ones) is among theirs.
-        calibration_error: expected calibration error (ECE) with 15 bins of equal width: the mean over bins, weighted
-            by what is in them, of |mean of the scores − share that is true|. Single-label: over clips, of the
-            best-scored class. Multi-label: over all pairs of clip and class.
-        brier: Brier score, the mean squared difference between score and target: single-label summed over the
-            classes of a clip (0 to 2), multi-label over all pairs of clip and class (0 to 1).
+        mean_average_precision: Mean over the classes that have positives (macro mAP).
+        mean_auc: Mean over the classes that have positives and negatives.
+        d_prime: d-prime of `mean_auc`, as in the AudioSet papers.
+        top_1: Share of the clips with labels whose best-scored class (the first of equal ones) is one of their labels.
+        calibration_error: Expected calibration error (ECE) with 15 bins of equal width: the mean of |mean score − share
+            of true ones| over the bins, weighted by their size. For single-label data, over the best-scored class of
+            each clip; for multi-label data, over all pairs of clip and class.
+        brier: Brier score, the mean squared difference between score and target. For single-label data, summed over the
+            classes of a clip (0 to 2); for multi-label data, over all pairs of clip and class (0 to 1).
         problem_type: `"single_label_classification"` or `"multi_label_classification"`.
-        num_clips: number of clips.
-        per_class: a [`ClassMetrics`] for each class, in their order.
+        num_clips: Number of clips.
+        per_class: A [`ClassMetrics`] for each class, in order.
     """
 
     mean_average_precision: float
@@ -90,7 +90,7 @@ class ClassificationMetrics:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, with those that no clip has."""
+        """Number of classes, including those without positives."""
         return len(self.per_class)
 
     @property
@@ -99,7 +99,7 @@ class ClassificationMetrics:
         return sum(item.positives > 0 for item in self.per_class)
 
     def summary(self) -> dict[str, float]:
-        """The figures by short names, for a log or a `Trainer`'s `compute_metrics`."""
+        """The metrics by short names, for a log or the `compute_metrics` of a `Trainer`."""
         return {
             "mAP": self.mean_average_precision,
             "mAUC": self.mean_auc,
@@ -113,14 +113,14 @@ class ClassificationMetrics:
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """
-    Scores of a model for labelled clips, and how well they fit.
+    Scores of a model for labelled clips, and their metrics.
 
     Attributes:
-        metrics: of the clips that could be read.
-        clips: those clips, with targets of 0 and 1.
-        scores: probabilities, float32 of shape `(clips, classes)`.
-        failed: clips that could not be read, with the reason.
-        notes: what else to know, one line each.
+        metrics: Metrics of the clips that could be read.
+        clips: These clips, with targets of 0 and 1.
+        scores: Probabilities, float32 of shape `(clips, classes)`.
+        failed: Clips that could not be read, with the reason.
+        notes: Remarks on the evaluation, one line each.
     """
 
     metrics: ClassificationMetrics
@@ -131,14 +131,14 @@ class Evaluation:
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
-        """95 % confidence intervals of the figures, by the names of [`ClassificationMetrics.summary`]."""
+        """95 % confidence intervals of the metrics, by the names of [`ClassificationMetrics.summary`]."""
         found = confidence_intervals(self.clips.targets, self.scores, self.metrics.problem_type)
         low, high = map(d_prime, found["mAUC"])
         return {name: found.get(name, (low, high)) for name in self.metrics.summary()}
 
     @property
     def calibration_note(self) -> str | None:
-        """What makes the calibration error large and what to do; None if it is below 0.1."""
+        """Explains a large calibration error and what to do about it; None if it is below 0.1."""
         return calibration_note(self.clips.targets, self.scores, self.metrics.problem_type)
 
     @property
@@ -160,17 +160,14 @@ def classification_metrics(
 
     Args:
         targets: 0 or 1, of shape `(clips, classes)`.
-        scores: probabilities, of shape `(clips, classes)`.
-        labels: names of the classes, by default their indices.
+        scores: Probabilities, of shape `(clips, classes)`.
+        labels: Names of the classes, by default their indices.
         problem_type: `"single_label_classification"`, where each clip has one class, or
-            `"multi_label_classification"`. It decides what calibration means.
-
-    Returns:
-        The [`ClassificationMetrics`].
+            `"multi_label_classification"`. It determines how calibration is computed.
 
     Raises:
         ValueError: for shapes that differ, no clips, no positives, targets that are neither 0 nor 1, or scores that are
-            no probabilities.
+            not probabilities.
         ImportError: if the extra `[train]` is not installed.
     """
     targets, scores = np.asarray(targets), np.asarray(scores)
@@ -210,31 +207,31 @@ def evaluate(
     """
     Tags labelled clips and compares the scores with the labels.
 
-    Clips are tagged by [`AudioTagger`], so they may have any format and length, and no clip's scores depend on another
-    clip. Scores are sigmoids, or with a model whose `problem_type` is `"single_label_classification"` softmaxes over
-    all of its classes. If the clips have but some of the model's classes, the others are left out of account.
+    Clips are tagged by [`AudioTagger`], so they may have any format and length. Scores are sigmoids; with a model whose
+    `problem_type` is `"single_label_classification"`, softmaxes over all of its classes. If the clips have only some of
+    the model's classes, the others are ignored.
 
     Args:
-        model: a tagger, a model, or the folder or Hub id of one.
-        data: clips, or a folder or table for [`read_labelled`].
-        label_map: own names of classes and groups, as for [`AudioTagger`]: the labels that the clips have for them.
-        skip_unknown: leave out labels that the model does not have, and in single-label data their clips.
-        channel: as for [`AudioTagger`].
-        on_audio: called with the seconds of audio whenever some more were scored.
-        on_clip: called with the path of each clip that is ready, in their order, and why it cannot be read, or None.
-        read: given the paths of `data`, which are then but names, gives the audio of each in their order.
-        options: for [`read_labelled`], such as `split`.
+        model: A tagger, a model, or the folder or Hub id of one.
+        data: Clips, or a folder or table for [`read_labelled`].
+        label_map: The labels that the clips have for classes and groups of the model, see [`AudioTagger`].
+        skip_unknown: Ignore labels that the model does not have, and in single-label data their clips.
+        channel: As for [`AudioTagger`].
+        on_audio: Called with the number of seconds each time more audio has been scored.
+        on_clip: Called with the path of each clip, in order, and the reason why it cannot be read, or None.
+        read: Returns the audio for the paths in `data`, in order, if these are not paths of files.
+        options: Options for [`read_labelled`], such as `split`.
 
     Returns:
-        The [`Evaluation`]. Clips that cannot be read are in its `failed`, after those that [`read_labelled`] skipped.
-        Soft targets count as present from 0.5 on; its `notes` say so.
+        The [`Evaluation`]. Its `failed` has the clips that [`read_labelled`] skipped, then those that cannot be read.
+        Soft targets count as present from 0.5 on, which is reported in its `notes`.
 
     Raises:
         ValueError: if the model lacks classes (an `UnknownLabelsError` of `ced_model.labelled`), no clip can be read,
-            there is but one class to choose from, or the model gives no probabilities.
+            there is only one class to choose from, or the model has no probabilities.
         ImportError: if the extra `[train]` is not installed.
     """
-    require(("sklearn",), "Evaluation", INSTALL_TRAIN)  # before the work, not after it
+    require(("sklearn",), "Evaluation", INSTALL_TRAIN)  # checked before the work
     tagger = model if isinstance(model, AudioTagger) else AudioTagger(model)
     if tagger.problem_type == "regression":
         raise ValueError("A regression model has no class probabilities and cannot be evaluated.")
@@ -257,7 +254,7 @@ def evaluate(
 
 def d_prime(auc: float) -> float:
     """
-    `sqrt(2) · z(auc)`: how many standard deviations lie between the scores of positives and of negatives, if both are
+    `sqrt(2) · z(auc)`: the distance between the scores of positives and negatives in standard deviations, if both are
     normally distributed. Infinite for an AUC of 0 or 1.
     """
     from scipy.special import ndtri  # comes with scikit-learn
@@ -269,7 +266,7 @@ def d_prime(auc: float) -> float:
 
 
 def _class_metrics(label: str, hits: np.ndarray, scores: np.ndarray) -> ClassMetrics:
-    """Of one class: `hits` and `scores` are of shape `(clips,)`."""
+    """Metrics of one class, from `hits` and `scores` of shape `(clips,)`."""
     from sklearn import metrics
 
     positives = int(hits.sum())
@@ -278,7 +275,7 @@ def _class_metrics(label: str, hits: np.ndarray, scores: np.ndarray) -> ClassMet
     auc = float(metrics.roc_auc_score(hits, scores)) if positives < len(hits) else math.nan
     precision, recall, thresholds = metrics.precision_recall_curve(hits, scores)
     f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
-    best = len(f1) - 1 - int(np.argmax(f1[::-1]))  # the last point, without a threshold, has a recall and F1 of 0
+    best = len(f1) - 1 - int(np.argmax(f1[::-1]))  # the last point has no threshold, and an F1 of 0
     average_precision = float(metrics.average_precision_score(hits, scores))
     return ClassMetrics(
         label, positives, average_precision, auc, d_prime(auc), float(f1[best]), float(thresholds[best])
@@ -337,7 +334,7 @@ def _score(
     on_clip: Callable[[str, str | None], object] | None,
     read: Callable[[list[str]], Iterable[Input]] | None,
 ) -> tuple[np.ndarray, list[Skipped]]:
-    """Scores of shape `(clips, len(choices))`, 0 for clips that cannot be read, and those clips."""
+    """Scores of shape `(clips, len(choices))`, 0 for clips that cannot be read, and a list of these clips."""
     scores = np.zeros((len(clips), len(choices)), np.float32)
     every = np.empty(len(tagger.labels), np.float32)
     failed = []

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Computing somebody else's model in evaluation mode, and checking its weights."""
+"""Runs a user's model in evaluation mode without changing it, and checks its weights."""
 
 import math
 from typing import Any, TypeVar
@@ -15,14 +15,14 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 def in_evaluation_mode(model: AnyModule) -> AnyModule:
     """
-    The model in evaluation mode, without touching the model itself.
+    Returns the model in evaluation mode, without changing the model itself.
 
-    Returns a second tree of modules with the same parameters, buffers and hooks, so that other threads may compute with
-    the model, or switch it to training, at the same time. It takes some 0.3 ms and no memory to speak of.
+    The result is a second tree of modules with the same parameters, buffers and hooks, so that other threads can use
+    the model, or switch it to training, at the same time. This takes about 0.3 ms and hardly any memory.
 
     Raises:
         ValueError: if the model is in training mode and was compiled, or given another `forward`: such a model can only
-            be computed in the mode that it is in.
+            run in its current mode.
     """
     try:
         return _evaluating(model, {})
@@ -35,7 +35,7 @@ def in_evaluation_mode(model: AnyModule) -> AnyModule:
 
 
 class _BoundError(Exception):
-    """Calling a module calls something that refers to this very object."""
+    """Calling a module calls a function that is bound to the original object."""
 
 
 def _evaluating(module: Any, done: dict[int, Any]) -> Any:
@@ -55,11 +55,11 @@ def _evaluating(module: Any, done: dict[int, Any]) -> Any:
 def check_weights(model: nn.Module) -> None:
     """Raises a ValueError that names a tensor, if weights or statistics of the model are NaN or infinite."""
     for name, tensor in model.state_dict().items():
-        # The sum is many times cheaper than looking at each value, and finite unless one of them is not (or huge).
+        # The sum is much cheaper to check than each value. It is finite unless a value is not, or is huge.
         if not tensor.is_floating_point() or tensor.is_meta:
             continue
         if not math.isfinite(tensor.float().sum().item()) and not torch.isfinite(tensor.float()).all():
             raise ValueError(
-                f"The model's weights are damaged: {printable(name)} holds NaN or infinity. Train it again, or load"
-                " another copy."
+                f"The model's weights are damaged: {printable(name)} has NaN or infinite values. Train it again, or"
+                " load another copy."
             )

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Events of a model, or of a file, beside strong labels."""
+"""Evaluation of events, of a model or from a file, with strong labels."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -23,15 +23,15 @@ from .tagger import AudioTagger
 @dataclass(frozen=True)
 class EventEvaluation:
     """
-    How well events fit strong labels.
+    Metrics of events.
 
     Attributes:
-        scores: Event-based and segment-based figures.
-        psds: `PSDS1` and `PSDS2`, if they were asked for.
+        scores: Event-based and segment-based metrics.
+        psds: `PSDS1` and `PSDS2`, with `with_psds=True`.
         labels: The classes that were compared.
-        num_recordings: How many recordings were compared.
-        failed: Recordings that could not be read to their end, with the reason; they are not compared.
-        notes: What else to know, one line each.
+        num_recordings: Number of recordings that were compared.
+        failed: Recordings that could not be read to their end, with the reason; they are left out.
+        notes: Remarks on the evaluation, one line each.
     """
 
     scores: EventScores
@@ -66,20 +66,20 @@ def evaluate_events(
     Args:
         model: A tagger, or the folder or Hub id of a model.
         data: Strong labels, see [`read_strong_labels`].
-        audio_root: Folder of relative paths; by default that of `data`, and then the current one.
+        audio_root: Folder of relative paths, by default that of `data`, then the current one.
         labels: The classes to compare, as for [`AudioTagger.tag`]; by default those of the labels.
         label_map, thresholds: As for [`Timeline.events`].
         window_s, hop_s, channel: As for [`AudioTagger.timelines`].
         finding: Other arguments of [`Timeline.events`], such as `smooth_s`.
         with_psds: Whether to compute the PSDS, too.
-        on_audio: Called with the seconds of audio whenever some more were scored.
-        on_recording: Called with the path of each recording that is ready, and why it cannot be read, or None.
+        on_audio: Called with the number of seconds each time more audio has been scored.
+        on_recording: Called with the path of each recording and the reason why it cannot be read, or None.
         on_start: Called with the number of recordings before the first is read.
         scoring: Attributes of [`ScoringOptions`].
 
     Raises:
-        UsageError: in one line, if the labels do not fit the audio or the model; nothing was computed then.
-        ImportError: if the PSDS is asked for and sed_scores_eval is not installed.
+        UsageError: before the work, if the labels do not fit the audio or the model.
+        ImportError: for `with_psds`, if sed_scores_eval is not installed.
     """
     how = ScoringOptions(**scoring)
     if with_psds:
@@ -132,18 +132,18 @@ def compare_events(
     Compares events in a file with strong labels. No audio is read.
 
     Args:
-        results: What was found: a file of `ced tag --events` or of `ced tag --format dcase`, or of another program in
-            one of the forms of [`read_strong_labels`]. Recordings are matched by name, or by the end of their paths.
+        results: A file of events, from `ced tag --events`, `ced tag --format dcase`, or another program, in one of the
+            formats of [`read_strong_labels`]. Recordings are matched by name, or by the end of their paths.
         data: Strong labels.
         labels: The classes to compare; by default those of the labels.
         scoring: Attributes of [`ScoringOptions`].
 
     Raises:
-        UsageError: in one line, if a file is not as expected, or none of its recordings has labels.
+        UsageError: if a file has an invalid line, or none of its recordings has labels.
     """
     how = ScoringOptions(**scoring)
     wanted_by_name, found = read_event_file(data), read_event_file(results, is_reference=False)
-    spelled: dict[str, str] = {}  # each class as it is first written, the labels first
+    spelled: dict[str, str] = {}  # the first spelling of each class, labels before results
     names: dict[str, str] = {}
     for event in (event for each in (wanted_by_name, found) for events in each.values() for event in events):
         name = NAME_OF_MID.get(event.label, str(event.label))
@@ -154,7 +154,7 @@ def compare_events(
         try:
             wanted = [choice.label for choice in choose_classes(list(spelled.values()), labels)]
         except OptionError as error:
-            raise OptionError("labels", error.value, "classes that the labels or the results have") from error
+            raise OptionError("labels", error.value, "classes of the labels or the results") from error
     references, notes = _references(wanted_by_name, names, wanted)
     files = match_files(list(wanted_by_name), list(found))
     if not files:
@@ -169,10 +169,11 @@ def compare_events(
 
 def match_files(names: Sequence[str], files: Sequence[str]) -> dict[str, str]:
     """
-    For each of `names` its file: the same path, or the only file whose path ends with the name, or the other way round.
+    Finds the file for each of `names`: the same path, or the only one that ends with the name, or that the name ends
+    with.
 
     Raises:
-        UsageError: if a name could stand for several.
+        UsageError: if there are several.
     """
     by_base: dict[str, list[str]] = {}
     for file in files:
@@ -203,7 +204,7 @@ def _fields(how: ScoringOptions) -> dict[str, Any]:
 def _model_names(
     model_labels: Sequence[str], recordings: Sequence[Recording], label_map: Mapping[str, str | None] | None
 ) -> dict[str, str]:
-    """The class or group of the model that each label stands for; a UsageError has the line of one that has none."""
+    """The class or group of the model for each label; a UsageError has the line of a label without one."""
     names: dict[str, str] = {}
     for recording in recordings:
         for event in recording.events:
@@ -230,11 +231,11 @@ def _renamed(events: Sequence[StrongEvent], names: Mapping[str, str]) -> list[St
 def _references(
     events: Mapping[str, Sequence[StrongEvent]], names: Mapping[str, str], wanted: Sequence[str]
 ) -> tuple[dict[str, list[StrongEvent]], list[str]]:
-    """The references of the classes that are compared, and a note on others."""
+    """The references of the classes to compare, and a note on others."""
     renamed = {file: _renamed(each, names) for file, each in events.items()}
     kept = {file: [event for event in each if event.label in wanted] for file, each in renamed.items()}
     if not any(kept.values()):
-        raise OptionError("labels", ", ".join(wanted), "classes that the labels have")
+        raise OptionError("labels", ", ".join(wanted), "classes of the labels")
     left = sum(map(len, renamed.values())) - sum(map(len, kept.values()))
     return kept, [f"{left} events of other classes in the labels are left out"] if left else []
 
@@ -250,7 +251,7 @@ def _note_unmatched(
     if missing := [name for name in references if name not in files]:
         example = printable(escape_name(missing[0]))
         notes.append(
-            f"no results for {len(missing)} of {len(references)} recordings, such as {example}: nothing was found there"
+            f"no results for {len(missing)} of {len(references)} recordings, such as {example}: no events there"
         )
     if more := [file for file in found if file not in files.values()]:
         example = printable(escape_name(more[0]))
@@ -268,4 +269,4 @@ def _note_empty(scores: EventScores, how: ScoringOptions) -> list[str]:
     if not empty or how.empty_system_output_handling is not None:
         return []
     shown = ", ".join(repr(printable(label)) for label in empty[:3]) + (", …" if len(empty) > 3 else "")
-    return [f"nothing was found of {shown}: without precision and F1, and not in their macro means"]
+    return [f"no events of {shown}: precision and F1 are not defined, and left out of macro means"]

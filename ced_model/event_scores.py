@@ -1,10 +1,10 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Events and reference events → event-based and segment-based precision, recall and F1.
+Event-based and segment-based precision, recall and F1.
 
-The figures are those of `sed_eval` 0.2.1 (Mesaros, Heittola, Virtanen: Metrics for polyphonic sound event detection,
-Applied Sciences 2016), with its defaults and its names of arguments.
+The metrics are those of `sed_eval` 0.2.1 (Mesaros, Heittola, Virtanen: Metrics for polyphonic sound event detection,
+Applied Sciences 2016), with its defaults and argument names.
 """
 
 import math
@@ -20,11 +20,11 @@ from .messages import OptionError, check_number
 T_COLLAR, PERCENTAGE_OF_LENGTH, TIME_RESOLUTION = 0.2, 0.5, 1.0
 ZERO_SCORE = "zero_score"
 
-Events = Mapping[str, Sequence[Any]]  # of each recording: anything with onset_s, offset_s and label
+Events = Mapping[str, Sequence[Any]]  # by recording; any objects with onset_s, offset_s and label
 
 
 class Figures(NamedTuple):
-    """From 0 to 1; NaN where one is not defined: the precision without predictions, the recall without references."""
+    """Metrics from 0 to 1; precision is NaN without predictions, recall without references."""
 
     f_measure: float
     precision: float
@@ -42,13 +42,13 @@ class Counts(NamedTuple):
 @dataclass(frozen=True)
 class ScoreTable:
     """
-    Figures of one kind.
+    Event-based or segment-based metrics.
 
     Attributes:
-        micro: Of the counts of all classes together.
-        macro: Means over the classes; what is not defined is left out.
-        per_class: By class.
-        counts: By class.
+        micro: Metrics of the summed counts of all classes.
+        macro: Means over the classes for which a metric is defined.
+        per_class: Metrics by class.
+        counts: Counts by class.
     """
 
     micro: Figures
@@ -58,7 +58,7 @@ class ScoreTable:
 
 
 class EventScores(NamedTuple):
-    """The figures of events, and those of segments of `time_resolution`."""
+    """Event-based metrics, and metrics of segments of `time_resolution`."""
 
     event_based: ScoreTable
     segment_based: ScoreTable
@@ -70,15 +70,15 @@ class ScoringOptions:
     How events are compared.
 
     Attributes:
-        t_collar: Seconds by which onset and offset of a prediction may differ from those of a reference.
-        percentage_of_length: The offset may also differ by this share of the length of the reference, from 0 to 1.
+        t_collar: Tolerance for onsets and offsets in seconds.
+        percentage_of_length: Tolerance for offsets as a share of the reference's length, from 0 to 1, if it is larger.
         evaluate_onset, evaluate_offset: Whether onsets and offsets have to match.
         time_resolution: Length of the segments in seconds.
-        empty_system_output_handling: Without predictions of a class, its precision and F1 are not defined (None), or
-            0 (`"zero_score"`, as in the DCASE challenges).
+        empty_system_output_handling: Precision and F1 of a class without predictions: not defined (None), or 0
+            (`"zero_score"`, as in the DCASE challenges).
 
     Raises:
-        OptionError: if a value is not possible.
+        OptionError: for an invalid value.
     """
 
     t_collar: float = T_COLLAR
@@ -110,19 +110,19 @@ def score_events(
     """
     Compares predicted events with reference events.
 
-    A prediction is right if it has the class of a reference of the same recording, its onset is within `t_collar` of
-    the reference's, and its offset within `t_collar` or `percentage_of_length` of the reference's length, whichever is
-    more. Each event counts once; of the possible pairs as many as possible are made (`"optimal"` matching). A class is
-    active in a segment if any part of one of its events is in it.
+    A prediction matches a reference of the same class and recording if its onset differs by at most `t_collar`, and its
+    offset by at most `t_collar` or `percentage_of_length` of the reference's length, whichever is larger. Each event is
+    matched at most once, with the largest possible number of matches (`"optimal"` matching). A class is active in a
+    segment if any part of one of its events is in it.
 
     Args:
-        references, predictions: Events by recording, such as [`Event`]s. Recordings without references are those in
-            which nothing occurs; without predictions, nothing was found.
-        labels: The classes to score, by default those of the references. Events of other classes are left out.
+        references, predictions: Events by recording, such as [`Event`]s. A recording may have no references or no
+            predictions.
+        labels: The classes to score, by default those of the references. Events of other classes are ignored.
         options: Attributes of [`ScoringOptions`].
 
     Raises:
-        OptionError: for an option that is not possible.
+        OptionError: for an invalid option.
     """
     how = ScoringOptions(**options)
     if labels is None:
@@ -179,7 +179,7 @@ def most_pairs(hits: np.ndarray) -> int:
             if free is None:
                 queue.extend(row_of[column] for column in new)
                 continue
-            while free is not None:  # each row on the way takes this column and leaves its own
+            while free is not None:  # each row on the path takes this column and releases its own
                 row = reached_from[free]
                 row_of[free] = row
                 left = column_of.get(row)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Scores over time → smoothing → thresholds → events."""
+"""Events from scores over time: smoothing, thresholds, merging."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ import numpy as np
 from .classes import NO_INDEX, ClassChoice, choice_scores, choose_classes, find_choice, fold
 from .messages import OptionError, UsageError, check_number
 
-ROUNDING_S = 1e-6  # times are sums of whole samples in floating point; one sample is far longer
+ROUNDING_S = 1e-6  # tolerance for rounding errors of times; a sample is far longer
 THRESHOLD = 0.5
-OTHERS = "*"  # among thresholds by class: that of all other classes
-SILENCE = "Silence"  # left out of events unless it is asked for
+OTHERS = "*"  # in thresholds by class: all other classes
+SILENCE = "Silence"  # left out of events unless it is given
 SMOOTHINGS = ("median", "mean")
 MAX_SMOOTH_S = 3600.0
-BLOCK = 2**22  # scores that are smoothed at once
+BLOCK = 2**22  # number of scores smoothed at once
 
 
 class Event(NamedTuple):
@@ -32,19 +32,7 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """
-    How the events of one class, or of a group, are found.
-
-    Attributes:
-        choice: The class or group.
-        threshold: Score from which an event begins.
-        off_threshold: Score below which it ends; by default `threshold`.
-        smooth_s: Length in seconds over which scores are smoothed; 0 for not at all.
-        smoothing: `"median"` or `"mean"`.
-        min_duration_s: Shorter events are left out, after merging.
-        merge_gap_s: Events no further apart than this become one.
-        max_duration_s: Longer events are cut into pieces of this length, the last of which may be shorter.
-    """
+    """How events of one class or group are found; the attributes are arguments of [`Timeline.events`]."""
 
     choice: ClassChoice
     threshold: float = THRESHOLD
@@ -71,15 +59,15 @@ def event_rules(
     **common: Any,
 ) -> list[Rule]:
     """
-    The [`Rule`] of each class or group that is looked for.
+    The [`Rule`] of each class or group to find.
 
     Args:
         class_labels: The classes of the model.
+        thresholds, labels, exclude, label_map: As for [`Timeline.events`].
         common: Attributes of all rules.
-        The others: As for [`Timeline.events`].
 
     Raises:
-        OptionError: for options that are not possible.
+        OptionError: for invalid options.
     """
     if unknown := common.keys() - set(SETTINGS[1:]):
         raise TypeError(f"unexpected keyword argument {min(unknown)!r}")
@@ -94,7 +82,7 @@ def event_rules(
             if "off_threshold" in own or not isinstance(thresholds, Mapping):
                 wanted = f"at most the threshold, which is {settings['threshold']:g}"
                 raise OptionError("off_threshold", off_threshold, wanted)
-            settings["off_threshold"] = None  # a common one, above the threshold of this class
+            settings["off_threshold"] = None  # the common one is above the threshold of this class
         rules.append(Rule(choice, **settings))
     return rules
 
@@ -109,13 +97,10 @@ def class_limits(
     with_silence: bool = False,
 ) -> list[tuple[ClassChoice, dict[str, Any]]]:
     """
-    Classes and groups with their settings, of which `threshold` is one.
+    Classes and groups with their settings, including `threshold`. Arguments are those of [`event_rules`].
 
     Args:
-        class_labels: The classes of the model.
-        thresholds: A score for all, or by class as for [`Timeline.events`].
-        labels, exclude, label_map: As for [`choose_classes`].
-        with_silence: Whether "Silence" is among all classes.
+        with_silence: Whether to include "Silence" if no `labels` are given.
     """
     if not isinstance(thresholds, Mapping):
         check_number("thresholds", thresholds)
@@ -146,12 +131,12 @@ def class_limits(
     for name, key in keys.items():
         if key is not None:
             by_choice[key] = by_class[name]
-            place = getattr(name, "place", "")  # of a file; others may name a class again
+            place = getattr(name, "place", "")  # line of a file, where a class must not appear twice
             if places.setdefault(key, place) != place and place:
                 raise UsageError(f"{place}: {str(name)!r} appears twice (first: {places[key]})")
     found = []
     for choice in dict.fromkeys(chosen):
-        # By its own name, as the class or group that it is, or as its classes are.
+        # Settings under its (mapped) name, else of the class or group itself, else of the classes in it.
         settings = settings_of.get(fold(choice.label)) or by_choice.get(choice)
         if settings is None and choice.index == NO_INDEX:
             settings = _lowest([each for key, each in by_choice.items() if set(key.indices) <= set(choice.indices)])
@@ -163,7 +148,7 @@ def class_limits(
 
 
 def _lowest(several: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of the settings of classes in a group: the lowest threshold, with what belongs to it."""
+    """The settings with the lowest threshold."""
     return min(several, key=lambda settings: settings.get("threshold", math.inf), default={})
 
 
@@ -192,7 +177,7 @@ def _settings_of(name: Any, value: Any) -> dict[str, Any]:
 
 
 def check_setting(option: str, value: Any, shown: str) -> None:
-    """Raises an [`OptionError`] that names `shown` if an attribute of [`Rule`] cannot have this value."""
+    """Checks an attribute of [`Rule`]; `shown` is its name in the error."""
     if option == "smoothing":
         if value not in SMOOTHINGS:
             raise OptionError(shown, value, " or ".join(SMOOTHINGS))
@@ -203,7 +188,7 @@ def check_setting(option: str, value: Any, shown: str) -> None:
     else:
         check_number(shown, value, 0)
         if option == "max_duration_s" and value == 0:
-            raise OptionError(shown, value, "a length of more than 0 seconds")
+            raise OptionError(shown, value, "more than 0 seconds")
         if option == "smooth_s" and value > MAX_SMOOTH_S:
             raise OptionError(shown, value, f"at most {MAX_SMOOTH_S:g} seconds")
 
@@ -213,13 +198,13 @@ def check_setting(option: str, value: Any, shown: str) -> None:
 
 def find_events(scores: np.ndarray, segments: np.ndarray, hop_s: float, rules: Sequence[Rule]) -> list[Event]:
     """
-    When each class or group occurs.
+    Finds when each class or group occurs.
 
     Args:
         scores: float32 of shape `(windows, classes)`.
         segments: The part of the recording that each window represents, in seconds, of shape `(windows, 2)`.
-        hop_s: Distance between the starts of the windows in seconds.
-        rules: What is looked for.
+        hop_s: Distance between window starts in seconds.
+        rules: The classes and groups to find.
 
     Returns:
         Events ordered by onset, then by offset and label.
@@ -227,19 +212,19 @@ def find_events(scores: np.ndarray, segments: np.ndarray, hop_s: float, rules: S
     events: list[Event] = []
     for rule in rules:
         column = choice_scores(scores, [rule.choice])[:, 0]
-        if (column >= rule.threshold).any():  # smoothing makes no score higher than all were
+        if (column >= rule.threshold).any():  # smoothing does not raise the maximum
             column = smoothed(column, smoothing_windows(rule.smooth_s, hop_s), rule.smoothing)
             events += class_events(column, segments, rule)
     return sorted(events, key=lambda event: (event.onset_s, event.offset_s, event.label))
 
 
 def smoothing_windows(smooth_s: float, hop_s: float) -> int:
-    """The windows over which is smoothed: the least odd number that takes at least `smooth_s`, at a hop each."""
+    """Number of windows to smooth over: the smallest odd number whose hops are at least `smooth_s` long."""
     return math.ceil(max(smooth_s / hop_s - ROUNDING_S, 1)) // 2 * 2 + 1 if smooth_s > hop_s else 1
 
 
 def smoothed(scores: np.ndarray, windows: int, how: str) -> np.ndarray:
-    """Scores `(windows, …)`, each replaced by the median or mean of as many around it; the ends are repeated."""
+    """Running median or mean of scores `(windows, …)` over an odd number of windows, with repeated edges."""
     if windows == 1:
         return scores
     padded = np.pad(scores, [(windows // 2, windows // 2)] + [(0, 0)] * (scores.ndim - 1), mode="edge")
@@ -251,7 +236,7 @@ def smoothed(scores: np.ndarray, windows: int, how: str) -> np.ndarray:
 
 
 def class_events(scores: np.ndarray, segments: np.ndarray, rule: Rule) -> list[Event]:
-    """The events of one class or group from its scores, smoothed, of shape `(windows,)`."""
+    """The events of one class or group from its smoothed scores of shape `(windows,)`."""
     active = is_active(scores, rule.threshold, rule.off_threshold)
     events = []
     for first, last in _runs(active, segments, rule.merge_gap_s):
@@ -262,8 +247,10 @@ def class_events(scores: np.ndarray, segments: np.ndarray, rule: Rule) -> list[E
 
 
 def events_within(onset_s: float, offset_s: float, scores: np.ndarray, segments: np.ndarray, rule: Rule) -> list[Event]:
-    """What a rule makes of the time from `onset_s` to `offset_s`, in which a class is present: one event, pieces, or
-    nothing. `scores` and `segments` are those of its windows."""
+    """
+    Applies the duration limits of a rule to an event: returns it, the pieces of it, or nothing. `scores` and `segments`
+    are those of its windows.
+    """
     if offset_s - onset_s < rule.min_duration_s - ROUNDING_S:
         return []
     events = []
@@ -274,7 +261,7 @@ def events_within(onset_s: float, offset_s: float, scores: np.ndarray, segments:
 
 
 def is_active(scores: np.ndarray, threshold: float, off_threshold: float | None) -> np.ndarray:
-    """Where a class is present: from the first score of at least `threshold` to before one below `off_threshold`."""
+    """Mask of the windows in which a class is present: from a score ≥ `threshold` until one < `off_threshold`."""
     if off_threshold is None or off_threshold >= threshold:
         return scores >= threshold
     begins = scores >= threshold
@@ -291,7 +278,7 @@ def _pieces(onset_s: float, offset_s: float, max_duration_s: float | None) -> li
 
 
 def _runs(active: np.ndarray, segments: np.ndarray, merge_gap_s: float) -> list[list[int]]:
-    """First and last position of the runs of True in `active`, joined where the gap between them is short enough."""
+    """First and last index of each run of True in `active`; runs with a gap of at most `merge_gap_s` are merged."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], active, [False]]).astype(np.int8)))
     runs: list[list[int]] = []
     for first, after in edges.reshape(-1, 2).tolist():

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of examples and counter-examples → clips with the classes of each. No audio is decoded here."""
+"""Finds examples and counter-examples for learning classes in folders, without decoding audio."""
 
 import hashlib
 import os
@@ -24,8 +24,8 @@ class Examples:
     Attributes:
         labels: The names of the classes.
         paths: The clips, counter-examples last.
-        classes: The indices of each clip's classes; none for a counter-example.
-        skipped: Clips that are not used, and why.
+        classes: Class indices of each clip; none for a counter-example.
+        skipped: Clips that are not used, with the reason.
     """
 
     labels: list[str]
@@ -40,14 +40,14 @@ class Examples:
 
 def find_examples(folder: str | os.PathLike[str], negatives: Iterable[str | os.PathLike[str]] = ()) -> Examples:
     """
-    The clips of a folder that has a folder for each class, and of files and folders of counter-examples.
+    Finds the clips in a folder with one subfolder per class, and in files and folders of counter-examples.
 
-    Folders of classes are read as those of [`ced_model.labelled`]. A file that lies in the folders of two classes,
-    under any name, is an example of both.
+    Class folders are read as in [`ced_model.labelled`]. A file with the same content in the folders of two classes is
+    an example of both.
 
     Raises:
-        UsageError: if there are no class folders, some are empty or repeat another, or nothing is there to compare
-            with.
+        UsageError: if there are no class folders, one is empty or repeats another, or there are no counter-examples for
+            a single class.
     """
     folder = os.path.expanduser(os.fspath(folder))
     shown = describe(folder)
@@ -73,7 +73,7 @@ def find_examples(folder: str | os.PathLike[str], negatives: Iterable[str | os.P
 
 
 def check_names(labels: Sequence[str], existing: Sequence[str]) -> None:
-    """Raises a `UsageError` if the name of a new class is not text, or is given twice or taken (in any case)."""
+    """Raises a `UsageError` if a class name is not printable, or is given twice or taken, ignoring case."""
     taken = {fold(name): name for name in existing}
     for label in labels:
         if printable(label) != label:
@@ -90,7 +90,7 @@ def check_names(labels: Sequence[str], existing: Sequence[str]) -> None:
 
 
 def _merge(labels: list[str], by_class: dict[str, list[str]], negatives: list[str]) -> Examples:
-    """Each file once, by its content."""
+    """Merges files with the same content."""
     digests = _digests([*(path for paths in by_class.values() for path in paths), *negatives])
     place: dict[str, int] = {}
     found = Examples(labels, [], [])
@@ -126,14 +126,14 @@ def _merge(labels: list[str], by_class: dict[str, list[str]], negatives: list[st
 
 
 def _digests(paths: list[str]) -> dict[str, str]:
-    """What tells the content of files apart; only files of the same size are read."""
+    """Keys that are equal for files with the same content; only files of the same size are read."""
     sizes: dict[int, list[str]] = {}
     digests: dict[str, str] = {}
     for path in paths:
         try:
             sizes.setdefault(os.stat(path).st_size, []).append(path)
         except OSError:
-            digests[path] = path  # reading it names the reason
+            digests[path] = path  # decoding it will report the reason
     for size, same in sizes.items():
         for path in same:
             try:

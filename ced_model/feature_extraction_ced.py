@@ -32,20 +32,20 @@ PCM_RANGES = {
 
 class CedFeatureExtractor(SequenceFeatureExtractor):
     r"""
-    Constructs a CED feature extractor: mono waveforms become log-mel spectrograms in decibels.
+    Constructs a CED feature extractor, which turns mono waveforms into log-mel spectrograms in decibels.
 
-    Every clip is computed by itself (the dynamic range is clamped 120 dB below its own maximum), and clips of different
-    lengths are padded as mel frames, with an `attention_mask` for the model.
+    Each clip is processed on its own: values more than 120 dB below its maximum are raised to that level. Clips of
+    different lengths are padded after that, in mel frames, and an `attention_mask` marks the padding.
 
     Args:
         feature_size (`int`, *optional*, defaults to 64):
             Number of mel bins.
         sampling_rate (`int`, *optional*, defaults to 16000):
-            Sampling rate that waveforms must have in hertz (Hz).
+            Sampling rate of the waveforms in hertz (Hz).
         padding_value (`float`, *optional*, defaults to 0.0):
-            Value of padded mel frames. The model ignores them if it gets the `attention_mask`.
+            Value of padded mel frames. With the `attention_mask`, the model ignores them.
         return_attention_mask (`bool`, *optional*, defaults to `False`):
-            `True` always returns an `attention_mask`; `False`, as Hub repositories store it, when clips were padded.
+            Whether to always return an `attention_mask`. With `False` it is returned only if a clip was padded.
         f_min (`float`, *optional*, defaults to 0):
             Lowest frequency of the mel filterbank in Hz.
         f_max (`float`, *optional*):
@@ -109,18 +109,18 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
         check_front_end(vars(self))
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> list[str]:
-        """Saves as [`~FeatureExtractionMixin.save_pretrained`] does, with the code that it needs."""
+        """Saves as [`~FeatureExtractionMixin.save_pretrained`] does, with its code if that was saved."""
         drop_absent_code(self, save_directory)
         return super().save_pretrained(save_directory, *args, **kwargs)
 
     @property
     def front_end(self) -> FrontEnd:
-        """The parameters of the front end, as the NumPy code takes them."""
+        """The front end's parameters, for the functions of `log_mel.py`."""
         return front_end_of(vars(self))
 
     @classmethod
     def from_front_end(cls, front_end: FrontEnd) -> "CedFeatureExtractor":
-        """The feature extractor with these parameters."""
+        """Creates a feature extractor with these parameters."""
         fields = vars(front_end).copy()
         return cls(feature_size=fields.pop("n_mels"), **fields)
 
@@ -130,20 +130,21 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
 
     @property
     def min_samples(self) -> int:
-        """Samples that give one patch of 16 frames (2,400 in the published models); shorter clips are zero-padded."""
+        """Number of samples for one patch of 16 frames, 2,400 by default; shorter clips are zero-padded to it."""
         return self.front_end.min_samples
 
     def log_mel(self, waveform: torch.Tensor) -> torch.Tensor:
         """
-        Log-mel spectrogram of one clip, without checks, padding or gradient: by NumPy on the CPU, else by PyTorch.
+        Log-mel spectrogram of one clip, without checks, padding or gradient. Computed by NumPy on a CPU, and by PyTorch
+        on other devices.
 
         Args:
             waveform (`torch.Tensor` of shape `(samples,)`):
                 Mono audio, float32 in [-1, 1], longer than half a window.
 
         Returns:
-            `torch.Tensor` of shape `(feature_size, frames)`: decibels, float32, on the waveform's device, with values
-            below the clip's maximum − 120 dB raised to it.
+            `torch.Tensor` of shape `(feature_size, frames)`: decibels, float32, on the waveform's device. Values more
+            than 120 dB below the maximum are raised to that level.
         """
         if waveform.device.type == "cpu":
             return torch.from_numpy(log_mel(waveform.detach().numpy(), self.front_end))
@@ -176,14 +177,15 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
         device: str | torch.device | None = None,
     ) -> BatchFeature:
         """
-        Computes the log-mel spectrograms of one or several clips, the input of the model.
+        Computes the log-mel spectrograms of one or several clips.
 
         Args:
             raw_speech (`np.ndarray`, `torch.Tensor`, `list[float]` or a list of these):
                 Mono: one clip of shape `(samples,)`, several of shape `(clips, samples)`, or a list of clips of any
                 lengths. Floats have full scale 1.0; 8-, 16- and 32-bit integers are PCM.
             sampling_rate (`int`, *optional*):
-                The sampling rate of `raw_speech` in Hz, for a check. Without it there is a warning.
+                Sampling rate of `raw_speech` in Hz, which must be that of the feature extractor. Without it, a warning
+                is logged.
             padding (`bool`, `str` or [`~utils.PaddingStrategy`], *optional*):
                 `True` or `"longest"` pads to the longest clip of the batch, `"max_length"` to `max_length`, `False` or
                 `"do_not_pad"` not at all. By default `"max_length"` if `max_length` is given, else `"longest"`.
@@ -192,24 +194,24 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
             truncation (`bool`, *optional*, defaults to `False`):
                 Whether to cut clips to their first `max_length` samples.
             pad_to_multiple_of (`int`, *optional*):
-                Pads further, to a multiple of this many frames.
+                Pads clips further, to a multiple of this number of frames.
             return_attention_mask (`bool`, *optional*):
-                Whether to return the `attention_mask`, by default whenever a clip was padded.
+                Whether to return the `attention_mask`, by default if a clip was padded.
             return_tensors (`str` or [`~utils.TensorType`], *optional*, defaults to `"pt"`):
                 `"pt"` returns `torch.Tensor`, `"np"` `np.ndarray`, and `None` a list with one `np.ndarray` per clip.
             device (`str` or `torch.device`, *optional*):
-                Where to compute and to return tensors, by default where each clip is.
+                Device to compute on and to return tensors on, by default that of each clip.
 
         Returns:
             [`BatchFeature`] with
 
             - **input_values** -- log-mel spectrograms in dB, float32 of shape `(clips, feature_size, frames)`. A clip
               of `n` samples has `1 + n // hop_size` frames. Clips shorter than one patch (2,400 samples) are first
-              zero-padded to it, and these zeros count as audio.
+              zero-padded to this length; these zeros count as audio.
             - **attention_mask** -- int64 of shape `(clips, frames)`, 1 for frames of the clip and 0 for padding.
 
         Raises:
-            `ValueError`: for another sampling rate, and for a clip that is not a mono waveform of finite samples.
+            `ValueError`: if the sampling rate is a different one, or a clip is not a mono waveform of finite samples.
         """
         if sampling_rate is None:
             logger.warning_once(
@@ -260,21 +262,22 @@ class CedFeatureExtractor(SequenceFeatureExtractor):
 
     def pad(self, processed_features: Any, *args: Any, **kwargs: Any) -> BatchFeature:
         """
-        As [`~SequenceFeatureExtractor.pad`], with lengths in frames. `Trainer` uses it to make batches.
+        Pads clips to a batch as [`~SequenceFeatureExtractor.pad`] does, with lengths in frames. `Trainer` makes its
+        batches with this method.
 
         Args:
-            processed_features (`BatchFeature`, `dict` of lists or list of these per clip):
-                `input_values` of shape `(feature_size, frames)` or `(1, feature_size, frames)`, which become
+            processed_features (`BatchFeature`, `dict` of lists or a list of these per clip):
+                `input_values` of shape `(feature_size, frames)` or `(1, feature_size, frames)` per clip, which become
                 `(clips, feature_size, frames)`. Labels of shape `(steps, classes)`, for
-                [`CedForAudioFrameClassification`], are filled up with zeros, which the `attention_mask` excludes; other
-                fields are kept. By default the `attention_mask` is returned whenever clips differ in length.
+                [`CedForAudioFrameClassification`], are padded with zeros, which the `attention_mask` excludes. Other
+                fields are kept. By default the `attention_mask` is returned if clips differ in length.
         """
         if isinstance(processed_features, (list, tuple)):
             processed_features = {key: [row[key] for row in processed_features] for key in processed_features[0].keys()}
         features = dict(processed_features)
         values = [np.asarray(clip) for clip in features.get("input_values", [])]
         if not values or any(clip.ndim < 2 or clip.shape[-2] != self.feature_size for clip in values):
-            return super().pad(processed_features, *args, **kwargs)  # sequences of other features, frames first
+            return super().pad(processed_features, *args, **kwargs)  # not mel spectrograms
         # The base class pads the first dimension.
         features["input_values"] = [clip.reshape(clip.shape[-2:]).T for clip in values]
         labels = [np.asarray(label) for label in features.get("labels", [])]
@@ -298,12 +301,12 @@ def _pad(values: torch.Tensor, length: int, value: float = 0.0) -> torch.Tensor:
 
 
 def _split_clips(raw_speech: Any) -> list[Any]:
-    """The clips of `raw_speech`, which may be one clip, an array of clips, or a list of either."""
+    """Splits `raw_speech` (one clip, an array of clips or a list of clips) into clips."""
     if isinstance(raw_speech, (np.ndarray, torch.Tensor)):
         is_batch = raw_speech.ndim > 1
         if raw_speech.ndim == 2 and raw_speech.shape[1] <= 8 < raw_speech.shape[0]:
             raise ValueError(
-                f"`raw_speech` of shape {tuple(raw_speech.shape)} reads as {raw_speech.shape[0]} clips of"
+                f"`raw_speech` of shape {tuple(raw_speech.shape)} would be {raw_speech.shape[0]} clips of"
                 f" {raw_speech.shape[1]} sample(s), but looks like (samples, channels). Average the channels first."
             )
     elif isinstance(raw_speech, (list, tuple)):
@@ -321,11 +324,11 @@ def _split_clips(raw_speech: Any) -> list[Any]:
 
 
 def _to_waveform(clip: Any, index: int, device: str | torch.device | None) -> torch.Tensor:
-    """One clip as a float32 tensor of shape `(samples,)`; raises a ValueError that names the clip by `index`."""
+    """Converts one clip to a float32 tensor of shape `(samples,)`. Errors name the clip by its `index`."""
     if not isinstance(clip, torch.Tensor):
         try:
             array = np.asarray(clip)
-            # torch reads neither another machine's byte order nor negative strides, and warns of read-only memory.
+            # Copied: torch supports neither foreign byte orders nor negative strides, and warns about read-only memory.
             clip = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C", ndmin=1))
         except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"Clip {index} is not a waveform of numbers: {error}") from None
@@ -348,7 +351,7 @@ def _to_waveform(clip: Any, index: int, device: str | torch.device | None) -> to
             " floats with full scale 1.0."
         )
     waveform = clip.to(torch.float32)
-    # The sum is ten times cheaper than looking at each sample, and finite unless one of them is not (or huge).
+    # The sum is ten times cheaper to check than each sample. It is finite unless a sample is not, or is huge.
     if not math.isfinite(waveform.sum().item()) and not torch.isfinite(waveform).all():
         raise ValueError(f"Clip {index} holds NaN or infinite samples; remove them before tagging.")
     return waveform

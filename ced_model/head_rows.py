@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A model folder → one with another last layer. Everything else is copied; torch is not needed."""
+"""Writes a copy of a model folder with another last layer, without torch."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ WEIGHT, BIAS = "outputlayer.1.weight", "outputlayer.1.bias"
 
 
 def head_features(model: ModelFolder, embeddings: np.ndarray) -> np.ndarray:
-    """What the head's linear layer is given for embeddings `(rows, embed_dim)`: their LayerNorm, float32."""
+    """Inputs of the head's linear layer for embeddings `(rows, embed_dim)`: their LayerNorm, float32."""
     weight, bias = (model.tensors[f"outputlayer.0.{name}"].read() for name in ("weight", "bias"))
     values = np.asarray(embeddings, np.float32)
     centred = values - values.mean(axis=1, keepdims=True)
@@ -37,11 +37,11 @@ def write_with_head(
     readme: str,
 ) -> None:
     """
-    Writes a model folder into an empty `folder` and opens it once to check it.
+    Writes a model folder into an empty `folder`, and opens it to check it.
 
     Args:
-        source: The model that all but the last layer is from.
-        weight, bias: The last layer, of shape `(classes, embed_dim)` and `(classes,)`. It is stored in the type of the
+        source: The model that everything but the last layer is copied from.
+        weight, bias: The last layer, of shape `(classes, embed_dim)` and `(classes,)`; stored in the dtype of the
             source's.
         labels: The names of the classes.
         problem_type: As in `config.json`.
@@ -83,8 +83,8 @@ def _preprocessor(front_end: FrontEnd) -> dict[str, Any]:
 
 
 def write_tensors(file: BinaryIO, tensors: Mapping[str, StoredTensor], new: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file: `tensors` as they are stored, but for those that `new` has, which keep their type."""
-    # Larger types first, so that all tensors are aligned.
+    """Writes a safetensors file: `tensors` unchanged, except for values of those in `new`, in the stored dtype."""
+    # Larger dtypes first, so that all tensors are aligned.
     order = sorted(tensors, key=lambda name: (-np.dtype(TYPES[tensors[name].dtype]).itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -108,5 +108,5 @@ def write_tensors(file: BinaryIO, tensors: Mapping[str, StoredTensor], new: Mapp
 def _as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
     if dtype != "BF16":
         return values.astype(TYPES[dtype])
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)  # rounded to the nearest, ties to even
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)  # round to nearest, ties to even
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")

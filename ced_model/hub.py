@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The published models, and the folder of a model: a local one, or a snapshot from the Hugging Face Hub."""
+"""The published models, and access to models on the Hugging Face Hub."""
 
 import difflib
 import os
@@ -13,9 +13,9 @@ from .messages import one_line, printable
 
 
 class PublishedFigures(NamedTuple):
-    """Mean average precision in percent on AudioSet's evaluation set, from the paper (table 1)."""
+    """Mean average precision in percent on the AudioSet evaluation set, from the paper (table 1)."""
 
-    audioset: float  # trained on all of AudioSet, as the published checkpoints are
+    audioset: float  # trained on all of AudioSet, like the published checkpoints
     balanced: float  # trained on the balanced 20,000 clips only (AS-20K); no published checkpoint
 
 
@@ -30,7 +30,7 @@ MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", 
 
 
 def assets_folder() -> Path:
-    """Where this package keeps what it makes or downloads, in the folder that the Hub's client has for such files."""
+    """Folder for files that this package makes or downloads, in the Hub's assets cache."""
     home = os.environ.get("HF_HOME") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "huggingface"
     )
@@ -38,7 +38,7 @@ def assets_folder() -> Path:
 
 
 class ModelNotFoundError(OSError):
-    """Why a model was not found: one line with the reason and the remedy."""
+    """Raised if a model is not found. The message is one line with the reason and the remedy."""
 
 
 def locate_model(
@@ -55,18 +55,17 @@ def locate_model(
     """
     The folder of a model: a local folder, the bundled model, or the snapshot of a Hub repository.
 
-    The Hub is asked once; if it does not answer, the cached files are used. Of a repository the files that match
-    `patterns` are downloaded.
+    Files of a repository that match `patterns` are downloaded. If the Hub cannot be reached, the cached files are used.
 
     Raises:
-        `ModelNotFoundError`: if there is no such folder, and no such repository or no way to it.
+        `ModelNotFoundError`: if there is no such folder or repository, or it cannot be reached.
     """
     name = os.fspath(model) if not isinstance(model, str) else resolve_model(model)
     path = Path(name).expanduser()
     if path.is_dir():
         return path / subfolder
     shown = printable(os.fspath(model))
-    # A Hub id is `name` or `owner/name`; what else looks like a path is one.
+    # A Hub id is `name` or `owner/name`; anything else that looks like a path is one.
     if isinstance(model, Path) or name.startswith((".", "~", os.sep)) or "\\" in name or name.count("/") > 1:
         raise ModelNotFoundError(f"There is no folder {shown!r}.")
     import huggingface_hub
@@ -92,28 +91,28 @@ def locate_model(
     except errors.RepositoryNotFoundError as error:
         reason = "needs permission" if isinstance(error, errors.GatedRepoError) else "does not exist, or is private"
         raise ModelNotFoundError(
-            f"{shown} is not a folder here, and on the Hugging Face Hub it {reason}: check the name{elsewhere}, or log"
+            f"{shown} is not a local folder, and on the Hugging Face Hub it {reason}: check the name{elsewhere}, or log"
             " in with `hf auth login`."
         ) from error
     except (OSError, errors.HTTPError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # such as a full disk
             raise
         if local_files_only or huggingface_hub.constants.is_offline_mode():
-            reason = "the Hugging Face Hub is not asked (offline mode)"
+            reason = "the Hugging Face Hub is not used (offline mode)"
         else:
             reason = "the Hugging Face Hub cannot be reached"
         detail = one_line(error.__cause__ or error)
         raise ModelNotFoundError(
-            f"{shown} is neither a folder here nor in the cache, and {reason}: check the name{elsewhere}. ({detail})"
+            f"{shown} is neither a local folder nor in the cache, and {reason}: check the name{elsewhere}. ({detail})"
         ) from error
 
 
 def check_dataset_reachable(id: str, revision: str | None = None) -> None:
     """
-    Asks the Hub for a data set once, where 🤗 datasets would try for half a minute.
+    Requests a data set from the Hub once; 🤗 datasets would retry for half a minute.
 
     Raises:
-        OSError, httpx.HTTPError: if the Hub does not answer. A data set that does not exist raises nothing.
+        OSError, httpx.HTTPError: if the Hub cannot be reached, but not if there is no such data set.
     """
     from huggingface_hub import HfApi, constants, errors
 
@@ -124,6 +123,6 @@ def check_dataset_reachable(id: str, revision: str | None = None) -> None:
 
 
 def _suggestion(name: str) -> str:
-    """What may have been meant by a name that is close to a published one."""
+    """A suggestion for a name that is similar to that of a published model."""
     close = difflib.get_close_matches(name, (*PUBLISHED_MODELS, DEFAULT_MODEL), n=1, cutoff=0.8)
     return f" (did you mean {close[0]}?)" if close and close[0] != name else ""

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files, folders, patterns and lists of paths → the inputs of a run."""
+"""Finds the inputs of a run from files, folders, patterns and lists of paths."""
 
 import glob
 import os
@@ -26,11 +26,11 @@ class Input:
     Something to tag.
 
     Attributes:
-        name: its name in outputs, with `escape_name` applied.
-        source: what `AudioTagger` reads.
-        error: why there is nothing to read, or None.
-        is_empty: whether it is a folder or pattern without any audio file.
-        place: the row of a data set that it is, for messages.
+        name: Its name in outputs, with `escape_name` applied.
+        source: The input for `AudioTagger`.
+        error: Why there is nothing to read, or None.
+        is_empty: Whether it is a folder or pattern without any audio file.
+        place: Its row in a data set, for messages.
     """
 
     name: str
@@ -42,15 +42,15 @@ class Input:
 
 def find_inputs(paths: Iterable[str], list_file: str | None = None) -> list[Input]:
     """
-    All inputs in their order, each of them once.
+    All inputs in order, without duplicates.
 
     Args:
-        paths: files, folders (searched recursively for the extensions of audio files; hidden entries are left out),
-            patterns such as `**/*.wav`, or `-` for standard input.
-        list_file: a file of paths of files and folders, one a line or separated by NUL; `-` for standard input.
+        paths: Files, folders (searched recursively for audio files that are not hidden), patterns such as `**/*.wav`,
+            or `-` for standard input.
+        list_file: A file with paths of files and folders, one per line or separated by NUL; `-` for standard input.
 
     Raises:
-        UsageError: if nothing is found, or standard input is asked for twice or is a terminal.
+        UsageError: if nothing is found, or standard input is given twice or is a terminal.
     """
     paths = list(paths)
     if not paths and list_file is None:
@@ -72,7 +72,7 @@ def find_inputs(paths: Iterable[str], list_file: str | None = None) -> list[Inpu
 
 
 def existing(path: str | os.PathLike) -> str:
-    """The path with `~` expanded; raises a `UsageError` for a URL, and if nothing is there."""
+    """The path with `~` expanded; raises a `UsageError` if it does not exist or is a URL."""
     text = os.path.expanduser(os.fspath(path))
     if "://" in text:
         raise UsageError(f"{printable(text)}: labelled clips are read from local files only; download them first.")
@@ -83,10 +83,10 @@ def existing(path: str | os.PathLike) -> str:
 
 def escape_name(name: str) -> str:
     r"""
-    A file name as text that any program can store: bytes that are not UTF-8 become `\xNN`.
+    A file name as valid Unicode: bytes that are not UTF-8 become `\xNN`.
 
-    So does the backslash of a name that has `\xNN` in it by itself (`\x5c`), so that replacing each `\xNN` by its byte
-    gives the name back. All other names stay as they are.
+    If a name contains `\xNN` itself, its backslash becomes `\x5c`, so that replacing each `\xNN` by its byte restores
+    the name. All other names are unchanged.
     """
     name = re.sub(r"\\(?=x[0-9a-f]{2})", r"\\x5c", name)
     name = re.sub("[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", name)
@@ -94,12 +94,12 @@ def escape_name(name: str) -> str:
 
 
 def unescape_name(name: str) -> str:
-    """The file name that [`escape_name`] was given."""
+    """Reverts [`escape_name`]."""
     return os.fsdecode(re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), name.encode()))
 
 
 def _key(item: Input) -> str:
-    """What tells inputs apart: ./a.wav and a.wav are one, a/../b.wav and b.wav need not be."""
+    """The key for duplicates: ./a.wav and a.wav are equal, a/../b.wav and b.wav may differ (links)."""
     return os.path.join(os.getcwd(), item.name) if isinstance(item.source, str) else STANDARD_INPUT
 
 
@@ -153,7 +153,7 @@ def _unlisted(problem: OSError) -> Input:
 
 
 def read_list(list_file: str) -> list[str]:
-    """The paths in a file, one a line or separated by NUL, or in a column of a Parquet file; `-` is standard input."""
+    """Paths in a file, one per line or separated by NUL, or in a column of a Parquet file; `-` is standard input."""
     if list_file.partition("?")[0].lower().endswith(".parquet"):
         return _read_parquet_list(list_file)
     try:
@@ -171,7 +171,7 @@ def read_list(list_file: str) -> list[str]:
 
 
 def _read_parquet_list(list_file: str) -> list[str]:
-    """The paths in a Parquet file, which may be on any file system that PyArrow knows."""
+    """Paths in a Parquet file, on any file system that PyArrow supports."""
     require(("pyarrow",), "a list of paths in Parquet", 'pip install "ced_model[parquet]"')
     from pyarrow import ArrowInvalid, parquet
 
@@ -197,7 +197,7 @@ def _read_parquet_list(list_file: str) -> list[str]:
 
 
 def _standard_input() -> Input:
-    """Standard input, as a file that can be sought in. Read here, not in a thread that could not be stopped."""
+    """Standard input as a seekable file. It is read here and not in a thread, which could not be stopped."""
     if sys.stdin.isatty():
         raise UsageError("-: standard input is a terminal; send an audio file to it")
     copy = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process runs

@@ -1,14 +1,14 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-The journal of an unfinished output: `FILE.journal` beside it.
+The journal of an unfinished output: `FILE.journal` next to it.
 
-Its first line holds the options, the second one the model, its weights' checksum, the engine and the compute type, and
-each further line is the record of one input, written as soon as it is ready. The output itself appears in one step when
-all inputs are done, and the journal is removed.
+Its first line has the options, the second one the model, the checksum of its weights, the engine and the compute type.
+Each further line is the record of one input, written as soon as it is ready. When all inputs are done, the output is
+written atomically and the journal is removed.
 
-A run locks its journal before it reads it, until after it has removed it. An output that appeared or changed after the
-run began is not replaced.
+A run locks its journal from before reading it until after removing it. An output that appeared or changed after the run
+began is not replaced.
 """
 
 import json
@@ -31,16 +31,16 @@ VERSION = 1
 
 class Journal(Lines):
     """
-    The records of an output so far.
+    The records of an unfinished output.
 
     Args:
-        output: the file that will hold them.
-        options: what must be the same for all records, as it can be stored in json.
-        folders: for an output of one file a recording, the folders of the recordings.
+        output: The output file.
+        options: Options that must be the same for all records, in a form that can be stored as JSON.
+        folders: For an output with one file per recording, the folders of the recordings.
     """
 
     def __init__(self, output: str, options: dict[str, Any], folders: Sequence[str] = ()) -> None:
-        self.output = os.path.realpath(output)  # replacing a link's target, not the link
+        self.output = os.path.realpath(output)  # to replace the target of a link, not the link
         super().__init__(f"{self.output}.journal")
         self.options = json.loads(json.dumps(options))
         self._format = Format(options["format"])
@@ -53,9 +53,9 @@ class Journal(Lines):
         self.made_by: dict[str, str] = {}  # model, weights, engine and compute type
         self.failed: set[str] = set()
         self.is_finished = False
-        self._replaced: tuple[int, ...] | None = None  # the output that may be replaced
+        self._replaced: tuple[int, ...] | None = None  # identity of the output that may be replaced
         self._discards = False
-        self.classes: list[str] = []  # whose scores a finished output holds
+        self.classes: list[str] = []  # classes with scores in a finished output
         self._check_place()
 
     def _check_place(self) -> None:
@@ -70,13 +70,13 @@ class Journal(Lines):
                 raise OptionError("output", path, "a regular file")
 
     def __contains__(self, name: str) -> bool:
-        """Whether an input needs no further work: those that failed are tried again."""
+        """Whether an input is done. Inputs that failed are not."""
         return name in self.offsets and name not in self.failed
 
     def refuse_existing(self, names: Iterable[str] = ()) -> None:
-        """Raises `UsageError` if there are results already, for one file a recording of those with these `names`."""
+        """Raises `UsageError` if there are results already (of inputs in `names`, if each has its own file)."""
         if os.path.lexists(self.path):
-            raise UsageError(f"{self.path} holds the results of an unfinished run: resume or overwrite it")
+            raise UsageError(f"{self.path} has the results of an unfinished run: resume or overwrite it")
         if self.event_files is not None:
             self.event_files.refuse_existing(names)
         if os.path.exists(self.output):
@@ -84,11 +84,11 @@ class Journal(Lines):
 
     def load(self) -> None:
         """
-        Reads the results of an unfinished or else a finished run. Nothing is written yet.
+        Reads the results of an unfinished or finished run. Nothing is written yet.
 
         Raises:
-            UsageError: if it was made with other options or by another program or changed since, or another run is at
-                work on it.
+            UsageError: if the results were made with other options or by another program, were changed, or are in use
+                by another run.
         """
         with suppress(FileNotFoundError):
             self.open(os.O_RDWR)
@@ -109,11 +109,11 @@ class Journal(Lines):
 
     @property
     def is_begun(self) -> bool:
-        """Whether there was something to continue."""
+        """Whether there are results to continue."""
         return self.is_finished or self.size > 0
 
     def overwrite(self) -> None:
-        """Discards what there is, once `begin` is called."""
+        """Discards existing results when `begin` is called."""
         self._discards = True
         with suppress(FileNotFoundError):
             self.open(os.O_RDWR)
@@ -126,7 +126,7 @@ class Journal(Lines):
         yield from read_records(self.output, self._format, self._kind, self._spreadsheet_safe)
 
     def _read_event_files(self, files: EventFiles) -> Iterator[Record]:
-        records = files.read(verify=not self.size)  # beside a journal, `finish` looks at them
+        records = files.read(verify=not self.size)  # with a journal, `finish` verifies them
         first = next(records, None)
         check_same_options(self.output, files.options, self.options)
         if not self.made_by:
@@ -153,7 +153,7 @@ class Journal(Lines):
         check_same_options(self.path, header["options"], self.options)
 
     def _check_output_in_journal(self) -> None:
-        """The output beside a journal is an earlier state of it, or else another run's, which must not be lost."""
+        """Checks that an output next to a journal is an earlier state of it, not of another run, to lose no results."""
         try:
             lost = next(filter(self._would_lose, self._read_output()), None)
         except UsageError as error:
@@ -176,14 +176,14 @@ class Journal(Lines):
 
     def begin(self, made_by: dict[str, str]) -> None:
         """
-        Makes ready to append results.
+        Prepares for appending results.
 
         Args:
             made_by: The `model`, the checksum of its `weights`, the `engine` and the `compute_type`.
 
         Raises:
-            UsageError: if the results so far were made by others.
-            RunError: if another run began meanwhile.
+            UsageError: if existing results were made by another model, engine or compute type.
+            RunError: if another run has begun in the meantime.
         """
         if self.made_by:
             check_same_maker(self.path, self.made_by, made_by)
@@ -197,7 +197,7 @@ class Journal(Lines):
             self.made_by = made_by
 
     def _create(self) -> None:
-        """Makes the journal; a finished output becomes one again."""
+        """Creates the journal, from a finished output if there is one."""
         try:
             self._check_replaced()
             if self.event_files is not None and self.event_files.is_folder:
@@ -213,7 +213,7 @@ class Journal(Lines):
         if os.fstat(self._file.fileno()).st_size != self.size:
             raise RunError(f"{self.path}: another run has begun in the meantime")
         try:
-            self._check_replaced()  # from now on no other run replaces it
+            self._check_replaced()  # from here on no other run replaces it
         except RunError:
             self.remove()
             raise
@@ -230,7 +230,7 @@ class Journal(Lines):
         self.is_finished = False
 
     def _check_replaced(self, advice: str = "") -> None:
-        """Raises `UsageError` if the output is not the one that was there when the run began."""
+        """Raises `RunError` if the output has changed since the run began."""
         if _identity(self.output) != self._replaced:
             raise RunError(f"{self.output} was written by another program in the meantime{advice}")
 
@@ -238,7 +238,7 @@ class Journal(Lines):
         self._note(record, self.write(record))
 
     def finish(self, names: Iterable[str]) -> None:
-        """Writes the output: inputs of earlier runs that are not among `names`, then `names` in their order."""
+        """Writes the output: inputs of earlier runs that are not in `names`, then `names` in order."""
         names = list(names)
         given = set(names)
         taken = f" and is left as it is: move it away; {self.advice}"
@@ -271,7 +271,7 @@ class Journal(Lines):
 
 
 def _identity(path: str) -> tuple[int, ...] | None:
-    """Identifies a file and its contents; None if there is no file."""
+    """A tuple that changes with a file or its content; None if there is no file."""
     try:
         status = os.stat(path)
     except FileNotFoundError:

@@ -7,12 +7,12 @@ from functools import lru_cache
 
 import numpy as np
 
-PATCH_FRAMES = 16  # a clip shorter than one patch of the model is zero-padded to this many frames
-AMIN = 1e-10  # power below which decibels are not computed: -100 dB
+PATCH_FRAMES = 16  # length of one patch, to which shorter clips are zero-padded
+AMIN = 1e-10  # minimum power: -100 dB
 TOP_DB = 120.0  # dynamic range kept below each clip's own maximum, in dB
-BLOCK_FRAMES = 128  # transformed at a time, so that the intermediate arrays stay in the processor's cache
-# Multiplications up to which OpenBLAS computes a product on the calling thread. Its own threads would compete with
-# those of the engine, and do not survive a fork: the next product of the parent process could hang.
+BLOCK_FRAMES = 128  # frames transformed at a time, so that intermediate arrays fit into the CPU cache
+# Maximum number of multiplications for which OpenBLAS uses only the calling thread. Its own threads would compete with
+# those of the engine, and could hang after a fork.
 SINGLE_THREADED = 2**18 - 1
 
 
@@ -23,7 +23,7 @@ class FrontEnd:
 
     Attributes:
         n_mels: Number of mel bins.
-        sampling_rate: In hertz (Hz).
+        sampling_rate: Sampling rate in hertz (Hz).
         n_fft: Size of the Fourier transform in samples.
         win_size: Length of the periodic Hann window in samples, centred in `n_fft`.
         hop_size: Distance between frames in samples.
@@ -46,13 +46,13 @@ class FrontEnd:
 
     @property
     def min_samples(self) -> int:
-        """Samples that give one patch of 16 frames (2,400 in the published models); shorter clips are zero-padded."""
+        """Number of samples for one patch of 16 frames, 2,400 by default; shorter clips are zero-padded to it."""
         samples = (PATCH_FRAMES - 1) * self.hop_size
-        # Half a window is reflected at both ends, for which a clip must be longer than that.
+        # The reflection at both ends requires more than half a window.
         return max(samples, self.n_fft // 2 + 1) if self.center else samples + self.n_fft
 
     def max_samples(self, num_frames: int) -> int:
-        """Samples of the longest clip that has at most `num_frames` frames."""
+        """Length in samples of the longest clip with at most `num_frames` frames."""
         return (0 if self.center else self.n_fft) + num_frames * self.hop_size - 1
 
 
@@ -67,9 +67,8 @@ def hann_window(front_end: FrontEnd) -> np.ndarray:
 @lru_cache(maxsize=16)
 def mel_filters(front_end: FrontEnd) -> np.ndarray:
     """
-    Mel filterbank, float32 of shape `(n_fft // 2 + 1, n_mels)`: triangles on the HTK scale, not normalised.
-
-    HTK's scale is 2595 · log10(1 + f / 700) (The HTK Book, section 5.4).
+    Mel filterbank, float32 of shape `(n_fft // 2 + 1, n_mels)`: triangular filters on the HTK scale
+    2595 · log10(1 + f / 700) (The HTK Book, section 5.4), not normalised.
     """
     half_rate = front_end.sampling_rate / 2
     f_max = half_rate if front_end.f_max is None else front_end.f_max
@@ -84,40 +83,41 @@ def mel_filters(front_end: FrontEnd) -> np.ndarray:
 
 def log_mel(waveform: np.ndarray, front_end: FrontEnd = FrontEnd()) -> np.ndarray:  # noqa: B008  # frozen
     """
-    Log-mel spectrogram of one clip, without any check or padding.
+    Log-mel spectrogram of one clip, without checks or padding.
 
     Args:
         waveform: Mono audio, float32 in [-1, 1] of shape `(samples,)`, longer than half a window.
         front_end: The parameters.
 
     Returns:
-        Decibels, float32 of shape `(n_mels, frames)`, with values below the clip's maximum − 120 dB raised to it.
+        Decibels, float32 of shape `(n_mels, frames)`. Values more than 120 dB below the maximum are raised to that
+        level.
     """
     return clamped(decibels_of(frames_of(waveform, front_end), front_end)).T
 
 
 def frames_of(waveform: np.ndarray, front_end: FrontEnd) -> np.ndarray:
-    """The frames of a clip, a view of shape `(frames, n_fft)`."""
+    """The frames of a clip, as a view of shape `(frames, n_fft)`."""
     if front_end.center:
         waveform = np.pad(waveform, front_end.n_fft // 2, mode="reflect")
     return np.lib.stride_tricks.sliding_window_view(waveform, front_end.n_fft)[:: front_end.hop_size]
 
 
 def clamped(decibels: np.ndarray) -> np.ndarray:
-    """The decibels of one clip, in place, with values below their maximum − 120 dB raised to it."""
+    """Raises, in place, the decibels of one clip that are more than 120 dB below their maximum to that level."""
     return np.maximum(decibels, decibels.max() - np.float32(TOP_DB), out=decibels)
 
 
 def decibels_of(frames: np.ndarray, front_end: FrontEnd) -> np.ndarray:
-    """Mel bins in decibels, float32 of shape `(frames, n_mels)`, of frames of shape `(frames, n_fft)`."""
+    """Mel bins in decibels, float32 of shape `(frames, n_mels)`, from frames of shape `(frames, n_fft)`."""
     window, filters, size = hann_window(front_end), mel_filters(front_end), front_end.n_fft
     mel = np.empty((len(frames), front_end.n_mels), np.float32)
-    # The same arrays for all blocks: asking for new memory takes as long as the transform.
+    # Arrays are reused for all blocks, since allocation takes as long as the transform.
     windowed = np.empty((BLOCK_FRAMES, size), np.float32)
     spectrum = np.empty((BLOCK_FRAMES, size // 2 + 1), np.complex64)
     power, imaginary = np.empty_like(spectrum, np.float32), np.empty_like(spectrum, np.float32)
     rows = max(1, SINGLE_THREADED // filters.size)
-    with np.errstate(over="ignore", invalid="ignore"):  # samples that are too large give infinity or NaN
+    with np.errstate(over="ignore", invalid="ignore"):  # samples that are too large become infinity or NaN
         for start in range(0, len(frames), BLOCK_FRAMES):
             block = slice(0, min(BLOCK_FRAMES, len(frames) - start))
             np.multiply(frames[start : start + BLOCK_FRAMES], window, out=windowed[block])
@@ -134,19 +134,19 @@ def decibels_of(frames: np.ndarray, front_end: FrontEnd) -> np.ndarray:
 
 class SharedFrames:
     """
-    Log-mel spectrograms of overlapping windows of one recording, in which each frame is computed once.
+    Log-mel spectrograms of overlapping windows of a recording, with each frame computed only once.
 
-    Windows start at multiples of `hop_size`. The frames at both ends of a window, which reflect its audio, are its own,
-    and the 120 dB are below its own maximum, so that each spectrogram is that of [`log_mel`] of the window.
+    Windows start at multiples of `hop_size`. Each spectrogram equals [`log_mel`] of the window: frames at its ends,
+    which reflect its audio, and the 120 dB limit are computed per window.
     """
 
     def __init__(self, front_end: FrontEnd) -> None:
         self.front_end = front_end
-        self._first = 0  # frame of the recording that is the first one of `_inner`
+        self._first = 0  # index in the recording of the first frame in `_inner`
         self._inner = np.zeros((0, front_end.n_mels), np.float32)
 
     def log_mel(self, start: int, waveform: np.ndarray) -> np.ndarray:
-        """As [`log_mel`] for the window at sample `start`; windows come in order."""
+        """[`log_mel`] of the window at sample `start`. Windows must be given in order."""
         front_end = self.front_end
         frames = frames_of(waveform, front_end)
         reach = front_end.n_fft // 2 if front_end.center else 0

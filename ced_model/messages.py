@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Text from files, models, archives and other libraries → text that is safe to print on one line."""
+"""Messages and errors on one line, with text from files and other libraries made safe to print."""
 
 import math
 import numbers
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def printable(text: Any) -> str:
-    """`text` (str, bytes or path) with control characters, escape sequences and bytes that are not text escaped."""
+    """`text` (str, bytes or path) with control characters and invalid bytes escaped."""
     if isinstance(text, str | bytes | os.PathLike):
         text = os.fsdecode(text)
     return "".join(map(_printable_character, str(text)))
@@ -22,7 +22,7 @@ def one_line(text: Any) -> str:
 
 
 def one_line_error(error: BaseException) -> str:
-    """The message of a runtime's exception, printable and not endless."""
+    """The message of a runtime's exception, printable and shortened."""
     return one_line(error)[:300] or type(error).__name__
 
 
@@ -35,23 +35,23 @@ def _printable_character(character: str) -> str:
 
 
 class UsageError(ValueError):
-    """Something that cannot be done as it was asked for. The message is one line."""
+    """Raised for invalid arguments, files and folders. The message is one line."""
 
 
 class RunError(RuntimeError):
-    """Why a run cannot begin or continue. The message is one line."""
+    """Raised if a run cannot start or continue. The message is one line."""
 
 
 class EngineError(RunError):
-    """An engine that cannot compute a model. The message is one line and says what to do."""
+    """Raised if an engine cannot compute a model. The message is one line, with the remedy."""
 
 
 class OptionError(UsageError):
     """
-    A bad value of an argument. The message is one line: "`name=value`: expected …".
+    Raised for an invalid argument. The message is one line: "`name=value`: expected …".
 
     Attributes:
-        name: The argument, as the library names it.
+        name: The name of the argument in the library.
         value: Its value.
         expected: What was expected.
     """
@@ -73,13 +73,13 @@ def _shown(value: Any) -> str:
 
 
 def check_number(name: str, value: Any, minimum: float = -math.inf) -> None:
-    """Raises an [`OptionError`] if `value` is not a number from `minimum` on."""
+    """Raises an [`OptionError`] unless `value` is a number ≥ `minimum`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) >= minimum:
         raise OptionError(name, value, "a number" if minimum == -math.inf else f"a number from {minimum:g}")
 
 
 def check_count(name: str, value: Any, expected: str = "a whole number from 1") -> None:
-    """Raises an [`OptionError`] if `value` is not a whole number from 1 on."""
+    """Raises an [`OptionError`] unless `value` is an integer ≥ 1."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise OptionError(name, value, expected)
 

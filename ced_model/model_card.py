@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The README.md of a CED model on the Hugging Face Hub: metadata, working code, figures, limits."""
+"""The model card (README.md) of a CED model on the Hugging Face Hub."""
 
 import re
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ ACTIVATIONS = {"multi_label_classification": ".sigmoid()", "single_label_classif
 
 
 def has_audioset_labels(config: CedConfig) -> bool:
-    """Whether the classes are AudioSet's 527, under their own names and in their own order."""
+    """Whether the classes are the 527 of AudioSet, with their names and in their order."""
     return _class_names(config) == list(AUDIOSET_LABELS)
 
 
@@ -37,7 +37,7 @@ def _class_names(config: CedConfig) -> list[str]:
 
 
 def published_size(config: CedConfig) -> str | None:
-    """The published model (`"ced-tiny"`, ...) of this shape, or None: one that differs in anything is another model."""
+    """The name of the published model (`"ced-tiny"`, …) with exactly this configuration, or None."""
     shape = (config.depth, config.mlp_ratio, config.patch_size, config.n_mels, config.target_length, config.pooling)
     if shape != (12, 4, 16, 64, 1012, "mean"):
         return None
@@ -47,10 +47,8 @@ def published_size(config: CedConfig) -> str | None:
 
 def published_eval_results(config: CedConfig) -> list[EvalResult]:
     """
-    The paper's figure for the published AudioSet model of this shape, as an entry for `model-index`.
-
-    Empty for any other shape and for other classes. It says nothing about weights that were trained further: pass it
-    to [`create_model_card`] only for the published ones.
+    The paper's result for the published model with this configuration, as an entry of the `model-index`; empty if there
+    is none. Pass it to [`create_model_card`] only for the published weights.
     """
     size = published_size(config)
     if size is None or not has_audioset_labels(config):
@@ -88,20 +86,19 @@ def create_model_card(
 
     Args:
         model_or_config (`CedModel`, `CedForAudioClassification` or `CedConfig`):
-            What the card is about. A configuration without `architectures` counts as a classifier's.
+            The model. A configuration without `architectures` is treated as that of a classifier.
         model_id (`str`):
-            Hub id, or folder name, that the printed code loads.
+            Hub id or folder name for the example code.
         source (`str`):
-            Where the weights come from, as one Markdown sentence.
+            Origin of the weights, as one Markdown sentence.
         base_model (`str`, *optional*):
-            Hub id of the model that this one derives from.
+            Hub id of the model that this one was trained from.
         eval_results (`Sequence[EvalResult]`, *optional*):
-            Measured figures; they become the `model-index` and a table. None are claimed that are not given, see
-            [`published_eval_results`].
+            Results for the `model-index` and a table, by default none. See [`published_eval_results`].
         datasets (`Sequence[str]`, *optional*):
-            Hub ids of the training data; by default AudioSet for a model that has AudioSet's classes or no head.
+            Hub ids of the training data, by default AudioSet for a model with the classes of AudioSet or without head.
         training_data (`str`, *optional*):
-            A Markdown paragraph on the training data, in place of the default.
+            A Markdown paragraph on the training data, which replaces the default.
         license (`str`, *optional*, defaults to `"apache-2.0"`):
             Hub identifier of the licence of the weights.
 
@@ -109,12 +106,12 @@ def create_model_card(
         [`~huggingface_hub.ModelCard`]: the card; `card.save(path)` writes it, `card.data` is the metadata.
 
     Raises:
-        `ValueError`: if figures of a classifier are given for an encoder.
+        `ValueError`: if `eval_results` are given for an encoder.
     """
     config: Any = model_or_config if isinstance(model_or_config, CedConfig) else model_or_config.config
     is_encoder = _is_encoder(model_or_config)
     if is_encoder and eval_results:
-        raise ValueError("An encoder has no classes, hence no classification metric: give no `eval_results`.")
+        raise ValueError("`eval_results` are not possible for an encoder, which has no classes.")
     on_audioset = is_encoder or has_audioset_labels(config)
     if datasets is None:
         datasets = [AUDIOSET_DATASET] if on_audioset else []
@@ -173,7 +170,7 @@ def _in_millions(parameters: int) -> str:
 
 
 def _listed_labels(config: CedConfig) -> str:
-    """The first class names as inline code, safe inside Markdown."""
+    """The first class names as inline code in Markdown."""
     names = [re.sub(r"[`\s]+", " ", name) for name in _class_names(config)]
     rest = len(names) - MAX_LISTED_LABELS
     listed = ", ".join(f"`{name}`" for name in names[:MAX_LISTED_LABELS])

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a model folder, and whether a model may be written to a folder."""
+"""The files of a model folder, and checks before writing one."""
 
 import shutil
 from collections.abc import Collection
@@ -14,18 +14,18 @@ MODEL_FILES = frozenset((*HUB_FILES, *CODE_FILES, HANDLER, REQUIREMENTS, "README
 
 
 def write_handler(folder: Path) -> None:
-    """Writes what Hugging Face Inference Endpoints need to run a classifier."""
+    """Writes the files for running a classifier on Hugging Face Inference Endpoints."""
     shutil.copyfile(Path(__file__).with_name("endpoint_handler.py"), folder / HANDLER)
     (folder / REQUIREMENTS).write_text(f"transformers>={MIN_TRANSFORMERS}\nsoundfile\nsoxr\n")
 
 
 def check_output(folder: Path, overwrite: bool, further: Collection[str] = ()) -> None:
     """
-    Raises a ValueError if writing a model to `folder` would harm what is there.
+    Raises a ValueError if writing a model to `folder` would overwrite other files.
 
     Args:
-        overwrite: Whether a model in it may be replaced.
-        further: Names that may be beside the model's own files.
+        overwrite: Whether a model in the folder may be replaced.
+        further: Names of other files that may be replaced.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise ValueError(f"{folder} is not a folder: choose another output.")
@@ -37,9 +37,9 @@ def check_output(folder: Path, overwrite: bool, further: Collection[str] = ()) -
 
 
 def check_replaceable(folder: Path, further: Collection[str] = ()) -> None:
-    """Raises a ValueError if a folder holds anything but a model and what is named in `further`."""
+    """Raises a ValueError if a folder contains other files than those of a model and `further`."""
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in {*MODEL_FILES, *further})
     if foreign:
         raise ValueError(
-            f"{folder} holds more than a model ({', '.join(foreign[:5])}) and is kept: choose another output."
+            f"{folder} has other files than those of a model ({', '.join(foreign[:5])}): choose another output."
         )

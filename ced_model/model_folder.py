@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A model folder: its JSON files and the header of its weights, checked before anything is allocated."""
+"""Opens and checks model folders: the JSON files and the headers of the weights, before anything is allocated."""
 
 import hashlib
 import os
@@ -38,15 +38,15 @@ MODEL_TYPE = "ced"
 @dataclass(frozen=True)
 class ModelFolder:
     """
-    A classifier on the disk.
+    The folder of a classifier.
 
     Attributes:
-        name: Its name for the user: a Hub id, the name of the bundled model, or a folder.
-        path: Its folder; None for a model in memory.
+        name: Its display name: a Hub id, the name of the bundled model, or a folder.
+        path: The folder; None for a model in memory.
         settings: Its architecture.
         front_end: Parameters of its front end.
         labels: Names of its classes.
-        tensors: Where its weights lie, by name.
+        tensors: Position of its weights in the files, by name.
     """
 
     name: str
@@ -58,11 +58,11 @@ class ModelFolder:
 
     @property
     def weights_folder(self) -> str:
-        """The folder of the weight files, links resolved."""
+        """The folder of the weight files, with links resolved."""
         return os.path.dirname(next(iter(self.tensors.values())).file)
 
     def fingerprint(self) -> str:
-        """A checksum of all that makes the scores: architecture, labels, front end and weights."""
+        """A checksum of all that scores depend on: architecture, labels, front end and weights."""
         digest = hashlib.sha256(repr((self.settings, self.front_end, self.labels)).encode(errors="surrogatepass"))
         digest.update(b"steps" * self.settings.has_steps)
         for name, tensor in sorted(self.tensors.items()):
@@ -78,7 +78,7 @@ def open_model(model: str | os.PathLike[str], **hub_options: Any) -> ModelFolder
 
     Args:
         model: A folder, a Hub id, or the name of the bundled model.
-        hub_options: What `from_pretrained` takes for a Hub repository, such as `revision` or `token`.
+        hub_options: Options of `from_pretrained` for a Hub repository, such as `revision` or `token`.
 
     Raises:
         `ModelNotFoundError`: if there is no such model, or it cannot be reached.
@@ -100,7 +100,7 @@ def open_model(model: str | os.PathLike[str], **hub_options: Any) -> ModelFolder
 
 
 def find_folder(model: str | os.PathLike[str], **hub_options: Any) -> Path:
-    """The folder of a model, downloaded if it is on the Hub; raises a `ModelNotFoundError` if it is not one."""
+    """The folder of a model, downloaded if it is on the Hub; raises a `ModelNotFoundError` if there is none."""
     folder = locate_model(model, **hub_options)
     if not (folder / CONFIG).is_file():
         raise ModelNotFoundError(f"{printable(model)} is not a model folder: it has no {CONFIG}.")
@@ -114,16 +114,15 @@ def _display_name(model: str | os.PathLike[str]) -> str:
 
 def check_model_folder(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
-    Checks the configuration, the front end and the names and shapes of the weights before anything is allocated.
+    Checks the configuration, the front end and the names and shapes of the weights, before anything is allocated.
 
-    A folder without a head passes, and so does one whose weights are not in safetensors, or are quantized by another
-    library: these are checked by loading them.
+    A head is not required. Weights that are not in safetensors, or are quantized by another library, are not checked.
 
     Returns:
         The fields of `config.json`, with defaults.
 
     Raises:
-        `ModelFolderError`: if something is missing, damaged, out of bounds, or does not fit the rest.
+        `ModelFolderError`: if something is missing, damaged, out of bounds, or inconsistent.
         OSError: if a file cannot be read.
     """
     folder = Path(folder)
@@ -136,10 +135,10 @@ def check_model_folder(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 def check_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Mapping[str, Any]]:
     """
-    As [`check_model_folder`], for the JSON files alone.
+    Does the checks of [`check_model_folder`] on the JSON files only.
 
     Returns:
-        The fields of `config.json` as they are stored, the same with defaults, and those of the front end.
+        The fields of `config.json` as stored, the same with defaults, and those of the front end.
     """
     stored = read_json(folder / CONFIG)
     if stored.get("model_type") != MODEL_TYPE:
@@ -186,7 +185,7 @@ def _check_shapes(
 
 
 def _is_resized(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    """Whether these are time positions, which loading truncates or interpolates."""
+    """Whether these are time positions, which are resized when the model is loaded."""
     return name == "encoder.time_pos_embed" and found[:-1] == expected[:-1] and len(found) == 4 and found[-1] > 0
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `config.json` and `preprocessor_config.json` may hold, checked on plain dictionaries, without torch."""
+"""Checks of the fields of `config.json` and `preprocessor_config.json`, without torch."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ CED_SIZES: dict[str, dict[str, int]] = {
 Pooling = Literal["mean", "logit", "dm", "token"]
 EvalAverage = Literal["mean", "max"]
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
-# The losses of the public port, and the type of problem that they are for.
+# The losses of the public port, and their problem types.
 PROBLEM_TYPES: dict[str, ProblemType] = {
     "BCE": "multi_label_classification",
     "CrossEntropyLoss": "single_label_classification",
@@ -34,7 +34,7 @@ ALIASES = {
     "num_attention_heads": "num_heads",
     "outputdim": "num_labels",
 }
-# Of `CedConfig`, where a shape depends on them.
+# Fields of `CedConfig` that shapes depend on.
 DEFAULTS: dict[str, Any] = {
     "depth": 12,
     "mlp_ratio": 4.0,
@@ -52,7 +52,7 @@ DEFAULTS: dict[str, Any] = {
     "f_max": 8000,
     "center": True,
 }
-# The fields of the front end that both files may have.
+# Fields of the front end that both files may have.
 FRONT_END_FIELDS = ("sampling_rate", "n_fft", "win_size", "hop_size", "f_min", "f_max", "center")
 FRONT_END_DEFAULTS: dict[str, Any] = {
     "feature_size": FrontEnd.n_mels,
@@ -61,15 +61,15 @@ FRONT_END_DEFAULTS: dict[str, Any] = {
 
 
 class Bounds(NamedTuple):
-    """The least and the greatest value of a number."""
+    """The range of a number."""
 
     low: float
     high: float
     is_whole: bool = True
-    excludes: float | None = None  # a bound that is not possible itself
+    excludes: float | None = None  # a bound that is excluded
 
 
-# Far beyond any CED model, but nothing that takes all memory or never ends.
+# Far beyond any CED model, but small enough for memory and time.
 BOUNDS: dict[str, Bounds] = {
     "embed_dim": Bounds(1, 8192),
     "depth": Bounds(1, 128),
@@ -99,7 +99,7 @@ MAX_PARAMETERS = 10_000_000_000
 
 
 def check_numbers(settings: Mapping[str, Any]) -> None:
-    """Raises a ValueError for the first number or switch of the wrong type, or out of bounds; it names the field."""
+    """Raises a ValueError for the first number or boolean with a wrong type or out of range."""
     for field, value in settings.items():
         bounds = BOUNDS.get(ALIASES.get(field, field))
         if bounds is not None and not (value is None and ALIASES.get(field, field) in OPTIONAL):
@@ -129,7 +129,7 @@ def _shown(value: Any) -> str:
 
 
 def fill_in_size(name: Any, embed_dim: int | None, num_heads: int | None) -> tuple[int, int]:
-    """Width and number of heads, from the name of a published size where they are not given."""
+    """Width and number of heads, by default those of the published size `name`."""
     if embed_dim is not None:
         return embed_dim, max(1, embed_dim // 64) if num_heads is None else num_heads
     size = CED_SIZES.get(name or "ced-base") if isinstance(name, str | None) else None
@@ -142,13 +142,13 @@ def fill_in_size(name: Any, embed_dim: int | None, num_heads: int | None) -> tup
 
 
 def find_problem_type(problem_type: Any, loss: Any) -> ProblemType:
-    """What a model is trained for: by default what its `loss` is for, and without a known one multi-label."""
+    """The problem type, by default that of the `loss`, or multi-label."""
     default = PROBLEM_TYPES.get(str(loss))
     return problem_type or default or "multi_label_classification"
 
 
 def check_label_table(id2label: Any) -> dict[int, str]:
-    """The table of class names by index; raises a ValueError if it does not name the classes from 0 on."""
+    """Returns the class names by index; raises a ValueError unless the indices are 0, 1, …"""
     try:
         names = {int(index): name for index, name in id2label.items()}
     except (AttributeError, TypeError, ValueError):
@@ -166,14 +166,14 @@ def check_label_table(id2label: Any) -> dict[int, str]:
 
 
 def count_labels(settings: Mapping[str, Any]) -> int:
-    """The number of classes; raises a ValueError if the fields that tell it contradict each other."""
+    """The number of classes; raises a ValueError if fields are inconsistent."""
     counts = {field: settings[field] for field in ("num_labels", "outputdim") if settings.get(field) is not None}
     for field, count in counts.items():
         _check_number(field, count, BOUNDS["num_labels"])
     if not settings.get("id2label"):
         return next(iter(counts.values()), len(AUDIOSET_LABELS))
     names = check_label_table(settings["id2label"])
-    # `num_labels` comes from the caller and goes first, `outputdim` from a stored file.
+    # `num_labels` is an argument and has precedence over `outputdim`, which is from a file.
     for field, count in list(counts.items())[:1]:
         if count != len(names):
             raise ValueError(f"`{field}={count}` but `id2label` names {len(names)} classes; give a name for each.")
@@ -181,7 +181,7 @@ def count_labels(settings: Mapping[str, Any]) -> int:
 
 
 def is_cut_audioset_table(names: Mapping[int, str]) -> bool:
-    """Whether `names` is AudioSet's table with some names cut at their first comma."""
+    """Whether `names` are those of AudioSet, with some cut at the first comma."""
     whole = dict(enumerate(AUDIOSET_LABELS))
     return (
         names != whole
@@ -192,8 +192,8 @@ def is_cut_audioset_table(names: Mapping[int, str]) -> bool:
 
 def name_labels(id2label: Any, count: int) -> dict[int, str]:
     """
-    The names of `count` classes by index: those of AudioSet for 527 classes without names, or with names that are cut
-    at their first comma (as in some published `config.json` files); `LABEL_0`, … for other classes without names.
+    The names of `count` classes by index. 527 classes get the names of AudioSet if they have no names, or those cut at
+    the first comma (as in some published `config.json` files); other classes without names are `LABEL_0`, …
     """
     names = check_label_table(id2label) if id2label else {}
     if is_cut_audioset_table(names) or (not names and count == len(AUDIOSET_LABELS)):
@@ -207,9 +207,8 @@ FRAME_MODEL = "CedForAudioFrameClassification"
 @dataclass(frozen=True)
 class ModelSettings:
     """
-    The architecture of a classifier: the fields of its `config.json` that its tensors and outputs depend on.
-
-    `has_steps` is for a `CedForAudioFrameClassification`, which scores each step of one patch in time.
+    The architecture of a classifier: the fields of `config.json` that tensors and outputs depend on. `has_steps` is
+    True for a `CedForAudioFrameClassification`, which scores each time step of one patch.
     """
 
     embed_dim: int
@@ -227,7 +226,7 @@ class ModelSettings:
 
     @classmethod
     def of(cls, model: Mapping[str, Any]) -> "ModelSettings":
-        """From fields that [`check_model`] returned, or those of a `CedConfig`."""
+        """From the fields that [`check_model`] returns, or those of a `CedConfig`."""
         has_steps = FRAME_MODEL in (model.get("architectures") or ())
         return cls(
             **{name: model[name] for name in cls.__dataclass_fields__ if name != "has_steps"}, has_steps=has_steps
@@ -239,10 +238,10 @@ def check_model(settings: Mapping[str, Any]) -> dict[str, Any]:
     Checks the fields of a `config.json`.
 
     Returns:
-        The fields under their own names, with defaults.
+        The fields with aliases resolved and defaults.
 
     Raises:
-        ValueError: if no CED model can be like this; the message, one line, names the field.
+        ValueError: if the fields are not those of a CED model; the message is one line and names the field.
     """
     check_numbers(settings)
     model = {**DEFAULTS, **{ALIASES.get(field, field): value for field, value in settings.items()}}
@@ -261,7 +260,7 @@ def check_model(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_architecture(model: Mapping[str, Any]) -> None:
-    """Raises a ValueError if the sizes of a model, all given and within bounds, do not fit together."""
+    """Raises a ValueError if the sizes of a model, which are all given and within range, are inconsistent."""
     width, heads, patch_size = model["embed_dim"], model["num_heads"], model["patch_size"]
     if width % heads != 0:
         raise ValueError(
@@ -284,7 +283,7 @@ def check_architecture(model: Mapping[str, Any]) -> None:
     if parameters > MAX_PARAMETERS:
         raise ValueError(
             f"`depth` ({model['depth']}) blocks of `embed_dim` {width} have {parameters / 1e9:,.0f} billion parameters;"
-            f" at most {MAX_PARAMETERS / 1e9:g} billion are possible."
+            f" the limit is {MAX_PARAMETERS / 1e9:g} billion."
         )
     _check_spectrum(model, None)
 
@@ -297,20 +296,20 @@ def check_front_end(settings: Mapping[str, Any]) -> dict[str, Any]:
         The fields, with defaults.
 
     Raises:
-        ValueError: if there can be no such front end; the message, one line, names the field.
+        ValueError: for an invalid front end; the message is one line and names the field.
     """
     check_numbers(settings)
     front_end = {**FRONT_END_DEFAULTS, **settings}
     if (side := front_end.get("padding_side", "right")) != "right":
         raise ValueError(
-            f"`padding_side={_shown(side)}` is not possible: CED's time positions count from a clip's first frame."
-            ' Use "right".'
+            f'`padding_side={_shown(side)}` must be "right": the time positions of CED start at the first frame of a'
+            " clip."
         )
     _check_spectrum(front_end, front_end["sampling_rate"])
     bins = front_end["n_fft"] // 2 + 1
     if front_end["feature_size"] > bins:
         raise ValueError(
-            f"`feature_size` ({front_end['feature_size']} mel bins) is more than the {bins} frequencies of `n_fft`"
+            f"`feature_size` ({front_end['feature_size']} mel bins) must not exceed the {bins} frequencies of `n_fft`"
             f" ({front_end['n_fft']} samples)."
         )
     return front_end
@@ -331,13 +330,13 @@ def _check_spectrum(settings: Mapping[str, Any], sampling_rate: int | None) -> N
 
 
 def front_end_of(fields: Mapping[str, Any]) -> FrontEnd:
-    """The front end in the fields of a `preprocessor_config.json`, or of a `config.json` where there is none."""
+    """The front end from the fields of a `preprocessor_config.json`, or of a `config.json` if there is none."""
     values = {field: fields.get(field, FRONT_END_DEFAULTS[field]) for field in FRONT_END_FIELDS}
     return FrontEnd(n_mels=fields["feature_size" if "feature_size" in fields else "n_mels"], **values)
 
 
 def check_agreement(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> None:
-    """Raises a ValueError for a field that `config.json` and `preprocessor_config.json` both have, but not alike."""
+    """Raises a ValueError for a field that differs between `config.json` and `preprocessor_config.json`."""
     front_end = check_front_end(preprocessor)
     n_mels = config.get("n_mels", DEFAULTS["n_mels"])
     if front_end["feature_size"] != n_mels:
@@ -345,7 +344,7 @@ def check_agreement(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) 
             f"`feature_size` is {front_end['feature_size']} mel bins in preprocessor_config.json, but config.json has"
             f" `n_mels` {n_mels}."
         )
-    defaults = {"f_max": front_end["sampling_rate"] / 2}  # what None stands for
+    defaults = {"f_max": front_end["sampling_rate"] / 2}  # the meaning of None
     for field in FRONT_END_FIELDS:
         if field in config and field in preprocessor:
             mine, other = (defaults.get(field) if file[field] is None else file[field] for file in (config, front_end))
@@ -357,9 +356,9 @@ def check_agreement(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) 
 
 def expected_shapes(model: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """
-    Shapes of a classifier's tensors under the names of the Hub, for settings that [`check_model`] returned.
+    Shapes of a classifier's tensors by name, for fields that [`check_model`] returns.
 
-    `encoder.time_pos_embed` may be longer or shorter in a file: it is fitted to `target_length` when it is loaded.
+    `encoder.time_pos_embed` may be longer or shorter in a file: it is resized to `target_length` on loading.
     """
     width, size, classes = model["embed_dim"], model["patch_size"], model["num_labels"]
     hidden = int(width * model["mlp_ratio"])

@@ -31,54 +31,54 @@ from .configuration_ced import CedConfig
 
 logger = logging.get_logger(__name__)
 
-# Probabilities of long clips are clamped to [1e-7, 1 - 1e-7] before they become logits again, so these stay finite.
+# The averaged probabilities of long clips are clamped to [1e-7, 1 - 1e-7], so that their logits are finite.
 MAX_LOGIT = math.log((1 - 1e-7) / 1e-7)
 
 INPUTS_DOCSTRING = r"""
     input_values (`torch.Tensor` of shape `(batch_size, n_mels, frames)`):
         Log-mel spectrograms in decibels from [`CedFeatureExtractor`], with at least 16 frames.
     attention_mask (`torch.Tensor` of shape `(batch_size, frames)`, *optional*):
-        1 for frames of the clip, 0 for padding behind it. With it each clip's output is that of the clip alone.
-        Without it all frames count. Each clip needs one valid patch of 16 frames.
+        1 for frames of the clip, 0 for padding after it. With the mask, the output for a clip is the same as without
+        padding; without it, all frames count as audio. Each clip needs at least one patch of 16 valid frames.
 """
 LABELS_DOCSTRING = r"""
     labels (`torch.Tensor`, *optional*):
         By `config.problem_type`: `"multi_label_classification"` (the default) takes multi-hot or soft targets of
         shape `(batch_size, num_labels)` for a binary cross-entropy; `"single_label_classification"` takes class
         indices of shape `(batch_size,)` for a cross-entropy; `"regression"` takes floats of shape
-        `(batch_size, num_labels)` for a mean squared error. Class indices (integers of shape `(batch_size,)`) for a
-        multi-label model set the problem type to `"single_label_classification"`, with a warning.
+        `(batch_size, num_labels)` for a mean squared error. If a multi-label model gets class indices (integers of
+        shape `(batch_size,)`), the problem type becomes `"single_label_classification"`, with a warning.
 """
 FRAME_LABELS_DOCSTRING = r"""
     labels (`torch.Tensor` of shape `(batch_size, steps, num_labels)`, *optional*):
-        Multi-hot or soft targets of each step, for a binary cross-entropy, for any `config.problem_type`. Steps
-        that the `attention_mask` excludes are left out; their labels may have any value.
+        Multi-hot or soft targets of each step for a binary cross-entropy, with any `config.problem_type`. Steps
+        that the `attention_mask` excludes are ignored.
 """
 
 
 @dataclass
 @auto_docstring(
     custom_intro="""
-    Output of [`CedModel`]. A clip longer than `target_length` frames is encoded in chunks, which are the rows of
-    `hidden_states` and `attentions`: `(batch_size * chunks, …)`.
+    Output of [`CedModel`]. A clip longer than `target_length` frames is encoded in chunks; `hidden_states` and
+    `attentions` have one row per chunk: `(batch_size * chunks, …)`.
     """
 )
 class CedModelOutput(BaseModelOutputWithPooling):
     r"""
     last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
-        Tokens after the final LayerNorm, `n_mels // 16 * (frames // 16)` in frequency-major order, behind the class
-        token if `pooling="token"`. A long clip has the tokens of its chunks one after another.
+        Tokens after the final LayerNorm: the class token if `pooling="token"`, then `n_mels // 16 * (frames // 16)`
+        patches in frequency-major order. For a long clip, the tokens of its chunks are concatenated.
     pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
-        Mean of the clip's tokens, or its class token if `pooling="token"`; for a long clip, the mean or maximum
-        (`eval_avg`) over its chunks.
+        Mean of the clip's tokens, or its class token if `pooling="token"`. For a long clip, the mean or maximum
+        (`eval_avg`) of its `chunk_states`.
     chunk_states (`torch.FloatTensor` of shape `(batch_size, chunks, hidden_size)`):
         The pooled tokens of each chunk.
     frame_states (`torch.FloatTensor` of shape `(batch_size, chunks, patches, hidden_size)`):
         Mean of the patch tokens over frequency, at each position in time.
     patch_mask (`torch.LongTensor` of shape `(batch_size, chunks, patches)`):
-        1 for the valid patches in time of each chunk.
+        1 for valid patches, 0 for padding.
     chunk_mask (`torch.LongTensor` of shape `(batch_size, chunks)`):
-        1 for the chunks that each clip has.
+        1 for chunks of the clip, 0 for padding.
     """
 
     chunk_states: torch.FloatTensor | None = None
@@ -88,7 +88,7 @@ class CedModelOutput(BaseModelOutputWithPooling):
 
 
 def combine(values: torch.Tensor, mask: torch.Tensor, how: str = "mean") -> torch.Tensor:
-    """Mean or maximum over the last dimension but one of `(…, length, size)`, where the mask `(…, length)` is 1."""
+    """Mean or maximum of `values` `(…, length, size)` over `length`, where `mask` `(…, length)` is 1."""
     mask = mask.bool().unsqueeze(-1)
     if how == "max":
         return values.masked_fill(~mask, -math.inf).amax(dim=-2)
@@ -97,8 +97,8 @@ def combine(values: torch.Tensor, mask: torch.Tensor, how: str = "mean") -> torc
 
 def average_logits(logits: torch.Tensor, mask: torch.Tensor, problem_type: str) -> torch.Tensor:
     """
-    Logits of the mean class probability, over the dimension and mask of [`combine`]; regression outputs are averaged as
-    they are. In the log domain, where saturated probabilities neither overflow nor lose their gradient.
+    Logits of the mean class probabilities, averaged as in [`combine`]. Regression outputs are averaged directly.
+    Computed in the log domain, in which saturated probabilities neither overflow nor lose their gradient.
     """
 
     def log_sum(log_probabilities: torch.Tensor) -> torch.Tensor:
@@ -115,7 +115,7 @@ def average_logits(logits: torch.Tensor, mask: torch.Tensor, problem_type: str) 
 def masked_batch_norm(norm: nn.BatchNorm2d, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """
     Batch normalisation of mel frames `(batch_size, n_mels, frames)`, one channel per mel bin. Frames where `mask`
-    `(batch_size, frames)` is False are left out of the statistics, and zero in the result.
+    `(batch_size, frames)` is False are excluded from the statistics and set to zero.
     """
     mask = mask.unsqueeze(1)
     # NaN or infinity in the padding would reach statistics and gradients, since 0 · NaN is NaN.
@@ -128,7 +128,7 @@ def masked_batch_norm(norm: nn.BatchNorm2d, values: torch.Tensor, mask: torch.Te
         var = ((values - mean[:, None]).square() * mask).sum(dim=(0, 2)) / count
         with torch.no_grad():
             norm.num_batches_tracked.add_(1)
-            # Without a momentum, the cumulative average. The running variance is the unbiased one, as in PyTorch.
+            # As in PyTorch: a cumulative average without momentum, and an unbiased running variance.
             momentum = 1 / norm.num_batches_tracked.to(var.dtype) if norm.momentum is None else norm.momentum
             norm.running_mean.lerp_(mean, momentum)
             norm.running_var.lerp_(var * count / (count - 1).clamp(min=1), momentum)
@@ -137,13 +137,12 @@ def masked_batch_norm(norm: nn.BatchNorm2d, values: torch.Tensor, mask: torch.Te
 
 
 def whole_patches(frames: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Which patches have valid frames alone: masks `(batch_size, chunks, frames)` → `(batch_size, chunks, patches)`."""
-    # Pooling drops a remainder of frames as the convolution does; a slice would fix the length of exported models.
+    """Mask `(…, patches)` of the patches that contain only valid frames, from a mask of frames `(…, frames)`."""
+    # Pooling drops a remainder of frames like the convolution; a slice would fix the length in exported models.
     return nn.functional.max_pool2d((~frames).float(), (1, patch_size)) == 0
 
 
 def check_tensor(labels: Any) -> None:
-    """Raises a ValueError if labels are not a tensor."""
     if not isinstance(labels, torch.Tensor):
         raise ValueError(f"`labels` must be a tensor, got {type(labels).__name__}.")
 
@@ -238,7 +237,7 @@ class CedMLP(nn.Module):
 
 
 class CedDropPath(nn.Module):
-    """Stochastic depth per sample (https://arxiv.org/abs/1603.09382): drops a whole residual branch in training."""
+    """Stochastic depth (https://arxiv.org/abs/1603.09382): drops residual branches of single samples in training."""
 
     def __init__(self, drop_prob: float = 0.0) -> None:
         super().__init__()
@@ -276,8 +275,8 @@ class CedLayer(GradientCheckpointingLayer):
 
 class ResizeTimePositions(ConversionOps):
     """
-    Fits the time positions `(1, hidden_size, 1, positions)` of a checkpoint to the model's `target_length`: the first
-    ones for a shorter table, bilinear interpolation for a longer one.
+    Fits the time positions `(1, hidden_size, 1, positions)` of a checkpoint to the model's `target_length`: a shorter
+    table gets the first positions, a longer one bilinear interpolation.
     """
 
     def convert(
@@ -295,7 +294,7 @@ class ResizeTimePositions(ConversionOps):
 
     @property
     def reverse_op(self) -> ConversionOps:
-        return self  # a model is saved with the positions that it has
+        return self  # positions are saved unchanged
 
 
 register_checkpoint_conversion_mapping(
@@ -310,9 +309,9 @@ class CedPreTrainedModel(PreTrainedModel):
     main_input_name = "input_values"
     input_modalities = ("audio",)
     supports_gradient_checkpointing = True
-    # The binary cross-entropy is a mean over clips: Trainer must average it over accumulated batches itself.
+    # The binary cross-entropy is a mean over clips, which Trainer must average over accumulated batches.
     accepts_loss_kwargs = False
-    # Decibels in half precision are steps of up to half a decibel.
+    # bfloat16 would round decibels to steps of up to 0.5 dB.
     _keep_in_fp32_modules_strict = {"init_bn"}
     _no_split_modules = ["CedPatchEmbeddings", "CedLayer"]
     _supports_sdpa = True
@@ -325,10 +324,10 @@ class CedPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """
-        Saves the model as [`~PreTrainedModel.save_pretrained`] does, with its code, so that the folder loads with
-        `trust_remote_code=True` where this package is not installed.
+        Saves the model as [`~PreTrainedModel.save_pretrained`] does, and its code, so that the folder can be loaded
+        with `trust_remote_code=True` where this package is not installed.
         """
-        # All classes: transformers names this one alone, and a stored map may name the code of another repository.
+        # transformers would add only this class, and a loaded `auto_map` may refer to the code of another repository.
         self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(save_directory, *args, **kwargs)
 
@@ -351,8 +350,8 @@ class CedPreTrainedModel(PreTrainedModel):
 
 @auto_docstring(
     custom_intro="""
-    The bare CED encoder, which turns log-mel spectrograms into tokens and a pooled embedding. It loads the encoder of
-    classification checkpoints too, and fits the time positions to another `target_length`.
+    The bare CED encoder, which outputs tokens and a pooled embedding, without any head. It also loads classification
+    checkpoints, and resizes their time positions to a different `target_length`.
     """
 )
 class CedModel(CedPreTrainedModel):
@@ -361,7 +360,7 @@ class CedModel(CedPreTrainedModel):
     def __init__(self, config: CedConfig) -> None:
         super().__init__(config)
         self.num_bands, positions = config.num_patches
-        # The dtype of `_keep_in_fp32_modules_strict`, which applies only where weights are loaded.
+        # `_keep_in_fp32_modules_strict` applies only when weights are loaded.
         self.init_bn = nn.BatchNorm2d(config.n_mels, momentum=0.01, dtype=torch.float32)
         self.patch_embed = CedPatchEmbeddings(config)
         self.time_pos_embed = nn.Parameter(torch.zeros(1, config.hidden_size, 1, positions))
@@ -394,7 +393,7 @@ class CedModel(CedPreTrainedModel):
         hidden_states = self._embed(chunks.transpose(1, 2).flatten(0, 1))
         patch_mask, chunk_mask = self._get_masks(mask.bool())
         block_mask = None
-        # Without padding nothing is masked; exported models would compute a mask nevertheless.
+        # No mask if there is no padding: exported models would compute it for each input.
         if attention_mask is not None or not (chunk_mask.shape[1] == 1 or self.config.pad_last):
             token_mask = self._get_token_rows(patch_mask, chunk_mask).flatten(0, 1)
             block_mask = create_bidirectional_mask(self.config, hidden_states, token_mask)
@@ -429,15 +428,15 @@ class CedModel(CedPreTrainedModel):
         has_patch = whole_patches(self._split(attention_mask.bool())[:, :1], size).any(dim=-1)
         if not is_tracing(has_patch) and not has_patch.all():
             clip = has_patch.int().argmin().item()
-            raise ValueError(f"`attention_mask` leaves clip {clip} without a whole patch of {size} frames.")
+            raise ValueError(f"`attention_mask` leaves clip {clip} without a patch of {size} valid frames.")
 
     def _embed(self, values: torch.Tensor) -> torch.Tensor:
-        """Patches plus positions, as tokens `(rows, tokens, hidden_size)` in frequency-major order."""
+        """Patch plus position embeddings: tokens `(rows, tokens, hidden_size)` in frequency-major order."""
         patches = self.patch_embed(values)
-        # A slice would keep exported models from the full length, where it takes the whole table.
+        # Not a slice, which would exclude the full length from the input lengths of exported models.
         positions = torch.arange(patches.shape[-1], device=patches.device)
         patches = patches + self.time_pos_embed.index_select(-1, positions) + self.freq_pos_embed
-        # All blocks keep this layout: contiguous rows save each LayerNorm a copy.
+        # Contiguous, which saves each LayerNorm in the blocks a copy.
         hidden_states = patches.flatten(2).transpose(1, 2).contiguous()
         if self.cls_token is not None:
             cls_token = (self.cls_token + self.token_pos_embed).expand(hidden_states.shape[0], -1, -1)
@@ -445,22 +444,22 @@ class CedModel(CedPreTrainedModel):
         return self.pos_drop(hidden_states)
 
     def _plan_chunks(self, num_frames: int) -> tuple[int, int, int]:
-        """Number of chunks that a clip is split into, frames of each, and whole patches of the last one."""
+        """Number of chunks of a clip, frames per chunk, and number of patches in the last chunk."""
         number, frames, size = 1, num_frames, self.config.patch_size
         if num_frames > self.config.target_length:
             frames = self.config.target_length
-            if not self.config.pad_last:  # chunks of whole patches, so that no frame is lost but a tail
+            if not self.config.pad_last:  # chunks of whole patches, so that only frames at the end are dropped
                 frames, num_frames = frames // size * size, num_frames // size * size
             number = (num_frames + frames - 1) // frames
         return number, frames, (num_frames - (number - 1) * frames) // size
 
     def _split(self, values: torch.Tensor) -> torch.Tensor:
-        """Values of frames `(…, frames)`, zero-padded and in chunks `(…, chunks, frames)`."""
+        """Zero-pads values `(…, frames)` and splits them into chunks `(…, chunks, frames)`."""
         number, frames, _ = self._plan_chunks(values.shape[-1])
         return nn.functional.pad(values, (0, number * frames - values.shape[-1])).unflatten(-1, (number, frames))
 
     def _join(self, tokens: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """`(batch_size, chunks, tokens, …)` → `(batch_size, tokens, …)`, without those that only pad the last chunk."""
+        """`(batch_size, chunks, tokens, …)` → `(batch_size, tokens, …)`, without the padding of the last chunk."""
         number, _, last_patches = self._plan_chunks(num_frames)
         if number == 1 or self.config.pad_last:
             return tokens.flatten(1, 2)
@@ -470,13 +469,13 @@ class CedModel(CedPreTrainedModel):
 
     def _get_masks(self, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Valid patches `(batch_size, chunks, patches)` and the chunks that each clip has `(batch_size, chunks)`.
+        Masks of the valid patches `(batch_size, chunks, patches)` and chunks `(batch_size, chunks)` of each clip.
 
-        Chunks that a clip does not have count as valid in the first mask: attention needs something to attend to.
+        In the first mask, padding chunks count as valid, since attention needs at least one valid token per row.
         """
         frames, chunk = self._split(mask), torch.arange(self._plan_chunks(mask.shape[-1])[0], device=mask.device)
         if self.config.pad_last:
-            # The zeros that fill up the last chunk of a long clip count as valid.
+            # Padding of the last chunk of a long clip counts as valid.
             last = (frames.any(dim=-1) * chunk).amax(dim=-1, keepdim=True)
             frames = frames | ((chunk == last) & (last > 0)).unsqueeze(-1)
         patch_mask = whole_patches(frames, self.config.patch_size)
@@ -484,21 +483,21 @@ class CedModel(CedPreTrainedModel):
         return patch_mask | ~chunk_mask.unsqueeze(-1), chunk_mask
 
     def _get_token_rows(self, patch_mask: torch.Tensor, chunk_mask: torch.Tensor) -> torch.Tensor:
-        """Masks of patches and of chunks as one mask of tokens `(batch_size, chunks, tokens)`."""
+        """Mask of tokens `(batch_size, chunks, tokens)` from the masks of patches and chunks."""
         tokens = patch_mask.repeat(1, 1, self.num_bands)
         return tokens if self.cls_token is None else torch.cat([chunk_mask.unsqueeze(-1), tokens], dim=-1)
 
     def get_token_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
         """
-        Which tokens of `last_hidden_state` belong to each clip of a padded batch.
+        Mask of the tokens of `last_hidden_state` that are not padding.
 
         Args:
             attention_mask (`torch.Tensor` of shape `(batch_size, frames)`):
                 The mask that was passed to the model.
 
         Returns:
-            `torch.BoolTensor` of shape `(batch_size, sequence_length)`: `last_hidden_state[i, mask[i]]` equals the
-            tokens of clip `i` alone.
+            `torch.BoolTensor` of shape `(batch_size, sequence_length)`: `last_hidden_state[i, mask[i]]` are the tokens
+            of clip `i`, the same as without padding.
         """
         patch_mask, chunk_mask = self._get_masks(attention_mask.bool())
         rows = self._get_token_rows(patch_mask & chunk_mask.unsqueeze(-1), chunk_mask)
@@ -506,7 +505,7 @@ class CedModel(CedPreTrainedModel):
 
 
 class CedHeadModel(CedPreTrainedModel):
-    """The encoder and its tagging head, a LayerNorm and a linear layer."""
+    """The encoder with a tagging head: a LayerNorm and a linear layer."""
 
     def __init__(self, config: CedConfig) -> None:
         super().__init__(config)
@@ -520,11 +519,11 @@ class CedHeadModel(CedPreTrainedModel):
         self.post_init()
 
     def freeze_base_model(self) -> None:
-        """Freezes the encoder, so that only the head is trained. The running statistics of `init_bn` stay too."""
+        """Freezes the encoder, including the running statistics of `init_bn`, so that only the head is trained."""
         self.encoder.requires_grad_(False)
 
     def classify(self, outputs: CedModelOutput) -> torch.Tensor:
-        """Logits of shape `(batch_size, num_labels)` from the output of the encoder."""
+        """Computes logits of shape `(batch_size, num_labels)` from the encoder's output."""
         config, problem_type = self.config, self.config.problem_type
         if config.pooling == "dm":
             logits = average_logits(self.outputlayer(outputs.frame_states), outputs.patch_mask, problem_type)
@@ -545,7 +544,7 @@ class CedHeadModel(CedPreTrainedModel):
 
 @auto_docstring(
     custom_intro="""
-    CED with its tagging head: a LayerNorm and a linear layer on the pooled tokens, e.g. for AudioSet.
+    CED with a tagging head on top (a LayerNorm and a linear layer on the pooled tokens), e.g. for AudioSet.
     """
 )
 class CedForAudioClassification(CedHeadModel):
@@ -562,8 +561,8 @@ class CedForAudioClassification(CedHeadModel):
     ) -> SequenceClassifierOutput:
         r"""
         Returns:
-            The `logits` are raw: `logits.sigmoid()` are the tag probabilities. The logits of a clip longer than
-            `target_length` frames are those of its chunks' averaged (or, by `eval_avg`, maximal) probabilities.
+            The `logits` before the sigmoid: `logits.sigmoid()` are the tag probabilities. For a clip longer than
+            `target_length` frames, probabilities are averaged over its chunks (or their maximum, see `eval_avg`).
 
         Example:
 
@@ -575,7 +574,7 @@ class CedForAudioClassification(CedHeadModel):
         >>> feature_extractor = AutoFeatureExtractor.from_pretrained("mispeech/ced-tiny")
         >>> model = AutoModelForAudioClassification.from_pretrained("mispeech/ced-tiny")
 
-        >>> waveform = torch.zeros(16000)  # one second of silence: put mono audio at 16 kHz here
+        >>> waveform = torch.zeros(16000)  # mono audio at 16 kHz, here one second of silence
         >>> inputs = feature_extractor(waveform, sampling_rate=16000)
         >>> with torch.no_grad():
         ...     scores = model(**inputs).logits.sigmoid()[0]
@@ -595,7 +594,7 @@ class CedForAudioClassification(CedHeadModel):
         )
 
     def _prepare_labels(self, labels: torch.Tensor, batch_size: int) -> torch.Tensor:
-        """Labels in the type that the loss takes; raises a ValueError where their shape does not fit."""
+        """Checks the shape of the labels and converts them to the dtype of the loss."""
         check_tensor(labels)
         is_index = labels.shape == (batch_size,) and not labels.is_floating_point()
         if is_index and self.config.problem_type == "multi_label_classification" and self.num_labels > 1:
@@ -619,9 +618,10 @@ class CedForAudioClassification(CedHeadModel):
 
 @auto_docstring(
     custom_intro="""
-    CED with its tagging head on every time step of 160 ms, whose tokens are averaged over frequency. It loads the head
-    of classification checkpoints. Attention is over the whole clip, so the scores of a step also depend on what sounds
-    before and after it; single sounds in a quiet scene are found to about half a step (`benchmarks/onsets.py`).
+    CED with a tagging head on top of each time step of 160 ms (the mean of its tokens over frequency), for sound event
+    detection. It loads the head of classification checkpoints. Attention spans the clip, so the scores of a step also
+    depend on sounds before and after it. Onsets of single sounds in a quiet scene are found to within about half a step
+    (`benchmarks/onsets.py`).
     """
 )
 class CedForAudioFrameClassification(CedHeadModel):
@@ -638,10 +638,11 @@ class CedForAudioFrameClassification(CedHeadModel):
     ) -> TokenClassifierOutput:
         r"""
         Returns:
-            The `logits` are raw, of shape `(batch_size, steps, num_labels)` with `steps = frames // 16`; those of
-            padding mean nothing, see [`CedForAudioFrameClassification.get_step_mask`]. A clip longer than
-            `target_length` has the steps of its chunks one after another. With `pad_last=True` a chunk of 1012 frames
-            has 63 steps and drops 4 frames; load the model with `pad_last=False` for steps of 160 ms from end to end.
+            The `logits` before the sigmoid, of shape `(batch_size, steps, num_labels)` with `steps = frames // 16`. See
+            [`CedForAudioFrameClassification.get_step_mask`] for those of padding. For a clip longer than
+            `target_length`, the steps of its chunks are concatenated. With `pad_last=True` a chunk of 1012 frames has
+            63 steps and the last 4 frames are dropped; load the model with `pad_last=False` for steps of exactly
+            160 ms throughout.
         """
         outputs: CedModelOutput = self.encoder(input_values, attention_mask=attention_mask, return_dict=True, **kwargs)
         logits = self._join_steps(self.outputlayer(outputs.frame_states), input_values.shape[-1])
@@ -662,7 +663,7 @@ class CedForAudioFrameClassification(CedHeadModel):
 
     def get_step_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
         """
-        Which steps of `logits` belong to each clip of a padded batch.
+        Mask of the steps of `logits` that are not padding.
 
         Args:
             attention_mask (`torch.Tensor` of shape `(batch_size, frames)`):
@@ -675,7 +676,7 @@ class CedForAudioFrameClassification(CedHeadModel):
         return self._join_steps(patch_mask, attention_mask.shape[-1])
 
     def _join_steps(self, steps: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """`(batch_size, chunks, patches, …)` → `(batch_size, steps, …)`, without what only pads the last chunk."""
+        """`(batch_size, chunks, patches, …)` → `(batch_size, steps, …)`, without the padding of the last chunk."""
         number, _, last_patches = self.encoder._plan_chunks(num_frames)
         return steps.flatten(1, 2)[:, : (number - 1) * steps.shape[2] + last_patches]
 

@@ -1,12 +1,12 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-The ONNX graph of a CED model, written from its configuration over the tensors of its `model.safetensors`.
+Writes the ONNX graph of a CED model from its configuration, with weights from its `model.safetensors`.
 
-Nothing is traced and no weight is copied: the graph holds operators (standard ones, opset 20) and small constants, and
-its weights are ONNX external data, which points at the tensors inside the safetensors file by offset. Each function
-below writes one part of the model, in the order of the model's own `forward`. B is the batch size, T the number of mel
-frames, t = T // 16 the patches in time, N = 4 · t the tokens, D the width.
+No tracing is needed and no weights are copied. The graph consists of standard operators (opset 20) and small constants;
+its weights are ONNX external data that refers to the tensors in the safetensors file by offset. Each function below
+writes one part of the model, in the order of its `forward`. B is the batch size, T the number of mel frames,
+t = T // 16 the number of patches in time, N = 4 · t the number of tokens, D the width.
 """
 
 import math
@@ -36,7 +36,7 @@ PROBABILITIES, EMBEDDINGS, STEPS = "probabilities", "embeddings", "step_probabil
 
 
 class GraphBuilder:
-    """Collects the nodes and constants of a graph. A value is known by its name."""
+    """Collects the nodes and constants of a graph. Values are referred to by name."""
 
     def __init__(self, tensors: Mapping[str, StoredTensor], inline: bool = False, in_half: bool = False) -> None:
         self.tensors = tensors
@@ -53,7 +53,7 @@ class GraphBuilder:
         return names[0] if outputs == 1 else names
 
     def constant(self, values: Any, dtype: Any = np.int64) -> str:
-        """A small constant, stored in the graph itself; equal ones are shared."""
+        """A small constant, stored in the graph; equal ones are shared."""
         array = np.asarray(values, dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self.constants:
@@ -62,7 +62,7 @@ class GraphBuilder:
         return self.constants[key]
 
     def weight(self, name: str) -> str:
-        """A weight of the checkpoint as float32; each is used once."""
+        """A weight of the checkpoint as float32. Each may be used only once."""
         tensor = self.tensors[name]
         if not self.inline:
             self.initializers[name] = _external_tensor(name, tensor)
@@ -88,7 +88,7 @@ class GraphBuilder:
         return self.node("Shape", values, start=axis, end=axis + 1)
 
     def join(self, *parts: str | int) -> str:
-        """A shape from dimensions that are known and others that are not."""
+        """A shape from constant and computed dimensions."""
         names = [self.constant([part]) if isinstance(part, int) else part for part in parts]
         return self.node("Concat", *names, axis=0)
 
@@ -110,18 +110,18 @@ def build_graph(
     The graph of a classifier.
 
     Args:
-        settings: The architecture, as [`ModelSettings`] has it.
+        settings: The architecture.
         tensors: The tensors of the checkpoint by name.
-        front_end: Put this front end inside the graph, which then takes waveforms.
-        inline: Store the weights in the graph, as float32, instead of pointing at the safetensors file.
-        in_half: Store the matrices among these weights as float16. They are computed with in float32.
-        any_length: Take spectrograms of any length, as sherpa-onnx gives them, and return the probabilities alone.
+        front_end: Include this front end in the graph, so that its input is a waveform.
+        inline: Store the weights in the graph as float32, instead of referring to the safetensors file.
+        in_half: With `inline`, store matrices as float16. Computation is in float32.
+        any_length: Take spectrograms of any length, as required by sherpa-onnx, and return only the probabilities.
 
     Returns:
         A model with the input `log_mel` (float32, (B, n_mels, T): decibels, 16 ≤ T ≤ `target_length`) or `waveform`
-        (float32, (B, samples)), and the outputs `probabilities` (float32, (B, classes); of a regression model its raw
-        outputs) and `embeddings` (float32, (B, D)). A model that scores steps also has `step_probabilities` (float32,
-        (B, t, classes)), unless it takes any length.
+        (float32, (B, samples)), and the outputs `probabilities` (float32, (B, classes); the raw outputs of a regression
+        model) and `embeddings` (float32, (B, D)). If the model has steps, it also has the output `step_probabilities`
+        (float32, (B, t, classes)), except with `any_length`.
     """
     g = GraphBuilder(tensors, inline, in_half)
     if front_end is None:
@@ -161,11 +161,11 @@ def build_graph(
 
 def write_front_end(g: GraphBuilder, waveform: str, front_end: FrontEnd) -> str:
     """
-    `waveform` (B, samples) → log-mel (B, n_mels, T), as [`ced_model.log_mel.log_mel`] computes it for each clip.
+    `waveform` (B, samples) → log-mel (B, n_mels, T), as in [`ced_model.log_mel.log_mel`].
 
-    The Fourier transform is a product with its basis, which every runtime multiplies faster than it transforms. One
-    step of the fast transform halves it: with the halves a and b of a windowed frame, its even frequencies are those of
-    a + b, its odd ones those of a − b.
+    The Fourier transform is computed as a matrix product, which is faster than the transforms of all runtimes. One step
+    of the FFT halves the product: for the halves a and b of a windowed frame, even frequencies are those of a + b, odd
+    ones those of a − b.
     """
     size, half = front_end.n_fft, front_end.n_fft // 2
     frames = g.node("Mul", _cut_frames(g, waveform, front_end), g.constant(hann_window(front_end), np.float32))
@@ -174,12 +174,12 @@ def write_front_end(g: GraphBuilder, waveform: str, front_end: FrontEnd) -> str:
     powers = []
     for op, parity in (("Add", 0), ("Sub", 1)):
         frequencies = np.arange(parity, half + 1, 2)
-        frequencies = frequencies[filters[frequencies].any(axis=1)]  # no filter takes 0 Hz and half the rate
-        # The angle is taken modulo a turn in whole numbers, since cosines of large arguments are less exact.
+        frequencies = frequencies[filters[frequencies].any(axis=1)]  # no filter uses 0 Hz and half the sampling rate
+        # Angles are reduced modulo one turn as integers, since cosines of large arguments are less precise.
         angles = 2 * math.pi / size * (np.arange(half)[:, None] * frequencies % size)
         basis = np.concatenate([np.cos(angles), -np.sin(angles)], axis=1)
         spectrum = g.node("MatMul", g.node(op, first, second), g.constant(basis, np.float32))
-        weights = np.concatenate([filters[frequencies]] * 2)  # power: the squares of real and imaginary parts, added
+        weights = np.concatenate([filters[frequencies]] * 2)  # power: the sum of squared real and imaginary parts
         powers.append(g.node("MatMul", g.node("Mul", spectrum, spectrum), g.constant(weights, np.float32)))
     mel = g.node("Max", g.node("Add", *powers), g.constant(AMIN, np.float32))  # (B, T, n_mels)
     decibels = g.node("Mul", g.node("Log", mel), g.constant(10 / math.log(10), np.float32))
@@ -189,7 +189,7 @@ def write_front_end(g: GraphBuilder, waveform: str, front_end: FrontEnd) -> str:
 
 
 def _cut_frames(g: GraphBuilder, waveform: str, front_end: FrontEnd) -> str:
-    """Overlapping frames (B, T, n_fft), joined from rows of one hop: gathering them sample by sample is slower."""
+    """Overlapping frames (B, T, n_fft), concatenated from rows of one hop, which is faster than gathering samples."""
     size, hop = front_end.n_fft, front_end.hop_size
     rows_per_frame = math.ceil(size / hop)
     samples = g.shape_of(waveform, 1)
@@ -211,7 +211,7 @@ def _cut_frames(g: GraphBuilder, waveform: str, front_end: FrontEnd) -> str:
 
 
 def write_encoder(g: GraphBuilder, values: str, settings: ModelSettings) -> str:
-    """Normalised log-mel (B, n_mels, T) → tokens (B, N, D), behind the class token if there is one."""
+    """Normalised log-mel (B, n_mels, T) → tokens (B, N, D), after the class token if there is one."""
     patches = write_patches(g, values, settings)
     tokens = write_tokens(g, patches, settings)
     shape = g.node("Shape", tokens)  # (B, N, D)
@@ -225,7 +225,7 @@ def write_encoder(g: GraphBuilder, values: str, settings: ModelSettings) -> str:
 
 
 def write_batch_norm(g: GraphBuilder, log_mel: str) -> str:
-    """`init_bn`: each mel bin is a channel. (B, n_mels, T) → the same."""
+    """`init_bn`, with mel bins as channels: (B, n_mels, T) → the same shape."""
     names = ("weight", "bias", "running_mean", "running_var")
     weights = [g.weight(f"encoder.init_bn.{name}") for name in names]
     return g.node("BatchNormalization", log_mel, *weights, name="encoder.init_bn", epsilon=1e-5)
@@ -235,7 +235,7 @@ def split_long_clips(g: GraphBuilder, values: str, settings: ModelSettings) -> s
     """
     (B, n_mels, T) of any length → (B · n, n_mels, L): n pieces of equal length, with 16 ≤ L ≤ `target_length`.
 
-    What is missing in the last piece, at most n − 1 frames, is filled with the mean, and so is a clip of under 16.
+    The last piece, which may lack up to n − 1 frames, and clips of less than 16 frames are padded with the mean.
     """
     longest, one = g.constant([settings.target_length]), g.constant([1])
 
@@ -283,7 +283,7 @@ def resize_positions(table: np.ndarray, positions: int) -> np.ndarray:
 
 
 def write_tokens(g: GraphBuilder, patches: str, settings: ModelSettings) -> str:
-    """(B, D, bands, t) → tokens (B, N, D) in frequency-major order, behind the class token if there is one."""
+    """(B, D, bands, t) → tokens (B, N, D) in frequency-major order, after the class token if there is one."""
     tokens = g.node("Transpose", g.node("Reshape", patches, g.constant([0, 0, -1])), perm=[0, 2, 1])
     if settings.pooling != "token":
         return tokens
@@ -325,8 +325,8 @@ def pool_tokens(g: GraphBuilder, tokens: str, settings: ModelSettings) -> str:
 
 def write_head(g: GraphBuilder, tokens: str, pooled: str, settings: ModelSettings) -> tuple[str, str]:
     """
-    Probabilities (B, classes) from the embeddings; with `dm` pooling the mean of those of each step in time. And those
-    of the steps (B, t, classes), of a model that scores them.
+    Returns the probabilities (B, classes), from the embeddings or, with `dm` pooling, as the mean over time steps, and
+    those of the steps (B, t, classes) if the model has steps.
     """
     if settings.pooling != "dm" and not settings.has_steps:
         return _activated(g, _logits(g, pooled), settings), ""
@@ -341,13 +341,13 @@ def write_head(g: GraphBuilder, tokens: str, pooled: str, settings: ModelSetting
         logits = _logits(g, rows)
         probabilities = g.node("Reshape", _activated(g, logits, settings), by_step)
         probabilities = g.node("ReduceMean", probabilities, g.constant([1]), keepdims=0)
-    else:  # the rows of clips and steps go through the head together
+    else:  # one product for the rows of clips and steps
         both = _logits(g, g.node("Concat", pooled, rows, axis=0))
         probabilities = _activated(g, g.take(both, 0, batch, 0), settings)
         logits = g.node("Slice", both, batch, g.constant([np.iinfo(np.int64).max]), g.constant([0]))
     if not settings.has_steps:
         return probabilities, ""
-    # Steps are trained with a binary cross-entropy, whatever the problem type is.
+    # Steps are trained with a binary cross-entropy for all problem types.
     return probabilities, g.node("Reshape", g.node("Sigmoid", logits), by_step)
 
 

@@ -1,10 +1,10 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-AudioSet's ontology: which classes are kinds of which.
+The AudioSet ontology: a hierarchy of the classes.
 
-`audioset_ontology.tsv` has the 527 classes and the abstract nodes above them, one a line: machine id, name, and machine
-ids of the children. It is an extract of AudioSet's `ontology.json` (Google LLC,
+`audioset_ontology.tsv` has the 527 classes and the abstract nodes above them, one per line: machine id, name, and
+machine ids of the children. It is an extract of AudioSet's `ontology.json` (Google LLC,
 https://github.com/audioset/ontology), licensed under CC BY-SA 4.0.
 """
 
@@ -35,7 +35,7 @@ def nodes() -> dict[str, Node]:
 
 @cache
 def parents() -> dict[str, list[str]]:
-    """The machine ids of the nodes above each node; 36 classes have several."""
+    """Machine ids of the parents of each node; 36 classes have several."""
     found: dict[str, list[str]] = {mid: [] for mid in nodes()}
     for node in nodes().values():
         for child in node.children:
@@ -49,7 +49,7 @@ def _by_name() -> dict[str, Node]:
 
 
 def find_node(name: str) -> Node | None:
-    """The node of a name, upper or lower case, with `_` for a space, or of a machine id."""
+    """The node with this name (in any case, with `_` or spaces) or machine id."""
     return nodes().get(name) or _by_name().get(fold(name))
 
 
@@ -75,7 +75,7 @@ def paths_to(mid: str) -> list[list[str]]:
 
 
 def search(text: str) -> list[Node]:
-    """Nodes whose names have all words of `text`, or words that begin so; those with the very words first."""
+    """Nodes whose names have all words of `text`, or words that begin with them; exact matches first."""
     wanted = words_of(text)
     found = []
     for node in nodes().values():
@@ -86,13 +86,13 @@ def search(text: str) -> list[Node]:
 
 
 def search_any(text: str) -> list[Node]:
-    """Nodes whose names have a word of `text` with three letters or more, those with most of them first."""
+    """Nodes whose names have a word of `text` with at least three letters; those with most matches first."""
     wanted = {word for word in words_of(text) if len(word) > 2}
     found = [(len(wanted & set(words_of(node.name))), node) for node in nodes().values()]
     return [node for number, node in sorted(found, key=lambda item: -item[0]) if number]
 
 
 def similar(text: str) -> list[Node]:
-    """Nodes whose names are like `text`, the most similar first."""
+    """Nodes with names similar to `text`, the most similar first."""
     by_name = {node.name: node for node in nodes().values()}
     return [by_name[name] for name in similar_names(text, by_name, MAX_SIMILAR, MIN_SIMILARITY)]

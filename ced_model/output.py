@@ -1,11 +1,10 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Writing a file or folder so that it appears whole or not at all, and replaces nothing unless that was asked for.
+Writes files and folders atomically, without replacing existing ones by accident.
 
-The content is written beside its place, under a hidden name that ends in `.tmp`, and gets its name in one step. That
-step itself fails where something else has taken the name, so nothing depends on an earlier check. Imports nothing
-heavy.
+The content is first written next to its destination, under a hidden name that ends in `.tmp`, and then renamed. The
+renaming itself fails if the name is taken, so that there is no gap between check and use. Imports nothing heavy.
 """
 
 import errno
@@ -22,7 +21,7 @@ from .messages import OptionError
 
 StrPath = str | os.PathLike[str]
 LOCKED_BYTE = 2**31 - 2  # beyond the end of files, since Windows prevents reading of locked bytes
-TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)  # by another file or folder
+TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)  # the name is taken by another file or folder
 
 
 @contextmanager
@@ -31,12 +30,12 @@ def new_file(path: StrPath, replace: bool = False, keeps: bool = True) -> Iterat
     A binary file that becomes `path` at the end of the context; if anything goes wrong, it is removed.
 
     Args:
-        path: the file. Of a link, the file that it points to.
-        replace: whether a file at `path` may be replaced.
-        keeps: whether a file that cannot get its name in the end is kept under another one, named in the error.
+        path: The file; for a link, its target.
+        replace: Whether a file at `path` may be replaced.
+        keeps: Whether to keep the file under another name (given in the error) if `path` is taken in the end.
 
     Raises:
-        FileExistsError: if there is something at `path`, unless it may be replaced.
+        FileExistsError: if `path` exists, unless it may be replaced.
     """
     path = Path(os.path.realpath(path))
     part = temporary_name(path)
@@ -55,12 +54,12 @@ def new_file(path: StrPath, replace: bool = False, keeps: bool = True) -> Iterat
         with suppress(OSError):
             os.unlink(part)
         if isinstance(error, OSError) and error.errno is not None and error.filename in (None, part, os.fspath(part)):
-            error.filename, error.filename2 = os.fspath(path), None  # the name that the user knows
+            error.filename, error.filename2 = os.fspath(path), None  # the name that the user gave
         raise
 
 
 def check_new_file(option: str, path: StrPath, extension: str, replace: bool = False) -> None:
-    """Raises an OptionError if a file that ends in `extension` may not be written to `path`, before any work."""
+    """Raises an OptionError if `path` does not end in `extension` or cannot be written."""
     path = Path(path)
     if path.suffix.lower() != extension:
         raise OptionError(option, path, f"a name that ends in {extension}")
@@ -73,10 +72,10 @@ def check_new_file(option: str, path: StrPath, extension: str, replace: bool = F
 
 def write_file(path: StrPath, content: bytes, replace: bool = True) -> None:
     """
-    Writes a whole file, by default in place of one that is there.
+    Writes a file atomically. An existing one is replaced by default.
 
     Raises:
-        FileExistsError: if there is something at `path`, unless it may be replaced.
+        FileExistsError: if `path` exists, unless it may be replaced.
     """
     with new_file(path, replace, keeps=False) as file:
         file.write(content)
@@ -84,10 +83,10 @@ def write_file(path: StrPath, content: bytes, replace: bool = True) -> None:
 
 def put_file(part: StrPath, path: StrPath, replace: bool = False) -> None:
     """
-    Gives a file its name in one step.
+    Renames `part` to `path` atomically.
 
     Raises:
-        FileExistsError: if there is something at `path`, unless it may be replaced. `part` is left where it is.
+        FileExistsError: if `path` exists, unless it may be replaced. `part` is then kept.
     """
     if replace:
         os.replace(part, path)
@@ -109,14 +108,14 @@ def new_folder(path: StrPath, check: Callable[[Path], None] | None = None) -> It
     A folder that becomes `path` at the end of the context; if anything goes wrong, it is removed.
 
     Args:
-        path: the folder. An empty folder there is always replaced.
-        check: given a folder that is in the way, raises an error if it may not be replaced. It is asked after that
-            folder was moved aside, so that nothing can change in it any more; it is moved back if it must stay.
-            Without `check`, only an empty folder is replaced.
+        path: The folder. An empty folder with this name is always replaced.
+        check: Raises an error if the existing folder must not be replaced. It is called after that folder was moved
+            aside, so that it no longer changes; the folder is moved back after an error. Without `check`, only an empty
+            folder is replaced.
 
     Raises:
-        FileExistsError: if something appeared at `path` that may not be replaced. What was written is kept, and the
-            message says where.
+        FileExistsError: if `path` exists in the end and must not be replaced. The new folder is kept under another
+            name, which is in the message.
     """
     path = Path(os.path.abspath(path))
     folder = temporary_name(path)
@@ -140,7 +139,7 @@ def _put_folder(folder: Path, path: Path, check: Callable[[Path], None] | None) 
             os.rename(path, aside)
             old = aside
             check(old)
-        os.rename(folder, path)  # where something has the name, this fails by itself
+        os.rename(folder, path)  # fails if the name is taken
     except BaseException as error:
         if old is not None:
             os.rename(old, path)
@@ -152,7 +151,7 @@ def _put_folder(folder: Path, path: Path, check: Callable[[Path], None] | None) 
 
 
 def _kept(part: Path, path: Path, error: Exception) -> OSError:
-    """Keeps what could not get its name, under another one that can be seen."""
+    """Renames `part` to a visible name, since `path` is taken."""
     kept = path.with_name(f"{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
     os.rename(part, kept)
     number, reason = errno.EEXIST, "something else was written there in the meantime and is left as it is"
@@ -162,12 +161,12 @@ def _kept(part: Path, path: Path, error: Exception) -> OSError:
 
 
 def temporary_name(path: Path) -> Path:
-    """A hidden name beside `path` that nothing has."""
+    """An unused hidden name next to `path`."""
     return path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def remove_abandoned(path: StrPath) -> None:
-    """Removes what killed processes left of a file; only for the one process that may write `path` now."""
+    """Removes temporary files of killed processes. Only for the process that may write `path`."""
     path = Path(path)
     start = re.escape(f".{path.name[:100]}.")
     for beside in path.parent.iterdir():
@@ -177,7 +176,7 @@ def remove_abandoned(path: StrPath) -> None:
 
 
 def _bring_to_disk(file: Path) -> None:
-    """Otherwise it might be empty under its final name after a power cut."""
+    """Without this, the file might be empty after a power failure."""
     if file.is_file():
         with open(file, "rb+") as opened:
             os.fsync(opened.fileno())

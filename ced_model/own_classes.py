@@ -1,8 +1,8 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Classes of one's own from a few examples: a logistic regression on what the head's linear layer is given, which becomes
-rows of that layer. Needs scikit-learn, the extra `[learn]`; torch is not needed.
+Learns classes from a few examples: logistic regressions on the inputs of the head's linear layer become rows of that
+layer. Requires scikit-learn (extra `[learn]`), but not torch.
 """
 
 import logging
@@ -26,21 +26,20 @@ logger = logging.getLogger(__name__)
 
 INSTALL_LEARN = 'pip install "ced_model[learn]"'
 MULTI_LABEL = "multi_label_classification"
-FOLDS = 5  # of the cross-validation that calibrates
-FEW = 5  # examples, below which a class is named as uncertain
-MIN_SLOPE = 0.1  # of the calibration: scores must not be turned round
+FOLDS = 5  # of the cross-validation for calibration
+FEW = 5  # classes with fewer examples are reported as uncertain
+MIN_SLOPE = 0.1  # of the calibration, which must not reverse scores
 
 
 class ClassReport(NamedTuple):
     """
-    What is known of a class that was learned.
+    Report on a learned class.
 
     Attributes:
         label: Its name.
-        examples: Clips of it that were used.
-        found: How many of them reach 0.5 when they are left out of the fit (cross-validation); None where there are too
-            few for it.
-        false: How many of the other clips do.
+        examples: Number of examples that were used.
+        found: Number of examples with a score of at least 0.5 in cross-validation; None if there are too few.
+        false: Number of other clips with such a score.
     """
 
     label: str
@@ -52,15 +51,15 @@ class ClassReport(NamedTuple):
 @dataclass(frozen=True)
 class LearnedClasses:
     """
-    A model folder that was written.
+    The result of [`learn_classes`].
 
     Attributes:
-        folder: The model.
-        base: The model that it was made of.
-        labels: All its classes.
-        reports: The classes that were learned.
-        negatives: Counter-examples that were used.
-        skipped: Clips that were left out, and why.
+        folder: Folder of the new model.
+        base: The original model.
+        labels: All classes of the new model.
+        reports: The learned classes.
+        negatives: Number of counter-examples that were used.
+        skipped: Clips that were left out, with the reason.
     """
 
     folder: Path
@@ -89,26 +88,26 @@ def learn_classes(
     Adds classes to a model from a few examples of each, and writes it as a model folder.
 
     Args:
-        examples: A folder with a folder of clips for each class.
-        output_dir: The folder to write; it appears in one piece at the end.
+        examples: A folder with one subfolder of clips per class.
+        output_dir: The folder to write. It is written atomically at the end.
         model: As for [`AudioTagger`], or a tagger of a model folder.
-        negatives: Folders or files of counter-examples: sounds that are none of the classes.
+        negatives: Folders or files of counter-examples: sounds that belong to none of the classes.
         replace: Leave out the classes of the model.
-        window_s: Learn from windows of this length in seconds; by default a clip is one window, and longer ones have
-            windows of 10 s. Each window of an example counts as the class.
-        overwrite: Replace the model that is in `output_dir`.
+        window_s: Learn from windows of this length in seconds, each of which counts as an example. By default a clip is
+            one window, and longer clips are split into windows of 10 s.
+        overwrite: Replace an existing model in `output_dir`.
         say: Called with lines on clips that are left out and classes with few examples.
-        on_audio: Called with the seconds of audio whenever some more were embedded.
-        on_clip: Called with the path of each clip that was read, and why it cannot be read, or None.
+        on_audio: Called with the number of seconds each time more audio has been embedded.
+        on_clip: Called with the path of each clip and the reason why it cannot be read, or None.
         tagger_options: `engine`, `device`, `num_threads`, … as for [`AudioTagger`].
 
     Returns:
-        The [`LearnedClasses`]. Scores of each class are calibrated on left-out examples: 0.5 is where a clip is as
-        likely of the class as not, among clips such as the examples and counter-examples.
+        The [`LearnedClasses`]. Scores are calibrated with cross-validation: at 0.5, a clip like the examples and
+        counter-examples is as likely to belong to the class as not.
 
     Raises:
-        ValueError: in one line, if the folders, the names of the classes, or the model do not fit.
-        OSError: if there is no such model, or something cannot be written.
+        ValueError: for invalid folders, class names, or models.
+        OSError: if there is no such model, or a file cannot be written.
         ImportError: if scikit-learn is not installed.
     """
     target = Path(output_dir).absolute()
@@ -149,15 +148,15 @@ def check_installed() -> None:
 
 
 def check_model(tagger: AudioTagger, labels: Sequence[str], replace: bool) -> None:
-    """Raises an error unless classes `labels` can be learned on this model."""
+    """Raises an error unless classes with these names can be learned with this model."""
     folder = tagger._folder
     if folder.path is None:
         raise OptionError("model", tagger.name, "a model folder: save this model first")
-    if folder.settings.pooling == "dm":  # its head is given each step in time, not the pooled embedding
+    if folder.settings.pooling == "dm":  # its head is applied to time steps, not to the pooled embedding
         raise OptionError("model", tagger.name, "a model with pooling mean, logit or token; this one has dm")
     if not replace and folder.settings.problem_type != MULTI_LABEL:
-        kind = f"a multi-label model, to which classes can be added; this one is for {folder.settings.problem_type}"
-        raise OptionError("model", tagger.name, f"{kind}: replace its classes")
+        kind = f"a multi-label model; to this {folder.settings.problem_type} model no classes can be added"
+        raise OptionError("model", tagger.name, f"{kind}, only replaced")
     check_names(labels, () if replace else tagger.labels)
 
 
@@ -170,9 +169,9 @@ def _features(
     on_clip: Callable[[str, str | None], object] | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    The features of all windows, `(windows, embed_dim)`, the number of the clip of each, and the targets of the clips.
+    The features of all windows, `(windows, embed_dim)`, the clip index of each window, and the targets of the clips.
 
-    A long counter-example is cut into several clips, some of which can be left out of a fit.
+    A long counter-example is split into several clips, so that cross-validation can leave out parts of it.
     """
     rows, owners = [np.zeros((0, tagger.embed_dim), np.float32)], [np.zeros(0, int)]
     kept: list[int] = []
@@ -198,7 +197,7 @@ def _few(labels: Sequence[str], counts: Iterable[int]) -> str:
 
 
 def _check_left(found: Examples, targets: np.ndarray) -> None:
-    """Raises a `RunError` if examples or counter-examples are lacking after broken clips were left out."""
+    """Raises a `RunError` if no examples or counter-examples remain without the broken clips."""
     counts = targets.sum(axis=0)
     lost = [label for label, count in zip(found.labels, counts, strict=True) if not count]
     if lost:
@@ -213,8 +212,8 @@ class Fitted(NamedTuple):
     Attributes:
         weight: float32 of shape `(classes, embed_dim)`.
         bias: float32 of shape `(classes,)`.
-        left_out: Probabilities of each clip when it was left out of the fit, `(clips, classes)`; NaN where a class has
-            too few examples.
+        left_out: Probabilities of the clips in cross-validation, `(clips, classes)`; NaN if a class has too few
+            examples.
     """
 
     weight: np.ndarray
@@ -224,17 +223,17 @@ class Fitted(NamedTuple):
 
 def fit_classes(features: np.ndarray, targets: np.ndarray, clips: np.ndarray) -> Fitted:
     """
-    One logistic regression for each class against all other clips, with calibrated scores.
+    Fits one logistic regression per class against all other clips, with calibrated scores.
 
     Args:
-        features: What the head's linear layer is given, `(windows, embed_dim)`.
+        features: Inputs of the head's linear layer, `(windows, embed_dim)`.
         targets: Whether each window is an example of each class, bool of shape `(windows, classes)`.
-        clips: The clip of each window, numbered from 0: windows of one clip are left out together.
+        clips: Clip index of each window, from 0: windows of a clip are in the same fold.
 
-    A regression fitted to few points in many dimensions is far too sure of itself, and how much depends on the number
-    of examples. So its decision values for clips that were left out (cross-validation) are calibrated by a sigmoid as
-    Platt has it, with one slope and offset for all classes, which makes them comparable; and as both are linear, the
-    result is again a row of the head. Where no class has two examples, classes are weighted evenly instead.
+    A regression on few points in many dimensions is overconfident, depending on the number of examples. Its decision
+    values in cross-validation are therefore calibrated by Platt scaling, with the same slope and offset for all
+    classes, so that their scores are comparable. Both are linear, so the result is again a row of the head. If no class
+    has two examples, classes are weighted equally instead.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -253,7 +252,7 @@ def fit_classes(features: np.ndarray, targets: np.ndarray, clips: np.ndarray) ->
 
 
 def _left_out_values(features: np.ndarray, targets: np.ndarray, clips: np.ndarray) -> np.ndarray:
-    """Decision values of each window for each class, from fits without its clip; NaN for classes with one example."""
+    """Decision values `(windows, classes)` from fits without the clip; NaN for classes with one example."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -271,14 +270,14 @@ def _left_out_values(features: np.ndarray, targets: np.ndarray, clips: np.ndarra
 
 
 def _platt(values: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
-    """Slope and offset of the sigmoid that fits left-out values best, with the smoothed targets of Platt (1999)."""
+    """Slope and offset of the sigmoid that fits the values best, with the smoothed targets of Platt (1999)."""
     from sklearn.linear_model import LogisticRegression
 
     known = np.isfinite(values)
     points, wanted = values[known][:, None], targets[known]
     positives, others = wanted.sum(), (~wanted).sum()
     smoothed = np.where(wanted, (positives + 1) / (positives + 2), 1 / (others + 2))
-    # Soft targets: each point counts as both, in these shares.
+    # Soft targets: each point counts as positive and negative, with these weights.
     regression = LogisticRegression(C=np.inf).fit(
         np.concatenate([points, points]),
         np.repeat([True, False], len(points)),
@@ -312,7 +311,7 @@ def _card(name: str, tagger: AudioTagger, reports: Iterable[ClassReport], negati
         "Each class is a logistic regression on the pooled embeddings, calibrated on examples that were left out of the"
         f" fit (cross-validation), against the other classes' examples and {negatives} counter-examples.",
         "",
-        "| class | examples | of which left out and found at 0.5 | others at 0.5 |",
+        "| class | examples | found at 0.5 in cross-validation | others at 0.5 |",
         "| --- | --- | --- | --- |",
         *(
             f"| {report.label.replace('|', '¦')} | {report.examples} | {_or_dash(report.found)} |"

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Audio classification pipeline for CED."""
 
-from .custom_code import MIN_TRANSFORMERS as MIN_TRANSFORMERS  # the import checks the version
+from .custom_code import MIN_TRANSFORMERS as MIN_TRANSFORMERS  # checks the version of transformers
 
 # isort: split
 
@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import soundfile as _soundfile  # noqa: F401  # where packages are missing, transformers names those of this file
+import soundfile as _soundfile  # noqa: F401  # transformers reports missing packages that are imported here
 import soxr as _soxr  # noqa: F401
 import torch
 from transformers.pipelines.audio_classification import AudioClassificationPipeline
@@ -59,7 +59,7 @@ class Options:
     on_error: str = "raise"
 
     def check(self, labels: list[str]) -> None:
-        """Raises an [`OptionError`] for a value that is not possible."""
+        """Raises an [`OptionError`] for an invalid value."""
         if self.top_k is not None and self.top_k != "auto":
             check_count("top_k", self.top_k, "a whole number from 1, or None for all classes")
         for name, choices in (
@@ -89,20 +89,21 @@ class Options:
 
 class CedAudioClassificationPipeline(AudioClassificationPipeline):
     """
-    Audio classification pipeline for CED models: files, URLs, arrays and `datasets` rows → tags, timelines or events.
+    Audio classification pipeline for CED models. It takes files, URLs, arrays and `datasets` rows, and returns tags,
+    timelines or events.
 
-    `pipeline("audio-classification", model=…)` returns it for CED models, after `import ced_model` or with
-    `trust_remote_code=True`. It decodes and resamples by itself, without an ffmpeg binary or torchaudio, and has the
-    scores of `AudioTagger`.
+    `pipeline("audio-classification", model=…)` returns this class for CED models, after `import ced_model` or with
+    `trust_remote_code=True`. It decodes and resamples audio without an ffmpeg binary or torchaudio. Scores are the same
+    as those of `AudioTagger`.
 
     Args:
         model ([`CedForAudioClassification`]):
-            The classifier, computed in evaluation mode.
+            The classifier; it is run in evaluation mode.
         feature_extractor ([`CedFeatureExtractor`]):
-            Its front end.
+            The feature extractor of the model.
         batch_size (`int`, *optional*):
-            Windows that are computed together at most, by default 4 on a CPU and 32 elsewhere. Windows of a batch have
-            the same length, so the scores do not depend on it.
+            Maximum number of windows computed together, by default 4 on a CPU and 32 on other devices. Scores do not
+            depend on it, since all windows of a batch have the same length.
         kwargs:
             Defaults for the options of [`~CedAudioClassificationPipeline.__call__`].
 
@@ -124,7 +125,7 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         for name in ("local_files_only", "framework"):  # `pipeline` passes them on
             kwargs.pop(name, None)
-        # Not AudioClassificationPipeline's, which sets a `top_k` and knows the models of transformers only.
+        # AudioClassificationPipeline would set a `top_k` and accept only models of transformers.
         Pipeline.__init__(self, *args, **kwargs)
         if not hasattr(self.model, "classify"):
             wanted = "a CED classifier (AutoModelForAudioClassification)"
@@ -141,7 +142,7 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
         return {}, {}, options
 
     def _check(self, options: dict[str, Any], batch_size: Any) -> tuple[Options, int, ReadWindows]:
-        """Options, batch size and how inputs are read as windows."""
+        """Returns the checked options, the batch size, and a function that reads an input as windows."""
         checked = Options(**options)
         checked.check(self._labels)
         if batch_size is None:
@@ -171,42 +172,43 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
         """
         Classifies one or several recordings.
 
-        Clips of up to `target_length` frames (10.12 s for the published models) are classified in one piece. The scores
-        of longer ones are the mean of those of windows of 10 s, weighted by their duration.
+        Clips of up to `target_length` frames (10.12 s for the published models) are classified in one piece. Longer
+        clips are split into windows of 10 s; their scores are the mean of the window scores, weighted by duration.
 
         Args:
             inputs (`Any`): A path, a URL, the bytes of a file, a waveform (array or tensor of shape `(samples,)`),
                 `{"array" or "raw": waveform, "sampling_rate": Hz}` of shape `(samples,)` or `(channels, samples)`, the
-                audio of a `datasets` row (decoded or not); or a list, generator or dataset of these, such as
+                audio of a `datasets` row (decoded or not), or a list, generator or dataset of these, such as
                 `KeyDataset(dataset, "audio")`.
-            num_workers (`int`, *optional*): Ignored: threads read ahead of the model.
+            num_workers (`int`, *optional*): Ignored; inputs are always read in background threads.
             batch_size (`int`, *optional*): As for the class.
-            top_k (`int`, *optional*): Number of labels; `None` is all of them. By default 5, or all if there is a
-                `threshold`. With `events` it is the number of events, by default all of them.
-            threshold (`float`, *optional*): Leave out labels with a lower score. With `events`, the score from which a
-                class counts as present, by default 0.5; or a dictionary of such scores by label.
+            top_k (`int`, *optional*): Number of labels to return, `None` for all. By default 5, or all if a `threshold`
+                is given. With `events`, the number of events to return, by default all.
+            threshold (`float`, *optional*): Minimum score of returned labels. With `events`, the score from which a
+                class is present, by default 0.5, or a dictionary of such scores by label.
             function_to_apply (`str`, *optional*): `"sigmoid"`, `"softmax"` or `"none"`, applied to the logits of each
                 window. By default `"sigmoid"` for multi-label models, `"none"` for regression and else `"softmax"`.
             return_timestamps (`bool`): Return the labels of each window of a recording.
             events (`bool`): Return when each class occurs.
             window_s, hop_s (`float`, *optional*): Length of the windows and distance between their starts in seconds.
-                By default 2 s and half a window with `return_timestamps` or `events`.
-            average (`str`): How the window scores of a clip are combined: `"mean"`, or `"max"`, by default of windows
-                of 2 s, which finds short sounds.
-            min_duration_s, merge_gap_s (`float`): Shortest event, and gap up to which two events become one.
-            sampling_rate (`int`, *optional*): Of bare arrays in Hz, by default the model's.
-            channel (`str` or `int`): `"mix"` averages the channels; 0, 1, … takes one, `"loudest"` the loudest.
-            on_error (`str`): `"raise"`, or `"yield"` to continue with the other inputs: the result of an input that
-                cannot be read is then `{"error": message}`.
+                With `return_timestamps` or `events`, by default 2 s and half a window.
+            average (`str`): How the window scores of a clip are combined: `"mean"`, or `"max"` to find short sounds,
+                which uses windows of 2 s by default.
+            min_duration_s, merge_gap_s (`float`): Minimum duration of events, and longest gap between two events of a
+                class that are merged.
+            sampling_rate (`int`, *optional*): Sampling rate of bare arrays in Hz, by default that of the model.
+            channel (`str` or `int`): `"mix"` averages the channels, 0, 1, … takes one, `"loudest"` takes the loudest.
+            on_error (`str`): `"raise"`, or `"yield"` to return `{"error": message}` for an input that cannot be read
+                and continue with the others.
 
         Returns:
-            A list of dictionaries with `label` and `score`, the highest score first. With `return_timestamps` or
-            `events` they also have a `timestamp`, start and end in seconds, and are ordered by it; the `score` of an
-            event is its highest. A list of such lists for a list, and an iterator over them for a generator or dataset.
+            A list of dictionaries with `label` and `score`, highest score first. With `return_timestamps` or `events`,
+            they also have a `timestamp` (start and end in seconds) and are ordered by it; the `score` of an event is
+            its maximum. For a list of inputs, a list of such lists; for a generator or dataset, an iterator over them.
 
         Raises:
-            AudioError: for an input that cannot be read; it names the index of the input in `inputs`.
-            ValueError: for an option that is not possible.
+            AudioError: if an input cannot be read; the message has its index in `inputs`.
+            ValueError: for an invalid option.
         """
         _, _, call = self._sanitize_parameters(**kwargs)
         options, size, read = self._check(
@@ -223,14 +225,14 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
     def _score(
         self, inputs: Iterable[Any], options: Options, batch_size: int, read: ReadWindows
     ) -> Iterator[tuple[str, InputScores]]:
-        """Names of the inputs, and scores of their windows or why there are none."""
+        """Yields the name of each input with its window scores or its error."""
         sources, take = rows_of(inputs)
         config = self.model.config
         function = FUNCTIONS[options.function_to_apply or DEFAULT_FUNCTIONS.get(config.problem_type, "softmax")]
 
         def compute(waveforms: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
             if is_forked():
-                torch.set_num_threads(1)  # the other threads of the pool are those of the parent process
+                torch.set_num_threads(1)  # the thread pool exists only in the parent process
             logits = self.forward({"input_values": torch.from_numpy(self._windows.features(waveforms))})["logits"]
             return function(logits.float()).numpy()
 
@@ -278,7 +280,7 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
 
 
 def _select(scores: np.ndarray, labels: list[str], options: Options) -> list[dict[str, Any]]:
-    """The labels of scores `(classes,)` that the options ask for, the highest score first."""
+    """Labels of scores `(classes,)` selected by `top_k` and `threshold`, highest score first."""
     top_k = (TOP_K if options.threshold is None else None) if options.top_k == "auto" else options.top_k
     order = np.argsort(-scores, kind="stable")[:top_k]
     if options.threshold is not None:
@@ -287,7 +289,7 @@ def _select(scores: np.ndarray, labels: list[str], options: Options) -> list[dic
 
 
 class _Restartable:
-    """Results of `inputs` that begin anew in each loop, and as many as the inputs if they have a length."""
+    """An iterable of results that can be iterated again, with the length of `inputs` if they have one."""
 
     def __init__(self, inputs: Any, start: Callable[[], Iterator[Any]]) -> None:
         self.inputs, self.start = inputs, start

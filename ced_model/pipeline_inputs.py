@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What users pass to a pipeline: files, URLs, arrays and rows of `datasets` → inputs of `read_blocks`."""
+"""Converts inputs of the pipeline (files, URLs, arrays, rows of `datasets`) to inputs of `read_blocks`."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -19,15 +19,16 @@ INPUTS = (
 
 
 def is_single(inputs: Any) -> bool:
-    """Whether it is one input; what cannot be iterated over is one, too, and is refused as such."""
+    """Whether it is one input. Objects that are not iterable count as one, too, and are refused later."""
     return is_single_input(inputs) or not (isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__"))
 
 
 def rows_of(inputs: Any) -> tuple[Iterable[Any], Callable[[Any], Any]]:
     """
-    What to iterate over, and how to get an input from it.
+    Returns an iterable, and a function that gets an input from each of its items.
 
-    Rows of a dataset are taken where they are read, so that one which cannot be taken is the error of that row only.
+    Rows of a dataset are loaded only when they are read, so that a row that cannot be loaded is an error of this input
+    only.
     """
     if not hasattr(inputs, "__getitem__") or not hasattr(inputs, "__len__"):
         return inputs, lambda row: row
@@ -41,7 +42,7 @@ def rows_of(inputs: Any) -> tuple[Iterable[Any], Callable[[Any], Any]]:
 
 
 def to_input(row: Any) -> Any:
-    """An input of the pipeline as one of [`read_blocks`]."""
+    """Converts an input of the pipeline to one of [`read_blocks`]."""
     source = plain_input(row)
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         return _download(source)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch models from and to model folders: weights, both configurations, custom code and model card."""
+"""Loads PyTorch models from model folders and saves them with configurations, custom code and model card."""
 
 import os
 import shutil
@@ -29,8 +29,8 @@ from .model_settings import front_end_of
 from .modeling_ced import CedForAudioClassification
 from .output import new_folder
 
-# For Hugging Face Inference Endpoints, which install the requirements and call the handler.
-CLASSIFIER_FILES = frozenset((*PIPELINE_CODE, HANDLER, REQUIREMENTS))  # which an encoder does without
+# Hugging Face Inference Endpoints install the requirements and call the handler.
+CLASSIFIER_FILES = frozenset((*PIPELINE_CODE, HANDLER, REQUIREMENTS))  # not needed by encoders
 
 
 class Loaded(NamedTuple):
@@ -38,9 +38,9 @@ class Loaded(NamedTuple):
     A classifier in float32 on the CPU.
 
     Attributes:
-        model: The classifier. The head of an encoder is new.
-        feature_extractor: Its front end.
-        has_head: Whether the head was in the folder.
+        model: The classifier, with a new head if the folder has an encoder.
+        feature_extractor: Its feature extractor.
+        has_head: Whether the folder has a head.
     """
 
     model: CedForAudioClassification
@@ -50,10 +50,10 @@ class Loaded(NamedTuple):
 
 def load_classifier(model: str | os.PathLike[str]) -> Loaded:
     """
-    Loads a model folder, Hub id or bundled model to train it further.
+    Loads a model folder, Hub id or bundled model for training.
 
     Raises:
-        ValueError: in one line, if it is not a CED model, or lacks tensors.
+        ValueError: if it is not a CED model, or lacks tensors.
         OSError: if there is no such folder or repository, or it cannot be reached.
     """
     try:
@@ -75,7 +75,7 @@ def load_classifier(model: str | os.PathLike[str]) -> Loaded:
 
 
 def load_feature_extractor(folder: Path | None, config: CedConfig) -> CedFeatureExtractor:
-    """The feature extractor of a model folder: of its `preprocessor_config.json` or, without one, of `config`."""
+    """The feature extractor from the `preprocessor_config.json` of a folder or, without one, from `config`."""
     if folder is not None and (folder / PREPROCESSOR).is_file():
         return CedFeatureExtractor.from_pretrained(folder)
     return CedFeatureExtractor.from_front_end(front_end_of(config.to_dict()))
@@ -96,23 +96,23 @@ def save_model_folder(
     card: ModelCard,
 ) -> None:
     """
-    Writes what a Hub repository of a CED model holds into `folder`: weights, both configurations, custom code, card.
+    Writes the files of a Hub repository to `folder`: weights, configurations, custom code and model card.
 
-    The folder loads with `trust_remote_code=True` where `ced_model` is not installed. A classifier's also has a handler
-    for Inference Endpoints.
+    The folder can be loaded with `trust_remote_code=True` if `ced_model` is not installed. For a classifier, it also
+    has a handler for Inference Endpoints.
     """
     model.save_pretrained(folder)
     if isinstance(model, CedForAudioClassification):
         write_handler(Path(folder))
     feature_extractor.save_pretrained(folder)
-    # safetensors ignores the umask and creates its file for the owner alone.
+    # safetensors ignores the umask and makes its file readable only by the owner.
     shutil.copymode(Path(folder) / "config.json", Path(folder) / "model.safetensors")
     card.save(Path(folder) / "README.md")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' report on tensors that were not loaded, and its progress bar."""
+    """Suppresses transformers' report on tensors that were not loaded, and its progress bar."""
     verbosity, shows_bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

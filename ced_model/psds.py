@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""PSDS, the polyphonic sound detection score (Bilen et al., ICASSP 2020), by sed_scores_eval: over all thresholds."""
+"""PSDS, the polyphonic sound detection score (Bilen et al., ICASSP 2020), computed by sed_scores_eval."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ from .packages import require
 from .results import Timeline
 
 INSTALL_PSDS = 'pip install "ced_model[psds]"'
-# The two scenarios of DCASE 2021 to 2024, task 4: reacting fast, and not confusing classes.
+# The two scenarios of DCASE 2021 to 2024, task 4: fast reaction, and little confusion of classes.
 PSDS_SCENARIOS: dict[str, dict[str, float | None]] = {
     "PSDS1": {"dtc_threshold": 0.7, "gtc_threshold": 0.7, "cttc_threshold": None, "alpha_ct": 0.0, "alpha_st": 1.0},
     "PSDS2": {"dtc_threshold": 0.1, "gtc_threshold": 0.1, "cttc_threshold": 0.3, "alpha_ct": 0.5, "alpha_st": 1.0},
 }
-MAX_EFPR = 100.0  # false positives an hour up to which the curves are integrated
+MAX_EFPR = 100.0  # upper limit of the integration, in false positives per hour
 
 
 class Frames(NamedTuple):
-    """Of a recording: scores `(frames, classes)`, bounds of the frames `(frames + 1,)` and the length, in seconds."""
+    """Scores of a recording `(frames, classes)`, bounds of the frames `(frames + 1,)` and length in seconds."""
 
     scores: np.ndarray
     bounds_s: np.ndarray
@@ -35,7 +35,7 @@ def check_psds() -> None:
 
 
 def smoothed_frames(timeline: Timeline, rules: Sequence[Rule]) -> Frames:
-    """The scores of a timeline for each rule, smoothed as the rules have it; they have no other meaning here."""
+    """The scores of a timeline for each rule, with the rule's smoothing; its other settings are ignored."""
     segments = timeline.segments()
     hop_s = float(timeline.start_s[1] - timeline.start_s[0]) if len(timeline.start_s) > 1 else timeline.duration_s
     scores = timeline.take([rule.choice for rule in rules]).scores.copy()
@@ -48,15 +48,15 @@ def psds(
     frames: Mapping[str, Frames], references: Mapping[str, Sequence[Any]], labels: Sequence[str]
 ) -> dict[str, float]:
     """
-    PSDS of the scenarios.
+    PSDS of both scenarios.
 
     Args:
-        frames: By recording.
-        references: Events of each of these recordings, none of which overlaps another one of its class.
+        frames: Frames by recording.
+        references: Events of each of these recordings. Events of the same class must not overlap.
         labels: The classes of the columns of the scores.
 
     Returns:
-        The scores from 0 to 1 by scenario; of a single class without PSDS2, which compares classes with one another.
+        PSDS from 0 to 1 by scenario. PSDS2, which measures confusion of classes, is left out for a single class.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,9 +1,9 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Static int8: the linear layers of the transformer blocks in 8-bit integers, calibrated on recordings.
+Static int8 quantization of the linear layers of the transformer blocks, calibrated on recordings.
 
-The mel product, the patches, attention's own products and the head stay in float32.
+The front end, the patch embeddings, the attention products and the head remain in float32.
 """
 
 import contextlib
@@ -28,24 +28,22 @@ from .onnx_graph import build_graph
 from .output import new_file
 
 BLOCKS = "encoder.blocks."
-LAYOUT = 3  # of what is kept; another number leaves everything that was kept before alone
-MAX_CALIBRATION = 32  # clips: the extremes of activations are found by then
+LAYOUT = 3  # version of the cache; another number ignores all earlier files
+MAX_CALIBRATION = 32  # clips; more do not change the range of activations
 
 
 def quantize_onnx(
     model: ModelFolder, recordings: Sequence[np.ndarray] | None = None, front_end: FrontEnd | None = None, **graph: Any
 ) -> onnx.ModelProto:
     """
-    The ONNX graph of a model in int8, with its weights inside.
+    The ONNX graph of a model in int8, with its weights inside, for ONNX Runtime and OpenVINO.
 
     Args:
         model: The model.
-        recordings: float32 at the model's sampling rate, each of at most `target_length` frames, to calibrate with; by
-            default imitations of recordings.
-        front_end: Put this front end inside the graph, which then takes waveforms.
-        graph: Further arguments of `build_graph`.
-
-    ONNX Runtime and OpenVINO both compute the graph in int8.
+        recordings: Recordings for the calibration, float32 at the model's sampling rate, each of at most
+            `target_length` frames; by default synthetic ones.
+        front_end: Include this front end in the graph, so that its input is a waveform.
+        graph: Further arguments of [`build_graph`].
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
@@ -68,10 +66,10 @@ def quantize_onnx(
             path,
             Reader(),
             per_channel=True,
-            activation_type=QuantType.QUInt8,  # in OpenVINO faster than signed integers, in ONNX Runtime the same
+            activation_type=QuantType.QUInt8,  # faster than signed integers in OpenVINO, the same in ONNX Runtime
             op_types_to_quantize=["Gemm"],
             nodes_to_quantize=layers,
-            # What follows is computed in float32, so rounding the outputs too would only lose precision.
+            # The next operations are in float32, so quantized outputs would only lose precision.
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
         )
         quantized = onnx.load(path)
@@ -81,7 +79,7 @@ def quantize_onnx(
         for node in quantized.graph.node
         if node.op_type == "Gemm" and {by_output.get(name) for name in node.input[:2]} == {"DequantizeLinear"}
     ]
-    if missing := set(layers) - set(done):  # the quantizer raises no error for these
+    if missing := set(layers) - set(done):  # the quantizer skips layers without an error
         raise EngineError(f"{len(missing)} of {len(layers)} layers could not be quantized to int8")
     quantized.producer_name = "ced_model"
     return quantized
@@ -91,12 +89,12 @@ def _layers(model: ModelFolder) -> list[str]:
     """
     Names of the layers to quantize: the linear layers of the blocks, without `mlp.fc2` in the first third of them.
 
-    Behind the GELU of the first blocks a few values are so large that the others share few of the 255 steps. Measured
-    on 160 clips of ESC-10 with ced-nano and ONNX Runtime, the best class of float32 stays the same on 99.4 % instead of
-    98.1 %, and the mean difference of probabilities is 3.7e-5, not 1.0e-4. Without `fc2` in all blocks it would be
-    2.6e-5, but a third of the work in float32. Other remedies help less: percentiles (5.7e-5, and slow), leaving out
-    `fc1` (8.1e-5), the last `fc2` (9.3e-5), `attn.proj` or `attn.qkv` (9.8e-5), a reduced range (1.1e-4), symmetric
-    weights or unsigned activations (no change).
+    After the GELU of the first blocks, a few values are so large that most others share few of the 255 steps. On 160
+    clips of ESC-10 with ced-nano and ONNX Runtime, leaving out these layers keeps the best class of float32 on 99.4 %
+    instead of 98.1 %, and the mean difference of probabilities is 3.7e-5 instead of 1.0e-4. Leaving out `fc2` in all
+    blocks gives 2.6e-5, but a third of the work is then in float32. Other methods help less: percentiles (5.7e-5, and
+    slow), leaving out `fc1` (8.1e-5), the last `fc2` (9.3e-5), `attn.proj` or `attn.qkv` (9.8e-5), a reduced range
+    (1.1e-4), symmetric weights or unsigned activations (no change).
     """
     depth = model.settings.depth
     return [
@@ -110,7 +108,7 @@ def _layers(model: ModelFolder) -> list[str]:
 def _calibration_inputs(
     model: ModelFolder, recordings: Sequence[np.ndarray] | None, takes_waveforms: bool
 ) -> list[np.ndarray]:
-    """Recordings as the graph takes them, each of its own length."""
+    """Recordings as inputs of the graph, each with its own length."""
     front_end = model.front_end
     longest = front_end.max_samples(model.settings.target_length)
     clips = [clip[:longest] for clip in recordings or synthetic_recordings(front_end.sampling_rate)]
@@ -120,10 +118,10 @@ def _calibration_inputs(
 
 def cached_onnx(model: ModelFolder) -> bytes:
     """
-    What [`quantize_onnx`] returns, as the content of a file, made once for each model and version of ONNX Runtime.
+    The result of [`quantize_onnx`] as bytes, cached by model and version of ONNX Runtime.
 
-    It is kept in a zip archive, whose checksum is verified; a missing or damaged one is made again. Processes may do so
-    at the same time: each makes the same content.
+    The cache is a zip archive with a checksum; a missing or damaged one is made again. Several processes may do so at
+    the same time, with the same result.
     """
     path, name = _place(model), "model.onnx"
     with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
@@ -142,23 +140,23 @@ def cached_onnx(model: ModelFolder) -> bytes:
             archive.writestr(name, content)
     except OSError as error:
         logger.warning(
-            "the int8 version is not kept: %s; name another folder in the environment variable HF_ASSETS_CACHE",
+            "the int8 version cannot be cached: %s; set another folder in the environment variable HF_ASSETS_CACHE",
             one_line_error(error),
         )
     return content
 
 
 def _place(model: ModelFolder) -> Path:
-    """The file of a model's int8 version, in the folder that the Hub's client has for such files."""
+    """The file of a model's int8 version in the cache."""
     runtime = f"onnxruntime-{version('onnxruntime')}"
     return Path(assets_folder(), f"int8-{LAYOUT}", runtime, f"{model.fingerprint()}.zip")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the advice that the quantizer logs."""
+    """Suppresses the quantizer's log messages."""
     root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)  # `logging.info` by ONNX Runtime gives the root logger a handler
+    level, handlers = root.level, list(root.handlers)  # ONNX Runtime adds a handler by `logging.info`
     root.setLevel(logging.ERROR)
     try:
         yield

@@ -1,9 +1,9 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-When recordings began: from what field recorders write into their files and file names.
+Finds when recordings began, from the metadata and file names of field recorders.
 
-GUANO (https://github.com/riggsd/guano-spec): a chunk `guan` of lines `key: value`, of which `Timestamp` is ISO 8601.
+GUANO (https://github.com/riggsd/guano-spec): a chunk `guan` with lines `key: value`; `Timestamp` is ISO 8601.
 Broadcast WAV (EBU Tech 3285): a chunk `bext` with OriginationDate and OriginationTime, local times. AudioMoth: a
 comment "Recorded at 19:17:30 14/12/2019 (UTC+2) by AudioMoth …" in the chunk `LIST` INFO ICMT.
 """
@@ -21,7 +21,7 @@ from .messages import OptionError
 from .wav_headers import metadata_chunks
 
 AUTO, NONE = "auto", "none"
-CHUNKS = (b"guan", b"LIST", b"bext")  # of WAV files, that may have a time
+CHUNKS = (b"guan", b"LIST", b"bext")  # chunks of WAV files that may have a time
 # 20240501_053000, 20240501$053000 (Song Meter SM2 and SM3), 20240501T053000Z, 2024-05-01_05-30-00
 IN_NAME = re.compile(
     r"(?<!\d)(\d{4})([-_.]?)(\d\d)\2(\d\d)(?:[_$T -]|__)(\d\d)([-_.:h]?)(\d\d)\6(\d\d)(?!\d)"
@@ -48,24 +48,24 @@ def parse_timezone(name: str | None) -> tzinfo | None:
         if match := OFFSET.fullmatch(name.strip()):
             with suppress(ValueError):
                 return _zone(*match.groups())
-        with suppress(KeyError, ValueError, OSError):  # also of folders and other files
+        with suppress(KeyError, ValueError, OSError):  # ZoneInfo also raises those for folders and other files
             return UTC if name.upper() in ("UTC", "Z") else ZoneInfo(name)
     raise OptionError("timezone", name, "a time zone such as Europe/Berlin, UTC or +02:00")
 
 
 def parse_start_time(start_time: str | datetime | None) -> str | datetime | None:
     """
-    `"auto"`, a time, or None for `"none"`.
+    Parses `"auto"`, a time, or `"none"` (returns None).
 
     Raises:
-        OptionError: for anything else.
+        OptionError: for any other value.
     """
     if start_time is None or start_time == NONE:
         return None
     if start_time == AUTO or isinstance(start_time, datetime):
         return start_time
     with suppress(ValueError, TypeError):
-        if not re.fullmatch(r"[\d-]{,10}", start_time):  # a day is no time
+        if not re.fullmatch(r"[\d-]{,10}", start_time):  # a date without a time
             return datetime.fromisoformat(start_time)
     raise OptionError("start_time", start_time, "auto, none or a time such as 2024-05-01T05:30:00")
 
@@ -75,12 +75,12 @@ def recorded_at(source: Any, start_time: str | datetime | None = AUTO, zone: tzi
     When a recording began, as ISO 8601 text.
 
     Args:
-        source: An input of a tagger. Only files, their bytes, and file objects with a `name` have times of their own.
+        source: An input of a tagger. Only files, their bytes, and file objects with a `name` have times.
         start_time: `"auto"` to find it in the file's header or name, a time, or None.
-        zone: Of times without one; without it they stay as they are, local times without an offset from UTC.
+        zone: Time zone of times without one. Without it, these are returned as local times without an offset from UTC.
 
     Returns:
-        Such as `"2024-05-01T05:30:00+02:00"`, or None if it is not known.
+        A text such as `"2024-05-01T05:30:00+02:00"`, or None if the time is not known.
     """
     began = _found(source) if start_time == AUTO else start_time
     if not isinstance(began, datetime):
@@ -97,7 +97,7 @@ def _found(source: Any) -> datetime | None:
 
 
 def recording_start(path: str | os.PathLike[str]) -> datetime | None:
-    """When the recording in a file began: by GUANO, AudioMoth's comment, Broadcast WAV, or the name, in this order."""
+    """When the recording in a file began: from GUANO, AudioMoth's comment, Broadcast WAV or the name, in this order."""
     chunks: dict[bytes, bytes] = {}
     with suppress(OSError, ValueError):
         if os.path.isfile(path):  # opening a pipe would wait for its writer

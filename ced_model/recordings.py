@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The recordings of `resources/`: to try the demo with, and to verify exports on."""
+"""The recordings in `resources/`, for the demo and the verification of exports."""
 
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -21,13 +21,13 @@ NAMES = {
 
 
 def find_recordings() -> dict[str, Path]:
-    """The sound in each recording → its path; empty where they are not on the machine."""
+    """Paths of the recordings by the name of the sound; empty if they are not installed."""
     found = {sound: CHECKOUT / name for name, sound in NAMES.items() if (CHECKOUT / name).is_file()}
     return found or _installed()
 
 
 def _installed() -> dict[str, Path]:
-    """Those that pip installed, wherever it put them (`--user`, `--target`, …)."""
+    """The recordings that were installed by pip (also with `--user`, `--target`, …)."""
     try:
         listed = files("ced_model") or []
     except PackageNotFoundError:

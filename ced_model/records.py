@@ -1,16 +1,16 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Records: the results of a run over many inputs, as they are stored.
+Records: results of a run over many inputs, in the form in which they are stored.
 
-A record is a JSON object for one input: `{"file", "duration_s", "tags": [{"label", "score", "index"}]}`, or of events
+A record is a JSON object for one input: `{"file", "duration_s", "tags": [{"label", "score", "index"}]}`, for events
 `{"file", "duration_s", "events": [{"onset_s", "offset_s", "label", "peak"}]}`, or `{"file", "error"}` if the input
 could not be read. Instead of tags, it may have the `scores` of all classes (`{class: score}`), or those of its
-`windows` (`[{"start_s", "end_s", "scores"}]`). Where an output needs it, a record also has the `sampling_rate` of its
-file in Hz; `recorded_at` is when its recording began (ISO 8601).
+`windows` (`[{"start_s", "end_s", "scores"}]`). If an output needs it, a record also has the `sampling_rate` of its file
+in Hz; `recorded_at` is when its recording began (ISO 8601).
 
-In tables each tag or event is a row; an input without any is a row with its file and duration, a failed one a row with
-its file and error.
+In tables, each tag or event is a row. An input without any is one row with file and duration, and a failed input one
+row with file and error.
 """
 
 import math
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
-# The kinds of records, named after what they have, and the cells of their rows beside those of the recording.
+# The kinds of records, and the columns of their rows in addition to those of the recording.
 CELLS = {
     "tags": ("rank", "label", "index", "score"),
     "events": ("onset_s", "offset_s", "label", "peak"),
     "scores": (),
     "windows": ("start_s", "end_s"),
 }
-WIDE = ("scores", "windows")  # which have a cell for each class, too
+WIDE = ("scores", "windows")  # these also have one column per class
 ITEM_KEYS = {
     "tags": ("label", "score", "index"),
     "events": CELLS["events"],
@@ -67,15 +67,15 @@ def make_records(
         inputs: The inputs.
         options: Keyword arguments of `AudioTagger.tag`, or for `"events"` of `AudioTagger.events`. For `"windows"`,
             those of `AudioTagger.timelines`, and for both kinds of scores `labels`, `exclude` and `label_map`.
-        kind: `"tags"`, `"events"`, `"scores"` of all classes (or of `labels`), or those of `"windows"`.
+        kind: `"tags"`, `"events"`, `"scores"` of all classes (or of `labels`), or `"windows"` for those of each window.
         sampling_rate: Whether records have the sampling rates of their files.
-        on_audio: Called with the seconds of audio whenever some more were scored.
+        on_audio: Called with the number of seconds each time more audio has been scored.
 
     Yields:
-        A record of each input, in their order, as soon as it is ready.
+        One record per input, in order, as soon as it is ready.
 
     Raises:
-        OptionError: for options that are not possible, before any input is read.
+        OptionError: for invalid options, before any input is read.
     """
     from .audio import native_sampling_rate
 
@@ -97,8 +97,8 @@ def make_records(
 def with_results(
     inputs: Iterable["Input"], compute: Callable[[Iterator[Any]], Iterable[Any]]
 ) -> Generator[tuple["Input", Any], None, None]:
-    """Inputs and what `compute` yields for their sources, None for an input with an error; in their order."""
-    waiting: deque[Input] = deque()  # inputs that were taken
+    """Yields inputs in order, each with the result of `compute` for its source, or None if it has an error."""
+    waiting: deque[Input] = deque()  # inputs without a result yet
 
     def sources() -> Iterator[Any]:
         for item in inputs:
@@ -122,7 +122,7 @@ def wide_choices(tagger: "AudioTagger", options: Mapping[str, Any]) -> list["Cla
 
 
 def wide_classes(tagger: "AudioTagger", options: Mapping[str, Any]) -> list[str]:
-    """Their names, as they are stored."""
+    """The names of [`wide_choices`] as stored."""
     return [_storable(choice.label) for choice in wide_choices(tagger, options)]
 
 
@@ -132,7 +132,7 @@ def has_times(options: Mapping[str, Any]) -> bool:
 
 
 def check_options(tagger: "AudioTagger", options: Mapping[str, Any], kind: str = "tags") -> None:
-    """Raises an [`OptionError`] if [`make_records`] cannot take the options."""
+    """Raises an [`OptionError`] for invalid options of [`make_records`]."""
     list(_results(tagger, [], options, kind))
     if kind in WIDE:
         taken = {"file", "duration_s", "recorded_at", "start_s", "end_s", "error"} & set(wide_classes(tagger, options))
@@ -152,7 +152,7 @@ def check_options(tagger: "AudioTagger", options: Mapping[str, Any], kind: str =
     else:
         chosen = choose_classes(tagger.labels, options.get("labels"), **_choosing(options, "exclude", "label_map"))
     if not chosen:
-        raise UsageError("no class is left: none was asked for, or all are excluded or without a name in the label map")
+        raise UsageError("no class is left: none was given, or all are excluded or without a name in the label map")
     if isinstance(given, Mapping):
         by_class = [(each if isinstance(each, Mapping) else {"threshold": each}, name) for name, each in given.items()]
         names = ("threshold", "off_threshold")
@@ -191,7 +191,7 @@ def _results(
 
 
 def _content(result: "TagResult", options: Mapping[str, Any], kind: str, choices: Sequence["ClassChoice"]) -> Any:
-    """What a record of this kind has."""
+    """The content of a record of this kind."""
     if kind == "tags":
         return [{"label": _storable(tag.label), "score": _score(tag.score), "index": tag.index} for tag in result.tags]
     if kind == "scores":
@@ -221,16 +221,16 @@ def _content(result: "TagResult", options: Mapping[str, Any], kind: str, choices
 
 
 def _score(score: float) -> float:
-    return float(f"{score:.7g}")  # a float32 has no more digits
+    return float(f"{score:.7g}")  # the precision of float32
 
 
 def _storable(text: str) -> str:
-    """Text that any format can hold: half a surrogate pair is escaped."""
+    """Text that can be stored in any format: lone surrogates are escaped."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def reason(item: "Input", result: Any) -> str:
-    """Why an input failed, in one line without its name."""
+    """The reason why an input failed, on one line and without its name."""
     if result is None:
         return str(item.error)
     text = " ".join(str(result.error).split()).removeprefix(f"{result.name}: ")
@@ -239,18 +239,18 @@ def reason(item: "Input", result: Any) -> str:
 
 
 def _is_pipe(source: Any) -> bool:
-    """Whether it is the path of a FIFO, such as the shell's process substitution gives."""
+    """Whether it is the path of a FIFO, such as that of a process substitution of the shell."""
     try:
         return isinstance(source, str) and stat.S_ISFIFO(os.stat(source).st_mode)
     except (OSError, ValueError):
         return False
 
 
-# What a record may hold
+# Checks
 
 
 def check_record(record: Any, kind: str) -> None:
-    """Raises a ValueError unless `record` is one as the module describes them, with finite numbers."""
+    """Raises a ValueError unless `record` is a valid record with finite numbers."""
     if not isinstance(record, dict) or not isinstance(record.get("file"), str):
         raise ValueError(f"{excerpt(record)} is not the record of a file")
     if record.keys() == {"file", "error"} and isinstance(record["error"], str):
@@ -289,7 +289,7 @@ def excerpt(value: Any) -> str:
 
 
 def sound_record(record: Record, kind: str) -> Record:
-    """The record, or if it is not one that all formats can hold, one with that as its error."""
+    """The record, or a record with an error if it cannot be stored in all formats."""
     try:
         check_record(record, kind)
         return record
@@ -298,7 +298,7 @@ def sound_record(record: Record, kind: str) -> Record:
 
 
 def check_same_options(path: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises an [`OptionError`] for the first option that is not what it was when the results of `path` were begun."""
+    """Raises an [`OptionError`] for the first option that differs from those of the results in `path`."""
     for name in {**now, **then}:
         if then.get(name) != now.get(name):
             before = "not given" if then.get(name) is None else then[name]
@@ -306,7 +306,7 @@ def check_same_options(path: str, then: Mapping[str, Any], now: Mapping[str, Any
 
 
 def made_by(tagger: "AudioTagger") -> dict[str, str]:
-    """What makes records, as it is stored with them."""
+    """The model and engine that make the records, in the form in which they are stored."""
     return {
         "model": tagger.name,
         "weights": tagger.fingerprint,
@@ -316,7 +316,7 @@ def made_by(tagger: "AudioTagger") -> dict[str, str]:
 
 
 def check_same_maker(path: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises a `UsageError` unless results that [`made_by`] describes so can stand in one output."""
+    """Raises a `UsageError` unless the results of both, as in [`made_by`], can be in the same output."""
     if then.get("weights") != now["weights"]:
         model = then.get("model")
         raise UsageError(f"{path} was begun with another model, {model}: resume with that one, or overwrite it")
@@ -328,17 +328,17 @@ def check_same_maker(path: str, then: Mapping[str, Any], now: Mapping[str, Any])
 
 
 def columns(kind: str, has_times: bool = False, classes: Iterable[str] = ()) -> tuple[str, ...]:
-    """The columns of a table of records, which may have the times of recordings, and scores of classes."""
+    """The columns of a table of records."""
     return ("file", "duration_s", *["recorded_at"] * has_times, *CELLS[kind], *classes, "error")
 
 
 def classes_of(record: Record) -> list[str]:
-    """The classes that a record has scores of."""
+    """The classes with scores in a record."""
     return list(record["scores"] if "scores" in record else record["windows"][0]["scores"])
 
 
 def table_columns(records: Iterable[Record], kind: str, has_times: bool) -> tuple[tuple[str, ...], Iterable[Record]]:
-    """The columns of a table, and all records; those of classes are known from the first record with scores."""
+    """The columns of a table (with the classes of the first record with scores), and an iterable of all records."""
     first: list[Record] = []
     classes: list[str] = []
     if kind in WIDE:
@@ -367,7 +367,7 @@ def classes_in(names: Sequence[str], kind: str) -> list[str]:
 
 
 def column_types(names: Iterable[str], kind: str) -> dict[str, type]:
-    """The type of each column: int, float or str."""
+    """The type of each column: `int`, `float` or `str`."""
     fixed = columns(kind, True)
     return {name: NUMBERS.get(name, str) if name in fixed else float for name in names}
 
@@ -386,7 +386,7 @@ def rows_of(record: Record, kind: str) -> list[dict[str, Any]]:
 
 
 def records_of(rows: Iterable[dict[str, Any]], names: Sequence[str], kind: str) -> Iterator[Record]:
-    """Records from rows of these columns, with None for empty cells; the rows of an input stand together, in order."""
+    """Records from rows with these columns and None for empty cells. Rows of an input must be adjacent."""
     classes = classes_in(names, kind)
     empty = dict.fromkeys(names)
     for file, group in groupby(rows, key=lambda row: row["file"]):
@@ -404,5 +404,5 @@ def records_of(rows: Iterable[dict[str, Any]], names: Sequence[str], kind: str) 
             else:
                 record[kind] = [{name: item[name] for name in ITEM_KEYS[kind]} for item in items]
         if [empty | row for row in rows_of(record, kind)] != rows_of_file:
-            raise ValueError(f"the rows of {file!r} are not those of one result: was one changed, removed or moved?")
+            raise ValueError(f"the rows of {file!r} do not belong to one result: was one changed, removed or moved?")
         yield record

@@ -1,12 +1,11 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Adds CED to the Auto classes and the pipelines of transformers when transformers imports them, in any order.
+Registers CED with the Auto classes and pipelines of transformers as soon as transformers is imported.
 
-transformers is never imported from here: importing it takes seconds, and tagging does without. Instead, functions run
-when one of its modules has been imported (`wrapt.register_post_import_hook`). Modules of transformers import each
-other while they are half loaded, so each function returns early until everything that it needs is there, and is tried
-again after the next module.
+This file never imports transformers, which takes seconds and is not needed for tagging. Instead, hooks run after the
+import of some of its modules (`wrapt.register_post_import_hook`). These modules import each other while they are half
+loaded, so a hook returns early until everything that it needs is available, and is tried again after the next module.
 """
 
 import sys
@@ -17,12 +16,12 @@ from typing import Any
 
 import wrapt
 
-from .custom_code import AUTO_MAP, EXTRACTOR_AUTO_MAP  # the import checks the version of transformers
+from .custom_code import AUTO_MAP, EXTRACTOR_AUTO_MAP  # checks the version of transformers
 
 PACKAGE = __name__.rpartition(".")[0]
-# Auto class → the class of this package that it is to find, such as "modeling_ced.CedModel".
+# The class of this package for each Auto class, such as "modeling_ced.CedModel".
 PLACES = {**AUTO_MAP, **EXTRACTOR_AUTO_MAP}
-# What modeling_ced imports from modules of transformers that import the Auto classes.
+# Imports of modeling_ced from modules of transformers that import the Auto classes themselves.
 MODEL_NEEDS = {
     "transformers.modeling_layers": "GradientCheckpointingLayer",
     "transformers.modeling_utils": "PreTrainedModel",
@@ -34,7 +33,7 @@ _done: set[str] = set()
 
 
 def register_when_imported() -> None:
-    """Arranges for CED to be found by the Auto classes; those that are imported already find it at once."""
+    """Registers CED with the Auto classes: now for those that are imported already, otherwise on their import."""
     modules = dict.fromkeys(place.partition(".")[0] for place in PLACES.values())
     for trigger in (*map(_auto_module, modules), *MODEL_NEEDS, *(f"{PACKAGE}.{module}" for module in modules)):
         wrapt.register_post_import_hook(_register, trigger)
@@ -50,7 +49,7 @@ def _register(imported: ModuleType) -> None:
         module, _, name = place.partition(".")
         if auto_class in _done or not _is_ready(auto_class, module, name):
             continue
-        _done.add(auto_class)  # importing the package's module runs this function again
+        _done.add(auto_class)  # before the import, which runs this function again
         own = getattr(import_module(f"{PACKAGE}.{module}"), name)
         config = import_module(f"{PACKAGE}.configuration_ced").CedConfig
         key = config.model_type if own is config else config
@@ -63,7 +62,7 @@ def _is_ready(auto_class: str, module: str, name: str) -> bool:
         needs |= MODEL_NEEDS
         if find_spec("torch") is None:
             return False
-    # A module that is not there yet can be imported; one without its attribute is being imported just now.
+    # A module that is not imported yet can be imported; one without its attribute is half loaded.
     is_half_loaded = any(need in sys.modules and not hasattr(sys.modules[need], needs[need]) for need in needs)
     return hasattr(sys.modules.get(_auto_module(module)), auto_class) and not is_half_loaded
 
@@ -72,7 +71,7 @@ class AudioClassification:
     """
     The implementation of the task "audio-classification" in transformers' registry of pipelines.
 
-    It makes CED's pipeline for CED models. For others it is the implementation that was there before.
+    It creates CED's pipeline for CED models, and uses the original implementation for others.
     """
 
     def __init__(self, before: Any) -> None:
@@ -85,12 +84,12 @@ class AudioClassification:
         return import_module(f"{PACKAGE}.pipeline_ced").CedAudioClassificationPipeline(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_before":  # of a copy that is being made
+        if name == "_before":  # while a copy is being made
             raise AttributeError(name)
         return getattr(self._resolve(), name)
 
     def _resolve(self) -> Any:
-        if isinstance(self._before, str):  # transformers imports a pipeline when it is first used
+        if isinstance(self._before, str):  # transformers imports pipelines lazily
             module, _, name = self._before.rpartition(".")
             return getattr(import_module(module), name)
         return self._before

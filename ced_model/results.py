@@ -16,13 +16,13 @@ from .packages import require
 
 class Tag(NamedTuple):
     """
-    A class of the model and its score: a probability in [0, 1] (the raw output of a regression model). Of a group of
-    classes, the score is the highest of theirs, and the index is -1.
+    A class and its score: a probability in [0, 1], or the raw output of a regression model. The score of a group of
+    classes is the highest of its classes, and its index is -1.
     """
 
     label: str
     score: float
-    index: int  # type: ignore[assignment]  # tuple.index is not missed
+    index: int  # type: ignore[assignment]  # replaces tuple.index
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Timeline:
 
     Attributes:
         scores: float32 of shape `(windows, classes)`.
-        start_s, end_s: the bounds of the windows in seconds, float64 of shape `(windows,)`.
-        labels: the names of the classes.
-        duration_s: length of the recording in seconds.
+        start_s, end_s: Start and end of the windows in seconds, float64 of shape `(windows,)`.
+        labels: The names of the classes.
+        duration_s: Length of the recording in seconds.
     """
 
     scores: np.ndarray
@@ -47,7 +47,7 @@ class Timeline:
         """
         The part of the recording that each window represents, in seconds, of shape `(windows, 2)`.
 
-        Overlapping windows share their overlap in halves, so that the segments cover the recording once.
+        The overlap of two windows is divided at its middle, so that segments do not overlap.
         """
         borders = np.concatenate([self.start_s[:1], (self.start_s[1:] + self.end_s[:-1]) / 2, self.end_s[-1:]])
         return np.stack([borders[:-1], borders[1:]], axis=1)
@@ -59,12 +59,12 @@ class Timeline:
         The same timeline with other columns.
 
         Args:
-            labels: Classes by name, index or machine id, and groups: `"Dog..."` is "Dog" and all classes below it in
-                AudioSet's ontology, in one column with the highest of their scores. A list, or one text with commas
-                between names; by default all classes.
-            exclude: Classes and groups to leave out, likewise.
-            label_map: Own names of classes and groups; an empty one leaves a class out, several classes with the same
-                one become one column with the highest of their scores.
+            labels: Classes by name, index or machine id, and groups, by default all classes: a list, or a text with
+                names separated by commas. The group `"Dog..."` is "Dog" and all classes below it in the AudioSet
+                ontology; it gives one column with the highest of their scores.
+            exclude: Classes and groups to leave out.
+            label_map: Your own names for classes and groups. An empty name leaves a class out; classes with the same
+                name become one column with the highest of their scores.
 
         Raises:
             ValueError: for a class that the model does not have.
@@ -72,7 +72,7 @@ class Timeline:
         return self.take(choose_classes(self.labels, labels, exclude=exclude, label_map=label_map))
 
     def take(self, choices: Sequence[ClassChoice]) -> "Timeline":
-        """The same timeline with a column for each class or group."""
+        """The same timeline with one column per class or group in `choices`."""
         names = [choice.label for choice in choices]
         return replace(self, scores=choice_scores(self.scores, choices), labels=names)
 
@@ -91,29 +91,29 @@ class Timeline:
         label_map: Mapping[str, str | None] | None = None,
     ) -> list[Event]:
         """
-        When each class occurs.
+        Finds when each class occurs.
 
         Args:
-            thresholds: score from which an event begins: one for all classes, or by class or group, where those without
-                a threshold are left out unless there is one for `"*"`, all others. The value of a class may also be a
-                mapping of its own settings, such as `{"threshold": 0.4, "min_duration_s": 0.5}`: any of the arguments
-                from `min_duration_s` to `smoothing`.
-            min_duration_s: shorter events are left out, after merging.
-            merge_gap_s: events of the same class no further apart than this become one.
-            off_threshold: score below which an event ends, at most the threshold, which it is by default.
-            max_duration_s: longer events are cut into pieces of this length; the last piece may be shorter.
-            smooth_s: length in seconds over which scores are smoothed, as the least odd number of windows that takes as
-                long; at a hop or less, nothing is smoothed.
+            thresholds: Score from which an event begins, for all classes; or a mapping by class or group. Classes that
+                are not in the mapping are left out, unless it has `"*"`, the threshold of all others. A value may also
+                be a mapping of settings for this class, such as `{"threshold": 0.4, "min_duration_s": 0.5}`, with any
+                of the arguments from `min_duration_s` to `smoothing`.
+            min_duration_s: Shorter events are left out, after merging.
+            merge_gap_s: Events of the same class with at most this gap between them are merged.
+            off_threshold: Score below which an event ends, by default (and at most) the threshold.
+            max_duration_s: Longer events are cut into pieces of this length; the last piece may be shorter.
+            smooth_s: Length in seconds over which scores are smoothed, rounded up to an odd number of windows. With the
+                length of a hop or less, scores are not smoothed.
             smoothing: `"median"` or `"mean"`.
-            labels, exclude, label_map: as for [`Timeline.select`]. Without `labels`, "Silence" is left out, unless
+            labels, exclude, label_map: As for [`Timeline.select`]. Without `labels`, "Silence" is left out, unless
                 `thresholds` has it.
 
         Returns:
-            Events ordered by onset, then by offset and label; `peak` is the highest (smoothed) score. Their bounds are
-            those of `segments`.
+            Events ordered by onset, then by offset and label. Onset and offset are bounds of `segments`; `peak` is the
+            highest (smoothed) score.
 
         Raises:
-            ValueError: for a class that the model does not have, or a threshold or length that is not a number.
+            ValueError: for a class that the model does not have, or an invalid threshold or length.
         """
         rules = event_rules(
             self.labels,
@@ -132,7 +132,7 @@ class Timeline:
         return find_events(self.scores, self.segments(), hop_s, rules)
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with a row for each window: `start_s`, `end_s` and a column for each class."""
+        """A `pandas.DataFrame` with one row per window: `start_s`, `end_s` and one column per class."""
         pandas = _pandas()
         scores = pandas.DataFrame(self.scores, columns=list(self.labels))
         bounds = pandas.DataFrame({"start_s": self.start_s, "end_s": self.end_s})
@@ -145,14 +145,14 @@ class TagResult:
     The result for one of several inputs.
 
     Attributes:
-        source: the input as it was given.
-        name: its printable name.
-        duration_s: seconds of audio that were read.
-        tags: its tags, the highest score first; empty where `error` is set.
-        timeline: the scores of its windows, if they were asked for.
-        error: why the input could not be read (to its end) or scored, or None.
-        recorded_at: when the recording began, as ISO 8601 text, if it was asked for and is known; without an offset
-            from UTC, it is the local time of the recorder.
+        source: The input.
+        name: Its printable name.
+        duration_s: Seconds of audio that were read.
+        tags: Its tags, highest score first; empty if `error` is set.
+        timeline: Its scores over time, from [`AudioTagger.timelines`].
+        error: Set if the input could not be read to its end or scored.
+        recorded_at: When the recording began, as ISO 8601 text, if `start_time` was given and the time is known.
+            Without an offset from UTC, it is the local time of the recorder.
     """
 
     source: Any = field(repr=False)
@@ -164,7 +164,7 @@ class TagResult:
     recorded_at: str | None = None
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with a row for each tag: `file`, `label`, `score` and `index`."""
+        """A `pandas.DataFrame` with one row per tag: `file`, `label`, `score` and `index`."""
         frame = _pandas().DataFrame(self.tags, columns=list(Tag._fields))
         frame.insert(0, "file", self.name)
         return frame
@@ -176,12 +176,12 @@ class EmbeddingResult:
     Embeddings of the windows of one of several inputs.
 
     Attributes:
-        source: the input as it was given.
-        name: its printable name.
-        duration_s: seconds of audio that were read.
-        embeddings: float32 of shape `(windows, embed_dim)`; no windows where `error` is set.
-        start_s, end_s: the bounds of the windows in seconds, float64 of shape `(windows,)`.
-        error: why the input could not be read (to its end) or computed, or None.
+        source: The input.
+        name: Its printable name.
+        duration_s: Seconds of audio that were read.
+        embeddings: float32 of shape `(windows, embed_dim)`; no windows if `error` is set.
+        start_s, end_s: Start and end of the windows in seconds, float64 of shape `(windows,)`.
+        error: Set if the input could not be read to its end or computed.
     """
 
     source: Any = field(repr=False)
@@ -193,12 +193,12 @@ class EmbeddingResult:
     error: Exception | None = None
 
     def mean(self) -> np.ndarray:
-        """The embedding of the input, `(embed_dim,)`: the mean of its windows' weighted by their duration."""
+        """The embedding of the input, `(embed_dim,)`: the mean of its window embeddings, weighted by duration."""
         return np.average(self.embeddings, axis=0, weights=self.end_s - self.start_s).astype(np.float32)
 
 
 class StreamUpdate(NamedTuple):
-    """Scores of one window of a stream: its bounds in seconds, its tags, and all scores as float32 `(classes,)`."""
+    """One window of a stream: start and end in seconds, tags, and all scores as float32 of shape `(classes,)`."""
 
     start_s: float
     end_s: float
@@ -208,4 +208,4 @@ class StreamUpdate(NamedTuple):
 
 def _pandas() -> Any:
     require(("pandas",), "to_pandas", "pip install pandas")
-    return import_module("pandas")  # no statement: transformers would require it of those who load the custom code
+    return import_module("pandas")  # not an import statement: transformers would require pandas for the custom code

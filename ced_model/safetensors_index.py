@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Where the tensors of a safetensors checkpoint lie, without reading them."""
+"""Positions of the tensors in a safetensors checkpoint, without reading the tensors."""
 
 import json
 import math
@@ -27,7 +27,7 @@ MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
 class ModelFolderError(ValueError):
-    """A folder that holds no usable model. The message is one line that names the file and the field or tensor."""
+    """Raised for an invalid model folder. The message is one line and names the file and the field or tensor."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
@@ -39,10 +39,10 @@ class StoredTensor:
     A tensor in a safetensors file.
 
     Attributes:
-        file: The file, links resolved.
-        dtype: As safetensors names it: `F32`, `F16`, `BF16`, …
-        shape: Its dimensions.
-        offset: Its first byte in the file.
+        file: The file, with links resolved.
+        dtype: The name of the dtype in safetensors: `F32`, `F16`, `BF16`, …
+        shape: The shape.
+        offset: Position of the first byte in the file.
     """
 
     file: str
@@ -59,14 +59,14 @@ class StoredTensor:
         return self.size * np.dtype(TYPES[self.dtype]).itemsize
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """The values in pieces of at most 4 MB, as they are stored (bfloat16 as uint16)."""
+        """The values as stored (bfloat16 as uint16), in pieces of at most 4 MB."""
         with open(self.file, "rb") as file:
             file.seek(self.offset)
             left = self.size
             while left:
                 values = np.fromfile(file, TYPES[self.dtype], min(left, CHUNK))
                 if not len(values):
-                    raise ModelFolderError(f"{Path(self.file).name} is damaged: the file is cut off.")
+                    raise ModelFolderError(f"{Path(self.file).name} is damaged: the file is truncated.")
                 left -= len(values)
                 yield values
 
@@ -83,22 +83,22 @@ def _to_float32(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def check_finite(tensors: Mapping[str, StoredTensor]) -> None:
-    """Raises a [`ModelFolderError`] that names the first tensor with NaN or infinity in it."""
+    """Raises a [`ModelFolderError`] for the first tensor with NaN or infinite values."""
     for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS:
             continue
         for values in tensor.chunks():
             if not _is_finite(values, tensor.dtype):
                 raise ModelFolderError(
-                    f"The model's weights are damaged: {name} holds NaN or infinity. Train it again, or load another"
-                    " copy."
+                    f"The model's weights are damaged: {name} has NaN or infinite values. Train it again, or load"
+                    " another copy."
                 )
 
 
 def _is_finite(values: np.ndarray, dtype: str) -> bool:
-    if dtype in HALF_INFINITY:  # NaN and infinity are the largest patterns of bits; converting takes ten times as long
+    if dtype in HALF_INFINITY:  # NaN and infinity have the largest bit patterns; a conversion is ten times slower
         return not len(values) or int((values.view(np.uint16) & 0x7FFF).max()) < HALF_INFINITY[dtype]
-    # The sum is cheaper than looking at each value, and finite unless one of them is not (or huge).
+    # The sum is cheaper to check than each value. It is finite unless a value is not, or is huge.
     with np.errstate(over="ignore", invalid="ignore"):
         return math.isfinite(values.sum()) or bool(np.isfinite(values).all())
 
@@ -134,12 +134,12 @@ def find_tensors(folder: str | os.PathLike) -> dict[str, StoredTensor]:
 def read_header(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one file by name; raises a `ModelFolderError` if it is damaged."""
     try:
-        real = os.path.realpath(path)  # files in the Hub's cache are links
+        real = os.path.realpath(path)  # files in the Hub cache are links
         with open(real, "rb") as file:
             size = int.from_bytes(file.read(8), "little")
             available = os.fstat(file.fileno()).st_size - 8
             if not 2 <= size <= min(available, MAX_HEADER_BYTES):
-                raise ModelFolderError(f"{path.name} is damaged: not a safetensors file, or cut off in its header.")
+                raise ModelFolderError(f"{path.name} is damaged: not a safetensors file, or truncated in its header.")
             header = json.loads(file.read(size))
         data = 8 + size
         return {
@@ -150,7 +150,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     except ModelFolderError:
         raise
     except FileNotFoundError as error:
-        raise ModelFolderError(f"{path.name} is missing, though {INDEX_FILE} names it.") from error
+        raise ModelFolderError(f"{path.name} is missing, but listed in {INDEX_FILE}.") from error
     except OSError as error:
         raise ModelFolderError(f"{path.name} cannot be read: {error.strerror}.") from error
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
@@ -161,34 +161,35 @@ def _stored_tensor(file: str, data: int, available: int, entry: Mapping[str, Any
     start, end = entry["data_offsets"]
     tensor = StoredTensor(file, entry["dtype"], tuple(entry["shape"]), data + start)
     if not all(isinstance(value, int) and value >= 0 for value in (start, end, *tensor.shape)):
-        raise ValueError("a tensor's shape or place is not possible")
+        raise ValueError("a tensor has an invalid shape or position")
     if tensor.dtype not in TYPES:
         raise ValueError(f"tensors of type {tensor.dtype} are not supported")
     if end - start != tensor.num_bytes:
-        raise ValueError("a tensor's size is not that of its shape")
+        raise ValueError("the size of a tensor does not match its shape")
     if end > available:
-        raise ValueError("the file is cut off")
+        raise ValueError("the file is truncated")
     return tensor
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises [`ModelFolderError`] for anything else."""
+    """The object in a JSON file; raises a [`ModelFolderError`] if the file is invalid."""
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ModelFolderError(f"{path.name} is larger than {MAX_JSON_BYTES >> 20} MiB.")
     try:
-        content = json.loads(path.read_bytes(), object_pairs_hook=_unique)
+        content = json.loads(path.read_bytes(), object_pairs_hook=unique_keys)
     except RecursionError as error:
         raise ModelFolderError(f"{path.name} is nested too deeply.") from error
-    except ValueError as error:  # of JSON, and of bytes that are not text
+    except ValueError as error:  # invalid JSON, or not UTF-8
         raise ModelFolderError(f"{path.name} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ModelFolderError(f"{path.name} must hold an object {{…}}, it is a {type(content).__name__}.")
+        raise ModelFolderError(f"{path.name} must contain an object {{…}}, got a {type(content).__name__}.")
     return content
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` for `json` that raises a ValueError if a key appears twice."""
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} appears twice")
     return content

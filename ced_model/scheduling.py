@@ -1,9 +1,9 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Windows of many inputs → batches of equal size → scores, with reading and computing side by side.
+"""Scores windows of many inputs in batches, with reading and computing in parallel.
 
-All windows of all inputs form one stream. Reader threads decode ahead of the model as far as a bounded number of
-windows allows; batches hold windows of one size, so that nothing is ever padded; workers compute them in parallel.
+Reader threads decode inputs ahead of the model, up to a limited number of windows. Worker threads compute batches of
+windows of the same size, so that no padding is needed.
 """
 
 import os
@@ -24,23 +24,23 @@ from .forking import ForkError, is_forked
 _NOTHING_YET = object()
 _READER_ENDED = object()
 
-MAX_WAITING = 10_000  # inputs and windows whose results are held back by a slow input before them: 20 MB of scores
-NUM_READERS = 4  # more than there are cores, so that one slow file does not stall the others
-READER_WAIT_S = 0.25  # for each to end; one that hangs in a broken file system is left behind
+MAX_WAITING = 10_000  # inputs and windows with results that wait for a slow input before them: 20 MB of scores
+NUM_READERS = 4  # more than cores, so that a slow file does not block the others
+READER_WAIT_S = 0.25  # for a reader to end; one that hangs in a broken file system is abandoned
 
 
 class Window(NamedTuple):
-    """A piece of one input: samples `start` to `start + len(waveform)` of it."""
+    """Samples `start` to `start + len(waveform)` of one input."""
 
     position: int  # among the windows of its input
     start: int
     waveform: np.ndarray  # float32 of shape (samples,)
-    log_mel: np.ndarray | None = None  # (n_mels, frames), if it shares frames with the window before it
-    is_quiet: bool = False  # below a gate: not to be computed
+    log_mel: np.ndarray | None = None  # (n_mels, frames), if computed together with overlapping windows
+    is_quiet: bool = False  # below the gate: not computed
 
     @property
     def content(self) -> np.ndarray:
-        """What is computed: the waveform, or its log-mel spectrogram where that is known."""
+        """The input of the computation: the log-mel spectrogram if it is known, else the waveform."""
         return self.waveform if self.log_mel is None else self.log_mel
 
 
@@ -55,7 +55,7 @@ class WindowScores(NamedTuple):
 
 
 class InputEnd(NamedTuple):
-    """All windows of an input were read; `error` is set if reading failed. Its last scores may still follow."""
+    """The end of an input; `error` is set if reading failed. Scores of its last windows may still follow."""
 
     input_index: int
     windows: int
@@ -66,22 +66,22 @@ def cut_windows(
     blocks: Iterable[np.ndarray], window: int, hop: int, min_samples: int, max_samples: int
 ) -> Iterator[Window]:
     """
-    Cuts a waveform into windows that cover it without padding.
+    Splits a waveform into windows that cover it without padding.
 
-    The last window keeps its own length. If that would be less than `min_samples`, it is joined to the window before
-    it. Where both together are longer than `max_samples`, the boundary between them moves instead, so that the last
-    window has `min_samples`; if the one before it would then have less, the two overlap.
+    The last window may be shorter. If it would be shorter than `min_samples`, it is joined to the window before it. If
+    both together are longer than `max_samples`, the boundary between them moves instead, so that the last window has
+    `min_samples`; if the one before it would then be too short, the two overlap.
 
     Args:
-        blocks: consecutive pieces of the waveform, float32 of shape `(samples,)`, of any length. Nothing is read
-            further ahead than the rule for the last window needs, and no more than a window and a block is kept.
-        window, hop: length of the windows and distance between their starts, in samples; `hop <= window`.
-        min_samples, max_samples: what the model can look at, in samples.
+        blocks: Consecutive pieces of the waveform, float32 of shape `(samples,)`, of any length. At most one window and
+            one block are kept in memory.
+        window, hop: Length of the windows and distance between their starts, in samples; `hop <= window`.
+        min_samples, max_samples: Range of window lengths of the model, in samples.
 
     Yields:
-        `Window`s in order. A waveform shorter than `min_samples` is one window as it is.
+        `Window`s in order. A waveform shorter than `min_samples` is one window.
     """
-    # A window may only be given away when what follows it is sure to be long enough for a window of its own.
+    # A window is yielded only when the rest is long enough for another window.
     look_ahead = max(0, min_samples - (window - hop))
     buffer = np.zeros(0, np.float32)
     start = position = covered = 0
@@ -106,12 +106,7 @@ def cut_windows(
 
 
 def check_peaks(blocks: Iterable[np.ndarray], max_peak: float, sampling_rate: int, name: str) -> Iterator[np.ndarray]:
-    """
-    The same blocks, float32 of shape `(samples,)`, none of whose samples is beyond ±`max_peak`.
-
-    Raises:
-        AudioError: at the block that has one.
-    """
+    """Yields the blocks, float32 of shape `(samples,)`; raises an AudioError at a sample beyond ±`max_peak`."""
     position = 0
     for block in blocks:
         if len(block) and not max(block.max(), -block.min()) <= max_peak:  # nor NaN
@@ -137,16 +132,16 @@ def score_windows(
     Scores all windows of all inputs.
 
     Args:
-        inputs: what to read, taken one by one as readers become free.
-        read: gives the windows of one input. An exception ends that input and no other.
-        compute: scores of a list of the windows' `content`, waveforms or log-mel spectrograms, as an array with one row
-            for each. Called from several threads.
-        size_of: the size of a window of so many samples; a batch holds windows of one size.
-        batch_size: windows per batch at most.
-        num_workers: batches that are computed at the same time.
+        inputs: The inputs, taken one by one by the readers.
+        read: Yields the windows of one input. An exception ends only this input.
+        compute: Returns an array with one row of scores per window, for a list of the windows' `content`. Called from
+            several threads.
+        size_of: Returns the size of a window with this many samples; a batch has windows of one size.
+        batch_size: Maximum number of windows per batch.
+        num_workers: Number of batches computed at the same time.
 
     Yields:
-        `WindowScores` in whatever order they are ready, and one `InputEnd` for each input.
+        `WindowScores` as soon as they are ready, in any order, and one `InputEnd` per input.
 
     Raises:
         Exceptions of `compute` and of iterating over `inputs`.
@@ -160,20 +155,20 @@ def score_windows(
     try:
         yield from run.results()
     finally:
-        if os.getpid() == run.pid:  # a forked process has no threads of ours, and locks may be held for ever there
+        if os.getpid() == run.pid:  # a forked process lacks these threads, and locks may never be released
             run.stop()
             for thread in workers:
                 thread.join()
-            for thread in readers:  # a process that ends while one is in native code would be aborted
+            for thread in readers:  # the process would be aborted if it ended while one is in native code
                 thread.join(READER_WAIT_S)
 
 
 class InputScores:
     """
-    The windows of one input as they are scored, in any order.
+    Collects the scores of one input's windows, in any order.
 
-    Their bounds in samples, `(windows, 2)`, and their scores, `(windows, classes)`, grow in place, so that those of a
-    long recording are never in memory twice.
+    The bounds in samples, `(windows, 2)`, and the scores, `(windows, classes)`, grow in place, so that those of a long
+    recording are never in memory twice.
     """
 
     def __init__(self) -> None:
@@ -185,7 +180,7 @@ class InputScores:
         self.end: InputEnd | None = None
 
     def add(self, window: WindowScores) -> int:
-        """Returns the samples that `window` adds behind all windows before it; what is overtaken counts as scored."""
+        """Adds a window, and returns by how many samples it extends the audio scored so far (up to its end)."""
         if window.position >= len(self.spans):
             self._resize(max(window.position + 1, len(self.spans) * 5 // 4), len(window.scores))
         end = window.start + window.samples
@@ -206,7 +201,7 @@ class InputScores:
         return self.end is not None and self.windows == self.end.windows
 
     def finish(self, end: InputEnd) -> "InputScores":
-        """Drops the room for more windows."""
+        """Frees the memory reserved for more windows."""
         self.end = end
         self._resize(self.windows, self.scores.shape[1])
         return self
@@ -216,13 +211,13 @@ class InputScores:
         return None if self.end is None else self.end.error
 
     def average(self, how: str) -> np.ndarray:
-        """Scores of the clip from those of its windows: the mean weighted by their length, or the maximum."""
+        """Scores of the clip: the mean of its windows' scores, weighted by their length, or the maximum."""
         if len(self.scores) == 1:
             return self.scores[0]
         if how == "max":
             return self.scores.max(axis=0)
         weights = (self.spans[:, 1] - self.spans[:, 0]).astype(np.float64)
-        # Not a matrix product: OpenBLAS would start threads, which do not survive a fork.
+        # Not a matrix product, for which OpenBLAS would start threads, which do not survive a fork.
         return (np.einsum("w,wc->c", weights, self.scores) / weights.sum()).astype(np.float32)
 
 
@@ -239,17 +234,14 @@ def score_inputs(
     on_audio: Callable[[float], object] | None = None,
 ) -> Iterator[tuple[Any, InputScores]]:
     """
-    Scores inputs in their order, each as soon as it and all before it are ready.
+    Scores inputs. Yields each input and its scores, in order, as soon as it and all before it are ready.
 
     Args:
-        inputs, read, size_of, batch_size, num_workers: as for [`score_windows`].
-        compute: as for [`score_windows`]; with `is_alone=True` nothing else is computed at the same time.
-        sampling_rate: of the windows in Hz.
-        name_of: the name of an input in the error that it has if some scores are not finite.
-        on_audio: called with the seconds of audio whenever some more were scored.
-
-    Yields:
-        The input and its scores.
+        inputs, read, size_of, batch_size, num_workers: As for [`score_windows`].
+        compute: As for [`score_windows`]; with `is_alone=True`, no other thread computes at the same time.
+        sampling_rate: Sampling rate of the windows in Hz.
+        name_of: Returns the name of an input for its error if some scores are not finite.
+        on_audio: Called with the number of seconds each time more audio has been scored.
     """
 
     def add(state: InputScores, window: WindowScores) -> None:
@@ -264,7 +256,7 @@ def score_inputs(
                 end = end._replace(error=error)
         return state.finish(end)
 
-    # Whether a generator has a second input is not known before it comes.
+    # Whether a generator has a second input is only known once it yields it.
     if isinstance(inputs, Sized) and len(inputs) == 1:
         (source,) = inputs
         try:
@@ -312,7 +304,7 @@ def score_inputs(
                 source = sources.pop(next_index)
                 yield source, finish(ready, ready.end, source)
                 next_index += 1
-            # Inputs that were begun are read to their end, so that the one which all wait for is never held up.
+            # Only new inputs wait. Inputs in progress are read to their end, so that the first one is never blocked.
             (has_room.set if num_waiting < MAX_WAITING else has_room.clear)()
     finally:
         if os.getpid() == pid:
@@ -322,7 +314,7 @@ def score_inputs(
 
 
 def check_scores(scores: np.ndarray, name: str, start_s: float) -> None:
-    """Raises an AudioError if scores `(classes,)` of the window of `name` at `start_s` are NaN or infinite."""
+    """Raises an AudioError if the scores `(classes,)` of the window at `start_s` of `name` are NaN or infinite."""
     if not np.isfinite(scores).all():
         raise AudioError(
             f"{name}: the model's scores are NaN or infinite (from {start_s:.1f} s on); a model in half precision may"
@@ -331,8 +323,8 @@ def check_scores(scores: np.ndarray, name: str, start_s: float) -> None:
 
 
 def without_variables(error: Exception) -> Exception:
-    """An error that was just caught, with its traceback, but without the audio in the variables of its functions."""
-    # The first frame is the caller's own, which still runs.
+    """A caught error with its traceback, but without the local variables of its functions, which hold audio."""
+    # The first frame is that of the caller, which is still running.
     error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
     link: BaseException | None = error
     while link is not None:
@@ -342,7 +334,7 @@ def without_variables(error: Exception) -> Exception:
 
 
 class _Run:
-    """State of one `score_windows`: readers and workers send messages, and the caller's thread makes the batches."""
+    """State of [`score_windows`]: readers and workers send messages to the caller's thread, which makes batches."""
 
     def __init__(
         self,
@@ -362,7 +354,7 @@ class _Run:
         self.pid = os.getpid()
         self.input_lock = threading.Lock()
         self.stopped = threading.Event()
-        # Windows in memory: what the workers compute, as much again in waiting, and some to choose batches from.
+        # Windows in memory: the batches being computed, as many waiting, and some to choose batches from.
         self.room = threading.Semaphore((2 * num_workers + 2) * batch_size)
         self.messages: SimpleQueue[Any] = SimpleQueue()
         self.batches: SimpleQueue[list[tuple[int, Window]] | None] = SimpleQueue()
@@ -376,7 +368,7 @@ class _Run:
                 if item is None:
                     break
                 self._read_input(*item)
-        except BaseException as error:  # of the caller's own iterator
+        except BaseException as error:  # of the caller's iterator
             self.messages.put(error)
         self.messages.put(_READER_ENDED)
 
@@ -414,7 +406,7 @@ class _Run:
         while readers or groups or in_flight:
             message = self._next_message(wait=in_flight >= self.num_workers or not groups)
             if message is _NOTHING_YET:
-                # Nothing is ready and a worker is idle: a smaller batch now is better than waiting.
+                # No full batch is ready and a worker is idle: submit a smaller batch instead of waiting.
                 self._submit(groups, next(iter(groups)))
                 in_flight += 1
             elif isinstance(message, BaseException):
@@ -435,7 +427,7 @@ class _Run:
 
     def _next_message(self, wait: bool) -> Any:
         if os.getpid() != self.pid:
-            raise ForkError("these results were begun before the process was forked: begin again in the new process")
+            raise ForkError("iteration over these results began before the process was forked: start a new one")
         try:
             return self.messages.get(block=wait)
         except Empty:
@@ -448,10 +440,10 @@ class _Run:
             groups[size] = group
 
     def stop(self) -> None:
-        """Lets all threads end: readers after the window at hand, workers after the batch at hand."""
+        """Stops all threads: readers after the current window, workers after the current batch."""
         self.stopped.set()
         self.room.release(NUM_READERS)
-        while True:  # batches that wait are not wanted any more
+        while True:  # drop waiting batches
             try:
                 self.batches.get_nowait()
             except Empty:

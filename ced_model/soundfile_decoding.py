@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files → chunks by libsndfile, and where their headers are wrong."""
+"""Decodes files with libsndfile, and detects wrong headers."""
 
 import os
 import re
@@ -15,13 +15,13 @@ from .audio_chunks import Chunk, Warn, checked_rate, chunk_frames, damaged
 from .c_stderr import quiet_c_stderr
 from .wav_headers import AudioData, CorrectedSound, find_audio_data
 
-UNKNOWN_FRAMES = 2**62  # libsndfile's length of a stream that does not state its own is 2**63 - 1
+UNKNOWN_FRAMES = 2**62  # libsndfile returns 2**63 - 1 for streams of unknown length
 UNREAD_TOLERANCE = 8192  # bytes after the last MP3 or Ogg frame that may be tags
 
 
 def open_sound(file: BinaryIO) -> tuple[Any, AudioData | None]:
     """
-    The decoder of a file, and its audio data if it is of WAV's family.
+    Opens the decoder of a file, and finds its audio data if it is a WAV file or similar.
 
     Raises:
         soundfile.SoundFileError: if libsndfile cannot open it.
@@ -36,7 +36,7 @@ def open_sound(file: BinaryIO) -> tuple[Any, AudioData | None]:
 def _open_soundfile(file: BinaryIO) -> soundfile.SoundFile:
     file.seek(0)
     with quiet_c_stderr():
-        # on Windows a descriptor of Python's C runtime means nothing to libsndfile's
+        # on Windows, libsndfile cannot use descriptors of Python's C runtime
         return soundfile.SoundFile(file.fileno() if os.name == "posix" else file, closefd=False)
 
 
@@ -44,16 +44,16 @@ def warn_of_header(name: str, data: AudioData, sound: Any, warn: Warn) -> None:
     if data.stated is not None and data.is_understated:
         seconds = sound.frames / sound.samplerate
         stated_s = seconds * data.stated / data.size
-        warn("%s: wrong header: it states %.1f s of audio; all %.1f s in the file are read", name, stated_s, seconds)
+        warn("%s: wrong header (%.1f s); all %.1f s in the file are read", name, stated_s, seconds)
     if data.is_followed:
         warn("%s: another recording follows its end, which is not read", name)
 
 
 def soundfile_chunks(sound: Any, name: str) -> Generator[Chunk, None, int]:
-    """Returns the number of frames read."""
+    """Yields chunks, and returns the number of frames."""
     rate = checked_rate(sound.samplerate, name)
     size = chunk_frames(rate, sound.channels)
-    # soundfile seeks to where it is after every read of a seekable file, which alters the samples of MP3
+    # soundfile seeks to the current position after each read of a seekable file, which alters samples of MP3 files
     sound.seekable = lambda: False
     frames = 0
     while True:
@@ -69,12 +69,12 @@ def soundfile_chunks(sound: Any, name: str) -> Generator[Chunk, None, int]:
 
 
 def promised_frames(sound: Any, data: AudioData | None, file: BinaryIO, frames: int) -> float:
-    """The length that the header promises; `frames`, those read, where it promises nothing."""
+    """The number of frames according to the header, or else `frames`, the number of frames read."""
     if sound.format == "OGG" and _ogg_ends_within_page(file):
         return np.inf
     if sound.frames >= UNKNOWN_FRAMES or (sound.format == "MP3" and not mp3_states_length(file)):
         return frames
-    if data is not None:  # libsndfile lowers `frames` to what is there
+    if data is not None:  # libsndfile limits `frames` to the existing data
         return frames * max(data.stated or 0, data.size) / max(data.size, 1)
     return sound.frames
 
@@ -88,16 +88,17 @@ def mp3_states_length(file: BinaryIO) -> bool:
 
 
 def _ogg_ends_within_page(file: BinaryIO) -> bool:
-    file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))  # a page holds at most 65,307 bytes
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))  # a page has at most 65,307 bytes
     tail = file.read(2**16)
     page = tail[max(tail.rfind(b"OggS"), 0) :]
     return len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
 
 
 def unread_bytes(format: str, file: BinaryIO) -> int:
-    """Bytes, other than tags, where libsndfile stopped: it reads an MP3 or Ogg file to the length that it expects, of
-    files joined end to end the first only, of MP3 without a length header as many frames as the first one's bit rate
-    suggests."""
+    """
+    Number of bytes, other than tags, that libsndfile did not read: it stops at the length that it expects (in MP3 files
+    without a length header, estimated from the bit rate), and after the first of several concatenated files.
+    """
     position = file.tell()
     unread = file.seek(0, os.SEEK_END) - position
     if format not in ("MP3", "OGG") or unread <= UNREAD_TOLERANCE:

@@ -18,7 +18,7 @@ from .audio import AUDIO_EXTENSIONS
 from .messages import one_line
 from .output import write_file
 
-# An upload to these appears as a whole when it is closed; elsewhere a file is written beside its place and moved.
+# Uploads to these are atomic; on other file systems, a file is written under another name and then renamed.
 OBJECT_STORES = {"s3", "gcs", "abfs"}
 
 
@@ -30,11 +30,11 @@ def locate(path: str) -> tuple[fs.FileSystem, str]:
     """
     The file system of a path or URI, and the path in it.
 
-    What follows the bucket or host is taken as it is, as `aws s3` and Ray do: a space is a space, `%20` is not. A
-    query, such as `?region=eu-west-1` or `?endpoint_override=…`, configures PyArrow's access to the store.
+    The path after the bucket or host is used literally, as in `aws s3` and Ray: `%20` is not a space. A query, such as
+    `?region=eu-west-1` or `?endpoint_override=…`, configures PyArrow's access to the store.
 
     Raises:
-        ValueError: for a URI that PyArrow does not know.
+        ValueError: for a URI that PyArrow does not support.
     """
     if not is_uri(path):
         return _file_system("file:///")[0], os.path.abspath(path)
@@ -47,7 +47,7 @@ def locate(path: str) -> tuple[fs.FileSystem, str]:
     return file_system, f"{root.rstrip('/')}/{inner.lstrip('/')}".rstrip("/") or "/"
 
 
-@lru_cache(maxsize=64)  # clients are dear: one for each bucket, not for each file
+@lru_cache(maxsize=64)  # clients are expensive: one per bucket, not per file
 def _file_system(root: str) -> tuple[fs.FileSystem, str]:
     try:
         return fs.FileSystem.from_uri(root)
@@ -56,7 +56,7 @@ def _file_system(root: str) -> tuple[fs.FileSystem, str]:
 
 
 def join(folder: str, name: str) -> str:
-    """The path or URI of a file in a folder; a query stays at the end."""
+    """The path or URI of a file in a folder, with the query of the folder's URI at the end."""
     if not is_uri(folder):
         return os.path.join(folder, name)
     path, mark, query = folder.partition("?")
@@ -65,13 +65,12 @@ def join(folder: str, name: str) -> str:
 
 def walk_uri(uri: str) -> Iterator[str]:
     """
-    URIs of the audio files in a folder of a file system, in the order of their names; hidden entries are left out.
-
-    A URI of anything else is given back as it is.
+    URIs of the audio files in a folder of a file system, sorted by name, without hidden ones. A URI that is not that of
+    a folder is returned unchanged.
 
     Raises:
         ValueError: for a pattern.
-        OSError: if the store cannot be reached or does not let us in.
+        OSError: if the store cannot be reached or denies access.
     """
     file_system, path = locate(uri)
     kind = file_system.get_file_info(path).type
@@ -88,7 +87,7 @@ def walk_uri(uri: str) -> Iterator[str]:
 
 
 class RemoteFile:
-    """A file that is opened when it is read, so that a missing one fails alone."""
+    """A file that is opened lazily, so that a missing one is an error of this input only."""
 
     def __init__(self, uri: str) -> None:
         self.name = uri.partition("?")[0]
@@ -107,9 +106,8 @@ class RemoteFile:
 
 class Folder:
     """
-    A folder of results, in which a file is either whole or not there.
-
-    Methods raise `OSError` with the reason of the file system.
+    A folder of results, in which files are written atomically. Methods raise `OSError` with the reason of the file
+    system.
     """
 
     def __init__(self, path: str) -> None:
@@ -117,13 +115,13 @@ class Folder:
         self.file_system, self.path = locate(path)
 
     def list(self, inner: str = "") -> dict[str, int]:
-        """Names of the files in it or in a folder in it, with their sizes in bytes; empty if there is no folder."""
+        """Names of the files in it or its subfolder `inner`, with sizes in bytes; empty if there is no such folder."""
         place = f"{self.path}/{inner}".rstrip("/")
         infos = self.file_system.get_file_info(fs.FileSelector(place, allow_not_found=True))
         return {basename(info.path): info.size for info in infos if info.type is fs.FileType.File}
 
     def open(self, name: str) -> Any:
-        """A file of it as a `pyarrow.NativeFile` that can be sought in."""
+        """Opens a file as a seekable `pyarrow.NativeFile`."""
         return self.file_system.open_input_file(f"{self.path}/{name}")
 
     def read(self, name: str) -> bytes:
@@ -135,11 +133,11 @@ class Folder:
 
     def write(self, name: str, content: bytes, replace: bool = True) -> None:
         """
-        Writes a file that appears in one step.
+        Writes a file atomically.
 
         Raises:
-            FileExistsError: if there is one of this name, unless it may be replaced. Stores, which have no such step,
-                are asked just before.
+            FileExistsError: if the file exists, unless it may be replaced. On object stores, this is checked just
+                before writing.
         """
         target = f"{self.path}/{name}"
         kind = self.file_system.type_name
@@ -162,15 +160,15 @@ class Folder:
             with suppress(OSError):
                 self.file_system.delete_file(part)
             if error.errno is not None:
-                error.filename = target  # writing does not set it
+                error.filename = target  # not set by PyArrow
             raise
 
     def _upload(self, path: str, content: bytes) -> None:
         stream = self.file_system.open_output_stream(path)
-        stream.write(content)  # where this fails the stream is not closed: closing is what makes an object appear
+        stream.write(content)  # if this fails, the stream is not closed: closing would create the object
         stream.close()
 
 
 def reason_of(error: BaseException) -> str:
-    """The reason that an error gives, in one line."""
+    """The reason of an error, on one line."""
     return one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Live audio: chunks of any length → blocks at the model's sampling rate; scores of its windows → events."""
+"""Live audio: converts chunks to blocks at the model's sampling rate, and scores of windows to events."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ Segment = tuple[float, float]  # the part of the stream that a window represents
 
 
 def stream_blocks(chunks: Iterable[Any], rate: int | None, model_rate: int) -> Iterator[np.ndarray]:
-    """Mono float32 blocks at the model's rate from the chunks of a stream."""
+    """Converts the chunks of a stream to mono float32 blocks at the model's rate."""
     chunks = iter(chunks)
     first = next(chunks, None)
     if first is None:
@@ -42,7 +42,7 @@ def stream_blocks(chunks: Iterable[Any], rate: int | None, model_rate: int) -> I
 
 
 def _mono_chunk(chunk: Any, rate: int, position: int) -> np.ndarray:
-    """One chunk as mono float32; raises where it does not continue the stream."""
+    """One chunk as mono float32; raises a ValueError if it does not continue the stream."""
     if isinstance(chunk, dict):
         if chunk.get("sampling_rate", rate) != rate:
             raise ValueError(
@@ -59,7 +59,7 @@ def _mono_chunk(chunk: Any, rate: int, position: int) -> np.ndarray:
             f"The stream has a chunk of type {type(chunk).__name__}: expected a waveform (an array or a tensor of shape"
             ' `(samples,)`), or {"array": waveform}.'
         )
-    if len(chunk.shape) == 2 and chunk.shape[1] == 1:  # as sound cards deliver one channel
+    if len(chunk.shape) == 2 and chunk.shape[1] == 1:  # one channel of a sound card
         chunk = chunk[:, 0]
     if len(chunk.shape) != 1 and tuple(chunk.shape[:-1]) != (1,):
         raise AudioError(
@@ -68,26 +68,26 @@ def _mono_chunk(chunk: Any, rate: int, position: int) -> np.ndarray:
         )
     if 0 in chunk.shape:
         return np.zeros(0, np.float32)
-    # No resampling: the whole stream goes through one resampler.
+    # Not resampled here, since the resampler must run over all chunks.
     return np.concatenate(list(read_blocks(chunk, sampling_rate=rate, array_sampling_rate=rate)))
 
 
 class StreamSmoother:
-    """Scores as `smoothed` gives them for the whole stream, each `windows // 2` windows after its own."""
+    """Smooths scores as [`smoothed`] does, with a delay of `windows // 2` windows."""
 
     def __init__(self, windows: int, how: str) -> None:
         self.windows, self.how = windows, how
         self._around: deque[Scored] = deque(maxlen=windows)
-        self._waiting: deque[Scored] = deque()  # windows that are not yet given
+        self._waiting: deque[Scored] = deque()  # windows that are not ready
 
     def add(self, window: Scored) -> Iterator[Scored]:
-        """Takes a window, and gives those that are ready."""
+        """Adds a window, and yields those that are ready."""
         self._around.extend([window] * (1 if self._around else self.windows // 2 + 1))
         self._waiting.append(window)
         yield from self._ready()
 
     def finish(self) -> Iterator[Scored]:
-        """Gives the windows that are left at the end of the stream."""
+        """Yields the remaining windows at the end of the stream."""
         while self._waiting:
             self._around.append(self._around[-1])
             yield from self._ready()
@@ -108,7 +108,7 @@ def smooth_stream(updates: Iterable[Scored], windows: int, how: str) -> Iterator
 
 
 class _OpenEvent:
-    """The event of one class or group that may still continue, and its windows."""
+    """The current event of one class or group, and its windows."""
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
@@ -118,7 +118,7 @@ class _OpenEvent:
         self.segments: list[Segment] = []
 
     def add(self, score: float, segment: Segment) -> list[Event]:
-        """The events that are over, or are sure to be cut, with this window."""
+        """Adds a window, and returns events that have ended, and pieces of `max_duration_s` that are complete."""
         off = self.rule.threshold if self.rule.off_threshold is None else self.rule.off_threshold
         self.is_active = score >= (off if self.is_active else self.rule.threshold)
         if self.is_active:
@@ -133,7 +133,7 @@ class _OpenEvent:
         return self.finish()
 
     def _cut(self) -> list[Event]:
-        """The pieces of `max_duration_s` that the event has for sure."""
+        """The pieces of `max_duration_s` that are complete."""
         max_duration_s, found = self.rule.max_duration_s, []
         while max_duration_s is not None and self.offset_s - self.segments[0][0] > max_duration_s + ROUNDING_S:
             border_s = self.segments[0][0] + max_duration_s
@@ -145,7 +145,7 @@ class _OpenEvent:
         return found
 
     def finish(self) -> list[Event]:
-        """The event, if there is one, at the end of its last active window."""
+        """The event, if there is one, up to the end of its last active window."""
         if not self.scores:
             return []
         found = self._events(self.offset_s)
@@ -159,13 +159,13 @@ class _OpenEvent:
 
 
 class _EventFinder:
-    """Events of the rules that smooth alike."""
+    """Finds the events of rules with the same smoothing."""
 
     def __init__(self, rules: Sequence[Rule], hop_s: float) -> None:
         self.choices = [rule.choice for rule in rules]
         self.open = [_OpenEvent(rule) for rule in rules]
         self.smoother = StreamSmoother(smoothing_windows(rules[0].smooth_s, hop_s), rules[0].smoothing)
-        self._last: Scored | None = None  # whose segment ends where the next window decides
+        self._last: Scored | None = None  # the end of its segment depends on the next window
         self._border_s = 0.0
 
     def add(self, update: Scored) -> Iterator[Event]:
@@ -194,7 +194,7 @@ class _EventFinder:
 
 
 def stream_events(updates: Iterable[Scored], hop_s: float, rules: Sequence[Rule]) -> Iterator[Event]:
-    """Events, each as soon as it is over."""
+    """Yields events as soon as they have ended."""
     groups: dict[tuple[int, str], list[Rule]] = {}
     for rule in rules:
         groups.setdefault((smoothing_windows(rule.smooth_s, hop_s), rule.smoothing), []).append(rule)

@@ -1,13 +1,12 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Strong labels: which classes occur in recordings, and when.
+Strong labels: classes in recordings with onsets and offsets.
 
 A table (TSV, or CSV with commas or semicolons) has the columns `filename`, `onset`, `offset` and `event_label` of the
-DCASE challenges, in seconds; without a header they are expected in this order. Names such as `file`, `onset_s` and
-`label` are understood too, so the CSV of `ced tag --events` can be read; further columns have no meaning. A line with
-nothing but a file name is a recording in which nothing occurs. JSON, JSON lines and Parquet are those of
-`ced tag --events`.
+DCASE challenges, with times in seconds; without a header, they are expected in this order. Other names, such as those
+of `ced tag --events` (`file`, `onset_s`, `label`), are accepted, too; further columns are ignored. A line with only a
+file name is a recording without events. JSON, JSON lines and Parquet have the format of `ced tag --events`.
 """
 
 import os
@@ -40,12 +39,12 @@ COLUMNS = {
     "event_label": ("event_label", "label", "event", "class"),
 }
 EXPECTED = "filename, onset, offset and event_label"
-TOLERANCE_S = 0.1  # by which an offset may be behind the end of the audio: many labels are rounded
+TOLERANCE_S = 0.1  # by which an offset may exceed the end of the audio, since many labels are rounded
 CHECK_THREADS = 8
 
 
 class StrongEvent(NamedTuple):
-    """When a class occurs in a recording, in seconds from its start; the label knows its place in the file."""
+    """An event with onset and offset in seconds from the recording's start. The label has its place in the file."""
 
     onset_s: float
     offset_s: float
@@ -58,10 +57,10 @@ class Recording:
     A recording with strong labels.
 
     Attributes:
-        name: As the labels name it.
-        path: Of the audio.
+        name: Its name in the labels.
+        path: Path of the audio.
         duration_s: Length of the audio in seconds.
-        events: What occurs in it, ordered by onset.
+        events: Its events, ordered by onset.
     """
 
     name: str
@@ -71,7 +70,7 @@ class Recording:
 
 
 class Problems:
-    """What is wrong with a file of labels, line by line."""
+    """Collects problems of a file of labels, line by line."""
 
     def __init__(self) -> None:
         self.found: list[tuple[str, str]] = []
@@ -80,7 +79,7 @@ class Problems:
         self.found.append((place, reason))
 
     def refuse(self) -> None:
-        """Raises a UsageError with the first problem and the lines of the others, if there are any."""
+        """Raises a UsageError if there are problems, with the first one and the lines of the others."""
         if not self.found:
             return
         (place, reason), others = self.found[0], self.found[1:]
@@ -91,15 +90,14 @@ class Problems:
 
 def read_event_file(path: str | os.PathLike[str], *, is_reference: bool = True) -> dict[str, list[StrongEvent]]:
     """
-    Events by the names of their recordings; those of a recording are ordered by onset.
+    Reads events by the names of their recordings, ordered by onset.
 
     Args:
-        path: A file as the module describes it.
-        is_reference: Whether these are labels of people: then no event may be there twice, or overlap another one of
-            its class.
+        path: A file in one of the formats described above.
+        is_reference: Whether these are reference labels, in which events of the same class must not overlap.
 
     Raises:
-        UsageError: in one line with the number of the line in the file, if something is not as expected.
+        UsageError: for an invalid line, with its number.
         OSError: if the file cannot be read.
     """
     path = existing(path)
@@ -146,7 +144,7 @@ def _read_table(path: str) -> dict[str, list[StrongEvent]]:
             continue  # a recording that `ced tag` could not read
         name, onset, offset, label = (cells[places[column]] for column in COLUMNS)
         if not name:
-            problems.add(place, "there is no file name")
+            problems.add(place, "the file name is missing")
         elif not (onset or offset or label):
             found.setdefault(name, [])
         else:
@@ -159,7 +157,7 @@ def _read_table(path: str) -> dict[str, list[StrongEvent]]:
 
 
 def _named_columns(cells: Sequence[str]) -> dict[str, int]:
-    """Where the columns are, if these cells are a header."""
+    """The indices of the columns, if these cells are a header."""
     known = [cell.casefold() for cell in cells]
     found = {
         column: known.index(name) for column, names in COLUMNS.items() for name in reversed(names) if name in known
@@ -170,7 +168,7 @@ def _named_columns(cells: Sequence[str]) -> dict[str, int]:
 def _event(onset: str, offset: str, label: str, place: str) -> StrongEvent:
     onset_s, offset_s = _seconds("onset", onset), _seconds("offset", offset)
     if not label:
-        raise ValueError("there is no class")
+        raise ValueError("the class is missing")
     if onset_s < 0:
         raise ValueError(f"the onset {onset} is negative")
     if onset_s >= offset_s:
@@ -184,7 +182,7 @@ def _seconds(name: str, text: str) -> float:
             return value
     shown = printable(repr(text))[:60]
     hint = ": write a point, not a comma" if text.replace(",", "", 1).isdecimal() and "," in text else ""
-    raise ValueError(f"the {name} {shown} is not a number of seconds{hint}" if text else f"there is no {name}")
+    raise ValueError(f"the {name} {shown} is not a number of seconds{hint}" if text else f"the {name} is missing")
 
 
 def _check_overlaps(found: Mapping[str, list[StrongEvent]]) -> None:
@@ -197,7 +195,7 @@ def _check_overlaps(found: Mapping[str, list[StrongEvent]]) -> None:
                 first, second = sorted((before.label.place, event.label.place), key=lambda place: (len(place), place))
                 line = first.rpartition("line ")[2]
                 same = event[:2] == before[:2]
-                is_there = "is there already" if same else "overlaps one of the same class: make them one event"
+                is_there = "appears twice" if same else "overlaps another event of the class: merge them"
                 problems.add(second, f"{printable(event.label)!r} from {event.onset_s:g} s {is_there} (line {line})")
             if before is None or event.offset_s > before.offset_s:
                 last[fold(event.label)] = event
@@ -211,12 +209,12 @@ def read_strong_labels(
     Reads strong labels and checks that they fit their audio.
 
     Args:
-        path: A file as the module describes it.
-        audio_root: Folder of relative paths; by default that of the file, and then the current one.
+        path: A file in one of the formats described above.
+        audio_root: Folder of relative paths, by default that of the file, then the current one.
 
     Raises:
-        UsageError: in one line with the number of the line in the file: for a file that is missing or cannot be read
-            as audio, an offset more than 0.1 s behind its end, or anything that [`read_event_file`] refuses.
+        UsageError: with the number of the line, for an audio file that is missing or cannot be read, an offset more
+            than 0.1 s after its end, and errors of [`read_event_file`].
         OSError: if the file of labels cannot be read.
     """
     path = existing(path)
@@ -236,7 +234,7 @@ def read_strong_labels(
         for event in events:
             if event.offset_s > length + TOLERANCE_S:
                 end = f"the end of {printable(name)}, {length:.4g} s"
-                problems.add(event.label.place, f"the offset {event.offset_s:g} is behind {end}")
+                problems.add(event.label.place, f"the offset {event.offset_s:g} is after {end}")
         recordings.append(Recording(name, audio, length, events))
     problems.refuse()
     return recordings
@@ -248,7 +246,7 @@ def _located(name: str, roots: Sequence[str | os.PathLike[str]]) -> str:
 
 
 def _length_s(path: str) -> float | str:
-    """The length of a file in seconds, or why there is none."""
+    """The length of a file in seconds, or why it cannot be read."""
     if not os.path.exists(path):
         return MISSING
     length_s = duration_s(path) if os.path.isfile(path) else None
@@ -266,10 +264,10 @@ def _length_s(path: str) -> float | str:
 @dataclass(frozen=True, eq=False)
 class StrongClips(LabelledClips):
     """
-    Recordings with the times of their classes. Targets are those of whole recordings.
+    Recordings with events for training. Targets are those of the complete recordings.
 
     Attributes:
-        events: Of each recording, `(onset_s, offset_s, index of the class)`.
+        events: For each recording, a list of `(onset_s, offset_s, class index)`.
     """
 
     events: list[list[tuple[float, float, int]]] = field(default_factory=list, repr=False)
@@ -287,15 +285,15 @@ def strong_clips(
     model_labels: Sequence[str] = (),
 ) -> StrongClips:
     """
-    Recordings as clips for training.
+    Converts recordings to clips for training.
 
     Args:
-        recordings: From [`read_strong_labels`].
-        labels: The classes; by default those that occur, in the order of the alphabet.
-        model_labels: The classes of the model, after which the same classes are named.
+        recordings: Recordings from [`read_strong_labels`].
+        labels: The classes, by default those that occur, in alphabetical order.
+        model_labels: The classes of the model, whose spelling is used for equal names.
 
     Raises:
-        UsageError: for a class that is not one of `labels`, with its line.
+        UsageError: for a class that is not in `labels`, with its line.
     """
     vocabulary = Vocabulary(list(model_labels))
 

@@ -39,48 +39,47 @@ class AudioTagger:
     """
     Tags audio with a CED model.
 
-    Clips of up to `target_length` frames (10.12 s for the published models) are tagged in one piece. Longer ones are
-    covered by windows of 10 s without overlap; the last window may be shorter. A clip's scores are the mean of its
-    windows' scores weighted by their duration, or their maximum. (The model's own chunking fills the last chunk up with
-    zeros and gives it the same weight as the others.)
+    Clips of up to `target_length` frames (10.12 s for the published models) are tagged in one piece. Longer clips are
+    split into windows of 10 s without overlap; the last window may be shorter. The scores of a clip are the mean of its
+    window scores, weighted by duration, or their maximum. (The model's own chunking, in contrast, pads the last chunk
+    with zeros and weights all chunks equally.)
 
-    Taggers can be pickled, and used from several threads and in forked processes such as those of `multiprocessing`,
-    `DataLoader` and `Dataset.map`, where each clip is computed by one thread; OpenVINO does not work in a forked
-    process once the parent process has used it.
+    Taggers can be pickled and used from several threads. They also work in forked processes, such as those of
+    `multiprocessing`, `DataLoader` and `Dataset.map`, with one thread per process; OpenVINO does not work in a forked
+    process if the parent process has used it.
 
     Args:
-        model: A local folder, the id of a Hub repository such as `"mispeech/ced-mini"`, or `"ced-nano"`, the small
-            model that is part of this package and the default; or a `CedForAudioClassification`, which torch computes
-            with its weights as they are at each call, and another engine with its weights as they are now.
-        engine: `"auto"`, `"onnx"`, `"openvino"` or `"torch"`. With `"auto"`, torch computes on a CUDA GPU if there is
-            one and torch is installed, and otherwise ONNX Runtime on the CPU.
+        model: A local folder, the id of a Hub repository such as `"mispeech/ced-mini"`, or `"ced-nano"` (default), the
+            small model in this package; or a `CedForAudioClassification`. With the torch engine, later changes of its
+            weights take effect; other engines copy the weights.
+        engine: `"auto"`, `"onnx"`, `"openvino"` or `"torch"`. `"auto"` uses torch if it is installed and there is a
+            CUDA GPU, and otherwise ONNX Runtime on the CPU.
         compute_type: `"float32"` (default), `"bfloat16"` (openvino, torch), `"float16"` (torch) or `"int8"` (onnx,
             openvino: the transformer blocks in 8-bit integers).
-        device: `"cpu"`, `"cuda"`, `"mps"`, …; other devices than the CPU require torch.
-        num_threads: CPU threads to use, by default one per available CPU.
-        batch_size: Windows that are computed together at most, by default 4 on a CPU and 32 elsewhere.
-        feature_extractor: The front end of a `CedForAudioClassification`, by default the one that its configuration
-            describes.
+        device: `"cpu"`, `"cuda"`, `"mps"`, …; devices other than the CPU require torch.
+        num_threads: Number of CPU threads, by default one per available CPU.
+        batch_size: Maximum number of windows computed together, by default 4 on a CPU and 32 on other devices.
+        feature_extractor: The feature extractor of a `CedForAudioClassification`, by default one that fits its
+            configuration.
         hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, … for a Hub repository.
 
     Attributes:
         name: The model's name: a Hub id, the name of the bundled model, or a folder.
-        folder: The model's folder, of a Hub repository that in the cache; None for a model in memory.
+        folder: The model's folder, for a Hub repository in the cache; None for a model in memory.
         labels: The names of the classes.
         problem_type: `"multi_label_classification"`, `"single_label_classification"` or `"regression"`.
         front_end: The parameters of the front end.
         sampling_rate: Sampling rate of the model in Hz; inputs are resampled to it.
         embed_dim: Width of the embeddings.
-        min_window_s: Length of one patch in seconds (0.15 s): shorter clips are zero-padded to it, windows cannot be
-            shorter.
+        min_window_s: Shortest window in seconds: one patch (0.15 s). Shorter clips are zero-padded to it.
         max_window_s: Longest window in seconds: `target_length` frames (10.12 s for the published models).
         batch_size, num_threads: As above.
 
     Raises:
-        ValueError: if the folder holds another kind of model, lacks weights or has some that are NaN or infinite, or if
-            options are not possible or exclude each other.
+        ValueError: if the folder has a different kind of model, or weights that are missing, NaN or infinite, or if
+            options are invalid or exclude each other.
         OSError: if there is no such folder or repository, or it cannot be reached.
-        ImportError: if a package of the engine is missing; the message has the command that installs it.
+        ImportError: if a package of the engine is missing; the message has the command to install it.
     """
 
     def __init__(
@@ -139,22 +138,22 @@ class AudioTagger:
 
     @property
     def engine(self) -> str:
-        """What computes: `"onnx"`, `"openvino"` or `"torch"`."""
+        """The engine in use: `"onnx"`, `"openvino"` or `"torch"`."""
         return self._engine.name
 
     @property
     def compute_type(self) -> str:
-        """The type that it computes in, such as `"float32"`."""
+        """The compute type in use, such as `"float32"`."""
         return self._engine.compute_type
 
     @property
     def device(self) -> str:
-        """Where it computes, such as `"cpu"`."""
+        """The device in use, such as `"cpu"`."""
         return self._engine.device
 
     @property
     def model(self) -> "CedForAudioClassification":
-        """The model in PyTorch; loaded when it is first asked for, in evaluation mode."""
+        """The model in PyTorch, in evaluation mode. It is loaded on first access."""
         if self._torch_model is None:
             from .engines.torch import TorchEngine, load_model
 
@@ -164,7 +163,7 @@ class AudioTagger:
 
     @property
     def feature_extractor(self) -> "CedFeatureExtractor":
-        """The feature extractor of transformers with the same front end."""
+        """The transformers feature extractor with the same front end."""
         if self._feature_extractor is None:
             from .feature_extraction_ced import CedFeatureExtractor
 
@@ -173,7 +172,7 @@ class AudioTagger:
 
     @property
     def fingerprint(self) -> str:
-        """A checksum of all that makes the scores: weights, configuration and front end."""
+        """A checksum of all that scores depend on: weights, configuration and front end."""
         return self._folder.fingerprint()
 
     def __call__(self, inputs: AudioInput | list[AudioInput], **options: Any) -> list[Tag] | list[list[Tag]]:
@@ -187,12 +186,12 @@ class AudioTagger:
             options: Those of [`AudioTagger.tag`], such as `top_k` and `threshold`.
 
         Returns:
-            The tags with the highest scores first; a list of such lists, in the order of the inputs, for a list.
+            The tags, highest score first. For a list of inputs, a list of such lists in the same order.
 
         Raises:
-            AudioError: if an input cannot be read, or has samples or scores that are not finite. [`AudioTagger.tag`]
-                continues with the others instead.
-            ValueError: for a class that the model does not have, or windows that it cannot take.
+            AudioError: if an input cannot be read, or has samples or scores that are not finite. (With
+                [`AudioTagger.tag`], the other inputs are still tagged.)
+            ValueError: for a class that the model does not have, or an invalid window length.
         """
         inputs = audio_column(inputs)
         results = []
@@ -221,36 +220,35 @@ class AudioTagger:
         on_audio: Callable[[float], object] | None = None,
     ) -> Iterator[TagResult]:
         """
-        Tags many inputs, one [`TagResult`] each, in their order, as they become ready.
+        Tags many inputs. Yields one [`TagResult`] per input, in order, as soon as it is ready.
 
         Args:
-            inputs: Inputs as for [`AudioTagger.__call__`]. They are taken in other threads, a few ahead of the results;
-                no result waits for an input behind it.
-            top_k: Number of tags per input: by default 5, or all if a `threshold` or `labels` are given.
-            threshold: Leave out tags with a lower score; a number, or by class as for [`Timeline.events`].
-            labels: Consider these classes and groups only. A class is given by its name, index or machine id;
-                `"Dog..."` is the group of "Dog" and all classes below it in AudioSet's ontology, one tag with the
-                highest of their scores. A list, or one text with commas between names.
+            inputs: Inputs as for [`AudioTagger.__call__`]. They are read in background threads, a few ahead of the
+                results; a result never waits for a later input.
+            top_k: Number of tags per input, by default 5, or all if a `threshold` or `labels` are given.
+            threshold: Minimum score of tags: a number, or by class as for [`Timeline.events`].
+            labels: Only consider these classes and groups: a list, or a text with names separated by commas. A class is
+                given by its name, index or machine id. `"Dog..."` is the group of "Dog" and all classes below it in the
+                AudioSet ontology; it gives one tag with the highest of their scores.
             exclude: Leave out these classes and groups.
-            label_map: Own names of classes and groups; an empty one leaves a class out, several classes with the same
-                one become one tag with the highest of their scores.
-            window_s, hop_s: Length of the windows of long clips and distance between their starts in seconds; by
-                default 10 s without overlap, and with `average="max"` 2 s, starting every second.
-            average: How window scores are combined: `"mean"`, weighted by their duration, or `"max"`, which finds short
-                sounds.
-            sampling_rate: Of bare waveforms in Hz, by default the model's.
-            channel: `"mix"` averages the channels; 0, 1, … takes one of them, `"loudest"` the one with most energy.
-            start_time: When recordings began, for `recorded_at` of the results: a time, or `"auto"` to find it in the
-                headers (GUANO, Broadcast WAV, AudioMoth's comment) and names of files.
-            timezone: Of times that have none, such as `"Europe/Berlin"` or `"+02:00"`.
-            on_audio: Called with the seconds of audio whenever some more were scored.
+            label_map: Your own names for classes and groups. An empty name leaves a class out; classes with the same
+                name become one tag with the highest of their scores.
+            window_s, hop_s: Length of the windows of long clips and distance between their starts in seconds. By
+                default 10 s without overlap; with `average="max"`, 2 s and 1 s.
+            average: How window scores are combined: `"mean"`, weighted by duration, or `"max"` to find short sounds.
+            sampling_rate: Sampling rate of bare waveforms in Hz, by default that of the model.
+            channel: `"mix"` averages the channels, 0, 1, … takes one, `"loudest"` takes the one with the most energy.
+            start_time: When the recordings began, for `recorded_at` of the results: a time, or `"auto"` to find it in
+                file headers (GUANO, Broadcast WAV, AudioMoth comments) and file names.
+            timezone: Time zone of times without one, such as `"Europe/Berlin"` or `"+02:00"`.
+            on_audio: Called with the number of seconds each time more audio has been scored.
 
         Yields:
-            Results. An input that cannot be read, or has samples or scores that are not finite, gives one with its
-            `error`, and the others continue.
+            Results. If an input cannot be read, or has samples or scores that are not finite, the `error` of its result
+            is set, and the other inputs are still tagged.
 
         Raises:
-            ValueError: for a class that the model does not have, or windows that it cannot take.
+            ValueError: for a class that the model does not have, or an invalid window length.
         """
         if average not in ("mean", "max"):
             raise OptionError("average", average, "mean or max")
@@ -272,7 +270,7 @@ class AudioTagger:
 
         Raises:
             AudioError: if the recording cannot be read, or has samples or scores that are not finite.
-            ValueError: for windows that the model cannot take.
+            ValueError: for an invalid window length.
         """
         result = next(self.timelines([source], **options))
         if result.error is not None:
@@ -293,17 +291,17 @@ class AudioTagger:
         on_audio: Callable[[float], object] | None = None,
     ) -> Iterator[TagResult]:
         """
-        Scores of many recordings over time: results in their order, with a [`Timeline`] or an `error`.
+        Scores of many recordings over time. Yields results in order, each with a [`Timeline`] or an `error`.
 
-        The windows cover a whole recording. The last one may be shorter; where it would be shorter than one patch
-        (0.15 s), it is joined to the one before it, or takes from it what it lacks.
+        The windows cover the recording to its end. The last one may be shorter, but not shorter than one patch
+        (0.15 s): a shorter remainder is joined to the window before it, or extended to the left.
 
         A `CedForAudioFrameClassification` scores steps of one patch (0.16 s), which are the windows of its timelines.
 
         Args:
-            window_s: Length of the windows in seconds, up to `max_window_s`; by default 2 s. For steps, it is the
-                length of what the model looks at in one piece, by default as many steps as possible (10.08 s).
-            hop_s: Distance between their starts in seconds, by default half of `window_s`; none for steps.
+            window_s: Length of the windows in seconds, up to `max_window_s`, by default 2 s. For a model with steps,
+                the length of the audio that it processes in one piece, by default as many steps as possible (10.08 s).
+            hop_s: Distance between window starts in seconds, by default half of `window_s`. Not for models with steps.
             inputs, sampling_rate, channel, start_time, timezone, on_audio: As for [`AudioTagger.tag`].
         """
         window_s, hop_s = self._timeline_windows(window_s, hop_s)
@@ -343,9 +341,9 @@ class AudioTagger:
 
         Raises:
             AudioError: if the recording cannot be read, or has samples or scores that are not finite.
-            ValueError: for a class that the model does not have, or windows that it cannot take.
+            ValueError: for a class that the model does not have, or an invalid window length.
         """
-        event_rules(self.labels, thresholds, **finding)  # before the work, not after it
+        event_rules(self.labels, thresholds, **finding)  # checks the arguments before the work
         options: dict[str, Any] = {"window_s": window_s, "hop_s": hop_s}
         timeline = self.timeline(source, sampling_rate=sampling_rate, channel=channel, **options)
         return timeline.events(thresholds, **finding)
@@ -360,20 +358,20 @@ class AudioTagger:
         errors: str = "raise",
     ) -> np.ndarray:
         """
-        Pooled embeddings, for retrieval or as features for another classifier.
+        Pooled embeddings, for retrieval or as features for other classifiers.
 
         Args:
             inputs, sampling_rate, channel: As for [`AudioTagger.tag`], or a single input.
             window_s: Length of the windows of long clips in seconds, by default 10 s. The embedding of a long clip is
                 the mean of its windows' embeddings weighted by their duration.
-            errors: `"raise"`, or `"skip"`: an input that cannot be read is logged as a warning, and its row is NaN.
+            errors: `"raise"`, or `"skip"` to log a warning for an input that cannot be read and fill its row with NaN.
 
         Returns:
             float32 of shape `(clips, embed_dim)`; `(embed_dim,)` for a single input.
 
         Raises:
-            AudioError: if an input cannot be read, or has samples or embeddings that are not finite, unless such inputs
-                are skipped.
+            AudioError: with `errors="raise"`, if an input cannot be read, or has samples or embeddings that are not
+                finite.
         """
         if errors not in ("raise", "skip"):
             raise OptionError("errors", errors, "raise or skip")
@@ -403,14 +401,14 @@ class AudioTagger:
         on_audio: Callable[[float], object] | None = None,
     ) -> Iterator[EmbeddingResult]:
         """
-        Embeddings of the windows of many inputs: an [`EmbeddingResult`] each, in their order, with its `error` if it
-        cannot be read.
+        Embeddings of the windows of many inputs. Yields one [`EmbeddingResult`] per input, in order; its `error` is set
+        if the input cannot be read.
 
         Args:
             inputs, sampling_rate, channel, on_audio: As for [`AudioTagger.tag`].
-            window_s: Length of the windows in seconds. By default a clip is one window if the model takes it in one
-                piece (10.12 s), and else has windows of 10 s.
-            hop_s: Distance between their starts in seconds; by default they do not overlap.
+            window_s: Length of the windows in seconds. By default clips of up to `max_window_s` (10.12 s) are one
+                window, and longer clips are split into windows of 10 s.
+            hop_s: Distance between window starts in seconds; by default windows do not overlap.
         """
         read = self._windows.of_clips(window_s, hop_s, sampling_rate, channel)
         for source, state in self._run(inputs, read, self._embeddings, on_audio):
@@ -437,23 +435,23 @@ class AudioTagger:
         gate_dbfs: float | None = None,
     ) -> Iterator[StreamUpdate]:
         """
-        Tags audio while it arrives; the scores are those of [`AudioTagger.timeline`] of the whole.
+        Tags live audio. Scores are the same as those of [`AudioTagger.timeline`] on the complete recording.
 
         Args:
             chunks: Consecutive pieces of the audio, of any length: waveforms of shape `(samples,)`, floats or integer
                 PCM, or dictionaries with such an `array` and optionally its `sampling_rate` and `start`, the index of
                 its first sample in the stream.
-            sampling_rate: Of the chunks in Hz, by default that of the first chunk, or else the model's.
+            sampling_rate: Sampling rate of the chunks in Hz, by default that of the first chunk, or else of the model.
             window_s, hop_s: As for [`AudioTagger.timelines`].
             smooth_s, smoothing: As for [`Timeline.events`]. Smoothing over n windows delays each update by
-                (n - 1) / 2 hops: 2 s, with windows every second, for `smooth_s=5`.
+                (n - 1) / 2 hops: `smooth_s=5` with a hop of 1 s delays it by 2 s.
             top_k, threshold, labels, exclude, label_map: As for [`AudioTagger.tag`].
-            gate_dbfs: Nothing is computed for windows without 0.1 s of at least this level (RMS relative to 1.0, in
-                dB); their updates have a score of 0 for all classes.
+            gate_dbfs: Skip windows in which no 0.1 s reaches this level (RMS relative to 1.0, in dB). All scores of a
+                skipped window are 0.
 
         Yields:
-            A [`StreamUpdate`] for each window as soon as its audio has arrived (windows that do not overlap wait for
-            0.15 s more, to see whether the stream ends), and the last one when the chunks end.
+            A [`StreamUpdate`] for each window as soon as its audio has arrived (0.15 s later for windows without
+            overlap, in case the stream ends there), and the last one when the chunks end.
 
         Raises:
             ValueError: if a chunk has another sampling rate, or does not start where the one before it ended.
@@ -479,15 +477,15 @@ class AudioTagger:
         **finding: Any,
     ) -> Iterator[Event]:
         """
-        Finds events while audio arrives; they are those of [`AudioTagger.events`] of the whole.
+        Finds events in live audio. Events are the same as those of [`AudioTagger.events`] on the complete recording.
 
         Args:
             chunks, sampling_rate, gate_dbfs: As for [`AudioTagger.stream`].
             thresholds, window_s, hop_s, finding: As for [`AudioTagger.events`].
 
         Yields:
-            Each event once it is over: when it, and `merge_gap_s` behind it, are sure to be at an end, and smoothing
-            knows the windows around it; so they are ordered by when they end.
+            Each event once it has ended, after `merge_gap_s` and the delay of smoothing. Events are therefore ordered
+            by their end.
 
         Raises:
             ValueError, AudioError: As [`AudioTagger.stream`] and [`AudioTagger.events`].
@@ -500,7 +498,7 @@ class AudioTagger:
     def _stream_scores(
         self, chunks: Iterable[Any], sampling_rate: int | None, window: int, hop: int, gate_dbfs: float | None
     ) -> Iterator[tuple[float, float, np.ndarray]]:
-        """Bounds in seconds and scores of each window of a stream."""
+        """Yields start and end in seconds and scores of each window of a stream."""
         if gate_dbfs is not None:
             check_number("gate_dbfs", gate_dbfs)
         blocks = stream_blocks(chunks, sampling_rate, self.sampling_rate)
@@ -524,14 +522,14 @@ class AudioTagger:
             return TIMELINE_WINDOW_S if window_s is None else window_s, hop_s
         step = self._windows.step_samples
         if hop_s is not None:
-            wanted = f"nothing: this model scores steps of {step / self.sampling_rate:.3g} s"
+            wanted = f"None: this model scores steps of {step / self.sampling_rate:.3g} s"
             raise OptionError("hop_s", hop_s, wanted)
         if window_s is None:
             window_s = self._windows.max_samples // step * step / self.sampling_rate
         return window_s, window_s
 
     def _stream_windows(self, window_s: float | None, hop_s: float | None) -> tuple[int, int, int]:
-        """In samples: length of the windows of a stream, distance between their starts, and between scores."""
+        """Length of the windows of a stream, distance between windows, and distance between scores, in samples."""
         window_s, hop_s = self._timeline_windows(window_s, hop_s)
         if hop_s is None and isinstance(window_s, int | float):
             hop_s = window_s / 2
@@ -539,7 +537,7 @@ class AudioTagger:
         return window, hop, self._windows.step_samples if self._has_steps else hop
 
     def _by_step(self, scores: np.ndarray, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and spans in samples of windows as they are, or of their steps; a last one ends with its window."""
+        """Scores and spans in samples, of steps instead of windows if the model has steps."""
         if not self._has_steps:
             return scores, spans
         step, rows, bounds = self._windows.step_samples, [], []
@@ -552,15 +550,15 @@ class AudioTagger:
 
     # Computing
 
-    # Outputs for windows with the same number of patches, given as waveforms or log-mel spectrograms. Unless one
-    # `is_alone`, other calls compute as well.
+    # These take windows with the same number of patches, as waveforms or log-mel spectrograms. If not `is_alone`, other
+    # threads compute at the same time.
 
     def _scores(self, contents: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
         """Class scores `(windows, classes)`."""
         return self._engine.run(self._windows.features(contents), is_alone).probabilities
 
     def _step_scores(self, contents: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
-        """Class scores of all steps of each window in one row `(windows, most steps · classes)`, filled up with 0."""
+        """Class scores of all steps of each window in one row `(windows, max. steps · classes)`, zero-padded."""
         steps = self._engine.run(self._windows.features(contents), is_alone).steps
         assert steps is not None
         most = self._windows.target_length // self._windows.patch_size
@@ -577,9 +575,9 @@ class AudioTagger:
         compute: Callable[..., np.ndarray],
         on_audio: Callable[[float], object] | None = None,
     ) -> Iterator[tuple[Any, InputScores]]:
-        """Each input with its windows' scores or its error, in the order of the inputs."""
+        """Yields each input with its window scores or its error, in order."""
         if is_single_input(inputs):
-            wanted = "a list of inputs: put the single one into a list, or use `tagger(…)` or `tagger.timeline(…)`"
+            wanted = "a list of inputs; for a single one use `tagger(…)` or `tagger.timeline(…)`"
             raise OptionError("inputs", describe(inputs), wanted)
 
         inputs = audio_column(inputs)
@@ -589,7 +587,7 @@ class AudioTagger:
             compute,
             self._windows.patches,
             batch_size=self.batch_size,
-            # On a CPU, a batch per core keeps all of them busier than all cores sharing a batch.
+            # On a CPU, one batch per core is faster than all cores sharing a batch.
             num_workers=self.num_threads if self._engine.device == "cpu" else 1,
             sampling_rate=self.sampling_rate,
             name_of=describe,
@@ -604,7 +602,7 @@ class AudioTagger:
         exclude: Any = None,
         label_map: Mapping[str, str | None] | None = None,
     ) -> Callable[[np.ndarray], list[Tag]]:
-        """How scores of shape `(classes,)` become tags."""
+        """Returns a function that turns scores of shape `(classes,)` into tags."""
         if top_k is None and threshold is None and labels is None:
             top_k = TOP_K
         if top_k is not None:
@@ -629,7 +627,7 @@ class AudioTagger:
 
 
 def default_num_threads() -> int:
-    """The CPUs that this process may use; `OMP_NUM_THREADS` goes first, as with other libraries."""
+    """`OMP_NUM_THREADS` if it is set, otherwise the number of CPUs that this process may use."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdigit() and int(given) > 0:
         return int(given)
@@ -637,10 +635,10 @@ def default_num_threads() -> int:
 
 
 def _time_finder(start_time: str | datetime | None, timezone: str | None) -> Callable[[Any], str | None]:
-    """How it is found when an input was recorded."""
+    """Returns a function that finds when an input was recorded."""
     start_time = parse_start_time(start_time)
     if start_time is None and timezone is not None:
-        raise OptionError("timezone", timezone, "start_time as well: it is the zone of times that are found")
+        raise OptionError("timezone", timezone, "start_time as well, which the time zone is for")
     return partial(recorded_at, start_time=start_time, zone=parse_timezone(timezone))
 
 

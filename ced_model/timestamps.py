@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Decoded frames with timestamps → audio without gaps, in which everything is at its own time."""
+"""Aligns decoded frames with their timestamps: fills gaps with silence, drops overlaps."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,28 +11,27 @@ Frame = tuple[float | None, np.ndarray, float]  # seconds, (channels, samples), 
 TOLERANCE_S = 0.1  # timestamps are rounded to ms, and encoders delay by up to 60 ms: neither a gap nor an overlap
 RESTART_S = 10.0  # a timestamp that goes back by more is a new clock, not an overlap (as for FFmpeg)
 MAX_GAP_S = 3600.0  # a longer gap is a damaged timestamp
-MAX_UNSTATED_GAP_S = 600.0  # where the file states no duration in which the gap must fit
+MAX_UNSTATED_GAP_S = 600.0  # if the duration of the file is unknown
 
 
 def on_time(
     frames: Iterator[Frame], stated_s: float | None, warn: Callable[[str], object]
 ) -> Iterator[tuple[np.ndarray, float]]:
     """
-    Fills late starts and gaps with silence and drops what overlaps.
+    Fills late starts and gaps with silence, and drops overlaps.
 
-    A jump in time counts only if the next frame confirms it. A gap is at most an hour long and fits in the
-    duration that the file states; if it states none, it is at most 10 minutes long. Other gaps, and clocks that start
-    anew, are ignored: the audio goes on without a gap.
+    A jump in time counts only if the next frame confirms it. A gap must not be longer than an hour or exceed the
+    duration of the file (10 minutes if the duration is unknown). Other gaps, and timestamps that restart, are ignored.
 
     Args:
-        frames: Timestamps count from the recording's start; None where there is no timestamp.
-        stated_s: Duration of the recording, if the file states it.
+        frames: Frames with timestamps from the recording's start; None if there is no timestamp.
+        stated_s: Duration of the recording according to the header, if any.
         warn: Called with a line about each gap that is ignored.
 
     Yields:
         Samples `(channels, samples)`, never empty, and their sampling rate.
     """
-    position = clock = 0.0  # seconds of output, and what the timestamps are ahead of it
+    position = clock = 0.0  # seconds of output, and by how much timestamps are ahead of it
     first_s: float | None = None
     for (start_s, samples, rate), following in _with_next(frames):
         length_s = samples.shape[1] / rate
@@ -45,7 +44,7 @@ def on_time(
                 if is_restart or not fits:
                     clock += late_s
                     if not is_restart:
-                        warn(f"a timestamp jumps by {late_s:.0f} s at {position:.1f} s: taken for damage, and ignored")
+                        warn(f"a timestamp jumps by {late_s:.0f} s at {position:.1f} s: damaged, and ignored")
                 elif late_s < 0:
                     samples = samples[:, round(-late_s * rate) :]
                 else:
@@ -63,7 +62,7 @@ def _with_next(frames: Iterator[Frame]) -> Iterator[tuple[Frame, Frame | None]]:
         following, error = None, None
         try:
             following = next(frames, None)
-        except Exception as caught:  # not before the frame that could be decoded
+        except Exception as caught:  # raised after the decoded frame
             error = caught
         yield frame, following
         if error is not None:
@@ -72,7 +71,7 @@ def _with_next(frames: Iterator[Frame]) -> Iterator[tuple[Frame, Frame | None]]:
 
 
 def _is_confirmed(late_s: float, end_s: float, following: Frame | None) -> bool:
-    """Whether the frame that follows is also late (or early), not back at the time from before the jump."""
+    """Whether the next frame is also late (or early), and not back at the time before the jump."""
     if following is None or following[0] is None:
         return True
     if late_s > 0:

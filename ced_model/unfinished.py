@@ -1,10 +1,10 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-What an interrupted run has done so far: `OUTPUT.journal`, a line of JSON for each input, written when it is ready.
+The results of an interrupted run: `OUTPUT.journal`, with one line of JSON per input, written when it is ready.
 
-The first line names the options and the model. One process at a time writes to it. However the process ends, at most
-an incomplete last line is lost.
+The first line has the options and the model. Only one process at a time writes to it. If the process is killed, at most
+the last, incomplete line is lost.
 """
 
 import json
@@ -26,12 +26,12 @@ MAX_LINE = 2**31  # bytes; a timeline of all classes has 50 MB an hour
 
 class Lines:
     """
-    A locked file of entries, one of each input.
+    A locked file with one entry per input.
 
     Attributes:
         path: Its path.
-        offsets: Where the last entry of each input is.
-        size: The end of what was read or written.
+        offsets: Position of the last entry of each input.
+        size: The end of the lines that were read or written.
     """
 
     def __init__(self, path: str) -> None:
@@ -44,7 +44,7 @@ class Lines:
         self._file = open_locked(self.path, flags)
 
     def read_lines(self) -> Iterator[tuple[Any, int]]:
-        """The entries that are there, the header included, and their lengths."""
+        """The existing entries, including the header, and their lengths."""
         with self._reader() as file:
             while (line := file.readline(MAX_LINE)).endswith(b"\n"):
                 try:
@@ -52,7 +52,7 @@ class Lines:
                 except ValueError as error:
                     raise self.damaged() from error
                 yield entry, len(line)
-            if len(line) == MAX_LINE:  # else it was killed while writing it
+            if len(line) == MAX_LINE:  # otherwise the run was killed while writing it
                 raise self.damaged()
 
     def damaged(self) -> UsageError:
@@ -70,12 +70,12 @@ class Lines:
                 yield json.loads(file.readline())
 
     def cut_off(self) -> None:
-        """Removes what is behind the last complete line."""
+        """Removes an incomplete last line."""
         assert self._file is not None
         self._file.truncate(self.size)
 
     def write(self, entry: Entry) -> int:
-        """Writes an entry at the end, and returns where it begins."""
+        """Appends an entry, and returns its position."""
         assert self._file is not None
         line = memoryview(json_line(entry))
         offset, end = self.size, self.size + len(line)
@@ -90,21 +90,21 @@ class Lines:
 
     @property
     def advice(self) -> str:
-        """Where the results are after an interruption."""
+        """How to continue after an interruption, for messages."""
         count = f"{len(self.offsets)} result{'s' * (len(self.offsets) != 1)}"
         return f"{count} so far in {self.path}: resume to continue"
 
     def remove(self) -> None:
-        """Removes the file, since the output is there, and closes it."""
+        """Removes and closes the file after the output was written."""
         try:
-            os.unlink(self.path)  # while it is locked: what another run finds here afterwards is its own
-        except PermissionError:  # Windows, where it must be closed before
+            os.unlink(self.path)  # while it is locked, so that it is not the file of another run
+        except PermissionError:  # Windows: it must be closed first
             self.close()
             os.unlink(self.path)
         self.close()
 
     def _reader(self) -> BinaryIO:
-        """The locked file, even if another one has its name now."""
+        """The locked file, even if another file has its name now."""
         assert self._file is not None
         reader = open(os.dup(self._file.fileno()), "rb")
         reader.seek(0)
@@ -118,17 +118,17 @@ class Lines:
 
 class Unfinished(Lines):
     """
-    The entries of an output that is not finished yet, in a context that closes the file.
+    The entries of an unfinished output; a context manager that closes the file.
 
     Args:
-        output: What the run makes.
-        header: What must be the same when it is resumed.
-        resume: Take up the entries that are there.
-        overwrite: Discard them.
+        output: The output of the run.
+        header: Options that must be the same when it is resumed.
+        resume: Continue with existing entries.
+        overwrite: Discard existing entries.
 
     Raises:
-        UsageError: if there are entries that are neither resumed nor discarded, or were made otherwise.
-        RunError: if another run writes to it.
+        UsageError: if there are entries that are neither resumed nor discarded, or have another header.
+        RunError: if another run writes to the file.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Unfinished(Lines):
         super().__init__(f"{output}.journal")
         self.header: Entry = json.loads(json.dumps(header))
         if os.path.lexists(self.path) and not (resume or overwrite):
-            raise UsageError(f"{self.path} holds the results of an unfinished run: resume or overwrite it")
+            raise UsageError(f"{self.path} has the results of an unfinished run: resume or overwrite it")
         self.open(os.O_RDWR | os.O_CREAT)
         try:
             for entry, length in self.read_lines() if resume else ():
@@ -165,14 +165,14 @@ class Unfinished(Lines):
         return name in self.offsets
 
     def check(self, then: Any, path: str) -> None:
-        """Raises a `UsageError` if results at `path`, which were begun with another header, cannot be continued."""
+        """Raises a `UsageError` if the header `then` of the results at `path` differs."""
         if not isinstance(then, dict) or then.get("ced") != self.header["ced"]:
             raise UsageError(f"{path} belongs to another kind of run: remove or overwrite it")
         check_same_maker(path, then, self.header)
         check_same_options(path, *({**header, "model": None} for header in (then, self.header)))
 
     def add(self, entry: Entry) -> None:
-        """Keeps the entry of the input that its `file` names."""
+        """Stores the entry of the input given by its `file`."""
         self.offsets[entry["file"]] = self.write(entry)
 
 
@@ -201,4 +201,4 @@ def open_locked(path: str | Path, flags: int) -> FileIO:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 return file
-        file.close()  # the run that had it locked finished and removed it
+        file.close()  # the run that had locked it has finished and removed it

@@ -1,11 +1,11 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-WAV and its relatives (RIFF, RF64, W64, AIFF, AU, CAF): where the audio data really are.
+Finds the audio data of WAV and similar files (RIFF, RF64, W64, AIFF, AU, CAF) if the size in the header is wrong.
 
-The size in the header is wrong in files of recorders that stopped without finishing them (0), of programs that do not
-update it (too small), and in files of more than 4 GB (32 bits overflow). libsndfile stops where the header says. Here
-the data go on to the end of the file, unless metadata chunks or zeros follow the stated end.
+The size is wrong in files of recorders that were interrupted (0), of programs that do not update it (too small), and in
+files of more than 4 GB (overflow of 32 bits). libsndfile stops at this size. Here, the data extend to the end of the
+file, unless metadata chunks or zeros follow the stated end.
 """
 
 import os
@@ -42,26 +42,29 @@ LAYOUTS = {
     b"caff": Layout(8, ">q", align=1),
     b"riff": Layout(40, "<q", id_bytes=16, align=8, counts_header=True),
 }
-# Chunks that writers put behind the audio, recognized even if the file is cut within them
+# Chunks that may follow the audio, recognized even if the file is truncated within them
 METADATA = re.compile(
     rb"LIST|id3 |ID3 |bext|iXML|cue |smpl|inst|fact|PEAK|JUNK|junk|PAD |FLLR|acid|afsp|plst|adtl|labl|levl|_PMX|axml"
     rb"|guan|wamd|chna|cart|DISP|LGWV|minf|elm1|regn|umid|strc|SNDM|qlty|link|bmdt|slnt|list|NAME|AUTH|ANNO|COMT|MARK|INST|APPL"
     rb"|MIDI|AESD|SAXL|CHAN|\(c\) |info|uuid|free|mark|peak|ovvw|strg|midi|edct|chan|pakt"
 )
-TAGS = re.compile(rb"ID3[\2-\4]\0|TAG|APETAGEX")  # of taggers that know no chunks
+TAGS = re.compile(rb"ID3[\2-\4]\0|TAG|APETAGEX")  # tags outside of chunks
 AUDIO_IDS = (b"data", b"SSND", *LAYOUTS)
 
-MAX_CHUNKS = 1000  # before the audio, or behind it
+MAX_CHUNKS = 1000  # before or after the audio
 MAX_FORMAT_BYTES = 4096
 MAX_METADATA_BYTES = 2**20
-MIN_REST = 256  # fewer bytes behind the stated end are not worth a warning
+MIN_REST = 256  # bytes after the stated end from which to warn
 UNCOMPRESSED = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
-BLOCKWISE = ("MS_ADPCM", "IMA_ADPCM")  # whose blocks can be decoded alone
+BLOCKWISE = ("MS_ADPCM", "IMA_ADPCM")  # formats with independent blocks
 PROBE_BYTES = 840  # a whole number of samples of 1 to 8 bytes
 COPY_BYTES = 2**20
-TAIL = 2**16  # bytes searched for metadata where the stated end is wrong
-MAX_MATCHES = 100  # there
-OPEN_SIZES = ((0x7FFF0000, 0x80000000), (0xFFFF0000, 0xFFFFFFFF))  # of writers to a pipe, who do not know the size
+TAIL = 2**16  # bytes searched for metadata if the stated end is wrong
+MAX_MATCHES = 100  # in the tail
+OPEN_SIZES = (
+    (0x7FFF0000, 0x80000000),
+    (0xFFFF0000, 0xFFFFFFFF),
+)  # of programs that write to a pipe, without knowing the size
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,12 @@ class AudioData:
 
     Attributes:
         start: Position of the first byte.
-        size: Bytes of audio that are there.
-        stated: Bytes according to the header; None if the header leaves it open.
-        is_followed: Whether another recording follows, which is not part of this one.
-        needs_correction: Whether libsndfile may read less than this or more, or refuse the file.
-        make_header: Makes the header of a file of the same format with so many bytes of audio.
-        block: Bytes of a block of compressed audio; 0 if unknown.
+        size: Actual number of bytes.
+        stated: Number of bytes according to the header; None if it leaves the size open.
+        is_followed: Whether another recording follows in the file.
+        needs_correction: Whether libsndfile may read less or more than this, or refuse the file.
+        make_header: Makes the header of a file of the same format with this number of bytes of audio.
+        block: Bytes per block of compressed audio; 0 if unknown.
     """
 
     start: int
@@ -93,7 +96,7 @@ class AudioData:
 
 
 def find_audio_data(file: BinaryIO) -> AudioData | None:
-    """The audio data of a file of this family; None for other files and where there is no telling."""
+    """The audio data of a file; None for other formats and if the data cannot be located."""
     file.seek(0)
     head = file.read(40)
     end = file.seek(0, os.SEEK_END)
@@ -106,7 +109,7 @@ def find_audio_data(file: BinaryIO) -> AudioData | None:
 
 
 def metadata_chunks(file: BinaryIO, wanted: Collection[bytes]) -> dict[bytes, bytes]:
-    """The content of the first chunk of each identifier, before or behind the audio; empty for other files."""
+    """The content of the first chunk with each identifier, before or after the audio; empty for other files."""
     file.seek(0)
     head = file.read(40)
     end = file.seek(0, os.SEEK_END)
@@ -192,7 +195,7 @@ def _make_header(head: bytes, format: bytes, size: int) -> bytes:
     return magic + struct.pack(f"{order}I", 4 + len(chunks) + size) + b"WAVE" + chunks
 
 
-# Where the audio ends
+# The end of the audio
 
 
 def _measured(
@@ -213,19 +216,19 @@ def _measured(
         size = end - start
     is_followed = any(name.startswith(AUDIO_IDS) for name in names)
     needs_correction = stated is None or stated < size or is_followed
-    if layout is not None and layout.id_bytes == 16:  # libsndfile reads a W64 file to its end, whatever follows
+    if layout is not None and layout.id_bytes == 16:  # libsndfile reads W64 files to their end
         needs_correction |= start + size < end
     return AudioData(start, size, stated, is_followed, needs_correction, make_header, block)
 
 
 def _actual_size(file: BinaryIO, layout: Layout | None, start: int, stated: int, end: int) -> tuple[int, list[bytes]]:
-    """The size of audio data whose stated end is not the end of the file, and the chunks that follow them."""
+    """The actual size of audio data that do not end with the file according to the header, and the chunks after it."""
     sizes = [stated]
-    if layout is None or struct.calcsize(layout.size) == 4:  # where more than 4 GB overflow
+    if layout is None or struct.calcsize(layout.size) == 4:  # overflows with more than 4 GB
         sizes += range(stated + 2**32, end - start + 1, 2**32)
     for size in reversed(sizes):
         names = _metadata(file, layout, start + size, end)
-        if names or (names is not None and size):  # 0 and nothing but zeros: an unfinished recording of silence
+        if names or (names is not None and size):  # size 0 and only zeros: an interrupted recording of silence
             return size, names
     if stated and end - start - stated <= MIN_REST:
         return stated, []
@@ -233,9 +236,9 @@ def _actual_size(file: BinaryIO, layout: Layout | None, start: int, stated: int,
 
 
 def _metadata(file: BinaryIO, layout: Layout | None, position: int, end: int) -> list[bytes] | None:
-    """Identifiers of the chunks from `position` to the end of the file; None if something else is there."""
+    """Identifiers of the chunks from `position` to the end of the file; None if there is other data."""
     if layout is not None:
-        for first in (position + -position % layout.align, position):  # some writers leave out the padding
+        for first in (position + -position % layout.align, position):  # some programs leave out the padding
             if (names := _walk(file, layout, first, end)) is not None:
                 return names
     if TAGS.match(_read_at(file, position, 8)):
@@ -262,7 +265,7 @@ def _is_identifier(name: bytes) -> bool:
 
 
 def _size_without_metadata(file: BinaryIO, layout: Layout | None, start: int, first: int, end: int) -> int:
-    """Bytes from `start` to the metadata chunks behind `first` that end with the file, or to its end."""
+    """Number of bytes from `start` to metadata chunks after `first` at the end of the file, or to its end."""
     if layout is not None:
         first = max(first, end - TAIL)
         for match in islice(METADATA.finditer(_read_at(file, first, TAIL)), MAX_MATCHES):
@@ -304,9 +307,9 @@ def _is_zero(file: BinaryIO, position: int, end: int) -> bool:
 
 class CorrectedSound:
     """
-    The audio of a file with a wrong size in its header, with the methods of `soundfile.SoundFile` that reading needs.
+    The audio of a file with a wrong size in its header, with the methods of `soundfile.SoundFile` for reading.
 
-    libsndfile decodes it in pieces: each is copied to a temporary file, behind a header that states its size.
+    libsndfile decodes it in pieces: each is copied to a temporary file, after a header with its size.
     """
 
     def __init__(self, file: BinaryIO, data: AudioData) -> None:
@@ -320,7 +323,7 @@ class CorrectedSound:
             raise
 
     def _probe(self) -> None:
-        """Finds the format, and how many bytes a block of how many frames has."""
+        """Finds the format, and the number of bytes and frames per block."""
         with self._open(self._data.block or PROBE_BYTES) as sound:
             self.format, self.subtype = sound.format, sound.subtype
             self.channels, self.samplerate = sound.channels, sound.samplerate
@@ -335,7 +338,7 @@ class CorrectedSound:
         self.frames = self._data.size // max(1, self._block_bytes) * self._block_frames
 
     def _open(self, size: int, start: int | None = None) -> soundfile.SoundFile:
-        """So many bytes of the audio data from `start`, or of zeros, as a sound file."""
+        """Opens `size` bytes of the audio data from `start`, or of zeros, as a sound file."""
         self._piece.seek(0)
         self._piece.truncate()
         self._piece.write(self._data.make_header(size))

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings → windows that a model takes → log-mel spectrograms. Shared by `AudioTagger` and the pipeline."""
+"""Splits recordings into windows for a model, for `AudioTagger` and the pipeline."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +17,11 @@ from .log_mel import FrontEnd, SharedFrames, log_mel
 from .messages import OptionError, check_number
 from .scheduling import Window, check_peaks, cut_windows
 
-CLIP_WINDOW_S = 10.0  # long clips are tagged in windows of the length that the published models were trained on
+CLIP_WINDOW_S = 10.0  # windows of long clips: the length that the published models were trained on
 TIMELINE_WINDOW_S = 2.0
-CPU_BATCH_SIZE = 4  # windows; more no longer fit into the processor's cache
+CPU_BATCH_SIZE = 4  # windows; more do not fit into the CPU cache
 GPU_BATCH_SIZE = 32
-LEVEL_S = 0.1  # over which loudness is measured
+LEVEL_S = 0.1  # for the measurement of loudness
 
 MAX_MAGNITUDE = float(np.finfo(np.float32).max) ** 0.5  # of a spectrum: its square must still be a float32
 
@@ -31,11 +31,11 @@ ReadWindows = Callable[[Any], Iterator[Window]]
 @dataclass(frozen=True)
 class ModelWindows:
     """
-    How recordings are cut for one model.
+    Splits recordings into windows for one model.
 
     Attributes:
         front_end: The front end of the model.
-        target_length: Frames that the model takes at once.
+        target_length: Maximum number of frames per window.
         patch_size: Frames per patch.
     """
 
@@ -45,12 +45,12 @@ class ModelWindows:
 
     @property
     def max_samples(self) -> int:
-        """Samples of the longest window."""
+        """Length of the longest window in samples."""
         return self.front_end.max_samples(self.target_length)
 
     @property
     def step_samples(self) -> int:
-        """Samples of a step: one patch in time."""
+        """Length of a time step (one patch) in samples."""
         return self.patch_size * self.front_end.hop_size
 
     def of_clips(
@@ -62,17 +62,17 @@ class ModelWindows:
         average: str = "mean",
     ) -> ReadWindows:
         """
-        How clips are read: in one piece if the model can take it, otherwise as windows of 10 s without overlap.
+        Returns a function that reads a clip in one window if it is short enough, else in windows of 10 s without
+        overlap.
 
         Args:
-            window_s, hop_s: Other windows, for clips of any length.
-            sampling_rate: Of bare arrays in Hz, by default the model's.
+            window_s, hop_s: Length of windows and distance between their starts, for clips of any length.
+            sampling_rate: Sampling rate of bare arrays in Hz, by default that of the model.
             channel: As for [`read_blocks`].
-            average: With `"max"`, windows are by default 2 s long and start every second, so that the maximum finds
-                short sounds.
+            average: With `"max"`, the default windows are 2 s long and start every second, to find short sounds.
 
         Raises:
-            OptionError: for windows that the model cannot take.
+            OptionError: for invalid windows.
         """
         if average == "max" and window_s is None:
             window_s = min(TIMELINE_WINDOW_S, self.max_samples / self.front_end.sampling_rate)
@@ -93,18 +93,18 @@ class ModelWindows:
     def of_timelines(
         self, window_s: float, hop_s: float | None, sampling_rate: int | None, channel: str | int
     ) -> ReadWindows:
-        """How recordings are read for a timeline; arguments and errors as for `of_clips`."""
+        """Returns a function that reads a recording for a timeline. Arguments and errors are those of `of_clips`."""
         return self.of_clips(window_s, window_s / 2 if hop_s is None else hop_s, sampling_rate, channel)
 
     def to_samples(self, window_s: float, hop_s: float) -> tuple[int, int]:
-        """Length of the windows and distance between their starts in samples; errors as for `of_clips`."""
+        """Length of the windows and distance between their starts in samples. Errors are those of `of_clips`."""
         for name, value in (("window_s", window_s), ("hop_s", hop_s)):
             check_number(name, value)
             if not math.isfinite(value):
                 raise OptionError(name, value, "a length in seconds")
         rate = self.front_end.sampling_rate
         window, hop = round(window_s * rate), round(hop_s * rate)
-        window -= window == self.max_samples + 1  # 10.12 s, the length in the message below, is one sample too long
+        window -= window == self.max_samples + 1  # the 10.12 s of the message below are one sample too long
         if not self.front_end.min_samples <= window <= self.max_samples:
             bounds = f"{self.front_end.min_samples / rate:.3g} to {self.max_samples / rate:.4g} seconds"
             raise OptionError("window_s", window_s, f"{bounds}, the range of this model")
@@ -114,7 +114,7 @@ class ModelWindows:
         return window, hop
 
     def _read(self, source: Any, *, window: int, hop: int, fits_whole: bool, **how: Any) -> Iterator[Window]:
-        """Windows of one input; with `fits_whole`, what the model takes in one piece stays in one."""
+        """Windows of one input; with `fits_whole`, an input of up to `max_samples` is one window."""
         name = describe(source)
         blocks = iter(read_blocks(source, sampling_rate=self.front_end.sampling_rate, **how))
         if not fits_whole:
@@ -130,7 +130,7 @@ class ModelWindows:
     def cut(
         self, blocks: Iterable[np.ndarray], window: int, hop: int, name: str, gate_dbfs: float | None = None
     ) -> Iterator[Window]:
-        """Windows of audio whose features are finite. Those that a gate shuts out have no features (`is_quiet`)."""
+        """Windows of audio with finite features. Windows below the gate have no features (`is_quiet`)."""
         front_end = self.front_end
         blocks = check_peaks(blocks, MAX_MAGNITUDE / front_end.n_fft, front_end.sampling_rate, name)
         windows = cut_windows(blocks, window, hop, front_end.min_samples, self.max_samples)
@@ -139,14 +139,14 @@ class ModelWindows:
         return windows if hop == window or hop % front_end.hop_size else self._sharing_frames(windows)
 
     def _level_dbfs(self, waveform: np.ndarray) -> float:
-        """The level of the loudest 0.1 s, as the RMS relative to 1.0 in dB: a sine at full scale has -3 dBFS."""
+        """Level of the loudest 0.1 s: RMS relative to 1.0 in dB, so a full-scale sine has -3 dBFS."""
         size = min(round(LEVEL_S * self.front_end.sampling_rate), max(1, len(waveform)))
         parts = waveform[: len(waveform) // size * size].reshape(-1, size)
         power = np.einsum("ij,ij->i", parts, parts).max(initial=0.0) / size
         return 10 * math.log10(max(power, 1e-20))
 
     def _sharing_frames(self, windows: Iterable[Window]) -> Iterator[Window]:
-        """Overlapping windows with their log-mel spectrograms, each frame of which is computed once."""
+        """Adds log-mel spectrograms to overlapping windows, with each frame computed only once."""
         shared = SharedFrames(self.front_end)
         for window in windows:
             samples = len(window.waveform)
@@ -157,12 +157,12 @@ class ModelWindows:
             yield window
 
     def patches(self, num_samples: int) -> int:
-        """Patches in time of a window of so many samples."""
+        """Number of patches in time of a window with `num_samples` samples."""
         return self.front_end.num_frames(max(num_samples, self.front_end.min_samples)) // self.patch_size
 
     def features(self, contents: list[np.ndarray]) -> np.ndarray:
         """
-        The model's input: float32 `(windows, n_mels, frames)`.
+        Input of the model: float32 `(windows, n_mels, frames)`.
 
         Args:
             contents: Windows with the same number of patches, as waveforms or as log-mel spectrograms.

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The published original checkpoints, downloaded from Zenodo."""
+"""Downloads the published original checkpoints from Zenodo."""
 
 import hashlib
 import json
@@ -32,11 +32,11 @@ TIMEOUT_S = 60
 
 
 class DownloadError(OSError):
-    """Why a checkpoint was not downloaded: one line with the reason and the remedy."""
+    """Raised if a download fails. The message is one line with the reason and the remedy."""
 
 
 class Published(NamedTuple):
-    """A file as its Zenodo record describes it."""
+    """A file of a Zenodo record."""
 
     url: str
     size: int
@@ -45,21 +45,21 @@ class Published(NamedTuple):
 
 def download_checkpoint(size: str, folder: str | os.PathLike[str] | None = None) -> Path:
     """
-    Downloads a published original checkpoint from Zenodo, resuming an earlier download.
+    Downloads a published original checkpoint from Zenodo, continuing an earlier download.
 
-    The file is compared with the checksum in Zenodo's API, which is kept beside it as `NAME.md5`. A file that is there
-    already is compared with that, without the network, and downloaded again if it differs.
+    The file is verified with the checksum in Zenodo's API, which is stored next to it as `NAME.md5`. An existing file
+    is verified with this checksum, without network access, and downloaded again if it differs.
 
     Args:
         size: `"tiny"`, `"mini"`, `"small"` or `"base"`.
-        folder: Where to keep the file; by default huggingface_hub's cache.
+        folder: Folder for the file, by default in huggingface_hub's cache.
 
     Returns:
         `Path`: the `.pt` file.
 
     Raises:
-        `DownloadError`: with one line, if the size is unknown, there is no network, the download was interrupted,
-            another process is downloading the file, or the file does not have its checksum.
+        `DownloadError`: if the size is unknown, Zenodo cannot be reached, the download was interrupted, another process
+            is downloading the file, or its checksum is wrong.
     """
     if size not in ORIGINAL_CHECKPOINTS:
         raise DownloadError(f"{size} is not a published size: choose from {', '.join(ORIGINAL_CHECKPOINTS)}.")
@@ -67,7 +67,7 @@ def download_checkpoint(size: str, folder: str | os.PathLike[str] | None = None)
     try:
         directory = Path(folder) if folder is not None else cached_assets_path("ced_model", "zenodo", "checkpoints")
         directory.mkdir(parents=True, exist_ok=True)
-        # The lock is the operating system's: it ends with the process that holds it.
+        # The lock of the operating system ends with the process.
         with FileLock(directory / f"{name}.lock", timeout=0):
             return _download(directory / name)
     except DownloadError:
@@ -89,7 +89,7 @@ def _download(path: Path) -> Path:
     if path.exists() and known is not None:
         if _digest_of(path, "md5") == known:
             return path
-        logger.warning(f"{path} does not have its checksum: downloading it again")
+        logger.warning(f"{path} has a wrong checksum: downloading it again")
     published = _look_up(path.name)
     if not path.exists() or _digest_of(path, "md5") != published.md5:
         had_part = part.exists()
@@ -105,7 +105,7 @@ def _download(path: Path) -> Path:
                 " removed: run the same command again."
             )
         os.replace(part, path)
-    checksum_file.write_text(f"{published.md5}  {path.name}\n")  # as `md5sum -c` reads it
+    checksum_file.write_text(f"{published.md5}  {path.name}\n")  # for `md5sum -c`
     return path
 
 
@@ -118,7 +118,7 @@ def _read_checksum(file: Path) -> str | None:
 
 
 def _look_up(name: str) -> Published:
-    """The place, size and checksum of a file; Zenodo has the files in two records."""
+    """URL, size and checksum of a file, which is in one of two Zenodo records."""
     *others, last = ZENODO_RECORDS
     for record in others:
         try:
@@ -153,7 +153,7 @@ def _look_up_in(record: str, name: str) -> Published:
 
 
 def _fetch(published: Published, part: Path) -> None:
-    """Downloads a file into `part`, after the bytes that are there; huggingface_hub retries after a break."""
+    """Downloads a file to `part`, after its existing bytes; huggingface_hub retries after an interruption."""
     offset = part.stat().st_size if part.exists() else 0
     if offset > published.size:
         offset = 0

@@ -13,12 +13,12 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"
 RESOURCES = Path(__file__).parents[1] / "resources"
-TIMEOUT_MS = 120_000  # of a machine that has much else to do
+TIMEOUT_MS = 120_000  # for a busy machine
 
 
 @contextmanager
 def start_chromium(folder: Path) -> Iterator[Browser]:
-    """Chromium whose microphone delivers the tabla, over and over, from a file in `folder`."""
+    """Starts Chromium with a microphone that repeats the tabla, from a file in `folder`."""
     program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     assert program is not None, "these tests drive Chromium: apt-get install chromium, or name it in $CHROMIUM"
     heard = folder / "heard.wav"
@@ -37,6 +37,6 @@ def start_chromium(folder: Path) -> Iterator[Browser]:
 
 
 def take(page: Page, size: str, name: str) -> None:
-    """A screenshot of the whole page."""
+    """A screenshot of the complete page."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}_{size}.png", full_page=True)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the `ced` command as a process of its own."""
+"""Runs the `ced` command in a separate process."""
 
 import os
 import resource
@@ -11,7 +11,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
 
-Stream = str | Path | int | None  # a path, a file descriptor, or a stream that is closed, as by `>&-`
+Stream = str | Path | int | None  # a path, a file descriptor, or None for a closed stream (`>&-`)
 
 
 class Process(subprocess.Popen[bytes]):
@@ -74,8 +74,8 @@ def run(*arguments: str | Path, code: int = 0, without: str = "") -> subprocess.
     """
     Runs `ced ARGUMENTS…` to its end and checks its exit code.
 
-    Its `imported` has the names of all packages that the process imported. Packages named in `without` are not
-    installed for it.
+    `imported` of the result has the names of all packages that the process imported. Packages in `without` cannot be
+    imported.
     """
     script = (
         "import importlib.util as util, sys\n"

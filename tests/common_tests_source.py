@@ -1,9 +1,9 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' own common tests, out of the source distribution of the installed version.
+"""The common tests of transformers, from the source distribution of the installed version.
 
-The wheel of transformers carries no tests, its source distribution does. pip fetches it once per version, as pip is
-configured on this machine, and its `tests/` is kept in a cache folder.
+The wheel of transformers does not include them. pip downloads the source distribution once per version, and its
+`tests/` is kept in a cache folder.
 """
 
 import importlib
@@ -24,7 +24,7 @@ import transformers
 PACKAGE = "transformers_common_tests"
 CACHE_VARIABLE = "CED_MODEL_TEST_CACHE"
 
-# The fields that all configurations share, each with a value other than its default.
+# Fields of all configurations, with values other than their defaults.
 CONFIG_COMMON_KWARGS: dict[str, Any] = {
     "architectures": ["CedForAudioClassification"],
     "chunk_size_feed_forward": 5,
@@ -38,7 +38,7 @@ CONFIG_COMMON_KWARGS: dict[str, Any] = {
     "return_dict": False,
 }
 
-# What the common tests import and the source distribution lacks. The two mixins test exporters and text generation.
+# Imports of the common tests that are not in the source distribution. The mixins test exporters and text generation.
 STAND_INS: dict[str, dict[str, Any]] = {
     "exporters.test_export": {"ExportTesterMixin": type("ExportTesterMixin", (), {})},
     "generation.test_utils": {"GenerationTesterMixin": type("GenerationTesterMixin", (), {})},
@@ -47,7 +47,7 @@ STAND_INS: dict[str, dict[str, Any]] = {
 
 
 class CommonTestsUnavailableError(RuntimeError):
-    """The source distribution of the installed transformers could not be fetched."""
+    """Raised if the source distribution of the installed transformers cannot be downloaded."""
 
 
 def import_common_tests(module: str) -> Any:
@@ -55,7 +55,7 @@ def import_common_tests(module: str) -> Any:
     Imports a module of transformers' common tests, such as `"test_modeling_common"`.
 
     Raises:
-        `CommonTestsUnavailableError`: if it is not in the cache and pip cannot fetch it; the message says why.
+        `CommonTestsUnavailableError`: if it is not in the cache and pip cannot download it; the message has the reason.
     """
     if PACKAGE not in sys.modules:
         import_package(common_tests_folder(transformers.__version__))
@@ -66,7 +66,7 @@ def import_common_tests(module: str) -> Any:
 
 
 def import_package(folder: Path) -> None:
-    """Makes the modules in `folder`, and stand-ins for those it lacks, importable as `PACKAGE`."""
+    """Makes the modules in `folder`, and stand-ins for missing ones, importable as `PACKAGE`."""
     spec = importlib.util.spec_from_file_location(
         PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
@@ -80,7 +80,7 @@ def import_package(folder: Path) -> None:
 
 
 def common_tests_folder(version: str) -> Path:
-    """The `tests/` of transformers `version`, fetched first if it is not in the cache."""
+    """The `tests/` of transformers `version`, downloaded if it is not in the cache."""
     folder = cache_folder() / f"transformers-{version}-tests"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def cache_folder() -> Path:
 
 def download_source_distribution(version: str, folder: Path) -> Path:
     """Lets pip put the source distribution of transformers `version` into `folder`; returns the archive's path."""
-    # pip also asks the source distribution for its metadata, for which it installs the build requirements apart.
+    # pip also reads the metadata, for which it installs the build requirements separately.
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "transformers"]
     command += ["--dest", str(folder), f"transformers=={version}"]
     pip = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -134,7 +134,7 @@ def unpack_tests(archive: Path, folder: Path) -> None:
 
 
 def move_into_place(unpacked: Path, folder: Path) -> None:
-    """Renames `unpacked` to `folder`, unless another process has put the same files there meanwhile."""
+    """Renames `unpacked` to `folder`, unless another process has done so in the meantime."""
     try:
         os.replace(unpacked, folder)
     except OSError:

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests share."""
+"""Shared fixtures."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,14 +15,14 @@ from torch.utils.data._utils import signal_handling
 
 from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification
 
-# Examples differ in cost by far (the first one compiles or fills caches), and no test asserts a time.
+# No deadline: the cost of examples varies (the first one compiles or fills caches).
 settings.register_profile("ced", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.load_profile("ced")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Models this small gain nothing from more threads, which cost tenfold where other processes share the cores."""
+    """Micro models are not faster with more threads, but ten times slower if other processes use the cores."""
     torch.set_num_threads(1)
 
 
@@ -31,8 +31,8 @@ def no_handler_of_ended_processes() -> None:
     """
     Keeps `DataLoader` from installing a handler of SIGCHLD in this process.
 
-    It stays installed after the loader is gone, and runs on the alternate signal stack that one of the native libraries
-    in this process has released: the next child process that ends would end pytest with a segmentation fault.
+    It remains installed after the loader, and uses an alternate signal stack that one of the native libraries in this
+    process has released: the end of the next child process would cause a segmentation fault.
     """
     signal_handling._SIGCHLD_handler_set = True
 
@@ -51,7 +51,7 @@ def resources() -> Path:
 
 @pytest.fixture
 def micro_model(golden: Path) -> CedForAudioClassification:
-    """A classifier of 13 classes with 3 blocks of width 48, in evaluation mode; each test has its own."""
+    """A new classifier of 13 classes with 3 blocks of width 48, in evaluation mode."""
     return CedForAudioClassification.from_pretrained(golden / "micro_hub").eval()
 
 
@@ -80,7 +80,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """25.3 s of noise that grows louder and fainter, as a stereo flac file at 22.05 kHz."""
+    """25.3 s of noise with varying level, as a stereo flac file at 22.05 kHz."""
     path = tmp_path_factory.mktemp("clip") / "long.flac"
     time = np.arange(int(25.3 * 22050)) / 22050
     noise = np.random.default_rng(1).normal(scale=0.05, size=(len(time), 2))
@@ -90,7 +90,7 @@ def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A `ray.cluster_utils.Cluster` whose head has one CPU; whatever connected to it is disconnected in the end."""
+    """A `ray.cluster_utils.Cluster` whose head has one CPU; connections to it are closed at the end."""
     import ray
     from ray.cluster_utils import Cluster
     from ray_nodes import HEAD

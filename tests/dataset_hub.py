@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A stand-in for the Hugging Face Hub's HTTP that serves folders as data set repositories."""
+"""A stand-in for the HTTP server of the Hugging Face Hub that serves folders as data set repositories."""
 
 import hashlib
 import json
@@ -98,7 +98,7 @@ def _oid(file: Path) -> str:
 
 @contextmanager
 def dataset_hub(folders: dict[str, Path], gated: tuple[str, ...] = ()) -> Iterator[Any]:
-    """A server with an `address` and the `requests` that it had; `folders` are those of its repositories."""
+    """A server with an `address` and a list of `requests`; `folders` are those of its repositories."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         server.folders, server.gated, server.requests = folders, gated, []  # type: ignore[attr-defined]
         server.address = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files that the tests of the demo upload, and the server that they use."""
+"""Uploaded files and the server for tests of the demo."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ RESOURCES = Path(__file__).parents[1] / "resources"
 MICRO = Path(__file__).parent / "golden" / "micro_hub"
 LIMITS = Limits(megabytes=2, minutes=0.5)
 
-# What the user reads about each file that `make_bad_files` makes.
+# The message shown for each file of `make_bad_files`.
 COMPLAINTS = {
     "broken.wav": "broken.wav could not be read as audio",
     "empty.mp3": "empty.mp3 could not be read as audio: holds no audio: the file is empty. Please try another file.",
@@ -38,7 +38,7 @@ def serve(*models: str | Path) -> Iterator[gradio.Blocks]:
 
 
 def make_bad_files(folder: Path) -> dict[str, Path]:
-    """A file for each of `COMPLAINTS`, and `large.wav`, which is larger than the limit."""
+    """Makes a file for each of `COMPLAINTS`, and `large.wav`, which is larger than the limit."""
     rng = np.random.default_rng(0)
     (folder / "broken.wav").write_bytes(b"RIFF" + rng.bytes(5000))
     (folder / "empty.mp3").write_bytes(b"")
@@ -50,7 +50,7 @@ def make_bad_files(folder: Path) -> dict[str, Path]:
 
 
 def make_mute_video(path: Path) -> None:
-    """A second of grey without a sound."""
+    """Makes a video of a second without audio."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width = stream.height = 64

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Servers for live audio: a webhook that fails and hangs; mosquitto, Icecast, FFmpeg and GStreamer of Debian."""
+"""Servers for live audio: a webhook that can fail and hang, and mosquitto, Icecast, FFmpeg and GStreamer of Debian."""
 
 import hashlib
 import http.server
@@ -31,7 +31,7 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], Any]) -> Any:
-    """The first value of `condition` that is true."""
+    """Waits until `condition` returns a true value, and returns it."""
     until = time.monotonic() + TIMEOUT_S
     while not (value := condition()):
         assert time.monotonic() < until, "it did not happen"
@@ -53,7 +53,7 @@ class Webhook:
 
     Attributes:
         requests: Headers and JSON of each request.
-        accepted: Events that it answered with success.
+        accepted: Events that were answered with success.
     """
 
     def __init__(self, *answers: int | None) -> None:
@@ -117,7 +117,7 @@ class Listening:
         return self.stderr_file.read_text()
 
     def reports(self) -> list[str]:
-        """The lines about losses, without their times."""
+        """Lines about lost events, without their times."""
         return re.findall(r"^ced: \d\S+ \S+ (.*)$", self.stderr, flags=re.MULTILINE)
 
     def wait_for_lines(self, count: int) -> None:
@@ -140,7 +140,7 @@ class Listening:
 
 @contextmanager
 def running(*command: Any, port: int) -> Iterator[subprocess.Popen]:
-    """A server, once it listens at `port`."""
+    """Starts a server, and waits until it listens at `port`."""
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for_port(port)
@@ -155,7 +155,7 @@ def rtsp(port: int, *credentials: str) -> Any:
 
 
 def mosquitto(folder: Path, port: int, *lines: str) -> Any:
-    """A broker that keeps retained messages when it is restarted."""
+    """A broker with retained messages that survive a restart."""
     config = folder / "mosquitto.conf"
     config.write_text(
         "\n".join(

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Small nodes for `ray.cluster_utils.Cluster`, of a cluster that soon sees when one is dead."""
+"""Options of small nodes for `ray.cluster_utils.Cluster`, with fast detection of dead nodes."""
 
 from typing import Any
 

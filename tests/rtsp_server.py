@@ -1,11 +1,11 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-A camera: an RTSP server of GStreamer with a video and an audio track. Runs with the system's python3, which has gi.
+An RTSP server of GStreamer with video and audio, like a camera. Requires the system's python3, which has gi.
 
     python3 rtsp_server.py PORT [USER PASSWORD]
 
-Paths: /pcma, /l16 and /opus (audio beside a video), and /video without audio.
+Paths: /pcma, /l16 and /opus (video and audio), and /video without audio.
 """
 
 import sys

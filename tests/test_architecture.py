@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The order of the modules: no import runs upward or in a circle, and the core needs neither torch nor transformers."""
+"""Imports follow the order of the modules, without circles; the core imports neither torch nor transformers."""
 
 import ast
 import sys
@@ -16,7 +16,7 @@ PACKAGE = "ced_model"
 PORT = ("configuration_ced", "feature_extraction_ced", "modeling_ced", "pipeline_ced", "pipeline_inputs")
 SHARED = ("log_mel", "audioset", "model_settings", "custom_code")  # of port and core; they travel with the custom code
 PORT_PACKAGES = {"torch", "numpy", "transformers", "huggingface_hub"}
-# Rooms above the core, each with the rooms that it may use.
+# Rooms above the core, each with the rooms that it may import.
 ROOMS: dict[str, tuple[str, ...]] = {
     "model_card": (),
     "zenodo": (),
@@ -71,7 +71,7 @@ class Import:
 
 
 def imports(module: str) -> list[Import]:
-    """What a module imports: names of the package's modules begin with a dot, of others only the package is kept."""
+    """Imports of a module: modules of this package begin with a dot; for others, only the top-level package."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
 
@@ -132,15 +132,17 @@ def uses(module: str, *, late: bool = True, typing: bool = False) -> Iterator[st
 
 
 def packages(module: str, *, late: bool) -> set[str]:
-    """Packages other than this one and Python's own that a module imports."""
+    """Third-party packages that a module imports."""
     found = {each.target for each in IMPORTS[module] if (late or not each.is_late) and not each.is_typing}
     return {name for name in found if not name.startswith(".")} - sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module in (*PORT, *SHARED) and module])
-def test_the_port_stands_alone(module):
-    """Someone who only wants the transformers model reads these files and meets nothing else."""
-    if module.startswith("pipeline"):  # also uses the core's audio, window, result and event files, which travel too
+def test_the_port_imports_only_the_port(module):
+    """These files are sufficient for readers who only want the transformers model."""
+    if module.startswith(
+        "pipeline"
+    ):  # also uses the core's audio, window, result and event files, which are part of the custom code
         assert not set(uses(module)) & set(ROOMS) and all(room_of(other) != "cli" for other in uses(module))
         return
     assert set(uses(module)) <= {*PORT, *SHARED}
@@ -157,29 +159,29 @@ def test_the_core_imports_neither_torch_nor_transformers(module):
 
 
 @pytest.mark.parametrize("module", CORE)
-def test_the_core_uses_no_room_above_it(module):
+def test_the_core_imports_no_room(module):
     assert [other for other in uses(module) if room_of(other) not in ("core", "port", "shared")] == []
 
 
-def test_only_the_torch_engine_and_the_tagger_meet_the_port():
+def test_only_the_torch_engine_and_the_tagger_import_the_port():
     meeting = {module for module in CORE if any(room_of(other) == "port" for other in uses(module))}
     assert meeting == {"engines.torch", "tagger"}
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_rooms_use_the_core_and_the_rooms_below_them_only(room):
+def test_rooms_import_only_the_core_and_rooms_below_them(room):
     allowed = {"core", "port", "shared", room, *ROOMS[room]}
     mine = [module for module in MODULES if room_of(module) == room]
     assert [(module, other) for module in mine for other in uses(module) if room_of(other) not in allowed] == []
 
 
-def test_nothing_but_the_command_imports_the_command():
+def test_only_the_command_imports_the_command():
     users = {module for module in MODULES for other in uses(module) if room_of(other) == "cli"}
     assert {module for module in users if room_of(module) != "cli"} == set()
 
 
-def test_no_imports_go_in_a_circle():
-    """Imports inside functions included. A package and its own modules may import each other."""
+def test_there_are_no_circular_imports():
+    """Includes imports inside functions. A package and its own modules may import each other."""
     graph = {
         module: {other for other in uses(module) if other != module and not _is_own_package(module, other)}
         for module in MODULES
@@ -192,5 +194,5 @@ def test_no_imports_go_in_a_circle():
 
 
 def _is_own_package(module: str, other: str) -> bool:
-    """`engines` opens its `engines.onnx` when it is asked for, which takes the engine's types from `engines`."""
+    """`engines` imports `engines.onnx` lazily, which imports types from `engines`."""
     return not other or module.startswith(f"{other}.") or other.startswith(f"{module}.")

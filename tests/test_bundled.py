@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The model that comes with the package."""
+"""The bundled model."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 from ced_model import AUDIOSET_LABELS, AudioTagger, CedForAudioClassification, bundled_folder
 
 RESOURCES = Path(__file__).parents[1] / "resources"
-# What is in the recordings of resources/, which the model never heard, and classes that say so.
+# The recordings of resources/, which are not in the training data, and their classes.
 SOUNDS = {
     "misc_crow.flac": {"Crow", "Caw"},
     "loop_tabla.flac": {"Drum", "Tabla", "Percussion", "Mridangam"},
@@ -29,7 +29,7 @@ def test_it_needs_no_network_and_no_arguments(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("name", SOUNDS)
-def test_it_names_sounds(name: str) -> None:
+def test_it_recognises_sounds(name: str) -> None:
     tags = AudioTagger()(RESOURCES / name, top_k=5)
     assert {tag.label for tag in tags} & SOUNDS[name]
 
@@ -74,7 +74,7 @@ def test_it_is_small() -> None:
     assert dtypes == {"F16", "I64"}
 
 
-def test_its_configuration_names_no_folder_of_who_made_it() -> None:
+def test_its_configuration_has_no_local_folder() -> None:
     for name in ("config.json", "preprocessor_config.json", "README.md"):
         text = Path(bundled_folder(), name).read_text(encoding="utf-8")
         assert "/var/" not in text and "/home/" not in text and "/tmp/" not in text
@@ -82,6 +82,6 @@ def test_its_configuration_names_no_folder_of_who_made_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["ced-tiny", "", ".", "../checkpoints/ced-nano"])
-def test_other_names_are_refused(name: str) -> None:
+def test_unknown_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="'ced-nano'"):
         bundled_folder(name)

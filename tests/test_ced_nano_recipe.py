@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of examples/ced_nano that decide what ced-nano learns from; making it takes hours and is not run here."""
+"""The parts of examples/ced_nano that prepare the training of ced-nano. The training itself takes hours."""
 
 import io
 import json
@@ -74,7 +74,7 @@ def mixer(bank: sources.Bank) -> mixing.Mixer:
     return mixing.Mixer(bank, [0, 1, 2], np.ones(3), [np.array([1, 0, 0.3], np.float32)], seed=1)
 
 
-def test_audio_files_are_found_whole_in_other_files() -> None:
+def test_files_that_contain_other_files_are_found() -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 20000).astype(np.float32)
     files = [
         (".ogg", encoded(noise, "OGG")),
@@ -106,7 +106,7 @@ def test_a_series_is_in_one_split(one: str, other: str) -> None:
         ("general-midi/font/program007_0.flac", "general-midi/font/program008_0.flac"),
     ],
 )
-def test_other_recordings_are_split_by_themselves(one: str, other: str) -> None:
+def test_recordings_without_series_are_split_separately(one: str, other: str) -> None:
     assert sources.group_of(one) != sources.group_of(other)
 
 
@@ -129,7 +129,7 @@ def test_the_twelve_sounds_are_classes_of_audioset() -> None:
         assert recordings and set(labels) <= set(AUDIOSET_LABELS)
 
 
-def test_a_scene_is_the_same_whoever_makes_it(mixer: mixing.Mixer, bank: sources.Bank) -> None:
+def test_a_scene_depends_only_on_its_seed(mixer: mixing.Mixer, bank: sources.Bank) -> None:
     again = mixing.Mixer(bank, [0, 1, 2], np.ones(3), mixer.rooms, seed=1)
     made = [mixer.scene(index) for index in (5, 0, 11)]
     for index, scene in zip((0, 5, 11), (made[1], made[0], made[2]), strict=True):
@@ -138,7 +138,7 @@ def test_a_scene_is_the_same_whoever_makes_it(mixer: mixing.Mixer, bank: sources
 
 
 def test_scenes_are_ten_seconds_of_audio(mixer: mixing.Mixer) -> None:
-    for index in range(40):  # every kind, noise and every codec among them
+    for index in range(40):  # includes every kind, noise and every codec
         scene = mixer.scene(index)
         assert scene.shape == (160_000,) and scene.dtype == np.float32
         assert np.isfinite(scene).all() and 1e-4 < np.abs(scene).max() <= 1.1  # a codec may overshoot a little
@@ -159,14 +159,14 @@ def test_the_teachers_patches_are_0_96_s_every_0_48_s() -> None:
     assert patches.shape == (19, 96, 64)
     edges = 700 * np.expm1(np.linspace(*(np.log1p(np.array([125, 7500]) / 700)), 66))
     loudest = set(np.unique(patches.argmax(-1)))
-    assert loudest == {int(np.abs(edges[1:-1] - 1000).argmin())}  # the bin whose centre is nearest
+    assert loudest == {int(np.abs(edges[1:-1] - 1000).argmin())}  # the bin with the nearest centre
     assert yamnet.patches_of(tone[:100]).shape == (1, 96, 64)
     assert np.array_equal(yamnet.patches_of(tone[7680:])[0], patches[1])
 
 
 @pytest.fixture
 def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> scenes.Shards:
-    """Two small shards in which a class is on when the log-mel is loud."""
+    """Two small shards in which a class is present when the log-mel is loud."""
     monkeypatch.setattr(yamnet, "teacher", lambda: SimpleNamespace(class_indices=CLASS_INDICES))
     monkeypatch.setattr(scenes, "SHARD_SCENES", 6)
     rng = np.random.default_rng(0)
@@ -180,14 +180,14 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> scenes.Shards:
         for name, array in (("mel", mel), ("logits", logits), ("embeddings", embeddings)):
             np.save(tmp_path / f"{number:04d}.{name}.npy", array.astype(np.float16))
         (tmp_path / f"{number:04d}.json").write_text("{}")
-    (tmp_path / "0002.mel.npy").write_bytes(b"")  # under way
+    (tmp_path / "0002.mel.npy").write_bytes(b"")  # in progress
     return scenes.Shards(tmp_path)
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # these models are too small to share
+    torch.set_num_threads(1)  # too small for several threads
     yield
     torch.set_num_threads(threads)
 
@@ -231,7 +231,7 @@ def test_pretraining_learns(shards: scenes.Shards, tmp_path: Path, optimizer: st
     assert rows[-1]["step"] == 50
 
 
-def test_pretraining_goes_on_where_it_was_killed(
+def test_pretraining_continues_after_it_was_killed(
     shards: scenes.Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrain, "SAVE_STEPS", 8)
@@ -261,7 +261,7 @@ def test_windows_grow_and_the_rate_falls() -> None:
     assert rates[0] < rates[1] == rates[2] == rates[3] == arguments.learning_rate > rates[4] > rates[5] > 0
 
 
-def test_the_packed_model_is_half_as_large_and_says_the_same(tmp_path: Path, random_model: Path) -> None:
+def test_the_packed_model_is_half_as_large_with_the_same_scores(tmp_path: Path, random_model: Path) -> None:
     publish.pack([random_model, random_model], tmp_path / "packed")
     whole, packed = (
         CedForAudioClassification.from_pretrained(path).eval() for path in (random_model, tmp_path / "packed")
@@ -275,7 +275,7 @@ def test_the_packed_model_is_half_as_large_and_says_the_same(tmp_path: Path, ran
     assert 0 < difference < 1e-3
 
 
-def test_tables_take_their_places_in_the_page_and_again() -> None:
+def test_tables_are_written_to_the_page_and_replaced() -> None:
     page = "a\n\n<!-- one -->\n<!-- end -->\n\nb\n<!-- two -->\nold\n\n<!-- end -->\nc <!-- three -->\n"
     filled = publish.fill(page, {"one": "| 1 |\n", "two": "| 2 |"})
     assert filled == (
@@ -304,7 +304,7 @@ def test_every_place_of_the_page_has_a_table() -> None:
 
 
 def quantised_graph() -> onnx.ModelProto:
-    """YAMNet's graph in small: two convolutions in 8 bits, the mean, and a linear layer."""
+    """A small version of YAMNet's graph: two 8-bit convolutions, the mean, and a linear layer."""
     rng, nodes, constants = np.random.default_rng(0), [], {}
 
     def constant(name: str, value: np.ndarray) -> str:
@@ -357,14 +357,16 @@ def test_torch_yamnet_equals_its_graph_on_a_clip() -> None:
         atol=1e-3,
         rtol=0,
     )
-    options = onnxruntime.SessionOptions()  # as written: fused integer kernels round differently on each processor
+    options = (
+        onnxruntime.SessionOptions()
+    )  # without optimization: fused integer kernels round differently on each processor
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     bytes_in = np.clip(np.round(patches / 0.05 + 144), 0, 255).astype(np.uint8)[:, None]
     expected = session.run(None, {"audio": bytes_in})
     logits, embeddings = module(torch.from_numpy(patches.copy()))
     np.testing.assert_allclose(embeddings.numpy(), expected[1][:, :, 0, 0], atol=1e-3)
-    # A value half way between two steps of 0.02 may be rounded to either before the last layer.
+    # A value halfway between two steps of 0.02 may be rounded to either before the last layer.
     differences = np.abs(logits.numpy() - expected[0])
     assert np.median(differences) < 1e-3 and differences.max() < 0.02
 
@@ -388,7 +390,7 @@ def opus_bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_bank_gives_back_its_recordings(opus_bank: Path) -> None:
+def test_a_bank_returns_its_recordings(opus_bank: Path) -> None:
     bank = banks.OpusBank(opus_bank)
     assert len(bank.pieces) > 1 and all((opus_bank / name).stat().st_size <= 8000 for name in bank.pieces)
     for number, samples in enumerate(bank.decode()):
@@ -399,7 +401,7 @@ def test_a_bank_gives_back_its_recordings(opus_bank: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["missing", "cut", "altered"])
-def test_a_bank_with_a_bad_piece_gives_the_others(
+def test_a_bank_with_a_damaged_piece_returns_the_others(
     opus_bank: Path, tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for path in opus_bank.iterdir():
@@ -416,7 +418,7 @@ def test_a_bank_with_a_bad_piece_gives_the_others(
     assert bank.checksum != whole.checksum
 
 
-def test_a_folder_without_a_whole_bank_is_refused_in_one_line(opus_bank: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_complete_bank_is_refused_in_one_line(opus_bank: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a bank"):
         banks.OpusBank(tmp_path)
     (tmp_path / "manifest.json").write_bytes((opus_bank / "manifest.json").read_bytes())
@@ -429,7 +431,7 @@ def test_a_folder_without_a_whole_bank_is_refused_in_one_line(opus_bank: Path, t
 
 
 @pytest.mark.parametrize("kind", synthesis.KINDS)
-def test_a_synthesised_sound_depends_on_kind_and_number_alone(kind: str) -> None:
+def test_a_synthesised_sound_depends_only_on_kind_and_number(kind: str) -> None:
     sound = synthesis.make(kind, 1, seconds=1.5)
     assert sound.dtype == np.float32 and len(sound) == 24000 and np.isfinite(sound).all()
     assert np.abs(sound).max() == pytest.approx(0.9, abs=1e-4)
@@ -437,7 +439,7 @@ def test_a_synthesised_sound_depends_on_kind_and_number_alone(kind: str) -> None
     assert not np.array_equal(sound, synthesis.make(kind, 2, seconds=1.5))
 
 
-def test_mixes_on_a_device_depend_on_the_seed_alone() -> None:
+def test_mixes_on_a_device_depend_only_on_the_seed() -> None:
     waveforms = [synthesis.make(kind, 0, seconds=seconds) for kind, seconds in (("bell", 1.0), ("rain", 5.0))]
     samples = torch.from_numpy(np.round(np.concatenate(waveforms) * 32767).astype(np.int16))
     mixer = mixing_torch.TorchMixer(samples, torch.tensor([16000, 80000]), torch.ones(2))
@@ -448,7 +450,7 @@ def test_mixes_on_a_device_depend_on_the_seed_alone() -> None:
         torch.testing.assert_close(mixes, mixer.batch(12, 20_000, torch.Generator().manual_seed(3), clean=clean))
 
 
-def test_fingerprints_find_a_copy_that_was_cut_and_coded_again(tmp_path: Path) -> None:
+def test_fingerprints_find_a_copy_that_was_cut_and_encoded_again(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "kept.wav", synthesis.make("fire", 0, seconds=5.0), 16000)
     prints = fingerprints.Fingerprints([tmp_path / "kept.wav"])
     copy = 0.3 * synthesis.make("fire", 0, seconds=5.0)[12_345:60_000]
@@ -468,7 +470,7 @@ def test_licences_are_those_of_the_last_paragraph_that_fits(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("way", train_gpu.WAYS)
-def test_training_on_one_device_continues_from_the_last_checkpoint_that_is_whole(
+def test_training_on_one_device_continues_from_the_last_complete_checkpoint(
     opus_bank: Path, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(yamnet, "EMBEDDING_SIZE", 8)
@@ -494,14 +496,14 @@ def test_training_on_one_device_continues_from_the_last_checkpoint_that_is_whole
 
 
 class CountedBatches:
-    """Stands for `batches.Batches` in another process."""
+    """A stand-in for `batches.Batches` in another process."""
 
     def make(self, request: batches.Request) -> batches.Batch:
         assert request.clips < 9, "too many"
         return torch.full((1, 2), request.number / 4), torch.zeros(1), torch.ones(1)
 
 
-def test_a_feeder_gives_batches_in_their_order_and_says_when_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_feeder_yields_batches_in_order_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "WAIT_S", 0.1)
     feeder = batches.Feeder(CountedBatches)
     for number in (3, 1):
@@ -512,7 +514,7 @@ def test_a_feeder_gives_batches_in_their_order_and_says_when_it_has_ended(monkey
         feeder.take()
 
 
-def test_training_from_the_recordings_themselves_leaves_out_what_it_is_told_to(tmp_path: Path) -> None:
+def test_training_on_recordings_leaves_out_excluded_ones(tmp_path: Path) -> None:
     (tmp_path / "bank").mkdir()
     np.arange(30, dtype=np.int16).tofile(tmp_path / "bank" / "audio.i16")
     rows = [
@@ -531,7 +533,7 @@ def test_training_from_the_recordings_themselves_leaves_out_what_it_is_told_to(t
     assert weights[0] == pytest.approx(3 * weights[1]) and weights[2] == 0
 
 
-def test_the_ablation_gives_intervals_of_ways_and_of_differences_at_the_same_seed() -> None:
+def test_the_ablation_has_intervals_of_methods_and_of_differences_at_the_same_seed() -> None:
     assert ablation.interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.303 / 3**0.5), abs=1e-3)
     found = {
         (way, seed): {"mAP": base + 0.1 * seed, "loss": 1.0, "top_1": 0.5}
@@ -545,7 +547,7 @@ def test_the_ablation_gives_intervals_of_ways_and_of_differences_at_the_same_see
     assert "| consistent - inconsistent | 3 | 0.1000 ± 0.0000 |" in ablation.table_of(list(rows.values()))
 
 
-def test_a_run_of_the_ablation_that_is_not_finished_is_run_again(tmp_path: Path) -> None:
+def test_an_unfinished_run_of_the_ablation_is_repeated(tmp_path: Path) -> None:
     assert ablation.figures_of(tmp_path, 10) is None
     (tmp_path / "heldout.json").write_text('{"step": 7')
     assert ablation.figures_of(tmp_path, 10) is None

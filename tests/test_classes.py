@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Classes by name, index, machine id and as groups; own names; files of thresholds."""
+"""Classes by name, index, machine id and as groups; label maps; files of thresholds."""
 
 import pickle
 
@@ -52,7 +52,7 @@ def members(labels, wanted):
         ("", []),
     ],
 )
-def test_a_class_is_asked_for_by_name_index_machine_id_or_as_a_group(wanted, expected):
+def test_a_class_is_given_by_name_index_machine_id_or_as_a_group(wanted, expected):
     if expected is None:
         with pytest.raises(UsageError, match="`labels=74`: expected names of classes"):
             choose_classes(AUDIOSET_LABELS, wanted)
@@ -67,7 +67,7 @@ def test_every_class_is_found_by_all_of_its_names():
             assert choice == (name, (index,), index)
 
 
-def test_a_list_of_all_names_with_commas_is_understood():
+def test_names_with_commas_can_be_in_a_list_separated_by_commas():
     assert names(AUDIOSET_LABELS, ",".join(AUDIOSET_LABELS)) == list(AUDIOSET_LABELS)
 
 
@@ -81,7 +81,7 @@ def test_a_group_is_a_class_and_all_classes_below_it():
     assert members(AUDIOSET_LABELS, "Yip...") == {"Yip"}
 
 
-def test_a_model_with_other_labels_has_its_own_names_and_the_groups_that_match():
+def test_a_model_with_other_labels_has_its_own_names_and_matching_groups():
     labels = ["bark", "YIP", "doorbell of mine", "74", "Dog..."]
     assert names(labels, "doorbell of mine,74,dog...") == ["doorbell of mine", "74", "Dog..."]  # its own ones
     assert members(labels, "Animal...") == {"bark", "YIP"}
@@ -108,7 +108,7 @@ def test_a_model_with_other_labels_has_its_own_names_and_the_groups_that_match()
         (b"Dog", r"expected names"),
     ],
 )
-def test_unknown_classes_and_groups_are_refused_with_the_nearest_names(wanted, message):
+def test_unknown_classes_and_groups_are_refused_with_similar_names(wanted, message):
     with pytest.raises(UsageError, match=message) as refusal:
         choose_classes(AUDIOSET_LABELS, wanted)
     assert "\n" not in str(refusal.value)
@@ -123,12 +123,12 @@ def test_unknown_classes_and_groups_are_refused_with_the_nearest_names(wanted, m
         ("DOG", r"a class of the model; did you mean 'Dog'"),
     ],
 )
-def test_only_groups_with_classes_of_the_model_are_proposed(wanted, message):
+def test_only_groups_with_classes_of_the_model_are_suggested(wanted, message):
     with pytest.raises(UsageError, match=message):
         choose_classes(["Dog", "dog", "Bark", "Hund..."], wanted)
 
 
-def test_excluded_classes_and_groups_have_no_rows():
+def test_excluded_classes_and_groups_are_left_out():
     left = names(AUDIOSET_LABELS, exclude="Dog...,Silence")
     assert set(AUDIOSET_LABELS) - set(left) == {*DOGS, "Silence"}
     (choice,) = choose_classes(AUDIOSET_LABELS, "Dog...", exclude=["Howl", "Growling"])
@@ -136,7 +136,7 @@ def test_excluded_classes_and_groups_have_no_rows():
     assert names(AUDIOSET_LABELS, "Bark,Dog", exclude="Bark") == ["Dog"]
 
 
-def test_a_label_map_renames_drops_and_joins():
+def test_a_label_map_renames_removes_and_joins_classes():
     own = {"Dog...": "dog", "Bark": "our dog", "/m/07r_k2n": "our dog", "Silence": "", "Cat": None}
     found = choose_classes(AUDIOSET_LABELS, label_map=own)
     labels = [choice.label for choice in found]
@@ -213,24 +213,24 @@ def test_a_label_map_is_read_from_csv(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Bark,hund\nCat\n", r"file.csv, line 2: expected a class and its own name, 2 cells, found 1$"),
+        ("Bark,hund\nCat\n", r"file.csv, line 2: expected 2 cells, a class and your name for it, found 1$"),
         ("Male speech, man speaking,Mann\n", r"line 1: .*found 3; quote a name that has commas"),
         ("Bark,a\nDog,b\nBark,c\n", r"line 3: 'Bark' appears twice \(.*line 1\)"),
-        (",a\n", r"line 1: expected the name of a class"),
+        (",a\n", r"line 1: the name of the class is missing"),
         ('Bark,"a\n', r"line 1: expected CSV"),
         (b"Bark,a\nDog,\xff\n", r"line 2: expected UTF-8"),
-        ("class,name\n", r"file.csv: expected a class and its own name in each line, found none"),
+        ("class,name\n", r"file.csv: expected a class and your name for it in each line, found none"),
         ("Bark,a\nbark,b\n", r"line 2: 'b': expected one name for 'Bark', not 'a' as well"),
         ("75,a\n/m/05tny_,b\n", r"line 2: 'b': expected one name for 'Bark', not 'a' as well"),
     ],
 )
-def test_a_label_map_that_does_not_fit_is_refused_with_its_line(tmp_path, text, message):
+def test_an_invalid_label_map_is_refused_with_its_line(tmp_path, text, message):
     with pytest.raises(UsageError, match=message) as refusal:
         choose_classes(AUDIOSET_LABELS, label_map=read_label_map(written(tmp_path, text)))
     assert "\n" not in str(refusal.value)
 
 
-def test_a_class_in_a_file_that_the_model_lacks_is_named_with_its_line(tmp_path):
+def test_an_unknown_class_in_a_file_is_reported_with_its_line(tmp_path):
     own = read_label_map(written(tmp_path, "Bark,a\nDgo,b\n"))
     with pytest.raises(UsageError, match=r"file.csv, line 2: 'Dgo': expected a class of the model; did you mean 'Dog'"):
         choose_classes(AUDIOSET_LABELS, label_map=pickle.loads(pickle.dumps(own)))
@@ -275,14 +275,14 @@ def test_thresholds_are_read_from_csv_and_json(tmp_path):
         ('{"Dog": 0.5,\n "Cat": }', r"line 2: expected JSON"),
         ('{"Dog": {"on": 0.5}}', r"line 1: expected any of threshold, .*, found 'on'"),
         ('{"Dog": true}', r"line 1, threshold: expected a number"),
-        ("[1]", r"expected"),
-        ('{"Dog": 0.5, "Dog": 0.6}', r"'Dog' is there twice"),
+        ("[1]", r"line 1: the name of the class is missing"),
+        ('{"Dog": 0.5, "Dog": 0.6}', r"'Dog' appears twice"),
         ("label,threshold\nDog,0.5\ndog,0.6\n", r"line 3: 'dog' appears twice \(.*line 2\)"),
         ("label,threshold\nDog,0.5\n74,0.6\n", r"line 3: '74' appears twice \(.*line 2\)"),
         ("label,threshold,off_threshold\nDog,0.5,0.6\n", r"line 2, off_threshold: expected at most the threshold"),
     ],
 )
-def test_thresholds_that_do_not_fit_are_refused_with_their_line(tmp_path, text, message):
+def test_invalid_thresholds_are_refused_with_their_line(tmp_path, text, message):
     with pytest.raises(UsageError, match=message) as refusal:
         event_rules(AUDIOSET_LABELS, read_thresholds(written(tmp_path, text)))
     assert "\n" not in str(refusal.value)

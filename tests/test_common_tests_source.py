@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The source of transformers' common tests: fetched safely, whole or not at all."""
+"""The source of transformers' common tests is downloaded safely and completely."""
 
 import io
 import os
@@ -54,7 +54,7 @@ def test_only_regular_files_below_tests_are_unpacked(tmp_path: Path, source_dist
     assert not list(tmp_path.rglob("escaped.py"))
 
 
-def test_many_processes_at_once_share_one_whole_folder(
+def test_concurrent_processes_share_one_complete_folder(
     cache: Path, source_distribution: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     all_are_downloading = threading.Barrier(8)
@@ -71,7 +71,7 @@ def test_many_processes_at_once_share_one_whole_folder(
     assert os.listdir(cache) == [folder.name]
 
 
-def test_a_cut_archive_leaves_nothing_in_the_cache(
+def test_a_truncated_archive_leaves_nothing_in_the_cache(
     cache: Path, source_distribution: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def download(version: str, folder: Path) -> Path:
@@ -85,7 +85,7 @@ def test_a_cut_archive_leaves_nothing_in_the_cache(
     assert os.listdir(cache) == []
 
 
-def test_without_an_index_the_error_says_what_to_do(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_index_the_error_has_the_remedy(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)

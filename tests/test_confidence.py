@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Confidence intervals, confusion matrices and matched labels: figures are those of scikit-learn and SciPy."""
+"""Confidence intervals, confusion matrices and matched labels, compared with scikit-learn and SciPy."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ HEADLINE = ("mAP", "mAUC", "top_1", "ECE", "Brier")
 
 
 def single(rng: np.random.Generator, clips: int, classes: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:
-    """Targets with one class a clip and each class at least once, and scores that are right the more often."""
+    """Targets with one class per clip and each class at least once, and scores that are mostly right."""
     targets = np.eye(classes)[np.append(np.arange(classes), rng.integers(classes, size=clips - classes))]
     scores = rng.random((clips, classes)) + sharpness * targets
     return targets, scores / scores.sum(axis=1, keepdims=True)
@@ -31,7 +31,7 @@ def single(rng: np.random.Generator, clips: int, classes: int, sharpness: float)
 @settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([3, 10**6]), st.sampled_from([SINGLE_LABEL, MULTI_LABEL]))
 def test_weighted_figures_are_those_of_scikit_learn(seed: int, steps: int, problem_type: str) -> None:
-    """With and without ties; with weights of one they are the figures themselves."""
+    """With and without ties; weights of one give the unweighted metrics."""
     rng = np.random.default_rng(seed)
     targets, scores = single(rng, 12, 3, 0.5)
     if problem_type == MULTI_LABEL:
@@ -62,7 +62,7 @@ def test_weighted_figures_are_those_of_scikit_learn(seed: int, steps: int, probl
     )
 
 
-def test_intervals_hold_the_figure_and_narrow_with_more_clips() -> None:
+def test_intervals_contain_the_metric_and_are_narrower_with_more_clips() -> None:
     widths = []
     for clips in (20, 80, 320):
         targets, scores = single(np.random.default_rng(1), clips, 4, 0.6)
@@ -124,7 +124,7 @@ def test_the_confusion_matrix_is_that_of_scikit_learn(seed: int, classes: int) -
 
 
 @pytest.mark.parametrize("classes", [2, 40, 527])
-def test_a_picture_has_all_names(classes: int) -> None:
+def test_a_plot_has_all_names(classes: int) -> None:
     figure = make_picture(np.eye(classes, dtype=int), [f"$class {index}$ {'x' * 40}" for index in range(classes)])
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(names) == classes and all(len(name) <= 36 for name in names)
@@ -156,7 +156,7 @@ def test_numbers_before_a_label_do_not_matter(label: str, expected: str) -> None
     assert found.labels == [expected, "Speech"] and AUDIOSET_LABELS[chosen[0].index] == expected
 
 
-def test_numbers_may_be_in_the_model_alone_or_be_names() -> None:
+def test_numbers_may_be_only_in_the_model_or_be_names() -> None:
     own = ["001 - Dog bark", "002 - Rain", "3", "4", "808"]
     assert match_clips(clips_of("Rain", "dog_bark"), own)[0].labels == ["002 - Rain", "001 - Dog bark"]
     assert match_clips(clips_of("002 - Rain", "1 Dog bark"), own)[0].labels == ["002 - Rain", "001 - Dog bark"]
@@ -165,7 +165,7 @@ def test_numbers_may_be_in_the_model_alone_or_be_names() -> None:
         match_clips(clips_of("5", "3"), own)
 
 
-def test_labels_that_are_not_found_come_with_lines_for_a_map(tmp_path: Path) -> None:
+def test_unknown_labels_are_reported_with_lines_for_a_map(tmp_path: Path) -> None:
     labels = ["001 - Dog bark", "003 - Sea waves", "006 - Person sneeze", "007 - Helicopter", "xqzxqz"]
     with pytest.raises(UnknownLabelsError, match=r"'001 - Dog bark' \(did you mean 'Dog' or 'Bark'\?\)") as error:
         match_clips(clips_of(*labels), AUDIOSET_LABELS)
@@ -178,7 +178,7 @@ def test_labels_that_are_not_found_come_with_lines_for_a_map(tmp_path: Path) -> 
     assert [AUDIOSET_LABELS[index] for index in chosen[0].indices] == ["Dog", "Bark"]
 
 
-def test_a_label_may_be_that_of_a_class_with_an_own_name() -> None:
+def test_a_label_may_be_a_name_of_the_label_map() -> None:
     found, chosen = match_clips(clips_of("Dog", "Katze"), AUDIOSET_LABELS, {"Dog": "Hund", "Cat": "Katze"})
     assert found.labels == ["Hund", "Katze"] and [AUDIOSET_LABELS[each.indices[0]] for each in chosen] == ["Dog", "Cat"]
     with pytest.raises(ValueError, match="'Dog' and 'Hund' are the same class of the model, 'Hund'"):

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""CedConfig reads and writes the Hub's `config.json`, knows AudioSet's classes, and refuses what no CED can be."""
+"""CedConfig reads and writes the Hub's `config.json`, has the classes of AudioSet, and refuses invalid fields."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ CUT_TABLE = {index: name.split(",")[0] for index, name in WHOLE_TABLE.items()}
 
 
 def make_config(**fields: Any) -> CedConfig:
-    """Type checkers know neither aliases nor extras, which transformers takes as further keywords."""
+    """Without type checks: aliases and extras are further keywords for transformers."""
     return CedConfig(**fields)
 
 
@@ -49,7 +49,7 @@ def test_a_size_name_gives_the_published_shape(name: str, embed_dim: int, num_he
     assert config.name == name
 
 
-def test_the_sizes_are_those_that_are_published() -> None:
+def test_the_sizes_are_the_published_ones() -> None:
     assert list(CED_SIZES) == ["ced-tiny", "ced-mini", "ced-small", "ced-base"]
 
 
@@ -61,7 +61,7 @@ def test_the_default_is_ced_base() -> None:
     assert config.problem_type == "multi_label_classification"
 
 
-def test_a_size_name_leaves_other_fields_to_the_caller() -> None:
+def test_a_size_name_does_not_set_other_fields() -> None:
     config = CedConfig(name="ced-tiny", depth=3, num_heads=6)
     assert (config.embed_dim, config.depth, config.num_heads) == (192, 3, 6)
 
@@ -85,14 +85,14 @@ def test_aliases_read_write_and_construct() -> None:
 # Labels
 
 
-def test_the_package_has_the_527_whole_names_of_audioset() -> None:
+def test_the_package_has_the_527_full_names_of_audioset() -> None:
     assert len(AUDIOSET_LABELS) == len(set(AUDIOSET_LABELS)) == 527
     picked = {index: AUDIOSET_LABELS[index] for index in (0, 16, 21, 526)}
     assert picked == {0: "Speech", 16: "Laughter", 21: "Chuckle, chortle", 526: "Field recording"}
 
 
 @pytest.mark.parametrize("fields", [{}, {"num_labels": 527}, {"outputdim": 527}, {"id2label": {}}, {"id2label": None}])
-def test_a_missing_table_is_audiosets(fields: dict[str, Any]) -> None:
+def test_without_a_table_the_names_are_those_of_audioset(fields: dict[str, Any]) -> None:
     config = make_config(**fields)
     assert config.id2label == WHOLE_TABLE
     assert config.label2id == inverse(WHOLE_TABLE)
@@ -113,7 +113,7 @@ def test_a_table_with_one_cut_name_is_replaced() -> None:
     assert CedConfig(id2label=WHOLE_TABLE | {21: "Chuckle"}).id2label == WHOLE_TABLE
 
 
-def test_a_stored_config_without_a_table_gets_audiosets(tmp_path: Path, golden: Path) -> None:
+def test_a_stored_config_without_a_table_gets_the_names_of_audioset(tmp_path: Path, golden: Path) -> None:
     write_config(tmp_path, golden, outputdim=527, id2label=None, label2id=None)
     assert AutoConfig.from_pretrained(tmp_path).id2label == WHOLE_TABLE
 
@@ -130,7 +130,7 @@ def test_a_stored_config_without_a_table_gets_audiosets(tmp_path: Path, golden: 
     ],
     ids=["own names", "one own name", "lower case", "another order", "526 classes", "one class"],
 )
-def test_any_other_table_is_left_alone(table: dict[int, str], tmp_path: Path, golden: Path) -> None:
+def test_any_other_table_is_unchanged(table: dict[int, str], tmp_path: Path, golden: Path) -> None:
     config = CedConfig(id2label=dict(table))
     assert config.id2label == table and config.num_labels == len(table)
     write_config(tmp_path, golden, outputdim=len(table), id2label=table, label2id=None)
@@ -139,7 +139,7 @@ def test_any_other_table_is_left_alone(table: dict[int, str], tmp_path: Path, go
     assert loaded.label2id == inverse(table)
 
 
-def test_a_users_label2id_is_left_alone() -> None:
+def test_a_label2id_of_the_user_is_unchanged() -> None:
     label2id = {"dog": 0, "hound": 0, "cat": 1}
     assert make_config(id2label={0: "dog", 1: "cat"}, label2id=label2id).label2id == label2id
 
@@ -216,7 +216,7 @@ def test_bad_overrides_of_from_pretrained_are_refused(golden: Path, fields: dict
 # The Hub's config.json
 
 
-def test_the_hubs_config_is_read_as_it_is_and_written_back(tmp_path: Path, golden: Path) -> None:
+def test_the_hubs_config_survives_reading_and_writing(tmp_path: Path, golden: Path) -> None:
     stored = json.loads((golden / "micro_hub" / "config.json").read_text())
     config = AutoConfig.from_pretrained(golden / "micro_hub")
     assert type(config) is CedConfig
@@ -224,7 +224,7 @@ def test_the_hubs_config_is_read_as_it_is_and_written_back(tmp_path: Path, golde
     config.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["outputdim"] == 13
-    del stored["transformers_version"]  # of whoever wrote the file last
+    del stored["transformers_version"]  # changes with the version that writes the file
     assert {name: written.get(name) for name in stored} == stored
 
 
@@ -306,7 +306,7 @@ def test_a_stored_null_problem_type_means_multi_label(tmp_path: Path, golden: Pa
     ],
     ids=str,
 )
-def test_what_no_ced_can_be_is_refused_at_construction(fields: dict[str, Any], reason: str) -> None:
+def test_invalid_fields_are_refused_at_construction(fields: dict[str, Any], reason: str) -> None:
     with pytest.raises((StrictDataclassError, ValueError), match=reason):
         make_config(**fields)
 
@@ -320,7 +320,7 @@ def test_a_configuration_made_invalid_afterwards_is_not_saved(tmp_path: Path) ->
         config.pooling = "median"
 
 
-def test_names_and_number_of_classes_that_contradict_each_other_are_refused(golden: Path) -> None:
+def test_inconsistent_names_and_numbers_of_classes_are_refused(golden: Path) -> None:
     with pytest.raises(ValueError, match=r"`num_labels=3` but `id2label` names 2 classes"):
         CedConfig(num_labels=3, id2label={0: "a", 1: "b"})
     with pytest.raises(ValueError, match=r"`num_labels=2` but `id2label` names 3 classes"):

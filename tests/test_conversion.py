@@ -93,7 +93,7 @@ def outputs(folder: Path) -> torch.Tensor:
 
 
 def fails(source: Path | str, output_dir: Path, **options: Any) -> str:
-    """The one line that a conversion fails with; nothing may be left behind."""
+    """The one-line message of a failed conversion, which must leave no files."""
     before = sorted(output_dir.parent.iterdir())
     with pytest.raises(ValueError) as caught:
         convert_checkpoint(source, output_dir, **options)
@@ -103,7 +103,7 @@ def fails(source: Path | str, output_dir: Path, **options: Any) -> str:
 
 
 def run_python(code: str, cwd: Path, **environment: str) -> str:
-    """Runs code in a new process without a network, and returns what it printed."""
+    """Runs code in a new process without network access, and returns its output."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=cwd,
@@ -151,7 +151,7 @@ def test_converted_outputs_equal_the_original_implementation(micro_folder: Path)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "logit", "dm", "token"])
-def test_pooling_is_read_off_the_class_token_or_the_training_config(pooling: str, tmp_path: Path) -> None:
+def test_pooling_is_inferred_from_the_class_token_or_the_training_config(pooling: str, tmp_path: Path) -> None:
     cases = load_file(GOLDEN / "pooling_cases.safetensors")
     prefix = f"{pooling}.weights."
     tensors = {name.removeprefix(prefix): tensor for name, tensor in cases.items() if name.startswith(prefix)}
@@ -177,12 +177,12 @@ def test_folder_is_complete_and_loads_as_classifier_and_encoder(micro_folder: Pa
     assert preprocessor["auto_map"] == {"AutoFeatureExtractor": "feature_extraction_ced.CedFeatureExtractor"}
     encoder = AutoModel.from_pretrained(micro_folder)
     assert torch.equal(encoder.state_dict()["norm.weight"], original_tensors()["norm.weight"])
-    # Files are as readable as any other that this user makes.
+    # Files have default permissions.
     assert len({path.stat().st_mode for path in micro_folder.iterdir()}) == 1
 
 
 @pytest.mark.parametrize("size", sorted(CED_SIZES))
-def test_published_shapes_are_recognised_from_the_tensors_alone(size: str) -> None:
+def test_published_shapes_are_recognised_from_the_tensors(size: str) -> None:
     with torch.device("meta"):
         model = CedForAudioClassification(CedConfig(name=size))
     tensors = {
@@ -199,7 +199,7 @@ def test_published_shapes_are_recognised_from_the_tensors_alone(size: str) -> No
 
 @pytest.fixture(scope="module")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights in the shape and under the name of the published ced-tiny."""
+    """Random weights with the shape and file name of the published ced-tiny."""
     torch.manual_seed(0)
     model = CedForAudioClassification(CedConfig(name="ced-tiny"))
     tensors = {
@@ -222,11 +222,13 @@ def test_a_downloaded_checkpoint_becomes_ced_tiny_with_labels_and_figures(
     assert "two million 10-second clips" in card.text
 
 
-def test_weights_that_are_not_proved_to_be_published_claim_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_verified_as_published_have_no_published_results(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     done = convert_checkpoint(tiny_checkpoint, tmp_path / "tiny")
     assert (done.size, done.num_labels, done.notes) == ("ced-tiny", 527, ())
     assert 5.4e6 < done.parameters < 5.6e6
-    again = convert_checkpoint(done.folder, tmp_path / "mispeech" / "ced-tiny")  # a folder's name proves nothing
+    again = convert_checkpoint(done.folder, tmp_path / "mispeech" / "ced-tiny")  # the name of a folder is no evidence
     wrong = convert_checkpoint(tiny_checkpoint, tmp_path / "wrong", published="mini")
     for folder in (done.folder, again.folder, wrong.folder):
         card = ModelCard.load(folder / "README.md")
@@ -236,7 +238,7 @@ def test_weights_that_are_not_proved_to_be_published_claim_nothing(tiny_checkpoi
 
 
 @pytest.mark.parametrize(("hub_id", "figures"), [("mispeech/ced-tiny", [48.1]), ("someone/ced-tiny", [])])
-def test_of_hub_repositories_only_the_published_ones_have_the_published_figures(
+def test_only_the_published_hub_repositories_have_the_published_results(
     hub_id: str, figures: list[float], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = convert_checkpoint(tiny_checkpoint, tmp_path / "snapshot").folder
@@ -282,7 +284,7 @@ def test_an_assumed_number_of_heads_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_weights_are_kept_as_they_are(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_half_precision_weights_are_unchanged(dtype: torch.dtype, tmp_path: Path) -> None:
     halves = {
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in original_tensors().items()
     }
@@ -326,20 +328,20 @@ def test_masked_autoencoder_becomes_an_encoder_without_a_head(prefix: str, tmp_p
     assert (again / "model.safetensors").read_bytes() == (done.folder / "model.safetensors").read_bytes()
 
 
-def test_encoder_of_a_published_shape_claims_no_figure() -> None:
+def test_an_encoder_of_a_published_shape_has_no_published_results() -> None:
     config = CedConfig(name="ced-tiny")
     with torch.device("meta"):
         encoder = CedModel(config)
     card = create_model_card(encoder, model_id="user/mae", source="`a.pt`.")
     assert "48.1" not in str(card) and card.data.base_model is None
-    with pytest.raises(ValueError, match="no classification metric"):
+    with pytest.raises(ValueError, match="not possible for an encoder"):
         create_model_card(encoder, model_id="user/mae", source="x", eval_results=published_eval_results(config))
 
 
 # --- What is refused -------------------------------------------------------------------------------------------------
 
 
-def test_every_unknown_missing_and_misshapen_tensor_is_named(tmp_path: Path) -> None:
+def test_every_unknown_missing_and_misshapen_tensor_is_listed(tmp_path: Path) -> None:
     tensors = original_tensors()
     del tensors["blocks.1.mlp.fc2.bias"], tensors["init_bn.1.running_var"]
     tensors["blocks.0.attn.rel_pos"] = torch.zeros(3)
@@ -356,23 +358,23 @@ def test_every_unknown_missing_and_misshapen_tensor_is_named(tmp_path: Path) -> 
     assert "patch_embed.proj.weight (50, 1, 16, 16) instead of (48, 1, 16, 16)" in message
     assert "1 of the wrong type: norm.bias torch.int64" in message
     assert "1 with NaN or infinite values: norm.weight" in message
-    # The head's size is a tie between its two tensors; whichever counts, the other is named.
+    # The head's two tensors have different sizes: either of them may be reported.
     assert re.search(r"2 misshapen:.*outputlayer\.1\.(weight|bias)", message)
 
 
 @pytest.mark.parametrize("name", sorted(name for name in original_tensors() if not name.startswith("front_end.")))
-def test_any_single_missing_tensor_is_named(name: str, tmp_path: Path) -> None:
+def test_any_single_missing_tensor_is_listed(name: str, tmp_path: Path) -> None:
     tensors = original_tensors()
     del tensors[name]
     checkpoint = _make_checkpoint(tensors, {}, None, "`a.pt`.", None)
     config, _ = make_config(checkpoint, None)
-    if name == "blocks.0.attn.qkv.bias":  # the other blocks have it
+    if name == "blocks.0.attn.qkv.bias":  # inferred from the other blocks
         assert config.qkv_bias
     with pytest.raises(ConversionError, match=f"1 missing: {re.escape(name)}$"):
         convert._build_model(checkpoint, config)
 
 
-def test_a_stray_block_number_does_not_make_a_giant(tmp_path: Path) -> None:
+def test_a_wrong_block_number_does_not_make_a_huge_model(tmp_path: Path) -> None:
     tensors = {**original_tensors(), "blocks.999999999.norm1.weight": torch.ones(48)}
     assert "blocks.999999999.norm1.weight" in fails(save_original(tmp_path / "a.pt", tensors), tmp_path / "out")
 
@@ -384,7 +386,7 @@ def test_one_tensor_under_two_names_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["zip", "legacy"])
-def test_python_objects_in_a_checkpoint_are_named_and_not_loaded(protocol: str, tmp_path: Path) -> None:
+def test_python_objects_in_a_checkpoint_are_listed_and_not_loaded(protocol: str, tmp_path: Path) -> None:
     checkpoint = {"model": original_tensors(), "args": argparse.Namespace(lr=0.1)}
     torch.save(checkpoint, tmp_path / "a.pt", _use_new_zipfile_serialization=protocol == "zip")
     message = fails(tmp_path / "a.pt", tmp_path / "out")
@@ -451,7 +453,7 @@ def test_a_wrong_training_config_is_refused(tmp_path: Path) -> None:
     assert "pooling" in message and "median" in message
 
 
-def test_sources_that_do_not_exist_are_named(tmp_path: Path) -> None:
+def test_sources_that_do_not_exist_are_refused(tmp_path: Path) -> None:
     assert "missing.pt does not exist" in fails(tmp_path / "missing.pt", tmp_path / "out")
     assert "does not exist" in fails("folder/missing.pt", tmp_path / "out")
     assert "does not exist" in fails("not a repo id", tmp_path / "out")
@@ -522,7 +524,7 @@ def test_user_settings_of_a_hub_folder_are_kept_but_not_its_old_code(tmp_path: P
     assert (done / "modeling_ced.py").read_text() == (REPOSITORY / "ced_model/modeling_ced.py").read_text()
 
 
-def test_conversion_leaves_classes_random_numbers_and_progress_bars_alone(tmp_path: Path) -> None:
+def test_conversion_does_not_change_classes_random_states_and_progress_bars(tmp_path: Path) -> None:
     before = [vars(cls).get("_auto_class") for cls in CLASSES]
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -532,10 +534,10 @@ def test_conversion_leaves_classes_random_numbers_and_progress_bars_alone(tmp_pa
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_folder_with_content_is_not_touched(tmp_path: Path) -> None:
+def test_a_folder_with_files_is_not_changed(tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()
-    convert_checkpoint(ORIGINAL, target)  # an empty one is taken
+    convert_checkpoint(ORIGINAL, target)  # an empty folder is accepted
     (target / "README.md").write_text("mine")
     assert "not empty" in fails(MICRO_HUB, target)
     assert (target / "README.md").read_text() == "mine"
@@ -557,7 +559,7 @@ def test_a_folder_can_be_converted_in_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("step", ["save_model_folder", "_verify"])
-def test_an_interrupted_write_leaves_the_old_folder(
+def test_an_interrupted_write_keeps_the_old_folder(
     step: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = convert_checkpoint(ORIGINAL, tmp_path / "out").folder
@@ -576,11 +578,11 @@ def test_an_interrupted_write_leaves_the_old_folder(
 
 
 def kept_folder(error: Exception) -> Path:
-    """The folder that an error names, which holds what could not get its name."""
+    """The folder in the error message, with the result whose name was taken."""
     return Path(str(error).partition("the result is in ")[2].partition(": ")[0])
 
 
-def test_a_failed_move_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_move_restores_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = convert_checkpoint(ORIGINAL, tmp_path / "out").folder
     (target / "README.md").write_text("mine")
     rename = os.rename
@@ -599,7 +601,7 @@ def test_a_failed_move_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pyt
     assert (target / "README.md").read_text() == "mine"
 
 
-def test_a_folder_that_appears_during_the_work_is_left_alone_and_the_model_is_kept(
+def test_a_folder_that_appears_during_the_work_is_unchanged_and_the_model_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, check = tmp_path / "out", convert._verify
@@ -640,7 +642,7 @@ def drop_weight(folder: Path) -> None:
         (lambda folder: (folder / "modeling_ced.py").unlink(), "modeling_ced.py missing"),
     ],
 )
-def test_nothing_is_kept_unless_the_written_folder_proves_equal(
+def test_a_written_folder_that_differs_from_the_source_is_removed(
     damage: Any, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = convert.save_model_folder
@@ -708,11 +710,11 @@ def test_published_figures_are_those_of_the_paper() -> None:
         {"num_heads": 6, "embed_dim": 192},
     ],
 )
-def test_models_that_are_not_the_published_ones_claim_no_figures(changes: dict[str, Any]) -> None:
+def test_other_models_have_no_published_results(changes: dict[str, Any]) -> None:
     assert published_eval_results(CedConfig(**{"name": "ced-tiny", **changes})) == []
 
 
-def test_fine_tuned_card_names_its_own_classes_figures_and_base() -> None:
+def test_the_card_of_a_fine_tuned_model_has_its_classes_results_and_base_model() -> None:
     config = CedConfig(name="ced-tiny", id2label={0: "dog", 1: "`cat`\n# no heading"})
     result = EvalResult("audio-classification", "user/pets", "Pets", "accuracy", 91.5, dataset_split="test")
     card = create_model_card(
@@ -733,11 +735,11 @@ def test_fine_tuned_card_names_its_own_classes_figures_and_base() -> None:
     for claim in ("mAP", "48.1", "two million"):
         assert claim not in card.text
     silent = create_model_card(config, model_id="user/pets-tiny", source="Fine-tuned.")
-    assert silent.data.eval_results is None and "No figures have been measured" in silent.text
+    assert silent.data.eval_results is None and "These weights have not been evaluated" in silent.text
     assert silent.data.to_dict().get("datasets") is None
 
 
-def test_card_does_not_name_the_model_as_its_own_base() -> None:
+def test_a_model_is_not_its_own_base_model_in_the_card() -> None:
     card = create_model_card(CedConfig(), model_id="mispeech/ced-base", source="x", base_model="mispeech/ced-base")
     assert card.data.base_model is None
 
@@ -822,7 +824,7 @@ def http_error(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
         ),
     ],
 )
-def test_a_hub_id_that_cannot_be_had_gets_one_line(
+def test_a_hub_id_that_cannot_be_downloaded_gives_one_line(
     error: Exception, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def snapshot_download(repo_id: str, **options: Any) -> str:
@@ -834,7 +836,7 @@ def test_a_hub_id_that_cannot_be_had_gets_one_line(
 
 
 class StandInHub:
-    """Keeps what a client would upload, or raises `error`."""
+    """Records uploads, or raises `error`."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
@@ -851,7 +853,7 @@ class StandInHub:
         self.uploaded[repo_id] = {path.name for path in folder_path.iterdir()}
 
 
-def test_push_uploads_the_whole_folder(micro_folder: Path) -> None:
+def test_push_uploads_the_complete_folder(micro_folder: Path) -> None:
     hub: Any = StandInHub()
     assert push_to_hub(micro_folder, "user/ced-micro", hub) == "https://huggingface.co/user/ced-micro"
     assert hub.uploaded == {"user/ced-micro": MODEL_FILES}
@@ -867,7 +869,7 @@ def test_push_uploads_the_whole_folder(micro_folder: Path) -> None:
         (HubConnectionError("[Errno -2] Name or service not known"), "check the network"),
     ],
 )
-def test_a_failed_upload_gets_one_line_and_keeps_the_folder(
+def test_a_failed_upload_gives_one_line_and_keeps_the_folder(
     error: Exception, complaint: str, micro_folder: Path
 ) -> None:
     hub: Any = StandInHub(error)
@@ -884,11 +886,11 @@ TINY = zenodo.ORIGINAL_CHECKPOINTS["tiny"]
 
 
 class StandInZenodo(BaseHTTPRequestHandler):
-    """Serves `CONTENT` under one record and describes it, in the ways that the class attributes say."""
+    """Serves `CONTENT` and its description under one record, as configured by the class attributes."""
 
     content = CONTENT
     checksum = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
-    description: bytes | None = None  # in place of the record's
+    description: bytes | None = None  # instead of that of the record
     record = zenodo.ZENODO_RECORDS[0]
     honours_range = True
     status = 200
@@ -951,7 +953,7 @@ def test_download_writes_the_file_once(server: type[StandInZenodo], tmp_path: Pa
     path = zenodo.download_checkpoint("tiny", tmp_path / "cache")
     assert path == tmp_path / "cache" / TINY and path.read_bytes() == CONTENT
     assert files_in(path.parent) == [TINY, f"{TINY}.md5"]
-    server.status = 503  # nor is the network needed again
+    server.status = 503  # no more network access is needed
     assert zenodo.download_checkpoint("tiny", tmp_path / "cache") == path
     assert server.requests == [("8275347", None)]
 
@@ -963,7 +965,7 @@ def files_in(folder: Path) -> list[str]:
 DAMAGED = CONTENT[:5000] + b"?" + CONTENT[5001:]  # of the same size
 
 
-def test_a_download_without_its_checksum_is_removed(server: type[StandInZenodo], tmp_path: Path) -> None:
+def test_a_download_with_a_wrong_checksum_is_removed(server: type[StandInZenodo], tmp_path: Path) -> None:
     server.content = DAMAGED
     with pytest.raises(zenodo.DownloadError, match="is damaged: md5 .* was removed: run the same command") as caught:
         zenodo.download_checkpoint("tiny", tmp_path)
@@ -974,7 +976,7 @@ def test_a_download_without_its_checksum_is_removed(server: type[StandInZenodo],
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["downloaded before", "from elsewhere"])
 @pytest.mark.parametrize("content", [DAMAGED, CONTENT[:-1], b""])
-def test_a_kept_file_without_its_checksum_is_downloaded_again(
+def test_an_existing_file_with_a_wrong_checksum_is_downloaded_again(
     content: bytes, is_known: bool, server: type[StandInZenodo], tmp_path: Path
 ) -> None:
     path = zenodo.download_checkpoint("tiny", tmp_path)
@@ -985,7 +987,7 @@ def test_a_kept_file_without_its_checksum_is_downloaded_again(
     assert len(server.requests) == 2
 
 
-def test_a_kept_file_that_was_never_compared_is_compared_now(server: type[StandInZenodo], tmp_path: Path) -> None:
+def test_an_existing_file_that_was_not_verified_is_verified(server: type[StandInZenodo], tmp_path: Path) -> None:
     (tmp_path / TINY).write_bytes(CONTENT)
     assert zenodo.download_checkpoint("tiny", tmp_path) == tmp_path / TINY
     assert server.requests == [] and files_in(tmp_path) == [TINY, f"{TINY}.md5"]
@@ -1034,7 +1036,7 @@ def test_download_falls_back_on_the_second_record(server: type[StandInZenodo], t
 
 
 @pytest.mark.parametrize("honours_range", [True, False])
-def test_a_download_continues_after_a_break_and_in_another_run(
+def test_an_interrupted_download_continues_and_in_another_run(
     honours_range: bool, server: type[StandInZenodo], tmp_path: Path
 ) -> None:
     server.honours_range, server.break_off_after = honours_range, 100_000
@@ -1044,7 +1046,7 @@ def test_a_download_continues_after_a_break_and_in_another_run(
     assert files_in(tmp_path) == [TINY, f"{TINY}.md5"]
 
 
-def test_an_interrupted_download_gets_one_line(
+def test_an_interrupted_download_gives_one_line(
     server: type[StandInZenodo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*args: Any, **kwargs: Any) -> None:
@@ -1055,7 +1057,7 @@ def test_an_interrupted_download_gets_one_line(
         zenodo.download_checkpoint("tiny", tmp_path)
 
 
-def test_a_part_that_is_complete_or_too_long_is_no_problem(server: type[StandInZenodo], tmp_path: Path) -> None:
+def test_a_part_may_be_complete_or_too_long(server: type[StandInZenodo], tmp_path: Path) -> None:
     for part in (CONTENT, CONTENT + b"too long"):
         (tmp_path / f"{TINY}.part").write_bytes(part)
         assert zenodo.download_checkpoint("tiny", tmp_path).read_bytes() == CONTENT
@@ -1071,7 +1073,7 @@ def test_a_part_that_is_complete_or_too_long_is_no_problem(server: type[StandInZ
         ({"description": b"<html>log in"}, "has no checksum of"),
     ],
 )
-def test_failed_downloads_get_one_line(
+def test_failed_downloads_give_one_line(
     behaviour: dict[str, Any], complaint: str, server: type[StandInZenodo], tmp_path: Path
 ) -> None:
     for name, value in behaviour.items():
@@ -1081,7 +1083,7 @@ def test_failed_downloads_get_one_line(
     assert "\n" not in str(caught.value) and files_in(tmp_path) == []
 
 
-def test_without_a_network_the_download_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_error_has_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zenodo, "ZENODO_URL", "http://nowhere.invalid/records")
     with pytest.raises(zenodo.DownloadError, match="check the network") as caught:
         zenodo.download_checkpoint("tiny", tmp_path)
@@ -1153,7 +1155,7 @@ def test_command_fails_with_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_script_is_the_command_and_help_does_not_import_torch(tmp_path: Path) -> None:
+def test_the_script_equals_the_command_and_help_does_not_import_torch(tmp_path: Path) -> None:
     code = textwrap.dedent("""
         import sys
         import convert_checkpoint

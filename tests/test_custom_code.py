@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A saved folder carries its own code: it loads, with the same numbers, where `ced_model` is not installed."""
+"""A saved folder includes its code: it can be loaded, with the same outputs, without `ced_model`."""
 
 import importlib.metadata
 import json
@@ -38,7 +38,7 @@ from ced_model import (
 
 CODE_FILES = set(custom_code.CODE_FILES)
 
-# What every isolated process begins with: packages that cannot be found even if they are installed, and no network.
+# The start of every isolated process: some packages cannot be imported, and there is no network access.
 ISOLATION = """
 import socket, sys
 
@@ -61,7 +61,7 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.c
 
 
 def run_python(script: str, folder: Path, blocked: tuple[str, ...] = ("ced_model",)) -> str:
-    """Runs `script` in a process of its own in `folder`, with caches there; returns what it prints last."""
+    """Runs `script` in a separate process in `folder`, with caches there; returns its last line of output."""
     home = folder / "hub_cache"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
     environment |= {"HF_HOME": str(home), "HF_MODULES_CACHE": str(home / "modules"), "HOME": str(folder)}
@@ -137,7 +137,7 @@ print(json.dumps([pipe(clips["37920"].numpy(), top_k=3), many, events]))
 def test_saved_folders_load_and_save_again_without_ced_model(
     tmp_path: Path, golden: Path, resources: Path, clips: dict[str, torch.Tensor]
 ) -> None:
-    """The Auto classes and the pipeline, with the same numbers as here; for audio files soundfile and soxr suffice."""
+    """Auto classes and pipeline give the same outputs; audio files only require soundfile and soxr."""
     extractor = CedFeatureExtractor.from_pretrained(golden / "micro_hub")
     model = CedForAudioClassification.from_pretrained(golden / "micro_hub").eval()
     encoder: Any = CedModel.from_pretrained(golden / "micro_hub", target_length=2024).eval()
@@ -186,12 +186,12 @@ def test_saved_folders_load_and_save_again_without_ced_model(
         ):
             stored, again = (json.loads((tmp_path / place / name).read_text()) for place in ("classifier", folder))
             assert [again[field] for field in fields] == [stored[field] for field in fields]
-    # An encoder has no classes: without a task, `pipeline` would take the only one that is named.
+    # An encoder has no classes: without a task, `pipeline` would use the only one in the configuration.
     assert "custom_pipelines" not in json.loads((tmp_path / "encoder" / "config.json").read_text())
 
 
 def files_named_by_auto_maps(folder: Path) -> set[str]:
-    """The code files that the JSON files of a folder point to."""
+    """The code files that the JSON files of a folder refer to."""
     stored = [json.loads(path.read_text()) for path in folder.glob("*config.json")]
     places = [place for fields in stored for place in fields.get("auto_map", {}).values()]
     places += [task["impl"] for fields in stored for task in fields.get("custom_pipelines", {}).values()]
@@ -207,7 +207,7 @@ def assert_complete(folder: Path) -> None:
 
 @pytest.fixture
 def hub_copy(tmp_path: Path, golden: Path) -> Path:
-    """A folder whose files name the code of another repository, as those of a Hub repository do in the cache."""
+    """A folder whose files refer to the code of another repository, like a Hub repository in the cache."""
     folder = Path(shutil.copytree(golden / "micro_hub", tmp_path / "hub_copy"))
     auto_map = {name: f"someone/else--{place}" for name, place in custom_code.AUTO_MAP.items()}
     for name, places in (("config.json", auto_map), ("preprocessor_config.json", {"AutoFeatureExtractor": "old.Old"})):
@@ -217,7 +217,7 @@ def hub_copy(tmp_path: Path, golden: Path) -> Path:
 
 
 @pytest.mark.parametrize("saved", [CedConfig, CedFeatureExtractor, CedModel, CedForAudioClassification])
-def test_whatever_is_saved_is_complete(saved: Any, hub_copy: Path, tmp_path: Path) -> None:
+def test_saved_folders_are_complete(saved: Any, hub_copy: Path, tmp_path: Path) -> None:
     saved.from_pretrained(hub_copy).save_pretrained(tmp_path / "saved")
     assert_complete(tmp_path / "saved")
 
@@ -242,7 +242,7 @@ def test_a_model_with_merged_adapters_and_a_checkpoint_of_trainer_are_complete(h
 
 @pytest.mark.parametrize("method", ["push_to_hub", "save_pretrained"])
 @pytest.mark.parametrize("pushed", [CedConfig, CedFeatureExtractor, CedForAudioClassification, "pipeline"])
-def test_what_is_pushed_to_the_hub_is_complete(
+def test_folders_pushed_to_the_hub_are_complete(
     pushed: Any, method: str, hub_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uploaded: set[str] = set()
@@ -271,7 +271,9 @@ def test_what_is_pushed_to_the_hub_is_complete(
         assert uploaded >= {"config.json", "preprocessor_config.json", "model.safetensors", *CODE_FILES}
 
 
-def test_the_code_of_a_class_by_another_author_is_saved_only_if_it_is_registered(tmp_path: Path, golden: Path) -> None:
+def test_the_code_of_a_subclass_by_another_author_is_saved_only_if_it_is_registered(
+    tmp_path: Path, golden: Path
+) -> None:
     class Mine(CedForAudioClassification):
         pass
 
@@ -280,14 +282,16 @@ def test_the_code_of_a_class_by_another_author_is_saved_only_if_it_is_registered
     assert_complete(tmp_path)
 
 
-def test_an_older_transformers_is_named_before_anything_else_fails(
+def test_an_older_transformers_is_refused_before_other_errors(
     tmp_path: Path, golden: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the package, and by each file of the custom code on its own."""
+    """By the package, and by each file of the custom code."""
     CedForAudioClassification.from_pretrained(golden / "micro_hub").save_pretrained(tmp_path)
     CedFeatureExtractor.from_pretrained(golden / "micro_hub").save_pretrained(tmp_path)
     monkeypatch.setattr(importlib.metadata, "version", lambda package: "5.22.2")
-    expected = r'^CED needs transformers 5\.23 or newer, found 5\.22\.2: pip install --upgrade "transformers>=5\.23"$'
+    expected = (
+        r'^CED requires transformers 5\.23 or newer, found 5\.22\.2: pip install --upgrade "transformers>=5\.23"$'
+    )
     for name in [module for module in sys.modules if module.partition(".")[0] == "ced_model"]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImportError, match=expected):
@@ -309,15 +313,15 @@ def test_the_floor_is_a_version_number(version: str, is_enough: bool, monkeypatc
         exec(compile(code, "custom_code.py", "exec"), {})
 
 
-def test_the_floor_is_the_one_that_pip_is_told() -> None:
+def test_the_floor_is_that_of_the_package_metadata() -> None:
     requirements = (Path(__file__).parent.parent / "requirements.txt").read_text().splitlines()
     assert f"transformers>={custom_code.MIN_TRANSFORMERS}" in requirements
 
 
 def test_the_custom_code_imports_nothing_that_transformers_users_lack() -> None:
     """
-    Hub users have torch, NumPy and transformers; transformers refuses code that imports anything absent. The pipeline,
-    which decodes audio, also needs soundfile and soxr; the model is loaded without them.
+    Hub users have torch, NumPy and transformers, which refuses code that imports other packages that are missing. The
+    pipeline, which decodes audio, also requires soundfile and soxr; the model is loaded without them.
     """
     allowed = {"torch", "numpy", "transformers", "huggingface_hub"} | sys.stdlib_module_names
     for name in CODE_FILES:
@@ -327,6 +331,6 @@ def test_the_custom_code_imports_nothing_that_transformers_users_lack() -> None:
         needed = {Path(file).name for file in get_relative_import_files(path)}
         assert needed <= (CODE_FILES if of_pipeline else set(custom_code.MODEL_CODE)), name
     pipeline_file = Path(custom_code.__file__).with_name("pipeline_ced.py")
-    assert {"soundfile", "soxr"} <= set(get_imports(pipeline_file))  # which is the file whose imports are checked
+    assert {"soundfile", "soxr"} <= set(get_imports(pipeline_file))  # the imports of this file are checked
     needed = {Path(file).name for file in get_relative_import_files(pipeline_file)} | {pipeline_file.name}
-    assert needed >= set(custom_code.PIPELINE_CODE)  # nothing travels that is not used
+    assert needed >= set(custom_code.PIPELINE_CODE)  # all saved files are used

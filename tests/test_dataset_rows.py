@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets in the layout of the Hugging Face Hub: rows are tagged, evaluated and trained with, without torchcodec."""
+"""Data sets in the layout of the Hugging Face Hub: tagging, evaluation and training without torchcodec."""
 
 import json
 import os
@@ -32,7 +32,7 @@ AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 def write_shard(
     path: Path, audio: list[Any], column: str = "audio", features: dict | None = None, **columns: Any
 ) -> None:
-    """A Parquet file with the features that datasets stores in it, and three rows in a row group."""
+    """Writes a Parquet file with features as stored by datasets, and three rows per row group."""
     path.parent.mkdir(parents=True, exist_ok=True)
     features = {column: {"_type": "Audio"}} | (features or {})
     table = pa.table({column: pa.array(audio, AUDIO), **columns})
@@ -47,7 +47,7 @@ def recordings(resources: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, recordings: list[dict[str, Any]]) -> Path:
-    """Recordings in Parquet: eight to train with in two files, four for validation, six to test, two of them bad."""
+    """Recordings in Parquet: eight for training in two files, four for validation, six for testing (two invalid)."""
     folder = tmp_path_factory.mktemp("owner") / "sounds"
     label = {"label": {"names": NAMES, "_type": "ClassLabel"}}
     for shard in range(2):
@@ -55,7 +55,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, recordings: list[dict[s
         write_shard(folder / f"data/train-0000{shard}-of-00002.parquet", named, features=label, label=range(4))
     write_shard(folder / "data/validation-00000-of-00001.parquet", recordings[::-1], features=label, label=[3, 2, 1, 0])
     bad = [*recordings, {"bytes": b"no audio", "path": "bad.wav"}, None]
-    bad[1] = bad[1] | {"path": bad[0]["path"]}  # as where files of several folders have the same name
+    bad[1] = bad[1] | {"path": bad[0]["path"]}  # as for files with the same name in several folders
     write_shard(folder / "data/test-00000-of-00001.parquet", bad, features=label, label=[0, 1, 2, 3, -1, 0])
     (folder / "README.md").write_text("---\nlicense: cc0-1.0\n---\n# Sounds\n")
     return folder
@@ -77,7 +77,7 @@ def audio_folder(tmp_path_factory: pytest.TempPathFactory, resources: Path) -> P
 
 @pytest.fixture
 def ced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
-    """Runs `ced ARGUMENTS…` in this process, with a cache of its own."""
+    """Runs `ced ARGUMENTS…` in this process, with a separate cache."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
     def invoke(*arguments: Any, code: int = 0) -> Any:
@@ -93,7 +93,7 @@ def records(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_the_rows_of_a_data_set_are_tagged_as_their_files(ced: Any, repository: Path, resources: Path):
+def test_tags_of_rows_equal_those_of_their_files(ced: Any, repository: Path, resources: Path):
     result = ced("tag", "--dataset", repository, "--split", "test", "-f", "jsonl", code=1)
     tagged = records(result.stdout)
     assert [item["file"] for item in tagged] == [
@@ -102,9 +102,9 @@ def test_the_rows_of_a_data_set_are_tagged_as_their_files(ced: Any, repository: 
     files = records(ced("tag", *(resources / f"{name}.flac" for name in RECORDINGS), "-f", "jsonl").stdout)
     assert [item["tags"] for item in tagged[:4]] == [item["tags"] for item in files]
     assert tagged[4]["error"].startswith("row 4 of test, column 'audio': neither libsndfile")
-    assert tagged[5]["error"] == "row 5 of test, column 'audio': a row without audio: its bytes and its path are None"
+    assert tagged[5]["error"] == "row 5 of test, column 'audio': a row without audio: its bytes and path are None"
     events = ced("tag", "--dataset", repository / "data/test-00000-of-00001.parquet", "--events", "-f", "csv", code=1)
-    assert "row 4 of train" in events.stdout  # datasets calls a single file so
+    assert "row 4 of train" in events.stdout  # the split of a single file in datasets
 
 
 def test_an_interrupted_run_over_a_data_set_is_resumed(ced: Any, repository: Path, tmp_path: Path):
@@ -133,14 +133,14 @@ def test_an_interrupted_run_over_a_data_set_is_resumed(ced: Any, repository: Pat
         (["--split", "test", "--ray", "-o", "tags"], "--dataset excludes --ray"),
     ],
 )
-def test_what_a_data_set_does_not_have_is_refused_with_what_it_has(
+def test_unknown_splits_and_columns_are_refused_with_the_existing_ones(
     ced: Any, repository: Path, arguments: list[str], message: str
 ):
     result = ced("tag", "--dataset", repository, *arguments, code=2)
     assert result.stderr == f"ced: {message}\n" and not result.stdout
 
 
-def test_what_is_no_data_set_is_refused_in_one_line(ced: Any, tmp_path: Path):
+def test_inputs_that_are_not_data_sets_are_refused_in_one_line(ced: Any, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("a")
@@ -148,7 +148,7 @@ def test_what_is_no_data_set_is_refused_in_one_line(ced: Any, tmp_path: Path):
     (tmp_path / "bad.parquet").write_bytes(b"PAR1" * 9)
     write_shard(tmp_path / "silent" / "a.parquet", [None], column="x", features={"x": {"_type": "Image"}})
     for name, message, code in (
-        ("empty", "it holds no files of a data set", 2),
+        ("empty", "it contains no files of a data set", 2),
         ("text", "text files; expected Parquet files or audio files", 2),
         ("clip.wav", "a data set is a folder, a Parquet file or a Hub id", 2),
         ("no/such/folder", "not a file, a folder or a Hub id (owner/name)", 2),
@@ -163,7 +163,7 @@ def test_what_is_no_data_set_is_refused_in_one_line(ced: Any, tmp_path: Path):
     assert missing == 'ced: reading a data set requires datasets: pip install "ced_model[datasets]"\n'
 
 
-def test_the_card_of_a_data_set_decides_its_configurations_and_splits(repository: Path, tmp_path: Path):
+def test_configurations_and_splits_are_those_of_the_card(repository: Path, tmp_path: Path):
     shutil.copytree(repository / "data", tmp_path / "sounds" / "data")
     (tmp_path / "sounds" / "README.md").write_text(
         "---\nconfigs:\n- config_name: small\n  data_files:\n  - split: probe\n    path: data/valid*.parquet\n"
@@ -176,7 +176,7 @@ def test_the_card_of_a_data_set_decides_its_configurations_and_splits(repository
 
 
 def test_audio_that_is_stored_as_a_plain_struct_is_found(recordings: Any, tmp_path: Path):
-    """As `datasets` writes rows that were made by `map`."""
+    """The form in which `datasets` writes rows made by `map`."""
     value = {"bytes": {"dtype": "binary", "_type": "Value"}, "path": {"dtype": "string", "_type": "Value"}}
     write_shard(tmp_path / "a.parquet", recordings, "clip", {"clip": value}, index=range(4))
     assert [row["path"] for row in dataset_inputs(tmp_path / "a.parquet")] == [row["path"] for row in recordings]
@@ -195,13 +195,13 @@ def test_audio_that_is_stored_as_a_plain_struct_is_found(recordings: Any, tmp_pa
         ({"split": "test", "config": 3}, "`config='3'`: expected default"),
     ],
 )
-def test_arguments_of_other_types_are_refused_in_one_line(arguments: dict[str, Any], message: str, repository: Path):
+def test_arguments_of_wrong_types_are_refused_in_one_line(arguments: dict[str, Any], message: str, repository: Path):
     with pytest.raises(ValueError) as caught:
         dataset_inputs(**({"dataset": repository} | arguments))
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
-def test_a_folder_of_audio_files_is_read_as_its_metadata_or_files_say(ced: Any, audio_folder: Path):
+def test_a_folder_of_audio_files_is_read_by_its_metadata_or_files(ced: Any, audio_folder: Path):
     train = records(ced("tag", "--dataset", audio_folder, "--split", "train", "-f", "jsonl").stdout)
     assert [item["file"] for item in train] == ["train/perc_bell.flac"]
     refused = ced("tag", "--dataset", audio_folder, "--audio-column", "audio", code=2).stderr
@@ -220,7 +220,7 @@ def test_python_tags_data_sets_and_the_rows_of_datasets(repository: Path, audio_
     assert [result.tags for result in results] == expected
     assert [result.name for result in results] == [f"{name}.flac" for name in reversed(RECORDINGS)]
     table = datasets.Dataset.from_parquet(str(repository / "data" / "validation-00000-of-00001.parquet"))
-    for decoded in (table, table["audio"], streamed):  # which is not decoded by datasets, as that needs torchcodec
+    for decoded in (table, table["audio"], streamed):  # not decoded by datasets, which would require torchcodec
         assert [result.tags for result in tagger.tag(decoded)] == expected
     assert tagger(table) == expected and tagger.embed(table["audio"]).shape[0] == 4
     columns = datasets.Dataset.from_list([row["audio"] for row in rows])
@@ -257,7 +257,9 @@ def test_rows_are_evaluated_with_any_kind_of_labels(
     assert rows["files"].tolist() == [f"{name}.flac" for name in RECORDINGS]
 
 
-def test_bad_rows_and_labels_of_an_evaluation_are_named(ced: Any, repository: Path, recordings: Any, tmp_path: Path):
+def test_invalid_rows_and_labels_of_an_evaluation_are_reported(
+    ced: Any, repository: Path, recordings: Any, tmp_path: Path
+):
     result = ced("evaluate", "--dataset", repository, code=1)
     assert "split: test (of train, validation, test)" in result.stderr
     assert "test:5: row 5 of test, column 'audio': a row without audio" in result.stderr
@@ -271,7 +273,7 @@ def test_bad_rows_and_labels_of_an_evaluation_are_named(ced: Any, repository: Pa
         assert ced("evaluate", *arguments, code=2).stderr.count("\n") == 1
 
 
-def test_a_data_set_is_trained_with(ced: Any, repository: Path, golden: Path, tmp_path: Path):
+def test_a_data_set_can_be_used_for_training(ced: Any, repository: Path, golden: Path, tmp_path: Path):
     training = ("finetune", "--dataset", repository, "-m", golden / "micro_hub", "--epochs", "1", "--crop", "1")
     result = ced(*training, "-o", tmp_path / "model")
     assert "8 clips of 4 classes, one per clip; 4 for validation" in result.stderr
@@ -281,7 +283,7 @@ def test_a_data_set_is_trained_with(ced: Any, repository: Path, golden: Path, tm
     assert "4 clips of 4 classes" in again.stderr and "its name" not in again.stderr
     teaching = ("distill", "teach", "--dataset", repository, "-t", golden / "micro_hub", "-e", "1", "-o")
     taught = ced(*teaching, tmp_path / "store")
-    assert "in 8 files" in taught.stderr and "writing" not in taught.stderr  # the audio is there from before
+    assert "in 8 files" in taught.stderr and "writing" not in taught.stderr  # the audio was written before
     assert "1 epochs of" in ced(*teaching, tmp_path / "store").stderr
 
 
@@ -295,7 +297,7 @@ for line in sys.stdin:
 """
 
 
-def test_data_sets_of_the_hub_are_streamed_and_named_errors_are_one_line(
+def test_data_sets_on_the_hub_are_streamed_and_errors_are_one_line(
     repository: Path, audio_folder: Path, tmp_path: Path, ced: Any
 ):
     commands = [
@@ -327,10 +329,10 @@ def test_data_sets_of_the_hub_are_streamed_and_named_errors_are_one_line(
         or tagged[1] == local.stdout
     )
     assert files[0] == 0 and len(records(files[1])) == 4 and "/snapshots/" not in files[1]
-    assert not [file for file in tmp_path.rglob("*.parquet")]  # nothing of it is stored
-    assert len([file for file in tmp_path.rglob("*.flac")]) == 4  # of the split that was asked for
-    reasons = ["gives access only to accepted", "does not exist or is private", "Revision 'v9' doesn't exist"]
+    assert not [file for file in tmp_path.rglob("*.parquet")]  # not stored
+    assert len([file for file in tmp_path.rglob("*.flac")]) == 4  # only those of the given split
+    reasons = ["access is restricted", "does not exist or is private", "Revision 'v9' doesn't exist"]
     for (code, _, stderr, _), message in zip(refused, reasons, strict=True):
         assert code == 2 and message in stderr and stderr.count("\n") == 1
     assert unreachable[0] == 1 and "the Hugging Face Hub cannot be reached" in unreachable[2]
-    assert len([path for _, path, _ in hub.requests if "unreachable" in path]) == 1  # no attempt is repeated
+    assert len([path for _, path, _ in hub.requests if "unreachable" in path]) == 1  # without repeated attempts

@@ -1,10 +1,9 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The documentation holds: every snippet runs, and every argument of the public classes is documented.
+"""The documentation is correct: every snippet runs, and every argument of the public classes is documented.
 
 Snippets run offline in a folder with small random checkpoints named `mispeech/ced-*` and a copy of `resources/`. Those
-of one file run in order and share their names. A comment behind a `print` is what it prints; examples with `>>>` are
-doctests.
+of one file run in order and share variables. A comment after a `print` is its output; examples with `>>>` are doctests.
 """
 
 import ast
@@ -50,7 +49,7 @@ def find_snippets(text: str, first_line: int = 1) -> list[Snippet]:
 
 
 def run_snippet(snippet: Snippet, path: Path, names: dict[str, Any]) -> None:
-    """Runs a block in the namespace `names`; raises an AssertionError where something else is printed than it says."""
+    """Runs a block in the namespace `names`; raises an AssertionError if its output is not the shown one."""
     if snippet.code.lstrip().startswith(">>>"):
         run_doctest(snippet, path, names)
     else:
@@ -59,14 +58,14 @@ def run_snippet(snippet: Snippet, path: Path, names: dict[str, Any]) -> None:
 
 def run_doctest(snippet: Snippet, path: Path, names: dict[str, Any]) -> None:
     test = doctest.DocTestParser().get_doctest(snippet.code, names, path.name, str(path), snippet.line - 1)
-    test.globs = names  # the parser copies them, but later blocks build on this one
+    test.globs = names  # the parser copies them, but later blocks use these variables
     report = io.StringIO()
     failed, _ = doctest.DocTestRunner(optionflags=OUTPUT_FLAGS).run(test, out=report.write, clear_globs=False)
     assert not failed, report.getvalue()
 
 
 def run_statements(snippet: Snippet, path: Path, names: dict[str, Any]) -> None:
-    # Blank lines in front give errors the line numbers of the file.
+    # Leading blank lines give errors the line numbers of the file.
     code = "\n" * (snippet.line - 1) + snippet.code
     lines = code.splitlines()
     for statement in ast.parse(code, str(path)).body:
@@ -99,7 +98,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def class_folders(resources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small stand-in for ESC-50 as class folders: three classes with five recordings each, at 44.1 kHz."""
+    """A small stand-in for ESC-50 with class folders: three classes with five recordings each, at 44.1 kHz."""
     folder = tmp_path_factory.mktemp("esc50")
     for name in ("misc_burp", "misc_crow", "perc_snap"):
         samples, sampling_rate = soundfile.read(resources / f"{name}.flac")
@@ -113,7 +112,7 @@ def class_folders(resources: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def workplace(
     checkpoints: Path, class_folders: Path, resources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
-    """A current folder with all that snippets name, and no network; the namespace that they share."""
+    """A working directory with all files of the snippets, without network access; returns their namespace."""
 
     def refuse(self: socket.socket, address: Any) -> None:
         raise AssertionError(f"a snippet connects to {address}")
@@ -129,12 +128,12 @@ def workplace(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_snippet_of_a_page_runs_and_prints_what_it_says(page: Path, workplace: dict[str, Any]) -> None:
+def test_every_snippet_of_a_page_runs_and_prints_the_shown_output(page: Path, workplace: dict[str, Any]) -> None:
     for snippet in find_snippets(page.read_text(encoding="utf-8")):
         run_snippet(snippet, page, workplace)
 
 
-def test_the_old_names_of_the_training_notebook_are_type_errors_as_the_page_on_migrating_claims(tmp_path: Path) -> None:
+def test_old_names_of_the_training_notebook_are_type_errors_as_in_the_migration_page(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
     assert "eval_strategy" in text and "processing_class" in text
     with pytest.raises(TypeError, match="evaluation_strategy"):
@@ -146,7 +145,7 @@ def test_the_old_names_of_the_training_notebook_are_type_errors_as_the_page_on_m
 def test_the_model_card_snippet_with_torchaudio_runs_where_torchaudio_reads_files(
     workplace: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The snippet requires torchcodec: what this reads in its place is what torchcodec gives."""
+    """The snippet requires torchcodec, which is replaced by a function with the same result."""
 
     def load(path: str) -> tuple[torch.Tensor, int]:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
@@ -166,7 +165,7 @@ def test_the_model_card_snippet_with_torchaudio_runs_where_torchaudio_reads_file
 
 
 def find_documented(source: Path) -> Iterator[tuple[str, list[Snippet]]]:
-    """The docstrings of a module that hold snippets."""
+    """The docstrings of a module that have snippets."""
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) or not node.body:
             continue
@@ -184,7 +183,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("source", "snippets"), EXAMPLES)
-def test_every_example_of_a_docstring_runs_and_prints_what_it_says(
+def test_every_example_of_a_docstring_runs_and_prints_the_shown_output(
     source: Path, snippets: list[Snippet], workplace: dict[str, Any]
 ) -> None:
     for snippet in snippets:
@@ -206,7 +205,7 @@ def test_the_model_page_documents_the_public_classes_and_every_argument() -> Non
             missing = [part for part in named if part not in inherited and f"{part} (" not in (function.__doc__ or "")]
             assert not missing, f"{name}: {missing}"
             twice = [part for part in named if len(re.findall(rf"^\s*{part} \(", function.__doc__ or "", re.M)) > 1]
-            assert not twice, f"{name}: {twice}"  # transformers adds a text of its own where it does not find ours
+            assert not twice, f"{name}: {twice}"  # transformers adds its own text if it does not find ours
 
 
 def test_the_published_figures_are_those_of_the_paper() -> None:
@@ -222,7 +221,7 @@ def test_the_published_figures_are_those_of_the_paper() -> None:
     assert figures == model_card.PUBLISHED_FIGURES
 
 
-def test_a_wrong_comment_behind_a_print_is_noticed() -> None:
+def test_a_wrong_comment_after_a_print_is_detected() -> None:
     run_snippet(Snippet("x = 1\nprint(x)  # 1\n", 3), Path("page.md"), {})
     with pytest.raises(AssertionError, match="page.md:4 says '2' but prints '1"):
         run_snippet(Snippet("x = 1\nprint(x)  # 2\n", 3), Path("page.md"), {})

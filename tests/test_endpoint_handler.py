@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Converted folders answer the requests of Hugging Face Inference Endpoints, with and without this package."""
+"""The handler of converted folders for Hugging Face Inference Endpoints, with and without this package."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ import soundfile
 from ced_model import AudioTagger
 from ced_model.conversion import convert_checkpoint
 
-# As the service does it: the file in the folder, imported under the name `handler`.
+# Like the service: imports the file in the folder as `handler`.
 SERVICE = """
 import base64, json, sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -86,19 +86,22 @@ SOUND = base64.b64encode(b"no audio file").decode()
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({}, "inputs: not in the request: send the bytes"),
-        ({"inputs": None}, "inputs: not in the request: send the bytes"),
-        ([1], "inputs: not in the request: send the bytes"),
-        ({"inputs": 3}, "inputs: got int: send the bytes"),
-        ({"inputs": [0.1, 0.2]}, "inputs: got float: send the bytes"),
-        ({"inputs": {"path": "/etc/passwd"}}, "inputs: got dict: send the bytes"),
-        ({"inputs": "/etc/passwd.wav"}, "inputs: a string that is not base64: send the bytes"),
-        ({"inputs": "http://127.0.0.1/a.wav"}, "inputs: a string that is not base64: send the bytes"),
-        ({"inputs": {"array": [[1], [1, 2]], "sampling_rate": 16000}}, "inputs: the array is not one of numbers: send"),
+        ({}, "inputs: missing in the request: send an audio file"),
+        ({"inputs": None}, "inputs: missing in the request: send an audio file"),
+        ([1], "inputs: missing in the request: send an audio file"),
+        ({"inputs": 3}, "inputs: got int: send an audio file"),
+        ({"inputs": [0.1, 0.2]}, "inputs: got float: send an audio file"),
+        ({"inputs": {"path": "/etc/passwd"}}, "inputs: got dict: send an audio file"),
+        ({"inputs": "/etc/passwd.wav"}, "inputs: a string that is not base64: send an audio file"),
+        ({"inputs": "http://127.0.0.1/a.wav"}, "inputs: a string that is not base64: send an audio file"),
+        (
+            {"inputs": {"array": [[1], [1, 2]], "sampling_rate": 16000}},
+            "inputs: the array must contain numbers only: send",
+        ),
         ({"inputs": {"array": ["a"], "sampling_rate": 16000}}, "inputs: <array>: samples of type <U1: expected"),
         (
             {"inputs": {"array": [0, 2], "sampling_rate": 16000}},
-            "inputs: an array of whole numbers; its full scale must",
+            "inputs: an array of integers; its full scale must",
         ),
         ({"inputs": {"array": [0.1, 0.2]}}, 'inputs: <array>: a dict needs "array"'),
         ({"inputs": b""}, "inputs: <bytes>: holds no audio: the file is empty"),
@@ -108,13 +111,15 @@ SOUND = base64.b64encode(b"no audio file").decode()
         ({"inputs": SOUND, "parameters": {"top_k": 0}}, "`top_k=0`: expected a whole number from 1"),
     ],
 )
-def test_bad_requests_are_one_line_and_read_neither_files_nor_urls(handler: Any, request_: Any, message: str) -> None:
+def test_invalid_requests_give_one_line_and_read_neither_files_nor_urls(
+    handler: Any, request_: Any, message: str
+) -> None:
     with pytest.raises(ValueError) as caught:
         handler(request_)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
-def test_silence_that_json_has_as_whole_numbers_is_answered(handler: Any) -> None:
+def test_silence_that_is_integers_in_json_is_accepted(handler: Any) -> None:
     answers = [handler({"inputs": {"array": [zero] * 8000, "sampling_rate": 16000}}) for zero in (0, 0.0)]
     assert answers[0] == answers[1] and len(answers[0]) == 5
 

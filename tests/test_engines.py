@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""AudioTagger with each engine: the scores of torch, and int8 versions that are made once and kept."""
+"""AudioTagger with each engine: scores equal those of torch, and int8 versions are cached."""
 
 import gc
 import logging
@@ -27,12 +27,12 @@ from ced_model.model_folder import ModelFolder, open_model
 from ced_model.quantization import BLOCKS, quantize_onnx
 
 RATE = 16000
-PATIENCE_S = 300.0  # after which a test that waits for another process fails; nothing is asserted about time
+PATIENCE_S = 300.0  # timeout for other processes; not an assertion about time
 ENGINES = {"onnx": ("onnx", "float32"), "openvino": ("openvino", "float32")} | {
     f"{name}-int8": (name, "int8") for name in ("onnx", "openvino")
 }
 LABELS = ["Speech", "a, b", "Größe", *(f"class {index}" for index in range(3, 12)), "Crow"]
-# Front ends and heads: a kind of model → settings of its configuration, and of its front end.
+# Kinds of models: settings of the configuration and of the front end.
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "audioset": ({"id2label": dict(enumerate(LABELS))}, {}),
     "single label": (
@@ -56,7 +56,7 @@ def make_model(kind: str = "audioset") -> CedForAudioClassification:
     torch.manual_seed(0)
     settings, front_end = KINDS[kind]
     model = CedForAudioClassification(CedConfig(embed_dim=48, depth=1, num_heads=3, **settings, **front_end)).eval()
-    with torch.no_grad():  # as after training: inputs are normalised, and outputs differ
+    with torch.no_grad():  # as after training: inputs are normalised, and outputs vary
         model.encoder.init_bn.running_mean.fill_(-30.0)
         model.encoder.init_bn.running_var.fill_(200.0)
         model.outputlayer[1].weight.normal_(std=0.3)
@@ -98,7 +98,7 @@ def make_tagger(folders: Folders) -> MakeTagger:
 
 @pytest.fixture(scope="module")
 def sounds(resources: Path) -> list[Any]:
-    """Of several lengths: recordings, 0.05 s, and 23.4 s of noise that grows."""
+    """Recordings, 0.05 s of noise, and 23.4 s of noise that gets louder."""
     noise = np.random.default_rng(0).normal(size=int(23.4 * RATE)).astype(np.float32)
     noise *= np.linspace(0.001, 0.3, len(noise), dtype=np.float32)
     return [*(resources / f"{name}.flac" for name in ("misc_crow", "perc_snap", "misc_burp")), noise[:800], noise]
@@ -124,9 +124,11 @@ def test_tags_embeddings_and_timelines_of_any_length_are_those_of_torch(
     assert (tagger.engine, tagger.compute_type, reference.engine) == (*ENGINES[engine], "torch")
     tolerance = TOLERANCES[tagger.compute_type]
     expected, found = scores_of(reference, sounds), scores_of(tagger, sounds)
-    assert np.ptp(expected, axis=0).max() > 0.3  # classes that sounds differ in
+    assert np.ptp(expected, axis=0).max() > 0.3  # scores differ between sounds
     np.testing.assert_allclose(found, expected, atol=tolerance, rtol=0)
-    assert (np.abs(found - expected).max() > 1e-4) == (tagger.compute_type == "int8")  # it really is another arithmetic
+    assert (np.abs(found - expected).max() > 1e-4) == (
+        tagger.compute_type == "int8"
+    )  # the arithmetic really is different
     alone = np.concatenate([scores_of(tagger, [sound]) for sound in sounds])
     np.testing.assert_allclose(alone, found, atol=1e-5, rtol=0)
     embeddings = reference.embed(sounds)
@@ -168,9 +170,7 @@ def test_other_heads_labels_poolings_and_front_ends_work(
         assert expected.min() < 0 or expected.max() > 1  # no probabilities
 
 
-def test_openvino_computes_in_bfloat16_if_asked_to(
-    make_tagger: MakeTagger, folders: Folders, sounds: list[Any]
-) -> None:
+def test_openvino_can_compute_in_bfloat16(make_tagger: MakeTagger, folders: Folders, sounds: list[Any]) -> None:
     tagger = AudioTagger(folders("audioset"), engine="openvino", compute_type="bfloat16")
     assert tagger.compute_type == "bfloat16"
     np.testing.assert_allclose(scores_of(tagger, sounds), scores_of(make_tagger(), sounds), atol=0.05, rtol=0)
@@ -190,9 +190,7 @@ def test_a_broken_file_does_not_stop_the_others_or_change_their_scores(
 
 
 @pytest.mark.parametrize("engine", ["onnx", "onnx-int8", "openvino"])
-def test_a_model_in_memory_is_computed_with_its_present_weights(
-    engine: str, make_tagger: MakeTagger, sounds: list[Any]
-) -> None:
+def test_a_model_in_memory_uses_its_current_weights(engine: str, make_tagger: MakeTagger, sounds: list[Any]) -> None:
     model = make_model().train()
     name, compute_type = ENGINES[engine]
     tagger = AudioTagger(model, engine=name, compute_type=compute_type, num_threads=2)
@@ -201,7 +199,7 @@ def test_a_model_in_memory_is_computed_with_its_present_weights(
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
-def test_a_tagger_can_be_pickled_and_leaves_the_threads_of_torch_as_they_are(
+def test_a_tagger_can_be_pickled_and_does_not_change_the_threads_of_torch(
     engine: str, make_tagger: MakeTagger, sounds: list[Any]
 ) -> None:
     threads = torch.get_num_threads()
@@ -215,7 +213,7 @@ def test_a_tagger_can_be_pickled_and_leaves_the_threads_of_torch_as_they_are(
 
 
 def in_a_fork(function: Callable[[], Any]) -> Any:
-    """What a function returns, or raises, in a process that is forked from this one."""
+    """The result or the exception of a function in a forked process."""
     with multiprocessing.get_context("fork").Pool(1, initializer=_remember, initargs=(function,)) as pool:
         return pool.apply_async(_call).get(timeout=PATIENCE_S)
 
@@ -227,7 +225,7 @@ def _remember(function: Callable[[], Any]) -> None:
 
 def _call() -> Any:
     found = _function()
-    gc.collect()  # frees what a fork can free
+    gc.collect()  # runs destructors
     return found
 
 
@@ -247,9 +245,7 @@ def test_a_forked_process_tags_with_a_tagger_of_its_parent(
     np.testing.assert_allclose(scores_of(taggers[0], sounds), expected[0], atol=1e-5)
 
 
-def test_a_forked_process_that_cannot_use_openvino_is_told_what_to_do(
-    make_tagger: MakeTagger, sounds: list[Any]
-) -> None:
+def test_openvino_in_a_forked_process_is_refused_with_the_remedy(make_tagger: MakeTagger, sounds: list[Any]) -> None:
     tagger = make_tagger("openvino")
     tagger(sounds[:2])
     for use in (lambda: tagger(sounds[0]), lambda: make_tagger("openvino", "regression")(sounds[0])):
@@ -258,7 +254,7 @@ def test_a_forked_process_that_cannot_use_openvino_is_told_what_to_do(
     assert in_a_fork(lambda: scores_of(make_tagger("onnx"), sounds[:1])).shape == (1, 13)
 
 
-# What is refused, before anything is loaded
+# Errors before anything is loaded
 
 
 @pytest.mark.parametrize(
@@ -267,15 +263,18 @@ def test_a_forked_process_that_cannot_use_openvino_is_told_what_to_do(
         ({"engine": "tflite"}, "`engine='tflite'`: expected auto, onnx, openvino, torch"),
         (
             {"engine": "torch", "compute_type": "int8"},
-            "expected .* with the engine torch; onnx or openvino can do int8",
+            "expected .* with the engine torch; int8 requires onnx or openvino",
         ),
-        ({"engine": "onnx", "compute_type": "float16"}, "expected float32 or int8 with the engine onnx; torch can do"),
+        (
+            {"engine": "onnx", "compute_type": "float16"},
+            "expected float32 or int8 with the engine onnx; float16 requires torch",
+        ),
         ({"compute_type": "int4"}, "`compute_type='int4'`: expected float32, int8, bfloat16, float16"),
-        ({"engine": "onnx", "device": "cuda:1"}, "`device='cuda:1'`: expected cpu, where the engine onnx computes"),
+        ({"engine": "onnx", "device": "cuda:1"}, "`device='cuda:1'`: expected cpu for the engine onnx"),
     ],
     ids=str,
 )
-def test_what_there_is_not_is_refused_before_work(options: dict[str, Any], message: str) -> None:
+def test_engines_and_types_that_do_not_exist_are_refused_before_any_work(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message) as error:
         AudioTagger("./there-is-no-such-folder", **options)
     assert "\n" not in str(error.value)
@@ -288,7 +287,7 @@ def test_what_there_is_not_is_refused_before_work(options: dict[str, Any], messa
         ("openvino", "openvino", 'the engine openvino requires openvino: pip install "ced_model[openvino]"'),
     ],
 )
-def test_a_missing_package_is_one_line_with_the_command_that_installs_it(
+def test_a_missing_package_gives_one_line_with_the_command_to_install_it(
     engine: str, package: str, install: str, make_tagger: MakeTagger, sounds: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ced_model.packages.missing", lambda names: [name for name in names if name == package])
@@ -298,7 +297,7 @@ def test_a_missing_package_is_one_line_with_the_command_that_installs_it(
     assert str(error.value) == install
 
 
-def test_a_model_with_adapters_is_for_torch_alone() -> None:
+def test_a_model_with_adapters_requires_torch() -> None:
     import peft
 
     model = peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["qkv"]), make_model())
@@ -314,7 +313,7 @@ def opened(folders: Folders) -> ModelFolder:
     return open_model(folders("audioset"))
 
 
-def test_int8_takes_linear_layers_of_the_blocks_and_leaves_the_log_and_standard_output_alone(
+def test_int8_quantizes_linear_layers_of_the_blocks_and_prints_nothing(
     opened: ModelFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = logging.getLogger()
@@ -337,7 +336,7 @@ def test_openvino_computes_the_quantized_layers_in_int8(opened: ModelFolder) -> 
     assert kinds.count(("FullyConnected", "u8")) == 3
 
 
-def test_a_graph_that_the_quantizer_leaves_as_it_is_is_an_error(
+def test_a_graph_that_the_quantizer_does_not_change_is_an_error(
     opened: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def leave(model: onnx.ModelProto, path: str, *_: Any, **__: Any) -> None:
@@ -349,7 +348,7 @@ def test_a_graph_that_the_quantizer_leaves_as_it_is_is_an_error(
 
 
 @pytest.mark.parametrize("engine", ["onnx-int8", "openvino-int8"])
-def test_int8_versions_are_made_once_for_a_model_and_again_if_damaged(
+def test_int8_versions_are_cached_and_made_again_if_damaged(
     engine: str,
     make_tagger: MakeTagger,
     sounds: list[Any],
@@ -374,7 +373,7 @@ def test_int8_versions_are_made_once_for_a_model_and_again_if_damaged(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
 
 
-def test_float32_makes_no_export_and_int8_works_where_nothing_can_be_kept(
+def test_float32_writes_no_files_and_int8_works_without_a_cache(
     make_tagger: MakeTagger,
     sounds: list[Any],
     tmp_path: Path,
@@ -387,7 +386,7 @@ def test_float32_makes_no_export_and_int8_works_where_nothing_can_be_kept(
         make_tagger(engine)(sounds[0])
     assert not caplog.messages
     assert len(make_tagger("onnx-int8")(sounds[0])) == 5
-    assert "the int8 version is not kept: " in caplog.messages[1] and "HF_ASSETS_CACHE" in caplog.messages[1]
+    assert "the int8 version cannot be cached: " in caplog.messages[1] and "HF_ASSETS_CACHE" in caplog.messages[1]
 
 
 def test_processes_may_make_the_same_int8_version_at_the_same_time(

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of an evaluation are those of scikit-learn and of the definitions, on small cases and on real runs."""
+"""Metrics of an evaluation equal those of scikit-learn and of their definitions, for small cases and real runs."""
 
 import math
 import shutil
@@ -61,8 +61,8 @@ def make_model(**config: object) -> CedForAudioClassification:
 
 
 def sklearn_figures(hits: np.ndarray, scores: np.ndarray, problem_type: str) -> dict[str, float]:
-    """All figures by scikit-learn's functions on whole arrays."""
-    scores = scores.astype(np.float64)  # else scikit-learn sums in float32
+    """All metrics, computed by scikit-learn."""
+    scores = scores.astype(np.float64)  # scikit-learn would sum in float32
     present, both = hits.any(axis=0), hits.any(axis=0) & ~hits.all(axis=0)
     mean_auc = metrics.roc_auc_score(hits[:, both], scores[:, both], average="macro") if both.any() else math.nan
     labelled = hits.any(axis=1)
@@ -87,14 +87,14 @@ def sklearn_figures(hits: np.ndarray, scores: np.ndarray, problem_type: str) -> 
 
 
 def calibration_error(truth: np.ndarray, confidence: np.ndarray) -> float:
-    """From scikit-learn's calibration curve, which has all bins that are not empty, but not what is in them."""
+    """From scikit-learn's calibration curve, which has all non-empty bins, but not their sizes."""
     share, mean = calibration.calibration_curve(truth, confidence, n_bins=BINS, strategy="uniform")
     counts = np.bincount(np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence))
     return float(np.abs(share - mean) @ counts[counts > 0] / counts.sum())
 
 
 def check_against_sklearn(hits: np.ndarray, scores: np.ndarray, problem_type: str) -> ClassificationMetrics:
-    """All figures equal, and those of each class."""
+    """Compares all metrics, and those of each class."""
     found = classification_metrics(hits, scores, problem_type=problem_type)
     assert found.summary() == pytest.approx(sklearn_figures(hits, scores, problem_type), abs=1e-9, nan_ok=True)
     for column, item in enumerate(found.per_class):
@@ -131,7 +131,7 @@ def cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, str]:
 def test_all_figures_are_those_of_scikit_learn(case: tuple[np.ndarray, np.ndarray, str]) -> None:
     hits, scores, problem_type = case
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # an undefined figure is never asked of scikit-learn
+        warnings.simplefilter("error")  # scikit-learn is not called for undefined metrics
         found = classification_metrics(hits, scores, problem_type=problem_type)
         assert found.num_clips == len(hits) and found.num_classes == hits.shape[1]
         assert found.num_classes_present == hits.any(axis=0).sum()
@@ -190,7 +190,7 @@ def test_perfect_and_reversed_scores() -> None:
     assert worst.calibration_error == 1 and worst.brier == 2
 
 
-def test_scores_that_are_all_equal_tell_nothing() -> None:
+def test_equal_scores_give_the_metrics_of_chance() -> None:
     targets = np.array([[1, 0], [0, 1], [0, 1], [0, 1]])
     found = classification_metrics(targets, np.full((4, 2), 0.5), problem_type=SINGLE_LABEL)
     assert [item.average_precision for item in found.per_class] == [0.25, 0.75]  # the prevalence
@@ -230,7 +230,7 @@ def test_d_prime(auc: float, expected: float) -> None:
         ([[1, 0]], [[0.5, 0.5]], {"labels": ["a"]}, "1 `labels`, but 2 classes"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(targets: object, scores: object, options: dict, message: str) -> None:
+def test_invalid_arrays_are_refused(targets: object, scores: object, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         classification_metrics(np.array(targets), np.array(scores), **options)
 
@@ -239,7 +239,7 @@ def test_arrays_that_do_not_fit_are_refused(targets: object, scores: object, opt
 
 
 def expected_scores(tagger: AudioTagger, paths: list[str], labels: list[str]) -> np.ndarray:
-    """Each clip by itself, as a user would tag it."""
+    """Scores of each clip, tagged separately."""
     rows = [{tag.label: tag.score for tag in tagger(path, top_k=len(tagger.labels))} for path in paths]
     return np.array([[row[label] for label in labels] for row in rows])
 
@@ -265,8 +265,8 @@ def test_single_label_clips_give_the_figures_of_scikit_learn(folder: Path, model
     names = dict(enumerate(["Tabla", "Dog", "Crow", "Bell"]))
     tagger = AudioTagger(make_model(id2label=names, problem_type=model_type))
     found = evaluate(tagger.model, str(folder))
-    assert found.clips.labels == ["Tabla", "Crow", "Bell"]  # the model's order, without what no clip has
-    assert found.metrics.problem_type == SINGLE_LABEL  # by the clips
+    assert found.clips.labels == ["Tabla", "Crow", "Bell"]  # in the model's order, without classes that no clip has
+    assert found.metrics.problem_type == SINGLE_LABEL  # depends on the clips
     every = expected_scores(tagger, found.clips.paths, list(names.values()))
     assert np.allclose(every.sum(axis=1), 1) == (model_type == SINGLE_LABEL)  # softmax over all classes, or sigmoids
     np.testing.assert_allclose(found.scores, every[:, [0, 2, 3]], atol=1e-6)
@@ -288,7 +288,7 @@ def test_long_clips_and_other_rates_are_scored_as_the_tagger_scores_them(
     assert found.metrics.num_clips == 3
 
 
-def test_clips_that_cannot_be_read_are_told_and_left_out(sounds: Path) -> None:
+def test_clips_that_cannot_be_read_are_reported_and_left_out(sounds: Path) -> None:
     (sounds.parent / "bad.wav").write_text("not audio")
     (sounds.parent / "folder.wav").mkdir()
     text = sounds.read_text(encoding="utf-8")
@@ -326,7 +326,7 @@ def test_classes_that_the_model_lacks_are_named(sounds: Path, folder: Path) -> N
         evaluate(make_model(), clips)
 
 
-def test_what_cannot_be_evaluated_is_refused(sounds: Path, folder: Path, tmp_path: Path) -> None:
+def test_models_and_clips_that_cannot_be_evaluated_are_refused(sounds: Path, folder: Path, tmp_path: Path) -> None:
     names = {0: "Crow", 1: "Bell", 2: "Tabla"}
     with pytest.raises(ValueError, match="regression model has no class probabilities"):
         evaluate(make_model(id2label=names, problem_type="regression"), folder)
@@ -345,16 +345,16 @@ def test_a_model_with_damaged_weights_is_refused(sounds: Path) -> None:
     model = make_model()
     with torch.no_grad():
         model.outputlayer[1].bias[0] = math.nan
-    with pytest.raises(ValueError, match="weights are damaged: outputlayer.1.bias holds NaN"):
+    with pytest.raises(ValueError, match="weights are damaged: outputlayer.1.bias has NaN"):
         evaluate(model, sounds)
 
 
-def test_a_model_by_its_folder(sounds: Path, random_model: Path) -> None:
+def test_a_model_is_given_by_its_folder(sounds: Path, random_model: Path) -> None:
     expected = evaluate(AudioTagger.from_pretrained(random_model), read_labelled(sounds))
     assert evaluate(random_model, sounds).metrics.summary() == pytest.approx(expected.metrics.summary())
 
 
-def test_without_the_extra_one_line_tells_what_to_install(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_has_the_install_command(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = read_labelled(sounds)
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ImportError, match=r'requires sklearn: pip install "ced_model\[train\]"'):

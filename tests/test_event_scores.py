@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Event-based and segment-based figures, and files of strong labels."""
+"""Event-based and segment-based metrics, and files of strong labels."""
 
 import json
 import math
@@ -43,18 +43,18 @@ def test_all_figures_are_those_of_sed_eval(case: dict[str, Any]) -> None:
 
 @settings(max_examples=60)
 @given(st.integers(0, 12), st.integers(0, 12), st.sampled_from([0.05, 0.2, 0.5, 0.9]), st.integers(0, 2**32 - 1))
-def test_as_many_events_as_possible_are_matched(rows: int, columns: int, share: float, seed: int) -> None:
+def test_the_number_of_matched_events_is_maximal(rows: int, columns: int, share: float, seed: int) -> None:
     hits = np.random.default_rng(seed).random((rows, columns)) < share
     best = maximum_bipartite_matching(csr_matrix(hits)) if hits.size else np.zeros(0)
     assert most_pairs(hits) == (best >= 0).sum()
 
 
-def test_a_long_chain_of_events_that_move_up_is_matched() -> None:
+def test_a_long_augmenting_path_of_events_is_matched() -> None:
     hits = np.eye(3000, dtype=bool) | np.eye(3000, k=-1, dtype=bool)
     assert most_pairs(hits[:, ::-1]) == 3000
 
 
-def test_events_of_other_classes_and_recordings_without_references_are_understood() -> None:
+def test_other_classes_are_ignored_and_recordings_may_have_no_references() -> None:
     references = {"a": [Event(0, 1, "Dog", 1.0)], "silent": []}
     predictions = {"a": [Event(0, 1, "Dog", 1.0), Event(0, 1, "Cat", 1.0)], "silent": [Event(3, 4, "Dog", 1.0)]}
     found = score_events(references, predictions)
@@ -74,7 +74,7 @@ def test_events_of_other_classes_and_recordings_without_references_are_understoo
         ("empty_system_output_handling", "zero"),
     ],
 )
-def test_options_that_are_not_possible_are_refused(name: str, value: Any) -> None:
+def test_invalid_options_are_refused(name: str, value: Any) -> None:
     with pytest.raises(OptionError, match=f"`{name}="):
         ScoringOptions(**{name: value})
 
@@ -116,7 +116,7 @@ ROWS = [("a.wav", [(0.5, 1.0, "Dog"), (1.5, 2.25, "Male speech, man speaking")])
          ' {"file": "b.flac", "duration_s": 4.0, "events": []}]'),
     ],
 )  # fmt: skip
-def test_strong_labels_are_read_from_the_tables_that_people_have(audio: Path, name: str, text: str) -> None:
+def test_strong_labels_are_read_from_common_tables(audio: Path, name: str, text: str) -> None:
     recordings = read_strong_labels(written(audio, text, name))
     assert [(each.name, [tuple(event) for event in each.events]) for each in recordings] == ROWS
     assert [each.duration_s for each in recordings] == [4.0, 4.0]
@@ -125,33 +125,33 @@ def test_strong_labels_are_read_from_the_tables_that_people_have(audio: Path, na
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ("a.wav\t1\t4.5\tDog", "line 3: the offset 4.5 is behind the end of a.wav, 4 s"),
+        ("a.wav\t1\t4.5\tDog", "line 3: the offset 4.5 is after the end of a.wav, 4 s"),
         ("a.wav\t-0.1\t1\tDog", "line 3: the onset -0.1 is negative"),
         ("a.wav\t1\t1\tDog", "line 3: the onset 1 is not before the offset 1"),
         ("a.wav\t2\t1\tDog", "line 3: the onset 2 is not before the offset 1"),
         ("c.wav\t1\t2\tDog", "line 3: .*c.wav: there is no such file"),
         ("labels.tsv\t1\t2\tDog", "line 3: .*labels.tsv: "),
-        ("a.wav\t1\t2\t", "line 3: there is no class"),
-        ("a.wav\t1\t2\t  ", "line 3: there is no class"),
-        ("\t1\t2\tDog", "line 3: there is no file name"),
-        ("a.wav\t1\t\tDog", "line 3: there is no offset"),
+        ("a.wav\t1\t2\t", "line 3: the class is missing"),
+        ("a.wav\t1\t2\t  ", "line 3: the class is missing"),
+        ("\t1\t2\tDog", "line 3: the file name is missing"),
+        ("a.wav\t1\t\tDog", "line 3: the offset is missing"),
         ("a.wav\t1\t2", r"line 3: expected 4 cells as in the header, separated by tabs, found 3"),
         ("a.wav\t1\t2\tDog\tx", "line 3: expected 4 cells as in the header, separated by tabs, found 5"),
         ("a.wav\t1,5\t2,5\tDog", "line 3: the onset '1,5' is not a number of seconds: write a point, not a comma"),
         ("a.wav\t1\tnan\tDog", "line 3: the offset 'nan' is not a number of seconds"),
         ("a.wav\t1\tinf\tDog", "line 3: the offset 'inf' is not a number of seconds"),
         ("a.wav\t0:01\t2\tDog", "line 3: the onset '0:01' is not a number of seconds"),
-        ("b.flac\t0.5\t1.0\tDog", r"line 3: 'Dog' from 0.5 s is there already \(line 2\)"),
-        ("b.flac\t0.9\t1.1\tdog", r"line 3: 'dog' from 0.9 s overlaps one of the same class: .* \(line 2\)"),
-        ("b.flac\t0.1\t3\tDog", r"line 3: 'Dog' from 0.5 s overlaps one of the same class: .* \(line 2\)"),
+        ("b.flac\t0.5\t1.0\tDog", r"line 3: 'Dog' from 0.5 s appears twice \(line 2\)"),
+        ("b.flac\t0.9\t1.1\tdog", r"line 3: 'dog' from 0.9 s overlaps another event of the class: .* \(line 2\)"),
+        ("b.flac\t0.1\t3\tDog", r"line 3: 'Dog' from 0.5 s overlaps another event of the class: .* \(line 2\)"),
     ],
 )  # fmt: skip
-def test_labels_that_do_not_fit_are_refused_with_line_and_reason(audio: Path, row: str, reason: str) -> None:
+def test_invalid_labels_are_refused_with_line_and_reason(audio: Path, row: str, reason: str) -> None:
     with pytest.raises(UsageError, match=f"labels.tsv, {reason}"):
         read_strong_labels(written(audio, f"{HEADER}b.flac\t0.5\t1\tDog\n{row}\n"))
 
 
-def test_the_other_lines_with_problems_are_named(audio: Path) -> None:
+def test_other_lines_with_problems_are_listed(audio: Path) -> None:
     text = HEADER + "a.wav\t1\t2\tDog\na.wav\t3\t2\tDog\na.wav\tx\t2\tDog\na.wav\t3\t2\t\n"
     with pytest.raises(UsageError, match="line 3: the onset 3 is not before the offset 2; 2 more: line 4, 5$"):
         read_strong_labels(written(audio, text))
@@ -167,12 +167,12 @@ def test_the_other_lines_with_problems_are_named(audio: Path) -> None:
         ("a.wav\t0,5\t1,5\tDog\n", "line 1: the onset '0,5' is not a number of seconds: write a point"),
     ],
 )
-def test_tables_of_another_kind_are_refused(audio: Path, text: str, reason: str) -> None:
+def test_invalid_tables_are_refused(audio: Path, text: str, reason: str) -> None:
     with pytest.raises(UsageError, match=f"labels.tsv[:,] {reason}"):
         read_strong_labels(written(audio, text))
 
 
-def test_an_offset_that_was_rounded_up_is_no_problem_and_events_may_touch(audio: Path) -> None:
+def test_offsets_may_be_rounded_up_and_events_may_touch(audio: Path) -> None:
     (recording,) = read_strong_labels(written(audio, "a.wav\t3.0\t4.1\tDog\na.wav\t2.0\t3.0\tDog\n"))
     assert len(recording.events) == 2
 
@@ -182,7 +182,7 @@ def test_results_may_overlap(audio: Path) -> None:
     assert len(read_event_file(path, is_reference=False)["a.wav"]) == 2
 
 
-def test_labels_for_training_are_named_as_the_model_has_them(audio: Path) -> None:
+def test_labels_for_training_are_spelled_as_in_the_model(audio: Path) -> None:
     recordings = read_strong_labels(written(audio, HEADER + "a.wav\t1\t3\t/m/0bt9lr\nb.flac\t1\t2\tmy_owl\n"))
     clips = strong_clips(recordings, model_labels=["Speech", "Dog"])
     assert clips.labels == ["Dog", "my_owl"] and clips.targets.tolist() == [[1, 0], [0, 1]]
@@ -194,14 +194,14 @@ def test_labels_for_training_are_named_as_the_model_has_them(audio: Path) -> Non
 # Comparing
 
 
-def test_recordings_are_matched_by_the_ends_of_their_paths() -> None:
+def test_recordings_are_matched_by_the_end_of_their_paths() -> None:
     files = ["/data/x/a.wav", "/data/y/a.wav", "b.wav"]
     assert match_files(["x/a.wav", "audio/b.wav", "c.wav"], files) == {"x/a.wav": files[0], "audio/b.wav": "b.wav"}
     with pytest.raises(UsageError, match="a.wav of the labels may be .*: give longer paths"):
         match_files(["a.wav"], files)
 
 
-def test_a_model_and_the_file_of_its_events_have_the_same_figures(resources: Path, tmp_path: Path) -> None:
+def test_a_model_and_a_file_of_its_events_have_the_same_metrics(resources: Path, tmp_path: Path) -> None:
     tagger = AudioTagger(num_threads=1)
     text = "misc_burp.flac\t0\t0.8\tburping, eructation\nloop_tabla.flac\t0\t4\t/m/04rlf\nmisc_crow.flac\n"
     labels = written(tmp_path, text)
@@ -218,7 +218,7 @@ def test_a_model_and_the_file_of_its_events_have_the_same_figures(resources: Pat
     assert found.scores.segment_based.micro.f_measure > 0.3
 
 
-def test_a_class_that_the_model_lacks_is_named_with_its_line(audio: Path) -> None:
+def test_an_unknown_class_is_reported_with_its_line(audio: Path) -> None:
     labels = written(audio, HEADER + "a.wav\t1\t2\tDgo\n")
     with pytest.raises(
         UsageError, match="labels.tsv, line 2: 'Dgo': expected a class of the model; did you mean 'Dog'"

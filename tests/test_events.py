@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Scores over time → smoothing, thresholds → events, of recordings and of streams."""
+"""Events from scores over time, of recordings and of streams: smoothing, thresholds, merging."""
 
 import numpy as np
 import pytest
@@ -39,12 +39,12 @@ def test_an_event_begins_at_one_threshold_and_ends_at_another():
     assert found.events(0.5, off_threshold=0.3)[0].peak == np.float32(0.6)
 
 
-def test_smoothing_removes_what_is_short_and_fills_what_is_short():
+def test_smoothing_removes_short_events_and_short_gaps():
     found = timeline([0, 0.9, 0, 0, 0.9, 0.9, 0, 0.9, 0.9, 0])
     assert spans(found.events(0.5)) == [(1.5, 2.5), (4.5, 6.5), (7.5, 9.5)]
     assert spans(found.events(0.5, smooth_s=3)) == [(4.5, 9.5)]
     assert spans(found.events(0.25, smooth_s=3, smoothing="mean")) == [(0.0, 11.0)]
-    assert found.events(0.5, smooth_s=1) == found.events(0.5)  # no more than a hop
+    assert found.events(0.5, smooth_s=1) == found.events(0.5)  # not longer than a hop
 
 
 @pytest.mark.parametrize(("smooth_s", "hop_s", "windows"), [(0, 1, 1), (1, 1, 1), (2, 1, 3), (3, 1, 3), (0.5, 0.1, 5)])
@@ -76,7 +76,7 @@ def test_long_events_are_cut_and_short_ones_left_out_after_merging():
     assert spans(found.events({"a": {"threshold": 0.5, "min_duration_s": 1.5}}, merge_gap_s=3)) == [(0.0, 9.5)]
 
 
-def test_silence_is_left_out_unless_it_is_asked_for():
+def test_silence_is_left_out_unless_it_is_given():
     found = timeline([0.9], [0.1], [0.8])
     assert [event.label for event in found.events(0.05)] == ["a", "b"]
     assert [event.label for event in found.events(0.05, labels="silence,b")] == ["Silence", "b"]
@@ -95,7 +95,7 @@ def test_a_group_is_one_event_with_the_highest_score():
     assert found.events(labels=["Dog..."], label_map={"Dog...": "hund"}) == [(0.0, 3.5, "hund", np.float32(0.8))]
     assert found.events({"hund": 0.75}, label_map={"Dog...": "hund"}) == [(2.5, 3.5, "hund", np.float32(0.8))]
     assert {event.label for event in found.events({"Dog...": 0.5, "*": 0.65})} == {"Dog...", "Dog", "Howl"}
-    # Without a threshold of its own, a group has the lowest of its classes.
+    # Without a threshold, a group has the lowest one of its classes.
     assert spans(found.events({"Bark": 0.7, "Howl": 0.9, "Speech": 0.1}, labels="Dog...")) == [(1.5, 3.5)]
 
 
@@ -120,19 +120,19 @@ def test_selected_columns_are_those_of_classes_and_groups():
         ({"thresholds": {"a": {"threshold": 0.5, "smooth_s": 1e9}}}, r"expected at most 3600 seconds"),
         ({"smooth_s": -1}, r"`smooth_s=-1`: expected a number from 0"),
         ({"smoothing": "max"}, r"`smoothing='max'`: expected median or mean"),
-        ({"max_duration_s": 0}, r"`max_duration_s=0`: expected a length of more than 0 seconds"),
+        ({"max_duration_s": 0}, r"`max_duration_s=0`: expected more than 0 seconds"),
         ({"label_map": ["a"]}, r"expected a mapping"),
         ({"label_map": {"a": 1}}, r"expected a name"),
     ],
 )
-def test_impossible_options_are_refused_in_one_line(options, message):
+def test_invalid_options_are_refused_in_one_line(options, message):
     with pytest.raises(ValueError, match=message) as refusal:
         timeline([0.9]).events(**options)
     assert "\n" not in str(refusal.value)
 
 
 def plain_events(scores, segments, rule):
-    """Events of one class, window by window: a reference for `find_events`."""
+    """Reference implementation of `find_events` for one class, window by window."""
     spans, on = [], False
     for score, (start_s, end_s) in zip(scores, segments, strict=True):
         on = score >= rule.threshold or (on and score >= rule.off_threshold)
@@ -174,7 +174,7 @@ def test_events_are_those_of_a_plain_loop(scores, hop_s, threshold, off_threshol
     assert all(off_threshold <= event.peak for event in events) or gap_s
 
 
-def test_a_class_with_other_settings_only_has_the_threshold_of_all():
+def test_a_class_with_only_other_settings_has_the_common_threshold():
     found = timeline([0.6, 0.6, 0, 0, 0.6, 0.6, 0.6, 0.6], [0.9] * 8)
     assert [event.label for event in found.events({"a": {"min_duration_s": 3}})] == ["a"]
     assert found.events({"a": {"min_duration_s": 3}}) == found.events({"a": {"threshold": 0.5, "min_duration_s": 3}})
@@ -201,7 +201,7 @@ RULE = st.fixed_dictionaries(
     st.dictionaries(st.sampled_from(["a", "b"]), RULE, min_size=1),
     st.sampled_from([0.5, 1.0, 2.0]),
 )
-def test_events_of_a_stream_are_those_of_the_whole_recording(scores, thresholds, hop_s):
+def test_events_of_a_stream_equal_those_of_the_recording(scores, thresholds, hop_s):
     scores = np.array(scores, np.float32)
     starts = np.arange(len(scores)) * hop_s
     rules = event_rules(["a", "b"], thresholds)
@@ -213,7 +213,7 @@ def test_events_of_a_stream_are_those_of_the_whole_recording(scores, thresholds,
     np.testing.assert_allclose([event.peak for event in streamed], [event.peak for event in expected], atol=1e-6)
 
 
-def test_events_of_a_stream_come_once_they_are_over_and_pieces_before():
+def test_events_of_a_stream_are_yielded_when_they_end_and_pieces_before():
     seen = []
 
     def updates():
@@ -280,7 +280,7 @@ def test_a_short_call_in_a_clip_padded_with_silence_is_found_by_the_maximum(tagg
     assert mean.score < 0.05 and highest.score > 0.3
 
 
-def test_sounds_are_found_where_they_are(tagger, scene):
+def test_sounds_are_found_at_their_times(tagger, scene):
     options = {"hop_s": 0.1, "smooth_s": 0.5, "merge_gap_s": 1, "min_duration_s": 0.3}
     burp, music = tagger.events(scene, {"Burping, eructation": 0.2, "Music...": 0.4}, **options)
     assert (burp.label, music.label) == ("Burping, eructation", "Music...")
@@ -288,7 +288,7 @@ def test_sounds_are_found_where_they_are(tagger, scene):
     assert 8.9 <= music.onset_s <= 11 and 14 <= music.offset_s <= 16.1
 
 
-def test_events_of_a_stream_of_real_audio_are_those_of_the_file(tagger, scene):
+def test_events_of_a_stream_of_real_audio_equal_those_of_the_file(tagger, scene):
     waveform, rate = soundfile.read(scene, dtype="float32")
     options = {"hop_s": 0.5, "smooth_s": 1.5, "off_threshold": 0.2, "merge_gap_s": 1}
     chunks = (waveform[start : start + 3001] for start in range(0, len(waveform), 3001))
@@ -309,7 +309,7 @@ def test_events_of_a_stream_of_real_audio_are_those_of_the_file(tagger, scene):
 @pytest.mark.parametrize(
     ("window", "hop"), [(32000, 1600), (32000, 160), (8000, 4000), (32000, 16000), (24001, 320), (2560, 160)]
 )
-def test_windows_that_share_frames_have_the_spectrograms_that_they_have_alone(window, hop):
+def test_shared_frames_give_the_same_spectrograms_as_single_windows(window, hop):
     waveform = np.random.default_rng(0).normal(scale=0.1, size=48000 + hop).astype(np.float32)
     waveform[20000:30000] *= 1e-9  # far below each window's own maximum
     shared, front_end = SharedFrames(AudioTagger().front_end), AudioTagger().front_end
@@ -335,7 +335,7 @@ def test_each_frame_of_overlapping_windows_is_computed_once(monkeypatch):
 
 
 @pytest.mark.parametrize("hop_s", [0.1, 0.37])
-def test_a_timeline_of_fine_hops_is_that_of_its_windows_one_by_one(tagger, scene, hop_s):
+def test_a_timeline_with_short_hops_equals_its_windows_one_by_one(tagger, scene, hop_s):
     waveform, _ = soundfile.read(scene, dtype="float32")
     waveform = waveform[8 * 16000 : 12 * 16000]
     found = tagger.timeline(waveform, hop_s=hop_s)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""CedFeatureExtractor turns any waveform into the log-mel spectrogram that torchaudio computes for it alone."""
+"""CedFeatureExtractor computes the same log-mel spectrograms as torchaudio for single clips."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ def mel_of(raw_speech: Any, **options: Any) -> torch.Tensor:
 
 
 def oracle(waveform: Any, extractor: CedFeatureExtractor = EXTRACTOR) -> torch.Tensor:
-    """What torchaudio computes for one clip alone, of shape `(n_mels, frames)`."""
+    """The result of torchaudio for one clip, of shape `(n_mels, frames)`."""
     transform = torchaudio.transforms.MelSpectrogram(
         sample_rate=extractor.sampling_rate,
         n_fft=extractor.n_fft,
@@ -65,7 +65,7 @@ def assert_decibels(actual: torch.Tensor, expected: torch.Tensor, atol: float = 
 
 @pytest.mark.parametrize("amplitude", [1e-6, 1e-3, 0.1, 1.0])
 @pytest.mark.parametrize("samples", [2400, 2559, 16000, 16001, 160000])
-def test_noise_is_as_torchaudio_computes_it(samples: int, amplitude: float) -> None:
+def test_noise_equals_torchaudio(samples: int, amplitude: float) -> None:
     waveform = make_noise(samples, amplitude=amplitude)
     assert_decibels(mel_of(waveform)[0], oracle(waveform))
 
@@ -89,8 +89,8 @@ def read_recording(folder: Path, name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
-def test_recordings_are_as_torchaudio_computes_them(name: str, resources: Path) -> None:
-    """Within 1e-3 dB; bins far below the peak of their frame, where torchaudio is inexact, are nearer to float64."""
+def test_recordings_equal_torchaudio(name: str, resources: Path) -> None:
+    """Within 1e-3 dB; bins far below the peak of their frame, where torchaudio is inexact, are closer to float64."""
     waveform = read_recording(resources, name)
     exact, reference = torch.from_numpy(exact_log_mel(waveform)), oracle(waveform)
     is_loud = exact > exact.amax(dim=0) - 60
@@ -136,7 +136,7 @@ def test_the_dynamic_range_is_120_decibels_below_the_clips_own_maximum() -> None
 
 
 @pytest.mark.parametrize("quiet_first", [True, False])
-def test_a_loud_neighbour_changes_nothing(quiet_first: bool) -> None:
+def test_a_loud_clip_in_the_batch_changes_nothing(quiet_first: bool) -> None:
     quiet, loud = make_noise(16000, amplitude=1e-7), make_noise(16000, amplitude=1.0)
     assert oracle(quiet).mean() < oracle(loud).max() - 125  # a clamp over the batch would raise most of it
     batch = mel_of([quiet, loud] if quiet_first else [loud, quiet])
@@ -144,7 +144,7 @@ def test_a_loud_neighbour_changes_nothing(quiet_first: bool) -> None:
     assert_decibels(batch[1 if quiet_first else 0], oracle(loud))
 
 
-def test_integer_samples_are_scaled_by_their_types_range() -> None:
+def test_integer_samples_are_scaled_by_the_range_of_their_dtype() -> None:
     waveform = np.clip(make_noise(16000), -0.99, 0.99)
     for dtype, scale in ((np.int16, 2**15), (np.int32, 2**31), (np.int8, 2**7)):
         pcm = (waveform.astype(np.float64) * scale).astype(dtype)
@@ -155,7 +155,7 @@ def test_integer_samples_are_scaled_by_their_types_range() -> None:
     assert torch.equal(mel_of(unsigned), mel_of((unsigned.astype(np.float32) - 128) / 128))
 
 
-def test_floats_of_any_width_are_taken_as_they_are() -> None:
+def test_floats_of_any_width_are_not_scaled() -> None:
     waveform = make_noise(16000)
     assert torch.equal(mel_of(waveform.astype(np.float64)), mel_of(waveform))
     half = waveform.astype(np.float16)
@@ -177,7 +177,7 @@ def test_floats_of_any_width_are_taken_as_they_are() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("samples", [1, 20000])
-def test_other_parameters_are_as_torchaudio_computes_them(options: dict[str, Any], samples: int) -> None:
+def test_other_parameters_equal_torchaudio(options: dict[str, Any], samples: int) -> None:
     extractor = CedFeatureExtractor(**options)
     waveform = make_noise(samples)
     features = extractor(waveform, sampling_rate=extractor.sampling_rate)
@@ -187,7 +187,7 @@ def test_other_parameters_are_as_torchaudio_computes_them(options: dict[str, Any
     assert_decibels(mel, oracle(padded, extractor))
 
 
-# What is accepted
+# Accepted inputs
 
 
 WAVEFORM = make_noise(16000)
@@ -232,7 +232,7 @@ def test_read_only_arrays_give_no_warning() -> None:
         assert torch.equal(mel_of(waveform), mel_of(WAVEFORM))
 
 
-def test_the_input_is_left_as_it_was() -> None:
+def test_the_input_is_not_changed() -> None:
     waveform = torch.from_numpy(WAVEFORM.copy())
     mel_of([waveform, waveform[:100]])
     assert torch.equal(waveform, torch.from_numpy(WAVEFORM))
@@ -281,7 +281,7 @@ def test_calls_that_the_public_port_accepts_keep_their_shapes(
 
 
 @pytest.mark.parametrize("sampling_rate", [44100, 8000, np.int64(48000)])
-def test_another_sampling_rate_is_an_error_that_says_how_to_resample(sampling_rate: int) -> None:
+def test_another_sampling_rate_is_an_error_with_a_way_to_resample(sampling_rate: int) -> None:
     with pytest.raises(ValueError, match=rf"{sampling_rate} Hz.*16000 Hz.*resample\(waveform, {sampling_rate}, 16000"):
         EXTRACTOR(WAVEFORM, sampling_rate=sampling_rate)
 
@@ -321,10 +321,10 @@ def test_padding_to_a_length_in_samples() -> None:
     features = extract(WAVEFORM[:8000], padding="max_length", max_length=16000)
     assert features["input_values"].shape == (1, 64, 101)
     assert features["attention_mask"].tolist() == [[1] * 51 + [0] * 50]
-    # Without truncation a longer clip stays whole, and the others are padded to it.
+    # Without truncation a longer clip is not cut, and the others are padded to it.
     features = extract([WAVEFORM, WAVEFORM[:100]], padding="max_length", max_length=8000)
     assert features["attention_mask"].sum(dim=1).tolist() == [101, 16]
-    # The length is one of padding only if padding to it is not ruled out.
+    # Clips are not padded to the length if padding is disabled.
     assert mel_of(WAVEFORM[:8000], padding="longest", max_length=16000).shape == (1, 64, 51)
     assert mel_of(WAVEFORM[:8000], padding=False, max_length=16000).shape == (1, 64, 51)
     # No clip is shorter than one patch.
@@ -351,7 +351,7 @@ def test_pad_to_multiple_of_counts_frames() -> None:
     assert mel_of(WAVEFORM, max_length=16160, pad_to_multiple_of=16).shape == (1, 64, 112)
 
 
-def test_without_padding_a_list_keeps_each_length() -> None:
+def test_without_padding_each_clip_keeps_its_length() -> None:
     features = extract([WAVEFORM, WAVEFORM[:8000]], padding=False, return_tensors=None)
     assert set(features) == {"input_values"}
     assert [mel.shape for mel in features["input_values"]] == [(64, 101), (64, 51)]
@@ -375,7 +375,7 @@ def test_a_clip_shorter_than_one_patch_is_zero_padded_to_it(samples: int) -> Non
 
 
 @pytest.mark.parametrize("stored", [False, None])
-def test_the_mask_comes_whenever_clips_were_padded(stored: bool | None) -> None:
+def test_a_mask_is_returned_if_clips_were_padded(stored: bool | None) -> None:
     extractor = CedFeatureExtractor(return_attention_mask=stored)  # type: ignore[arg-type]
     padded, equal = [WAVEFORM, WAVEFORM[:8000]], [WAVEFORM, WAVEFORM]
     mask = extractor(padded, sampling_rate=16000)["attention_mask"]
@@ -390,7 +390,7 @@ def test_only_an_explicit_false_in_the_call_suppresses_the_mask() -> None:
     assert set(always(clips, sampling_rate=16000, return_attention_mask=False)) == {"input_values"}
 
 
-def test_a_mask_that_is_asked_for_always_comes() -> None:
+def test_a_requested_mask_is_always_returned() -> None:
     assert extract(WAVEFORM, return_attention_mask=True)["attention_mask"].tolist() == [[1] * 101]
     always = CedFeatureExtractor(return_attention_mask=True)
     assert always(WAVEFORM, sampling_rate=16000)["attention_mask"].tolist() == [[1] * 101]
@@ -413,7 +413,7 @@ def test_tensor_types() -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("as_object", [True, False])
-def test_the_device_is_where_tensors_are_returned(device: str, as_object: bool) -> None:
+def test_tensors_are_returned_on_the_device(device: str, as_object: bool) -> None:
     features = extract([WAVEFORM, WAVEFORM[:8000]], device=torch.device(device) if as_object else device)
     assert {value.device.type for value in features.values()} == {device}
     assert_decibels(features["input_values"][0].cpu(), oracle(WAVEFORM))
@@ -449,12 +449,12 @@ def test_autocast_and_default_types_change_nothing(method: Callable[[torch.Tenso
 # Saving and loading
 
 
-def test_the_hubs_preprocessor_config_is_read_and_written_back(tmp_path: Path, golden: Path) -> None:
+def test_the_hubs_preprocessor_config_survives_reading_and_writing(tmp_path: Path, golden: Path) -> None:
     extractor = AutoFeatureExtractor.from_pretrained(golden / "micro_hub")
     assert type(extractor) is CedFeatureExtractor
     clips = [WAVEFORM, WAVEFORM[:8000]]
     features = extractor(clips, sampling_rate=16000)
-    assert set(features) == {"input_values", "attention_mask"}  # for all its `return_attention_mask: false`
+    assert set(features) == {"input_values", "attention_mask"}  # in spite of `return_attention_mask: false`
     assert torch.equal(features["input_values"], mel_of(clips))
     extractor.save_pretrained(tmp_path)
     stored = json.loads((golden / "micro_hub" / "preprocessor_config.json").read_text())
@@ -508,11 +508,15 @@ def with_sample(value: float, position: int = 5000) -> np.ndarray:
     ids=range(20),
 )
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_bad_clips_are_refused_by_their_index(clip: Any, reason: str, position: int) -> None:
+def test_invalid_clips_are_refused_with_their_index(clip: Any, reason: str, position: int) -> None:
     clips: list[Any] = [WAVEFORM, WAVEFORM[:100]]
     clips.insert(position, clip)
     if position == 0 and (clip is None or (isinstance(clip, list) and not clip)):
-        clips[0], clips[1], position = clips[1], clips[0], 1  # the first tells a list of clips from one clip
+        clips[0], clips[1], position = (
+            clips[1],
+            clips[0],
+            1,
+        )  # the first one distinguishes a list of clips from one clip
     with pytest.raises(ValueError, match=rf"(?s)^Clip {position} .*{reason}"):
         extract(clips)
 
@@ -538,7 +542,7 @@ def test_bad_clips_are_refused_by_their_index(clip: Any, reason: str, position: 
     ],
     ids=range(15),
 )
-def test_what_is_no_audio_is_refused(raw_speech: Any, reason: str) -> None:
+def test_inputs_that_are_not_audio_are_refused(raw_speech: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         extract(raw_speech)
 
@@ -558,7 +562,7 @@ def test_what_is_no_audio_is_refused(raw_speech: Any, reason: str) -> None:
     ],
     ids=str,
 )
-def test_bad_options_are_refused(options: dict[str, Any], reason: str) -> None:
+def test_invalid_options_of_a_call_are_refused(options: dict[str, Any], reason: str) -> None:
     with pytest.raises((ValueError, TypeError), match=reason):
         extract(WAVEFORM, **options)
 
@@ -566,7 +570,7 @@ def test_bad_options_are_refused(options: dict[str, Any], reason: str) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"padding_side": "left"}, "`padding_side='left'` is not possible"),
+        ({"padding_side": "left"}, "`padding_side='left'` must be"),
         ({"hop_size": 0}, "`hop_size` must be a whole number from 1"),
         ({"feature_size": 0}, "`feature_size` must be a whole number from 1 to 1,024"),
         ({"sampling_rate": 0}, "`sampling_rate` must be a whole number from 1,000"),
@@ -576,7 +580,7 @@ def test_bad_options_are_refused(options: dict[str, Any], reason: str) -> None:
     ],
     ids=str,
 )
-def test_bad_parameters_are_refused_at_construction(options: dict[str, Any], reason: str) -> None:
+def test_invalid_parameters_are_refused_at_construction(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         CedFeatureExtractor(**options)
 
@@ -638,10 +642,10 @@ def test_rows_of_an_array_equal_a_list_and_truncation_equals_slicing(
 
 
 @pytest.mark.parametrize("has_mask", [True, False])
-def test_trainer_pads_what_dataset_map_stored_and_removes_unused_columns(
+def test_trainer_pads_features_stored_by_dataset_map_and_removes_unused_columns(
     has_mask: bool, golden: Path, feature_extractor: CedFeatureExtractor, tmp_path: Path
 ) -> None:
-    """Without a collator or options: as `processing_class` the feature extractor pads clips of mixed lengths."""
+    """As `processing_class`, the feature extractor pads clips of mixed lengths, without a collator or options."""
     generator = np.random.default_rng(0)
     rows = [{"audio": generator.normal(scale=0.1, size=n), "label": n % 2, "name": "x"} for n in (3000, 8001, 5000)]
     stored = datasets.Dataset.from_list(rows).map(

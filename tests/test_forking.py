@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""AudioTagger in other processes and threads: each engine answers or refuses in one line, and none hangs."""
+"""AudioTagger in other processes and threads: each engine works or raises a one-line error, and none hangs."""
 
 import itertools
 import multiprocessing
@@ -21,7 +21,7 @@ from ced_model import AudioTagger
 
 RATE = 16000
 MICRO = Path(__file__).parent / "golden" / "micro_hub"
-PATIENCE_S = 120  # after which a test whose processes hang fails; nothing is asserted about time
+PATIENCE_S = 120  # timeout for processes that hang; not an assertion about time
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def noise(seed: int) -> np.ndarray:
 
 @pytest.fixture(scope="module", params=["onnx", "torch"])
 def tagger(request: pytest.FixtureRequest) -> AudioTagger:
-    """Has computed with two threads, whatever the machine has."""
+    """A tagger that was used with two threads, on any machine."""
     tagger = AudioTagger(MICRO, engine=request.param, num_threads=2)
     tagger(noise(0))
     tagger([noise(0)] * 3)
@@ -50,7 +50,7 @@ def tagger(request: pytest.FixtureRequest) -> AudioTagger:
 
 
 def scores_of(tagger: AudioTagger, seed: int) -> list[float]:
-    """By a clip alone, and among others."""
+    """Scores of a clip alone, and together with others."""
     tags = [tagger(noise(seed), top_k=13), *tagger([noise(seed)] * 3, top_k=13)]
     return [tag.score for found in tags for tag in sorted(found, key=lambda tag: tag.index)]
 
@@ -72,12 +72,12 @@ def _scores(seed: int) -> list[float]:
 
 @pytest.mark.parametrize(("threads", "is_new"), [(None, False), (1, False), (None, True)])
 def test_a_pool_of_forked_processes_tags(tagger: AudioTagger, threads: int | None, is_new: bool) -> None:
-    """With the tagger of the parent, or with one of their own."""
+    """With the tagger of the parent, or with a new one."""
     expected = expected_of(tagger, 4)
     arguments = (None if is_new else tagger, threads)
     with multiprocessing.get_context("fork").Pool(2, initializer=_set_tagger, initargs=arguments) as pool:
         assert np.array(pool.map(_scores, range(4))) == expected
-    assert np.array([scores_of(tagger, seed) for seed in range(4)]) == expected  # the parent goes on as before
+    assert np.array([scores_of(tagger, seed) for seed in range(4)]) == expected  # the parent is not affected
 
 
 class Scored(torch.utils.data.Dataset):
@@ -104,7 +104,7 @@ def test_processes_of_a_mapped_dataset_tag(tagger: AudioTagger) -> None:
     assert np.array(found["scores"]) == expected_of(tagger, 4)
 
 
-def test_a_fork_in_the_midst_of_results_starts_its_own_and_is_refused_those_of_its_parent(tagger: AudioTagger) -> None:
+def test_a_fork_during_iteration_can_start_a_new_one_but_not_continue_that_of_its_parent(tagger: AudioTagger) -> None:
     results = tagger.tag(itertools.repeat(noise(0)))
     next(results)
 
@@ -120,7 +120,7 @@ def test_a_fork_in_the_midst_of_results_starts_its_own_and_is_refused_those_of_i
     answers = context.SimpleQueue()
     process = context.Process(target=tag, args=(answers,))
     process.start()
-    assert answers.get() == "these results were begun before the process was forked: begin again in the new process"
+    assert answers.get() == "iteration over these results began before the process was forked: start a new one"
     assert answers.get() == pytest.approx(scores_of(tagger, 1), abs=1e-5)
     process.join()
     assert [next(results).error for _ in range(50)] == [None] * 50

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Taggers with a `CedForAudioFrameClassification`: timelines of its steps of 0.16 s, with every engine."""
+"""Taggers with a `CedForAudioFrameClassification`: timelines of steps of 0.16 s, with every engine."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def noise() -> np.ndarray:
 
 
 def model_steps(model: CedForAudioFrameClassification, samples: np.ndarray) -> np.ndarray:
-    """What the model itself computes for windows of 63 steps, one after another."""
+    """Outputs of the model for consecutive windows of 63 steps."""
     windows = [samples[start : start + 63 * 2560] for start in range(0, len(samples), 63 * 2560)]
     with torch.no_grad():
         outputs = [model(**CedFeatureExtractor()(window, sampling_rate=16000)).logits[0] for window in windows]
@@ -64,14 +64,14 @@ def test_timelines_are_the_steps_of_the_model(
     assert timeline.end_s[-1] == timeline.duration_s == 25.3
 
 
-def test_a_model_in_memory_has_steps_with_its_weights_as_they_are(noise: np.ndarray) -> None:
+def test_the_steps_of_a_model_in_memory_use_its_current_weights(noise: np.ndarray) -> None:
     model = frame_model()
     expected = model_steps(model, noise)
     for engine in ("torch", "onnx"):
         np.testing.assert_allclose(AudioTagger(model, engine=engine).timeline(noise).scores, expected, atol=1e-5)
 
 
-def test_events_of_a_stream_are_those_of_the_whole(folder: Path, noise: np.ndarray) -> None:
+def test_events_of_a_stream_equal_those_of_the_recording(folder: Path, noise: np.ndarray) -> None:
     tagger = AudioTagger(folder, num_threads=1)
     thresholds = float(np.median(tagger.timeline(noise).scores))
     finding: dict[str, Any] = {"smooth_s": 0.48, "merge_gap_s": 0.2}
@@ -86,7 +86,7 @@ def test_shorter_windows_are_possible_and_a_hop_is_not(folder: Path, noise: np.n
     tagger = AudioTagger(folder, num_threads=1)
     timeline = tagger.timeline(noise, window_s=2.0)
     assert (timeline.start_s[1:] == timeline.end_s[:-1]).all() and timeline.end_s[-1] == 25.3
-    with pytest.raises(OptionError, match="expected nothing: this model scores steps of 0.16 s"):
+    with pytest.raises(OptionError, match="expected None: this model scores steps of 0.16 s"):
         tagger.timeline(noise, hop_s=0.5)
 
 
@@ -101,7 +101,7 @@ def test_the_same_weights_as_a_classifier_of_clips_are_another_model(folder: Pat
     assert AudioTagger(tmp_path).timeline(np.zeros(48000, np.float32)).scores.shape == (2, 3)
 
 
-def test_clips_have_the_scores_of_their_mean_token_in_tagger_and_pipeline(folder: Path, noise: np.ndarray) -> None:
+def test_clip_scores_are_those_of_the_mean_token_in_tagger_and_pipeline(folder: Path, noise: np.ndarray) -> None:
     tags = AudioTagger(folder)(noise[:32000])
     piped = pipeline("audio-classification", model=str(folder))(noise[:32000])
     assert [tag.label for tag in tags] == [each["label"] for each in piped]

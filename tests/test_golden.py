@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers are those of the two public implementations of CED, which produced the tensors in `golden/`."""
+"""Outputs equal the tensors in `golden/`, which were computed by the two public implementations of CED."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from ced_model import CedConfig, CedFeatureExtractor, CedForAudioClassification,
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = list(json.loads((GOLDEN / "micro_cases.json").read_text()))
-LONG_CASES = ["11s", "25s"]  # more than 1012 frames, where the public port is faulty: the original is the target
+LONG_CASES = ["11s", "25s"]  # more than 1012 frames: compared with the original, since the public port is faulty
 SHORT_CASES = [name for name in CASES if name not in LONG_CASES]
 POOLINGS = ["mean", "logit", "dm", "token"]
 
@@ -31,7 +31,7 @@ def model() -> CedForAudioClassification:
 
 @pytest.fixture(scope="module")
 def encoder() -> CedModel:
-    """The encoder alone, from the classification checkpoint."""
+    """The encoder of the classification checkpoint."""
     return AutoModel.from_pretrained(GOLDEN / "micro_hub").eval()
 
 

@@ -1,11 +1,11 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-What a CUDA GPU computes is what a CPU computes, within its precision. Left out by default:
+Results on a CUDA GPU equal those on a CPU, within the precision. Not run by default:
 
     pytest -m gpu
 
-With CED_TEST_DEVICE=cpu (or mps) the same tests run there, as a rehearsal.
+With CED_TEST_DEVICE=cpu (or mps) the same tests run on that device.
 """
 
 import os
@@ -30,7 +30,7 @@ ON_CUDA = DEVICE.startswith("cuda")
 RATE = 16000
 ATTENTIONS = ["eager", "sdpa", "flex_attention"]
 HALF_ATTENTIONS = [*ATTENTIONS, *(["flash_attention_2"] if ON_CUDA and is_flash_attn_2_available() else [])]
-# Largest difference of a probability of ced-nano. By default PyTorch computes convolutions in TF32 on a GPU.
+# Largest difference of probabilities of ced-nano. By default, PyTorch uses TF32 for convolutions on a GPU.
 TOLERANCES = {"float32": 2e-3, "bfloat16": 0.05, "float16": 0.01}
 
 
@@ -141,7 +141,7 @@ def test_log_mels_are_computed_on_the_device_and_are_those_of_numpy(resources: P
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_each_attention_gives_what_the_cpu_gives(
+def test_each_attention_implementation_equals_the_cpu(
     attention: str, expected: torch.Tensor, request: pytest.FixtureRequest
 ) -> None:
     if not ON_CUDA and attention == "flex_attention":  # compiling its kernel for a CPU takes minutes
@@ -166,13 +166,13 @@ def test_each_attention_in_half_precision(
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_autocast_gives_what_the_cpu_gives(dtype: str, expected: torch.Tensor) -> None:
+def test_autocast_is_close_to_the_cpu(dtype: str, expected: torch.Tensor) -> None:
     model = nano()
     with torch.inference_mode(), torch.autocast(torch.device(DEVICE).type, getattr(torch, dtype)):
         assert difference(model(**inputs()).logits, expected) < TOLERANCES[dtype]
 
 
-def test_a_compiled_model_gives_what_the_cpu_gives(expected: torch.Tensor) -> None:
+def test_a_compiled_model_equals_the_cpu(expected: torch.Tensor) -> None:
     backend = "inductor" if ON_CUDA else "aot_eager"  # inductor's C++ for a CPU takes minutes to compile
     model = torch.compile(nano(), fullgraph=True, dynamic=True, backend=backend)
     with torch.inference_mode():
@@ -186,7 +186,7 @@ def test_clips_do_not_influence_their_neighbours_in_a_batch(expected: torch.Tens
     batch = inputs()
     batch["input_values"] = torch.where(
         batch["attention_mask"][:, None].bool(), batch["input_values"], torch.inf
-    )  # what is padding does not matter
+    )  # padding is ignored
     with torch.inference_mode():
         assert difference(nano()(**batch).logits, expected) < TOLERANCES["float32"]
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reading folders and tables of labelled clips, and reports of clips that are left out."""
+"""Folders and tables of labelled clips are read correctly, and clips that are left out are reported."""
 
 import json
 import socket
@@ -28,7 +28,7 @@ Table = Callable[..., Path]
 
 
 def touch(folder: Path, *names: str) -> Path:
-    """A folder with these files, which are empty: nothing here reads audio."""
+    """Makes a folder with these files, which are empty, since no audio is read."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
@@ -45,7 +45,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Table:
-    """Writes a table beside the clips a.wav to e.wav: `table(text, name="clips.csv")`."""
+    """Writes a table next to the clips a.wav to e.wav: `table(text, name="clips.csv")`."""
 
     def write(text: str, name: str = "clips.csv") -> Path:
         touch(tmp_path, *[f"{letter}.wav" for letter in "abcde"])
@@ -60,7 +60,7 @@ def names_of(clips: LabelledClips) -> list[str]:
 
 
 def labels_of(clips: LabelledClips) -> dict[str, dict[str, float]]:
-    """Labels and values of each clip by the name of its file."""
+    """Labels and values by the file name of each clip."""
     return {
         Path(path).name: {label: float(value) for label, value in zip(clips.labels, row, strict=True) if value}
         for path, row in zip(clips.paths, clips.targets, strict=True)
@@ -76,7 +76,7 @@ def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
 # Folders
 
 
-def test_a_folder_for_each_class(tmp_path: Path) -> None:
+def test_labels_are_read_from_class_folders(tmp_path: Path) -> None:
     clips = read_labelled(touch(tmp_path, "dog/a.wav", "dog/b.MP3", "cat/a.m4a", "cat/notes.txt", "cat/.hidden.wav"))
     assert clips.paths == [str(tmp_path / name) for name in ("cat/a.m4a", "dog/a.wav", "dog/b.MP3")]
     assert clips.labels == ["cat", "dog"] and clips.problem_type == SINGLE_LABEL
@@ -88,7 +88,7 @@ def test_splits_of_a_folder_are_those_that_datasets_finds(tmp_path: Path) -> Non
     names = ("train/dog/1.wav", "train/cat/2.wav", "valid/dog/3.wav", "test/cat/4.wav", "test/dog/5.wav")
     touch(tmp_path, *names)
     assert find_splits(tmp_path) == ["train", "validation", "test"]
-    # As texts, since datasets needs torchcodec for audio that it is not even to decode.
+    # As texts, since datasets requires torchcodec for audio even without decoding.
     columns = datasets.Features({"audio": datasets.Value("string"), "label": datasets.ClassLabel(names=["cat", "dog"])})
     reference = datasets.load_dataset("audiofolder", data_dir=str(tmp_path), features=columns, streaming=True)
     assert set(find_splits(tmp_path)) == reference.keys()
@@ -115,7 +115,7 @@ def test_files_outside_of_the_splits_are_reported(tmp_path: Path) -> None:
     assert len(read_labelled(tmp_path, split="all")) == 4
 
 
-def test_a_metadata_file_has_the_labels(tmp_path: Path) -> None:
+def test_labels_are_read_from_a_metadata_file(tmp_path: Path) -> None:
     touch(tmp_path, "x/a.wav", "x/b.wav", "y/c.wav")
     (tmp_path / "metadata.csv").write_text('file_name,label\nx/a.wav,Dog\nx/b.wav,"Chuckle, chortle"\n')
     clips = read_labelled(tmp_path)
@@ -273,7 +273,7 @@ def test_a_column_for_each_class(table: Table) -> None:
     assert yes_or_no.problem_type == MULTI_LABEL
 
 
-def test_a_column_split_has_the_splits(table: Table) -> None:
+def test_splits_are_read_from_a_column(table: Table) -> None:
     path = table("path,label,split\na.wav,Dog,train\nb.wav,Cat,val\nc.wav,Dog,val\n")
     assert find_splits(path) == ["train", "val"]
     assert names_of(read_labelled(path, split="val")) == ["b.wav", "c.wav"]
@@ -337,7 +337,7 @@ def test_the_problem_type_can_be_forced(table: Table) -> None:
         read_labelled(single, problem_type="both")
 
 
-# What is left out
+# Clips that are left out
 
 
 def test_clips_that_cannot_be_used_are_listed_with_the_reason(table: Table, tmp_path: Path) -> None:
@@ -380,13 +380,13 @@ def test_clips_that_cannot_be_used_are_listed_with_the_reason(table: Table, tmp_
         ("x.txt", "a.wav", "not a table of clips; give a folder, or a file that ends in .csv, .tsv"),
     ],
 )
-def test_a_table_that_does_not_do_is_refused_in_one_line(
+def test_an_invalid_table_is_refused_in_one_line(
     table: Table, name: str, text: str, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ValueError, match=message) as error:
         read_labelled(table(text, name))
     assert name in one_line(error)
-    assert capfd.readouterr().err == ""  # where datasets would log it once more
+    assert capfd.readouterr().err == ""  # not logged again by datasets
 
 
 def test_audio_within_a_table_is_refused(table: Table) -> None:
@@ -400,14 +400,14 @@ def test_audio_within_a_table_is_refused(table: Table) -> None:
 
 
 @pytest.mark.parametrize("data", ["nix", "https://huggingface.co/datasets/x", "hf://datasets/x"])
-def test_missing_data_are_refused(data: str) -> None:
+def test_missing_files_and_folders_are_refused(data: str) -> None:
     for read in (read_labelled, find_splits):
         with pytest.raises(ValueError, match="no such file or folder|local files only") as error:
             read(data)
         one_line(error)
 
 
-def test_options_of_tables_do_not_pass_silently_with_folders(tmp_path: Path) -> None:
+def test_options_of_tables_are_refused_for_folders(tmp_path: Path) -> None:
     touch(tmp_path, "dog/a.wav", "cat/b.wav")
     with pytest.raises(ValueError, match="are for tables, not for folders"):
         read_labelled(tmp_path, label_column="label")
@@ -419,7 +419,7 @@ def test_select_keeps_the_classes(table: Table) -> None:
     assert labels_of(part) == {"c.wav": {"Cow": 1}, "a.wav": {"Dog": 1}} and part.labels == clips.labels
 
 
-def test_reading_leaves_nothing_behind(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_leaves_no_files(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     path = table('{"path": "a.wav", "label": "Dog"}\n', "clips.jsonl")
     folder = touch(tmp_path / "data", "dog/a.wav", "cat/b.wav")
@@ -429,7 +429,9 @@ def test_reading_leaves_nothing_behind(table: Table, tmp_path: Path, monkeypatch
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_tables_need_no_extra_and_folders_name_it(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_require_no_extra_and_the_error_for_folders_has_it(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = table("path,label\na.wav,Dog\nb.wav,Cat\n")
     for package in ("datasets", "pandas", "torch", "transformers"):
         monkeypatch.setitem(sys.modules, package, None)

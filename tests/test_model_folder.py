@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A model folder that cannot be loaded is refused in one line that names the field or tensor, before work starts."""
+"""An invalid model folder is refused before any work, in one line with the field or tensor."""
 
 import json
 import shutil
@@ -81,7 +81,7 @@ PREPROCESSOR_FIELDS = [
     ({"n_fft": 8}, "`win_size` (512 samples) does not fit into `n_fft` (8 samples)"),
     (
         {"n_fft": 64, "win_size": 64, "hop_size": 32},
-        "`feature_size` (64 mel bins) is more than the 33 frequencies of `n_fft`",
+        "`feature_size` (64 mel bins) must not exceed the 33 frequencies of `n_fft`",
     ),
     ({"n_fft": 10**12}, "`n_fft` must be a whole number from 2 to 65,536"),
     ({"n_fft": 1024}, "`n_fft` is 1024 in preprocessor_config.json, but 512 in config.json."),
@@ -97,18 +97,18 @@ PREPROCESSOR_FIELDS = [
     ({"f_min": 9000}, "`f_min` (9000 Hz) must be below `f_max` (8000 Hz)"),
     ({"center": False}, "`center` is False in preprocessor_config.json, but True in config.json."),
     ({"padding_value": float("nan")}, "`padding_value` must be a number"),
-    ({"padding_side": "left"}, "`padding_side='left'` is not possible"),
+    ({"padding_side": "left"}, "`padding_side='left'` must be"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "reason"), CONFIG_FIELDS, ids=lambda value: str(value)[:60])
-def test_what_is_wrong_in_the_configuration_is_named(fields: dict[str, Any], reason: str, folder: Path) -> None:
+def test_invalid_fields_of_the_configuration_are_named(fields: dict[str, Any], reason: str, folder: Path) -> None:
     edit(folder / "config.json", **fields)
     assert reason in refusal(folder)
 
 
 @pytest.mark.parametrize(("fields", "reason"), PREPROCESSOR_FIELDS, ids=lambda value: str(value)[:60])
-def test_what_is_wrong_in_the_front_end_is_named(fields: dict[str, Any], reason: str, folder: Path) -> None:
+def test_invalid_fields_of_the_front_end_are_named(fields: dict[str, Any], reason: str, folder: Path) -> None:
     edit(folder / "preprocessor_config.json", **fields)
     assert reason in refusal(folder)
 
@@ -118,11 +118,11 @@ def test_what_is_wrong_in_the_front_end_is_named(fields: dict[str, Any], reason:
     [
         (b"[" * 100_000 + b"]" * 100_000, "is nested too deeply"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "is nested too deeply"),
-        (b"[]", "must hold an object {…}, it is a list"),
+        (b"[]", "must contain an object {…}, got a list"),
         (b"", "is not valid JSON"),
         (b"\xff\xfe\x00", "is not valid JSON"),
         (b'{"depth": ' + b"9" * 5000 + b"}", "is not valid JSON"),
-        (b'{"depth": 3, "depth": 4}', "'depth' is given twice"),
+        (b'{"depth": 3, "depth": 4}', "'depth' appears twice"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -174,7 +174,7 @@ def test_damaged_and_missing_files_of_weights_are_named(folder: Path) -> None:
         assert reason in refusal(folder)
 
 
-def test_every_folder_that_loads_passes(folder: Path, tmp_path: Path) -> None:
+def test_every_folder_that_can_be_loaded_passes(folder: Path, tmp_path: Path) -> None:
     check_model_folder(bundled_folder())
     check_model_folder(folder)
     model = CedForAudioClassification.from_pretrained(folder)
@@ -185,7 +185,7 @@ def test_every_folder_that_loads_passes(folder: Path, tmp_path: Path) -> None:
     CedForAudioClassification(token).save_pretrained(tmp_path / "token")
     for name in ("shards", "encoder", "token"):
         check_model_folder(tmp_path / name)
-    edit(folder / "config.json", target_length=2024)  # positions are fitted
+    edit(folder / "config.json", target_length=2024)  # positions are resized
     check_model_folder(folder)
 
 
@@ -205,7 +205,7 @@ def test_the_defaults_are_those_of_the_classes() -> None:
     assert {field: extractor[field] for field in FRONT_END_DEFAULTS} == FRONT_END_DEFAULTS
 
 
-def test_every_way_to_a_model_refuses_a_bad_folder_with_the_same_reason(folder: Path) -> None:
+def test_all_entry_points_refuse_an_invalid_folder_with_the_same_reason(folder: Path) -> None:
     edit(folder / "preprocessor_config.json", sampling_rate=1)
     reason = "`sampling_rate` must be a whole number from 1,000 to 384,000, got 1."
     for load in (AudioTagger.from_pretrained, load_classifier):
@@ -229,7 +229,7 @@ assert not {{"torch", "transformers"}} & set(sys.modules)
 
 @pytest.fixture
 def unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A Hub that refuses every connection, and an empty cache; each look-up is added to the list."""
+    """No connection to the Hub, and an empty cache; returns a list of attempted look-ups."""
     asked: list[str] = []
     repo_info = huggingface_hub.HfApi.repo_info
 
@@ -250,7 +250,7 @@ def test_a_mistyped_hub_id_offline_is_one_line_after_one_request(unreachable: li
             load("mispeech/ced-tinyy")
         assert unreachable == ["mispeech/ced-tinyy"]
         assert str(caught.value).startswith(
-            "mispeech/ced-tinyy is neither a folder here nor in the cache, and the Hugging Face Hub cannot be reached:"
+            "mispeech/ced-tinyy is neither a local folder nor in the cache, and the Hugging Face Hub cannot be reached:"
             " check the name (did you mean mispeech/ced-tiny?), or give a local folder."
         )
         assert "\n" not in str(caught.value)
@@ -265,13 +265,13 @@ def test_a_mistyped_hub_id_offline_is_one_line_after_one_request(unreachable: li
         ("user/\x1b[31mred", "\\x1b[31mred"),
     ],
 )
-def test_what_is_neither_a_folder_nor_a_hub_id_is_said_without_a_request(name: str, reason: str) -> None:
+def test_names_that_are_neither_folders_nor_hub_ids_are_refused_without_a_request(name: str, reason: str) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         locate_model(name)
     assert reason in str(caught.value) and str(caught.value).isprintable()
 
 
-def test_a_cached_repository_is_used_when_the_hub_does_not_answer(
+def test_a_cached_repository_is_used_if_the_hub_cannot_be_reached(
     folder: Path, tmp_path: Path, unreachable: list[str]
 ) -> None:
     repository = tmp_path / "hub" / "models--user--micro"
@@ -284,8 +284,8 @@ def test_a_cached_repository_is_used_when_the_hub_does_not_answer(
     assert tagger.labels[0] == "class 0" and tagger.name == "user/micro"
 
 
-def test_offline_mode_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_mentions_offline_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelNotFoundError, match=r"the Hugging Face Hub is not asked \(offline mode\)") as caught:
+    with pytest.raises(ModelNotFoundError, match=r"the Hugging Face Hub is not used \(offline mode\)") as caught:
         locate_model("user/micro", cache_dir=tmp_path)
     assert isinstance(caught.value.__cause__, LocalEntryNotFoundError)

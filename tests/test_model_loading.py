@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which engine is chosen, what is refused in one line, and models in the layout of the Hub's cache."""
+"""Choice of engines, errors in one line, and models in the layout of the Hub cache."""
 
 import json
 import os
@@ -29,7 +29,7 @@ Install = Callable[..., None]
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Simulates what is installed, and whether there is a CUDA GPU."""
+    """Simulates installed packages, and whether there is a CUDA GPU."""
 
     def simulate(*packages: str, has_gpu: bool = False) -> None:
         def missing(names: tuple[str, ...]) -> list[str]:
@@ -71,20 +71,24 @@ def test_auto_is_torch_on_a_cuda_gpu_and_else_the_fastest_installed(install, pac
     [
         ({"engine": "tensorrt"}, "engine", "`engine='tensorrt'`: expected auto, onnx, openvino, torch"),
         ({"compute_type": "int4"}, "compute_type", "`compute_type='int4'`: expected float32, int8, bfloat16, float16"),
-        ({"engine": "onnx", "compute_type": "float16"}, "compute_type", "float32 or int8 with the engine onnx; torch"),
-        ({"engine": "onnx", "device": "cuda"}, "device", "`device='cuda'`: expected cpu, where the engine onnx"),
+        (
+            {"engine": "onnx", "compute_type": "float16"},
+            "compute_type",
+            "float32 or int8 with the engine onnx; float16 requires torch",
+        ),
+        ({"engine": "onnx", "device": "cuda"}, "device", "`device='cuda'`: expected cpu for the engine onnx"),
         ({"num_threads": 0}, "num_threads", "a whole number from 1"),
         ({"batch_size": 2.5}, "batch_size", "a whole number from 1"),
     ],
 )
-def test_wrong_options_are_one_line_with_the_name_of_the_argument(options, name, message):
+def test_invalid_options_give_one_line_with_the_name_of_the_argument(options, name, message):
     with pytest.raises(OptionError) as refusal:
         AudioTagger(MICRO, **options)
     assert refusal.value.name == name and message in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("options", [{"compute_type": "bfloat16"}, {"device": "cuda"}, {"engine": "jax"}])
-def test_a_torch_model_is_computed_as_it_is(micro_model, options):
+def test_a_torch_model_is_used_without_copying(micro_model, options):
     with pytest.raises(OptionError) as refusal:
         AudioTagger(micro_model, **options)
     assert refusal.value.name in options
@@ -100,7 +104,7 @@ def test_a_torch_model_is_computed_as_it_is(micro_model, options):
         ("auto", "requires onnx and onnxruntime: pip install"),
     ],
 )
-def test_a_missing_package_is_one_line_with_the_command_that_installs_it(install, engine, command):
+def test_a_missing_package_gives_one_line_with_the_command_to_install_it(install, engine, command):
     install()
     with pytest.raises(MissingPackageError) as refusal:
         AudioTagger(MICRO, engine=engine)
@@ -108,7 +112,7 @@ def test_a_missing_package_is_one_line_with_the_command_that_installs_it(install
 
 
 def hub_cache(folder: Path, repository: str = "mispeech/ced-tiny") -> Path:
-    """The cache of a Hub client that has downloaded a model: links to blobs."""
+    """A Hub cache with a downloaded model: links to blobs."""
     cached = folder / f"models--{repository.replace('/', '--')}"
     snapshot = cached / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
@@ -132,7 +136,7 @@ def test_a_model_in_the_hubs_cache_is_used_offline(tmp_path, monkeypatch, engine
         [tag.score for tag in tagger(clip)], [tag.score for tag in AudioTagger(MICRO)(clip)], atol=1e-5
     )
     assert isinstance(tagger.model, CedForAudioClassification)
-    with pytest.raises(OSError, match=r"neither a folder here nor in the cache.*offline mode"):
+    with pytest.raises(OSError, match=r"neither a local folder nor in the cache.*offline mode"):
         AudioTagger("mispeech/ced-base", cache_dir=tmp_path)
 
 
@@ -153,12 +157,12 @@ def test_tagging_imports_neither_torch_nor_transformers_and_the_hubs_client_only
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_weights_that_are_not_finite_are_refused_by_the_name_of_their_tensor(micro_model, tmp_path, value, dtype):
+def test_weights_that_are_not_finite_are_refused_with_the_name_of_their_tensor(micro_model, tmp_path, value, dtype):
     name = "encoder.blocks.1.mlp.fc1.weight"
     with torch.no_grad():
         micro_model.state_dict()[name].view(-1)[-1] = value
     micro_model.to(dtype).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=f"weights are damaged: {name} holds NaN or infinity") as refusal:
+    with pytest.raises(ValueError, match=f"weights are damaged: {name} has NaN or infinite values") as refusal:
         AudioTagger(tmp_path)
     assert "\n" not in str(refusal.value)
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The model against its definition, written here in the plainest form, over many lengths, batches and settings."""
+"""The model compared with a simple reference implementation, for many lengths, batches and settings."""
 
 import copy
 import math
@@ -131,7 +131,7 @@ def plain_encode(encoder: CedModel, piece: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def plain_head(model: CedForAudioClassification, tokens: torch.Tensor) -> torch.Tensor:
-    """What is averaged over the chunks: probabilities, or the raw outputs of `logit` pooling and regression."""
+    """Values to average over chunks: probabilities, or raw outputs for `logit` pooling and regression."""
     config, head = model.config, model.outputlayer
     activation = {
         "multi_label_classification": torch.sigmoid,
@@ -171,7 +171,7 @@ def plain_forward(model: CedForAudioClassification, clip: torch.Tensor) -> Expec
 
 
 def as_class_scores(model: CedForAudioClassification, logits: torch.Tensor) -> torch.Tensor:
-    """Softmax ignores an offset of all logits: short single-label clips return raw logits, long ones log p."""
+    """Softmax is invariant to an offset: short single-label clips return raw logits, long ones log p."""
     return logits.log_softmax(dim=-1) if model.config.problem_type == "single_label_classification" else logits
 
 
@@ -227,13 +227,13 @@ def check_batch(model: Any, clips: list[torch.Tensor], filling: float = 0.0, ext
 
 @pytest.fixture
 def uncompiled_flex(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flex attention by its own plain form: compiling its kernel takes a minute and is PyTorch's matter."""
+    """Flex attention without compiling its kernel, which takes a minute."""
     monkeypatch.setattr(WrappedFlexAttention, "_is_flex_compiled", True)
     monkeypatch.setattr(WrappedFlexAttention, "training", False, raising=False)
     monkeypatch.setattr(WrappedFlexAttention, "_compiled_flex_attention", staticmethod(flex_attention))
 
 
-# How the chunks of long clips are made and combined.
+# Settings for the chunks of long clips.
 CHUNKS = tuple(product(("mean", "max"), (True, False)))
 
 
@@ -241,7 +241,7 @@ CHUNKS = tuple(product(("mean", "max"), (True, False)))
 def test_mixed_lengths_equal_the_definition(pooling: int, problem_type: int) -> None:
     eval_avg, pad_last = CHUNKS[(pooling + problem_type) % 4]  # every pair of settings occurs
     settings = {"pooling": POOLINGS[pooling], "problem_type": PROBLEM_TYPES[problem_type]}
-    for target_length in (64, 73):  # a multiple of a patch, and not
+    for target_length in (64, 73):  # a multiple of the patch size, and another length
         model = make_model(
             attn_implementation="eager",
             target_length=target_length,
@@ -301,7 +301,7 @@ def test_an_exact_multiple_of_the_target_length_keeps_its_last_chunk(pad_last: b
     assert difference(whole[0], parts.sigmoid().mean(dim=0).logit()) < TOLERANCE
 
 
-def test_a_loud_neighbour_changes_nothing() -> None:
+def test_a_loud_clip_in_the_batch_changes_nothing() -> None:
     quiet, loud = make_clips((40, 150))
     model = make_model()
     with torch.no_grad():
@@ -320,7 +320,7 @@ def test_without_a_mask_all_frames_count() -> None:
     assert difference(unmasked[0], masked[0]) > 1e-3
 
 
-def test_long_clips_of_certain_answers_give_finite_logits() -> None:
+def test_long_clips_with_saturated_probabilities_have_finite_logits() -> None:
     for pooling, problem_type in product(("mean", "dm", "token"), PROBLEM_TYPES[:2]):
         model = make_model(pooling=pooling, problem_type=problem_type)
         with torch.no_grad():
@@ -355,10 +355,10 @@ def test_inputs_of_another_shape_are_refused(shape: tuple, mask_shape: tuple | N
 @pytest.mark.parametrize("pad_last", (True, False))
 @pytest.mark.parametrize("frames", (40, 64, 65, 150))
 @pytest.mark.parametrize("valid", (0, 15))
-def test_a_clip_of_padding_alone_is_refused_by_its_number(frames: int, valid: int, pad_last: bool) -> None:
+def test_a_clip_with_only_padding_is_refused_with_its_index(frames: int, valid: int, pad_last: bool) -> None:
     mask = torch.ones(3, frames)
     mask[1, valid:] = 0
-    with pytest.raises(ValueError, match="clip 1 without a whole patch"):
+    with pytest.raises(ValueError, match="clip 1 without a patch"):
         make_model(pad_last=pad_last)(torch.zeros(3, 64, frames), attention_mask=mask)
 
 
@@ -378,7 +378,7 @@ def test_a_clip_of_padding_alone_is_refused_by_its_number(frames: int, valid: in
         ({"problem_type": "regression", "num_labels": 1}, torch.rand(1)),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(fields: dict[str, Any], labels: torch.Tensor) -> None:
+def test_labels_of_wrong_shapes_are_refused(fields: dict[str, Any], labels: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="do not fit"):
         make_model(**fields)(torch.randn(2, 64, 40), labels=labels)
 
@@ -423,7 +423,7 @@ def test_class_indices_make_a_default_model_single_label() -> None:
     assert difference(outputs.loss, nn.functional.cross_entropy(outputs.logits, labels)) < TOLERANCE
 
 
-def test_one_class_is_a_binary_question_with_integers_of_one_dimension_too() -> None:
+def test_one_class_is_binary_also_with_one_dimensional_integers() -> None:
     model, labels = make_model(num_labels=1), torch.tensor([0, 1])
     outputs = model(torch.randn(2, 64, 40), labels=labels)
     expected = nn.functional.binary_cross_entropy_with_logits(outputs.logits[:, 0], labels.float())
@@ -454,7 +454,7 @@ def test_another_number_of_classes_by_from_pretrained(golden: Path) -> None:
 def test_batch_norm_takes_its_statistics_from_valid_frames(filling: float, momentum: float | None) -> None:
     clips = make_clips((16, 23, 40, 150))
     model = make_model().train()
-    model.encoder.init_bn.momentum = momentum  # None is the cumulative average
+    model.encoder.init_bn.momentum = momentum  # None means a cumulative average
     norm = copy.deepcopy(model.encoder.init_bn)
     for step in range(1, 3):
         model(**pad(clips, filling))
@@ -473,7 +473,7 @@ def test_batch_norm_takes_its_statistics_from_valid_frames(filling: float, momen
 
 
 @pytest.mark.parametrize("masked", (True, False))
-def test_a_frozen_encoder_leaves_its_statistics_alone(masked: bool) -> None:
+def test_a_frozen_encoder_does_not_update_its_statistics(masked: bool) -> None:
     model = make_model()
     model.freeze_base_model()
     before = copy.deepcopy(model.encoder.state_dict())
@@ -513,10 +513,10 @@ def test_gradients_of_a_padded_batch_are_those_of_its_clips() -> None:
         assert difference(batched[name], parameter.grad) < TOLERANCE, name
 
 
-def test_the_gradient_of_dm_does_not_vanish_for_certain_answers() -> None:
+def test_the_gradient_of_dm_does_not_vanish_for_saturated_probabilities() -> None:
     model = make_model(pooling="dm")
     with torch.no_grad():
-        model.outputlayer[1].bias.fill_(60.0)  # a sigmoid of 1 to the last bit
+        model.outputlayer[1].bias.fill_(60.0)  # the sigmoid is exactly 1
     model(torch.randn(2, 64, 40), labels=torch.zeros(2, 5)).loss.backward()
     assert (model.outputlayer[1].bias.grad - 0.2).abs().max() < 1e-4
 
@@ -533,7 +533,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     assert all(difference(a, b) < 1e-6 for a, b in zip(*gradients, strict=True))
 
 
-def test_dropout_and_stochastic_depth_are_of_training_alone() -> None:
+def test_dropout_and_stochastic_depth_apply_only_in_training() -> None:
     rates = {"drop_rate": 0.3, "attn_drop_rate": 0.3, "drop_path_rate": 0.5}
     values = torch.randn(2, 64, 40)
     for name, rate in rates.items():
@@ -616,7 +616,7 @@ def fresh_compiler() -> Any:
     torch.compiler.reset()
 
 
-# Clips whose last chunk happens to be filled exactly are another graph without `pad_last`, and not among these.
+# There are no clips with a complete last chunk, which would be another graph without `pad_last`.
 SHORT, LONG = (40, 50, 33), (170, 235, 360)
 
 
@@ -655,7 +655,7 @@ def test_a_compiled_model_takes_every_length_in_a_few_graphs(fresh_compiler: Non
     for length in (40, 16, 17, 64, 65, 128, 450):
         batch = pad(make_clips((length, max(16, length // 2))))
         assert difference(compiled(**batch).logits, model(**batch).logits) < TOLERANCE
-    # Besides short and long ones: a single patch, and exactly as many as there are positions.
+    # Also a single patch, and exactly as many patches as positions.
     assert counters["stats"]["unique_graphs"] <= 5
 
 
@@ -674,7 +674,7 @@ def test_an_exported_model_takes_every_batch_and_length(model_class: Any, poolin
     shapes = {"input_values": {0: batch, 2: time}, "attention_mask": {0: batch, 1: time}}
     if not masked:
         del inputs["attention_mask"], shapes["attention_mask"]
-    # Otherwise PyTorch takes it that there is never one patch alone, as it would broadcast.
+    # Otherwise PyTorch assumes more than one patch, since a single one would broadcast.
     with symbolic_shapes_config.patch(backed_size_oblivious=True):
         program = torch.export.export(model, (), kwargs=inputs, dynamic_shapes=shapes).module()
     for lengths in ((16,), (17, 16), (32, 20, 16), (500, 16), (512, 511)):
@@ -692,7 +692,7 @@ def test_an_exported_model_takes_every_batch_and_length(model_class: Any, poolin
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_half_precision_stays_near_single_precision(pooling: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_half_precision_is_close_to_single_precision(pooling: str, dtype: torch.dtype, tmp_path: Path) -> None:
     model = make_model(pooling=pooling)
     model.save_pretrained(tmp_path)
     half = CedForAudioClassification.from_pretrained(tmp_path, dtype=dtype).eval()
@@ -715,7 +715,7 @@ def test_half_precision_stays_near_single_precision(pooling: str, dtype: torch.d
 
 
 @pytest.mark.parametrize("frames", (40, 150))
-def test_outputs_as_a_tuple_and_as_asked_for(frames: int) -> None:
+def test_outputs_are_tuples_or_have_hidden_states_and_attentions_on_request(frames: int) -> None:
     values = torch.randn(2, 64, frames)
     model = make_model(attn_implementation="eager")
     plain = model(values)
@@ -747,7 +747,7 @@ def test_initialisation_is_the_papers() -> None:
     assert encoder.time_pos_embed.std().item() == pytest.approx(0.02, rel=0.1)
     assert encoder.token_pos_embed.std().item() == pytest.approx(0.02, rel=0.2)
     assert encoder.cls_token.std().item() == pytest.approx(1e-6, rel=0.2)
-    bound = 1 / 16  # PyTorch's own for 256 inputs
+    bound = 1 / 16  # PyTorch's default for 256 inputs
     assert encoder.patch_embed.proj.weight.abs().max().item() == pytest.approx(bound, rel=0.01)
     assert not encoder.init_bn.running_mean.any() and (encoder.init_bn.running_var == 1).all()
     assert {(norm.norm1.eps, norm.norm2.eps) for norm in encoder.blocks} == {(1e-6, 1e-6)}
@@ -772,7 +772,7 @@ def test_tensors_have_the_names_of_the_hub(pooling: str, golden: Path) -> None:
     assert set(model.state_dict()) == names
 
 
-def test_the_encoder_of_a_classification_checkpoint_loads_alone(golden: Path, tmp_path: Path) -> None:
+def test_the_encoder_of_a_classification_checkpoint_loads_without_the_head(golden: Path, tmp_path: Path) -> None:
     stored = load_file(golden / "micro_hub" / "model.safetensors")
     encoder = AutoModel.from_pretrained(golden / "micro_hub")
     assert isinstance(encoder, CedModel)
@@ -817,7 +817,7 @@ def test_plain_export_takes_any_batch_and_two_patches_to_target_length(masked: b
 
 
 def plain_steps(model: CedForAudioFrameClassification, clip: torch.Tensor) -> torch.Tensor:
-    """Logits of each step: the tokens of its column averaged, for the steps that lie within the clip."""
+    """Logits of each step within the clip, from the mean of the tokens of its column."""
     config, bands = model.config, model.config.num_patches[0]
     frames_left, logits = clip.shape[1], []
     for piece in plain_pieces(model.encoder, clip):
@@ -857,7 +857,7 @@ def test_the_number_of_steps_of_published_lengths(frames: int, pad_last: bool, s
 
 
 def test_trainer_pads_the_labels_of_steps_with_clips_of_different_lengths(golden: Path) -> None:
-    """By the feature extractor's `pad`; padding has no part in the loss."""
+    """With the feature extractor's `pad`; padding does not affect the loss."""
     extractor = CedFeatureExtractor.from_pretrained(golden / "micro_hub")
     model: Any = CedForAudioFrameClassification.from_pretrained(golden / "micro_hub", pad_last=False).eval()
     rows = [{"input_values": clip, "labels": torch.rand(clip.shape[-1] // 16, 13)} for clip in make_clips((30, 150))]
@@ -918,11 +918,11 @@ def test_frame_and_clip_classifiers_load_each_others_checkpoints(golden: Path, t
     values = torch.randn(1, 64, 16)
     with torch.no_grad():
         assert torch.equal(again(values).logits, clips(values).logits)
-        # One step alone is the whole clip.
+        # A single step is the complete clip.
         assert difference(frames(values).logits[:, 0], clips(values).logits) < TOLERANCE
 
 
-def test_a_frozen_encoder_leaves_the_head_of_frames_to_be_trained() -> None:
+def test_with_a_frozen_encoder_the_head_of_a_frame_model_is_trained() -> None:
     model = make_model(CedForAudioFrameClassification).train()
     before = copy.deepcopy(model.encoder.state_dict())
     model.freeze_base_model()
@@ -931,7 +931,7 @@ def test_a_frozen_encoder_leaves_the_head_of_frames_to_be_trained() -> None:
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None} == {"outputlayer"}
 
 
-def test_a_tagger_takes_a_frame_classifier_and_the_folder_that_it_saves(tmp_path: Path) -> None:
+def test_a_tagger_accepts_a_frame_classifier_and_its_saved_folder(tmp_path: Path) -> None:
     model = CedForAudioFrameClassification.from_pretrained(bundled_folder())
     model.save_pretrained(tmp_path)
     noise = torch.randn(16000, generator=torch.Generator().manual_seed(0)).mul(0.1).numpy()

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The notebooks run from their first to their last cell, without network access, and are stored without outputs."""
+"""The notebooks run completely, without network access, and are stored without outputs."""
 
 from pathlib import Path
 

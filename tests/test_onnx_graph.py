@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The ONNX graph that is written from a configuration: it equals the PyTorch model and the golden tensors."""
+"""The ONNX graph written from a configuration gives the outputs of the PyTorch model and the golden tensors."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ CASES = {name: case["frames"] for name, case in json.loads((GOLDEN / "micro_case
 
 
 def save(folder: Path, dtype: torch.dtype = torch.float32, max_shard_size: str = "1GB", **fields: Any) -> Path:
-    """A small model with random weights, whose scores are not all near 0.5."""
+    """A small model with random weights and scores that are not all near 0.5."""
     torch.manual_seed(0)
     config = CedConfig(**{"embed_dim": 48, "num_heads": 3, "depth": 2, "num_labels": 7, "target_length": 332} | fields)
     model = CedForAudioClassification(config)
@@ -67,7 +67,7 @@ def assert_equals_torch(folder: Path, lengths: tuple[int, ...] = LENGTHS, batche
                 logits = reference(torch.from_numpy(mels)).logits
                 pooled = reference.encoder(torch.from_numpy(mels)).pooler_output
             expected = activate(logits, reference.config.problem_type)
-            scale = max(1.0, float(expected.abs().max()))  # of a regression model
+            scale = max(1.0, float(expected.abs().max()))  # for a regression model
             assert probabilities.shape == tuple(expected.shape) and embeddings.shape == tuple(pooled.shape)
             np.testing.assert_allclose(probabilities, expected.numpy(), atol=TOLERANCE * scale, rtol=0)
             np.testing.assert_allclose(embeddings, pooled.numpy(), atol=TOLERANCE * float(pooled.abs().max()), rtol=0)
@@ -113,7 +113,7 @@ def test_weights_are_read_through_the_links_of_the_hubs_cache(tmp_path, shards):
 
 
 @pytest.mark.parametrize("target_length", [16, 160, 331, 480, 1012])
-def test_positions_are_cut_or_interpolated_where_the_target_length_is_not_the_checkpoints(tmp_path, target_length):
+def test_positions_are_cut_or_interpolated_to_another_target_length(tmp_path, target_length):
     folder = save(tmp_path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"target_length": target_length}))
@@ -131,7 +131,7 @@ def test_positions_are_cut_or_interpolated_where_the_target_length_is_not_the_ch
     ],
     ids=str,
 )
-def test_waveforms_give_what_their_log_mels_give(tmp_path, front_end):
+def test_waveforms_give_the_same_outputs_as_their_log_mels(tmp_path, front_end):
     model = open_model(save(tmp_path))
     by_mel, by_waveform = open_session(model), open_session(model, front_end=front_end)
     quiet = np.concatenate([np.zeros(900), 1e-3 * np.random.default_rng(0).standard_normal(900)]).astype(np.float32)
@@ -144,7 +144,7 @@ def test_waveforms_give_what_their_log_mels_give(tmp_path, front_end):
             np.testing.assert_allclose(found, value, atol=5e-5 * max(1.0, float(np.abs(value).max())), rtol=0)
 
 
-def test_the_graph_can_hold_the_weights(tmp_path):
+def test_the_graph_can_contain_the_weights(tmp_path):
     model = open_model(save(tmp_path, torch.float16))
     graph = build_graph(model.settings, model.tensors, inline=True)
     assert [output.name for output in graph.graph.output] == ["probabilities", "embeddings"]

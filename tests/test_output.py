@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders appear whole or not at all, and take the place of nothing that they were not asked to replace."""
+"""Files and folders are written atomically, and existing ones are replaced only on request."""
 
 import errno
 import os
@@ -42,7 +42,7 @@ def test_a_file_appears_at_the_end_and_has_the_permissions_of_any_other(file_sys
     assert (tmp_path / "a.csv").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
-def test_what_appeared_meanwhile_stays_and_the_result_is_kept_beside_it(file_system: None, tmp_path: Path) -> None:
+def test_a_file_that_appears_meanwhile_is_kept_and_so_is_the_result(file_system: None, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     with pytest.raises(FileExistsError) as caught, new_file(path) as file:
         file.write(b"result")
@@ -52,7 +52,7 @@ def test_what_appeared_meanwhile_stays_and_the_result_is_kept_beside_it(file_sys
     assert caught.value.filename == str(path) and caught.value.strerror.endswith(f"the result is in {kept}")
 
 
-def test_files_are_replaced_only_if_asked(file_system: None, tmp_path: Path) -> None:
+def test_files_are_replaced_only_on_request(file_system: None, tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     write_file(path, b"1", replace=False)
     with pytest.raises(FileExistsError):
@@ -62,7 +62,7 @@ def test_files_are_replaced_only_if_asked(file_system: None, tmp_path: Path) -> 
     assert path.read_bytes() == b"3" and names(tmp_path) == ["state.json"]
 
 
-def test_of_a_failed_write_nothing_is_left_and_the_error_has_the_name_of_the_file(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_files_and_the_error_has_the_name_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"before")
     with pytest.raises(OSError, match="No space") as caught, new_file(path, replace=True) as file:
@@ -74,7 +74,7 @@ def test_of_a_failed_write_nothing_is_left_and_the_error_has_the_name_of_the_fil
     assert missing.value.filename == str(tmp_path / "no" / "a.csv")
 
 
-def test_links_stay_links_and_long_names_are_no_obstacle(tmp_path: Path) -> None:
+def test_links_remain_links_and_long_names_are_possible(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("real")
     write_file(tmp_path / "link", b"1", replace=False)
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"1"
@@ -83,7 +83,7 @@ def test_links_stay_links_and_long_names_are_no_obstacle(tmp_path: Path) -> None
     assert long.read_bytes() == b"2"
 
 
-def test_only_what_killed_processes_left_is_cleared_away(tmp_path: Path) -> None:
+def test_only_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     left = temporary_name(path)
     others = [tmp_path / name for name in ("a.csv.part", ".a.csv.mine.tmp", ".b.csv.01234567.tmp")]
@@ -93,7 +93,7 @@ def test_only_what_killed_processes_left_is_cleared_away(tmp_path: Path) -> None
     assert not left.exists() and all(other.exists() for other in others)
 
 
-def test_a_folder_takes_the_place_of_an_empty_one_or_of_one_that_may_be_replaced(tmp_path: Path) -> None:
+def test_a_folder_replaces_an_empty_one_or_one_that_may_be_replaced(tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.mkdir()
     for number in range(3):
@@ -104,7 +104,7 @@ def test_a_folder_takes_the_place_of_an_empty_one_or_of_one_that_may_be_replaced
 
 
 @pytest.mark.parametrize("check", [None, refuse])
-def test_a_folder_that_is_filled_meanwhile_stays_and_the_result_is_kept_beside_it(check: Any, tmp_path: Path) -> None:
+def test_a_folder_that_is_filled_meanwhile_is_kept_and_so_is_the_result(check: Any, tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.mkdir()
     with pytest.raises(FileExistsError) as caught, new_folder(path, check) as folder:
@@ -115,21 +115,21 @@ def test_a_folder_that_is_filled_meanwhile_stays_and_the_result_is_kept_beside_i
     assert re.fullmatch(f"something else was .*; the result is in {kept}", caught.value.strerror)
 
 
-def test_a_file_in_the_place_of_a_folder_stays(tmp_path: Path) -> None:
+def test_a_file_with_the_name_of_the_folder_is_kept(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError), new_folder(tmp_path / "model", refuse) as folder:
         (folder / "weights").touch()
         (tmp_path / "model").write_text("mine")
     assert (tmp_path / "model").read_text() == "mine" and len(list(tmp_path.glob("model-*/weights"))) == 1
 
 
-def test_of_a_failed_folder_nothing_is_left(tmp_path: Path) -> None:
+def test_a_failed_folder_leaves_no_files(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "model") as folder:
         (folder / "weights").touch()
         raise KeyboardInterrupt
     assert names(tmp_path) == []
 
 
-def test_a_part_that_finds_its_name_taken_is_left_to_the_caller(file_system: None, tmp_path: Path) -> None:
+def test_a_part_is_kept_if_its_name_is_taken(file_system: None, tmp_path: Path) -> None:
     for name in ("part", "taken"):
         (tmp_path / name).write_text(name)
     with pytest.raises(FileExistsError):

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Classes from a few examples: learned, added to a model, and run by all that runs models."""
+"""Classes from a few examples: learning them, adding them to a model, and using the model."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def fill(folder: Path, make: Callable[[np.random.Generator], np.ndarray], count:
 
 @pytest.fixture
 def sounds(tmp_path: Path) -> Path:
-    """Examples of `hum` and `hiss`, and beside them counter-examples in `other` and a clip of each kind."""
+    """Examples of `hum` and `hiss`, counter-examples in `other`, and one more clip of each kind."""
     fill(tmp_path / "sounds" / "hum", hum, 6)
     fill(tmp_path / "sounds" / "hiss", hiss, 6)
     fill(tmp_path / "other", clicks, 6)
@@ -58,7 +58,7 @@ def sounds(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with the classes hum and hiss beside its own 13."""
+    """A model with the classes hum and hiss in addition to its own 13."""
     base = tmp_path_factory.mktemp("learned")
     fill(base / "sounds" / "hum", hum, 6)
     fill(base / "sounds" / "hiss", hiss, 6)
@@ -77,7 +77,7 @@ def ced(*arguments: Any) -> Any:
     return CliRunner().invoke(app, [*map(str, arguments)])
 
 
-def test_examples_become_classes_beside_those_of_the_model(learned):
+def test_examples_become_additional_classes_of_the_model(learned):
     tagger, before = AudioTagger(learned / "model"), AudioTagger(MODEL)
     assert tagger.labels == [*before.labels, "hiss", "hum"]
     for name in ("hum", "hiss"):
@@ -124,7 +124,7 @@ def test_it_can_be_exported_and_learned_from_again(learned, sounds):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_rows_have_the_type_of_the_model(sounds, dtype):
+def test_rows_have_the_dtype_of_the_model(sounds, dtype):
     model = CedForAudioClassification.from_pretrained(MODEL, dtype=dtype)
     half = sounds.parent / "half"
     model.save_pretrained(half)
@@ -174,7 +174,7 @@ def test_scores_are_those_of_the_regression(sounds):
     assert ((fitted.left_out >= 0.5) == targets).mean() > 0.9
 
 
-def test_learning_needs_no_torch_and_names_what_it_leaves_out(sounds):
+def test_learning_requires_no_torch_and_reports_clips_that_are_left_out(sounds):
     (sounds / "hum" / "broken.wav").write_bytes(b"RIFF")
     shutil.copy(sounds / "hum" / "0.wav", sounds / "hum" / "copy.wav")
     for index in range(2, 6):
@@ -188,8 +188,8 @@ def test_learning_needs_no_torch_and_names_what_it_leaves_out(sounds):
     assert "       6 " in done.stdout
 
 
-def test_a_long_recording_is_as_good_as_many_counter_examples(sounds, tmp_path):
-    """One class alone, and its counter-examples in one file: scores are calibrated on parts of it."""
+def test_a_long_recording_gives_many_counter_examples(sounds, tmp_path):
+    """A single class with its counter-examples in one file: scores are calibrated on parts of it."""
     shutil.rmtree(sounds / "hiss")
     rng = np.random.default_rng(5)
     soundfile.write(tmp_path / "long.wav", np.concatenate([hiss(rng), clicks(rng)] * 30), RATE)
@@ -199,7 +199,7 @@ def test_a_long_recording_is_as_good_as_many_counter_examples(sounds, tmp_path):
     assert scores(tagger, tmp_path / "hum.wav")["hum"] >= 0.5 > scores(tagger, tmp_path / "hiss.wav")["hum"]
 
 
-def test_one_example_of_each_class_is_enough_to_begin(sounds):
+def test_one_example_of_each_class_is_enough(sounds):
     for path in [*sounds.glob("*/*.wav")]:
         if path.stem != "0":
             path.unlink()
@@ -209,7 +209,7 @@ def test_one_example_of_each_class_is_enough_to_begin(sounds):
 
 
 def spoil(sounds: Path, how: str) -> list[Any]:
-    """Makes the folder unusable; returns further arguments."""
+    """Makes the folder invalid; returns further arguments."""
     if how == "empty":
         (sounds / "quiet").mkdir()
     elif how == "same":
@@ -251,7 +251,7 @@ def spoil(sounds: Path, how: str) -> list[Any]:
         ("spelling", "the classes 'Hum' and 'hum' have the same name: rename or merge their folders"),
         ("taken", "the model has a class 'class 3' already: rename the folder 'CLASS_3', or leave out"),
         ("alone", "'hum' is the only class: give counter-examples (--negatives), or a second class"),
-        ("loose", "hum.wav is in no folder of a class; make a folder for each class"),
+        ("loose", "hum.wav is not in a class folder; make a folder for each class"),
         ("deep", "the folders of the classes must all be equally deep, but there are"),
         ("splits", "has splits, not classes: give one of them"),
         ("broken", "no example could be read of 'hum'"),
@@ -261,7 +261,7 @@ def spoil(sounds: Path, how: str) -> list[Any]:
         ("window", "--window 60: expected 0.15 to 10.12 seconds"),
     ],
 )
-def test_what_cannot_be_learned_from_is_named_in_one_line(sounds, how, expected):
+def test_invalid_examples_are_refused_in_one_line(sounds, how, expected):
     further = spoil(sounds, how)
     output = sounds.parent / "model"
     result = ced("learn", sounds, "-m", MODEL, "-o", output, *further)
@@ -271,16 +271,20 @@ def test_what_cannot_be_learned_from_is_named_in_one_line(sounds, how, expected)
     assert not output.exists()
 
 
-def test_without_scikit_learn_the_line_says_how_to_install_it(sounds, monkeypatch):
+def test_without_scikit_learn_the_error_has_the_install_command(sounds, monkeypatch):
     monkeypatch.setattr("ced_model.packages.missing", list)
     result = ced("learn", sounds, "-m", MODEL, "-o", sounds.parent / "model")
     assert result.exit_code == 1
     assert result.stderr == 'ced: learning classes requires sklearn: pip install "ced_model[learn]"\n'
 
 
-def test_models_to_which_nothing_can_be_added_are_refused(sounds, micro_model):
+def test_models_to_which_no_classes_can_be_added_are_refused(sounds, micro_model):
     for field, value, expected in (
-        ("problem_type", "single_label_classification", "this one is for single_label_classification"),
+        (
+            "problem_type",
+            "single_label_classification",
+            "to this single_label_classification model no classes can be added",
+        ),
         ("pooling", "dm", "this one has dm"),
     ):
         micro_model.config.problem_type, micro_model.config.pooling = "multi_label_classification", "mean"
@@ -295,12 +299,12 @@ def test_models_to_which_nothing_can_be_added_are_refused(sounds, micro_model):
     learn_classes(sounds, sounds.parent / "model", model=sounds.parent / "problem_type", replace=True)
 
 
-def test_a_folder_that_holds_something_else_is_kept(sounds):
+def test_a_folder_with_other_files_is_kept(sounds):
     output = sounds.parent / "model"
     output.mkdir()
     (output / "notes.txt").write_text("mine")
     result = ced("learn", sounds, "-m", MODEL, "-o", output, "--overwrite")
-    assert result.exit_code == 1 and "holds more than a model (notes.txt) and is kept" in result.stderr
+    assert result.exit_code == 1 and "has other files than those of a model (notes.txt)" in result.stderr
     (output / "notes.txt").unlink()
     assert ced("learn", sounds, "-m", MODEL, "-o", output).exit_code == 0
     assert "is not empty: overwrite it" in ced("learn", sounds, "-m", MODEL, "-o", output).stderr

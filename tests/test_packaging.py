@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What is released: the version and the data of the package, and that all automation runs the same commands."""
+"""The release: version and data files of the package, and automation that runs the same commands."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def test_the_version_has_one_place():
+def test_the_version_is_defined_in_one_place():
     assert "version" in PROJECT["project"]["dynamic"]
     assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "ced_model.__version__"}
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
@@ -40,7 +40,7 @@ def test_a_wheel_has_every_data_file_of_the_package():
     assert package / "py.typed" in packed
 
 
-def test_the_small_installation_needs_nothing_that_the_full_one_lacks():
+def test_the_full_installation_includes_the_small_one():
     def lines(name: str) -> set[str]:
         text = (ROOT / name).read_text(encoding="utf-8")
         return {line for line in text.splitlines() if line and not line.startswith("#")}
@@ -57,7 +57,7 @@ def test_every_extra_is_in_all_and_has_its_packages_among_the_tested_versions():
         "docs",
         "psds",
         "test",
-    }  # psds needs an older pandas
+    }  # psds requires an older pandas
     tested = (ROOT / "tests" / "constraints.txt").read_text(encoding="utf-8").lower().replace("_", "-")
     names = {
         re.split(r"[\[<>=]", each)[0]

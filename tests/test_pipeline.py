@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`pipeline("audio-classification")` of a CED model takes what users have, and gives the scores of AudioTagger."""
+"""`pipeline("audio-classification")` of a CED model accepts all kinds of inputs, with the scores of AudioTagger."""
 
 import io
 import re
@@ -46,7 +46,7 @@ def tagger(micro: str) -> AudioTagger:
 
 @pytest.fixture(scope="module")
 def paths(resources: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Recordings of mixed lengths, rates and channels; one is longer than the model takes at once."""
+    """Recordings of mixed lengths, rates and channels; one is longer than the longest input of the model."""
     long = tmp_path_factory.mktemp("clips") / "long.wav"
     soundfile.write(long, np.random.default_rng(0).normal(scale=0.1, size=(25 * 8000, 2)), 8000)
     return [*(str(resources / f"{name}.flac") for name in RECORDINGS), str(long)]
@@ -68,7 +68,7 @@ def assert_tags(found: list[dict[str, Any]], tags: list[Tag], atol: float = 1e-5
     assert [tag["score"] for tag in found] == sorted((tag["score"] for tag in found), reverse=True)
 
 
-def test_the_pipeline_is_ceds(pipe: Any) -> None:
+def test_the_pipeline_is_that_of_ced(pipe: Any) -> None:
     assert type(pipe) is CedAudioClassificationPipeline
     assert isinstance(pipe, transformers.AudioClassificationPipeline)
     assert type(pipe.model) is CedForAudioClassification and type(pipe.feature_extractor) is CedFeatureExtractor
@@ -127,7 +127,7 @@ INPUTS: dict[str, Callable[[str], Any]] = {
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-def test_every_kind_of_input_has_the_scores_of_the_tagger(
+def test_scores_of_every_kind_of_input_equal_those_of_the_tagger(
     kind: str, pipe: Any, tagger: AudioTagger, paths: list[str]
 ) -> None:
     for path in (paths[3], paths[-1]):  # one channel at 44.1 kHz; two channels at 8 kHz, long
@@ -161,7 +161,7 @@ CONTAINERS: dict[str, Callable[[list[str]], Any]] = {
         row["sound"] for row in audio_dataset(paths).cast_column("sound", datasets.Audio(decode=False))
     ),
     "pandas": lambda paths: pandas.Series(paths[::-1], index=range(len(paths)))[::-1],
-    "texts": lambda paths: KeyDataset(  # beside a column that would be decoded
+    "texts": lambda paths: KeyDataset(  # with a column that would be decoded
         datasets.Dataset.from_dict({"path": paths, "audio": paths}).cast_column("audio", datasets.Audio()),
         "path",  # type: ignore[arg-type]
     ),
@@ -213,7 +213,7 @@ def test_timelines_and_events_are_those_of_the_tagger(pipe: Any, tagger: AudioTa
     assert highest == [max(pipe(paths[1], events=True, threshold=0.4), key=lambda tag: tag["score"])]
 
 
-def test_top_k_threshold_and_function_mean_what_they_mean_elsewhere(micro: str, pipe: Any, paths: list[str]) -> None:
+def test_top_k_threshold_and_function_work_as_in_other_pipelines(micro: str, pipe: Any, paths: list[str]) -> None:
     crow = paths[3]
     every = pipe(crow, top_k=None)
     assert len(every) == len(pipe(crow, top_k=100)) == 13
@@ -268,7 +268,9 @@ def test_device_map_adapters_and_models_in_training(
 def test_a_saved_pipeline_loads_with_every_auto_class(pipe: Any, paths: list[str], tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path)
     assert pipeline("audio-classification", model=tmp_path)(paths[3]) == pipe(paths[3])
-    assert not hasattr(AutoConfig.from_pretrained(tmp_path), "custom_pipelines")  # `pipeline` would refuse to continue
+    assert not hasattr(
+        AutoConfig.from_pretrained(tmp_path), "custom_pipelines"
+    )  # `pipeline` would require `trust_remote_code`
     for auto in (AutoFeatureExtractor, AutoProcessor):
         assert type(auto.from_pretrained(tmp_path)) is CedFeatureExtractor
 
@@ -280,7 +282,7 @@ NOT_AUDIO: dict[str, tuple[Any, str]] = {
     "number": (42, "inputs: got int: expected a path"),
     "class": (object(), "inputs: got object: expected a path"),
     "dictionary": ({"audio": 1, "label": 2}, "inputs: <row>: a dictionary without audio; it has 'audio', 'label'"),
-    "empty row": ({"bytes": None, "path": None}, "inputs: <row>: a row without audio: its bytes and its path are None"),
+    "empty row": ({"bytes": None, "path": None}, "inputs: <row>: a row without audio: its bytes and path are None"),
     "no rate": ({"array": np.zeros(16000)}, 'inputs: <array>: a dict needs "array" .* and "sampling_rate"'),
     "rate None": (
         {"array": np.zeros(16000), "sampling_rate": None},
@@ -304,7 +306,7 @@ NOT_AUDIO: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("case", NOT_AUDIO)
-def test_what_is_not_audio_is_one_line_that_says_what_to_pass(case: str, pipe: Any) -> None:
+def test_inputs_that_are_not_audio_give_one_line_with_the_accepted_kinds(case: str, pipe: Any) -> None:
     given, message = NOT_AUDIO[case]
     with pytest.raises(ValueError, match=f"^{message}") as caught:
         pipe(given)
@@ -314,7 +316,7 @@ def test_what_is_not_audio_is_one_line_that_says_what_to_pass(case: str, pipe: A
 
 
 class Rows(torch.utils.data.Dataset):
-    """A dataset whose second row cannot be taken."""
+    """A dataset with a second row that cannot be loaded."""
 
     def __init__(self, paths: list[str]) -> None:
         self.paths = paths
@@ -328,7 +330,7 @@ class Rows(torch.utils.data.Dataset):
         return self.paths[index]
 
 
-def test_a_bad_row_is_named_by_its_index_and_does_not_end_the_others(pipe: Any, paths: list[str]) -> None:
+def test_an_invalid_row_is_reported_with_its_index_and_the_others_continue(pipe: Any, paths: list[str]) -> None:
     good = pipe(paths[2:4])
     broken = {"bytes": b"RIFF", "path": "x.wav"}
     for inputs in ([paths[2], broken, paths[3]], iter([paths[2], broken, paths[3]])):
@@ -364,7 +366,7 @@ def test_a_bad_row_is_named_by_its_index_and_does_not_end_the_others(pipe: Any, 
         ({"batch_size": 0}, "`batch_size=0`: expected a whole number from 1"),
     ],
 )
-def test_options_that_are_not_possible_are_refused_before_any_work(
+def test_invalid_options_are_refused_before_any_work(
     options: dict[str, Any], message: str, micro: str, pipe: Any
 ) -> None:
     def untouched() -> Iterator[Any]:
@@ -396,7 +398,7 @@ def test_datasets_without_one_audio_column_are_refused_unless_their_rows_are_aud
         (lambda rows: pandas.DataFrame({"path": ["a.wav"]}), "DataFrame", 'one column of it, such as table["path"]'),
     ],
 )
-def test_a_column_that_is_not_there_is_named_with_those_that_are(
+def test_a_missing_column_is_refused_with_the_existing_ones(
     make: Any, value: str, expected: str, pipe: Any, paths: list[str]
 ) -> None:
     rows = datasets.Dataset.from_dict({"audio": paths[:1], "label": [1]}).cast_column("audio", datasets.Audio())

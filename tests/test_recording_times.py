@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""When recordings began, from files written byte by byte as field recorders write them, and from file names."""
+"""Start times of recordings, from files with the exact bytes of field recorders, and from file names."""
 
 import struct
 from datetime import datetime, timedelta
@@ -54,7 +54,7 @@ def wav(path: Path, before: bytes = b"", behind: bytes = b"", stated: int | None
         (bext(b"2024:05:01", b"05-30-00"), b"", "2024-05-01T05:30:00"),
         (bext(b"2024-05-01", b"05:30:00"), info(AUDIOMOTH) + chunk(b"guan", GUANO), "2024-05-01T05:30:00+02:00"),
         (bext(b"2024-05-01", b"05:30:00"), info(AUDIOMOTH), "2023-12-14T19:17:30+02:00"),
-        # What is no time is passed over, to the name in the end.
+        # Invalid times are ignored; the file name comes last.
         (bext(b"2024-13-01", b"05:30:00"), b"", "2021-02-03T04:05:06"),
         (bext(b"\0" * 10, b"\0" * 8), chunk(b"guan", b"Timestamp: yesterday\n"), "2021-02-03T04:05:06"),
         (info(b"Recorded at noon"), chunk(b"guan", b"\xff\xfe"), "2021-02-03T04:05:06"),
@@ -63,7 +63,7 @@ def wav(path: Path, before: bytes = b"", behind: bytes = b"", stated: int | None
     ],
 )
 @pytest.mark.parametrize("stated", [None, 0], ids=["finished", "unfinished"])
-def test_the_header_of_a_field_recorder_says_when(tmp_path, before, behind, expected, stated):
+def test_the_time_is_read_from_headers_of_field_recorders(tmp_path, before, behind, expected, stated):
     path = wav(tmp_path / "SITE_20210203_040506.wav", before, behind, stated)
     assert recorded_at(path) == expected
     assert recorded_at(str(path)) == expected
@@ -111,12 +111,12 @@ def test_a_wave_file_of_64_bits_has_its_time_as_well(tmp_path):
         ("", None),
     ],
 )
-def test_the_name_of_a_file_says_when(name, expected):
+def test_the_time_is_read_from_file_names(name, expected):
     found = from_name(name)
     assert (found and found.isoformat()) == expected
 
 
-def test_a_bare_name_has_the_zone_that_is_given_and_else_none(tmp_path):
+def test_times_of_file_names_have_the_given_zone_or_none(tmp_path):
     path = wav(tmp_path / "20240701_053000.WAV")
     assert recorded_at(path) == "2024-07-01T05:30:00"
     assert recorded_at(path, zone=parse_timezone("Europe/Berlin")) == "2024-07-01T05:30:00+02:00"
@@ -136,18 +136,18 @@ def test_a_bare_name_has_the_zone_that_is_given_and_else_none(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["yesterday", "2024-05-01", "20240501", "05:30", "", 5, "2024-05-01T25:00"])
-def test_a_start_time_that_is_none_is_refused(value):
+def test_an_invalid_start_time_is_refused(value):
     with pytest.raises(UsageError, match="expected auto, none or a time such as 2024-05-01T05:30:00"):
         parse_start_time(value)
 
 
 @pytest.mark.parametrize("value", ["Berlin", "", "+25:00", "../../etc/passwd", "/etc/passwd", 2, "Europe"])
-def test_a_zone_that_is_none_is_refused(value):
+def test_an_invalid_time_zone_is_refused(value):
     with pytest.raises(UsageError, match="expected a time zone such as Europe/Berlin, UTC or \\+02:00"):
         parse_timezone(value)
 
 
-def test_results_have_the_times_of_their_recordings_if_they_are_asked_for(tmp_path, resources):
+def test_results_have_the_times_of_their_recordings_on_request(tmp_path, resources):
     paths = [wav(tmp_path / "20240501_053000.WAV"), resources / "misc_crow.flac"]
     tagger = AudioTagger()
     assert [result.recorded_at for result in tagger.tag(paths)] == [None, None]

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""CED joins the Auto classes and pipelines in every order of first imports, and the package is light to import."""
+"""CED is registered with Auto classes and pipelines for every order of first imports, and imports are fast."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from ced_model import AUDIOSET_LABELS
 REPOSITORY = Path(__file__).parent.parent
 CED = "import ced_model"
 
-# The orders that users have most often, and those that broke transformers with simpler hooks.
+# The most frequent orders, and those that broke transformers with simpler hooks.
 COMMON = [
     f"{CED}; from transformers import AutoModelForAudioClassification",
     f"{CED}; from transformers import ASTForAudioClassification",
@@ -58,8 +58,7 @@ OWN = [
 ]
 EVERY = [*COMMON, *(f"{CED}; {other}" for other in OTHERS), *(f"{other}; {CED}" for other in OTHERS), *OWN]
 
-# Each order runs in a fork, in which transformers is not imported yet. Torch is, since it takes seconds: no order of
-# importing it matters.
+# Each order runs in a fork, in which torch is imported already, since it takes seconds, but transformers is not.
 RUN_ORDERS = """
 import json, os, sys, traceback
 import torch
@@ -105,7 +104,7 @@ print("done")
 
 
 def run(script: str, *arguments: str) -> str:
-    """What a fresh process prints."""
+    """The output of a fresh process."""
     command = [sys.executable, "-c", script, *arguments]
     process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
@@ -122,7 +121,7 @@ def test_the_auto_classes_find_ced_and_other_models_in_every_order_of_imports(go
 
 
 def test_the_package_is_light_and_needs_neither_network_nor_torchaudio(tmp_path: Path, golden: Path) -> None:
-    """AudioSet's names replace a cut table without a download."""
+    """Also, AudioSet's names replace a cut table without a download."""
     cut = {index: name.split(",")[0] for index, name in enumerate(AUDIOSET_LABELS)}
     stored = json.loads((golden / "micro_hub" / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**stored, "outputdim": 527, "id2label": cut}))

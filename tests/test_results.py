@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Results as tables of pandas, and read back from the files of `ced tag`."""
+"""Results as pandas tables, and read back from files of `ced tag`."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_tags_timelines_and_events_become_tables_of_pandas(long_clip):
     assert pandas.DataFrame(result.tags).columns.tolist() == list(Tag._fields)
 
 
-def test_without_pandas_the_line_says_how_to_install_it(long_clip, monkeypatch):
+def test_without_pandas_the_error_has_the_install_command(long_clip, monkeypatch):
     (result,) = AudioTagger(MODEL).tag([long_clip])
     monkeypatch.setattr("ced_model.packages.missing", list)
     with pytest.raises(MissingPackageError, match="to_pandas requires pandas: pip install pandas"):

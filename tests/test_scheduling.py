@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Windows: how recordings are cut into them, and how those of many inputs are scored side by side."""
+"""Splitting recordings into windows, and scoring windows of many inputs in parallel."""
 
 import gc
 import math
@@ -26,11 +26,11 @@ from ced_model.scheduling import (
     without_variables,
 )
 
-PATIENCE_S = 60.0  # after which a test that waits for another thread fails; nothing is asserted about time
+PATIENCE_S = 60.0  # timeout for other threads; not an assertion about time
 
 
 def blocks_of(samples: np.ndarray, sizes: list[int]) -> Iterator[np.ndarray]:
-    """`samples` in blocks of `sizes` over and over."""
+    """`samples` in blocks of repeated `sizes`."""
     position = index = 0
     while position < len(samples):
         size = sizes[index % len(sizes)]
@@ -39,7 +39,7 @@ def blocks_of(samples: np.ndarray, sizes: list[int]) -> Iterator[np.ndarray]:
 
 
 def bounds(samples: int, window: int, hop: int, shortest: int, longest: int) -> list[tuple[int, int]]:
-    """Where the windows must be, by going through the starts on the grid of hops."""
+    """The expected bounds of the windows, by a simple loop over the grid of hops."""
     found: list[tuple[int, int]] = []
     for start in range(0, samples, hop):
         left = samples - start
@@ -68,7 +68,7 @@ def layouts(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
 
 @settings(max_examples=1000)
 @given(layouts(), st.lists(st.integers(1, 200), min_size=1, max_size=5))
-def test_windows_cover_the_waveform_and_lie_where_the_rule_puts_them(layout, sizes):
+def test_windows_cover_the_waveform_and_follow_the_rule(layout, sizes):
     samples, window, hop, shortest, longest = layout
     waveform = np.arange(samples, dtype=np.float32)
     windows = list(cut_windows(blocks_of(waveform, sizes), window, hop, shortest, longest))
@@ -77,7 +77,7 @@ def test_windows_cover_the_waveform_and_lie_where_the_rule_puts_them(layout, siz
     assert [cut.position for cut in windows] == list(range(len(windows)))
     covered = np.zeros(samples, int)
     for cut in windows:
-        # The samples themselves, nothing invented.
+        # The samples are unchanged.
         np.testing.assert_array_equal(cut.waveform, waveform[cut.start : cut.start + len(cut.waveform)])
         covered[cut.start : cut.start + len(cut.waveform)] += 1
         assert shortest <= len(cut.waveform) <= longest or samples < shortest
@@ -88,7 +88,7 @@ def test_windows_cover_the_waveform_and_lie_where_the_rule_puts_them(layout, siz
 
 @settings(max_examples=1000)
 @given(layouts(), st.lists(st.integers(1, 20), min_size=1, max_size=5))
-def test_a_window_comes_with_the_block_that_makes_it_sure(layout, sizes):
+def test_a_window_is_yielded_with_the_first_possible_block(layout, sizes):
     samples, window, hop, shortest, longest = layout
     read = previous = 0
 
@@ -98,7 +98,7 @@ def test_a_window_comes_with_the_block_that_makes_it_sure(layout, sizes):
             previous, read = read, read + len(block)
             yield block
 
-    # Whether a tail of less than `shortest` follows is known once that much came after the overlap.
+    # A tail shorter than `shortest` is excluded once that many samples follow the overlap.
     look_ahead = max(0, shortest - (window - hop))
     assert look_ahead <= shortest
     expected = bounds(*layout)
@@ -112,8 +112,8 @@ def test_a_window_comes_with_the_block_that_makes_it_sure(layout, sizes):
 
 
 @given(layouts())
-def test_no_window_could_have_been_given_away_earlier(layout):
-    """One sample less, and there is an end of the waveform for which another window would have been right."""
+def test_no_window_could_be_yielded_earlier(layout):
+    """With one sample less, the waveform could still end such that a different window would be right."""
     _, window, hop, shortest, longest = layout
     needed = window + max(0, shortest - (window - hop))
     ends = [bounds(samples, window, hop, shortest, longest)[0][1] for samples in range(needed, needed + 50)]
@@ -139,13 +139,13 @@ def test_cutting_keeps_no_more_than_a_window_and_a_block():
 
     peak = 0
     for cut in cut_windows(blocks(), 500, 250, 50, 600):
-        assert cut.waveform.base is None  # a view would keep its blocks
+        assert cut.waveform.base is None  # a view would keep its blocks in memory
         peak = max(peak, alive)
     assert peak <= 3
 
 
 @pytest.mark.parametrize("bad", [1.5, -1.5, 3e38, math.nan, -math.inf])
-def test_audio_beyond_what_can_be_computed_is_an_error_that_says_where(bad):
+def test_samples_that_are_too_large_are_an_error_with_their_position(bad):
     blocks = [np.ones(5, np.float32), np.zeros(0, np.float32), -np.ones(6, np.float32)]
     assert list(check_peaks(blocks, 1.0, 10, "a.wav")) == blocks
     blocks[2][3] = bad
@@ -167,7 +167,7 @@ def whole(samples: int) -> int:
 
 
 def mean_and_size(waveforms: list[np.ndarray]) -> np.ndarray:
-    assert len({len(waveform) for waveform in waveforms}) == 1  # nothing may need padding
+    assert len({len(waveform) for waveform in waveforms}) == 1  # without padding
     return np.array([[waveform.mean(), len(waveform)] for waveform in waveforms], np.float32)
 
 
@@ -196,7 +196,7 @@ def our_threads() -> list[str]:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_every_window_of_every_input_is_scored_once_and_only_with_its_like(batch_size, num_workers):
+def test_every_window_of_every_input_is_scored_once_in_a_batch_of_its_size(batch_size, num_workers):
     generator = np.random.default_rng(0)
     inputs = [generator.standard_normal(size).astype(np.float32) for size in generator.integers(1, 200, 60)]
     windows, ends = collected(
@@ -214,7 +214,7 @@ def test_every_window_of_every_input_is_scored_once_and_only_with_its_like(batch
             np.testing.assert_allclose(window.scores, [cut.waveform.mean(), len(cut.waveform)], rtol=1e-6)
 
 
-def test_batches_are_full_while_there_are_windows_enough():
+def test_batches_are_full_while_there_are_enough_windows():
     sizes: list[int] = []
     readers_done = threading.Event()
 
@@ -228,7 +228,7 @@ def test_batches_are_full_while_there_are_windows_enough():
         readers_done.set()
 
     collected(score_windows(inputs(), cut_list, compute, whole, batch_size=8, num_workers=1))
-    # The first is whatever was there when the worker was idle.
+    # The first batch has the windows that were ready when the worker was idle.
     assert sum(sizes) == 32
     assert sizes[1:-1] == [8] * len(sizes[1:-1])
 
@@ -269,7 +269,7 @@ def test_a_slow_model_bounds_the_windows_in_memory():
     )
     assert sum(map(len, windows.values())) == 2006 and len(ends) == 10
     room = (2 * num_workers + 2) * batch_size
-    # Besides, each reader holds one that waits for room (and one in its frame), each worker the batch that it just did.
+    # Also, each reader has one window that waits (and one in its frame), and each worker its last batch.
     assert room // 2 < peak <= room + 2 * NUM_READERS + num_workers * batch_size
     gc.collect()
     assert alive == 0
@@ -288,14 +288,14 @@ def test_a_slow_consumer_bounds_the_windows_in_memory():
     for _ in range(5):
         next(run)
     previous = -1
-    while produced != previous:  # until the readers stand still
+    while produced != previous:  # until the readers wait
         previous = produced
         time.sleep(0.05)
     assert produced < 50
     run.close()
 
 
-def test_an_input_that_fails_ends_alone_and_keeps_what_was_read():
+def test_an_input_that_fails_keeps_its_scores_and_does_not_stop_others():
     def read(length: int) -> Iterator[Window]:
         yield from (Window(position, 0, np.zeros(5, np.float32)) for position in range(abs(length)))
         if length < 0:
@@ -313,7 +313,7 @@ def test_an_input_that_fails_ends_alone_and_keeps_what_was_read():
     ]
 
 
-def test_a_hanging_input_does_not_stall_the_others():
+def test_a_hanging_input_does_not_block_the_others():
     others_done = threading.Event()
 
     def read(name: str) -> Iterator[Window]:
@@ -333,7 +333,7 @@ def test_a_hanging_input_does_not_stall_the_others():
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt(), SystemExit(3)])
-def test_what_the_model_raises_reaches_the_caller_and_ends_the_threads(error):
+def test_errors_of_the_model_reach_the_caller_and_end_the_threads(error):
     def compute(waveforms: list[np.ndarray]) -> np.ndarray:
         raise error
 
@@ -345,7 +345,7 @@ def test_what_the_model_raises_reaches_the_caller_and_ends_the_threads(error):
     wait_until(lambda: our_threads() == before)
 
 
-def test_scores_that_do_not_fit_the_batch_are_an_error_and_not_a_hang():
+def test_a_wrong_number_of_scores_is_an_error_and_does_not_hang():
     run = score_windows(
         [np.zeros(100, np.float32)], cut_list, lambda _: np.zeros((1, 2)), whole, batch_size=4, num_workers=1
     )
@@ -353,7 +353,7 @@ def test_scores_that_do_not_fit_the_batch_are_an_error_and_not_a_hang():
         collected(run)
 
 
-def test_what_the_inputs_iterator_raises_reaches_the_caller():
+def test_errors_of_the_inputs_iterator_reach_the_caller():
     def inputs() -> Iterator[np.ndarray]:
         yield np.zeros(30, np.float32)
         raise LookupError("the list of files is gone")
@@ -364,7 +364,7 @@ def test_what_the_inputs_iterator_raises_reaches_the_caller():
     wait_until(lambda: our_threads() == before)
 
 
-def test_a_run_that_is_given_up_ends_its_threads_and_closes_its_inputs():
+def test_an_abandoned_run_ends_its_threads_and_closes_its_inputs():
     open_inputs = 0
 
     def read(length: int) -> Iterator[Window]:

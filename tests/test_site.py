@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The site of the documentation builds without a warning, its links work, and the reference is complete."""
+"""The documentation site builds without warnings, its links work, and the reference is complete."""
 
 import ast
 import importlib
@@ -20,7 +20,7 @@ ROOMS_WITH_EXPORTS = ("conversion", "demo", "distributed", "exporting", "labelle
 
 
 class Page(HTMLParser):
-    """The anchors of a page, what it links to, and what a browser fetches for it."""
+    """Anchors, links and resources of a page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built as `mkdocs build --strict` does."""
+    """The site, built by `mkdocs build --strict`."""
     folder = tmp_path_factory.mktemp("site")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_MKDOCS_2_WARNING", "1")
@@ -95,7 +95,7 @@ def imported_by_pages() -> set[str]:
 
 
 def exported(room: str) -> set[str]:
-    """What the `__init__.py` of a room has in `__all__`, or imports to be used from there."""
+    """Names in `__all__` of the `__init__.py` of a room, or imported there for users."""
     module = importlib.import_module(f"ced_model.{room}")
     names = getattr(module, "__all__", None)
     if names is None:

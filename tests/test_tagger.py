@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""AudioTagger: what its tags, timelines, events, streams and embeddings are, and that nothing else changes them."""
+"""AudioTagger: tags, timelines, events, streams and embeddings have the right values, independent of batching."""
 
 import copy
 import io
@@ -40,9 +40,9 @@ from ced_model.messages import OptionError
 RATE = 16000
 RESOURCES = Path(__file__).parent.parent / "resources"
 MICRO = Path(__file__).parent / "golden" / "micro_hub"
-PATIENCE_S = 60.0  # after which a test that waits for another thread fails; nothing is asserted about time
+PATIENCE_S = 60.0  # timeout for other threads; not an assertion about time
 
-# name → recording, seconds of it, sampling rate, channels: all formats, many lengths, from 0.1 s to 25 s
+# name → recording, seconds, sampling rate, channels: all formats, lengths from 0.1 s to 25 s
 CLIPS: dict[str, tuple[str, float, int, int]] = {
     "tabla.wav": ("loop_tabla", 10.67, 44100, 2),
     "tabla_start.flac": ("loop_tabla", 3.21, 48000, 1),
@@ -82,7 +82,7 @@ def noise(seconds: float, seed: int = 0, rate: int = RATE) -> np.ndarray:
 
 
 def probabilities(tagger: AudioTagger, waveform: np.ndarray) -> np.ndarray:
-    """By the feature extractor and the model alone, for up to 10.12 s."""
+    """Probabilities of a clip of up to 10.12 s, by feature extractor and model."""
     inputs = tagger.feature_extractor(waveform, sampling_rate=RATE)
     assert inputs.input_values.shape[-1] <= 1012
     with torch.no_grad():
@@ -90,7 +90,7 @@ def probabilities(tagger: AudioTagger, waveform: np.ndarray) -> np.ndarray:
 
 
 def pieces(samples: int, window: int, hop: int) -> list[tuple[int, int]]:
-    """Windows of a recording: the last as long as it is; below 0.15 s joined to the one before, or filled up by it."""
+    """Windows of a recording; a last one shorter than 0.15 s is joined to the one before, or extended to the left."""
     found = []
     for start in range(0, samples, hop):
         left = samples - start
@@ -114,7 +114,7 @@ def clip_scores(tagger: AudioTagger, waveform: np.ndarray) -> np.ndarray:
 
 
 def all_scores(tagger: AudioTagger, tags: list[Tag]) -> np.ndarray:
-    """The scores of all classes in their order, from as many tags."""
+    """The scores of all classes in order, from tags."""
     assert len(tags) == len(tagger.labels)
     return np.array([tag.score for tag in sorted(tags, key=lambda tag: tag.index)])
 
@@ -230,7 +230,7 @@ def test_numpy_strings_are_paths(tagger, clips):
     assert [result.tags for result in tagger.tag(paths)] == expected
     np.testing.assert_array_equal(tagger.embed(paths[0]), tagger.embed(str(clips[0])))
     for single in (paths[0], bytearray(b"RIFF"), memoryview(b"RIFF"), io.BytesIO(b"RIFF")):
-        with pytest.raises(ValueError, match="into a list"):
+        with pytest.raises(ValueError, match="expected a list of inputs; for a single one"):
             next(tagger.tag(single))
 
 
@@ -318,7 +318,7 @@ def test_probabilities_follow_the_problem_type(tagger):
 
 @pytest.mark.parametrize("pooling", ["mean", "logit", "dm", "token"])
 @pytest.mark.parametrize("target_length", [16, 20, 31, 102])
-def test_models_with_short_inputs_see_all_of_a_clip(pooling, target_length):
+def test_models_with_short_inputs_use_all_of_a_clip(pooling, target_length):
     torch.manual_seed(0)
     config = CedConfig(embed_dim=16, num_heads=1, depth=1, num_labels=4, target_length=target_length, pooling=pooling)
     model = CedForAudioClassification(config)
@@ -359,7 +359,7 @@ class Slow(io.BytesIO):
         return super().seek(*args)
 
 
-def test_results_come_in_order_though_the_first_input_waits_for_the_last(tagger, clips):
+def test_results_are_in_order_even_if_the_first_input_waits_for_the_last(tagger, clips):
     go = threading.Event()
     expected = tagger(clips)
 
@@ -380,7 +380,7 @@ def test_results_come_in_order_though_the_first_input_waits_for_the_last(tagger,
     assert [result.source for result in results[1 : len(clips)]] == clips[1:]
 
 
-def test_broken_inputs_give_results_with_their_reason_and_the_others_go_on(tagger, clips, tmp_path):
+def test_broken_inputs_give_results_with_an_error_and_the_others_continue(tagger, clips, tmp_path):
     text = tmp_path / "text.wav"
     text.write_text("not audio")
     empty = tmp_path / "empty.wav"
@@ -416,7 +416,7 @@ def with_sample(value: float, seconds: float = 3.0, rate: int = RATE) -> np.ndar
 @pytest.mark.parametrize(
     ("value", "seconds"), [*((value, 3.0) for value in HUGE.values()), (1e30, 45.0)], ids=[*HUGE, "in a later block"]
 )
-def test_samples_too_large_to_compute_with_are_the_error_of_their_input(tagger, tmp_path, value, seconds):
+def test_samples_that_are_too_large_are_an_error_of_their_input(tagger, tmp_path, value, seconds):
     path = tmp_path / "huge.wav"
     soundfile.write(path, with_sample(value, seconds), RATE, subtype="FLOAT")
     expected = all_scores(tagger, tagger(noise(1), top_k=13))
@@ -437,14 +437,14 @@ def test_samples_too_large_to_compute_with_are_the_error_of_their_input(tagger, 
             list(updates)
 
 
-def test_large_samples_that_can_be_computed_with_are_tagged(tagger):
+def test_large_samples_within_the_limit_are_tagged(tagger):
     for value in (2.0**31, -1e16):
         assert np.isfinite(all_scores(tagger, tagger(with_sample(value), top_k=13))).all()
         assert np.isfinite(tagger.embed(np.full(RATE, value, np.float32))).all()
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_scores_that_are_no_numbers_are_the_error_of_their_input(micro_model, number):
+def test_scores_that_are_nan_are_an_error_of_their_input(micro_model, number):
     def fail_if_loud(_: Any, inputs: Any, outputs: Any) -> None:
         for part in (outputs.pooler_output, outputs.chunk_states):
             part[inputs[0].amax(dim=(1, 2)) > 40, ..., -1] = number
@@ -474,12 +474,12 @@ def test_scores_that_are_no_numbers_are_the_error_of_their_input(micro_model, nu
 @pytest.mark.parametrize(
     "name", ["encoder.init_bn.running_var", "encoder.blocks.1.mlp.fc1.weight", "outputlayer.1.bias"]
 )
-def test_a_model_with_weights_that_are_no_numbers_is_refused(micro_model, tmp_path, name, number):
+def test_a_model_with_nan_weights_is_refused(micro_model, tmp_path, name, number):
     with torch.no_grad():
         micro_model.state_dict()[name].view(-1)[-1] = number
     micro_model.save_pretrained(tmp_path)
     for load in (lambda: AudioTagger(micro_model), lambda: AudioTagger(tmp_path)):
-        with pytest.raises(ValueError, match=f"weights are damaged: {name} holds NaN or infinity") as refusal:
+        with pytest.raises(ValueError, match=f"weights are damaged: {name} has NaN or infinite values") as refusal:
             load()
         assert "\n" not in str(refusal.value)
 
@@ -491,7 +491,7 @@ def test_huge_weights_are_not_refused(micro_model):
 
 
 @pytest.mark.parametrize("method", ["tag", "timelines"])
-def test_no_result_waits_for_an_input_behind_it(tagger, method):
+def test_no_result_waits_for_a_later_input(tagger, method):
     go = [threading.Event() for _ in range(3)]
 
     def inputs() -> Iterator[Any]:
@@ -533,7 +533,7 @@ def test_errors_do_not_keep_audio_in_memory(tagger):
     assert kept < 1_000_000  # a block of audio has 1.9 MB
 
 
-def test_results_behind_a_slow_input_are_bounded(tagger, monkeypatch):
+def test_the_number_of_results_after_a_slow_input_is_bounded(tagger, monkeypatch):
     monkeypatch.setattr(scheduling, "MAX_WAITING", 20)
     go = threading.Event()
     taken = 0
@@ -549,7 +549,7 @@ def test_results_behind_a_slow_input_are_bounded(tagger, monkeypatch):
     caller = threading.Thread(target=lambda: results.extend(tagger.tag(inputs())))
     caller.start()
     previous = -1
-    while taken != previous or taken < 10:  # until the readers stand still
+    while taken != previous or taken < 10:  # until the readers wait
         previous = taken
         time.sleep(0.1)
     assert taken < 200
@@ -558,7 +558,7 @@ def test_results_behind_a_slow_input_are_bounded(tagger, monkeypatch):
     assert len(results) == 501 and all(result.error is None for result in results)
 
 
-def test_a_generator_that_is_left_midway_ends_its_threads(tagger):
+def test_an_abandoned_generator_ends_its_threads(tagger):
     before, threads = our_threads(), torch.get_num_threads()
     endless = (noise(3, seed=index) for index in range(10**9))
     for count, result in enumerate(tagger.tag(endless)):
@@ -570,7 +570,7 @@ def test_a_generator_that_is_left_midway_ends_its_threads(tagger):
 
 
 def test_other_threads_keep_their_number_of_cpu_threads(tagger):
-    """`torch.set_num_threads` of one thread is what all threads that start later get."""
+    """`torch.set_num_threads` sets the number for all threads that start later."""
 
     def in_a_new_thread() -> int:
         numbers: list[int] = []
@@ -588,7 +588,7 @@ def test_other_threads_keep_their_number_of_cpu_threads(tagger):
             assert (torch.get_num_threads(), in_a_new_thread()) == before
         assert set(workers) == {1}
         workers.clear()
-        other(noise(1))  # a single window is computed by all
+        other(noise(1))  # a single window uses all threads
         list(other.stream([noise(1)]))
         assert workers == [3, 3]
     finally:
@@ -596,7 +596,7 @@ def test_other_threads_keep_their_number_of_cpu_threads(tagger):
     assert (torch.get_num_threads(), in_a_new_thread()) == before
 
 
-def test_what_the_model_raises_reaches_the_caller():
+def test_errors_of_the_model_reach_the_caller():
     def fail(*_: Any) -> None:
         raise RuntimeError("out of memory")
 
@@ -611,7 +611,7 @@ def test_what_the_model_raises_reaches_the_caller():
 
 
 @pytest.mark.parametrize("good", [0, 1, 2, 20])
-def test_what_the_callers_iterator_raises_reaches_the_caller(tagger, good):
+def test_errors_of_the_callers_iterator_reach_the_caller(tagger, good):
     def inputs() -> Iterator[Any]:
         yield from [noise(0.5)] * good
         raise LookupError("the list is gone")
@@ -620,7 +620,7 @@ def test_what_the_callers_iterator_raises_reaches_the_caller(tagger, good):
         list(tagger.tag(inputs()))
 
 
-def test_several_taggers_in_several_threads(tagger, clips):
+def test_several_taggers_work_in_several_threads(tagger, clips):
     expected = [all_scores(tagger, tags) for tags in tagger(clips, top_k=13)]
     failures: list[str] = []
 
@@ -638,12 +638,12 @@ def test_several_taggers_in_several_threads(tagger, clips):
         caller.start()
     for caller in callers:
         caller.join(PATIENCE_S)
-    assert failures == ["", "", ""]  # each came to its end
+    assert failures == ["", "", ""]  # each thread finished
     assert torch.get_num_threads() == threads
     wait_until(lambda: not our_threads())
 
 
-def test_results_name_their_source_and_its_length(tagger, clips):
+def test_results_have_their_source_and_its_length(tagger, clips):
     results = list(tagger.tag(clips))
     for result, clip, (_, seconds, rate, _) in zip(results, clips, CLIPS.values(), strict=True):
         assert result.name == str(clip) and result.source is clip
@@ -687,7 +687,7 @@ def test_timelines_of_many_files_equal_those_of_each(tagger, clips):
 
 
 @given(st.floats(0.01, 30), st.floats(0.15, 10), st.floats(0.05, 1))
-def test_segments_cover_the_recording_once(seconds, window_s, hop_share):
+def test_segments_cover_the_recording_without_overlap(seconds, window_s, hop_share):
     bounds = np.array(pieces(max(1, round(seconds * RATE)), round(window_s * RATE), round(window_s * hop_share * RATE)))
     start_s, end_s = bounds.T / RATE
     segments = Timeline(np.zeros((len(bounds), 1), np.float32), start_s, end_s, ["a"]).segments()
@@ -704,7 +704,7 @@ BANDS = {"low": slice(6, 10), "middle": slice(26, 30), "high": slice(44, 47)}  #
 
 
 class BandEngine:
-    """Hears three bands: the score of each is 0.5 where its tone fills half of the window."""
+    """Scores three bands: the score of a band is 0.5 if its tone fills half of the window."""
 
     name, compute_type, device = "bands", "float32", "cpu"
 
@@ -753,18 +753,18 @@ def as_tuples(events: list[Any]) -> list[tuple[float, float, str]]:
 
 
 @pytest.mark.parametrize(("window_s", "hop_s"), [(1.0, 0.5), (0.5, 0.25), (0.5, 0.1), (0.2, 0.2)])
-def test_events_are_where_the_sounds_are(band_tagger, scene, window_s, hop_s):
+def test_events_are_at_the_times_of_the_sounds(band_tagger, scene, window_s, hop_s):
     events = band_tagger.events(scene, 0.5, window_s=window_s, hop_s=hop_s)
     assert [event.label for event in events] == [label for _, _, label in SCENE]
     for event, (onset, offset, _) in zip(events, SCENE, strict=True):
-        # To half a hop, and a few frames of 10 ms in which the tone is only partly heard.
+        # Within half a hop, and a few frames of 10 ms that only partly contain the tone.
         assert event.onset_s == pytest.approx(onset, abs=hop_s / 2 + 0.04)
         assert event.offset_s == pytest.approx(offset, abs=hop_s / 2 + 0.04)
         assert event.peak > 0.9
     assert events[-1].offset_s == 20.0
 
 
-def test_events_near_each_other_are_merged_and_short_ones_left_out(band_tagger, scene):
+def test_close_events_are_merged_and_short_ones_left_out(band_tagger, scene):
     options = {"window_s": 0.5, "hop_s": 0.1}
     single = band_tagger.events(scene, 0.5, **options)
     merged = band_tagger.events(scene, 0.5, merge_gap_s=1.2, **options)
@@ -779,7 +779,7 @@ def test_events_near_each_other_are_merged_and_short_ones_left_out(band_tagger, 
 
     long = band_tagger.events(scene, 0.5, min_duration_s=1.2, **options)
     assert long == [event for event in single if event.onset_s < 14.5 or event.onset_s > 16]
-    # After merging, not before it.
+    # After merging, not before.
     both = band_tagger.events(scene, 0.5, min_duration_s=4, merge_gap_s=1.2, **options)
     assert as_tuples(both) == [(joined.onset_s, joined.offset_s, "middle")]
 
@@ -833,7 +833,7 @@ def assert_stream_equals_timeline(tagger: AudioTagger, chunks: Any, waveform: np
     st.sampled_from([(0.5, 0.25), (0.5, 0.5), (1.0, 0.3), (2.0, 1.0), (0.15, 0.15), (0.4, 0.35)]),
     st.sampled_from([np.int16, np.float32]),
 )
-def test_a_stream_equals_the_timeline_whatever_its_chunks(tagger, rate, seconds, sizes, layout, dtype):
+def test_a_stream_equals_the_timeline_for_any_chunks(tagger, rate, seconds, sizes, layout, dtype):
     waveform = noise(seconds + 1 / rate, rate=rate)
     if dtype is np.int16:
         waveform = (waveform * 2**15).astype(np.int16)
@@ -877,7 +877,7 @@ def test_updates_carry_the_chosen_tags(tagger):
         assert update.scores.shape == (13,)
 
 
-def test_a_gap_or_another_rate_is_an_error_after_what_was_there(tagger):
+def test_a_gap_or_another_rate_is_an_error_after_earlier_updates(tagger):
     first = {"array": noise(1), "start": 0, "sampling_rate": RATE}
     for second, message in [
         ({"array": noise(1), "start": 16_100}, "gap: the next sample is 16000, but the chunk starts at 16100"),
@@ -903,7 +903,7 @@ def test_a_gap_or_another_rate_is_an_error_after_what_was_there(tagger):
         ({"samples": np.zeros(100)}, "chunk of type NoneType"),
     ],
 )
-def test_chunks_that_are_no_audio_are_refused(tagger, chunk, message):
+def test_chunks_that_are_not_audio_are_refused(tagger, chunk, message):
     with pytest.raises(AudioError, match=message):
         list(tagger.stream([noise(0.1), chunk]))
 
@@ -919,7 +919,7 @@ def test_chunks_that_are_no_audio_are_refused(tagger, chunk, message):
         (8000, 1.0, 0.25, 0.15),
     ],
 )
-def test_an_update_comes_as_soon_as_its_audio_is_there(band_tagger, rate, window_s, hop_s, delay_s):
+def test_an_update_is_yielded_as_soon_as_its_audio_has_arrived(band_tagger, rate, window_s, hop_s, delay_s):
     waveform = noise(8, rate=rate)
     chunk = rate // 100
     sent = 0
@@ -985,7 +985,7 @@ def test_embeddings_are_the_pooled_output_of_the_encoder(tagger, clips):
 # Loading
 
 
-def test_another_kind_of_model_is_refused(tmp_path):
+def test_other_kinds_of_models_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "audio-spectrogram-transformer"}')
     with pytest.raises(ValueError, match="'audio-spectrogram-transformer' model, not CED"):
         AudioTagger(tmp_path)
@@ -994,7 +994,7 @@ def test_another_kind_of_model_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("device", ["cuda:63", "gpu", "mps:9"])
-def test_a_device_that_is_not_there_is_one_line(device):
+def test_a_device_that_does_not_exist_gives_one_line(device):
     with pytest.raises(
         ValueError, match=f"device='{device}'`: expected cpu, or a device that PyTorch can use"
     ) as caught:
@@ -1031,7 +1031,7 @@ RATES = {"drop_rate": 0.5, "attn_drop_rate": 0.5, "drop_path_rate": 0.5}
 
 
 def training_model() -> CedForAudioClassification:
-    """In training mode, but for one block."""
+    """A model in training mode, except for one block."""
     model = CedForAudioClassification.from_pretrained(MICRO, **RATES).train()
     model.encoder.blocks[1].eval()
     return model
@@ -1043,7 +1043,7 @@ def state_of(model: CedForAudioClassification) -> tuple[list[bool], dict[str, to
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_a_model_in_training_mode_gives_its_scores_and_stays_as_it_is(tagger, attention):
+def test_a_model_in_training_mode_is_run_in_evaluation_mode_and_not_changed(tagger, attention):
     model = training_model()
     model.set_attn_implementation(attention)
     modes, state = state_of(model)
@@ -1072,7 +1072,7 @@ def test_the_owner_may_switch_modes_while_the_tagger_computes(tagger):
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in state.items())
 
 
-def test_what_the_owner_changes_later_is_computed(micro_model):
+def test_later_changes_of_the_weights_take_effect(micro_model):
     other = AudioTagger(micro_model.train())
     with torch.no_grad():
         micro_model.outputlayer[1].bias += 1
@@ -1094,13 +1094,13 @@ def test_a_model_with_another_forward_is_computed_in_evaluation_mode_only(tagger
 
 
 @pytest.mark.parametrize("options", [{"num_threads": 0}, {"batch_size": 0}])
-def test_impossible_numbers_are_refused(tagger, options):
+def test_invalid_numbers_are_refused(tagger, options):
     with pytest.raises(OptionError, match="expected a whole number from 1"):
         AudioTagger(tagger.model, **options)
 
 
 @pytest.mark.parametrize("job", ["tag", "timelines"])
-def test_on_audio_is_told_each_second_once(tagger, clips, job):
+def test_on_audio_is_called_with_each_second_once(tagger, clips, job):
     told: list[float] = []
     results = list(getattr(tagger, job)(clips, on_audio=told.append))
     assert all(seconds > 0 for seconds in told) and len(told) > len(clips) / 2
@@ -1111,7 +1111,7 @@ def test_on_audio_is_told_each_second_once(tagger, clips, job):
     assert alone == [result.duration_s]
 
 
-def test_a_checkpoint_without_a_head_or_without_safetensors_is_one_line(tmp_path):
+def test_a_checkpoint_without_a_head_or_without_safetensors_gives_one_line(tmp_path):
     CedForAudioClassification.from_pretrained(MICRO).encoder.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"4 missing: outputlayer\.0\.weight.*$") as refusal:
         AudioTagger(tmp_path)
@@ -1133,7 +1133,7 @@ def test_a_single_input_in_place_of_a_list_is_refused(tagger):
     ):
         with pytest.raises(ValueError, match=r"expected a list of inputs"):
             next(tagger.tag(single))
-        with pytest.raises(ValueError, match=r"into a list"):
+        with pytest.raises(ValueError, match=r"expected a list of inputs; for a single one"):
             next(tagger.timelines(single))
 
 
@@ -1150,7 +1150,7 @@ def test_a_single_input_in_place_of_a_list_is_refused(tagger):
         ({"sampling_rate": 0}, r"0"),
     ],
 )
-def test_options_that_make_no_sense_are_refused_in_one_line(tagger, options, message):
+def test_unusable_options_are_refused_in_one_line(tagger, options, message):
     with pytest.raises(ValueError, match=message) as refusal:
         tagger(np.zeros(RATE, np.float32), **options)
     assert "\n" not in str(refusal.value)
@@ -1170,7 +1170,7 @@ def test_event_options_are_refused_before_any_work(tagger, options):
         tagger.events("there is no such file.wav", **options)
 
 
-def test_streams_take_blocks_of_sound_cards_and_say_what_else_is_wrong(tagger):
+def test_streams_accept_blocks_of_sound_cards_and_refuse_other_shapes(tagger):
     column = noise(3)[:, np.newaxis]
     [*updates] = tagger.stream([column[:20000], column[20000:]])
     np.testing.assert_allclose(np.stack([u.scores for u in updates]), tagger.timeline(column[:, 0]).scores, atol=1e-5)
@@ -1180,23 +1180,23 @@ def test_streams_take_blocks_of_sound_cards_and_say_what_else_is_wrong(tagger):
         next(tagger.stream(noise(3)))
 
 
-def test_half_precision_waveforms_are_taken(tagger):
+def test_half_precision_waveforms_are_accepted(tagger):
     waveform = torch.from_numpy(noise(1)).to(torch.bfloat16)
     assert tagger(waveform) == tagger(waveform.float())
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path):
+def test_a_missing_folder_is_reported(tmp_path):
     for path in (tmp_path / "none", "./there is none"):
         with pytest.raises(OSError, match="There is no folder"):
             AudioTagger(path)
 
 
-def test_only_ced_models_become_taggers():
+def test_only_ced_models_are_accepted_by_taggers():
     with pytest.raises(ValueError, match="`model='Linear'`: expected a CED classification model"):
         AudioTagger(torch.nn.Linear(2, 2))
 
 
-def test_a_timeline_holds_its_scores_once(tagger, monkeypatch):
+def test_a_timeline_has_its_scores_in_memory_once(tagger, monkeypatch):
     windows, classes = 20_000, 500
     monkeypatch.setattr(tagger, "_scores", lambda waveforms: np.zeros((len(waveforms), classes), np.float32))
     samples = np.zeros(round(0.01 * RATE) * windows, np.float32)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Audio in containers (through PyAV) has the times of the recording, and only stated durations count."""
+"""Audio in containers (through PyAV) is aligned with its timestamps; estimated durations are ignored."""
 
 import io
 import logging
@@ -29,7 +29,7 @@ def container(
     tones: tuple[int, ...] = (440,),
     default: int = 0,
 ) -> bytes:
-    """A file of tones, one stream each, whose timestamps are shifted, and of a black picture."""
+    """A file with one stream per tone, with shifted timestamps, and a black video."""
     file = io.BytesIO()
     with av.open(file, "w", format=format) as output:
         if video_s:
@@ -60,7 +60,7 @@ def container(
 
 
 def sounding(waveform: np.ndarray) -> list[tuple[float, float]]:
-    """Seconds of the beginning and end of each sound."""
+    """Start and end of each sound in seconds."""
     peaks = np.array([np.abs(part).max() for part in np.array_split(waveform, len(waveform) // 160)]) > 0.05
     edges = np.flatnonzero(np.diff(np.concatenate([[0], peaks, [0]])))
     return [(start / 100, end / 100) for start, end in zip(edges[::2], edges[1::2], strict=True)]
@@ -103,7 +103,7 @@ def test_small_jitter_and_encoder_delay_change_no_sample(format: str, caplog):
     assert not caplog.records
 
 
-def test_what_overlaps_is_dropped_and_files_joined_end_to_end_are_not(caplog):
+def test_overlaps_are_dropped_and_concatenated_files_are_not(caplog):
     first, later = container("mpegts", "aac"), container("mpegts", "aac", lambda time: 2.0)
     assert len(read_audio(first + later)) == pytest.approx(5 * RATE, abs=3000)
     assert len(read_audio(first + first)) == pytest.approx(6 * RATE, abs=3000)
@@ -111,22 +111,22 @@ def test_what_overlaps_is_dropped_and_files_joined_end_to_end_are_not(caplog):
 
 
 @pytest.mark.parametrize("format", ["mp4", "matroska", "mpegts"])
-def test_a_damaged_timestamp_makes_no_hours_of_silence(format: str, caplog):
+def test_a_damaged_timestamp_does_not_insert_hours_of_silence(format: str, caplog):
     data = container(format, "aac", lambda time: 5 * 3600.0 if time >= 1 else 0.0)
     assert len(read_audio(data)) == pytest.approx(3 * RATE, abs=3000)
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith("<bytes>: a timestamp jumps by 18000 s at 1.")
-    assert message.endswith(" s: taken for damage, and ignored")
+    assert message.endswith(" s: damaged, and ignored")
 
 
 @pytest.mark.parametrize("default", [0, 1])
-def test_of_several_audio_streams_the_default_one_is_read_and_named(default: int, caplog):
+def test_the_default_of_several_audio_streams_is_read_with_a_warning(default: int, caplog):
     data = container("matroska", "pcm_s16le", tones=(440, 1000), default=default)
     spectrum = np.abs(np.fft.rfft(read_audio(data)[:RATE]))
     assert spectrum.argmax() == (440, 1000)[default]
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage() == f"<bytes>: has 2 audio streams: number {default + 1} is read"
+    assert record.getMessage() == f"<bytes>: has 2 audio streams; only number {default + 1} is read"
 
 
 # Timestamps alone: frames of 0.5 s at 1 kHz whose samples count up
@@ -140,7 +140,7 @@ def joined(starts: list[float | None], stated_s: float | None = None) -> tuple[n
 
 
 def counted(*ranges: tuple[int, int] | int) -> np.ndarray:
-    """Samples `[start, end)` of the input, or so many zeros."""
+    """Samples `[start, end)` of the input, or a number of zeros."""
     parts = [np.zeros(item) if isinstance(item, int) else np.arange(item[0] + 1, item[1] + 1) for item in ranges]
     return np.concatenate(parts)
 
@@ -159,7 +159,7 @@ def counted(*ranges: tuple[int, int] | int) -> np.ndarray:
         ([0, 0.5, 1.0, 0.5, 1.0, 1.5, 2.0], None, [(0, 1500), (2500, 3500)]),  # two frames repeated
         ([0, 0.5, 5000, 1.5, 2.0], None, [(0, 2500)]),  # one damaged timestamp
         ([0, 0.5, -900, 1.5, 2.0], None, [(0, 2500)]),
-        ([0, 0.5, 1.0, 0, 0.5, 1.0], None, [(0, 3000)]),  # joined end to end
+        ([0, 0.5, 1.0, 0, 0.5, 1.0], None, [(0, 3000)]),  # concatenated
         ([90, 90.5, 91, 20, 20.5], 200, [90000, (0, 2500)]),  # a new clock
         ([0, 0.5, 700.0, 700.5], 701, [(0, 1000), 699000, (1000, 2000)]),
         ([0, 0.5, 700.0, 700.5], 60, [(0, 2000)]),
@@ -167,14 +167,14 @@ def counted(*ranges: tuple[int, int] | int) -> np.ndarray:
         ([0, 0.5, 4000.0, 4000.5], 4001, [(0, 2000)]),
     ],
 )
-def test_timestamps_place_frames(starts, stated_s, expected):
+def test_frames_are_aligned_with_their_timestamps(starts, stated_s, expected):
     result, lines = joined(starts, stated_s)
     np.testing.assert_array_equal(result, counted(*expected))
     is_ignored = max(filter(None, starts), default=0) >= 700 and len(result) == 2000
     assert len(lines) == is_ignored
 
 
-def test_the_frame_before_damage_is_not_lost():
+def test_the_frame_before_damage_is_yielded():
     def frames():
         yield 0.0, np.ones((1, 500), np.float32), 1000.0
         raise AudioError("damaged")
@@ -190,12 +190,12 @@ def test_the_frame_before_damage_is_not_lost():
 
 
 def loud_after_silence(format: str, codec: str) -> bytes:
-    """The bit rate of its beginning makes FFmpeg's estimate of the duration far too long."""
+    """Because of the bit rate at its start, FFmpeg's estimate of the duration is far too long."""
     silence = container(format, codec, seconds=0.5, level=0.0)
     return silence + b"".join([container(format, codec, seconds=5)] * 2)
 
 
-def test_an_estimated_duration_is_no_promise(caplog):
+def test_an_estimated_duration_is_not_used(caplog):
     data = loud_after_silence("adts", "aac")
     with av.open(io.BytesIO(data)) as file:
         assert file.duration > 12e6
@@ -204,7 +204,7 @@ def test_an_estimated_duration_is_no_promise(caplog):
     assert not caplog.records
 
 
-def test_matroska_without_a_duration_states_none(caplog):
+def test_matroska_without_a_duration_has_none(caplog):
     data = container("matroska", "pcm_s16le")
     live = data.replace(b"\x44\x89\x88", b"\xec\x89\x00")  # Duration → Void, as from a live recorder
     assert duration_s(data) == 3.0 and duration_s(live) is None

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The tests that transformers runs on every model of its own, run on CED."""
+"""The common tests of transformers for all models, run on CED."""
 
 import random
 import unittest
@@ -27,18 +27,18 @@ SequenceFeatureExtractionTestMixin: Any = import_common_tests(
     "test_sequence_feature_extraction_common"
 ).SequenceFeatureExtractionTestMixin
 
-# By these tables, which hold the models that transformers ships, the common tests choose the checks for a class.
+# The common tests choose the checks for a class by these tables of transformers' models.
 COMMON_TABLES = {
     "MODEL_MAPPING_NAMES": "CedModel",
     "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES": "CedForAudioClassification",
-    # `test_problem_types` looks for classifiers of images and texts only.
+    # `test_problem_types` only considers classifiers of images and texts.
     "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES": "CedForAudioClassification",
 }
 for table, class_name in COMMON_TABLES.items():
     setattr(common_modeling, table, {**getattr(common_modeling, table), "ced": class_name})
 
-# The common tests that are not run as they are, each with its reason. No other is skipped or replaced here; those that
-# transformers' own conditions skip (another device or modality, an optional package) say so in pytest's report (-rs).
+# Common tests that are replaced or skipped, with the reason. Others may be skipped by conditions of transformers
+# (another device or modality, an optional package), see pytest's report (-rs).
 SKIPPED = {
     "test_resize_tokens_embeddings": "CED has no vocabulary",
     "test_resize_embeddings_untied": "CED has no vocabulary",
@@ -53,7 +53,7 @@ REPLACED = {
 
 
 class CedModelTester:
-    """Makes the small models and inputs of the common tests, whose attribute names these are."""
+    """Makes small models and inputs, with the attribute names of the common tests."""
 
     def __init__(self, pooling: str = "mean", problem_type: str = "single_label_classification") -> None:
         self.pooling = pooling
@@ -78,7 +78,7 @@ class CedModelTester:
         )
 
     def prepare_config_and_inputs_for_common(self) -> tuple[CedConfig, dict[str, torch.Tensor]]:
-        """A configuration, and a batch whose clips are 16 frames long or longer."""
+        """A configuration, and a batch of clips with at least 16 frames."""
         input_values = common_modeling.floats_tensor([self.batch_size, 64, self.num_frames])
         lengths = torch.randint(16, self.num_frames + 1, (self.batch_size, 1))
         attention_mask = (torch.arange(self.num_frames) < lengths).long().to(torch_device)
@@ -147,7 +147,7 @@ class CedConfigTest(unittest.TestCase):
 
 
 class CedFeatureExtractionTester:
-    """Makes the small inputs of the common tests, whose attribute names these are."""
+    """Makes small inputs, with the attribute names of the common tests."""
 
     def __init__(self) -> None:
         self.batch_size = 7
@@ -186,7 +186,7 @@ class CedFeatureExtractionTest(SequenceFeatureExtractionTestMixin, unittest.Test
 
 
 class CedTrainingTester(CedModelTester):
-    """The common training test builds batches of text only: it asks the configuration for a vocabulary."""
+    """The common training test only supports text: it uses the vocabulary of the configuration."""
 
     sequence_classification_class = CedForAudioClassification
 
@@ -197,7 +197,7 @@ class CedTrainingTester(CedModelTester):
 
 
 class CedTrainingTest(TrainingTesterMixin, unittest.TestCase):
-    """A small model learns a batch by heart: the loss and its gradient fall by 90 %."""
+    """A small model overfits a batch: the loss and its gradient fall by 90 %."""
 
     model_tester = None
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Original CED checkpoints and Hub repositories → complete, verified model folders; model folders → the Hub."""
+"""Converts original CED checkpoints and Hub repositories to verified model folders, and uploads them to the Hub."""
 
 from .checkpoint import ConversionError as ConversionError
 from .convert import Conversion as Conversion

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Original checkpoints and Hub repositories → tensors under the names of the Hub format. No code in a file is run."""
+"""Reads original checkpoints and Hub repositories as tensors with their names on the Hub, without running code."""
 
 import os
 import pickle
@@ -21,28 +21,28 @@ from ..model_folder import check_settings
 from ..zenodo import sha256_of
 
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
-DECODER_NAME = re.compile(r"(decoder|mask_token)")  # what masked-autoencoder files carry beside the encoder
+DECODER_NAME = re.compile(r"(decoder|mask_token)")  # further tensors in files of masked autoencoders
 
 
 class ConversionError(ValueError):
-    """Why a checkpoint was not converted: one line with the reason and the remedy."""
+    """Raised if a checkpoint cannot be converted. The message is one line with the reason and the remedy."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))  # names of files and tensors are in it
+        super().__init__(one_line(message))  # contains names of files and tensors
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a source: tensors under the names of the Hub format, and facts about the model."""
+    """The content of a source: tensors with their names on the Hub, and information about the model."""
 
     tensors: dict[str, torch.Tensor]
     source_names: dict[str, str]  # Hub name -> name in the source, for messages
     dropped: tuple[str, ...]  # decoder tensors of a masked autoencoder
     settings: Mapping[str, Any]  # a training checkpoint's "config"
-    folder: Path | None  # a Hub repository's, with its config.json
+    folder: Path | None  # of a Hub repository, with its config.json
     description: str  # one Markdown sentence for the model card
     hub_id: str | None = None
-    published: str | None = None  # "ced-tiny", ... where the source is proved to be that model
+    published: str | None = None  # "ced-tiny", … if the source is verified to be that model
 
     @property
     def has_head(self) -> bool:
@@ -50,7 +50,7 @@ class Checkpoint:
 
 
 def read_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
-    """Reads a `.pt` file, a Hub folder or a Hub id; raises [`ConversionError`] if it is missing or bad."""
+    """Reads a `.pt` file, a Hub folder or a Hub id; raises a [`ConversionError`] if it is missing or invalid."""
     path = Path(source)
     if path.is_dir():
         return _read_folder(path, f"the model folder `{path.absolute().name}`.", None)
@@ -94,7 +94,7 @@ def _read_file(path: Path) -> Checkpoint:
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items()
     ):
         raise ConversionError(
-            f"{path} holds neither a state dict (names and tensors) nor one under 'model': save model.state_dict()."
+            f"{path} has neither a state dict (names and tensors) nor one under 'model': save model.state_dict()."
         )
     description = f"`{path.name}`, SHA-256 `{sha256_of(path)}`."
     settings = settings if isinstance(settings, Mapping) else {}
@@ -102,10 +102,10 @@ def _read_file(path: Path) -> Checkpoint:
 
 
 def _load_pickle(path: Path) -> Any:
-    """Loads tensors and plain Python data from a file; code in it is never run."""
+    """Loads tensors and plain Python data from a file, without running code."""
     try:
         _check_zip(path)
-        # torch's own messages are pages long, advise unsafe loading, and come as all sorts of exceptions.
+        # torch raises many types of exceptions, with long messages that advise unsafe loading.
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ConversionError(f"{path} cannot be read: {one_line(error)}") from error
@@ -114,8 +114,8 @@ def _load_pickle(path: Path) -> Any:
         if not objects:
             raise ConversionError(_not_a_checkpoint(path)) from error
         raise ConversionError(
-            f"{path} holds Python objects beside tensors ({', '.join(objects)}), and which could run code from"
-            " the file: if you trust it, save only the model's state_dict() and convert that."
+            f"{path} contains Python objects ({', '.join(objects)}), which could run code: if you trust the file, save"
+            " only the model's state_dict() and convert that."
         ) from error
     except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise ConversionError(_not_a_checkpoint(path)) from error
@@ -126,7 +126,7 @@ def _not_a_checkpoint(path: Path) -> str:
 
 
 def _check_zip(path: Path) -> None:
-    """Raises ValueError if a part of the archive is damaged; torch.load itself does not look at the checksums."""
+    """Raises a ValueError if a part of the archive is damaged; torch.load does not verify checksums."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             try:
@@ -140,7 +140,7 @@ def _check_zip(path: Path) -> None:
 def _objects_beside_tensors(path: Path, error: pickle.UnpicklingError) -> list[str]:
     try:
         return torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # not a zip archive, or not to be disassembled: torch's message names the first object
+    except Exception:  # not a zip archive, or it cannot be parsed: torch's message has the first object
         return re.findall(r"GLOBAL ([\w.]+) was not an allowed global", str(error))[:1]
 
 

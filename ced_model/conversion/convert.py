@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint → a model folder, loaded again and verified to be equal."""
+"""Converts a checkpoint to a model folder, and verifies the folder."""
 
 import os
 import re
@@ -40,10 +40,10 @@ class Conversion:
 
     folder: Path
     architecture: str
-    size: str | None  # "ced-tiny", ... for the published shapes
+    size: str | None  # "ced-tiny", … for the published shapes
     parameters: int
     num_labels: int | None  # None for an encoder
-    notes: tuple[str, ...]  # what was assumed or left out
+    notes: tuple[str, ...]  # assumptions, and tensors that were left out
 
 
 def convert_checkpoint(
@@ -58,28 +58,24 @@ def convert_checkpoint(
     """
     Converts an original CED checkpoint or a Hub repository into a complete model folder.
 
-    The folder holds safetensors, both configurations, the custom code and a model card. It appears in one piece, after
-    it was loaded again and found equal to the source; a failure leaves `output_dir` as it was.
+    The folder has safetensors weights, both configurations, the custom code and a model card. It is written atomically,
+    after it was loaded again and compared with the source; after an error, `output_dir` is unchanged.
 
     Args:
-        source: An original `.pt` file (a bare state dict, or one under `"model"`; without a head it becomes an
-            encoder), a folder in the format of the Hub, or a Hub id.
-        output_dir: The folder to write. It must be missing or empty, or hold nothing but a model folder's files with
-            `overwrite`.
-        num_heads: Attention heads, which cannot be inferred from shapes; needed only if the source does not have the
-            number and the width is not a published one.
+        source: An original `.pt` file (a state dict, or one under `"model"`; without a head it becomes an encoder), a
+            folder in the format of the Hub, or a Hub id.
+        output_dir: The folder to write. It must not exist or be empty, or, with `overwrite`, contain only files of a
+            model.
+        num_heads: Number of attention heads, which cannot be inferred from shapes. Required only if the source does not
+            have it and the width is not a published one.
         overwrite: Whether to replace a model folder at `output_dir`.
-        model_id: Hub id that the model card's code names; by default the name of the folder.
-        published: `"tiny"`, `"mini"`, `"small"` or `"base"` for a checkpoint that was downloaded as that size.
-            The model card then has the published figures and `base_model`. The Hub ids of the published models have
-            them without it, other sources never.
-
-    Returns:
-        [`Conversion`]: what was written.
+        model_id: Hub id for the code in the model card, by default the name of the folder.
+        published: `"tiny"`, `"mini"`, `"small"` or `"base"` for a downloaded checkpoint of that size. The model card
+            then has the published results and `base_model`, as always for the Hub ids of the published models.
 
     Raises:
-        `ValueError`: with one line, if the source cannot be read, holds unknown, missing or misshapen tensors (all
-            are named), or the folder cannot be written or does not prove equal.
+        `ValueError`: if the source cannot be read or has unknown, missing or misshapen tensors (all are listed), or if
+            the folder cannot be written or differs from the source.
     """
     target = Path(output_dir).absolute()
     check_output(target, overwrite)
@@ -113,7 +109,7 @@ def convert_checkpoint(
 
 
 def _build_model(checkpoint: Checkpoint, config: CedConfig) -> CedModel | CedForAudioClassification:
-    """The model with the checkpoint's tensors, in their dtype; every tensor that does not fit is named in one error."""
+    """The model with the checkpoint's tensors, in their dtype; an error lists all tensors that do not fit."""
     architecture: Any = CedForAudioClassification if checkpoint.has_head else CedModel
     with torch.device("meta"):
         shapes = architecture(config).state_dict()
@@ -122,21 +118,21 @@ def _build_model(checkpoint: Checkpoint, config: CedConfig) -> CedModel | CedFor
     if problems:
         raise ConversionError("the tensors do not fit this model: " + "; ".join(problems))
     floating = {tensor.dtype for name, tensor in checkpoint.tensors.items() if expected[name].is_floating_point()}
-    # Mixed precision is widened, which loses nothing.
+    # Mixed precision is converted to the widest dtype.
     dtype = floating.pop() if len(floating) == 1 else torch.float32
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are not ours to draw
+    with torch.random.fork_rng(devices=[]):  # keeps the caller's random state
         model = architecture(config).to(dtype)
     model.load_state_dict({name: checkpoint.tensors[_hub_name(name, checkpoint)] for name in shapes})
     return model.eval()
 
 
 def _hub_name(name: str, checkpoint: Checkpoint) -> str:
-    """Name of a model's tensor in the Hub format; a bare encoder has its own without the prefix."""
+    """Name of a model's tensor on the Hub; those of a bare encoder have no prefix."""
     return name if checkpoint.has_head else f"encoder.{name}"
 
 
 def _find_problems(checkpoint: Checkpoint, expected: Mapping[str, torch.Tensor]) -> list[str]:
-    """One phrase per kind of misfit, with the names that the source uses."""
+    """One phrase per kind of problem, with tensor names of the source."""
     tensors, names = checkpoint.tensors, checkpoint.source_names
     is_original = checkpoint.folder is None
     common = [name for name in tensors if name in expected]
@@ -156,7 +152,7 @@ def _find_problems(checkpoint: Checkpoint, expected: Mapping[str, torch.Tensor])
 
 
 def _fits_dtype(dtype: torch.dtype, expected: torch.dtype) -> bool:
-    """Whether weights come in a precision that models run in, and the counter of BatchNorm as an integer."""
+    """Whether weights have a floating-point dtype of models, and the counter of BatchNorm is an integer."""
     return dtype in (torch.float32, torch.float16, torch.bfloat16) if expected.is_floating_point else dtype == expected
 
 
@@ -166,7 +162,7 @@ def _original_name(name: str) -> str:
 
 def _make_card(model: CedModel | CedForAudioClassification, checkpoint: Checkpoint, model_id: str) -> ModelCard:
     config: CedConfig = model.config
-    # A shape proves nothing: anyone may have trained these weights on anything.
+    # The shape is no evidence of the training data.
     is_published = checkpoint.published is not None and checkpoint.published == published_size(config)
     return create_model_card(
         model,
@@ -185,7 +181,7 @@ def _verify(
     feature_extractor: CedFeatureExtractor,
     checkpoint: Checkpoint,
 ) -> None:
-    """Loads the folder again; raises [`ConversionError`] unless its tensors are the source's, its outputs `model`'s."""
+    """Loads the folder; raises a [`ConversionError`] if its tensors differ from the source, or outputs from `model`."""
     expected = MODEL_FILES if checkpoint.has_head else MODEL_FILES - CLASSIFIER_FILES
     absent = sorted(expected - {path.name for path in folder.iterdir()})
     if absent:
@@ -212,7 +208,7 @@ def _verify(
 
 
 def _equals(loaded: torch.Tensor | None, source: torch.Tensor) -> bool:
-    # The loaded dtype is the source's, or wider where the source mixes several.
+    # The loaded dtype is that of the source, or wider if the source has several.
     return loaded is not None and torch.equal(loaded, source.to(loaded.dtype))
 
 
@@ -222,7 +218,7 @@ def _deviation(
     reloaded: torch.nn.Module,
     reloaded_extractor: CedFeatureExtractor,
 ) -> float:
-    """Largest difference of the two models' outputs for the same noise, each behind its own feature extractor."""
+    """Largest difference of the two models' outputs for the same noise, each with its own feature extractor."""
     waveform = 0.1 * torch.randn(VERIFICATION_SAMPLES, generator=torch.Generator().manual_seed(0))
     outputs = []
     for network, front_end in ((model, feature_extractor), (reloaded, reloaded_extractor)):

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration of a checkpoint: its own, or inferred from the shapes of its tensors."""
+"""The configuration of a checkpoint, from its file or inferred from the shapes of its tensors."""
 
 import re
 from collections import Counter
@@ -15,13 +15,13 @@ from ..messages import one_line
 from ..model_card import has_audioset_labels, published_size
 from .checkpoint import Checkpoint, ConversionError
 
-# Fields of a training checkpoint's "config" that the shapes of the tensors do not show.
+# Fields of the "config" in a training checkpoint that cannot be inferred from shapes.
 CONFIG_FIELDS = ("num_heads", "pooling", "eval_avg", "pad_last", "target_length")
-PUBLISHED_POSITIONS, PUBLISHED_TARGET_LENGTH = 63, 1012  # 63 patches hold 1008 frames; all published files have 1012
+PUBLISHED_POSITIONS, PUBLISHED_TARGET_LENGTH = 63, 1012  # 63 patches have 1008 frames; all published files have 1012
 
 
 def make_config(checkpoint: Checkpoint, num_heads: int | None) -> tuple[CedConfig, list[str]]:
-    """The model's configuration, and notes on what was assumed."""
+    """The model's configuration, and notes on assumptions."""
     notes: list[str] = []
     try:
         if checkpoint.folder is None:
@@ -50,7 +50,7 @@ def _infer_config(checkpoint: Checkpoint, num_heads: int | None, notes: list[str
     heads = settings.pop("num_heads", num_heads) or _assume_heads(embed_dim, notes)
     fields: dict[str, Any] = {
         "embed_dim": embed_dim,
-        # Blocks may be missing, and are named then; but one stray name must not make a giant.
+        # Missing blocks are reported later, but a single wrong name must not make a huge model.
         "depth": min(max(blocks, default=0) + 1, 2 * len(set(blocks)) or 1),
         "num_heads": heads,
         "mlp_ratio": hidden // embed_dim if hidden % embed_dim == 0 else hidden / embed_dim,
@@ -82,7 +82,7 @@ def _embed_dim(tensors: Mapping[str, torch.Tensor]) -> int:
 
 
 def _size(tensors: Mapping[str, torch.Tensor], pattern: str, axis: int) -> int | None:
-    """The size that most tensors of the encoder or head have along `axis`, so that one misshapen tensor is reported."""
+    """The most frequent size of encoder or head tensors along `axis`, so that a misshapen one is reported later."""
     named = re.compile(rf"(encoder\.)?({pattern})")
     sizes = Counter(tensor.shape[axis] for name, tensor in tensors.items() if named.fullmatch(name) and tensor.ndim > 0)
     return sizes.most_common(1)[0][0] if sizes else None
@@ -100,8 +100,8 @@ def _assume_heads(embed_dim: int, notes: list[str]) -> int:
         if embed_dim % head_dim == 0:
             heads = embed_dim // head_dim
             notes.append(
-                f"assumed {heads} attention heads of width {head_dim}, since the tensors do not show it; give the right"
-                " number with --num-heads if it is different"
+                f"assumed {heads} attention heads of width {head_dim}, which the tensors do not show; if it is a"
+                " different number, give --num-heads"
             )
             return heads
     raise ConversionError(f"the number of attention heads is not known for a width of {embed_dim}: give --num-heads.")

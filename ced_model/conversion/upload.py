@@ -1,13 +1,13 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Model folder → Hub repository."""
+"""Uploads model folders to the Hub."""
 
 import os
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-from huggingface_hub.errors import HTTPError as HubConnectionError  # of the HTTP client that huggingface_hub uses
+from huggingface_hub.errors import HTTPError as HubConnectionError  # base class of the HTTP client's errors
 from huggingface_hub.utils import validate_repo_id
 
 from ..messages import one_line
@@ -15,7 +15,7 @@ from .checkpoint import ConversionError
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Raises [`ConversionError`] if `repo_id` cannot name a repository on the Hub."""
+    """Raises a [`ConversionError`] if `repo_id` is not a valid name of a Hub repository."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -35,7 +35,7 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, api: huggingface_h
         `str`: the address of the repository.
 
     Raises:
-        `ConversionError`: with one line, if there is no token, no permission or no network.
+        `ConversionError`: if there is no token, no permission or no network.
     """
     check_repo_id(repo_id)
     client = api or huggingface_hub.HfApi()

@@ -1,9 +1,7 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-The engines: ONNX Runtime, OpenVINO and PyTorch, each in one file behind one call.
-
-Importing this imports none of them.
+The engines ONNX Runtime, OpenVINO and PyTorch, with a common interface. They are imported on first use.
 """
 
 import ctypes
@@ -36,10 +34,10 @@ ENGINES = tuple(PACKAGES)
 class Outputs(NamedTuple):
     """
     Attributes:
-        probabilities: float32 of shape `(windows, classes)`; of a regression model its raw outputs.
+        probabilities: float32 of shape `(windows, classes)`; the raw outputs of a regression model.
         embeddings: float32 of shape `(windows, embed_dim)`.
-        steps: float32 of shape `(windows, steps, classes)`, the probabilities of each step in time, of a model that
-            scores them; else None.
+        steps: Probabilities of each time step, float32 of shape `(windows, steps, classes)`, if the model has steps;
+            else None.
     """
 
     probabilities: np.ndarray
@@ -67,8 +65,8 @@ class Engine(Protocol):
 
         Args:
             log_mels: float32 of shape `(windows, n_mels, frames)`.
-            is_alone: Whether all CPU threads may work on this call; otherwise as many calls as there are threads are
-                expected at the same time, each on one thread.
+            is_alone: Whether this call may use all CPU threads. Otherwise it uses one thread, since one call per thread
+                is expected at the same time.
         """
         ...
 
@@ -83,17 +81,18 @@ class Choice(NamedTuple):
 
 def choose_engine(engine: str = "auto", compute_type: str | None = None, device: str | None = None) -> Choice:
     """
-    Chooses an engine. Nothing is imported, so this costs next to nothing.
+    Chooses an engine, without importing any.
 
     Args:
-        engine: `"onnx"`, `"openvino"`, `"torch"`, or `"auto"`: torch for a device other than the CPU, or where there
-            is a CUDA GPU and torch is installed; otherwise ONNX Runtime, the fastest on a CPU in `float32` and `int8`
-            (`benchmarks/tagging.py`), and for other types the first engine that has the type and is installed.
+        engine: `"onnx"`, `"openvino"`, `"torch"`, or `"auto"`. `"auto"` is torch for a device other than the CPU, or if
+            there is a CUDA GPU and torch is installed; otherwise ONNX Runtime, which is the fastest on a CPU in
+            `float32` and `int8` (`benchmarks/tagging.py`). For other types, it is the first installed engine that
+            supports the type.
         compute_type: `"float32"` (default), `"bfloat16"`, `"float16"` or `"int8"`.
-        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, …; by default a CUDA GPU if there is one and torch computes.
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, …; with torch, by default a CUDA GPU if there is one.
 
     Raises:
-        OptionError: for an unknown engine or type, and for a combination that does not exist.
+        OptionError: for an unknown engine or type, or an unsupported combination.
         MissingPackageError: if a package of the engine is not installed.
     """
     known_types = list(dict.fromkeys(kind for kinds in COMPUTE_TYPES.values() for kind in kinds))
@@ -105,11 +104,11 @@ def choose_engine(engine: str = "auto", compute_type: str | None = None, device:
     if engine == "auto":
         engine = _fastest(compute_type or "float32", device, on_cpu)
     elif engine != "torch" and not on_cpu:
-        raise OptionError("device", str(device), f"cpu, where the engine {engine} computes; torch has other devices")
+        raise OptionError("device", str(device), f"cpu for the engine {engine}; other devices require torch")
     compute_type = compute_type or "float32"
     if compute_type not in COMPUTE_TYPES[engine]:
         able = " or ".join(name for name, kinds in COMPUTE_TYPES.items() if compute_type in kinds)
-        wanted = f"{' or '.join(COMPUTE_TYPES[engine])} with the engine {engine}; {able} can do {compute_type}"
+        wanted = f"{' or '.join(COMPUTE_TYPES[engine])} with the engine {engine}; {compute_type} requires {able}"
         raise OptionError("compute_type", compute_type, wanted)
     check_installed(engine)
     if device is None:
@@ -136,7 +135,7 @@ def check_installed(engine: str) -> None:
 
 @cache
 def has_cuda_gpu() -> bool:
-    """Whether the NVIDIA driver sees a GPU; asked of the driver itself, since importing torch takes seconds."""
+    """Whether the NVIDIA driver has a GPU. Queries the driver directly, since importing torch takes seconds."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
     try:
@@ -148,7 +147,7 @@ def has_cuda_gpu() -> bool:
 
 
 def open_engine(model: Any, choice: Choice, num_threads: int) -> Engine:
-    """The engine of a [`ModelFolder`]."""
+    """Opens a [`ModelFolder`] with an engine."""
     if choice.engine == "onnx":
         from .onnx import OnnxEngine
 
@@ -163,7 +162,7 @@ def open_engine(model: Any, choice: Choice, num_threads: int) -> Engine:
 
 
 class PerProcess:
-    """Values that are made once in each process: sessions of a runtime have threads, which a forked process lacks."""
+    """Caches values per process: sessions of a runtime have threads, which do not exist in a forked process."""
 
     def __init__(self, make: Callable[..., Any]) -> None:
         self._make = make
@@ -179,7 +178,7 @@ class PerProcess:
 
 
 class CpuEngine:
-    """An [`Engine`] on the CPU that computes a model from its folder; it can be pickled."""
+    """An [`Engine`] on the CPU for a model folder; it can be pickled."""
 
     device = "cpu"
 
@@ -191,7 +190,7 @@ class CpuEngine:
         return type(self), (self.model, self.compute_type, self.num_threads)
 
     def _open(self, number: int) -> Any:
-        """The model for `number` threads or streams."""
+        """Opens the model for `number` threads or streams."""
         raise NotImplementedError
 
 

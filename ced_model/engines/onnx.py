@@ -9,15 +9,15 @@ from ..onnx_graph import EMBEDDINGS, PROBABILITIES, STEPS, build_graph
 from . import CpuEngine, EngineError, Outputs, one_line_error
 
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-ERRORS_ONLY = 3  # severity of ONNX Runtime's log
+ERRORS_ONLY = 3  # log severity of ONNX Runtime
 
 
 class OnnxEngine(CpuEngine):
     """
-    The graph that `onnx_graph` writes, over the weights where they lie.
+    Runs the graph of `onnx_graph`, with the weights in their original file.
 
     Raises:
-        EngineError: if ONNX Runtime does not take the model.
+        EngineError: if ONNX Runtime does not support the model.
     """
 
     name = "onnx"
@@ -39,7 +39,7 @@ class OnnxEngine(CpuEngine):
             graph = build_graph(self.model.settings, self.model.tensors, inline=in_memory).SerializeToString()
         try:
             return open_session(graph, num_threads, weights_folder)
-        except Exception as error:  # of many kinds, all of ONNX Runtime's own
+        except Exception as error:  # ONNX Runtime raises many types of its own
             raise EngineError(f"ONNX Runtime cannot open {self.model.name}: {one_line_error(error)}") from error
 
 
@@ -47,16 +47,16 @@ def open_session(
     graph: str | bytes, num_threads: int, weights_folder: str | None = None
 ) -> onnxruntime.InferenceSession:
     """
-    A session on the CPU.
+    Opens a session on the CPU.
 
     Args:
         graph: A file, or its content.
-        num_threads: 0 for what ONNX Runtime chooses.
-        weights_folder: Where the weights are that the graph points at, links resolved: ONNX Runtime refuses links that
-            lead elsewhere, as those in the Hub's cache do.
+        num_threads: Number of threads, 0 for the default of ONNX Runtime.
+        weights_folder: Folder of the weights that the graph refers to, with links resolved: ONNX Runtime does not
+            follow links out of this folder, such as those of the Hub cache.
     """
     options = onnxruntime.SessionOptions()
-    # Calls run on the thread that they come from and, in a session of several threads, on the session's own.
+    # A call runs on the calling thread and, in a session with several threads, on those of the session.
     options.intra_op_num_threads = num_threads
     options.log_severity_level = ERRORS_ONLY
     if weights_folder is not None:

@@ -12,16 +12,16 @@ from ..model_folder import ModelFolder
 from ..onnx_graph import EMBEDDINGS, PROBABILITIES, STEPS, build_graph
 from . import CpuEngine, EngineError, Outputs, one_line_error
 
-# Without a hint, processors that have bfloat16 compute with it.
+# Without this hint, OpenVINO computes in bfloat16 on processors that support it.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 
 class OpenVinoEngine(CpuEngine):
     """
-    The same graph as ONNX Runtime's, with the weights inside, since OpenVINO does not read them by offset.
+    Runs the graph of `onnx_graph`, with the weights inside, since OpenVINO cannot read them by offset.
 
     Raises:
-        EngineError: if OpenVINO does not take the model.
+        EngineError: if OpenVINO does not support the model.
         ForkError: in a process that was forked after OpenVINO was used.
     """
 
@@ -29,7 +29,7 @@ class OpenVinoEngine(CpuEngine):
 
     def run(self, log_mels: np.ndarray, is_alone: bool) -> Outputs:
         compiled = self._opened.get(1 if is_alone else self.num_threads)
-        # A request of its own makes calls from several threads safe.
+        # One request per call, for thread safety.
         results = compiled.create_infer_request().infer([np.ascontiguousarray(log_mels)], share_inputs=True)
         return Outputs(
             *(results[name] for name in (PROBABILITIES, EMBEDDINGS, *[STEPS] * self.model.settings.has_steps))
@@ -43,8 +43,8 @@ class OpenVinoEngine(CpuEngine):
             "INFERENCE_NUM_THREADS": self.num_threads,
             "INFERENCE_PRECISION_HINT": PRECISIONS[self.compute_type],
         }
-        # The first array must not become a tensor in two threads at once: OpenVINO's bindings to NumPy would deadlock,
-        # one thread waiting for the interpreter's lock and the other, which has it, for the first.
+        # A first tensor, since OpenVINO's NumPy bindings can deadlock if two threads create the first one concurrently
+        # (one waits for the GIL, and the other, which has it, for the first).
         _ = openvino.Tensor(np.zeros(1, np.float32), shared_memory=True).data
         try:
             return openvino.Core().compile_model(read_model(self.model, self.compute_type), "CPU", config)
@@ -53,7 +53,7 @@ class OpenVinoEngine(CpuEngine):
 
 
 def read_model(model: ModelFolder, compute_type: str) -> openvino.Model:
-    """A model for OpenVINO's compiler."""
+    """Reads a model for OpenVINO's compiler."""
     if compute_type == "int8":
         from ..quantization import cached_onnx
 

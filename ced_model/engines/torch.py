@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch, on a GPU or where it is asked for; and the weights of a PyTorch model for the other engines."""
+"""PyTorch on any device, and weights of PyTorch models for other engines."""
 
 import threading
 from collections.abc import Iterator
@@ -25,19 +25,19 @@ from . import Choice, EngineError, Outputs, one_line_error
 
 
 def activate(outputs: torch.Tensor, problem_type: str) -> torch.Tensor:
-    """The probabilities of raw outputs of shape `(batch, classes)`; the outputs of a regression stay as they are."""
+    """Probabilities from raw outputs of shape `(batch, classes)`; outputs of a regression are returned unchanged."""
     name = ACTIVATIONS[problem_type]
     return outputs.sigmoid() if name == "Sigmoid" else outputs.softmax(dim=-1) if name == "Softmax" else outputs
 
 
 class TorchEngine:
     """
-    A `CedForAudioClassification` or `CedForAudioFrameClassification`, computed in evaluation mode and left in the mode
-    that it is in.
+    Runs a `CedForAudioClassification` or `CedForAudioFrameClassification` in evaluation mode, without changing the mode
+    of the model itself.
 
     Args:
-        model: The classifier. Its own weights are used, so training it further changes what is computed.
-        num_threads: CPU threads.
+        model: The classifier. Its weights are not copied, so later changes of them take effect.
+        num_threads: Number of CPU threads.
         has_steps: Whether to score steps as well.
 
     Raises:
@@ -75,7 +75,7 @@ class TorchEngine:
 
 
 def load_model(folder: Any, dtype: torch.dtype = torch.float32) -> CedForAudioClassification:
-    """The classifier of a [`ModelFolder`], whose checks it has passed, in evaluation mode on the CPU."""
+    """Loads the classifier of a [`ModelFolder`], which was checked before, in evaluation mode on the CPU."""
     return CedForAudioClassification.from_pretrained(folder.path, dtype=dtype)
 
 
@@ -83,14 +83,14 @@ def check_device(device: str) -> None:
     """Raises a ValueError if PyTorch cannot compute on `device`."""
     try:
         torch.zeros(1, device=device)
-    except (AssertionError, NotImplementedError, RuntimeError) as error:  # by build and by device
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # depending on build and device
         reason = one_line_error(error).partition(". ")[0]
         raise OptionError("device", device, f"cpu, or a device that PyTorch can use ({reason})") from None
 
 
 @dataclass(frozen=True)
 class TensorInMemory:
-    """A tensor of a PyTorch model, with what is asked of a [`StoredTensor`]."""
+    """A tensor of a PyTorch model, with the interface of a [`StoredTensor`]."""
 
     values: np.ndarray
     dtype: str = "F32"
@@ -110,11 +110,14 @@ def folder_of(
     model: CedForAudioClassification, feature_extractor: CedFeatureExtractor | None, with_weights: bool
 ) -> ModelFolder:
     """
-    A model in memory as a [`ModelFolder`], `with_weights` as they are now.
+    A [`ModelFolder`] for a model in memory.
+
+    Args:
+        with_weights: Whether to include the current weights.
 
     Raises:
         ValueError: if it is not a CED classifier.
-        EngineError: if `with_weights` and the model has other layers than CED, such as adapters.
+        EngineError: for `with_weights`, if the model has other layers than CED, such as adapters.
     """
     config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", None) != CedConfig.model_type or not hasattr(model, "classify"):
@@ -141,9 +144,9 @@ def folder_of(
 @contextmanager
 def cpu_threads(number: int | None = None) -> Iterator[None]:
     """
-    How many CPU threads PyTorch uses for what this thread computes in the context, by default as many as before.
+    Sets the number of CPU threads that PyTorch uses for this thread within the context, by default unchanged.
 
-    In a forked process it is one: the threads of the parent's pool do not exist there, and PyTorch would wait for them.
+    In a forked process it is always one: the parent's thread pool does not exist there, and PyTorch would wait for it.
     """
     before = torch.get_num_threads()
     try:
@@ -164,12 +167,12 @@ def _renew_lock() -> None:
 
 def _use_threads(number: int) -> None:
     """
-    Sets the number of threads for this thread alone.
+    Sets the number of threads for this thread only.
 
-    `torch.set_num_threads` also sets what threads yet to come start with, which here stays as it was, so that others
-    who use PyTorch in the same process notice nothing.
+    `torch.set_num_threads` also sets the default for threads that start later; that default is restored here, so that
+    other users of PyTorch in this process are not affected.
     """
-    if torch.get_num_threads() == number:  # asking also keeps a new thread from setting its number later on
+    if torch.get_num_threads() == number:  # the call also fixes the number for a new thread
         return
     with _THREADS_LOCK, ThreadPoolExecutor(1) as new_thread:
         default = new_thread.submit(torch.get_num_threads).result()

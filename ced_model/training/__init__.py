@@ -8,7 +8,7 @@ PACKAGES = {"accelerate": "accelerate", "datasets": "datasets", "sklearn": "scik
 
 
 def check_installed(what: str) -> None:
-    """Raises an ImportError of one line if a package that training needs is missing."""
+    """Raises an ImportError if a package for training is missing."""
     missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
     if missing:
-        raise ImportError(f'{what} needs {" and ".join(missing)}: pip install "ced_model[train]"')
+        raise ImportError(f'{what} requires {" and ".join(missing)}: pip install "ced_model[train]"')

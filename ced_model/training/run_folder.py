@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a run, `OUTPUT.training`: its description, checkpoints, logs, and a lock against a second run."""
+"""The folder of a training run, `OUTPUT.training`: its description, checkpoints and logs, locked against other runs."""
 
 import json
 import shutil
@@ -19,15 +19,15 @@ from ..output import lock_on_windows, write_file
 SUFFIX = ".training"
 RUN_FILE = "run.json"
 LOCK_FILE = "lock"
-STATE_FILE = "trainer_state.json"  # what Trainer writes last into a checkpoint
+STATE_FILE = "trainer_state.json"  # written last by Trainer
 WEIGHT_FILES = ("model.safetensors", "adapter_model.safetensors")
 ARCHIVES = ("optimizer.pt", "scheduler.pt")
-# The beginnings of training arguments that change no weights, and may differ when a run is resumed.
+# Prefixes of training arguments that do not affect weights, and may differ when a run is resumed.
 FREE_ARGUMENTS = ("dataloader_", "logging_", "log_", "report_to", "run_name", "disable_tqdm")
 
 
 def run_folder_of(output: Path) -> Path:
-    """The folder beside `output` for checkpoints and logs."""
+    """The folder for checkpoints and logs, next to `output`."""
     return output.with_name(output.name + SUFFIX)
 
 
@@ -36,19 +36,19 @@ def open_run(
     folder: Path, run: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False
 ) -> Iterator[Path | None]:
     """
-    The folder of a run, created or continued, and locked in the context.
+    Creates or continues the folder of a run, and locks it within the context.
 
     Args:
         folder: The folder, see [`run_folder_of`].
-        run: Properties that must be equal for a run to be resumed.
-        resume: Whether to continue from the last checkpoint. Without one, the run starts anew.
+        run: Properties that must not change when a run is resumed.
+        resume: Whether to continue from the last checkpoint. Without a checkpoint, the run starts from the beginning.
         overwrite: Whether to discard the checkpoints of an earlier run.
 
     Yields:
         The checkpoint to continue from, if there is one.
 
     Raises:
-        ValueError: if the folder holds another run or something else, or if it is in use.
+        ValueError: if the folder has another run or other files, or is in use.
     """
     run = json.loads(json.dumps(run, default=str))
     run_file = folder / RUN_FILE
@@ -126,19 +126,19 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def find_checkpoints(folder: Path) -> dict[int, bool]:
-    """The steps of the checkpoints in a folder, in ascending order, and whether each was written to its end."""
+    """The steps of the checkpoints in a folder, in ascending order, and whether each is complete."""
     names = (path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-") for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
     steps = sorted(int(name) for name in names if name.isdecimal())
     return {step: _is_complete(checkpoint_path(folder, step)) for step in steps}
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether weights, optimizer and state are all there, and undamaged as far as that can be checked."""
+    """Whether weights, optimizer and state exist, and are not damaged as far as that can be checked."""
     return _is_complete(checkpoint) and all(_is_sound(checkpoint / name) for name in ARCHIVES)
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    """Whether the state, which is written last, is there, and the weights are as long as in their header."""
+    """Whether the state, which is written last, exists, and the weights are as long as in their header."""
     try:
         json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         (weights,) = (checkpoint / name for name in WEIGHT_FILES if (checkpoint / name).exists())
@@ -149,7 +149,7 @@ def _is_complete(checkpoint: Path) -> bool:
 
 
 def _is_sound(archive: Path) -> bool:
-    """Whether the checksums in an archive of torch are right; torch itself does not compare them."""
+    """Whether the checksums of a torch archive are right; torch does not verify them."""
     try:
         with zipfile.ZipFile(archive) as opened:
             return opened.testzip() is None

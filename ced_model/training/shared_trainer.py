@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' `Trainer` as fine-tuning and distillation use it."""
+"""The `Trainer` for fine-tuning and distillation."""
 
 import errno
 import os
@@ -21,16 +21,16 @@ from ..audio import AudioError
 from .run_folder import STATE_FILE
 
 MAX_WORKERS = 16
-GROUPED_BATCHES = 32  # whose items are sorted by length: more of them mean less padding, and less chance
+GROUPED_BATCHES = 32  # number of batches with items sorted by length: more means less padding, but less randomness
 
 
 class CedTrainer(Trainer):
     """
-    transformers' `Trainer`, whose random numbers depend on seeds and epochs alone.
+    transformers' `Trainer`, with random numbers that depend only on seeds and epochs.
 
     Args:
-        sampler: The keys of the training data set.
-        callbacks: As for `Trainer`; a [`~transformers.ProgressCallback`] replaces the trainer's own.
+        sampler: Samples keys of the training data set.
+        callbacks: As for `Trainer`; a [`~transformers.ProgressCallback`] replaces the default one.
     """
 
     def __init__(self, *, sampler: "EpochSampler", callbacks: Sequence[TrainerCallback] = (), **kwargs: Any) -> None:
@@ -48,7 +48,7 @@ class CedTrainer(Trainer):
         Trains to the end, from `checkpoint` if it is not None.
 
         Raises:
-            ValueError: in one line, if a clip cannot be read, or a checkpoint cannot be written.
+            ValueError: if a clip cannot be read, or a checkpoint cannot be written.
         """
         with one_line_errors():
             if checkpoint is None:
@@ -66,7 +66,7 @@ class CedTrainer(Trainer):
         return self.sampler
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Matrices only: not biases, norms (`init_bn` among them), positions or the class token."""
+        """Only matrices: not biases, norms (including `init_bn`), positions or the class token."""
         return [
             name
             for name, parameter in model.named_parameters()
@@ -75,24 +75,24 @@ class CedTrainer(Trainer):
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         loader: Any = super()._get_dataloader(*args, **kwargs)
-        # Seeds of workers would be drawn from the global generator, which is left to dropout: how many are drawn
-        # depends on the number of workers and on whether the run was resumed.
+        # Own seeds for workers: drawn from the global generator, they would change dropout depending on the number of
+        # workers and on whether the run was resumed.
         getattr(loader, "base_dataloader", loader).generator = torch.Generator()
         return loader
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
     """
-    Keys `(epoch, index)` in a random order that depends on the seed and the epoch, with items of similar length in a
-    batch: padding costs as much as content.
+    Samples keys `(epoch, index)` in a random order that depends on the seed and the epoch. Items of a batch have
+    similar lengths, to save padding.
 
-    The epoch is a part of the key: workers that outlive an epoch hold copies of the data set.
+    Keys include the epoch, since workers that persist over epochs have copies of the data set.
 
     Attributes:
         lengths: Lengths of the items, of shape `(items,)`.
-        batch_size: Of all processes together.
-        seed: Decides the order.
-        epoch: Set it at the beginning of each.
+        batch_size: Batch size over all processes.
+        seed: Seed of the order.
+        epoch: Must be set at the beginning of each epoch.
     """
 
     def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
@@ -110,7 +110,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
             yield epoch, int(number)
 
     def _order(self, generator: np.random.Generator) -> np.ndarray:
-        # transformers' grouping by length leaves batches sorted, with which students learn less well.
+        # Unlike with transformers' grouping by length, the order of the batches is random: students learn better.
         order = generator.permutation(len(self))
         num_batches, rest = divmod(len(self), self.batch_size)
         batches = order[: len(self) - rest].reshape(num_batches, self.batch_size)
@@ -122,7 +122,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class EpochCallback(TrainerCallback):
-    """Sets the `epoch` of a sampler at the beginning of each; accelerate does not always."""
+    """Sets the `epoch` of a sampler at the beginning of each epoch, which accelerate does not always do."""
 
     def __init__(self, sampler: EpochSampler) -> None:
         self.sampler = sampler
@@ -132,20 +132,20 @@ class EpochCallback(TrainerCallback):
 
 
 def _has_ended(state: TrainerState) -> bool:
-    """Whether training was finished when a checkpoint was written: all epochs were done, or patience ran out."""
+    """Whether training was finished when a checkpoint was written: after all epochs, or by early stopping."""
     callbacks: Any = state.stateful_callbacks
     return bool(callbacks["TrainerControl"]["args"]["should_training_stop"])
 
 
 def default_workers() -> int:
-    """Data loading processes: half of this process's CPUs, since more would slow down training itself."""
+    """Number of data loading processes: half of the CPUs, since more would slow down the training."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(max(1, cpus // (2 * processes)), MAX_WORKERS)
 
 
 def loading_arguments(workers: int | None) -> dict[str, Any]:
-    """Fields of `TrainingArguments` for data loading that both trainings share."""
+    """`TrainingArguments` for data loading."""
     workers = default_workers() if workers is None else workers
     return {
         "dataloader_num_workers": workers,
@@ -159,10 +159,10 @@ def loading_arguments(workers: int | None) -> dict[str, Any]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Errors of a data loading worker, or of a full disk, as a ValueError of one line."""
+    """Converts errors of a data loading worker, or of a full disk, to a ValueError with one line."""
     try:
         yield
-    except AudioError as error:  # from a worker it comes with the worker's stack
+    except AudioError as error:  # with the stack of the worker
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ced_model.audio.AudioError: ")) from error
     except (OSError, SafetensorError, RuntimeError) as error:
         from_torch_save = any(name in str(error) for name in ("PytorchStreamWriter", "inline_container"))

@@ -255,7 +255,7 @@ def test_an_unreachable_hub_is_one_line(clip: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 1 and done.stdout == ""
     message = one_line(done.stderr)
-    assert "mispeech/ced-tiny cannot be loaded: mispeech/ced-tiny is neither a folder here nor in the cache" in message
+    assert "mispeech/ced-tiny cannot be loaded: mispeech/ced-tiny is neither a local folder nor in the cache" in message
     assert "(offline mode): check the name, or give a local folder." in message
 
 

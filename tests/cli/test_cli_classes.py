@@ -121,7 +121,7 @@ def test_thresholds_and_own_names_are_read_from_files(ced, tagger, tabla, tmp_pa
         (["--smooth", "inf", "--events"], "--smooth inf: expected at most 3600 seconds"),
         (["--off-threshold", "-1", "--events"], "--off-threshold -1: expected a score from 0 to 1"),
         (["--label", "Human voice"], "did you mean 'Human voice...', all classes below it?"),
-        (["--label", ""], "no class is left: none was asked for"),
+        (["--label", ""], "no class is left: none was given"),
         (["--label", "Music", "--exclude", "Music..."], "no class is left"),
         (["--events", "--label", "Music", "--exclude", "Music..."], "no class is left"),
         (["--off-threshold", "0.1"], "--off-threshold needs --events"),

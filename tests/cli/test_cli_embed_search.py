@@ -84,9 +84,7 @@ def test_an_interrupted_run_is_continued(sounds, monkeypatch):
     assert f"ced: interrupted; 2 results so far in {journal}: resume to continue" in only_error(result, 130)
     with open(journal, "ab") as file:
         file.write(b'{"file": "not written to its en')
-    assert "holds the results of an unfinished run" in only_error(
-        ced("embed", "sounds", "-m", MODEL, "-o", "index.npz")
-    )
+    assert "has the results of an unfinished run" in only_error(ced("embed", "sounds", "-m", MODEL, "-o", "index.npz"))
     again = ["embed", "sounds", "-m", MODEL, "-o", "index.npz", "--resume"]
     assert "--window 2: expected not given, as when" in only_error(ced(*again, "--window", 2))
     result = ced(*again)
@@ -150,7 +148,7 @@ def test_an_index_of_another_model_or_something_else_is_refused_in_one_line(soun
     crow = sounds / "misc_crow.flac"
     assert ced("embed", crow, "-m", MODEL, "-o", "index.npz").exit_code == 0
     line = only_error(ced("search", crow, "index.npz", "-m", random_model), 1)
-    assert f"index.npz has embeddings of another model ({MODEL}) than {random_model}: choose that model" in line
+    assert f"index.npz has embeddings of another model ({MODEL}) than {random_model}: use that model" in line
     line = only_error(ced("embed", crow, "-m", random_model, "-o", "index.npz", "--resume"))
     assert f"index.npz was begun with another model, {MODEL}: resume with that one, or overwrite it" in line
     np.savez("other.npz", embeddings=np.zeros((3, 2)))

@@ -85,7 +85,7 @@ def test_listen_has_the_option_engine(golden: Path, monkeypatch: pytest.MonkeyPa
         (
             "tag",
             ["--engine", "onnx", "--device", "cuda"],
-            "--device cuda: expected cpu, where the engine onnx computes",
+            "--device cuda: expected cpu for the engine onnx",
         ),
         (
             "tag",

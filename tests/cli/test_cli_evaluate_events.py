@@ -102,7 +102,7 @@ def test_a_class_without_detected_events_is_noted_and_can_count_as_zero(labels: 
     arguments = ["evaluate", labels, "--events", "--audio-root", resources, "--threshold", 1, "--json"]
     found = ced(*arguments)
     assert json.loads(found.stdout)["event_based"]["macro"]["f_measure"] is None
-    assert "nothing was found of 'Burping, eructation', 'Music'" in found.stderr
+    assert "no events of 'Burping, eructation', 'Music'" in found.stderr
     found = ced(*arguments, "--empty-system-output-handling", "zero_score")
     assert json.loads(found.stdout)["event_based"]["macro"]["f_measure"] == 0 and "note" not in found.stderr
 

@@ -259,7 +259,7 @@ def test_help_is_complete_and_fits_the_terminal(ced: Run, monkeypatch: pytest.Mo
         (["--set", "bf=1"], 2, "--set bf=1: TrainingArguments has no such field: did you mean bf16?"),
         (["--set", "output_dir=x"], 2, "--output-dir x: expected no such training argument"),
         (["--set", "warmup_steps=-1"], 1, "warmup_steps"),
-        (["--output", "DATA"], 1, "holds more than a model (noise, tone)"),
+        (["--output", "DATA"], 1, "has other files than those of a model (noise, tone)"),
         (["--model", "no-such-folder/"], 1, "no-such-folder"),
     ],
 )

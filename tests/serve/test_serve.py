@@ -198,7 +198,7 @@ def test_a_bad_request_is_refused_with_its_status_and_one_line(
 def test_a_file_that_is_cut_off_is_answered_with_a_warning(server: Served):
     answer = server.post(CLASSIFICATION, content=wav(noise())[:8044], headers=WAV)
     assert answer.status_code == 200
-    assert answer.headers["X-Warning"] == "truncated, only 0.2 s are there (the header promises about 0.5 s)"
+    assert answer.headers["X-Warning"] == "truncated, only 0.2 s can be read (about 0.5 s according to its header)"
     assert "X-Warning" not in server.post(CLASSIFICATION, content=wav(noise()), headers=WAV).headers
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Consistency is exact: chunk, epoch and seed give the same input to the bit, whoever asks, wherever and whenever."""
+"""Chunk, epoch and seed always give the same input, bit by bit, in every process and order."""
 
 import hashlib
 import multiprocessing
@@ -34,7 +34,7 @@ SEEDS = st.integers(0, 2**31 - 1)
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files that are read from the middle and files that are not, at several rates, of one to three chunks of 1 s."""
+    """Seekable and other files, at several rates, with one to three chunks of 1 s."""
     folder = tmp_path_factory.mktemp("audio")
     generator = np.random.default_rng(0)
     for name, rate, seconds, channels in (
@@ -65,15 +65,15 @@ def test_a_seed_has_31_bits(store_seed: int, chunk: int, epoch: int) -> None:
     assert 0 <= sample_seed(store_seed, chunk, epoch) < 2**31
 
 
-def test_chunks_and_epochs_have_seeds_of_their_own() -> None:
+def test_chunks_and_epochs_have_different_seeds() -> None:
     seeds = {sample_seed(0, chunk, epoch) for chunk in range(100) for epoch in range(100)}
     assert len(seeds) == 10_000
     assert min(seeds) < 2**31 * 0.01 and max(seeds) > 2**31 * 0.99
 
 
 @pytest.mark.parametrize("numbers", [(2**63, 0, 0), (0, "1", 0), (0, 0.5, 0)])
-def test_a_seed_of_what_is_no_number_is_refused(numbers: Any) -> None:
-    with pytest.raises(ValueError, match="whole numbers of up to 64 bits"):
+def test_a_seed_of_other_types_is_refused(numbers: Any) -> None:
+    with pytest.raises(ValueError, match="integers of up to 64 bits"):
         sample_seed(*numbers)
 
 
@@ -86,7 +86,9 @@ def test_a_seed_of_what_is_no_number_is_refused(numbers: Any) -> None:
         (123456789, (301, 467, 61, 62), (61, 94, 61, 62), 75566),
     ],
 )
-def test_what_a_seed_decides_is_the_same_on_every_platform(seed: int, bounds: Any, short: Any, first: int) -> None:
+def test_shifts_and_masks_of_a_seed_are_the_same_on_every_platform(
+    seed: int, bounds: Any, short: Any, first: int
+) -> None:
     assert mask_bounds(seed, PUBLISHED, 1001, 64) == bounds
     assert mask_bounds(seed, PUBLISHED, 201, 64) == short
     assert shift_waveform(np.arange(160_000), seed, PUBLISHED)[0] == first
@@ -96,7 +98,7 @@ def test_what_a_seed_decides_is_the_same_on_every_platform(seed: int, bounds: An
 
 
 @given(SEEDS, st.integers(1, 400), st.sampled_from([0.0, 0.1, 0.25, 0.5]))
-def test_a_shift_is_circular_and_no_further_than_asked(seed: int, length: int, max_shift: float) -> None:
+def test_a_shift_is_circular_and_within_its_limit(seed: int, length: int, max_shift: float) -> None:
     waveform = np.arange(length, dtype=np.float32)
     shifted = shift_waveform(waveform, seed, Augmentation(max_shift=max_shift))
     distance = int(np.flatnonzero(shifted == 0)[0])
@@ -111,7 +113,7 @@ def test_a_shift_goes_both_ways_and_all_the_way() -> None:
 
 
 @given(SEEDS, st.integers(16, 3000), st.integers(1, 128))
-def test_masks_are_within_the_log_mel_and_no_wider_than_asked(seed: int, frames: int, mels: int) -> None:
+def test_masks_are_within_the_log_mel_and_their_limits(seed: int, frames: int, mels: int) -> None:
     bounds = mask_bounds(seed, PUBLISHED, frames, mels)
     assert 0 <= bounds.time_start <= bounds.time_stop <= frames
     assert 0 <= bounds.freq_start <= bounds.freq_stop <= mels
@@ -126,11 +128,11 @@ def test_masks_have_all_widths_and_places() -> None:
     freqs = {(mask.freq_start, mask.freq_stop) for mask in bounds}
     assert times == {(start, start + width) for width in range(4) for start in range(16 - width)}
     assert freqs == {(start, start + width) for width in range(3) for start in range(5 - width)}
-    # One does not tell of the other.
+    # They are independent.
     assert {(mask.time_start, mask.freq_start) for mask in bounds} >= {(a, b) for a in range(13) for b in range(3)}
 
 
-def test_masked_parts_hold_the_mean_and_the_rest_is_untouched() -> None:
+def test_masked_parts_have_the_mean_and_the_rest_is_unchanged() -> None:
     log_mel = torch.randn(64, 1001, generator=torch.Generator().manual_seed(0)) * 20 - 30
     before = log_mel.clone()
     bounds = mask_bounds(1, PUBLISHED, 1001, 64)
@@ -145,7 +147,7 @@ def test_masked_parts_hold_the_mean_and_the_rest_is_untouched() -> None:
 
 @settings(max_examples=20)
 @given(SEEDS)
-def test_an_augmentation_of_nothing_is_the_identity(seed: int) -> None:
+def test_an_augmentation_of_zeros_is_the_identity(seed: int) -> None:
     waveform = np.random.default_rng(seed).normal(size=2400).astype(np.float32)
     extractor = CedFeatureExtractor()
     plain = extractor(waveform, sampling_rate=16000)["input_values"][0]
@@ -164,7 +166,7 @@ def test_an_augmented_log_mel_is_the_masked_log_mel_of_the_shifted_waveform() ->
 # Parameters
 
 
-def test_parameters_survive_being_stored() -> None:
+def test_parameters_survive_storing() -> None:
     augmentation = Augmentation(chunk_s=4.0, max_shift=0.25, max_time_mask=10, max_freq_mask=0)
     assert Augmentation.from_dict(augmentation.to_dict()) == augmentation
     assert PUBLISHED.to_dict() == {"chunk_s": 10.0, "max_shift": 0.5, "max_time_mask": 192, "max_freq_mask": 24}
@@ -185,7 +187,7 @@ def test_parameters_survive_being_stored() -> None:
         ({"chunk_s": 1.0}, r"`max_time_mask=192`: expected at most the frames of 10 ms in `chunk_s` 1"),
     ],
 )
-def test_impossible_parameters_are_refused(values: dict[str, Any], message: str) -> None:
+def test_invalid_parameters_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Augmentation(**values)
 
@@ -222,11 +224,11 @@ def test_inputs_are_bit_identical_in_another_process_and_with_any_number_of_thre
         expected = make_inputs(audio, chunks)
         torch.set_num_threads(4)
         assert make_inputs(audio, chunks) == expected
-        assert torch.get_num_threads() == 4  # left as it was
+        assert torch.get_num_threads() == 4  # unchanged
     finally:
         torch.set_num_threads(threads)
     assert len(set(expected)) == 2 * len(chunks) == 24
-    # A process that shares nothing with this one: the server that it is forked from has imported torch for itself.
+    # A process independent of this one: it is forked from a server that has imported torch itself.
     with multiprocessing.get_context("forkserver").Pool(1) as pool:
         assert pool.apply(make_inputs, (audio, chunks)) == expected
 
@@ -259,4 +261,4 @@ def test_a_last_piece_of_half_a_chunk_is_kept_and_a_shorter_one_is_left_out(audi
     assert lengths(chunks, "b.flac") == [(0, 16000), (16000, 16000), (32000, 11200)]
     assert lengths(chunks, "c.ogg") == [(0, 16000), (16000, 16000), (32000, 16000)]
     assert lengths(chunks, "d.mp3")[:2] == [(0, 16000), (16000, 16000)]
-    assert lengths(chunks, "e.wav") == [(0, 6400)]  # short, but all there is
+    assert lengths(chunks, "e.wav") == [(0, 6400)]  # short, but the complete file

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced distill teach` and `train` in two processes: what one says, even if one of the two is killed in between."""
+"""`ced distill teach` and `train` in two processes equal one process, even if one of the two is killed."""
 
 import json
 import os
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]
 LABELS = {index: f"class {index}" for index in range(7)}
 PATIENCE_S = 240
-# The teacher of `teacher/`, slowly: there must be a middle to be killed in.
+# The teacher of `teacher/`, slowed down, so that a process can be killed during the run.
 SLOW_TEACHER = """
 import time
 from pathlib import Path
@@ -64,7 +64,7 @@ def school(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(folder / "audio" / f"{number:02}.wav", 0.5 * noise / np.abs(noise).max(), 16000)
     torch.manual_seed(0)
     teacher = CedForAudioClassification(CedConfig(embed_dim=24, depth=1, num_heads=3, id2label=LABELS))
-    teacher.outputlayer[1].weight.data.mul_(60)  # opinions
+    teacher.outputlayer[1].weight.data.mul_(60)  # more varied outputs
     teacher.save_pretrained(folder / "teacher")
     CedFeatureExtractor().save_pretrained(folder / "teacher")
     (folder / "teachers.py").write_text(SLOW_TEACHER)
@@ -74,13 +74,13 @@ def school(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def lessons(school: Path) -> list[Any]:
-    """The command that teaches; without `--output`."""
+    """The teaching command without `--output`."""
     return ["distill", "teach", school / "audio", "--teacher", f"{school}/teachers.py:Slow", "--epochs", "4"]
 
 
 @pytest.fixture(scope="module")
 def store(school: Path, lessons: list[Any]) -> Path:
-    """What one process makes of it."""
+    """The store of a single process."""
     run = CliRunner().invoke(app, [*map(str, [*lessons, "--output", school / "store"])])
     assert run.exit_code == 0, run.stderr
     return school / "store"
@@ -94,14 +94,14 @@ def start_two(arguments: list[Any], output: Path) -> subprocess.Popen[bytes]:
 
 
 def run_two(arguments: list[Any], output: Path) -> str:
-    """The command in two processes, to its end; what both say."""
+    """Runs the command in two processes; returns their output."""
     process = start_two(arguments, output)
     assert process.wait(PATIENCE_S) == 0, output.read_text()
     return output.read_text()
 
 
 def kill_one_of_two(arguments: list[Any], output: Path, is_time: Callable[[], bool]) -> None:
-    """The command in two processes, of which the second gets a SIGKILL when it is time; what then goes on must end."""
+    """Runs the command in two processes, kills the second one by SIGKILL, and waits for the first to end."""
     process = start_two(arguments, output)
     deadline = time.monotonic() + PATIENCE_S
     while not is_time():
@@ -123,7 +123,9 @@ def losses(student: Path) -> np.ndarray:
     return np.array([entry["loss"] for entry in state["log_history"] if "loss" in entry])
 
 
-def test_teaching_goes_on_when_one_of_two_processes_was_killed(lessons: list[Any], store: Path, tmp_path: Path) -> None:
+def test_teaching_continues_after_one_of_two_processes_was_killed(
+    lessons: list[Any], store: Path, tmp_path: Path
+) -> None:
     arguments = [*lessons, "--output", tmp_path / "store"]
     shards = tmp_path / "store" / SHARDS
     kill_one_of_two(arguments, tmp_path / "killed", lambda: any(shards.glob("*.parquet")))
@@ -134,7 +136,7 @@ def test_teaching_goes_on_when_one_of_two_processes_was_killed(lessons: list[Any
         assert ours == rows(store)[name]
 
 
-def test_two_processes_learn_as_one_does_and_go_on_when_one_was_killed(
+def test_two_processes_train_like_one_and_continue_after_one_was_killed(
     school: Path, store: Path, tmp_path: Path
 ) -> None:
     def arguments(name: str, batch_size: int) -> list[Any]:
@@ -145,10 +147,10 @@ def test_two_processes_learn_as_one_does_and_go_on_when_one_was_killed(
     run = CliRunner().invoke(app, [*map(str, arguments("one", 16))])
     assert run.exit_code == 0, run.stderr
     run_two(arguments("two", 8), tmp_path / "said")
-    # The same batches; only what normalises the input is counted over half of each.
+    # The same batches; only the statistics of the input are computed on half of each.
     alone, together = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(alone) == len(together) == 12 and alone[-3:].mean() < alone[:3].mean() - 0.02
-    whole = np.arange(12) % 3 < 2  # the last batch of an epoch is not, and two processes share it out otherwise
+    whole = np.arange(12) % 3 < 2  # not the last batch of an epoch, which two processes divide differently
     assert together[whole] == pytest.approx(alone[whole], rel=0.02)
     saved = tmp_path / "killed.training" / "checkpoint-8" / "trainer_state.json"
     kill_one_of_two(arguments("killed", 8), tmp_path / "said", saved.exists)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A store holds what was said, in files that others read, and what is wrong with it is told by name."""
+"""A store has the outputs of the teachers, in files that other programs can read, and reports damage."""
 
 import json
 import shutil
@@ -38,12 +38,12 @@ NUM_CHUNKS = 10
 
 
 def said(epoch: int, chunk: int) -> np.ndarray:
-    """What the teachers said, of shape `(classes,)`."""
+    """The outputs of the teachers, of shape `(classes,)`."""
     return np.random.default_rng([epoch, chunk]).random(len(LABELS)) ** 4
 
 
 def make_store(path: Path, *, num_classes: int = 50, shards: int | None = None) -> Path:
-    """A store of three epochs of ten chunks in shards of four; only the first `shards` of them if that is given."""
+    """A store of three epochs of ten chunks in shards of four, or only the first `shards` of these."""
     (path / SHARDS).mkdir(parents=True)
     chunks = [Chunk(f"ä {number}.wav", 160_000 * number, 160_000, 2**32 - 1) for number in range(NUM_CHUNKS)]
     manifest = {
@@ -75,7 +75,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(whole: Path, tmp_path: Path) -> Path:
-    """A copy to be damaged."""
+    """A copy that may be damaged."""
     return Path(shutil.copytree(whole, tmp_path / "store"))
 
 
@@ -83,10 +83,10 @@ def shard_file(store: Path, number: int) -> Path:
     return sorted((store / SHARDS).iterdir())[number]
 
 
-# What is stored
+# Stored values
 
 
-def test_a_store_gives_back_what_was_stored(whole: Path) -> None:
+def test_a_store_returns_the_stored_values(whole: Path) -> None:
     store = open_store(whole)
     assert (store.num_epochs, store.num_chunks, store.seed) == (3, 10, 5)
     assert store.labels == LABELS and store.augmentation == Augmentation() and store.audio_root == Path("audio")
@@ -149,14 +149,14 @@ VALUES = torch.tensor([[0.5, 0.25], [0.9, 0.4]], dtype=torch.float16)
 INDICES = torch.tensor([[3, 0], [1, 2]], dtype=torch.int16)
 
 
-def test_what_was_not_stored_is_zero() -> None:
+def test_probabilities_that_were_not_stored_are_zero() -> None:
     restored = restore_probabilities(VALUES, INDICES, 4)
     assert restored.dtype == torch.float32
     assert restored[0].tolist() == [0.25, 0.0, 0.0, 0.5]
     assert restored[1].tolist() == pytest.approx([0.0, 0.9, 0.4, 0.0], abs=1e-3)
 
 
-# What is wrong
+# Damaged and foreign files
 
 
 def flip_a_bit(file: Path) -> None:
@@ -185,7 +185,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "other epoch": rewrite(epoch=[1, 1, 0, 1]),
     "rows missing": lambda file: pq.write_table(pq.read_table(file).slice(1), file),
     "another shard": lambda file: shutil.copy(file.parent / "epoch-000001-chunk-0000000000.parquet", file),
-    # Changed by a program that writes sound Parquet.
+    # Changed by a program that writes valid Parquet.
     "not a number": rewrite(values=[[float("nan")] * 20] * 4),
     "probabilities of 99": rewrite(values=[[99.0] * 20] * 4),
     "negative probabilities": rewrite(values=[[-0.5] * 20] * 4),
@@ -211,7 +211,7 @@ def test_a_corrupt_shard_is_named(store: Path, damage: Callable[[Path], object])
     message = str(caught.value)
     assert message.startswith(f"{file}: corrupt shard: ") and "\n" not in message
     assert message.endswith("Run the same `ced distill teach` command again to rewrite this shard.")
-    with pytest.raises(ValueError, match="corrupt shard"):  # so, too, where it is read
+    with pytest.raises(ValueError, match="corrupt shard"):  # also when it is read
         read_shard(store, Shard(1, 4, 8), read_manifest(store))
 
 
@@ -225,24 +225,24 @@ def test_a_corrupt_shard_is_named(store: Path, damage: Callable[[Path], object])
         ([0.2, 0.1], [0, 50], "classes from 0 to 50, not 0 to 49"),
     ],
 )
-def test_what_no_teacher_may_say_is_not_stored(store: Path, values: Any, indices: Any, message: str) -> None:
+def test_invalid_outputs_of_teachers_are_not_stored(store: Path, values: Any, indices: Any, message: str) -> None:
     rows = ShardRows(np.zeros(1, np.int32), np.array([values], np.float16), np.array([indices], np.int16))
     with pytest.raises(ValueError, match=message):
         write_shard(store, Shard(0, 0, 1), rows, read_manifest(store))
 
 
-def test_shards_of_another_store_and_a_manifest_of_another_one_are_noticed(store: Path, tmp_path: Path) -> None:
+def test_shards_and_manifests_of_another_store_are_detected(store: Path, tmp_path: Path) -> None:
     change_manifest(teachers=[{"name": "another"}])(store)
-    with pytest.raises(ValueError, match="corrupt shard: its checksum is not that of its rows in this store"):
+    with pytest.raises(ValueError, match="corrupt shard: its checksum does not match its rows in this store"):
         open_store(store)
     change_manifest(teachers=[{"name": "teacher"}], labels=LABELS[::-1])(store)
-    with pytest.raises(ValueError, match="corrupt shard: its checksum is not that of its rows in this store"):
+    with pytest.raises(ValueError, match="corrupt shard: its checksum does not match its rows in this store"):
         open_store(store)
     change_manifest(labels=LABELS)(store)
     assert open_store(store).labels == LABELS
 
 
-def test_the_error_for_an_unfinished_store_has_how_much_is_there_and_how_to_continue(tmp_path: Path) -> None:
+def test_the_error_for_an_unfinished_store_has_its_progress_and_how_to_continue(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store", shards=5)
     with pytest.raises(ValueError) as caught:
         open_store(path)
@@ -288,14 +288,14 @@ def change_manifest(**entries: Any) -> Callable[[Path], None]:
         (lambda store: shutil.copy(shard_file(store, 0), store / CHUNKS), "chunks.parquet: corrupt: its checksum"),
     ],
 )
-def test_a_folder_that_is_no_store_is_refused(store: Path, change: Callable[[Path], object], message: str) -> None:
+def test_a_folder_that_is_not_a_store_is_refused(store: Path, change: Callable[[Path], object], message: str) -> None:
     change(store)
     with pytest.raises(ValueError) as caught:
         open_store(store)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_shard_that_cannot_be_written_leaves_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_that_cannot_be_written_leaves_no_file(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {file.name: file.read_bytes() for file in (store / SHARDS).iterdir()}
     manifest = read_manifest(store)
     rows = read_shard(store, Shard(0, 0, 4), manifest)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Teaching: what teachers said is stored, whoever they are, however often the work is stopped, by however many."""
+"""Teaching stores the outputs of all kinds of teachers, also after interruptions and with several processes."""
 
 import json
 import os
@@ -58,7 +58,7 @@ REPOSITORY = Path(__file__).parents[2]
 LABELS = {index: f"class {index}" for index in range(13)}
 SHORT = Augmentation(chunk_s=1.0, max_time_mask=19)
 
-# A callable that notes what it is given, and answers with what can be told from it.
+# A callable that records its inputs, and returns values that depend on them.
 CALLABLE = '''
 import time
 import numpy as np
@@ -117,7 +117,7 @@ number = 5
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of all kinds, that can be sought in and not, of one to three chunks of 1 s, and some that are no audio."""
+    """Seekable and other files with one to three chunks of 1 s, and some that are not audio."""
     folder = tmp_path_factory.mktemp("audio")
     (folder / "sub").mkdir()
     generator = np.random.default_rng(0)
@@ -138,7 +138,7 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small CED of 13 classes; with these weights its probabilities are all over the range."""
+    """A small CED of 13 classes, with weights that give probabilities over the complete range."""
     return save_ced(tmp_path_factory.mktemp("teachers") / "ced", seed=0)
 
 
@@ -167,7 +167,7 @@ def save_ced(folder: Path, seed: int, **config: Any) -> Path:
 
 
 def rows(store: Store | Path) -> dict[str, list[Any]]:
-    """All that a store holds, shard by shard, whether it is finished or not."""
+    """All rows of a store by shard, finished or not."""
     path = store.path if isinstance(store, Store) else store
     return {file.name: pq.read_table(file).to_pylist() for file in sorted((path / SHARDS).glob("[!.]*"))}
 
@@ -194,7 +194,7 @@ def test_a_last_piece_of_half_a_chunk_is_kept_and_a_shorter_one_is_left_out(audi
     assert pieces("b.flac") == [(0, 16000), (16000, 16000), (32000, 11200)]
     assert pieces("c.ogg") == [(0, 16000), (16000, 16000), (32000, 16000)]
     assert pieces("d.mp3") == [(0, 16000), (16000, 16000)]
-    assert pieces("sub/e.wav") == [(0, 6400)]  # short, but all there is
+    assert pieces("sub/e.wav") == [(0, 6400)]  # short, but the complete file
 
 
 @pytest.mark.parametrize(("samples", "kept"), [(23999, 1), (24000, 2), (32000, 2), (39999, 2), (40000, 3)])
@@ -209,13 +209,13 @@ def test_chunks_are_the_samples_of_the_file(audio: Path, name: str) -> None:
     for chunk in cut_file(audio, name, 16000):
         waveform = ChunkReader(audio, 16000).read(chunk)
         assert waveform.dtype == np.float32
-        # where it is read from the middle, the resampling filter rounds otherwise
+        # read from the middle, the resampling filter rounds differently
         tolerance = 2e-7 if is_seekable(audio / name) else 0
         assert np.abs(waveform - whole[chunk.start : chunk.start + chunk.num_samples]).max() <= tolerance
 
 
 @pytest.mark.parametrize("rate", [1000, 8000, 11025, 16000, 22050, 32000, 44100, 44101, 48000, 96000])
-def test_a_long_file_is_read_from_the_middle_as_if_it_were_whole(tmp_path: Path, rate: int) -> None:
+def test_chunks_of_a_long_file_equal_those_of_the_complete_file(tmp_path: Path, rate: int) -> None:
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(scale=0.1, size=int(rate * 3.7)), rate)
     assert is_seekable(tmp_path / "a.wav")
     whole = read_audio(tmp_path / "a.wav")
@@ -237,14 +237,14 @@ def test_chunks_are_the_same_in_any_order(audio: Path) -> None:
         assert np.array_equal(reader.read(chunk), waveforms[chunk])
 
 
-def test_changed_audio_is_named(tmp_path: Path) -> None:
+def test_changed_audio_is_reported(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(scale=0.1, size=40_000), 16000)
     _, second, third = cut_file(tmp_path, "a.wav", 16000)
     samples, _ = soundfile.read(tmp_path / "a.wav", dtype="int16")
     samples[20_000] ^= 1
     soundfile.write(tmp_path / "a.wav", samples, 16000)
     reader = ChunkReader(tmp_path, 16000)
-    assert len(reader.read(third)) == 8000  # which has not changed
+    assert len(reader.read(third)) == 8000  # unchanged
     with pytest.raises(AudioError, match=r"a\.wav: not the audio of the store \(at 1 s\)"):
         reader.read(second)
     soundfile.write(tmp_path / "a.wav", samples[:30_000], 16000)
@@ -272,7 +272,7 @@ def test_audio_is_found_in_folders_and_lists(audio: Path, tmp_path: Path, monkey
         find_audio("nix")
 
 
-def test_names_that_are_no_utf8_are_skipped(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_skipped(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
     os.rename(tmp_path / "a.wav", os.fsencode(tmp_path) + b"/\xff.wav")
     files = find_audio(tmp_path)
@@ -295,10 +295,10 @@ def test_folders_that_cannot_be_listed_are_skipped(audio: Path, monkeypatch: pyt
     assert files.skipped == {"sub": "a folder that cannot be listed: Permission denied"}
 
 
-# What is stored
+# Stored values
 
 
-def test_what_is_stored_is_what_the_model_says_of_the_augmented_chunk(taught: Store, teacher: Path) -> None:
+def test_stored_values_are_the_outputs_of_the_model_for_the_augmented_chunk(taught: Store, teacher: Path) -> None:
     model = CedForAudioClassification.from_pretrained(teacher).eval()
     extractor = CedFeatureExtractor.from_pretrained(teacher)
     spread = []
@@ -312,7 +312,7 @@ def test_what_is_stored_is_what_the_model_says_of_the_augmented_chunk(taught: St
     assert len(spread) == 3 * 13 and min(spread) > 0.2
 
 
-def test_the_manifest_tells_how_it_was_made(taught: Store, audio: Path, teacher: Path) -> None:
+def test_the_manifest_describes_the_store(taught: Store, audio: Path, teacher: Path) -> None:
     manifest = taught.manifest
     (entry,) = manifest["teachers"]
     assert entry["name"] == str(teacher) and entry["model_type"] == "ced" and entry["activation"] == "sigmoid"
@@ -332,7 +332,7 @@ def test_the_manifest_tells_how_it_was_made(taught: Store, audio: Path, teacher:
     assert reasons["tiny.wav"] == "shorter than 0.15 s, one patch of the model"
 
 
-def test_the_overhead_is_what_is_on_disk(taught: Store) -> None:
+def test_the_overhead_is_the_size_on_disk(taught: Store) -> None:
     num_bytes, share = overhead(taught)
     assert num_bytes == sum(file.stat().st_size for file in taught.path.rglob("*") if file.is_file())
     assert share == num_bytes / taught.manifest["audio"]["bytes"]
@@ -369,7 +369,7 @@ def test_only_the_best_classes_are_stored(taught: Store, audio: Path, teacher: P
         assert np.sort(few)[-3:] == pytest.approx(best, abs=1e-3) and np.count_nonzero(few) == 3
 
 
-# The same whoever does it
+# Reproducibility
 
 
 def test_the_teachers_get_the_students_input_to_the_bit_from_any_worker_in_any_batch(
@@ -395,7 +395,9 @@ def test_the_teachers_get_the_students_input_to_the_bit_from_any_worker_in_any_b
         assert seen == set(range(13))
 
 
-def test_batches_and_workers_do_not_matter(taught: Store, audio: Path, teacher: Path, tmp_path: Path) -> None:
+def test_results_do_not_depend_on_batches_and_workers(
+    taught: Store, audio: Path, teacher: Path, tmp_path: Path
+) -> None:
     store = teach(
         audio,
         [str(teacher)],
@@ -411,10 +413,10 @@ def test_batches_and_workers_do_not_matter(taught: Store, audio: Path, teacher: 
         restored(store), restored(taught), strict=True
     ):
         assert (seed, chunk) == (other_seed, other_chunk)
-        assert values == pytest.approx(other_values, abs=1e-3)  # sums in another order, then half precision
+        assert values == pytest.approx(other_values, abs=1e-3)  # a different order of sums, then half precision
 
 
-def test_global_random_states_are_left_alone(audio: Path, teacher: Path, tmp_path: Path) -> None:
+def test_global_random_states_are_not_changed(audio: Path, teacher: Path, tmp_path: Path) -> None:
     def states() -> tuple[Any, ...]:
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore
 
@@ -495,7 +497,7 @@ def test_another_spectrogram_is_masked_where_the_sound_is(
         region = mask_region(seed, SHORT, 16000)
         if region.stop_s - region.start_s < 0.06 or region.high_hz - region.low_hz < 300:
             continue
-        # A click in the middle of the masked time and a tone in the middle of the masked band are not to be seen.
+        # A click at the centre of the time mask and a tone at the centre of the frequency mask are not visible.
         clicks = np.zeros(16000, np.float32)
         clicks[round((region.start_s + region.stop_s) / 2 * 16000)] = 1
         tone = np.sin(2 * np.pi * (region.low_hz * region.high_hz) ** 0.5 * time).astype(np.float32)
@@ -542,7 +544,7 @@ def test_stacked_frames_are_masked_one_by_one() -> None:
     ],
     ids=["AST", "Whisper", "Wav2Vec2-BERT", "wav2vec2"],
 )
-def test_any_audio_classifier_of_transformers_teaches(
+def test_any_audio_classifier_of_transformers_can_be_a_teacher(
     audio: Path, teacher: Path, tmp_path: Path, save: Callable[[Path], Path], masks: str
 ) -> None:
     names = [str(save(tmp_path / "teacher")), str(teacher)]
@@ -559,7 +561,7 @@ def test_any_audio_classifier_of_transformers_teaches(
         assert probabilities == pytest.approx(np.mean(expected, axis=0)[0], abs=1e-3)
 
 
-def test_a_model_of_another_sampling_rate_hears_the_same(audio: Path, tmp_path: Path) -> None:
+def test_a_model_with_another_sampling_rate_gets_resampled_audio(audio: Path, tmp_path: Path) -> None:
     name = str(save_wav2vec2(tmp_path / "teacher", sampling_rate=8000))
     front_end = load_teacher(name).front_end
     assert front_end is not None
@@ -577,8 +579,8 @@ def test_a_ced_with_another_log_mel_is_masked_by_time_and_frequency(tmp_path: Pa
 # Callables
 
 
-def test_a_callable_is_given_the_shifted_waveform(audio: Path, functions: Path, tmp_path: Path) -> None:
-    for number, attribute in enumerate(("Loudness", "loudness")):  # a class is made an object
+def test_a_callable_gets_the_shifted_waveform(audio: Path, functions: Path, tmp_path: Path) -> None:
+    for number, attribute in enumerate(("Loudness", "loudness")):  # a class is instantiated
         store = teach(audio, [f"{functions}:{attribute}"], tmp_path / str(number), epochs=2, augmentation=SHORT)
         assert store.manifest["teachers"][0]["masks"] == "none: shifted only"
         for seed, chunk, probabilities in restored(store):
@@ -587,7 +589,7 @@ def test_a_callable_is_given_the_shifted_waveform(audio: Path, functions: Path, 
             assert probabilities == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
-def test_in_python_a_callable_is_a_teacher_as_it_is(audio: Path, tmp_path: Path) -> None:
+def test_in_python_a_callable_can_be_a_teacher(audio: Path, tmp_path: Path) -> None:
     def halves(waveforms: np.ndarray) -> torch.Tensor:
         return torch.full((len(waveforms), 2), 0.5)
 
@@ -618,7 +620,7 @@ def test_in_python_a_callable_is_a_teacher_as_it_is(audio: Path, tmp_path: Path)
         ("number", "is a int, not a callable"),
     ],
 )
-def test_a_callable_that_is_no_teacher_is_refused(
+def test_an_invalid_callable_is_refused(
     audio: Path, functions: Path, tmp_path: Path, attribute: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as caught:
@@ -636,7 +638,7 @@ def test_teachers_with_other_labels_are_refused_with_the_difference(teacher: Pat
         load_teachers([str(teacher), f"{functions}:Fewer"])
 
 
-def test_what_is_no_trained_classifier_is_refused(teacher: Path, tmp_path: Path) -> None:
+def test_models_that_are_not_trained_classifiers_are_refused(teacher: Path, tmp_path: Path) -> None:
     model = CedForAudioClassification.from_pretrained(teacher)
     model.encoder.save_pretrained(tmp_path / "encoder")
     CedFeatureExtractor().save_pretrained(tmp_path / "encoder")
@@ -653,10 +655,10 @@ def test_what_is_no_trained_classifier_is_refused(teacher: Path, tmp_path: Path)
         load_teachers([])
 
 
-# Going on
+# Continuing
 
 
-def test_more_epochs_are_added_to_what_is_there(taught: Store, audio: Path, teacher: Path, tmp_path: Path) -> None:
+def test_more_epochs_are_added_to_existing_ones(taught: Store, audio: Path, teacher: Path, tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"augmentation": SHORT, "batch_size": 4, "shard_chunks": 5}
     first = teach(audio, [str(teacher)], tmp_path / "store", epochs=1, **arguments)
     times = {file: file.stat().st_mtime_ns for file in (first.path / SHARDS).iterdir()}
@@ -666,7 +668,9 @@ def test_more_epochs_are_added_to_what_is_there(taught: Store, audio: Path, teac
     assert store.manifest["num_epochs"] == 3
 
 
-def test_a_corrupt_shard_is_named_and_made_anew(audio: Path, teacher: Path, taught: Store, tmp_path: Path) -> None:
+def test_a_corrupt_shard_is_reported_and_computed_again(
+    audio: Path, teacher: Path, taught: Store, tmp_path: Path
+) -> None:
     arguments: dict[str, Any] = {"epochs": 3, "augmentation": SHORT, "batch_size": 4, "shard_chunks": 5}
     store = teach(audio, [str(teacher)], tmp_path / "store", **arguments)
     bad = store.path / SHARDS / store.shards()[4].file_name
@@ -683,7 +687,7 @@ def test_a_corrupt_shard_is_named_and_made_anew(audio: Path, teacher: Path, taug
 
 
 class Watcher(TeachingProgress):
-    """Notes how far teaching is."""
+    """Records the progress of teaching."""
 
     def __init__(self) -> None:
         self.planned_inputs = (0, 0)
@@ -714,7 +718,7 @@ class Watcher(TeachingProgress):
         ({"audio": ["a.wav", "sub"]}, "audio files are gone: b.flac, bad.wav, c.ogg and 3 more"),
     ],
 )
-def test_a_store_that_was_begun_otherwise_is_refused_with_the_difference(
+def test_a_store_with_other_options_is_refused_with_the_difference(
     taught: Store, audio: Path, teacher: Path, functions: Path, changes: dict[str, Any], message: str
 ) -> None:
     arguments: dict[str, Any] = {"audio": audio, "teachers": ["CED"], "epochs": 3, "augmentation": SHORT} | changes
@@ -730,14 +734,14 @@ def test_a_store_that_was_begun_otherwise_is_refused_with_the_difference(
     assert {file: file.read_bytes() for file in taught.path.rglob("*") if file.is_file()} == before
 
 
-def test_changed_audio_and_changed_teachers_are_named(tmp_path: Path) -> None:
+def test_changed_audio_and_changed_teachers_are_reported(tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
     for name in ("a.wav", "b.wav"):
         soundfile.write(tmp_path / "audio" / name, np.random.default_rng(0).normal(size=16000) / 10, 16000)
     name = str(save_ced(tmp_path / "teacher", seed=0))
     arguments: dict[str, Any] = {"augmentation": SHORT}
     teach(tmp_path / "audio", [name], tmp_path / "store", epochs=1, **arguments)
-    # Both may move, if they stay what they are.
+    # Both may be moved, but not changed.
     os.rename(tmp_path / "audio", tmp_path / "moved")
     os.rename(name, tmp_path / "elsewhere")
     store = teach(tmp_path / "moved", [str(tmp_path / "elsewhere")], tmp_path / "store", epochs=2, **arguments)
@@ -754,7 +758,7 @@ def test_changed_audio_and_changed_teachers_are_named(tmp_path: Path) -> None:
         teach(tmp_path / "moved", [str(tmp_path / "elsewhere")], tmp_path / "store", epochs=3, **arguments)
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(audio: Path, teacher: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_changed(audio: Path, teacher: Path, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").touch()
     with pytest.raises(ValueError, match="this folder has other files"):
         teach(audio, [str(teacher)], tmp_path, epochs=1)
@@ -765,7 +769,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(audio: Path, teacher: 
 
 @pytest.mark.parametrize("name", ["epochs", "top_k", "batch_size", "shard_chunks"])
 @pytest.mark.parametrize("value", [0, 1.5, True])
-def test_counts_are_whole_and_at_least_one(audio: Path, teacher: Path, tmp_path: Path, name: str, value: Any) -> None:
+def test_counts_are_integers_of_at_least_one(audio: Path, teacher: Path, tmp_path: Path, name: str, value: Any) -> None:
     arguments: dict[str, Any] = {"epochs": 1, name: value}
     with pytest.raises(ValueError, match=f"`{name}={value}`: expected a whole number from 1"):
         teach(audio, [str(teacher)], tmp_path / "s", **arguments)
@@ -776,7 +780,7 @@ def test_counts_are_whole_and_at_least_one(audio: Path, teacher: Path, tmp_path:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty clips of a second."""
+    """Forty clips of 1 s."""
     folder = tmp_path_factory.mktemp("many")
     generator = np.random.default_rng(0)
     for number in range(40):
@@ -791,7 +795,7 @@ def undisturbed(many: Path, functions: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def run(*arguments: Any, code: int = 0) -> str:
-    """What `ced distill teach ARGUMENTS…` writes to stderr, in this process."""
+    """Runs `ced distill teach ARGUMENTS…` in this process; returns its stderr."""
     result = CliRunner().invoke(app, ["distill", "teach", *map(str, arguments)])
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
     assert result.exit_code == code, result.stderr
@@ -805,7 +809,7 @@ def free_port() -> str:
 
 
 def start_teaching(arguments: list[Any], errors: Path, processes: int = 1) -> list[BaseProcess]:
-    """The command in one process, or in several that know of each other as `accelerate launch` tells them."""
+    """Runs the command in one process, or in several with the environment of `accelerate launch`."""
     common = {
         "WORLD_SIZE": str(processes),
         "MASTER_ADDR": "localhost",
@@ -821,7 +825,7 @@ def start_teaching(arguments: list[Any], errors: Path, processes: int = 1) -> li
 
 
 def kill_in_the_middle(processes: list[BaseProcess], store: Path, shards: int) -> None:
-    """SIGKILL to all as soon as there are so many shards."""
+    """Sends SIGKILL to all processes as soon as there are this many shards."""
     deadline = time.monotonic() + 60
     while len(list((store / SHARDS).glob("*.parquet"))) < shards:
         assert time.monotonic() < deadline and all(process.is_alive() for process in processes)
@@ -835,10 +839,10 @@ def kill_in_the_middle(processes: list[BaseProcess], store: Path, shards: int) -
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_run_that_was_killed_goes_on_without_loss_or_doubles(
+def test_a_killed_run_continues_without_missing_or_duplicate_rows(
     many: Path, functions: Path, undisturbed: dict[str, list[Any]], tmp_path: Path, processes: int
 ) -> None:
-    # The slow teacher says what the other one does, and the store knows it by its file.
+    # The slow teacher has the same outputs; the store identifies it by its file.
     arguments = [many, "--teacher", f"{functions}:Slow", "--epochs", 12, "--output", tmp_path / "store"]
     kill_in_the_middle(start_teaching(arguments, tmp_path / "stderr", processes), tmp_path / "store", 3)
     (tmp_path / "store" / SHARDS / ".half-written.tmp").touch()
@@ -880,14 +884,14 @@ def test_accelerate_launch_divides_the_work(
     done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert rows(tmp_path / "store") == undisturbed
-    assert done.stderr.count("12 epochs of 40 chunks") == 1  # the other process is silent
+    assert done.stderr.count("12 epochs of 40 chunks") == 1  # printed by one process only
 
 
-def test_a_full_disk_is_one_line_and_the_store_can_be_continued(
+def test_a_full_disk_gives_one_line_and_the_store_can_be_continued(
     many: Path, functions: Path, undisturbed: dict[str, list[Any]], tmp_path: Path
 ) -> None:
     arguments = [many, "--teacher", f"{functions}:Loudness", "--epochs", 12, "--output", tmp_path / "store"]
-    # The table of chunks and the manifest fit, a shard does not.
+    # There is room for the table of chunks and the manifest, but not for a shard.
     process = start(["distill", "teach", *arguments], stderr=tmp_path / "stderr", max_file_size=3000)
     process.join()
     last = (tmp_path / "stderr").read_text().splitlines()[-1]
@@ -901,7 +905,7 @@ def test_a_full_disk_is_one_line_and_the_store_can_be_continued(
     assert rows(tmp_path / "store") == undisturbed
 
 
-def test_the_command_says_what_it_did_and_what_it_skipped(audio: Path, teacher: Path, tmp_path: Path) -> None:
+def test_the_command_reports_its_work_and_skipped_files(audio: Path, teacher: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     said = run(audio, "-t", teacher, "-e", 2, "-o", store, "--chunk", 1, "--max-time-mask", 19).splitlines()
     assert said[0] == "9 files to cut into chunks"
@@ -916,7 +920,7 @@ def test_the_command_says_what_it_did_and_what_it_skipped(audio: Path, teacher: 
     assert json.loads((store / "manifest.json").read_text())["augmentation"] == SHORT.to_dict()
 
 
-def test_a_list_of_files_is_taught(audio: Path, teacher: Path, tmp_path: Path) -> None:
+def test_a_list_of_files_can_be_used(audio: Path, teacher: Path, tmp_path: Path) -> None:
     (tmp_path / "list").write_text(f"{audio / 'a.wav'}\n{audio / 'sub'}\n{audio / 'nix.wav'}\n")
     said = run("--from", tmp_path / "list", "-t", teacher, "-e", 1, "-o", tmp_path / "store")
     assert "nix.wav: cannot be opened: No such file or directory: skipped" in said
@@ -939,7 +943,7 @@ def test_a_list_of_files_is_taught(audio: Path, teacher: Path, tmp_path: Path) -
         (["AUDIO", "-t", "CED", "-e", "1", "-o", "AUDIO"], 1, "this folder has other files"),
     ],
 )  # fmt: skip
-def test_wrong_usage_is_one_line(
+def test_wrong_usage_gives_one_line(
     audio: Path, teacher: Path, tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
     names = {"AUDIO": audio, "CED": teacher, "STORE": tmp_path / "store"}
@@ -950,7 +954,7 @@ def test_wrong_usage_is_one_line(
     assert not (tmp_path / "store" / "manifest.json").exists()
 
 
-def test_without_the_extra_one_line_says_what_to_install(
+def test_without_the_extra_the_error_has_the_install_command(
     audio: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name.startswith("ced_model.training.distillation")]:

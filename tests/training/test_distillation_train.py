@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ced distill train`: a student learns what its teachers said of exactly what they heard."""
+"""`ced distill train`: a student learns the outputs of its teachers for exactly the same inputs."""
 
 import json
 import multiprocessing
@@ -55,24 +55,15 @@ ROOT = Path(__file__).parents[2]
 LABELS = [f"class {index}" for index in range(7)]
 EPOCHS = 3
 AUGMENTATION = Augmentation(chunk_s=1.0, max_time_mask=20)
-# Dropout draws from the global generator, which must come back in a run that goes on.
+# Dropout draws from the global generator, which must be restored in a resumed run.
 STUDENT = CedConfig(embed_dim=24, depth=1, num_heads=2, target_length=112, drop_rate=0.1)
-# Of the run that is killed and those that must give the same weights: two epochs and a bit.
+# Steps of the killed run and of those with the same weights: more than two epochs.
 SAME = {"batch_size": 8, "max_steps": 9, "save_steps": 3, "held_out": 0.15, "average": 2, "mixup": 0.3}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On models as small as these, threads wait for each other longer than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def lesson(resources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `audio/`, a `teacher/` of 7 classes with random weights, and what it said of it: `store/`."""
+    """A folder with `audio/`, a `teacher/` of 7 classes with random weights, and its outputs in `store/`."""
     folder = tmp_path_factory.mktemp("lesson")
     audio = folder / "audio"
     shutil.copytree(resources, audio, ignore=shutil.ignore_patterns("*.ogg"))
@@ -84,7 +75,7 @@ def lesson(resources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     labels = dict(enumerate(LABELS))
     teacher = CedForAudioClassification(CedConfig(embed_dim=48, depth=1, num_heads=3, id2label=labels))
-    teacher.outputlayer[1].weight.data.mul_(60)  # opinions
+    teacher.outputlayer[1].weight.data.mul_(60)  # more varied outputs
     teacher.save_pretrained(folder / "teacher")
     CedFeatureExtractor().save_pretrained(folder / "teacher")
     teach(audio, [str(folder / "teacher")], folder / "store", epochs=EPOCHS, augmentation=AUGMENTATION, shard_chunks=16)
@@ -102,7 +93,7 @@ def open_rows(store: Store) -> StoredRows:
 
 
 def quick(**changes: Any) -> DistillationArguments:
-    """Arguments for a run of a moment."""
+    """Arguments for a short run."""
     return DistillationArguments(**{"batch_size": 8, "max_steps": 2, "workers": 0, **changes})
 
 
@@ -122,7 +113,7 @@ def assert_same_weights(first: Path, second: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(lesson: Path) -> Path:
-    """The model folder of a student that learned for a while."""
+    """The model folder of a trained student."""
     arguments = DistillationArguments(
         batch_size=8,
         epochs=16,
@@ -137,7 +128,7 @@ def trained(lesson: Path) -> Path:
     return lesson / "students" / "learned"
 
 
-def test_a_student_learns_what_its_teacher_says(lesson: Path, trained: Path) -> None:
+def test_a_student_learns_the_outputs_of_its_teacher(lesson: Path, trained: Path) -> None:
     store = open_store(lesson / "store")
     rows = open_rows(store)
     split = split_by_file(store, 0.15)
@@ -166,7 +157,7 @@ def test_the_student_is_a_model_folder_like_any_other(trained: Path, lesson: Pat
     assert piped[0]["label"] == tags[0].label and piped[0]["score"] == pytest.approx(tags[0].score, abs=1e-4)
 
 
-def test_the_card_says_how_the_student_was_made_and_how_far_it_agrees(trained: Path) -> None:
+def test_the_card_has_the_training_and_the_agreement_with_the_teachers(trained: Path) -> None:
     card = (trained / "README.md").read_text(encoding="utf-8")
     section = card.partition("### How it was distilled")[2].partition("## Evaluation")[0]
     for text in ("`teacher`", "±0.5 s", "20 frames", "24 mel bins", "binary cross-entropy", "cosine to a tenth"):
@@ -177,7 +168,7 @@ def test_the_card_says_how_the_student_was_made_and_how_far_it_agrees(trained: P
     assert "model-index:" in card and "AudioSet" not in card.partition("---\n\n#")[0]
 
 
-def test_checkpoints_and_logs_lie_beside_the_student(trained: Path) -> None:
+def test_checkpoints_and_logs_are_next_to_the_student(trained: Path) -> None:
     beside = trained.with_name("learned.training")
     assert len(find_checkpoints(beside)) in (3, 4)  # the best three, and the last
     assert all(find_checkpoints(beside).values())
@@ -204,7 +195,7 @@ def test_the_weights_are_the_mean_of_the_checkpoints_that_are_best_on_held_out_f
 
 
 def record_inputs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, bytes]]:
-    """Inputs of all CED classifiers from now on, each clip's frames as bytes, and whether it was in training."""
+    """Records the inputs of all CED classifiers: the frames of each clip as bytes, and whether in training mode."""
     recorded: list[tuple[bool, bytes]] = []
     forward = CedForAudioClassification.forward
 
@@ -220,7 +211,7 @@ def record_inputs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, bytes]]:
 
 @pytest.fixture(scope="module")
 def heard(lesson: Path) -> dict[int, set[bytes]]:
-    """What the teacher heard in each epoch, when it taught."""
+    """The inputs of the teacher in each epoch."""
     with pytest.MonkeyPatch.context() as patch:
         recorded = record_inputs(patch)
         again = lesson / "again"
@@ -231,17 +222,17 @@ def heard(lesson: Path) -> dict[int, set[bytes]]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_student_hears_bit_for_bit_what_its_teacher_heard(
+def test_the_student_gets_bit_for_bit_the_inputs_of_its_teacher(
     workers: int, lesson: Path, heard: dict[int, set[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded = record_inputs(monkeypatch)
     epoch_of_clip = {clip: epoch for epoch, clips in heard.items() for clip in clips}
-    assert len(epoch_of_clip) == sum(map(len, heard.values()))  # every input is another one
+    assert len(epoch_of_clip) == sum(map(len, heard.values()))  # all inputs differ
     distill(lesson / "store", STUDENT, tmp_path / "student", quick(epochs=EPOCHS + 1, max_steps=None, workers=workers))
     per_epoch = len(split_by_file(open_store(lesson / "store"), 0.05).training)
     training = [clip for is_training, clip in recorded if is_training]
     assert len(training) == (EPOCHS + 1) * per_epoch
-    for epoch in range(EPOCHS + 1):  # beyond those of the store they begin again
+    for epoch in range(EPOCHS + 1):  # after those of the store, they repeat
         clips = training[epoch * per_epoch : (epoch + 1) * per_epoch]
         assert len(set(clips)) == per_epoch and {epoch_of_clip[clip] for clip in clips} == {epoch % EPOCHS}
     held_out = [clip for is_training, clip in recorded if not is_training]
@@ -259,7 +250,7 @@ def test_without_consistency_it_trains_on_other_inputs_and_is_measured_on_the_sa
     assert "(inconsistent ensemble distillation)" in (tmp_path / "student" / "README.md").read_text(encoding="utf-8")
 
 
-def test_targets_are_what_the_teacher_said_of_the_input(lesson: Path) -> None:
+def test_targets_are_the_outputs_of_the_teacher_for_the_input(lesson: Path) -> None:
     store = open_store(lesson / "store")
     teacher = CedForAudioClassification.from_pretrained(lesson / "teacher").eval()
     dataset = DistillationDataset(store, open_rows(store), np.arange(store.num_chunks), CedFeatureExtractor())
@@ -275,19 +266,21 @@ def test_targets_are_what_the_teacher_said_of_the_input(lesson: Path) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(lesson: Path) -> Path:
-    """A run to the end in one go, with one worker."""
+    """A run without interruption, with one worker."""
     distill(lesson / "store", STUDENT, lesson / "undisturbed", DistillationArguments(workers=1, **SAME))
     return lesson / "undisturbed"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_number_of_workers_changes_nothing(workers: int, lesson: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_results_do_not_depend_on_the_number_of_workers(
+    workers: int, lesson: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     distill(lesson / "store", STUDENT, tmp_path / "student", DistillationArguments(workers=workers, **SAME))
     assert_same_weights(tmp_path / "student", undisturbed)
 
 
 def _die_while_saving(lesson: str, output: str) -> None:
-    """A run that is killed when its third checkpoint, of step 9, is half written."""
+    """A run that is killed while its third checkpoint (step 9) is being written."""
     save = Trainer._save_rng_state
 
     def dying(self: Trainer, output_dir: str) -> None:
@@ -300,7 +293,7 @@ def _die_while_saving(lesson: str, output: str) -> None:
     distill(Path(lesson, "store"), STUDENT, output, DistillationArguments(workers=1, **SAME))
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(lesson: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_killed_run_continues_to_the_same_weights(lesson: Path, undisturbed: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     process = context.Process(target=_die_while_saving, args=(str(lesson), str(tmp_path / "student")))
     process.start()
@@ -315,7 +308,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(lesson: Path, undisturbed: Pat
     assert_same_weights(tmp_path / "student", undisturbed)
 
 
-def test_resume_begins_a_run_that_has_not_begun_and_writes_a_finished_one_again(lesson: Path, tmp_path: Path) -> None:
+def test_resume_starts_a_new_run_and_writes_the_model_of_a_finished_one_again(lesson: Path, tmp_path: Path) -> None:
     first = distill(lesson / "store", STUDENT, tmp_path / "student", quick(save_steps=1), resume=True)
     before = weights_of(tmp_path / "student")
     again = distill(lesson / "store", STUDENT, tmp_path / "student", quick(save_steps=1), resume=True)
@@ -323,7 +316,7 @@ def test_resume_begins_a_run_that_has_not_begun_and_writes_a_finished_one_again(
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights_of(tmp_path / "student").items())
 
 
-def test_processes_share_the_work_and_one_of_them_writes(lesson: Path, tmp_path: Path) -> None:
+def test_processes_share_the_work_and_only_one_writes(lesson: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"model_type": "ced", "embed_dim": 24, "depth": 1, "num_heads": 2}))
     launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
@@ -343,7 +336,7 @@ def test_processes_share_the_work_and_one_of_them_writes(lesson: Path, tmp_path:
 # --- Options ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_learning_rate_rises_and_falls_to_a_tenth_and_matrices_alone_decay(lesson: Path, tmp_path: Path) -> None:
+def test_the_learning_rate_rises_and_falls_to_a_tenth_and_only_matrices_decay(lesson: Path, tmp_path: Path) -> None:
     rates: list[float] = []
     decay: dict[str, float] = {}
 
@@ -355,7 +348,7 @@ def test_the_learning_rate_rises_and_falls_to_a_tenth_and_matrices_alone_decay(l
             decay.update({name: of[id(parameter)] for name, parameter in kwargs["model"].named_parameters()})
             self.args = args
 
-    # With bf16 and accumulation, since fields of TrainingArguments go to the Trainer as they are.
+    # With bf16 and accumulation, as examples of fields of TrainingArguments.
     watch = Watch()
     training = {"warmup_steps": 3, "bf16": True, "gradient_accumulation_steps": 2}
     arguments = quick(max_steps=8, batch_size=4, held_out=0.0, training=training)
@@ -373,10 +366,10 @@ def test_without_held_out_files_the_last_checkpoints_are_averaged(lesson: Path, 
     arguments = quick(held_out=0.0, max_steps=3, save_steps=1, average=2)
     done = distill(lesson / "store", STUDENT, tmp_path / "student", arguments)
     assert done.averaged == (3, 2) and done.metrics == {}
-    assert "No figures have been measured" in (tmp_path / "student" / "README.md").read_text(encoding="utf-8")
+    assert "These weights have not been evaluated" in (tmp_path / "student" / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_trainer_leaves_nothing_on_the_given_model(lesson: Path, tmp_path: Path) -> None:
+def test_the_trainer_does_not_change_the_given_model(lesson: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)
     config = CedConfig(embed_dim=24, depth=1, num_heads=2, id2label=dict(enumerate(LABELS)))
     student = CedForAudioClassification(config)
@@ -438,7 +431,7 @@ def test_chunks_of_similar_length_share_a_batch() -> None:
     assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
 
 
-def test_mixup_adds_powers_and_targets_and_depends_on_the_key_alone(lesson: Path) -> None:
+def test_mixup_adds_powers_and_targets_and_depends_only_on_the_key(lesson: Path) -> None:
     store = open_store(lesson / "store")
     chunks = np.arange(store.num_chunks)
     plain = DistillationDataset(store, open_rows(store), chunks, CedFeatureExtractor())
@@ -450,7 +443,7 @@ def test_mixup_adds_powers_and_targets_and_depends_on_the_key_alone(lesson: Path
     mixing[0, 3]
     assert all(torch.equal(tensor, mixing[1, 4][name]) for name, tensor in first.items())
     assert not torch.equal(first["labels"], mixing[2, 4]["labels"])
-    # Of all pairs one explains both, the targets and the powers, with the same weight of at least a half.
+    # Exactly one pair explains both the targets and the powers, with the same weight of at least 0.5.
     own = plain[1, 4]
     fits = 0
     for number in range(len(plain)):
@@ -467,7 +460,7 @@ def test_mixup_adds_powers_and_targets_and_depends_on_the_key_alone(lesson: Path
     assert fits == 1
 
 
-def test_mixed_sounds_are_as_loud_as_their_powers_together() -> None:
+def test_the_level_of_mixed_sounds_is_the_sum_of_their_powers() -> None:
     loud, quiet = torch.full((64, 30), 10.0), torch.full((64, 20), 0.0)
     mixed = mix_log_mels(loud, quiet, 0.75)
     assert torch.allclose(mixed[:, :20], torch.tensor(10 * np.log10(0.75 * 10 + 0.25)).float())
@@ -509,7 +502,7 @@ def test_averaged_batch_statistics_are_those_of_all_batches_together(tmp_path: P
         average_checkpoints([tmp_path / "0", tmp_path / "1"])
 
 
-def test_checkpoints_that_were_cut_short_are_removed(undisturbed: Path, tmp_path: Path) -> None:
+def test_incomplete_checkpoints_are_removed(undisturbed: Path, tmp_path: Path) -> None:
     whole = max(undisturbed.with_name("undisturbed.training").glob("checkpoint-*"))
     files = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
     for number, name in enumerate(files, start=2):
@@ -527,7 +520,7 @@ def test_checkpoints_that_were_cut_short_are_removed(undisturbed: Path, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
 
 
-def test_agreement_is_what_scikit_learn_and_torch_say() -> None:
+def test_agreement_equals_scikit_learn_and_torch() -> None:
     logits = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.3, -2.0], [1.0, 2.0, -1.0]])
     probabilities = torch.tensor([[0.9, 0.2, 0.4], [0.3, 0.7, 0.1], [0.8, 0.6, 0.2]])
     agreement = measure_agreement(logits, probabilities)
@@ -537,7 +530,7 @@ def test_agreement_is_what_scikit_learn_and_torch_say() -> None:
     prior = nn.functional.binary_cross_entropy(constants, probabilities)
     assert agreement["prior_bce"] == pytest.approx(prior.item())
     assert agreement["top1"] == pytest.approx(2 / 3)
-    assert agreement["mAP"] == pytest.approx(1.0)  # both classes that are a tag somewhere are ranked right
+    assert agreement["mAP"] == pytest.approx(1.0)  # both classes that are tags are ranked correctly
     assert "mAP" not in measure_agreement(logits, torch.full((3, 3), 0.1))
 
 
@@ -545,7 +538,7 @@ def test_agreement_is_what_scikit_learn_and_torch_say() -> None:
 
 
 def make_store(labels: list[str] = LABELS, **augmentation: Any) -> Store:
-    """A store as far as a student has to fit it."""
+    """A store with the fields that a student has to fit."""
     front_end = {"sampling_rate": 16000, "feature_size": 64, "n_fft": 512, "win_size": 512, "hop_size": 160}
     front_end |= {"center": True, "f_min": 0, "f_max": 8000.0}
     settings = {"labels": labels, "front_end": front_end, "augmentation": Augmentation(**augmentation).to_dict()}
@@ -560,7 +553,7 @@ def test_a_size_is_the_published_shape_with_the_classes_of_the_store() -> None:
     assert not student.has_weights and not student.notes
 
 
-def test_random_weights_depend_on_the_seed_alone() -> None:
+def test_random_weights_depend_only_on_the_seed() -> None:
     def weight(seed: int) -> torch.Tensor:
         torch.manual_seed(int(np.random.default_rng().integers(1000)))
         return (
@@ -578,7 +571,7 @@ def test_a_size_has_as_many_positions_as_the_chunks_need(chunk_s: float, target_
     assert student.model.config.target_length == target_length and "target_length" in student.notes[0]
 
 
-def test_a_model_goes_on_with_its_weights_and_keeps_a_head_that_fits(golden: Path) -> None:
+def test_a_model_keeps_its_weights_and_a_head_that_fits(golden: Path) -> None:
     source = CedForAudioClassification.from_pretrained(golden / "micro_hub")
     labels = list(source.config.id2label.values())
     student = load_student(golden / "micro_hub", make_store(labels))
@@ -598,7 +591,7 @@ def test_a_model_goes_on_with_its_weights_and_keeps_a_head_that_fits(golden: Pat
         ([f"kind {index}" for index in range(13)], "class 0 is 'class 0' in the student, but 'kind 0' in the store"),
     ],
 )
-def test_a_head_that_does_not_fit_is_replaced_and_told(golden: Path, labels: list[str], reason: str) -> None:
+def test_a_head_that_does_not_fit_is_replaced_and_reported(golden: Path, labels: list[str], reason: str) -> None:
     source = CedForAudioClassification.from_pretrained(golden / "micro_hub")
     student = load_student(golden / "micro_hub", make_store(labels))
     assert len(student.notes) == 1 and f"head is replaced by a new one: {reason}" in student.notes[0]
@@ -615,7 +608,7 @@ def test_an_encoder_gets_a_head(golden: Path, tmp_path: Path) -> None:
     assert torch.equal(student.model.encoder.norm.weight, encoder.norm.weight)
 
 
-def test_a_configuration_gives_its_shape(golden: Path, tmp_path: Path) -> None:
+def test_a_configuration_determines_the_shape(golden: Path, tmp_path: Path) -> None:
     settings = {"model_type": "ced", "embed_dim": 32, "depth": 2, "num_heads": 2, "target_length": 1012}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     for place in (tmp_path, tmp_path / "config.json"):
@@ -624,7 +617,7 @@ def test_a_configuration_gives_its_shape(golden: Path, tmp_path: Path) -> None:
         assert not student.has_weights and not student.notes
 
 
-def test_positions_that_are_not_trained_are_told() -> None:
+def test_positions_that_are_not_trained_are_reported() -> None:
     config = CedConfig(embed_dim=24, depth=1, num_heads=2)
     (note,) = load_student(config, make_store(chunk_s=4.0)).notes
     assert note == "chunks of 4 s do not train the last 38 of the student's 63 time positions"
@@ -642,8 +635,8 @@ def bad_students(golden: Path, folder: Path) -> Iterator[tuple[Any, str]]:
     yield configured(model_type="vit"), '"model_type" must be "ced"'
     yield configured(num_heads=5), r"is invalid: .*`embed_dim` \(24\) is not a multiple"
     yield CedConfig(embed_dim=24, target_length=512), "10 s are 1001 frames long; .* at most `target_length` 512"
-    yield configured(n_mels=128), "front end is not the store's: feature_size is 128, in the store 64"
-    yield configured(hop_size=320), "front end is not the store's: hop_size is 320, in the store 160"
+    yield configured(n_mels=128), "front end differs from the store's: feature_size is 128, in the store 64"
+    yield configured(hop_size=320), "front end differs from the store's: hop_size is 320, in the store 160"
     broken = configured()
     (broken / "config.json").write_text("{")
     yield broken, "config.json cannot be read: Expecting property name"
@@ -676,22 +669,25 @@ def test_students_that_do_not_fit_are_refused_with_the_difference(golden: Path, 
     ("arguments", "message"),
     [
         ({"epochs": 0}, "`epochs=0`: expected at least 1"),
-        ({"epochs": 1, "max_steps": 1}, "`max_steps=1`: expected nothing beside `epochs`"),
+        ({"epochs": 1, "max_steps": 1}, "`max_steps=1`: expected None with `epochs`"),
         ({"learning_rate": float("nan")}, "`learning_rate=nan`: expected a number above 0"),
         ({"held_out": 1.0}, "`held_out=1.0`: expected a share"),
         ({"mixup": -1.0}, "`mixup=-1.0`: expected a number from 0"),
-        ({"training": {"learning_rate": 1}}, "TrainingArguments.learning_rate cannot be set; use the option"),
+        (
+            {"training": {"learning_rate": 1}},
+            "TrainingArguments.learning_rate cannot be set; use the distillation option",
+        ),
         ({"training": {"num_train_epochs": 1}}, "TrainingArguments.num_train_epochs cannot be set"),
         ({"training": {"fsdp": "full_shard"}}, "TrainingArguments.fsdp cannot be set"),
         ({"training": {"push_to_hub": True}}, "TrainingArguments.push_to_hub cannot be set"),
     ],
 )
-def test_arguments_that_are_not_possible_are_named(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DistillationArguments(**arguments)
 
 
-def test_a_field_that_transformers_refuses_is_one_line(lesson: Path, tmp_path: Path) -> None:
+def test_a_field_that_transformers_rejects_gives_one_line(lesson: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="transformers cannot train with these arguments: .*polynomic is not a valid"
     ) as caught:
@@ -699,14 +695,14 @@ def test_a_field_that_transformers_refuses_is_one_line(lesson: Path, tmp_path: P
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
-def test_a_place_for_figures_that_there_is_not_is_refused(lesson: Path, tmp_path: Path) -> None:
+def test_an_unknown_reporting_integration_is_refused(lesson: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="transformers cannot train with these arguments: nowhere is not supported"):
         distill(lesson / "store", STUDENT, tmp_path / "student", quick(training={"report_to": "nowhere"}))
     assert not list(tmp_path.iterdir())
 
 
 def refusals(lesson: Path) -> dict[str, tuple[Callable[[Path], object], dict[str, Any], str]]:
-    """What is done to a store, how the student is trained, and what is said."""
+    """Changes of a store, options of the training, and the error message."""
 
     def shard(store: Path) -> Path:
         return sorted((store / "shards").iterdir())[1]
@@ -719,7 +715,7 @@ def refusals(lesson: Path) -> dict[str, tuple[Callable[[Path], object], dict[str
             "unfinished: .* shards exist. .*distill teach.* to complete it",
         ),
         "corrupt": (lambda store: os.truncate(shard(store), 300), {}, "epoch-000000-chunk-0000000016.parquet: corrupt"),
-        "no audio": (lambda store: None, {"audio": lesson / "gone"}, "is not at .*gone: give the folder .* `audio`"),
+        "no audio": (lambda store: None, {"audio": lesson / "gone"}, "is not at .*gone: give its folder as `audio`"),
         "other audio": (
             lambda store: None,
             {"audio": lesson / "teacher"},
@@ -729,7 +725,7 @@ def refusals(lesson: Path) -> dict[str, tuple[Callable[[Path], object], dict[str
 
 
 @pytest.mark.parametrize("case", ["no store", "unfinished", "corrupt", "no audio", "other audio"])
-def test_a_store_that_is_not_whole_is_refused_in_one_line(case: str, store: Path, lesson: Path, tmp_path: Path) -> None:
+def test_an_incomplete_store_is_refused_in_one_line(case: str, store: Path, lesson: Path, tmp_path: Path) -> None:
     damage, options, message = refusals(lesson)[case]
     damage(store)
     with pytest.raises(ValueError, match=message) as caught:
@@ -738,7 +734,7 @@ def test_a_store_that_is_not_whole_is_refused_in_one_line(case: str, store: Path
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
-def test_audio_that_was_changed_since_is_named(lesson: Path, tmp_path: Path) -> None:
+def test_audio_that_was_changed_is_reported(lesson: Path, tmp_path: Path) -> None:
     audio = Path(shutil.copytree(lesson / "audio", tmp_path / "audio"))
     soundfile.write(audio / "noise3.wav", np.zeros(22000), 16000)
     with pytest.raises(ValueError, match=r"noise3.wav: not the audio of the store") as caught:
@@ -747,7 +743,7 @@ def test_audio_that_was_changed_since_is_named(lesson: Path, tmp_path: Path) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_audio_that_moved_is_found_where_one_says(lesson: Path, store: Path, tmp_path: Path) -> None:
+def test_audio_that_was_moved_is_found_in_the_given_folder(lesson: Path, store: Path, tmp_path: Path) -> None:
     manifest = json.loads((store / "manifest.json").read_text())
     manifest["audio"]["root"] = str(tmp_path / "gone")
     (store / "manifest.json").write_text(json.dumps(manifest))
@@ -770,7 +766,7 @@ def test_nothing_is_lost_without_overwrite(lesson: Path, tmp_path: Path) -> None
     assert find_checkpoints(tmp_path / "student.training") == {2: True}
     assert run(overwrite=True, arguments=quick(batch_size=4, max_steps=3)) == 3
     (tmp_path / "student" / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"student holds more than a model \(notes.txt\) and is kept"):
+    with pytest.raises(ValueError, match=r"student has other files than those of a model \(notes.txt\)"):
         run(overwrite=True)
     (tmp_path / "other.training").mkdir()
     (tmp_path / "other.training" / "thesis.txt").touch()
@@ -778,7 +774,7 @@ def test_nothing_is_lost_without_overwrite(lesson: Path, tmp_path: Path) -> None
         run("other", overwrite=True)
 
 
-def test_a_loss_that_is_no_number_ends_the_run(lesson: Path, tmp_path: Path) -> None:
+def test_a_nan_loss_stops_the_run(lesson: Path, tmp_path: Path) -> None:
     arguments = quick(learning_rate=1e30, max_steps=20, held_out=0.0, training={"logging_steps": 1})
     with pytest.raises(ValueError, match=r"The loss is no longer finite at step \d+: lower the learning rate"):
         distill(lesson / "store", STUDENT, tmp_path / "student", arguments)
@@ -788,7 +784,7 @@ def test_a_loss_that_is_no_number_ends_the_run(lesson: Path, tmp_path: Path) -> 
 # --- The command -----------------------------------------------------------------------------------------------------
 
 
-def test_the_command_trains_and_says_how_it_goes(lesson: Path, tmp_path: Path) -> None:
+def test_the_command_trains_and_shows_the_progress(lesson: Path, tmp_path: Path) -> None:
     settings = {"model_type": "ced", "embed_dim": 24, "depth": 1, "num_heads": 2, "target_length": 112}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     arguments = ["distill", "train", lesson / "store", "-s", tmp_path / "config.json", "-o", tmp_path / "student"]
@@ -810,30 +806,35 @@ def test_the_command_trains_and_says_how_it_goes(lesson: Path, tmp_path: Path) -
     [
         ("", "missing --student: tiny, mini, small, base"),
         ("-s tiny", "missing --output DIR: where to write the model"),
-        ("-s tiny -o x --epochs 1 --max-steps 2", "--max-steps 2: expected nothing beside"),
+        ("-s tiny -o x --epochs 1 --max-steps 2", "--max-steps 2: expected None with"),
         ("-s tiny -o x --resume --overwrite", "choose one"),
         ("-s tiny -o x --set bf16", "--set bf16: expected NAME=VALUE"),
         ("-s tiny -o x --learning-rate -1", "ced: --learning-rate -1: expected a number above 0"),
         ("-s tiny -o x --held-out 2", "ced: --held-out 2: expected a share"),
-        ("-s tiny -o x --set learning_rate=1", "TrainingArguments.learning_rate cannot be set; use the option"),
+        (
+            "-s tiny -o x --set learning_rate=1",
+            "TrainingArguments.learning_rate cannot be set; use the distillation option",
+        ),
         ("-s tiny -o x --set push_to_hub=1", "TrainingArguments.push_to_hub cannot be set"),
         ("-s tiny -o x --set adam_beta3=1", "TrainingArguments has no such field: did you mean"),
         ("-s tiny -o x --set adam_beta1=high", "--set adam_beta1=high: invalid float value"),
     ],
 )
-def test_wrong_usage_is_one_line(arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_usage_gives_one_line(
+    arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     run = CliRunner().invoke(app, ["distill", "train", ".", *arguments.split()])
     assert run.exit_code == 2 and run.stderr.count("\n") == 1 and message in run.stderr and not run.stdout
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_a_run_that_can_go_on(lesson: Path, tmp_path: Path) -> None:
+def test_after_a_full_disk_a_run_can_be_continued(lesson: Path, tmp_path: Path) -> None:
     settings = {"model_type": "ced", "embed_dim": 24, "depth": 1, "num_heads": 2, "target_length": 112}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     arguments = ["distill", "train", lesson / "store", "-s", tmp_path / "config.json", "-o", tmp_path / "student"]
     arguments += ["--max-steps", "2", "--batch-size", "8", "--workers", "0"]
-    for limit in (30_000, 100_000):  # bytes; the weights, or only the optimiser's state, are more
+    for limit in (30_000, 100_000):  # bytes; too small for the weights, or only for the optimiser's state
         process = cli_process.start([*arguments, "--resume"], stderr=tmp_path / "stderr", max_file_size=limit)
         process.join()
         last = (tmp_path / "stderr").read_text().splitlines()[-1]
@@ -843,7 +844,7 @@ def test_a_full_disk_leaves_a_run_that_can_go_on(lesson: Path, tmp_path: Path) -
     assert (tmp_path / "student" / "model.safetensors").exists()
 
 
-def test_what_goes_wrong_is_one_line(lesson: Path, tmp_path: Path) -> None:
+def test_errors_are_one_line(lesson: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "ced", "embed_dim": 24, "target_length": 64}')
     arguments = ["distill", "train", lesson / "store", "-s", tmp_path / "config.json", "-o", tmp_path / "student"]
     run = CliRunner().invoke(app, [*map(str, arguments)])

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What fine-tuning promises: it learns, trains only what it is told to, and can be killed at any time."""
+"""Fine-tuning: it learns, trains only the selected parts, and can be interrupted at any time."""
 
 import csv
 import json
@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,17 +40,8 @@ from ced_model.training.shared_trainer import EpochSampler
 
 CLASSES = ["clicks", "noise", "tone"]
 IN_PROCESS = {"dataloader_num_workers": 0, "disable_tqdm": True, "report_to": "none"}
-# Enough for these three classes, in few steps.
+# Enough for these three classes.
 FAST = FinetuningOptions(epochs=8, batch_size=8, learning_rate=4e-3, validation_share=0.2, device="cpu")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Micro models are faster on one thread, and their sums do not depend on the machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_sound(name: str, samples: int, rate: int, generator: np.random.Generator) -> np.ndarray:
@@ -73,7 +63,9 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         for index in range(10):
             rate = (16000, 22050, 8000)[index % 3]
-            samples = int(rate * (0.1 if index == 0 else generator.uniform(0.2, 1.2)))  # the first: under one patch
+            samples = int(
+                rate * (0.1 if index == 0 else generator.uniform(0.2, 1.2))
+            )  # the first one is shorter than a patch
             path = folder / name / f"{index}.{('wav', 'flac', 'ogg')[index % 3]}"
             soundfile.write(path, make_sound(name, samples, rate, generator), rate)
     return folder
@@ -112,7 +104,7 @@ def test_it_learns_three_classes_of_clips_of_any_length(finetuned: Finetuned, so
     assert evaluate(finetuned.folder, sounds).metrics.top_1 >= 0.9
 
 
-def test_the_folder_loads_everywhere(finetuned: Finetuned, sounds: Path) -> None:
+def test_the_folder_can_be_loaded_everywhere(finetuned: Finetuned, sounds: Path) -> None:
     tagger = AudioTagger.from_pretrained(finetuned.folder)
     (best,) = tagger(sounds / "noise" / "1.flac", top_k=1)
     assert tagger.labels == CLASSES and best.label == "noise"
@@ -124,7 +116,7 @@ def test_the_folder_loads_everywhere(finetuned: Finetuned, sounds: Path) -> None
     assert custom <= {path.name for path in finetuned.folder.iterdir()}
 
 
-def test_the_card_tells_base_data_classes_training_and_figures(finetuned: Finetuned) -> None:
+def test_the_card_has_base_model_data_classes_training_and_results(finetuned: Finetuned) -> None:
     card = (finetuned.folder / "README.md").read_text()
     assert "Fine-tuned from `micro_hub`" in card
     assert "24 clips" in card and "each with one class" in card and "Validation clips: 6, held out" in card
@@ -137,7 +129,7 @@ def test_the_card_tells_base_data_classes_training_and_figures(finetuned: Finetu
 def test_the_held_out_clips_can_be_evaluated_again(finetuned: Finetuned) -> None:
     assert finetuned.held_out is not None and finetuned.evaluation is not None
     again = evaluate(finetuned.folder, finetuned.held_out)
-    # In other batches than then, sums end differently in their last bit.
+    # With other batches, sums differ in their last bit.
     np.testing.assert_allclose(again.scores, finetuned.evaluation.scores, atol=1e-6, rtol=0)
     assert again.metrics.summary() == pytest.approx(finetuned.evaluation.metrics.summary(), abs=1e-6)
     assert again.metrics.num_clips == finetuned.evaluation.metrics.num_clips
@@ -169,18 +161,18 @@ def test_it_learns_clips_with_several_classes(base: Path, tmp_path: Path) -> Non
     assert AudioTagger(done.folder).problem_type == "multi_label_classification"
 
 
-# What is trained
+# Trained parts
 
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
-    """The tensors that are not the same to the bit, without the number of the last layer of the head."""
+    """The names of the tensors that have changed, without the index of the last layer of the head."""
     return {
         name for name in before if before[name].shape != after[name].shape or not torch.equal(before[name], after[name])
     }
 
 
 @pytest.mark.parametrize("train", ["head", "last:1", "all"])
-def test_what_is_frozen_stays_the_same_to_the_bit(train: str, sounds: Path, base: Path, tmp_path: Path) -> None:
+def test_frozen_weights_do_not_change(train: str, sounds: Path, base: Path, tmp_path: Path) -> None:
     options = replace(FAST, train=train, epochs=1, batch_size=15)
     done = finetune(sounds, tmp_path / "out", model=base, options=options, training_arguments=IN_PROCESS)
     before, after = weights_of(base), weights_of(done.folder)
@@ -188,7 +180,7 @@ def test_what_is_frozen_stays_the_same_to_the_bit(train: str, sounds: Path, base
     if train == "last:1":
         expected |= {name for name in before if name.startswith(("encoder.blocks.2.", "encoder.norm."))}
     elif train == "all":
-        # The last positions in time are beyond these short clips; the table has changed for the others.
+        # These short clips do not use the last time positions; the others have changed.
         expected |= {name for name in before if name.startswith("encoder.") and ".init_bn." not in name}
     assert changed(before, after) == expected
     assert done.num_trained == sum(after[name].numel() for name in expected)
@@ -215,9 +207,7 @@ def test_merged_adapters_give_the_same_as_adapters(sounds: Path, base: Path, tmp
         torch.testing.assert_close(merged(**inputs).logits, unmerged(**inputs).logits, rtol=0, atol=1e-5)
 
 
-def test_a_peft_that_does_not_work_with_transformers_is_named(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_incompatible_peft_is_reported(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "peft").mkdir()
     (tmp_path / "peft" / "__init__.py").write_text("from transformers import HybridCacheOfThePast\n")
     (tmp_path / "peft-0.5.0.dist-info").mkdir()
@@ -245,7 +235,7 @@ def test_the_head_is_kept_for_the_classes_of_the_model(base: Path) -> None:
     assert network.config.id2label[1] == "Class_3" and network.config.label2id["class 0"] == 2
 
 
-def test_other_classes_can_be_kept_as_they_are(sounds: Path, base: Path, tmp_path: Path) -> None:
+def test_other_classes_can_be_kept_unchanged(sounds: Path, base: Path, tmp_path: Path) -> None:
     shutil.copytree(sounds, tmp_path / "sounds")
     (tmp_path / "sounds" / "tone").rename(tmp_path / "sounds" / "class_3")
     options = replace(FAST, train="head", keep_classes=True, epochs=2)
@@ -271,11 +261,11 @@ def test_other_classes_can_be_kept_as_they_are(sounds: Path, base: Path, tmp_pat
     scores = {tag.label: tag.score for tag in tagger(clip, threshold=0)}
     old = {tag.label: tag.score for tag in AudioTagger(base)(clip, threshold=0) if tag.label != "class 3"}
     assert {label: scores[label] for label in old} == pytest.approx(old, abs=1e-5)
-    with pytest.raises(ValueError, match="train='all'.*with `keep_classes` the encoder stays as it is"):
+    with pytest.raises(ValueError, match="train='all'.*expected head with `keep_classes`"):
         replace(options, train="all")
 
 
-def test_a_new_head_depends_on_the_seed_alone(base: Path) -> None:
+def test_a_new_head_depends_only_on_the_seed(base: Path) -> None:
     def head(seed: int) -> torch.Tensor:
         network = load_classifier(base).model
         torch.rand(3)
@@ -354,7 +344,7 @@ def test_the_loss_has_class_weights_and_takes_mixed_labels(base: Path, tmp_path:
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_head_and_encoder_have_learning_rates_of_their_own(base: Path, tmp_path: Path) -> None:
+def test_head_and_encoder_have_separate_learning_rates(base: Path, tmp_path: Path) -> None:
     trainer = make_trainer(base, tmp_path, FAST)
     groups = trainer.create_optimizer().param_groups
     settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
@@ -368,7 +358,7 @@ def test_head_and_encoder_have_learning_rates_of_their_own(base: Path, tmp_path:
     assert len(settings) == sum(len(group["params"]) for group in groups)
 
 
-def test_the_best_epoch_has_most_right_answers_and_then_the_best_brier_score() -> None:
+def test_the_best_epoch_has_the_best_accuracy_and_then_the_best_brier_score() -> None:
     targets = np.eye(2)[[0, 0, 1, 1]]
 
     def selection(p_right: list[float], problem_type: str = "single_label_classification") -> float:
@@ -386,7 +376,7 @@ def test_the_best_epoch_has_most_right_answers_and_then_the_best_brier_score() -
 
 @pytest.fixture(scope="session")
 def long_clips(tmp_path_factory: pytest.TempPathFactory) -> LabelledClips:
-    """Six clips of 1 to 2 s at 16 kHz in which each sample is another one, of three classes."""
+    """Six clips of three classes, 1 to 2 s at 16 kHz, in which all samples differ."""
     folder = tmp_path_factory.mktemp("long")
     generator = np.random.default_rng(0)
     paths = [str(folder / f"{index}.wav") for index in range(6)]
@@ -401,7 +391,7 @@ def make_dataset(clips: LabelledClips, **kwargs: Any) -> ClipDataset:
     return ClipDataset(clips, lengths, 16000, **{"max_samples": 4000, **kwargs})
 
 
-def test_clips_are_cut_at_random_places_in_training_and_at_their_start_in_validation(
+def test_clips_are_cropped_at_random_in_training_and_at_their_start_in_validation(
     long_clips: LabelledClips,
 ) -> None:
     training, validation = make_dataset(long_clips, seed=1), make_dataset(long_clips)
@@ -420,7 +410,7 @@ def test_clips_are_cut_at_random_places_in_training_and_at_their_start_in_valida
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_is_random_about_a_clip_depends_on_seed_epoch_and_index_alone(
+def test_randomness_of_a_clip_depends_only_on_seed_epoch_and_index(
     workers: int, long_clips: LabelledClips, feature_extractor: CedFeatureExtractor
 ) -> None:
     def batches(order: list[int], batch_size: int, **kwargs: Any) -> dict[int, torch.Tensor]:
@@ -444,7 +434,7 @@ def test_what_is_random_about_a_clip_depends_on_seed_epoch_and_index_alone(
     assert not torch.equal(once[0], once[6])
 
 
-def test_a_batch_has_each_clip_as_it_is_alone(sounds: Path, feature_extractor: CedFeatureExtractor) -> None:
+def test_clips_in_a_batch_equal_single_clips(sounds: Path, feature_extractor: CedFeatureExtractor) -> None:
     dataset = make_dataset(read_labelled(sounds), seed=2, max_samples=16000)
     for masks in (False, True):
         collator = ClipCollator(feature_extractor, masks=masks)
@@ -478,7 +468,7 @@ def test_mixed_labels_are_in_the_proportion_of_the_waveforms(long_clips: Labelle
     dataset, plain = make_dataset(long_clips, seed=3, mixup=1.0), make_dataset(long_clips, seed=3)
     waveform, labels = dataset[0]["waveform"], dataset[0]["labels"]
     assert labels.sum() == pytest.approx(1) and labels.dtype == torch.float32
-    # What is left after taking away the clip's own part is all of one other clip.
+    # The rest after subtracting the clip's part is exactly one other clip.
     if labels[0] < 1:
         rest = (waveform - float(labels[0]) * plain[0]["waveform"]) / (1 - float(labels[0]))
         others = [read_audio(path) for path in long_clips.paths[1:]]
@@ -490,7 +480,7 @@ def test_mixed_labels_are_in_the_proportion_of_the_waveforms(long_clips: Labelle
     share=st.floats(0.01, 0.9),
     seed=st.integers(0, 100),
 )
-def test_each_class_is_held_out_in_proportion(counts: list[int], share: float, seed: int) -> None:
+def test_the_same_share_of_each_class_is_held_out(counts: list[int], share: float, seed: int) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
     kept, held_out = hold_out(np.eye(len(counts), dtype=np.float32)[labels], share, seed)
     assert sorted(kept + held_out) == list(range(len(labels)))
@@ -504,7 +494,7 @@ def test_each_class_is_held_out_in_proportion(counts: list[int], share: float, s
     assert (kept, held_out) == hold_out(np.eye(len(counts), dtype=np.float32)[labels], share, seed)
 
 
-def test_clips_of_several_classes_are_held_out_by_their_rarest() -> None:
+def test_clips_of_several_classes_count_for_their_rarest() -> None:
     targets = np.zeros((40, 3), np.float32)
     targets[:, 0] = 1
     targets[:4, 1] = 1
@@ -513,7 +503,7 @@ def test_clips_of_several_classes_are_held_out_by_their_rarest() -> None:
     assert targets[held_out].sum(axis=0).tolist() == [1 + 2 + 6, 1, 2]
 
 
-def test_unreadable_clips_are_left_out_and_damaged_ones_used_as_far_as_they_go(
+def test_unreadable_clips_are_left_out_and_damaged_ones_used_up_to_the_damage(
     sounds: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "text.wav").write_text("not audio")
@@ -541,7 +531,7 @@ def test_unreadable_clips_are_left_out_and_damaged_ones_used_as_far_as_they_go(
     assert caplog.text.count("cut.wav: truncated") == 1
 
     dataset = ClipDataset(readable, lengths, 16000, 8000, seed=0)
-    for epoch in range(20):  # some of them cut where nothing is left
+    for epoch in range(20):  # some of them are cropped after the damage
         assert 0 < len(dataset[epoch, 0]["waveform"]) <= 8000
 
     with pytest.raises(ValueError, match="None of the 1 clips can be read"):
@@ -577,14 +567,14 @@ def test_clips_for_validation_can_be_given_or_left_out(sounds: Path, base: Path,
     arguments["options"] = replace(options, validation_share=0)
     done = finetune(clips, tmp_path / "b", **arguments)
     assert (done.num_training_clips, done.num_validation_clips, done.evaluation) == (30, 0, None)
-    assert "Nothing was held out" in (done.folder / "README.md").read_text()
+    assert "No clips were held out" in (done.folder / "README.md").read_text()
 
 
 # Bad input: one line each, before anything is written
 
 
 def bad_data(case: str, sounds: Path, tmp_path: Path) -> dict[str, Any]:
-    """Arguments of `finetune` that are wrong in one way."""
+    """Arguments of `finetune` with one error."""
     clips = read_labelled(sounds)
     one_each = [clips.paths.index(str(sounds / name / "1.flac")) for name in CLASSES]
     rows = [(Path(clips.paths[index]), CLASSES[number]) for number, index in enumerate(one_each)]
@@ -628,14 +618,14 @@ def bad_data(case: str, sounds: Path, tmp_path: Path) -> dict[str, Any]:
         ("wrong model", "describes a 'bert' model, not CED"),
         ("output dir twice", "`output_dir='x'`: expected no such training argument"),
         ("unknown argument", "learning_rat"),
-        ("output holds clips", "holds more than a model"),
+        ("output holds clips", "has other files than those of a model"),
     ],
 )
-def test_bad_input_gets_one_line_and_writes_nothing(
+def test_invalid_input_gives_one_line_and_writes_nothing(
     case: str, message: str, sounds: Path, base: Path, tmp_path: Path
 ) -> None:
     if case == "no device" and torch.cuda.is_available():
-        message = ""  # there is nothing wrong with it then; the others are tested all the same
+        message = ""  # valid in this case; the others are tested
         return
     arguments = {"data": sounds, "output_dir": tmp_path / "out", "model": base, "options": FAST}
     with pytest.raises(ValueError) as caught:
@@ -664,7 +654,7 @@ def test_bad_input_gets_one_line_and_writes_nothing(
         {"device": "cuda:1"},
     ],
 )
-def test_impossible_options_are_named(values: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"`{next(iter(values))}="):
         FinetuningOptions(**values)
 
@@ -677,17 +667,17 @@ def test_a_damaged_model_is_refused_in_one_line(base: Path, tmp_path: Path) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_training_that_diverges_says_so(sounds: Path, base: Path, tmp_path: Path) -> None:
+def test_diverging_training_is_an_error(sounds: Path, base: Path, tmp_path: Path) -> None:
     options = replace(FAST, learning_rate=1e30, encoder_learning_rate=1e30, epochs=2)
     with pytest.raises(ValueError, match="lower the learning rate"):
         finetune(sounds, tmp_path / "out", model=base, options=options, training_arguments=IN_PROCESS)
 
 
-# Going on, and writing
+# Resuming and writing
 
 
 class Interrupt(TrainerCallback):
-    """Ends a run after a number of steps: by Ctrl-C, or the whole process without any warning."""
+    """Ends a run after a number of steps, by Ctrl-C or by killing the process."""
 
     def __init__(self, step: int, kill: bool = False) -> None:
         self.step = step
@@ -708,7 +698,7 @@ def run_until_killed(data: Path, output: Path, kwargs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("lora", [None, 2])
 def test_a_resumed_run_equals_an_undisturbed_one(lora: int | None, sounds: Path, base: Path, tmp_path: Path) -> None:
     options = replace(FAST, epochs=3, mixup=0.3, masks=True, crop_s=0.5, lora=lora)
-    # Saved within the epochs, and dropout draws from the global generator.
+    # Saved within epochs, and with dropout, which draws from the global generator.
     arguments = IN_PROCESS | {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 2, "eval_steps": 2}
     model = tmp_path / "model"
     CedForAudioClassification.from_pretrained(base, drop_rate=0.1).save_pretrained(model)
@@ -727,7 +717,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(lora: int | None, sounds: Path,
         with pytest.raises(KeyboardInterrupt):
             finetune(sounds, tmp_path / "cut", callbacks=[Interrupt(5)], **kwargs)
     assert not (tmp_path / "cut").exists()
-    # As a kill within the writing of the next one leaves it.
+    # As if killed while writing the next one.
     shutil.copytree(tmp_path / "cut.training" / "checkpoint-4", tmp_path / "cut.training" / "checkpoint-6")
     (tmp_path / "cut.training" / "checkpoint-6" / "trainer_state.json").unlink()
 
@@ -747,10 +737,10 @@ def test_a_resumed_run_equals_an_undisturbed_one(lora: int | None, sounds: Path,
 
 
 @pytest.mark.parametrize("lora", [None, 2])
-def test_a_run_that_was_killed_while_it_wrote_the_model_writes_it(
+def test_a_run_that_was_killed_while_writing_the_model_can_be_resumed(
     lora: int | None, sounds: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It ends early, in the third epoch, since nothing is better than the first.
+    # It stops early, in the third epoch, since no epoch is better than the first.
     options = replace(FAST, epochs=20, patience=2, learning_rate=1e-9, lora=lora)
     kwargs: dict[str, Any] = {"model": base, "options": options, "training_arguments": IN_PROCESS}
     monkeypatch.setattr("ced_model.training.finetuning.trainer._selection", lambda metrics: 0.5)
@@ -763,7 +753,7 @@ def test_a_run_that_was_killed_while_it_wrote_the_model_writes_it(
     assert (again.epochs, again.best_epoch, again.num_trained) == (3.0, 1.0, first.num_trained)
 
 
-def test_a_model_is_replaced_only_if_asked_for(sounds: Path, base: Path, tmp_path: Path) -> None:
+def test_a_model_is_replaced_only_on_request(sounds: Path, base: Path, tmp_path: Path) -> None:
     kwargs: dict[str, Any] = {"model": base, "options": replace(FAST, epochs=1), "training_arguments": IN_PROCESS}
     finetune(sounds, tmp_path / "out", **kwargs)
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*"))
@@ -776,7 +766,7 @@ def test_a_model_is_replaced_only_if_asked_for(sounds: Path, base: Path, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.training"]
 
 
-def test_a_folder_that_is_no_run_is_not_touched(sounds: Path, base: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_not_changed(sounds: Path, base: Path, tmp_path: Path) -> None:
     (tmp_path / "out.training").mkdir()
     (tmp_path / "out.training" / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="contains files that are not checkpoints"):

@@ -1,8 +1,7 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning on strong labels: from a table and its audio to a model that scores steps."""
+"""Fine-tuning on strong labels: from a table and audio to a model that scores steps."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,6 @@ STEP = 2560
 QUICK: dict[str, Any] = {"dataloader_num_workers": 0, "report_to": "none"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve scenes of 3 to 5 s and one of 25 s with tones and bursts of noise at known times."""
@@ -58,7 +49,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(labels: Path, golden: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder that `ced finetune --events` made, and what it printed."""
+    """A folder made by `ced finetune --events`, and the command's output."""
     folder = tmp_path_factory.mktemp("models") / "model"
     options = ["--epochs", "12", "--batch-size", "4", "--learning-rate", "0.01", "--validation-share", "0.2"]
     quick = ["--device", "cpu", "--threads", "1", "--set", "dataloader_num_workers=0", "--set", "report_to=none"]
@@ -68,14 +59,14 @@ def model(labels: Path, golden: Path, tmp_path_factory: pytest.TempPathFactory) 
     return folder, result.stdout
 
 
-def test_it_finds_the_events_that_it_was_trained_on(model: tuple[Path, str], labels: Path) -> None:
+def test_it_finds_the_events_of_the_training_data(model: tuple[Path, str], labels: Path) -> None:
     found = evaluate_events(model[0], labels, finding={"merge_gap_s": 0.2})
     assert found.labels == ["beep", "hiss"]
     assert found.scores.segment_based.micro.f_measure > 0.9
     assert found.scores.event_based.micro.f_measure > 0.6
 
 
-def test_the_folder_is_a_frame_model_for_transformers_taggers_and_commands(
+def test_the_folder_works_in_transformers_taggers_and_commands(
     model: tuple[Path, str], labels: Path, tmp_path: Path
 ) -> None:
     loaded = AutoModelForAudioFrameClassification.from_pretrained(model[0])
@@ -93,7 +84,7 @@ def test_the_folder_is_a_frame_model_for_transformers_taggers_and_commands(
     assert result.exit_code == 0 and "13 recordings" in result.stdout
 
 
-def test_the_commands_that_it_prints_work(model: tuple[Path, str]) -> None:
+def test_the_printed_commands_work(model: tuple[Path, str]) -> None:
     folder, printed = model
     held_out = folder.with_name("model.training") / "held_out.tsv"
     assert f"ced evaluate {held_out} --model {folder} --events" in printed and "event-based" in printed
@@ -104,7 +95,7 @@ def test_the_commands_that_it_prints_work(model: tuple[Path, str]) -> None:
 
 
 @pytest.mark.parametrize("options", [{"train": "head", "keep_classes": True, "class_weights": "balanced"}, {"lora": 2}])
-def test_it_trains_a_part_adapters_and_with_weights(
+def test_parts_adapters_and_class_weights_work(
     options: dict[str, Any], labels: Path, golden: Path, tmp_path: Path
 ) -> None:
     chosen = FinetuningOptions(epochs=1, batch_size=8, mixup=0.3, masks=True, validation_share=0, **options)
@@ -165,7 +156,7 @@ def test_steps_that_only_pad_a_clip_have_no_labels(
     assert (batch["labels"][1] >= 0).all()
 
 
-def test_pieces_of_long_recordings_begin_elsewhere_in_each_epoch(clips: tuple[StrongClips, list[int]]) -> None:
+def test_pieces_of_long_recordings_start_differently_in_each_epoch(clips: tuple[StrongClips, list[int]]) -> None:
     dataset = make_dataset(clips, seed=0)
     first, again, other = dataset[0, 13], dataset[0, 13], dataset[1, 13]
     assert np.array_equal(first["waveform"], again["waveform"]) and torch.equal(first["labels"], again["labels"])
@@ -175,11 +166,11 @@ def test_pieces_of_long_recordings_begin_elsewhere_in_each_epoch(clips: tuple[St
 # Bad input
 
 
-def test_labels_that_do_not_fit_are_refused_with_their_line(labels: Path, golden: Path, tmp_path: Path) -> None:
+def test_invalid_labels_are_refused_with_their_line(labels: Path, golden: Path, tmp_path: Path) -> None:
     (tmp_path / "late.tsv").write_text("0.wav\t0.5\t1\tbeep\n0.wav\t3\t30\thiss\n")
     (tmp_path / "owl.tsv").write_text("1.wav\t0.5\t1\tbeep\n1.wav\t1\t2\towl\n")
     how: dict[str, Any] = {"model": golden / "micro_hub", "events": True, "reading": {"audio_root": labels.parent}}
-    with pytest.raises(UsageError, match="late.tsv, line 2: the offset 30 is behind the end of 0.wav"):
+    with pytest.raises(UsageError, match="late.tsv, line 2: the offset 30 is after the end of 0.wav"):
         finetune(tmp_path / "late.tsv", tmp_path / "model", **how)
     with pytest.raises(UsageError, match="owl.tsv, line 2: 'owl' is not among the 2 classes: 'beep', 'hiss'"):
         finetune(labels, tmp_path / "model", validation=tmp_path / "owl.tsv", **how)

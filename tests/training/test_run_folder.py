@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a training run: what is resumed, what is refused, and that one run uses it at a time."""
+"""The folder of a training run can be resumed and is used by only one run at a time."""
 
 import json
 import os
@@ -24,7 +24,7 @@ sys.stdin.read()
 
 
 def make_checkpoint(folder: Path, step: int) -> Path:
-    """A checkpoint as far as it can be checked."""
+    """A checkpoint with the files that are checked."""
     checkpoint = folder / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True)
     save_file({"weight": torch.arange(100.0)}, checkpoint / "model.safetensors")
@@ -46,19 +46,19 @@ def flip_a_bit(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"])
 @pytest.mark.parametrize("damage", [cut, Path.unlink])
-def test_a_checkpoint_that_is_cut_or_lacks_a_file_is_passed_over(name: str, damage: object, tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_ignored(name: str, damage: object, tmp_path: Path) -> None:
     whole, broken = make_checkpoint(tmp_path, 9), make_checkpoint(tmp_path, 10)
     assert last_checkpoint(tmp_path) == broken
     damage(broken / name)  # type: ignore[operator]
     assert last_checkpoint(tmp_path) == whole and find_checkpoints(tmp_path) == {9: True}
 
 
-def test_a_damaged_optimizer_is_found_by_its_checksum(tmp_path: Path) -> None:
+def test_a_damaged_optimizer_is_detected_by_its_checksum(tmp_path: Path) -> None:
     flip_a_bit(make_checkpoint(tmp_path, 1) / "optimizer.pt")
     assert last_checkpoint(tmp_path) is None
 
 
-def test_adapters_are_weights_too(tmp_path: Path) -> None:
+def test_adapters_count_as_weights(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path, 1)
     (checkpoint / "model.safetensors").rename(checkpoint / "adapter_model.safetensors")
     assert last_checkpoint(tmp_path) == checkpoint
@@ -99,7 +99,7 @@ def test_a_run_is_resumed_as_it_was_started_or_overwritten(tmp_path: Path) -> No
     assert json.loads((folder / "run.json").read_text()) == {"seed": 1}
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="contains files that are not checkpoints"):
         with open_run(tmp_path, {}, overwrite=True):

@@ -1,9 +1,9 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The augmentation that teachers and student share; one seed determines it to the bit (paper, section 2).
+"""The augmentation for teachers and student, which is determined bit by bit by a seed (paper, section 2).
 
-Global random states are neither read nor changed. A seed is a hash of numbers, and random numbers are drawn from the
-raw 64-bit outputs of a generator of its own, which are the same on every platform and in every version of NumPy.
+Global random states are neither used nor changed. Random numbers are drawn from the raw 64-bit outputs of a separate
+generator, which are the same on every platform and in every version of NumPy.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from ...messages import OptionError, check_number
 SEED_BITS = 31  # a seed is stored as a non-negative int32
 FRAMES_PER_SECOND = 100  # of CED's front end
 
-SHIFT, TIME_MASK, FREQ_MASK = range(3)  # the generators of one seed, one for each thing to decide
+SHIFT, TIME_MASK, FREQ_MASK = range(3)  # one generator per decision
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Augmentation:
 
     Attributes:
         chunk_s: Length of a chunk in seconds.
-        max_shift: Largest circular shift of a chunk's waveform in either direction, as a part of its length; at 0.5,
-            the most, any part of the chunk may come first.
-        max_time_mask: Most frames (10 ms) of the log-mel that are masked in a chunk of `chunk_s`; of a shorter one in
-            proportion, since a fixed number could cover all of it.
-        max_freq_mask: Most mel bins that are masked.
+        max_shift: Maximum circular shift of a chunk's waveform in either direction, as a share of its length, up to
+            0.5 (any shift).
+        max_time_mask: Maximum number of masked log-mel frames (10 ms) in a chunk of `chunk_s`; proportionally less in a
+            shorter one, which could otherwise be masked completely.
+        max_freq_mask: Maximum number of masked mel bins.
 
     Raises:
-        ValueError: if a value is not possible; the message names it.
+        ValueError: for an invalid value.
     """
 
     chunk_s: float = 10.0
@@ -64,7 +64,7 @@ class Augmentation:
 
     @property
     def chunk_samples(self) -> int:
-        """Length of a whole chunk in samples at 16 kHz."""
+        """Length of a chunk in samples at 16 kHz."""
         return round(self.chunk_s * SAMPLING_RATE)
 
     def to_dict(self) -> dict[str, float | int]:
@@ -72,7 +72,7 @@ class Augmentation:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`; raises a ValueError for a missing, unknown or impossible entry."""
+        """The inverse of `to_dict`; raises a ValueError for a missing, unknown or invalid entry."""
         names = {field.name for field in fields(cls)}
         if not isinstance(values, Mapping) or set(values) != names:
             got = sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
@@ -81,8 +81,7 @@ class Augmentation:
 
 
 class MaskBounds(NamedTuple):
-    """What is masked of a log-mel: all bins of frames `[time_start, time_stop)`, all frames of bins `[freq_start,
-    freq_stop)`."""
+    """Masks of a log-mel: frames `[time_start, time_stop)` and bins `[freq_start, freq_stop)`."""
 
     time_start: int
     time_stop: int
@@ -95,7 +94,7 @@ def sample_seed(store_seed: int, chunk_id: int, epoch: int) -> int:
     The seed of a chunk in an augmentation epoch.
 
     Returns:
-        A whole number from 0 to 2³¹ − 1, the same on every platform: a hash of the three numbers.
+        A hash of the three numbers, from 0 to 2³¹ − 1, which is the same on every platform.
 
     Raises:
         ValueError: if one of them does not fit into 64 bits.
@@ -104,20 +103,20 @@ def sample_seed(store_seed: int, chunk_id: int, epoch: int) -> int:
         numbers = struct.pack("<3q", store_seed, chunk_id, epoch)
     except struct.error as error:
         raise ValueError(
-            f"A seed is made of whole numbers of up to 64 bits, got {store_seed!r}, {chunk_id!r}, {epoch!r}."
+            f"A seed requires integers of up to 64 bits, got {store_seed!r}, {chunk_id!r}, {epoch!r}."
         ) from error
     digest = hashlib.blake2b(numbers, digest_size=8, person=b"ced sample").digest()
     return int.from_bytes(digest, "little") >> (64 - SEED_BITS)
 
 
 def shift_waveform(waveform: np.ndarray, seed: int, augmentation: Augmentation) -> np.ndarray:
-    """A copy of a waveform of shape `(samples,)`, shifted circularly: what leaves at one end enters at the other."""
+    """A circularly shifted copy of a waveform of shape `(samples,)`."""
     furthest = int(augmentation.max_shift * len(waveform))
     return np.roll(waveform, _below(_generator(seed, SHIFT), 2 * furthest + 1) - furthest)
 
 
 def mask_bounds(seed: int, augmentation: Augmentation, num_frames: int, num_mels: int) -> MaskBounds:
-    """The time mask and the frequency mask of a log-mel; each has a uniform width from 0 on, and a uniform place."""
+    """The time mask and the frequency mask of a log-mel, with uniform widths (from 0) and positions."""
     in_proportion = int(augmentation.max_time_mask * num_frames / (augmentation.chunk_s * FRAMES_PER_SECOND))
     time = _mask(seed, TIME_MASK, min(augmentation.max_time_mask, in_proportion), num_frames)
     return MaskBounds(*time, *_mask(seed, FREQ_MASK, min(augmentation.max_freq_mask, num_mels), num_mels))
@@ -127,13 +126,13 @@ def mask_log_mel(log_mel: torch.Tensor, seed: int, augmentation: Augmentation) -
     """
     A copy of a log-mel of shape `(mels, frames)` with a time mask and a frequency mask.
 
-    They are filled with the mean of the log-mel before masking. Before the model's `init_bn`, 0 dB is a loud sound, so
-    zeros would not mask.
+    Masks are filled with the mean of the log-mel. Zeros would not mask, since before the model's `init_bn` 0 dB is a
+    loud sound.
     """
     num_mels, num_frames = log_mel.shape
     bounds = mask_bounds(seed, augmentation, num_frames, num_mels)
     masked = log_mel.clone(memory_format=torch.contiguous_format)
-    # Added up in double precision by one thread: torch's own sum depends on the number of threads.
+    # Summed in double precision by one thread, since torch's sum depends on the number of threads.
     mean = float(np.mean(masked.numpy(force=True), dtype=np.float64))
     masked[:, bounds.time_start : bounds.time_stop] = mean
     masked[bounds.freq_start : bounds.freq_stop] = mean
@@ -144,14 +143,14 @@ def augmented_log_mel(
     waveform: np.ndarray, seed: int, augmentation: Augmentation, feature_extractor: CedFeatureExtractor
 ) -> torch.Tensor:
     """
-    The input of a CED model, teacher or student, for a chunk under a seed: shifted, transformed, masked.
+    The input of a CED model, teacher or student, for a chunk and a seed: shifted, transformed, masked.
 
     Args:
-        waveform: The chunk as it was cut, float32 of shape `(samples,)` at 16 kHz.
+        waveform: The original chunk, float32 of shape `(samples,)` at 16 kHz.
 
     Returns:
-        float32 of shape `(mels, frames)`, in decibels, on the CPU. Bit-identical in every process and batch:
-        each chunk is computed alone, by one thread.
+        float32 of shape `(mels, frames)`, in decibels, on the CPU. Bit-identical in every process and batch: each chunk
+        is computed separately by one thread.
     """
     shifted = shift_waveform(waveform, seed, augmentation)
     with one_thread():
@@ -161,7 +160,7 @@ def augmented_log_mel(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch computes on one CPU thread, as in a worker of a `DataLoader`: a matrix product may depend on how many."""
+    """Limits torch to one CPU thread, as in a worker of a `DataLoader`: matrix products may depend on the number."""
     threads = torch.get_num_threads()
     if threads == 1:
         yield
@@ -185,5 +184,5 @@ def _generator(seed: int, purpose: int) -> np.random.PCG64:
 
 
 def _below(generator: np.random.PCG64, bound: int) -> int:
-    """A uniform whole number from 0 to below `bound`."""
+    """A uniform random integer in [0, bound)."""
     return int(generator.random_raw()) * bound >> 64

@@ -14,10 +14,10 @@ from ...modeling_ced import CedForAudioClassification
 from .plan import Distillation, Plan, is_default_schedule
 from .store import Store, top_k_of
 
-# What is measured on held-out files, as a reader of the card knows it.
+# Names of the metrics on held-out files in the card.
 METRIC_NAMES = {
     "bce": "Binary cross-entropy with the teachers' probabilities",
-    "prior_bce": "The same of the best constant answer",
+    "prior_bce": "The same for the best constant output",
     "top1": "Top-1 agreement with the teachers",
     "mAP": "mAP against the teachers' tags (probability ≥ 0.5)",
 }
@@ -26,7 +26,6 @@ METRIC_NAMES = {
 def make_card(
     model: CedForAudioClassification, plan: Plan, training: TrainingArguments, result: Distillation
 ) -> ModelCard:
-    """The card of a student."""
     results = [
         EvalResult(
             task_type="audio-classification",
@@ -85,7 +84,7 @@ def _describe(plan: Plan, training: TrainingArguments, result: Distillation) -> 
 
 
 def _teacher_name(name: str) -> str:
-    """A teacher's name without the folder that it was in on some machine; the id of a Hub repository as it is."""
+    """A teacher's name without its local folder; the ids of Hub repositories are unchanged."""
     return os.path.basename(name.rstrip("/\\")) if name.startswith((".", "~", os.sep)) or ":" in name else name
 
 

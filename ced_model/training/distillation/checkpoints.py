@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of a distillation: which are best, and their average."""
+"""Chooses and averages checkpoints of a distillation."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ...messages import printable
 from ..run_folder import checkpoint_path, find_checkpoints
 
-LOSS = "eval_bce"  # by which checkpoints are compared
+LOSS = "eval_bce"  # the metric for the choice of checkpoints
 
 
 def choose_checkpoints(folder: Path, log_history: Sequence[Mapping[str, Any]], number: int) -> tuple[int, ...]:
-    """The steps of the best checkpoints by their held-out loss, the best first; without losses those of the last."""
+    """The steps of the best checkpoints by held-out loss, best first; without losses, those of the last ones."""
     losses = {int(entry["step"]): float(entry[LOSS]) for entry in log_history if LOSS in entry}
     steps = [step for step, is_whole in find_checkpoints(folder).items() if is_whole]
     return tuple(sorted(steps, key=lambda step: (losses.get(step, float("inf")), -step))[:number])
@@ -42,13 +42,13 @@ class KeepBest(TrainerCallback):
 
 def average_checkpoints(checkpoints: Sequence[Path]) -> dict[str, torch.Tensor]:
     """
-    The mean of the checkpoints' weights, added up in float64, in the checkpoints' own dtypes.
+    The mean of the checkpoints' weights, summed in float64, in their original dtypes.
 
-    A running variance of a batch normalisation becomes that of all their batches together: the mean of the variances
-    plus the variance of the means. Counters become the highest one.
+    The running variance of a batch normalisation becomes that of all batches together: the mean of the variances plus
+    the variance of the means. Counters become their maximum.
 
     Raises:
-        ValueError: naming the checkpoint, if its weights are not finite.
+        ValueError: if the weights of a checkpoint are not finite.
     """
     states = [load_file(checkpoint / "model.safetensors") for checkpoint in checkpoints]
     for checkpoint, state in zip(checkpoints, states, strict=True):

@@ -1,12 +1,11 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Audio files → chunks, and the waveform of a chunk, which is bit-identical wherever and whenever it is read.
+"""Splits audio files into chunks, and reads the waveform of a chunk, which is always bit-identical.
 
-- Uncompressed and FLAC files can be read from anywhere, so the chunk's own part is read and resampled, with 0.1 s on
-  both sides for the resampling filter. It differs from resampling the whole file in the last bit (up to 1.5e-7 of full
-  scale).
-- Other formats (MP3, Ogg, those of PyAV) give other samples after seeking, so they are decoded from the start to the
-  chunk. A reader decodes a file once if its chunks are read in order.
+- Uncompressed and FLAC files are seekable, so only the chunk is read and resampled, with 0.1 s on both sides for the
+  resampling filter. It differs from resampling the complete file in the last bit (up to 1.5e-7 of full scale).
+- Other formats (MP3, Ogg, those of PyAV) give different samples after seeking, so they are decoded from the start. A
+  reader decodes a file only once if its chunks are read in order.
 """
 
 import math
@@ -37,7 +36,7 @@ from ...messages import one_line
 from .store import Chunk
 
 MIN_SAMPLES = 2400  # 0.15 s, one patch
-CONTEXT_SAMPLES = 1600  # at 16 kHz, on both sides: more than the resampling filter looks at
+CONTEXT_SAMPLES = 1600  # at 16 kHz, on both sides: more than the length of the resampling filter
 SEEKABLE_FORMATS = frozenset("WAV WAVEX RF64 W64 AIFF AU CAF FLAC".split())
 SEEKABLE_SUBTYPES = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 
@@ -46,11 +45,11 @@ AudioSource = str | os.PathLike | Sequence[str | os.PathLike]
 
 class AudioFiles(NamedTuple):
     """
-    Audio files to cut.
+    Audio files to split into chunks.
 
     Attributes:
         root: The folder that `paths` are relative to.
-        paths: Files, with `/`, each once.
+        paths: Files, with `/`, without duplicates.
         skipped: Files that cannot be used, with the reason.
     """
 
@@ -60,7 +59,7 @@ class AudioFiles(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Chunks in the order of files and time, and files that cannot be used, with the reason."""
+    """Chunks ordered by file and time, and files that cannot be used, with the reason."""
 
     chunks: list[Chunk]
     skipped: dict[str, str]
@@ -68,13 +67,13 @@ class Cut(NamedTuple):
 
 def find_audio(audio: AudioSource) -> AudioFiles:
     """
-    The audio files of a folder, or of a list of files and folders, in the order of the list and of names.
+    The audio files of a folder, or of a list of files and folders, in the order of the list and sorted by name.
 
-    Folders are searched recursively for the extensions of audio files; hidden entries are left out, links to folders
-    are followed. Listed files may have any extension.
+    Folders are searched recursively for files with the extensions of audio files, which are not hidden; links to
+    folders are followed. Listed files may have any extension.
 
     Raises:
-        ValueError: if there is none, or a single path does not exist.
+        ValueError: if there are none, or a single path does not exist.
     """
     sources = [audio] if isinstance(audio, str | os.PathLike) else list(audio)
     places = [os.path.abspath(os.fspath(source)) for source in sources]
@@ -105,13 +104,13 @@ def cut_files(
     files: AudioFiles, chunk_samples: int, *, on_file: Callable[[str, str | None], object] = lambda path, reason: None
 ) -> Cut:
     """
-    Cuts all files; those that cannot be read are skipped.
+    Splits all files into chunks, except those that cannot be read.
 
     Args:
-        on_file: Called with each file that is done, and the reason if it is skipped.
+        on_file: Called with each file, and the reason if it is skipped.
 
     Raises:
-        ValueError: if no file can be used; with the reason of the first.
+        ValueError: if no file can be used, with the reason of the first.
     """
 
     def try_cut(path: str) -> list[Chunk] | str:
@@ -122,8 +121,8 @@ def cut_files(
             return text.removeprefix(f"{describe(files.root / path)}: ").removeprefix(f"{describe(path)}: ")
 
     cut = Cut([], dict(files.skipped))
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # decoding releases Python's lock
-        for first in range(0, len(files.paths), 1024):  # the pool takes all that it is given at once
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # decoding releases the GIL
+        for first in range(0, len(files.paths), 1024):  # the pool would submit all tasks at once
             paths = files.paths[first : first + 1024]
             for path, result in zip(paths, pool.map(try_cut, paths), strict=True):
                 reason = result if isinstance(result, str) else None
@@ -140,12 +139,11 @@ def cut_files(
 
 def cut_file(root: str | os.PathLike, path: str, chunk_samples: int) -> list[Chunk]:
     """
-    The chunks of a file: pieces of `chunk_samples`, and a last piece if it is at least half as long.
-
-    A file that is shorter than half a chunk is a chunk as it is.
+    The chunks of a file: pieces of `chunk_samples`, and a last piece if it is at least half as long. A file that is
+    shorter than this is one chunk.
 
     Raises:
-        AudioError: if any part of the file cannot be read, or if all of it is shorter than one patch (0.15 s).
+        AudioError: if any part of the file cannot be read, or if it is shorter than one patch (0.15 s).
     """
     chunks: list[Chunk] = []
     for piece in _pieces(Path(root, path), chunk_samples):
@@ -159,7 +157,7 @@ def cut_file(root: str | os.PathLike, path: str, chunk_samples: int) -> list[Chu
 
 @dataclass
 class _Stream:
-    """A file that is decoded piece by piece in one process, whose position others must not move."""
+    """A file that is decoded in pieces; it must not be shared with other processes, which would move its position."""
 
     path: str
     process: int
@@ -169,11 +167,11 @@ class _Stream:
 
 class ChunkReader:
     """
-    Reads chunks' waveforms below an audio root.
+    Reads the waveforms of chunks.
 
     Attributes:
-        root: The folder that chunks' paths are relative to.
-        chunk_samples: Length of a whole chunk: `Augmentation.chunk_samples`.
+        root: The folder that the chunks' paths are relative to.
+        chunk_samples: `Augmentation.chunk_samples`.
     """
 
     def __init__(self, root: str | os.PathLike, chunk_samples: int) -> None:
@@ -189,10 +187,10 @@ class ChunkReader:
         The waveform of a chunk.
 
         Returns:
-            float32 of shape `(num_samples,)` at 16 kHz, bit-identical to what was cut.
+            float32 of shape `(num_samples,)` at 16 kHz, bit-identical to the original chunk.
 
         Raises:
-            AudioError: if the file is gone, cannot be read, or holds other samples than were cut.
+            AudioError: if the file does not exist, cannot be read, or has different samples.
         """
         file = self.root / chunk.path
         if is_seekable(file):
@@ -207,7 +205,7 @@ class ChunkReader:
         return waveform
 
     def _decode_to(self, chunk: Chunk) -> np.ndarray:
-        """The piece at the chunk's place of a file that cannot seek; empty if it ends before."""
+        """The chunk's piece of a file that is not seekable; empty if the file ends before it."""
         number, stream = chunk.start // self.chunk_samples, self._stream
         if stream is None or (stream.path, stream.process) != (chunk.path, os.getpid()) or number < stream.next_number:
             stream = _Stream(chunk.path, os.getpid(), _blocks(self.root / chunk.path, self.chunk_samples))
@@ -218,7 +216,7 @@ class ChunkReader:
 
 
 def is_seekable(file: str | os.PathLike) -> bool:
-    """Whether reading from the middle of a file gives the samples that reading from its start does."""
+    """Whether a file gives the same samples after seeking as when read from its start."""
     if not os.path.isfile(file):  # opening a FIFO would wait for a writer
         return False
     try:
@@ -229,12 +227,12 @@ def is_seekable(file: str | os.PathLike) -> bool:
                 and sound.channels <= MAX_ARRAY_CHANNELS
                 and sound.frames < UNKNOWN_FRAMES
             )
-    except (soundfile.SoundFileError, OSError):  # reading gives the reason
+    except (soundfile.SoundFileError, OSError):  # reading it will report the reason
         return False
 
 
 def _pieces(file: Path, chunk_samples: int) -> Iterator[np.ndarray]:
-    """A file in pieces of `chunk_samples`; the last may be shorter. At least one, and none is empty."""
+    """A file in pieces of `chunk_samples`; the last may be shorter. At least one piece, and none is empty."""
     if not is_seekable(file):
         yield from _blocks(file, chunk_samples)
         return
@@ -252,10 +250,10 @@ def _blocks(file: Path, chunk_samples: int) -> Iterator[np.ndarray]:
 
 def _read_part(file: Path, start: int, num_samples: int) -> np.ndarray:
     """
-    Samples `[start, start + num_samples)` at 16 kHz of a file that can seek, or as many as there are.
+    Samples `[start, start + num_samples)` at 16 kHz of a seekable file, or fewer at its end.
 
-    The part that is read begins where a frame of the file and a sample at 16 kHz are at the same time, so that the
-    phase of the resampling filter is that of the whole file.
+    Reading starts where a frame of the file and a sample at 16 kHz coincide, so that the phase of the resampling filter
+    is the same as for the complete file.
     """
     with sound_file(file) as sound:
         rate = sound.samplerate
@@ -273,11 +271,11 @@ def _read_part(file: Path, start: int, num_samples: int) -> np.ndarray:
             raise AudioError(f"{describe(file)}: damaged after {first / rate:.1f} s ({error})") from error
     if len(frames) != stop - first:
         raise AudioError(f"{describe(file)}: truncated: {(stop - first - len(frames)) / rate:.1f} s are missing")
-    if len(frames) <= MAX_ARRAY_CHANNELS:  # only a file that has no more: the context alone is longer
+    if len(frames) <= MAX_ARRAY_CHANNELS:  # only at the end of a file, since the context is longer
         raise _too_short(file)
     try:
         samples = read_audio({"array": frames.T, "sampling_rate": rate})
-    except AudioError as error:  # it names an array
+    except AudioError as error:  # its message refers to an array
         raise AudioError(f"{describe(file)}: {str(error).partition(': ')[2]}") from error
     skipped = start - unit * unit_samples
     return samples[skipped : skipped + num_samples]

@@ -1,10 +1,10 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The input of a teacher for a chunk under a seed, for each kind of front end.
+"""The input of a teacher for a chunk and a seed, for each kind of front end.
 
-The masks of a seed are drawn for CED's log-mel. Models with that front end get exactly these. Models with another mel
-spectrogram get them by their bounds in seconds and hertz, filled with the mean of their own features. Models that read
-waveforms get none.
+The masks of a seed are drawn for CED's log-mel. For models with this front end, they are used directly. For other mel
+spectrograms, their bounds are converted to seconds and hertz, and they are filled with the mean of the features. Inputs
+of waveform models are not masked.
 """
 
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ from .augmentation import Augmentation, augmented_log_mel, mask_bounds, one_thre
 CED_FRONT_END = CedFeatureExtractor()  # of the published models; the masks are drawn for it
 
 Features = dict[str, torch.Tensor]
-FeatureExtractor = Any  # a SequenceFeatureExtractor, which by its type can neither be called nor has what models need
+FeatureExtractor = Any  # a SequenceFeatureExtractor, but typed loosely, since that class declares no `__call__`
 
 
 class MaskRegion(NamedTuple):
     """
-    What is masked, in units of no front end: everything from `start_s` to `stop_s`, and everything from `low_hz` to
-    `high_hz`. The times are those of the shifted waveform. A mask of width 0 has equal bounds.
+    Masks independent of the front end: all frequencies from `start_s` to `stop_s` of the shifted waveform, and all
+    times from `low_hz` to `high_hz`. A mask of width 0 has equal bounds.
     """
 
     start_s: float
@@ -40,12 +40,12 @@ class MaskRegion(NamedTuple):
 
 class MelGrid(NamedTuple):
     """
-    Where the features of a mel spectrogram are.
+    Positions of the features of a mel spectrogram in time and frequency.
 
     Attributes:
-        frame_s: From one frame to the next.
-        first_s: The centre of the first frame.
-        mel_hz: The centres of the mel bins, of shape `(mels,)`.
+        frame_s: Distance between frames.
+        first_s: Centre of the first frame.
+        mel_hz: Centres of the mel bins, of shape `(mels,)`.
         mels_first: Whether the features are of shape `(mels, frames)`, not `(frames, mels)`.
     """
 
@@ -57,28 +57,28 @@ class MelGrid(NamedTuple):
 
 class FrontEnd:
     """
-    Makes the input of a model. It is picklable, so that the workers of a `DataLoader` can have it.
+    Computes the input of a model. It is picklable, for the workers of a `DataLoader`.
 
     Attributes:
         masks: How masks are applied, for the manifest.
-        needs_equal_lengths: Whether a batch must consist of chunks of one length.
+        needs_equal_lengths: Whether all chunks of a batch must have the same length.
     """
 
     masks: str
-    needs_equal_lengths = True  # models without an attention mask would take padding for audio
+    needs_equal_lengths = True  # models without an attention mask would treat padding as audio
 
     def __call__(self, waveform: np.ndarray, seed: int, augmentation: Augmentation) -> Features:
         """The features of a chunk, as a batch of one."""
         raise NotImplementedError
 
     def collate(self, features: list[Features]) -> Features:
-        """One batch of several."""
+        """Joins batches to one."""
         return {name: torch.cat([feature[name] for feature in features]) for name in features[0]}
 
 
 @dataclass(frozen=True, eq=False)
 class CedFrontEnd(FrontEnd):
-    """CED's log-mel, exactly as the student gets it; of clips of different lengths with an `attention_mask`."""
+    """CED's log-mel, the same as that of the student, with an `attention_mask` for clips of different lengths."""
 
     extractor: CedFeatureExtractor
     masks = "on the log-mel"
@@ -96,7 +96,7 @@ class CedFrontEnd(FrontEnd):
 
 @dataclass(frozen=True, eq=False)
 class SpectrogramFrontEnd(FrontEnd):
-    """Another mel spectrogram, with the masks at the same times and frequencies."""
+    """A different mel spectrogram, with masks at the same times and frequencies."""
 
     extractor: FeatureExtractor
     grid: MelGrid
@@ -113,7 +113,7 @@ class SpectrogramFrontEnd(FrontEnd):
 
 @dataclass(frozen=True)
 class WaveformFrontEnd(FrontEnd):
-    """A model that reads waveforms, or whose features are not known: shifted, but not masked."""
+    """For models of waveforms, or with unknown features: shifted, but not masked."""
 
     extractor: FeatureExtractor = None  # without one, the features are `waveforms`
     masks = "none: shifted only"
@@ -126,7 +126,7 @@ class WaveformFrontEnd(FrontEnd):
 
 
 def choose_front_end(extractor: FeatureExtractor) -> FrontEnd:
-    """The front end that a model's feature extractor stands for."""
+    """The front end for a model's feature extractor."""
     is_ced = isinstance(extractor, CedFeatureExtractor)
     if is_ced and front_end_parameters(extractor) == front_end_parameters(CED_FRONT_END):
         return CedFrontEnd(extractor)
@@ -135,7 +135,7 @@ def choose_front_end(extractor: FeatureExtractor) -> FrontEnd:
 
 
 def front_end_parameters(extractor: CedFeatureExtractor) -> dict[str, Any]:
-    """What decides the log-mel, by the names of the feature extractor; `f_max` in Hz even if it is stored as null."""
+    """The parameters of the log-mel, with the names of the feature extractor; `f_max` in Hz even if it is None."""
     names = ("sampling_rate", "feature_size", "n_fft", "win_size", "hop_size", "center", "f_min", "f_max")
     parameters = {name: getattr(extractor, name) for name in names}
     if parameters["f_max"] is None:
@@ -145,7 +145,7 @@ def front_end_parameters(extractor: CedFeatureExtractor) -> dict[str, Any]:
 
 def collate_log_mels(log_mels: list[torch.Tensor], padding_value: float = 0.0) -> Features:
     """
-    Log-mels of shape `(mels, frames)` as a batch for a CED model.
+    Collates log-mels of shape `(mels, frames)` to a batch for a CED model.
 
     Returns:
         `input_values` of shape `(batch, mels, frames)` and, if the clips differ in length, `attention_mask`, int64 of
@@ -161,11 +161,11 @@ def collate_log_mels(log_mels: list[torch.Tensor], padding_value: float = 0.0) -
 
 
 def mask_region(seed: int, augmentation: Augmentation, num_samples: int) -> MaskRegion:
-    """What a seed masks of a chunk of `num_samples` at 16 kHz, in seconds and hertz."""
+    """The masks of a seed for a chunk of `num_samples` at 16 kHz, in seconds and hertz."""
     ced = CED_FRONT_END
     num_frames = ced.num_frames(max(num_samples, ced.min_samples))
     bounds = mask_bounds(seed, augmentation, num_frames, ced.feature_size)
-    # A frame or bin reaches half the way to its neighbours; the centre of bin m is at m + 1 of the filterbank's points.
+    # A frame or bin extends halfway to its neighbours; the centre of bin m is at point m + 1 of the filterbank.
     frame_s = ced.hop_size / ced.sampling_rate
     start_s, stop_s = (max(0.0, (frame - 0.5) * frame_s) for frame in (bounds.time_start, bounds.time_stop))
     top_mel = hertz_to_mel(front_end_parameters(ced)["f_max"], "htk")
@@ -178,18 +178,18 @@ def mask_region(seed: int, augmentation: Augmentation, num_samples: int) -> Mask
 
 def mask_spectrogram(features: torch.Tensor, region: MaskRegion, grid: MelGrid, duration_s: float) -> torch.Tensor:
     """
-    A copy of a spectrogram with the frames and bins masked whose centres lie in `region`.
+    A copy of a spectrogram in which frames and bins with centres in `region` are masked.
 
     Args:
-        features: Of shape `(1, frames, mels)`, `(1, mels, frames)`, or `(1, frames / n, n · mels)` where n frames are
-            stacked.
-        duration_s: Of the audio; frames behind it are padding, which the mean that fills the masks leaves out.
+        features: Features of shape `(1, frames, mels)`, `(1, mels, frames)`, or `(1, frames / n, n · mels)` with n
+            stacked frames.
+        duration_s: Duration of the audio; later frames are padding, and excluded from the mean that fills the masks.
     """
     num_mels = len(grid.mel_hz)
     masked = features.clone(memory_format=torch.contiguous_format)
     frames = masked[0].T if grid.mels_first else masked[0].view(-1, num_mels)  # a view of shape (frames, mels)
     times = grid.first_s + grid.frame_s * np.arange(len(frames))
-    # To the end of a frame's window, or where windows are padded its middle.
+    # Up to the end of a frame's window, or its middle if windows are padded.
     is_whole = times + grid.first_s < duration_s + 1e-5
     mean = float(np.mean(frames[torch.from_numpy(is_whole)].numpy(), dtype=np.float64))
     frames[torch.from_numpy((region.start_s <= times) & (times < region.stop_s))] = mean
@@ -198,7 +198,7 @@ def mask_spectrogram(features: torch.Tensor, region: MaskRegion, grid: MelGrid, 
 
 
 def mel_grid(extractor: FeatureExtractor) -> MelGrid | None:
-    """Where the features of a feature extractor are in time and frequency; None if that is not known."""
+    """Positions of the features of a feature extractor in time and frequency; None if they are not known."""
     rate = extractor.sampling_rate
     if isinstance(extractor, CedFeatureExtractor):
         f_max = front_end_parameters(extractor)["f_max"]
@@ -222,7 +222,7 @@ def _mel_centres(num_mels: int, low_hz: float, high_hz: float, mel_scale: str) -
 
 
 def _extract(extractor: FeatureExtractor, waveform: np.ndarray) -> Features:
-    """A feature extractor's own output for a waveform at 16 kHz, as a batch of one."""
+    """The output of a feature extractor for a waveform at 16 kHz, as a batch of one."""
     rate = extractor.sampling_rate
     if rate != SAMPLING_RATE:
         waveform = soxr.resample(waveform, SAMPLING_RATE, rate, quality="HQ")

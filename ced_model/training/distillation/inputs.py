@@ -1,9 +1,9 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The student's inputs: the teachers' inputs, made again from chunk and seed, with the teachers' outputs as targets.
+"""The inputs of the student: the same as those of the teachers, with the teachers' outputs as targets.
 
-An input is made in the workers of a `DataLoader` from its epoch and chunk alone, so it does not depend on the order, on
-batches, or on the number of workers or processes.
+An input is computed in the workers of a `DataLoader` and depends only on its epoch and chunk, not on the order,
+batches, or the number of workers or processes.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from .store import Store, read_shard, restore_probabilities
 
 
 class Split(NamedTuple):
-    """Numbers of the chunks to train on and of those held out, int64, each in ascending order."""
+    """Indices of the training chunks and the held-out chunks, int64, in ascending order."""
 
     training: np.ndarray
     held_out: np.ndarray
@@ -32,10 +32,10 @@ class Split(NamedTuple):
 
 def split_by_file(store: Store, share: float) -> Split:
     """
-    Holds files out, with about `share` of the chunks.
+    Holds out files with about `share` of the chunks.
 
-    The files are chosen by a hash of their paths, so that another student, seed or store of the same files has the same
-    ones held out. A single file is never held out.
+    Files are chosen by a hash of their paths, so that they are the same for other students, seeds and stores. A single
+    file is never held out.
     """
     chunks = np.arange(store.num_chunks)
     paths = store.chunks["path"].combine_chunks().dictionary_encode()
@@ -47,7 +47,7 @@ def split_by_file(store: Store, share: float) -> Split:
     for file in sorted(range(len(names)), key=lambda file: _hash(names[file])):
         if counts[[*chosen, file]].sum() <= share * len(chunks):
             chosen.append(file)
-    if not chosen:  # every file has more than the wanted part
+    if not chosen:  # each file has a larger share
         chosen = [int(counts.argmin())]
     is_held_out = np.isin(file_of, chosen)
     return Split(chunks[~is_held_out], chunks[is_held_out])
@@ -59,7 +59,7 @@ def _hash(path: str) -> bytes:
 
 class StoredRows:
     """
-    The teachers' outputs by epoch and chunk, in memory: 84 bytes a row.
+    The teachers' outputs by epoch and chunk, in memory (84 bytes per row).
 
     Attributes:
         seeds: int32 of shape `(rows,)`.
@@ -73,7 +73,7 @@ class StoredRows:
         self._num_chunks, self._num_epochs = store.num_chunks, store.num_epochs
 
     def position(self, chunk: int, epoch: int) -> int:
-        """The row of a chunk in a training epoch. Epochs beyond those of the store start again with the first."""
+        """The row of a chunk in a training epoch. After the epochs of the store, they start again with the first."""
         return epoch % self._num_epochs * self._num_chunks + chunk
 
 
@@ -81,17 +81,17 @@ class DistillationDataset(Dataset):
     """
     Chunks as items `{"input_values": float32 (mels, frames), "labels": float32 (classes,)}`.
 
-    A key is `(epoch, number)`, or a number alone for the first epoch.
+    A key is `(epoch, index)`, or an index for the first epoch.
 
     Args:
         store: The chunks and their augmentation.
         rows: The teachers' outputs.
-        chunks: Numbers of the chunks in the store to use.
-        feature_extractor: The student's; it makes the same log-mels as the store's front end.
-        audio_root: The folder that the chunks' paths are relative to; by default the one in the store's manifest.
-        consistent: Whether the student gets the teachers' inputs. If not, it draws augmentations of its own.
+        chunks: Indices of the chunks to use.
+        feature_extractor: The student's, with the same log-mels as the store's front end.
+        audio_root: The folder that the chunks' paths are relative to, by default the one in the store's manifest.
+        consistent: Whether the student gets the same inputs as the teachers, or with a different augmentation.
         mixup: The parameter α of mixup, see `mix_log_mels`; 0 for none.
-        seed: Decides mixup, and the augmentation of students that are not consistent.
+        seed: Seed of mixup, and of the augmentation if not `consistent`.
     """
 
     def __init__(
@@ -144,20 +144,20 @@ class DistillationDataset(Dataset):
 
 def mix_log_mels(log_mel: torch.Tensor, other: torch.Tensor, weight: float) -> torch.Tensor:
     """
-    Mixup (https://arxiv.org/abs/1710.09412) of two log-mels in decibels, as if both sounded at once.
+    Mixup (https://arxiv.org/abs/1710.09412) of two log-mels in decibels.
 
-    Powers are added, as for uncorrelated sounds, so each keeps its own masks; mixed waveforms would have to share one
-    mask.
+    Powers are added, as for uncorrelated sounds, so that each keeps its own masks; mixed waveforms would have to share
+    them.
 
     Args:
-        log_mel: of shape `(mels, frames)`.
-        other: of shape `(mels, other frames)`; it is cut, or ends early.
-        weight: of the first one's power, from 0 to 1; the other one has the rest.
+        log_mel: Log-mel of shape `(mels, frames)`.
+        other: Log-mel of shape `(mels, other frames)`; cut or padded to the length of the first.
+        weight: Weight of the first one's power, from 0 to 1; the other one has the rest.
 
     Returns:
         float32 of the first one's shape.
     """
-    with one_thread():  # elementwise functions may differ at the seams between threads
+    with one_thread():  # elementwise functions may differ at the boundaries between threads
         power = weight * 10 ** (log_mel / 10)
         frames = min(log_mel.shape[1], other.shape[1])
         power[:, :frames] += (1 - weight) * 10 ** (other[:, :frames] / 10)
@@ -165,7 +165,7 @@ def mix_log_mels(log_mel: torch.Tensor, other: torch.Tensor, weight: float) -> t
 
 
 def collate(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Items of a [`DistillationDataset`] as a batch, with an `attention_mask` if their lengths differ."""
+    """Collates items of a [`DistillationDataset`], with an `attention_mask` if their lengths differ."""
     inputs = collate_log_mels([item["input_values"] for item in items])
     return {**inputs, "labels": torch.stack([item["labels"] for item in items])}
 
@@ -173,10 +173,9 @@ def collate(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def set_input_statistics(norm: nn.BatchNorm2d, batches: Iterable[dict[str, torch.Tensor]]) -> None:
     """
-    Gives the model's `init_bn` the statistics of `batches`, valid frames only, as running mean and variance.
+    Sets running mean and variance of the model's `init_bn` to those of the valid frames in `batches`.
 
-    With its momentum of 0.01 it would need 500 steps to forget its initial zeros and ones, and evaluations before that
-    would be wrong.
+    With a momentum of 0.01, the initial zeros and ones would affect evaluations during the first 500 steps.
     """
     assert norm.running_mean is not None and norm.running_var is not None
     count = 0

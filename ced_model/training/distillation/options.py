@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Options of distillation, with the paper's values as defaults. Nothing heavy is imported here."""
+"""Options of distillation, without heavy imports."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 
 from ...messages import OptionError, UsageError
 
-# Fields of TrainingArguments that distillation sets itself, most of them by the arguments below.
+# Fields of TrainingArguments that distillation sets, most of them from the arguments below.
 FIXED_FIELDS = frozenset(
     "num_train_epochs max_steps per_device_train_batch_size learning_rate seed data_seed dataloader_num_workers"
     " eval_strategy eval_steps save_strategy save_steps save_total_limit output_dir resume_from_checkpoint"
@@ -23,31 +23,31 @@ FIXED_FIELDS = frozenset(
 @dataclass
 class DistillationArguments:
     """
-    How a student is trained. The defaults are the paper's where it names them.
+    Options for training a student. Defaults are those of the paper, if it has them.
 
     Args:
-        epochs: How often each chunk is used, each time with the teachers' input of another epoch of the store; by
-            default as many as the store has. More start again with the store's first.
-        max_steps: Optimiser steps, in place of `epochs`.
-        batch_size: Chunks in a batch of one process.
-        learning_rate: The highest, after warm-up; a cosine takes it down to a tenth.
-        mixup: The parameter α of mixup, where each input is mixed with another one in proportions drawn from Beta(α,
-            α), and so are their targets; 0 for none.
-        consistent: Whether the student gets exactly the teachers' inputs. With `False`, for comparison, it draws its
-            own augmentation.
-        held_out: The part of the chunks, in whole files, that the student does not train on; checkpoints are chosen by
-            the loss there. With 0 the last ones are used.
-        average: Number of best checkpoints whose weights are averaged; also how many are kept.
-        save_steps: Evaluates and saves after this number of steps; by default at the end of each epoch.
-        workers: Processes that prepare inputs, for each training process; by default one for every two CPUs. With 0 the
-            training process does it.
-        seed: Of random weights, the order of chunks, dropout and mixup.
+        epochs: Number of times each chunk is used, with the inputs of the store's epochs in turn; by default the number
+            of epochs in the store.
+        max_steps: Number of optimiser steps, instead of `epochs`.
+        batch_size: Chunks per batch and process.
+        learning_rate: Maximum learning rate, after warm-up; it decreases to a tenth by a cosine.
+        mixup: The parameter α of mixup, which mixes inputs and targets in proportions drawn from Beta(α, α); 0 for
+            none.
+        consistent: Whether the student gets exactly the same inputs as the teachers. With `False`, for comparison, it
+            gets different augmentation.
+        held_out: Share of the chunks (in complete files) that is not used for training. Checkpoints are chosen by the
+            loss on them; with 0, the last ones are used.
+        average: Number of best checkpoints that are kept, and whose weights are averaged.
+        save_steps: Number of steps between evaluations and checkpoints, by default an epoch.
+        workers: Data loading processes per training process, by default one per two CPUs. With 0, the training process
+            loads the data.
+        seed: Seed of random weights, the order of chunks, dropout and mixup.
         training: Further fields of [`~transformers.TrainingArguments`], such as `bf16`, `gradient_accumulation_steps`
             or `report_to` (by default `"none"`). By default `warmup_steps` are 5 % of all steps, and AdamW's
             `weight_decay` is 0.01, for matrices only.
 
     Raises:
-        `ValueError`: if a value is not possible, or if `training` has a field that cannot be set.
+        `ValueError`: for an invalid value, or a field in `training` that cannot be set.
     """
 
     epochs: int | None = None
@@ -72,11 +72,11 @@ class DistillationArguments:
         self._check("workers", self.workers is None or self.workers >= 0, "at least 0")
         self._check("seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2³² - 1")
         if self.epochs is not None:
-            self._check("max_steps", self.max_steps is None, "nothing beside `epochs`: both set the end")
+            self._check("max_steps", self.max_steps is None, "None with `epochs`, since both set the end")
         for name in self.training:
             if name in FIXED_FIELDS:
                 raise UsageError(
-                    f"TrainingArguments.{name} cannot be set; use the option of distillation for it, if there is one."
+                    f"TrainingArguments.{name} cannot be set; use the distillation option for it, if there is one."
                 )
 
     def _check(self, name: str, is_possible: bool, expected: str) -> None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The data, the student and the `TrainingArguments` of a distillation, and its result."""
+"""Data, student and `TrainingArguments` of a distillation, and its result."""
 
 import math
 import os
@@ -22,8 +22,8 @@ from .student import Student
 
 MIN_LR_RATE = 0.1  # the cosine ends at a tenth of the learning rate (paper, section 3)
 WARMUP = 0.05  # of all steps
-# Soft targets under an augmentation that is new in every epoch are hard to learn by heart, so it has only to bound the
-# weights: at a mean learning rate of 5e-4, 10,000 steps shrink a weight without gradient by 5 %.
+# Soft targets with new augmentation in each epoch cause little overfitting, so weight decay only has to limit the size
+# of weights: at a mean learning rate of 5e-4, 10,000 steps shrink a weight without gradient by 5 %.
 WEIGHT_DECAY = 0.01
 LOG_STEPS = 50
 
@@ -31,14 +31,15 @@ LOG_STEPS = 50
 @dataclass(frozen=True)
 class Distillation:
     """
-    A student that was trained.
+    A trained student.
 
     Attributes:
-        folder: The model folder; its `README.md` describes how it was made.
+        folder: The model folder; its `README.md` describes the training.
         parameters: Number of weights.
-        steps: Optimiser steps.
-        averaged: The steps whose checkpoints were averaged, the best first.
-        metrics: Of the averaged weights on the held-out files, see `measure_agreement`; empty if there are none.
+        steps: Number of optimiser steps.
+        averaged: The steps of the checkpoints that were averaged, best first.
+        metrics: Metrics of the averaged weights on the held-out files, see `measure_agreement`; empty without such
+            files.
     """
 
     folder: Path
@@ -57,10 +58,10 @@ class Plan:
         store: The chunks.
         rows: The teachers' outputs.
         audio_root: The folder that the chunks' paths are relative to.
-        student: The model as it begins.
-        split: Which chunks are trained on, and which are held out.
-        arguments: How to train.
-        folder: For checkpoints and logs.
+        student: The student before training.
+        split: The training chunks and the held-out chunks.
+        arguments: The options.
+        folder: Folder for checkpoints and logs.
     """
 
     store: Store
@@ -77,7 +78,7 @@ class Plan:
 
 
 def make_training_arguments(plan: Plan) -> TrainingArguments:
-    """The arguments for `Trainer`; raises a ValueError of one line if transformers refuses a field."""
+    """The arguments for `Trainer`; raises a ValueError if transformers rejects a field."""
     arguments = plan.arguments
     strategy = "epoch" if arguments.save_steps is None else "steps"
     fields: dict[str, Any] = {
@@ -95,7 +96,7 @@ def make_training_arguments(plan: Plan) -> TrainingArguments:
         "report_to": "none",
         "eval_strategy": strategy if plan.holds_out else "no",
         "save_strategy": strategy,
-        # By default processes on a machine without a GPU would not know of each other.
+        # By default, processes on a machine without a GPU would not be joined.
         "use_cpu": parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available(),
         "logging_nan_inf_filter": False,
         **arguments.training,
@@ -105,11 +106,11 @@ def make_training_arguments(plan: Plan) -> TrainingArguments:
     if fields["lr_scheduler_type"] == "cosine_with_min_lr":
         fields.setdefault("lr_scheduler_kwargs", {"min_lr_rate": MIN_LR_RATE})
     interval = arguments.save_steps or _steps_per_epoch(fields, len(plan.split.training))
-    fields.setdefault("logging_steps", min(LOG_STEPS, interval))  # each evaluation comes with a training loss
+    fields.setdefault("logging_steps", min(LOG_STEPS, interval))  # at least one training loss per evaluation
     try:
         training = TrainingArguments(**fields)
         for callback in get_reporting_integration_callbacks(training.report_to):
-            callback()  # it looks for its package
+            callback()  # raises an error if its package is missing
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise ValueError(f"transformers cannot train with these arguments: {one_line(error)}") from error
     if training.world_size != (launched := int(os.environ.get("WORLD_SIZE", "1"))):

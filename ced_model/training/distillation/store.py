@@ -1,17 +1,16 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The store: the teachers' outputs for each chunk in each epoch, 84 bytes before compression.
-
-A folder:
+"""The store: a folder with the teachers' outputs for each chunk in each epoch (84 bytes before compression).
 
     manifest.json       teachers, labels, augmentation, audio: see `Store`
-    chunks.parquet      where each chunk is in the audio: path, start, num_samples, crc32
-    shards/*.parquet    chunk, epoch, seed, values, indices: a shard holds one epoch of a range of chunks
+    chunks.parquet      position of each chunk in the audio: path, start, num_samples, crc32
+    shards/*.parquet    chunk, epoch, seed, values, indices: one epoch of a range of chunks per shard
 
-A shard appears in one step, so a run that was killed continues with the shards that are missing.
+Shards are written atomically, so an interrupted run continues with those that are missing.
 
-The manifest has the checksum of `chunks.parquet`. Each shard carries its own, over its rows and the manifest's entries
-on teachers and inputs: processes on several machines make shards at the same time, and none changes the manifest.
+The manifest has the checksum of `chunks.parquet`. Each shard has its own checksum, of its rows and the manifest's
+entries on teachers and inputs: processes on several machines can write shards at the same time, without changing the
+manifest.
 """
 
 import hashlib
@@ -42,9 +41,9 @@ CHUNKS = "chunks.parquet"
 SHARDS = "shards"
 DEFAULT_SHARD_CHUNKS = 1024  # 60 to 80 kB
 MAX_CLASSES = 2**15  # an index is an int16
-MAX_SHARDS = 4_000_000  # twenty times those of two million clips in 120 epochs
+MAX_SHARDS = 4_000_000  # twenty times that of two million clips in 120 epochs
 CHECKSUM = b"ced_checksum"  # its key in the metadata of a shard
-# The manifest's entries that decide a shard's rows. Epochs may be added, and the audio may move.
+# The manifest's entries that a shard's rows depend on. Epochs may be added, and the audio may be moved.
 IDENTITY = ("teachers", "labels", "augmentation", "front_end", "seed", "top_k", "shard_chunks", "chunks_checksum")
 
 CHUNKS_SCHEMA = pa.schema(
@@ -60,7 +59,7 @@ class Chunk(NamedTuple):
         path: The file, relative to the audio's root, with `/`.
         start: First sample, at 16 kHz.
         num_samples: Length in samples, at 16 kHz.
-        crc32: Checksum of the samples as little-endian float32, by which a changed file is noticed.
+        crc32: Checksum of the samples as little-endian float32, to detect changed files.
     """
 
     path: str
@@ -78,7 +77,7 @@ class Shard(NamedTuple):
 
     @property
     def file_name(self) -> str:
-        """Sorted by name, shards are in the order of epochs and chunks."""
+        """The name of its file. In alphabetical order, shards are ordered by epoch and chunk."""
         return f"epoch-{self.epoch:06d}-chunk-{self.start:010d}.parquet"
 
 
@@ -88,7 +87,7 @@ class ShardRows(NamedTuple):
 
     Attributes:
         seeds: int32 of shape `(chunks,)`.
-        values: The highest probabilities, falling; float16 of shape `(chunks, k)`.
+        values: The highest probabilities in descending order, float16 of shape `(chunks, k)`.
         indices: Their classes, int16 of shape `(chunks, k)`.
     """
 
@@ -100,14 +99,14 @@ class ShardRows(NamedTuple):
 @dataclass(frozen=True)
 class Store:
     """
-    A store on disk, as `open_store` found it.
+    A store, opened by [`open_store`].
 
     Attributes:
         path: Its folder.
         manifest: The content of `manifest.json`: the `teachers` and how masks were applied to each, `labels`,
             `augmentation`, CED's `front_end`, the store's `seed`, `top_k`, `num_epochs`, `num_chunks`, `shard_chunks`,
-            the `audio` with what was skipped, and `versions`.
-        chunks: The table of chunks, whose columns are the fields of `Chunk`; the row is the chunk's number.
+            the `audio` with skipped files, and `versions`.
+        chunks: The table of chunks, with the fields of [`Chunk`] as columns. Chunks are referred to by their row.
     """
 
     path: Path
@@ -136,29 +135,29 @@ class Store:
 
     @property
     def audio_root(self) -> Path:
-        """The folder that the chunks' paths are relative to, where the audio was when it was taught."""
+        """The folder that the chunks' paths are relative to, at the time of teaching."""
         return Path(self.manifest["audio"]["root"])
 
     def chunk(self, index: int) -> Chunk:
-        """A chunk by its number, from 0."""
+        """The chunk with this index."""
         return Chunk(*(self.chunks[name][index].as_py() for name in Chunk._fields))
 
     def shards(self) -> list[Shard]:
-        """All shards, in their order."""
+        """All shards, ordered by epoch and chunk."""
         size, chunks = self.manifest["shard_chunks"], self.num_chunks
         starts = range(0, chunks, size)
         return [Shard(epoch, start, min(start + size, chunks)) for epoch in range(self.num_epochs) for start in starts]
 
     def dataset(self, **kwargs: Any) -> "Dataset":
         """
-        The teachers' outputs, as a `datasets.Dataset` that is mapped into memory.
+        The teachers' outputs, as a memory-mapped `datasets.Dataset`.
 
         Args:
             kwargs: Passed to `Dataset.from_parquet`, for example `keep_in_memory=True`.
 
         Returns:
-            The columns `chunk` (int32), `epoch` (int32), `seed` (int32), `values` (k × float16, falling) and `indices`
-            (k × int16), in the order of epochs and, in an epoch, of chunks.
+            The columns `chunk` (int32), `epoch` (int32), `seed` (int32), `values` (k × float16, descending) and
+            `indices` (k × int16), ordered by epoch and chunk.
         """
         from datasets import Dataset
 
@@ -170,8 +169,8 @@ def open_store(path: str | os.PathLike) -> Store:
     Opens a store and verifies the checksum of every shard.
 
     Raises:
-        ValueError: if there is no store, if it has another format, if a shard is corrupt (named), or if the store is
-            unfinished (how many shards are there, and how to continue).
+        ValueError: if there is no store, if it has another format, if a shard is corrupt, or if the store is
+            unfinished. The message names the shard, or how to continue.
     """
     path = Path(path)
     manifest = read_manifest(path)
@@ -192,7 +191,7 @@ def restore_probabilities(
     values: torch.Tensor | np.ndarray, indices: torch.Tensor | np.ndarray, num_labels: int
 ) -> torch.Tensor:
     """
-    Stored values as probabilities of all classes, zero for those that are not stored.
+    Converts stored values to probabilities of all classes, with zeros for those that are not stored.
 
     Args:
         values: The highest probabilities, of shape `(batch, k)`.
@@ -208,7 +207,7 @@ def restore_probabilities(
 
 def top_probabilities(probabilities: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """
-    The highest `k` of `(batch, classes)` probabilities, falling; of equal ones the first class.
+    The highest `k` of `(batch, classes)` probabilities in descending order; equal ones in the order of classes.
 
     Returns:
         float16 values and int16 indices, both of shape `(batch, k)`.
@@ -221,12 +220,12 @@ def top_probabilities(probabilities: np.ndarray, k: int) -> tuple[np.ndarray, np
 
 
 def top_k_of(manifest: Mapping[str, Any]) -> int:
-    """Values in a row: `top_k`, or all classes if there are fewer."""
+    """Number of values per row: `top_k`, or all classes if there are fewer."""
     return min(manifest["top_k"], len(manifest["labels"]))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Raises ValueError if the folder `path` has no manifest of a store that this version can read."""
+    """Reads the manifest of a store; raises a ValueError if this version cannot read it."""
     file = path / MANIFEST
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -279,7 +278,7 @@ def write_manifest(path: Path, manifest: Mapping[str, Any], replace: bool = True
 
 
 def read_chunks(path: Path, manifest: Mapping[str, Any]) -> pa.Table:
-    """The table of chunks; raises ValueError if it is damaged, or not the one that the store was begun with."""
+    """Reads the table of chunks; raises a ValueError if it is damaged, or does not belong to the manifest."""
     file = path / CHUNKS
     try:
         content = file.read_bytes()
@@ -306,10 +305,10 @@ def write_chunks(path: Path, chunks: Iterable[Chunk]) -> str:
 
 def write_shard(path: Path, shard: Shard, rows: ShardRows, manifest: Mapping[str, Any]) -> None:
     """
-    Writes a shard of the store `path` in one step, with its checksum.
+    Writes a shard of the store `path` atomically, with its checksum.
 
     Raises:
-        ValueError: if the rows do not hold probabilities, or classes that the store does not have.
+        ValueError: if the rows have values that are not probabilities, or classes that the store does not have.
     """
     file = path / SHARDS / shard.file_name
     for name, array, most in (
@@ -330,7 +329,7 @@ def write_shard(path: Path, shard: Shard, rows: ShardRows, manifest: Mapping[str
         schema=shard_schema(k),
     )
     table = table.replace_schema_metadata({CHECKSUM: _shard_checksum(table, shard, manifest)})
-    # The high bytes of float16 and int16 next to each other compress far better: 60 bytes a row for 72.
+    # Byte stream splitting of float16 and int16 improves compression: 60 instead of 72 bytes per row.
     encodings = {
         "chunk": "DELTA_BINARY_PACKED",
         "values.list.element": "BYTE_STREAM_SPLIT",
@@ -340,7 +339,7 @@ def write_shard(path: Path, shard: Shard, rows: ShardRows, manifest: Mapping[str
 
 
 def read_shard(path: Path, shard: Shard, manifest: Mapping[str, Any]) -> ShardRows:
-    """The rows of a shard of the store `path`; raises ValueError unless it is as it was written for this store."""
+    """Reads the rows of a shard of the store `path`; raises a ValueError if it is damaged or from another store."""
     file = path / SHARDS / shard.file_name
     try:
         table = pq.read_table(file, page_checksum_verification=True)
@@ -374,7 +373,7 @@ def _shard_problem(table: pa.Table, shard: Shard, manifest: Mapping[str, Any]) -
     if checksum is None:
         return "it has no checksum: another program wrote it"
     if checksum.decode("ascii", "replace") != _shard_checksum(table, shard, manifest):
-        return "its checksum is not that of its rows in this store: it was changed, or belongs to another store"
+        return "its checksum does not match its rows in this store: it was changed, or belongs to another store"
     return None
 
 
@@ -393,7 +392,7 @@ def _checksum(content: bytes) -> str:
 
 
 def _parquet_bytes(table: pa.Table, **options: Any) -> bytes:
-    # Through memory: what Arrow raises when a disk is full names neither the file nor always the reason.
+    # In memory: if the disk is full, errors of Arrow do not have the file, and not always the reason.
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True, **options)
     return sink.getvalue().to_pybytes()

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The student: a published shape, a configuration or the weights of a model, with the store's labels."""
+"""Makes the student from a published size, a configuration or a model, with the labels of the store."""
 
 import copy
 import json
@@ -30,15 +30,15 @@ SIZES = tuple(name.removeprefix("ced-") for name in CED_SIZES)
 @dataclass(frozen=True)
 class Student:
     """
-    A model ready to be trained.
+    A model before training.
 
     Attributes:
-        model: With the labels of the store, multi-label, in float32 on the CPU.
-        feature_extractor: Its front end.
+        model: The model, multi-label with the labels of the store, in float32 on the CPU.
+        feature_extractor: Its feature extractor.
         description: Its initial weights, for the model card.
-        base_model: Hub id of the initial weights, if they came from there.
-        has_weights: Whether it has the weights of a model; otherwise they are random.
-        notes: What was changed, each one line.
+        base_model: Hub id of the initial weights, if they are from the Hub.
+        has_weights: Whether it has the weights of a model, or random ones.
+        notes: Changes of the model, one line each.
     """
 
     model: CedForAudioClassification
@@ -59,18 +59,15 @@ def load_student(
 
     Args:
         student: `"tiny"`, `"mini"`, `"small"` or `"base"` for random weights in that published shape (with as many time
-            positions as a chunk needs); a configuration, a `config.json` or a folder with nothing but one for random
-            weights; a model, model folder, Hub id or `"ced-nano"` (the bundled model) for a copy of its weights. The
-            classes of the store replace others.
-        store: The store that it will be trained on.
+            positions as a chunk needs); a configuration, a `config.json` or a folder with only that file for random
+            weights; a model, model folder, Hub id or `"ced-nano"` (the bundled model) for a copy of its weights. Other
+            classes are replaced by those of the store.
+        store: The store for the training.
         seed: Seed of the random weights.
 
-    Returns:
-        [`Student`]: the model, and what was changed for it to fit.
-
     Raises:
-        `ValueError`: with one line, if there is no such model, if it cannot be read, or if its front end or the length
-            of the chunks do not fit.
+        `ValueError`: if there is no such model, if it cannot be read, or if its front end or the length of the chunks
+            do not fit.
     """
     if isinstance(student, CedForAudioClassification):
         return _from_model(student, load_feature_extractor(None, student.config), store, seed, "the given model")
@@ -98,7 +95,7 @@ def _from_size(size: str, store: Store, seed: int) -> Student:
     extractor, config = CedFeatureExtractor(), CedConfig(name=f"ced-{size}")
     notes: tuple[str, ...] = ()
     frames = extractor.num_frames(store.augmentation.chunk_samples)
-    # Positions behind the end of every chunk would stay random; the published shape is made for 10 s.
+    # Positions after the end of the chunks would not be trained; the published shape is for 10 s.
     if frames // config.patch_size < config.num_patches[1] - 1 or frames > config.target_length:
         config.target_length = frames
         notes = (f"the student's `target_length` is {frames}, for chunks of {store.augmentation.chunk_s:g} s",)
@@ -131,12 +128,12 @@ def _from_config(config: CedConfig, store: Store, seed: int, description: str, f
 
 
 def _make_model(config: CedConfig, store: Store, seed: int) -> CedForAudioClassification:
-    """A model with random weights that depend on the seed alone, and a head for the store's labels."""
+    """A model with random weights that depend only on the seed, and a head for the store's labels."""
     config = copy.deepcopy(config)
     config.id2label = dict(enumerate(store.labels))
     config.label2id = {name: index for index, name in enumerate(store.labels)}
     config.problem_type = MULTI_LABEL  # type: ignore[assignment]
-    with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
+    with torch.random.fork_rng(devices=[]):  # keeps the caller's random state
         torch.manual_seed(seed)
         return CedForAudioClassification(config).float()
 
@@ -170,7 +167,7 @@ def _from_model(
 
 
 def _check_fits(config: CedConfig, extractor: CedFeatureExtractor, store: Store) -> tuple[str, ...]:
-    """Raises a ValueError if the store's chunks do not fit the model; notes on positions that will not be trained."""
+    """Raises a ValueError if the store's chunks do not fit the model; returns notes on untrained positions."""
     if extractor.feature_size != config.n_mels:
         raise ValueError(
             f"The student's preprocessor_config.json has {extractor.feature_size} mel bins, its config.json"
@@ -180,14 +177,16 @@ def _check_fits(config: CedConfig, extractor: CedFeatureExtractor, store: Store)
     differing = [name for name in {**stored, **own} if own.get(name) != stored.get(name)]
     if differing:
         difference = ", ".join(f"{name} is {own.get(name)}, in the store {stored.get(name)}" for name in differing)
-        raise ValueError(f"The student's front end is not the store's: {difference}. Give another student or store.")
+        raise ValueError(
+            f"The student's front end differs from the store's: {difference}. Use another student or store."
+        )
     seconds = f"{store.augmentation.chunk_s:g} s"
     frames = extractor.num_frames(store.augmentation.chunk_samples)
     if frames > config.target_length:
         raise ValueError(
             f"The store's chunks of {seconds} are {frames} frames long; the student encodes at most"
             f" `target_length` {config.target_length} in one piece: make a store of shorter chunks, or give the student"
-            " a longer `target_length` (`from_pretrained` stretches the position table to it)."
+            " a longer `target_length` (`from_pretrained` interpolates the time positions)."
         )
     positions = config.num_patches[1]
     untrained = positions - frames // config.patch_size

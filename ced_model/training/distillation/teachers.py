@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Teachers: transformers' audio classifiers and Python callables, and ensembles of them."""
+"""Teachers: audio classifiers of transformers, Python callables, and ensembles of these."""
 
 import importlib
 import importlib.util
@@ -28,12 +28,12 @@ from .store import MAX_CLASSES
 
 class Teacher(Protocol):
     """
-    Gives probabilities.
+    A model with probabilities as outputs.
 
     Attributes:
-        name: As the user gave it.
-        labels: Its classes in their order.
-        front_end: Makes its features.
+        name: The name given by the user.
+        labels: Its classes in order.
+        front_end: Computes its features.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Teacher(Protocol):
         """Probabilities of shape `(batch, classes)`, from the features of its front end."""
 
     def describe(self) -> dict[str, Any]:
-        """For the manifest, with a `checksum` by which a changed teacher is noticed."""
+        """Its entry in the manifest, with a `checksum` to detect changes."""
 
 
 class ModelTeacher:
@@ -55,7 +55,7 @@ class ModelTeacher:
         self.model = model.eval()
         self.front_end = front_end
         self.labels = [str(label) for _, label in sorted((model.config.id2label or {}).items())]
-        is_multi_label = model.config.problem_type == MULTI_LABEL  # transformers' classifiers often leave it out
+        is_multi_label = model.config.problem_type == MULTI_LABEL  # often missing in classifiers of transformers
         self.problem_type = MULTI_LABEL if is_multi_label else SINGLE_LABEL
         self._settings = extractor_settings
 
@@ -100,17 +100,17 @@ class CallableTeacher:
         return _checked(self.name, np.asarray(result), (len(waveforms), len(self.labels)))
 
     def describe(self) -> dict[str, Any]:
-        # A checksum of the source; what else it depends on, such as weights, is not seen.
+        # A checksum of the source only, without weights or imported code.
         checksum = None if self._source is None else f"{zlib.crc32(Path(self._source).read_bytes()):08x}"
         return {"name": self.name, "kind": "callable", "checksum": checksum, "masks": self.front_end.masks}
 
 
 class Ensemble:
     """
-    Teachers with the same labels; their probabilities are averaged.
+    Averages the probabilities of teachers with the same labels.
 
     Attributes:
-        front_ends: The front ends of the teachers. CED's and that of callables are shared.
+        front_ends: The front ends of the teachers. Teachers with equal ones share them.
 
     Raises:
         ValueError: if there is no teacher, or if their labels differ.
@@ -132,11 +132,11 @@ class Ensemble:
 
     @property
     def needs_equal_lengths(self) -> bool:
-        """Whether a batch must consist of chunks of one length."""
+        """Whether all chunks of a batch must have the same length."""
         return any(front_end.needs_equal_lengths for front_end in self.front_ends)
 
     def probabilities(self, features: Sequence[Features]) -> np.ndarray:
-        """The mean of the teachers' probabilities, float64 of shape `(batch, classes)`; features by front end."""
+        """Mean of the teachers' probabilities, float64 of shape `(batch, classes)`, from the features by front end."""
         each = [t.probabilities(features[place]) for t, place in zip(self.teachers, self._places, strict=True)]
         return np.asarray(np.mean(each, axis=0, dtype=np.float64))
 
@@ -152,12 +152,12 @@ def load_teachers(sources: Sequence[TeacherSource], device: str | torch.device =
     Loads an ensemble.
 
     Args:
-        sources: Each a model folder, the id of a Hub repository, a callable, or where there is one, as
-            `module:attribute` or `path/to/file.py:attribute`.
-        device: Where transformers' models run; callables choose by themselves.
+        sources: Model folders, ids of Hub repositories, callables, or names of callables (`module:attribute` or
+            `path/to/file.py:attribute`).
+        device: Device of transformers models; callables choose their own.
 
     Raises:
-        ValueError: if one cannot be loaded, is not a classifier, or has other labels than the first. It is named.
+        ValueError: if a teacher cannot be loaded, is not a classifier, or has different labels than the first.
     """
     if isinstance(sources, str | os.PathLike):
         raise ValueError(f"Expected a list of teachers, got {os.fspath(sources)!r}.")
@@ -192,7 +192,7 @@ def _load_model(name: str, device: str | torch.device) -> ModelTeacher:
             source, dtype=torch.float32, output_loading_info=True
         )
         extractor = AutoFeatureExtractor.from_pretrained(source)
-    except Exception as error:  # safetensors, json and torch all have their own
+    except Exception as error:  # safetensors, json and torch have their own types
         raise ValueError(f"The teacher {name} cannot be loaded: {one_line(error)}") from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
@@ -207,7 +207,7 @@ def _load_model(name: str, device: str | torch.device) -> ModelTeacher:
 
 
 def _weights_checksum(model: PreTrainedModel, extractor_settings: dict[str, Any]) -> str:
-    """A checksum of all that decides a model's outputs: weights, configuration and front end."""
+    """A checksum of all that the model's outputs depend on: weights, configuration and front end."""
     checksum = 0
     for settings in (model.config.to_dict(), extractor_settings):
         kept = {key: value for key, value in settings.items() if key not in ("_name_or_path", "transformers_version")}
@@ -244,7 +244,7 @@ def _wrap_callable(function: Any) -> CallableTeacher:
         raise ValueError(f"The teacher {name} is neither a name nor a callable that takes waveforms.")
     try:
         source = inspect.getsourcefile(named)
-    except (TypeError, OSError):  # a built-in one, or one of an interactive session
+    except (TypeError, OSError):  # a built-in, or defined in an interactive session
         source = None
     return CallableTeacher(name, function, source if source and os.path.isfile(source) else None)
 
@@ -261,7 +261,7 @@ def _load_file(place: str) -> ModuleType:
 
 
 def _checked(name: str, probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Raises ValueError unless it is finite probabilities of that shape."""
+    """Returns the probabilities; raises a ValueError unless they are finite and have this shape."""
     if probabilities.shape != shape:
         raise ValueError(
             f"The teacher {name} returned the shape {probabilities.shape}, not {shape}: (batch, classes) of its labels."
@@ -269,7 +269,7 @@ def _checked(name: str, probabilities: np.ndarray, shape: tuple[int, int]) -> np
     if probabilities.dtype.kind != "f":
         raise ValueError(f"The teacher {name} returned values of type {probabilities.dtype}, not floating point.")
     low, high = float(probabilities.min()), float(probabilities.max())
-    if not (low >= -1e-4 and high <= 1 + 1e-4):  # not a number fails, too
+    if not (low >= -1e-4 and high <= 1 + 1e-4):  # also fails for NaN
         raise ValueError(
             f"The teacher {name} returned values from {low:.3g} to {high:.3g}, which are not probabilities: apply a"
             " sigmoid or a softmax to logits."
@@ -292,7 +292,7 @@ def _check_labels(first: Teacher, other: Teacher) -> None:
 
 
 def describe_label_difference(first: Sequence[str], other: Sequence[str], name: str, other_name: str) -> str | None:
-    """Where two lists of labels differ, in one line; None if they do not."""
+    """The first difference of two lists of labels, on one line; None if they are equal."""
     if len(first) != len(other):
         return f"{name} has {len(first)} classes, {other_name} has {len(other)}"
     for index, (label, other_label) in enumerate(zip(first, other, strict=True)):

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Teaching: audio and teachers → a store, in one process or under `accelerate launch`; an interrupted run continues."""
+"""Teaching: writes the outputs of teachers for audio to a store, in one process or with `accelerate launch`."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,27 +45,27 @@ from .store import (
 )
 from .teachers import Ensemble, TeacherSource, describe_label_difference, load_teachers
 
-WAIT = timedelta(days=365)  # for the slowest process; the default of half an hour is soon over
+WAIT = timedelta(days=365)  # for the slowest process; the default of half an hour is too short
 MAX_NAMED = 3  # files in a message
 
 
 class TeachingProgress:
-    """How far the work of this process is. Override what is to be shown."""
+    """The progress of this process. Override the methods to show it."""
 
     def found(self, num_files: int) -> None:
-        """`num_files` are to be cut into chunks."""
+        """`num_files` were found, and will be split into chunks."""
 
     def cut(self, path: str, reason: str | None) -> None:
-        """A file is cut, or skipped for a reason."""
+        """A file was split, or skipped for a reason."""
 
     def planned(self, num_inputs: int, num_done: int) -> None:
-        """This process has `num_inputs` (a chunk in an epoch) to teach, of which `num_done` are there already."""
+        """This process has to compute `num_inputs` (chunks of all epochs), and `num_done` of these exist already."""
 
     def damaged(self, problem: str) -> None:
-        """A shard is corrupt, and will be made anew."""
+        """A shard is corrupt, and will be computed again."""
 
     def taught(self, num_inputs: int, audio_s: float) -> None:
-        """`num_inputs` more are done."""
+        """`num_inputs` more inputs are done."""
 
 
 def teach(
@@ -84,31 +84,33 @@ def teach(
     progress: TeachingProgress | None = None,
 ) -> Store:
     """
-    Stores the outputs of teachers for audio under seeded augmentation, without labels (paper, section 2).
+    Stores the outputs of teachers for audio with seeded augmentation, without labels (paper, section 2).
 
-    Called again with the same arguments, it continues; more `epochs` than before are added. Under `accelerate launch`
-    the processes, which may run on several machines with a shared folder, divide the shards.
+    A call with the same arguments continues an interrupted run; with more `epochs`, these are added. With
+    `accelerate launch`, the shards are divided between the processes, which may run on several machines with a shared
+    folder.
 
     Args:
         audio: A folder, or a list of files and folders. Files that cannot be read are skipped, and listed in the
             manifest.
         teachers: Model folders, ids of Hub repositories, or callables: see `load_teachers`.
         output: The folder of the store.
-        epochs: How often each chunk is taught, each time under another augmentation.
-        augmentation: By default that of the paper.
-        top_k: How many of the highest probabilities are stored.
-        seed: The seed of the store; with the numbers of a chunk and an epoch it gives the seed of their augmentation.
+        epochs: Number of times each chunk is used, with a different augmentation each time.
+        augmentation: The augmentation, by default that of the paper.
+        top_k: Number of highest probabilities to store.
+        seed: Seed of the store. The seed of an augmentation depends on it, the chunk and the epoch.
         batch_size: Chunks per call of a teacher.
-        device: Device of transformers' models; by default a GPU if there is one, under `accelerate launch` one each.
-        num_workers: Processes that prepare inputs; by default 4 for a GPU and none for a CPU, which they would share.
-        shard_chunks: Chunks in a shard, the most that a process loses when it is killed.
+        device: Device of transformers models, by default a GPU if there is one, or one per process with
+            `accelerate launch`.
+        num_workers: Data loading processes, by default 4 for a GPU and none for a CPU.
+        shard_chunks: Chunks per shard. A process that is killed loses at most one shard.
         progress: Called with the progress.
 
     Raises:
-        ValueError: if an argument, a teacher or all audio cannot be used, or if `output` is another store (the message
-            has the difference).
-        AudioError: if audio was changed or removed since the store was begun.
-        OSError: if the disk is full; what is stored so far remains, and can be continued.
+        ValueError: if an argument, a teacher or all audio cannot be used, or if `output` is a different store (the
+            message has the difference).
+        AudioError: if audio was changed or removed since the store was created.
+        OSError: if the disk is full. The run can be continued.
     """
     output, progress = Path(output), progress or TeachingProgress()
     augmentation = augmentation or Augmentation()
@@ -122,7 +124,7 @@ def teach(
     target = None if device is None else torch.device(device)
     state = _join_processes(target)
     if target is None or (target.type == state.device.type and target.index is None):
-        target = state.device  # of several GPUs its own
+        target = state.device  # one GPU per process
     if state.is_main_process:
         _check_output(output)
         files = find_audio(audio)
@@ -152,18 +154,18 @@ def teach(
 
 
 def overhead(store: Store) -> tuple[int, float]:
-    """Bytes of a store on disk, and as a part of those of its audio."""
+    """Size of a store on disk in bytes, and as a share of the size of its audio."""
     num_bytes = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file())
     return num_bytes, num_bytes / store.manifest["audio"]["bytes"]
 
 
-# Beginning and continuing
+# Starting and continuing
 
 
 def _join_processes(device: torch.device | None) -> PartialState:
     """The processes of `accelerate launch` or `torchrun`, or this one."""
     on_cpu = device is not None and device.type == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
-    # By default processes on a machine without a GPU are not joined, and each does all of the work.
+    # Without this, processes on a machine without a GPU are not joined, and each does all the work.
     state = PartialState(cpu=on_cpu or not torch.accelerator.is_available(), timeout=WAIT)
     if state.num_processes != int(os.environ.get("WORLD_SIZE", state.num_processes)):
         raise ValueError(
@@ -173,7 +175,7 @@ def _join_processes(device: torch.device | None) -> PartialState:
 
 
 def _check_output(output: Path) -> None:
-    """Raises ValueError if `output` is neither a store, nor what is left of one that was just begun, nor free."""
+    """Raises a ValueError unless `output` is a store, the remains of one without a manifest, empty or missing."""
     if not output.exists():
         return
     if not output.is_dir():
@@ -189,7 +191,7 @@ def _begin_store(
 ) -> None:
     progress.found(len(files.paths))
     cut = cut_files(files, augmentation.chunk_samples, on_file=progress.cut)
-    _check_unbegun(output)  # after what takes long
+    _check_unbegun(output)  # after the slow part
     (output / SHARDS).mkdir(parents=True, exist_ok=True)
     used = {chunk.path for chunk in cut.chunks}
     manifest = {
@@ -220,7 +222,7 @@ def _check_unbegun(output: Path) -> None:
 
 
 def _continue_store(output: Path, wanted: dict[str, Any], files: AudioFiles) -> None:
-    """Raises ValueError with the difference if a store is not of the teachers, audio and options that are wanted."""
+    """Raises a ValueError with the difference if the store has other teachers, audio or options."""
     manifest = read_manifest(output)
     chunks = read_chunks(output, manifest)
     problem = _difference(manifest, wanted) or _file_difference(manifest, chunks["path"].unique().to_pylist(), files)
@@ -229,10 +231,10 @@ def _continue_store(output: Path, wanted: dict[str, Any], files: AudioFiles) -> 
             f"{output}: this store was started with different options: {problem}. Use the same"
             " options, or choose another folder."
         )
-    for left in (output / SHARDS).glob(".*.tmp"):  # by a process that was killed
+    for left in (output / SHARDS).glob(".*.tmp"):  # of processes that were killed
         with suppress(OSError):
             left.unlink()
-    audio = manifest["audio"] | {"root": str(files.root)}  # which may have moved
+    audio = manifest["audio"] | {"root": str(files.root)}  # may have been moved
     changed = manifest | {"num_epochs": wanted["num_epochs"], "audio": audio}
     if changed != manifest:
         write_manifest(output, changed)
@@ -256,7 +258,7 @@ def _teacher_difference(stored: list[dict[str, Any]], wanted: list[dict[str, Any
         return f"its teachers are {before}, not {now}"
     for old, new in zip(stored, wanted, strict=True):
         for key in new.keys() | old.keys():
-            if key != "name" and old.get(key) != new.get(key):  # a teacher may move, but not change
+            if key != "name" and old.get(key) != new.get(key):  # a teacher may be moved, but not changed
                 other = f"not {new['name']}" if old["name"] != new["name"] else f"which has changed since ({key})"
                 return f"its teacher is {old['name']}, {other}"
     return None
@@ -283,14 +285,14 @@ def _versions() -> dict[str, str]:
 
 
 class Batch(NamedTuple):
-    """Chunks of a shard that are computed together."""
+    """A batch of chunks of a shard."""
 
     shard: Shard
     chunks: list[int]
 
 
 class TeachingInputs(Dataset):
-    """Batches → the features of each front end, or the error that there was; made in the workers of a `DataLoader`."""
+    """Computes the features of batches for each front end, or returns the error, in the workers of a `DataLoader`."""
 
     def __init__(self, store: Store, ensemble: Ensemble) -> None:
         self.store = store
@@ -301,7 +303,7 @@ class TeachingInputs(Dataset):
     def __getitem__(self, batch: Batch) -> tuple[Batch, list[Features] | AudioError]:
         try:
             waveforms = [self.reader.read(self.store.chunk(chunk)) for chunk in batch.chunks]
-        except AudioError as error:  # raised here, its message would become a worker's stack trace
+        except AudioError as error:  # if it were raised here, its message would have the worker's stack trace
             return batch, error
         seeds = [sample_seed(self.store.seed, chunk, batch.shard.epoch) for chunk in batch.chunks]
         pairs = list(zip(waveforms, seeds, strict=True))
@@ -311,7 +313,7 @@ class TeachingInputs(Dataset):
 def _teach_shards(
     store: Store, shards: Sequence[Shard], ensemble: Ensemble, batch_size: int, workers: int, progress: TeachingProgress
 ) -> None:
-    """Makes those of `shards` that are not there."""
+    """Computes those of `shards` that do not exist."""
     waiting = list(_waiting(store, shards, progress))
     total, to_do = (sum(shard.stop - shard.start for shard in some) for some in (shards, waiting))
     progress.planned(total, total - to_do)
@@ -325,7 +327,7 @@ def _teach_shards(
         batch_size=None,
         num_workers=workers,
         collate_fn=_as_it_is,
-        generator=torch.Generator(),  # without one it draws from torch's global state
+        generator=torch.Generator(),  # otherwise it would draw from torch's global state
     )
     k = top_k_of(store.manifest)
     for shard, results in groupby(loader, key=lambda result: result[0].shard):
@@ -359,9 +361,8 @@ def _waiting(store: Store, shards: Sequence[Shard], progress: TeachingProgress) 
 
 def plan_batches(shard: Shard, num_samples: np.ndarray, batch_size: int, equal_lengths: bool) -> list[Batch]:
     """
-    The batches of a shard: chunks of about the same length together, or of exactly the same.
-
-    They depend on nothing else, so that a shard that is made again is the same.
+    The batches of a shard, with chunks of about the same length, or of exactly the same length. They do not depend on
+    anything else, so that a shard that is computed again is the same.
     """
     lengths = num_samples[shard.start : shard.stop]
     order = np.argsort(lengths, kind="stable")

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Training a student on a store, with transformers' `Trainer` (paper, sections 2 and 3)."""
+"""Trains a student on a store, with transformers' `Trainer` (paper, sections 2 and 3)."""
 
 import logging
 import os
@@ -36,8 +36,8 @@ from .student import load_student
 
 logger = logging.getLogger(__name__)
 
-STATISTICS_CHUNKS = 256  # from which the input statistics of a student without weights are computed
-TAG_THRESHOLD = 0.5  # probability from which on a class is a tag of the teachers
+STATISTICS_CHUNKS = 256  # chunks for the input statistics of a student with random weights
+TAG_THRESHOLD = 0.5  # probability from which a class is a tag of the teachers
 LOWER_THE_RATE = "lower the learning rate, or make the warm-up longer."
 
 
@@ -56,33 +56,29 @@ def distill(
     """
     Trains a student on the teachers' outputs, and writes it as a model folder.
 
-    Checkpoints and logs go to `output` with `.training` behind its name; the folder itself appears in one piece at the
-    end. Under `accelerate launch` or `torchrun` all processes call this, and the first one writes.
+    Checkpoints and logs are written to the folder `OUTPUT.training`; the model folder itself is written atomically at
+    the end. With `accelerate launch` or `torchrun`, all processes must call this function; only the first one writes.
 
     Args:
         store: A store, made by `ced distill teach`.
         student: `"tiny"`, `"mini"`, `"small"` or `"base"`, a `config.json`, a model folder or a Hub id, see
             `load_student`.
-        output: The model folder to write; it must be missing or empty.
-        arguments: How to train.
-        audio: The folder with the audio; by default where it was when it was taught.
-        resume: Whether to continue from the last complete checkpoint, or begin if there is none.
+        output: The model folder to write, which must not exist or be empty.
+        arguments: Options of the training.
+        audio: The folder with the audio, by default the same as for teaching.
+        resume: Whether to continue from the last complete checkpoint, if there is one.
         overwrite: Whether to replace a model folder at `output`, and to discard the checkpoints of an earlier run.
-        callbacks: Further callbacks of the `Trainer`; a [`~transformers.ProgressCallback`] replaces its own.
-        say: Called with lines about the data, the student, and what was changed or left out; by default they are
-            logged.
-
-    Returns:
-        [`Distillation`]: what was written.
+        callbacks: Further callbacks of the `Trainer`; a [`~transformers.ProgressCallback`] replaces the default one.
+        say: Called with lines about the data, the student, and changes; by default they are logged.
 
     Raises:
-        `ValueError`: with one line, if the store, the student, the audio or the arguments are wrong or do not fit each
-            other, if there is something at `output`, or if the loss is not finite any more.
+        `ValueError`: if the store, the student, the audio or the arguments are invalid or do not fit each other, if
+            `output` exists, or if the loss is no longer finite.
     """
     target = Path(output).absolute()
     folder = run_folder_of(target)
     plan = make_plan(store, student, folder, arguments or DistillationArguments(), audio)
-    config = plan.student.model.config.to_dict()  # Trainer adds to that of the model
+    config = plan.student.model.config.to_dict()  # before Trainer adds fields
     training = make_training_arguments(plan)
     may_replace = overwrite or (resume and folder.is_dir())
     with ExitStack() as stack:
@@ -139,20 +135,20 @@ def make_plan(
 
 
 def check_audio(store: Store, root: Path) -> None:
-    """Raises a ValueError if the audio folder, or a file in it that has chunks, is not there."""
+    """Raises a ValueError if the audio folder, or a file with chunks in it, does not exist."""
     if not root.is_dir():
-        raise ValueError(f"The audio of the store is not at {root}: give the folder with it as `audio`.")
+        raise ValueError(f"The audio of the store is not at {root}: give its folder as `audio`.")
     paths = store.chunks["path"].unique().to_pylist()
     missing = [path for path in paths if not (root / path).is_file()]
     if missing:
         raise ValueError(
-            f"{len(missing)} of the store's {len(paths)} audio files are not in {root}, such as {missing[0]}: give the"
-            " folder that they are in as `audio`."
+            f"{len(missing)} of the store's {len(paths)} audio files are not in {root}, such as {missing[0]}: give"
+            " their folder as `audio`."
         )
 
 
 def describe_plan(plan: Plan, checkpoint: Path | None) -> list[str]:
-    """The student, the data, the checkpoint and notes, one line each."""
+    """Lines about the student, the data, the checkpoint and changes."""
     store, (training, held_out) = plan.store, plan.split
     parameters = plan.student.model.num_parameters()
     notes = [
@@ -170,11 +166,11 @@ def describe_plan(plan: Plan, checkpoint: Path | None) -> list[str]:
 def describe_run(
     student: str | os.PathLike[str] | CedConfig | CedForAudioClassification, plan: Plan, training: TrainingArguments
 ) -> dict[str, Any]:
-    """What must be the same for a run to be resumed, as it can be stored in JSON."""
+    """The properties that must not change when a run is resumed, in a form that can be stored as JSON."""
     manifest = plan.store.manifest
     arguments = asdict(plan.arguments)
     further = arguments.pop("training")
-    del arguments["workers"]  # it changes no weights
+    del arguments["workers"]  # does not affect weights
     return {
         "student": str(student) if isinstance(student, str | os.PathLike) else plan.student.model.config.to_diff_dict(),
         "processes": training.world_size,
@@ -191,20 +187,20 @@ def describe_run(
 
 
 class DistillationTrainer(CedTrainer):
-    """A `Trainer` whose loss is the binary cross-entropy with the teachers' probabilities."""
+    """A `Trainer` with the binary cross-entropy with the teachers' probabilities as loss."""
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         labels = inputs.pop("labels")
         outputs = model(**inputs)
-        # Not in the model: under autocast its own loss is in half precision on some devices.
+        # Not the loss of the model, which is in half precision under autocast on some devices.
         loss = nn.functional.binary_cross_entropy_with_logits(outputs.logits.float(), labels)
         return (loss, outputs) if return_outputs else loss
 
 
 class StopAtNan(TrainerCallback):
-    """Ends a run whose loss is not finite."""
+    """Stops a run if its loss is not finite."""
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
@@ -217,7 +213,7 @@ def make_trainer(plan: Plan, training: TrainingArguments, callbacks: Sequence[Tr
     """The trainer of a plan."""
     arguments, extractor = plan.arguments, plan.student.feature_extractor
     shared: dict[str, Any] = {"audio_root": plan.audio_root, "seed": arguments.seed}
-    # Held-out chunks have the teachers' inputs of the first epoch, consistent or not.
+    # Held-out chunks always have the teachers' inputs of the first epoch.
     held_out = DistillationDataset(plan.store, plan.rows, plan.split.held_out, extractor, **shared)
     dataset = DistillationDataset(
         plan.store,
@@ -243,7 +239,7 @@ def make_trainer(plan: Plan, training: TrainingArguments, callbacks: Sequence[Tr
 
 
 def train(trainer: Any, plan: Plan, checkpoint: Path | None) -> tuple[int, ...]:
-    """Trains to the end, from a checkpoint if there is one; the steps of the checkpoints to average."""
+    """Trains to the end, from a checkpoint if given; returns the steps of the checkpoints to average."""
     if checkpoint is None and not plan.student.has_weights:
         with one_line_errors():
             keys = list(islice(trainer.sampler, STATISTICS_CHUNKS))
@@ -256,7 +252,7 @@ def train(trainer: Any, plan: Plan, checkpoint: Path | None) -> tuple[int, ...]:
 
 
 def evaluate(trainer: Any, weights: dict[str, torch.Tensor]) -> dict[str, float]:
-    """What [`measure_agreement`] finds on the held-out files for some weights."""
+    """The result of [`measure_agreement`] on the held-out files for the given weights."""
     trainer.model.load_state_dict(weights)
     with one_line_errors():
         metrics = trainer.evaluate(metric_key_prefix="averaged")
@@ -269,17 +265,17 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 def measure_agreement(logits: torch.Tensor, probabilities: torch.Tensor) -> dict[str, float]:
     """
-    How far a student agrees with its teachers.
+    Agreement of a student with its teachers.
 
     Args:
-        logits: Of the student, `(clips, classes)`.
-        probabilities: Of the teachers, `(clips, classes)`.
+        logits: Logits of the student, `(clips, classes)`.
+        probabilities: Probabilities of the teachers, `(clips, classes)`.
 
     Returns:
-        `bce`, the binary cross-entropy, a mean over clips and classes; `prior_bce`, the lowest that an answer can have
-        that is the same for all clips; `top1`, the part of the clips where both have the same class first; and `mAP`,
-        the mean average precision over the classes that are a tag of the teachers (a probability of at least 0.5) in
-        any clip, without it if there are none.
+        `bce`: binary cross-entropy, mean over clips and classes. `prior_bce`: the lowest value for an output that is
+        the same for all clips. `top1`: share of the clips with the same best-scored class. `mAP`: mean average
+        precision over the classes that are a tag of the teachers (a probability of at least 0.5) in any clip, if there
+        are such classes.
     """
     if not logits.isfinite().all():
         raise ValueError(f"The student's outputs are no longer finite: {LOWER_THE_RATE}")
@@ -302,7 +298,7 @@ def measure_agreement(logits: torch.Tensor, probabilities: torch.Tensor) -> dict
 
 
 def write_folder(model: CedForAudioClassification, plan: Plan, target: Path, card: ModelCard, overwrite: bool) -> None:
-    """Writes a complete model folder, which appears in one piece; raises a ValueError if that fails."""
+    """Writes a model folder atomically; raises a ValueError if that fails."""
     try:
         with new_model_folder(target, overwrite) as folder:
             save_model_folder(model, plan.student.feature_extractor, folder, card)

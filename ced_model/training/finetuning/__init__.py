@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning on labelled clips, with transformers' `Trainer`. Options are checked without importing torch."""
+"""Fine-tuning on labelled clips, with transformers' `Trainer`."""
 
 from typing import TYPE_CHECKING
 

@@ -77,7 +77,7 @@ def _eval_results(figures: dict[str, float], data_name: str) -> list[EvalResult]
 
 
 def _describe_certainty(evaluation: Evaluation | EventEvaluation | None) -> str:
-    """How certain the figures are, as a sentence."""
+    """A sentence with the confidence intervals."""
     shown = {"top_1": "top-1", "mAP": "mAP"}
     bounds = evaluation.intervals if isinstance(evaluation, Evaluation) else {}
     parts = [
@@ -91,15 +91,14 @@ def _describe_certainty(evaluation: Evaluation | EventEvaluation | None) -> str:
 def _describe_training(
     trainer: FinetuningTrainer, clips: FinetuningClips, options: FinetuningOptions, base_name: str
 ) -> str:
-    """A paragraph for the model card."""
     extractor: Any = trainer.processing_class
     hours = sum(clips.training_lengths) / extractor.sampling_rate / 3600
     length = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
     kind = "the times of its classes" if isinstance(clips.training, StrongClips) else "any number of classes"
     kind = "one class" if clips.training.problem_type == SINGLE_LABEL else kind
     lines = [
-        f"{len(clips.training)} clips ({length}) of `{clips.name}`, each with {kind}, on top of what `{base_name}` had"
-        f" learnt. Trained: {describe_trained(options)}, at a highest learning rate of"
+        f"{len(clips.training)} clips ({length}) of `{clips.name}`, each with {kind}, starting from the weights of"
+        f" `{base_name}`. Trained: {describe_trained(options)}, with a maximum learning rate of"
         f" {trainer.args.learning_rate:g} for the head"
         + ("" if options.train == "head" else f" and {trainer.encoder_learning_rate:g} for the rest")
         + f", in batches of {trainer.args.train_batch_size}, with seed {options.seed}."
@@ -111,11 +110,11 @@ def _describe_training(
     }
     lines += [f"With {', '.join(name for name, is_used in extras.items() if is_used)}."] if any(extras.values()) else []
     if clips.validation is None:
-        lines.append(f"Nothing was held out; these are the weights after {best_epoch(trainer):g} epochs.")
+        lines.append(f"No clips were held out; these are the weights after {best_epoch(trainer):g} epochs.")
     else:
-        origin = "held out at random, in proportion in each class" if clips.is_held_out else "given apart"
+        origin = "held out at random, with the same share of each class" if clips.is_held_out else "given separately"
         lines.append(
-            f"Validation clips: {len(clips.validation)}, {origin}. They chose the best epoch, number"
+            f"Validation clips: {len(clips.validation)}, {origin}. They were used to choose the best epoch, number"
             f" {best_epoch(trainer):g} of {trainer.state.epoch or 0:g}, so figures on other recordings may be lower."
         )
     return " ".join(lines)

@@ -36,11 +36,11 @@ class FinetuningClips:
     Clips for training and for validation.
 
     Attributes:
-        training, validation: clips that can be read.
-        training_lengths, validation_lengths: of them, in samples.
-        name: of the data, for the model card.
-        is_held_out: whether the validation clips were taken from the training data.
-        notes: what else to know, one line each.
+        training, validation: Clips that can be read.
+        training_lengths, validation_lengths: Their lengths in samples.
+        name: Name of the data, for the model card.
+        is_held_out: Whether the validation clips were taken from the training data.
+        notes: Remarks, one line each.
     """
 
     training: LabelledClips
@@ -102,7 +102,7 @@ def read_clips(
 def _read_training(
     data: DataSource, split: str | None, model_labels: list[str], reading: dict[str, Any]
 ) -> tuple[LabelledClips, LabelledClips | None]:
-    """Training clips, and validation clips if the data have such a split."""
+    """Reads training clips, and validation clips if the data have such a split."""
     if isinstance(data, LabelledClips):
         return data, None
     splits = find_splits(data)
@@ -127,7 +127,7 @@ def _find_split(splits: Sequence[str], names: Sequence[str]) -> str | None:
 def _read_validation(
     data: DataSource, split: str | None, training: LabelledClips, reading: dict[str, Any]
 ) -> LabelledClips:
-    """Validation clips with the classes of the training clips."""
+    """Reads validation clips with the classes of the training clips."""
     if isinstance(data, LabelledClips):
         if data.labels != training.labels or data.problem_type != training.problem_type:
             raise ValueError("The validation clips must have the classes of the training clips, in the same order.")
@@ -142,7 +142,7 @@ def _read_validation(
 
 
 def _check_classes(clips: LabelledClips) -> None:
-    """Raises ValueError if the clips do not differ in their classes."""
+    """Raises a ValueError if the clips do not differ in their classes."""
     if clips.problem_type == SINGLE_LABEL and len(clips.labels) < 2:
         raise ValueError(f"All clips have the class {clips.labels[0]!r}: training needs at least two classes.")
     if (clips.targets >= 0.5).all():
@@ -161,12 +161,11 @@ def _check_disjoint(training: LabelledClips, validation: LabelledClips) -> None:
 
 def check_clips(clips: LabelledClips, sampling_rate: int) -> tuple[LabelledClips, list[int]]:
     """
-    Leaves out what cannot be read as audio.
-
-    Of each file the header and the first second are read; a file that is damaged further on is used up to there.
+    Leaves out clips that cannot be read as audio. Only the header and the first second of each file are checked; a file
+    with damage after that is used up to it.
 
     Returns:
-        The readable clips, with the others in `skipped`, and the lengths of the former in samples at `sampling_rate`.
+        The readable clips, with the others in `skipped`, and their lengths in samples at `sampling_rate`.
 
     Raises:
         ValueError: if no clip can be read.
@@ -202,17 +201,17 @@ def _count_samples(path: str, sampling_rate: int) -> int:
 
 def hold_out(targets: np.ndarray, share: float, seed: int) -> tuple[list[int], list[int]]:
     """
-    Sets clips aside for validation, in proportion in each class.
+    Splits clips into training and validation, with the same share in each class.
 
-    A clip of several classes counts for the rarest of them. Of each class that has two clips or more at least one is
-    held out and at least one is not; a single clip stays with training.
+    A clip with several classes counts for the rarest of them. If a class has at least two clips, at least one is held
+    out and at least one is not; a single clip is used for training.
 
     Args:
-        targets: of shape `(clips, classes)`, from 0 to 1.
-        share: of the clips to hold out, above 0 and below 1.
+        targets: Targets from 0 to 1, of shape `(clips, classes)`.
+        share: Share of the clips to hold out, above 0 and below 1.
 
     Returns:
-        The indices of the training clips and those of the validation clips, each in ascending order.
+        The indices of the training clips and of the validation clips, in ascending order.
     """
     present = targets >= 0.5
     rarity = np.where(present, present.sum(axis=0), np.inf)
@@ -238,7 +237,7 @@ def digest(clips: LabelledClips | None) -> str | None:
 
 
 def write_table(path: Path, clips: LabelledClips) -> None:
-    """Writes clips as a table that [`read_labelled`], or of strong labels [`read_strong_labels`], reads."""
+    """Writes clips as a table for [`read_labelled`], or for [`read_strong_labels`] if they have strong labels."""
     if isinstance(clips, StrongClips):
         write_strong_clips(path, clips)
         return

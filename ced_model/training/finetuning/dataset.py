@@ -1,10 +1,10 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled clips → batches for transformers' `Trainer`.
+"""Data set and collator of labelled clips for transformers' `Trainer`.
 
-Clips are decoded in the workers of the `DataLoader`, cut at random if they are long, mixed and masked if asked for, and
-padded as log-mels with an attention mask. What is random about a clip is decided by a generator of its own, made of the
-seed, the epoch and the clip's index: neither the order, nor batches, nor the number of workers or processes matter.
+Clips are decoded in the workers of the `DataLoader`, cropped at random if they are long, optionally mixed and masked,
+and padded as log-mels with an attention mask. Random numbers for a clip depend only on the seed, the epoch and the
+clip's index, not on the order, batches, or the number of workers or processes.
 """
 
 import logging
@@ -23,8 +23,8 @@ from ..distillation.augmentation import Augmentation, mask_log_mel, sample_seed
 
 audio_logger = logging.getLogger("ced_model.audio")
 
-BLOCK_S = 10.0  # decoded at a time
-# Widths of the masks; of a clip shorter than 10 s the time mask is narrower in proportion (paper, section 2).
+BLOCK_S = 10.0  # length of decoded blocks
+# Widths of the masks; the time mask of a clip shorter than 10 s is proportionally narrower (paper, section 2).
 MASKS = Augmentation(chunk_s=10.0, max_shift=0.0, max_time_mask=192, max_freq_mask=24)
 
 
@@ -35,14 +35,14 @@ class ClipDataset(Dataset):
     A key is `(epoch, index)`, or an index alone for the first epoch.
 
     Args:
-        clips: what to decode.
-        lengths: of the clips in samples, as [`check_clips`] finds them.
-        sampling_rate: Hz of the waveforms.
-        max_samples: Longer clips are cut to this length.
-        seed: For training: clips are cut at random, differently in each epoch. Without it they are cut behind their
-            first `max_samples`, and nothing is mixed or masked.
-        mixup: The parameter α of mixup (https://arxiv.org/abs/1710.09412): each clip is mixed with another one, and
-            so are their labels, in proportions drawn from Beta(α, α). 0 for none.
+        clips: The clips.
+        lengths: Their lengths in samples, from [`check_clips`].
+        sampling_rate: Sampling rate of the waveforms in Hz.
+        max_samples: Longer clips are cropped to this length.
+        seed: Seed for training: clips are cropped at random, differently in each epoch. Without it, they are cropped to
+            their first `max_samples`, and not mixed or masked.
+        mixup: The parameter α of mixup (https://arxiv.org/abs/1710.09412), which mixes clips and their labels in
+            proportions drawn from Beta(α, α); 0 for none.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class ClipDataset(Dataset):
         return int(generator.integers(max(0, self._clip_lengths[index] - self.max_samples) + 1))
 
     def _start(self, index: int) -> int:
-        """Where an item begins if nothing is random, in samples."""
+        """The start of an item in samples, without randomness."""
         return 0
 
     def _targets(self, index: int, start: int) -> np.ndarray:
-        """Of an item that begins at the sample `start`."""
+        """The targets of an item that starts at the sample `start`."""
         return self.clips.targets[index]
 
     def _labels(self, index: int, start: int) -> torch.Tensor:
@@ -108,7 +108,7 @@ class ClipDataset(Dataset):
     def _read(self, index: int, start: int) -> np.ndarray:
         path = self.clips.paths[index]
         waveform = _read_part(path, start, start + self.max_samples, self.sampling_rate)
-        if not len(waveform):  # damaged before there, or shorter than its header says
+        if not len(waveform):  # damaged before this part, or shorter than according to its header
             waveform = _read_part(path, 0, self.max_samples, self.sampling_rate)
         if not len(waveform):
             raise AudioError(f"{describe(path)}: could be read before, but not now")
@@ -116,7 +116,7 @@ class ClipDataset(Dataset):
 
 
 def mix(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:
-    """`weight` of the first waveform and the rest of the second, which is cut or padded to the first one's length."""
+    """`weight` · first + (1 − `weight`) · second waveform, which is cut or padded to the length of the first."""
     mixed = np.float32(weight) * first
     common = min(len(first), len(second))
     mixed[:common] += np.float32(1 - weight) * second[:common]
@@ -124,7 +124,7 @@ def mix(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:
 
 
 def _read_part(path: str, start: int, stop: int, sampling_rate: int) -> np.ndarray:
-    """Samples `[start, stop)` of a file, or as many of them as there are before its end or damage."""
+    """Samples `[start, stop)` of a file, or fewer if it ends or is damaged before."""
     parts = [np.empty(0, np.float32)]
     position = 0
     with _each_warning_once():
@@ -142,7 +142,7 @@ def _read_part(path: str, start: int, stop: int, sampling_rate: int) -> np.ndarr
 
 @contextmanager
 def _each_warning_once() -> Iterator[None]:
-    """A clip that is damaged or cut off comes up in every epoch."""
+    """Suppresses repeated warnings, since a damaged clip is read in each epoch."""
     audio_logger.addFilter(_is_new)
     try:
         yield
@@ -162,12 +162,12 @@ _warned: set[str] = set()
 
 class ClipCollator:
     """
-    Items of a [`ClipDataset`] → `input_values`, `labels` and, if clips were padded, an `attention_mask`.
+    Collates items of a [`ClipDataset`] to `input_values`, `labels` and, if clips were padded, an `attention_mask`.
 
     Args:
-        feature_extractor: computes the log-mels and pads them.
-        masks: Whether to mask a part in time and one in frequency of each training clip (SpecAugment).
-        patch_size: Frames of a step, for labels of steps. Those of steps that only pad a clip are -1.
+        feature_extractor: Computes the log-mels and pads them.
+        masks: Whether to apply a time mask and a frequency mask to each training clip (SpecAugment).
+        patch_size: Frames per step, for labels of steps; those of padding are -1.
     """
 
     def __init__(self, feature_extractor: CedFeatureExtractor, *, masks: bool = False, patch_size: int = 16) -> None:

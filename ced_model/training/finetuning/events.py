@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings with strong labels → a frame model, and batches with targets for each step of one patch in time."""
+"""Training of frame models on strong labels, with targets for each time step of one patch."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from .dataset import ClipDataset
 
 
 def frame_model(model: CedForAudioClassification) -> CedForAudioFrameClassification:
-    """The same weights in a model that scores steps; saved, it has steps of equal length from end to end."""
+    """The same weights in a model that scores steps, with `pad_last=False` for steps of equal length."""
     model.config.pad_last = False
     frames = CedForAudioFrameClassification(model.config)
     frames.load_state_dict(model.state_dict())
@@ -27,7 +27,7 @@ def read_events(
     audio_root: str | os.PathLike[str] | None = None,
     labels: Sequence[str] | None = None,
 ) -> StrongClips:
-    """Recordings with strong labels as clips; `labels` are the classes, by default those that occur."""
+    """Reads recordings with strong labels as clips; `labels` are the classes, by default those that occur."""
     if isinstance(data, StrongClips):
         return data
     return strong_clips(read_strong_labels(data, audio_root), labels=labels, model_labels=model_labels)
@@ -35,12 +35,12 @@ def read_events(
 
 class EventDataset(ClipDataset):
     """
-    Pieces of recordings as items of a [`ClipDataset`], with `labels` of shape `(steps, classes)`: as many steps as the
-    longest piece has. The pieces of a recording cover it; in training they begin elsewhere in each epoch.
+    A [`ClipDataset`] of pieces of recordings, with `labels` of shape `(steps, classes)`, where `steps` is that of the
+    longest piece. The pieces cover each recording; in training, they start at different positions in each epoch.
 
     Args:
         clips, lengths, sampling_rate, max_samples, options: As for [`ClipDataset`].
-        step: Samples of a step.
+        step: Length of a step in samples.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class EventDataset(ClipDataset):
         return super()._read(self.pieces[index][0], start)
 
     def _targets(self, index: int, start: int) -> np.ndarray:
-        """A class is present in the steps that its event covers by half or more, and in the one of its middle."""
+        """A class is present in steps of which its event covers at least half, and in the step at its middle."""
         targets = np.zeros((-(-self.max_samples // self.step), len(self.clips.labels)), np.float32)
         step_s, start_s = self.step / self.sampling_rate, start / self.sampling_rate
         for onset_s, offset_s, label in self.events[self.pieces[index][0]]:
@@ -92,6 +92,6 @@ class EventDataset(ClipDataset):
         return targets
 
     def all_targets(self) -> np.ndarray:
-        """Of all steps, of shape `(steps, classes)`."""
+        """The targets of all steps, of shape `(steps, classes)`."""
         steps = [-(-length // self.step) for length in self.lengths]
         return np.concatenate([self._targets(index, self._start(index))[:number] for index, number in enumerate(steps)])

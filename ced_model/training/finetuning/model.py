@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The model to train: a head for the classes, and frozen blocks or LoRA adapters."""
+"""Prepares a model for training: a head for the classes, frozen blocks, LoRA adapters."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -46,13 +46,13 @@ def set_classes(
     model: CedForAudioClassification, labels: Sequence[str], problem_type: str, seed: int, has_head: bool = True
 ) -> int:
     """
-    Gives a model a head for `labels`. Classes that it has keep their rows, the others start from random ones.
+    Gives a model a head for `labels`. Classes that it already has keep their rows; the others get random ones.
 
     Args:
-        has_head: Whether the model's head has learnt anything; else all rows are new.
+        has_head: Whether the model's head is trained; otherwise all rows are new.
 
     Returns:
-        How many classes keep their rows.
+        Number of classes that keep their rows.
     """
     config: Any = model.config
     config.problem_type = problem_type
@@ -72,13 +72,13 @@ def set_classes(
 
 
 def all_labels(before: Head, labels: Sequence[str]) -> list[str]:
-    """The classes of a model with those that were trained."""
+    """The classes of a model and those that were trained."""
     vocabulary = Vocabulary(before.labels)
     return [*before.labels, *(label for label in labels if vocabulary.find(label) is None)]
 
 
 def keep_other_classes(model: CedForAudioClassification, before: Head) -> None:
-    """Puts the rows of the classes that a model had before it was trained beside those that were trained."""
+    """Adds the rows of the classes that the model had before training to the trained ones."""
     trained = head_of(model)
     weight, bias, labels = before.weight.clone(), before.bias.clone(), list(before.labels)
     vocabulary = Vocabulary(labels)
@@ -102,7 +102,7 @@ def choose_trained(model: CedForAudioClassification, options: FinetuningOptions)
 
     Raises:
         ValueError: if the model has fewer blocks than requested.
-        ImportError: if LoRA is asked for and peft is not installed.
+        ImportError: if LoRA is requested and peft is not installed.
     """
     depth = len(model.encoder.blocks)
     k = depth if options.num_blocks is None else options.num_blocks
@@ -111,12 +111,12 @@ def choose_trained(model: CedForAudioClassification, options: FinetuningOptions)
     if options.lora is not None:
         return _add_lora(model, options.lora, range(depth - k, depth), options.seed)
     if options.train == "all":
-        # Batches of few clips would move its statistics away from what the weights have learnt with.
+        # Batches of few clips would change its statistics too much for the trained weights.
         model.encoder.init_bn.requires_grad_(False)
         return model
     model.freeze_base_model()
     if options.keep_classes:
-        model.outputlayer[0].requires_grad_(False)  # all classes have this LayerNorm in common
+        model.outputlayer[0].requires_grad_(False)  # this LayerNorm is shared by all classes
     if options.train != "head":
         model.encoder.blocks[depth - k :].requires_grad_(True)
         model.encoder.norm.requires_grad_(True)
@@ -135,11 +135,11 @@ def _add_lora(model: CedForAudioClassification, rank: int, blocks: Iterable[int]
             modules_to_save=["outputlayer"],
         )
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of names that transformers has changed
+            warnings.simplefilter("ignore", FutureWarning)  # names that transformers has changed
             torch.manual_seed(seed)
-            # PEFT's own function: transformers' `add_adapter` refuses versions of PEFT that work here.
+            # Not transformers' `add_adapter`, which rejects some versions of PEFT that work.
             return peft.get_peft_model(model, config)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # one is too old for the other
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # incompatible versions
         raise ImportError(
             f"LoRA: peft {version('peft')} does not work with transformers {version('transformers')}"
             f" ({one_line(error)}): pip install --upgrade peft transformers"

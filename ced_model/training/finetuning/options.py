@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How to fine-tune. Nothing heavy is imported here: wrong options are refused at once."""
+"""Options of fine-tuning, without heavy imports, so that they are checked at once."""
 
 import math
 import re
@@ -17,33 +17,33 @@ DEVICES = ("cpu", "cuda", "mps")
 @dataclass(frozen=True)
 class FinetuningOptions:
     """
-    How to fine-tune.
+    Options of fine-tuning.
 
     Attributes:
         train: The part to train: `"head"`, `"last:K"` (the head, the last K blocks and the final LayerNorm) or `"all"`.
-            The statistics of `init_bn` stay as they are in any case.
-        lora: The rank of LoRA adapters (https://arxiv.org/abs/2106.09685) that are trained in place of the blocks of
-            `train`, and merged into them at the end; None for none.
-        keep_classes: Keep the model's other classes beside those of the clips, with their rows of the head as they are;
-            only with `train="head"`, so that their scores stay the same.
-        epochs: The highest number of epochs.
+            The statistics of `init_bn` are never trained.
+        lora: The rank of LoRA adapters (https://arxiv.org/abs/2106.09685), which are trained instead of the blocks of
+            `train` and merged into them at the end; None for none.
+        keep_classes: Keep the model's other classes, with unchanged rows of the head. Only with `train="head"`, so that
+            their scores do not change.
+        epochs: Maximum number of epochs.
         patience: Stop after this number of epochs without improvement; 0 for never.
         batch_size: Clips per device and step.
-        learning_rate: The highest learning rate of the head.
-        encoder_learning_rate: The highest learning rate of the encoder; by default a tenth of the head's, and with LoRA
-            the same.
+        learning_rate: Maximum learning rate of the head.
+        encoder_learning_rate: Maximum learning rate of the encoder, by default a tenth of that of the head, or the same
+            with LoRA.
         class_weights: `"balanced"` gives rare classes more weight in the loss, up to 10 times.
-        crop_s: Longer clips are cut to this length in seconds, at random, in training; by default the longest input of
-            the model (10.12 s).
+        crop_s: In training, longer clips are cropped at random to this length in seconds, by default the longest input
+            of the model (10.12 s).
         mixup: The parameter α of mixup; 0 for none.
-        masks: Whether to mask a part in time and one in frequency of each training clip (SpecAugment).
+        masks: Whether to apply a time mask and a frequency mask to each training clip (SpecAugment).
         validation_share: Share of the clips to hold out if no validation clips are given; 0 for no validation.
         seed: Random seed of the new head, the held-out clips and the training.
         device: `"cpu"`, `"cuda"` or `"mps"`; by default a GPU if there is one.
 
     Raises:
-        OptionError: if a value is not possible.
-        ImportError: if LoRA is asked for and peft is not installed.
+        OptionError: for an invalid value.
+        ImportError: if `lora` is given and peft is not installed.
     """
 
     train: str = "all"
@@ -66,11 +66,11 @@ class FinetuningOptions:
         if not re.fullmatch(r"head|all|last:[1-9]\d*", self.train):
             raise OptionError("train", self.train, "head, all, or last:K for the last K blocks, such as last:4")
         if self.keep_classes and self.train != "head":
-            raise OptionError("train", self.train, "head: with `keep_classes` the encoder stays as it is")
+            raise OptionError("train", self.train, "head with `keep_classes`, since the encoder must not change")
         if self.lora is not None and (self.lora < 1 or self.train == "head"):
             raise OptionError("lora", self.lora, "a rank of at least 1, and blocks to train: `train` all or last:K")
         if self.lora is not None and find_spec("peft") is None:
-            raise ImportError(f"LoRA needs peft: {INSTALL_LORA}")
+            raise ImportError(f"LoRA requires peft: {INSTALL_LORA}")
         for name in ("epochs", "learning_rate", "encoder_learning_rate", "crop_s", "batch_size"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

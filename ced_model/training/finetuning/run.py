@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled clips → a model folder."""
+"""Fine-tunes a model on labelled clips and writes a model folder."""
 
 import logging
 import os
@@ -48,20 +48,20 @@ ADAPTER_FOLDER = "adapter"
 @dataclass(frozen=True)
 class Finetuned:
     """
-    A model folder that was written.
+    The result of [`finetune`].
 
     Attributes:
-        folder: the model.
-        checkpoints: the folder of the run: checkpoints, logs for TensorBoard, and the list of the validation clips.
-        labels: the classes.
-        evaluation: of the validation clips, each tagged whole by [`AudioTagger`] with this model, or of their events
-            with a threshold of 0.5; None without any, and in a distributed run but in the main process.
-        num_training_clips, num_validation_clips: that were used.
-        held_out: a table of the validation clips, if they were taken from the training data.
-        skipped: clips that were left out, with the reason.
-        epochs: that were trained until the end.
-        best_epoch: the one whose model this is.
-        num_trained: trained parameters.
+        folder: Folder of the model.
+        checkpoints: Folder of the run: checkpoints, logs for TensorBoard, and the list of the validation clips.
+        labels: The classes.
+        evaluation: Evaluation of this model on the complete validation clips, or of their events with a threshold of
+            0.5; None without validation clips, and in all but the main process of a distributed run.
+        num_training_clips, num_validation_clips: Number of clips that were used.
+        held_out: A table of the validation clips, if they were taken from the training data.
+        skipped: Clips that were left out, with the reason.
+        epochs: Number of epochs.
+        best_epoch: The epoch of this model.
+        num_trained: Number of trained parameters.
     """
 
     folder: Path
@@ -95,36 +95,32 @@ def finetune(
     """
     Fine-tunes a CED model on labelled clips and writes it as a model folder.
 
-    The head is replaced by one for the classes of the clips; classes that the model has already start from its weights.
-    The model of the best epoch by validation is kept: by mean average precision for multi-label clips, else by the
-    share of right answers, and of equal epochs by the Brier score. `output_dir` appears in one piece at the end.
-    Checkpoints are in a folder beside it, with `.training` behind its name, from which an interrupted run continues.
+    The head is replaced by one for the classes of the clips; classes that the model already has start from its weights.
+    The model of the best epoch is kept, by mean average precision on the validation clips for multi-label data, else by
+    accuracy; ties are resolved by the Brier score. `output_dir` is written atomically at the end. Checkpoints are in
+    the folder `OUTPUT_DIR.training`, from which an interrupted run can be resumed.
 
     Args:
-        data: clips, or a folder or table for [`read_labelled`]. Of its splits that of training is used, and that of
-            validation unless `validation` is given.
-        output_dir: the folder to write.
-        model: the folder or Hub id of a CED model, or `"ced-nano"`, the bundled one.
-        validation: the same as `data`, for validation. Without it and without such a split, a share of the clips is
-            held out.
-        options: how to fine-tune.
-        reading: options of [`read_labelled`] for `data` and `validation`, such as `audio_root`; a `split` is that of
+        data: Clips, or a folder or table for [`read_labelled`]. If it has splits, those for training and validation are
+            used (the latter unless `validation` is given).
+        output_dir: The folder to write.
+        model: The folder or Hub id of a CED model, or `"ced-nano"`, the bundled one.
+        validation: Clips, a folder or a table for validation. Without it and without such a split, a share of the clips
+            is held out.
+        options: Options of fine-tuning.
+        reading: Options of [`read_labelled`] for `data` and `validation`, such as `audio_root`; `split` is only for
             `data`.
-        training_arguments: fields of [`~transformers.TrainingArguments`] that override what `options` and this
-            function make of them.
-        events: the data are strong labels, see [`read_strong_labels`]: the model becomes a
+        training_arguments: Fields of [`~transformers.TrainingArguments`], which override those from `options`.
+        events: Whether the data have strong labels, see [`read_strong_labels`]. The model then becomes a
             `CedForAudioFrameClassification`, which is trained on each step of 0.16 s.
-        resume: continue from the last checkpoint, if there is one.
-        overwrite: replace the model that is in `output_dir`, and discard checkpoints unless they are resumed.
-        callbacks: further callbacks of the `Trainer`; a [`~transformers.ProgressCallback`] replaces its own.
-        say: called with lines about clips that are left out, assumptions, and what is trained.
-
-    Returns:
-        The [`Finetuned`] model.
+        resume: Continue from the last checkpoint, if there is one.
+        overwrite: Replace an existing model in `output_dir`, and discard checkpoints unless they are resumed.
+        callbacks: Further callbacks of the `Trainer`; a [`~transformers.ProgressCallback`] replaces the default one.
+        say: Called with lines about clips that are left out, assumptions, and trained parameters.
 
     Raises:
-        ValueError: in one line, if the clips, the model, the options or the folders do not fit.
-        OSError: if there is no such model, or something cannot be written.
+        ValueError: if the clips, the model, the options or the folders are invalid.
+        OSError: if there is no such model, or a file cannot be written.
         ImportError: if an extra is not installed.
     """
     options = options or FinetuningOptions()
@@ -184,7 +180,7 @@ def finetune(
 
 
 def _head_to_keep(network: Any, has_head: bool, model: str) -> Head:
-    """The head whose other classes are kept; raises an OptionError if it cannot be."""
+    """The head with the classes to keep; raises an OptionError if that is not possible."""
     if not has_head or network.config.problem_type != MULTI_LABEL:
         kind = network.config.problem_type if has_head else "an encoder without classes"
         raise OptionError("keep_classes", True, f"a multi-label model; {model} is {kind}")
@@ -238,7 +234,7 @@ def _opening_lines(
 def _describe_run(
     model: str, clips: FinetuningClips, options: FinetuningOptions, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The properties that must be equal when a run is resumed."""
+    """The properties that must not change when a run is resumed."""
     return {
         "model": model,
         "labels": clips.training.labels,
@@ -260,7 +256,7 @@ def _write_model(
     overwrite: bool,
     before: Head | None,
 ) -> Evaluation | EventEvaluation | None:
-    """Writes the folder in one piece, and returns how well its model tags the validation clips."""
+    """Writes the folder atomically, and returns the evaluation of its model on the validation clips."""
     network: Any = trainer.accelerator.unwrap_model(trainer.model)
     with new_model_folder(target, overwrite, (ADAPTER_FOLDER,)) as folder:
         if options.lora is not None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' `Trainer` for labelled clips."""
+"""The `Trainer` for labelled clips."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -26,27 +26,27 @@ from .dataset import ClipCollator, ClipDataset
 from .events import EventDataset
 from .options import FinetuningOptions
 
-SELECTION = "selection"  # the figure by which Trainer chooses the best epoch
-MAX_VALIDATION_S = 60.0  # of each clip, in the validation of each epoch; at the end, clips are validated whole
-MAX_CLASS_WEIGHT = 10.0  # a class with a single clip must not drown the others
-ENCODER_SHARE = 0.1  # of the head's learning rate, for weights that are learnt already
+SELECTION = "selection"  # the metric for the choice of the best epoch
+MAX_VALIDATION_S = 60.0  # of each clip in the validation after each epoch; at the end, complete clips are used
+MAX_CLASS_WEIGHT = 10.0  # a class with a single clip must not dominate the others
+ENCODER_SHARE = 0.1  # of the head's learning rate, for weights that are trained already
 
 
 def make_arguments(
     options: FinetuningOptions, folder: Path, has_validation: bool, overrides: Mapping[str, Any]
 ) -> TrainingArguments:
     """
-    What `Trainer` is given: fields of `options`, replaced by `overrides`.
+    The arguments of `Trainer`, from `options` and `overrides`.
 
     Raises:
-        OptionError: if the device is not there, or `overrides` has the output folder.
-        ValueError: if `overrides` has a field or a value that transformers does not know.
+        OptionError: if the device does not exist, or `overrides` has the output folder.
+        ValueError: if `overrides` has a field or value that transformers does not support.
     """
     if options.device is not None:
         check_device(options.device)
     if "output_dir" in overrides:
         raise OptionError(
-            "output_dir", overrides["output_dir"], "no such training argument: the argument `output_dir` sets it"
+            "output_dir", overrides["output_dir"], "no such training argument, use the argument `output_dir` instead"
         )
     values: dict[str, Any] = {
         **loading_arguments(overrides.get("dataloader_num_workers")),
@@ -55,7 +55,7 @@ def make_arguments(
         "per_device_eval_batch_size": options.batch_size,
         "learning_rate": options.learning_rate,
         "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.1,  # of all
+        "warmup_steps": 0.1,  # share of all steps
         "weight_decay": 0.01,
         "eval_strategy": "epoch" if has_validation else "no",
         "save_strategy": "epoch",
@@ -67,7 +67,7 @@ def make_arguments(
         "report_to": ["tensorboard"] if find_spec("tensorboard") else [],
         "seed": options.seed,
         "use_cpu": options.device == "cpu",
-        "restore_callback_states_from_checkpoint": True,  # the patience that is left
+        "restore_callback_states_from_checkpoint": True,  # the remaining patience
     }
     try:
         return TrainingArguments(output_dir=str(folder), **{**values, **overrides})
@@ -77,11 +77,11 @@ def make_arguments(
 
 class FinetuningTrainer(CedTrainer):
     """
-    transformers' Trainer with class weights, soft labels for one class per clip (mixup), a learning rate of its own
-    for the encoder, and clips of similar length in a batch.
+    transformers' Trainer with class weights, soft labels for single-label clips (mixup), a separate learning rate for
+    the encoder, and clips of similar length in a batch.
     """
 
-    loss_is_scaled_for_ga = False  # it is a mean over the clips of a batch
+    loss_is_scaled_for_ga = False  # the loss is a mean over the clips of a batch
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class FinetuningTrainer(CedTrainer):
         if self.problem_type == SINGLE_LABEL:
             smoothing = self.args.label_smoothing_factor
             loss = nn.functional.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
-        elif labels.ndim == 3:  # of steps, some of which only pad a clip
+        elif labels.ndim == 3:  # labels of steps, -1 for padding
             losses = nn.functional.binary_cross_entropy_with_logits(
                 logits, labels.clamp(min=0), pos_weight=weights, reduction="none"
             )
@@ -181,12 +181,12 @@ def class_weights(targets: np.ndarray, problem_type: str) -> torch.Tensor:
     Weights that balance the classes in the loss.
 
     Args:
-        targets: of the training clips, of shape `(clips, classes)`.
+        targets: Targets of the training clips, of shape `(clips, classes)`.
 
     Returns:
         float32 of shape `(classes,)`. Single-label: clips / (classes · clips of the class), for the cross-entropy.
         Multi-label: clips without the class / clips with it, for the positives in the binary cross-entropy. Both are
-        kept within 1/10 and 10; a class without clips has 1.
+        limited to 1/10 … 10; a class without clips has 1.
     """
     positives = targets.sum(axis=0, dtype=np.float64)
     if problem_type == SINGLE_LABEL:
@@ -215,10 +215,10 @@ def _compute_metrics(prediction: EvalPrediction, problem_type: str) -> dict[str,
 
 def _selection(metrics: ClassificationMetrics) -> float:
     """
-    What the best epoch has the most of: the share of right answers, or mean average precision if clips may have several
-    classes. Of few clips both are coarse, so that of equal epochs the one with the better Brier score counts as better.
+    The metric for the best epoch: accuracy, or mean average precision for multi-label data. With few clips, both are
+    often equal for several epochs, so a better Brier score decides.
     """
     if metrics.problem_type == SINGLE_LABEL:
-        # As if the Brier score were that of one more clip: no more than a right answer counts.
+        # The Brier score has the weight of one more clip, at most that of one right answer.
         return (metrics.top_1 * metrics.num_clips + 1 - metrics.brier / 2) / (metrics.num_clips + 1)
     return (metrics.mean_average_precision + 1e-6 * (1 - metrics.brier)) / (1 + 1e-6)
