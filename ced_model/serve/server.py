@@ -196,11 +196,13 @@ def serve(
         models, options: As for `AudioTagger`.
     """
     settings = settings or Settings()
-    # uvicorn raises the signals again that ended it: here they are the usual way to end.
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         if workers == 1:
-            uvicorn.Server(make_config(create_app(taggers, settings))).run([listening])
+            server = uvicorn.Server(make_config(create_app(taggers, settings)))
+            for number in before:  # also before uvicorn handles them, and after, when it raises those again that ended it
+                signal.signal(number, server.handle_exit)
+            server.run([listening])
             return
         config = make_config(_Factory(models, options, settings), workers=workers, factory=True)
         with tempfile.TemporaryDirectory(prefix="ced-metrics-") as folder:  # figures only

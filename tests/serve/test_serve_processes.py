@@ -18,6 +18,10 @@ from typing import Any
 import cli_process
 import httpx
 import pytest
+import uvicorn
+
+from ced_model import AudioTagger
+from ced_model.serve.server import open_port, serve
 
 CLIP = Path(__file__).parents[2] / "resources" / "misc_crow.flac"
 
@@ -100,6 +104,21 @@ def test_sigterm_finishes_what_runs_and_a_new_server_takes_over_under_load(tmp_p
                 load.end()
     # "broken" are those that the killed server had taken, and connections that were open when a server ended.
     assert set(load.got) <= {200, "refused", "broken"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_just_after_the_start_ends_the_server(number: signal.Signals, monkeypatch: pytest.MonkeyPatch):
+    run = uvicorn.Server.run
+
+    def signalled(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        signal.raise_signal(number)
+        assert server.should_exit
+        run(server, sockets)
+
+    monkeypatch.setattr(uvicorn.Server, "run", signalled)
+    before = signal.getsignal(number)
+    serve(open_port("127.0.0.1", 0), [AudioTagger()])
+    assert signal.getsignal(number) is before
 
 
 def test_several_processes_share_the_port_and_end_with_their_parent(tmp_path: Path):
