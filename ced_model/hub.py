@@ -28,6 +28,8 @@ PUBLISHED_FIGURES: dict[str, PublishedFigures] = {
 PUBLISHED_MODELS = tuple(f"mispeech/{size}" for size in PUBLISHED_FIGURES)
 MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
 
+HUB_OPTIONS = frozenset(("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download"))
+
 
 def assets_folder() -> Path:
     """Where this package keeps what it makes or downloads, in the folder that the Hub's client has for such files."""

@@ -24,7 +24,7 @@ def tag_on_ray(paths: list[str], output: str, *, model: str | None, **options: A
     model = choose_model(model)
     quieten()
     observer = Observer()
-    with told_if_ended(f"{output}: resume to continue"):
+    with told_if_ended(f"{output}: --resume continues"):
         try:
             distributed.tag_on_ray(paths, output, model=model, observer=observer, **options)
         finally:

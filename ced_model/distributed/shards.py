@@ -197,7 +197,7 @@ class ShardedOutput:
     @property
     def advice(self) -> str:
         """Where the results are after an interruption."""
-        return f"{len(self.done)} of {len(self.shards)} shards are in {self.output}: resume to continue"
+        return f"{len(self.done)} of {len(self.shards)} shards are in {self.output}: --resume continues"
 
 
 def shard_name(number: int) -> str:

@@ -81,7 +81,7 @@ def test_an_interrupted_run_is_continued(sounds, monkeypatch):
         patch.setattr(RunProgress, "count", interrupt)
         result = ced("embed", "sounds", "-m", MODEL, "-o", "index.npz")
     journal = sounds.parent / "index.npz.journal"
-    assert f"ced: interrupted; 2 results so far in {journal}: resume to continue" in only_error(result, 130)
+    assert f"ced: interrupted; 2 results so far in {journal}: --resume continues" in only_error(result, 130)
     with open(journal, "ab") as file:
         file.write(b'{"file": "not written to its en')
     assert "holds the results of an unfinished run" in only_error(

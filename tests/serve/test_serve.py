@@ -199,7 +199,7 @@ def test_unknown_parameters_paths_and_methods_are_refused(server: Served):
     assert problem(refusal, 422).startswith("treshold: not a parameter here; expected model, ")
     many = server.post("/v1/audio/timeline", params={"hop_s": 1e-5}, content=wav(noise()), headers=WAV)
     assert problem(many, 413).startswith("more than 20000 windows")
-    assert problem(server.get("/v1/audio"), 404) == "no such path"
+    assert problem(server.get("/v1/audio"), 404) == "no such path; /docs lists them"
     refusal = server.get(CLASSIFICATION)
     assert problem(refusal, 405) == "no such method here" and refusal.headers["Allow"] == "POST"
 
