@@ -285,7 +285,7 @@ def test_what_there_is_not_is_refused_before_work(options: dict[str, Any], messa
     ("engine", "package", "install"),
     [
         ("onnx", "onnxruntime", "the engine onnx requires onnxruntime: pip install onnxruntime onnx"),
-        ("openvino", "openvino", 'the engine openvino requires openvino: pip install "ced_model[openvino]"'),
+        ("openvino", "openvino", "the engine openvino requires openvino: pip install openvino"),
     ],
 )
 def test_a_missing_package_is_one_line_with_the_command_that_installs_it(

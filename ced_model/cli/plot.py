@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ..results import Timeline
     from ..tagger import AudioTagger
 
-INSTALL_PLOT = 'pip install "ced_model[plot]"'
 TOP_K = 10
 MAX_S = 1e9  # longer than any recording
 
@@ -74,7 +73,7 @@ def plot(
     """
     path = output or Path(f"{file.name}.png")
     check_new_file("output", path, ".png", overwrite)
-    require(("matplotlib",), "drawing", INSTALL_PLOT)
+    require(("matplotlib",), "drawing")
     from ..classes import choose_classes
 
     if not file.exists():

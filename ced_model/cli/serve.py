@@ -14,7 +14,6 @@ from .errors import FAILED, CliError
 from .model import choose_model, load_tagger
 from .terminal import put
 
-INSTALL_SERVE = 'pip install "ced_model[serve]"'
 MAX_PORT = 65535
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "websockets", "prometheus_client")
 
@@ -88,7 +87,7 @@ def serve(
     limits = options.given(max_megabytes=max_megabytes, max_minutes=max_minutes, max_waiting=max_waiting)
     limits |= options.given(max_streams=max_streams, body_timeout_s=body_timeout_s, timeout_s=timeout_s)
     limits |= options.given(decode_timeout_s=decode_timeout_s, stream_timeout_s=stream_timeout_s)
-    require(PACKAGES, "serving", INSTALL_SERVE)
+    require(PACKAGES, "serving")
     from ..serve.settings import Settings
 
     if not 0 <= port <= MAX_PORT:

@@ -553,7 +553,7 @@ def test_parquet_columns_have_types(ced: Run, random_model: Path, clip: Path, tm
 def test_parquet_names_its_extra(ced: Run, random_model: Path, clip: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     result = ced("tag", clip, "--model", random_model, "--output", tmp_path / "tags.parquet", code=1)
-    assert 'pip install "ced_model[parquet]"' in one_line(result.stderr)
+    assert "pip install pyarrow" in one_line(result.stderr)
 
 
 @pytest.mark.parametrize("format", ["table", "json", "jsonl", "csv"])

@@ -241,7 +241,7 @@ def test_what_is_found_is_played_the_best_first(sounds, index, monkeypatch):
 @pytest.mark.parametrize(
     ("card", "message"),
     [
-        (None, '--play requires sounddevice: pip install "ced_model[mic]"'),
+        (None, "--play requires sounddevice: pip install sounddevice"),
         (FakeCard(has_output=False), "--play: no loudspeaker was found"),
         (FakeCard(fails=True), "--play: Invalid sample rate"),
     ],

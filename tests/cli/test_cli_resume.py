@@ -285,7 +285,7 @@ def test_a_finished_output_takes_up_new_files_and_retries_failed_ones(
     assert output.read_bytes() == before or format == "parquet"
     few[2].write_bytes(good)
     result = ced(*few, "--output", output, "--resume")
-    assert f"1 results of {output} are kept" in result.stderr
+    assert f"1 result of {output} is kept" in result.stderr
     assert_same(output, expected)
 
     before = output.read_bytes()
@@ -307,6 +307,8 @@ def test_existing_results_are_not_overwritten_unasked(few: list[Path], ced: Run,
     assert "unfinished run" in ced(few[1], "--output", output, code=2).stderr
     ced(few[2], "--output", output, "--overwrite")
     assert [record["file"] for record in read_records(str(output), Format.JSONL)] == [str(few[2])]
+    others = ced(few[1], "--output", output, "--resume").stderr
+    assert f"the results of other inputs in {output} are kept\n" in others
 
 
 @pytest.fixture
