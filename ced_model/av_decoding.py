@@ -20,8 +20,7 @@ UNSTATED = frozenset(
     "truehd".split()
 )
 
-# In the custom code of a model folder, this file is used without the package.
-INSTALL_AV = 'pip install "ced_model[av]"' if __name__.startswith("ced_model.") else "pip install av"
+INSTALL_AV = "pip install av"
 
 
 def av_chunks(file: BinaryIO, name: str, reason: str, warn: Warn, *, has_timestamps: bool = True) -> Iterator[Chunk]:

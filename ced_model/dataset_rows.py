@@ -31,7 +31,6 @@ from .messages import OptionError, RunError, UsageError, one_line, printable
 from .packages import require
 
 ALL = "all"
-INSTALL = 'pip install "ced_model[datasets]"'
 CONVERTED = "refs/convert/parquet"  # the branch in which the Hub keeps a Parquet copy of a data set
 HUB_ID = re.compile(r"(?P<id>\w[\w.-]*/[\w.-]+)(@(?P<revision>[^@\s]+))?")
 BATCH_ROWS = 8  # rows read from a Parquet file at a time
@@ -99,7 +98,7 @@ def find_dataset(
         RunError: if the Hub cannot be reached.
         MissingPackageError: if datasets is not installed.
     """
-    require(("datasets", "pyarrow"), "reading a data set", INSTALL)
+    require(("datasets", "pyarrow"), "reading a data set")
     if not isinstance(dataset, str | os.PathLike):
         raise OptionError("dataset", dataset, "the id of a Hub repository (owner/name), a folder or a Parquet file")
     dataset = os.fspath(dataset)

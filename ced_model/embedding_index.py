@@ -18,7 +18,6 @@ from .packages import require
 if TYPE_CHECKING:
     from .tagger import AudioTagger
 
-INSTALL_PARQUET = 'pip install "ced_model[parquet]"'
 EXTENSIONS = (".npz", ".parquet")
 BLOCK_ROWS = 2**12  # rows compared at a time, which fit into the CPU cache
 TINY = 1e-12
@@ -162,7 +161,7 @@ def check_index_name(path: str | os.PathLike[str]) -> str:
     if not path.lower().endswith(EXTENSIONS):
         raise OptionError("output", path, f"a name that ends in {' or '.join(EXTENSIONS)}")
     if path.lower().endswith(".parquet"):
-        require(("pyarrow",), "Parquet", INSTALL_PARQUET)
+        require(("pyarrow",), "Parquet")
     return path
 
 
@@ -177,7 +176,7 @@ def _read_npz(path: str) -> tuple[dict[str, Any], str]:
 
 
 def _read_parquet(path: str) -> tuple[dict[str, Any], str]:
-    require(("pyarrow",), "Parquet", INSTALL_PARQUET)
+    require(("pyarrow",), "Parquet")
     from pyarrow import parquet
 
     table = parquet.read_table(path, read_dictionary=["file"])

@@ -28,6 +28,8 @@ PUBLISHED_FIGURES: dict[str, PublishedFigures] = {
 PUBLISHED_MODELS = tuple(f"mispeech/{size}" for size in PUBLISHED_FIGURES)
 MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
 
+HUB_OPTIONS = frozenset(("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download"))
+
 
 def assets_folder() -> Path:
     """Folder for files that this package makes or downloads, in the Hub's assets cache."""
@@ -123,6 +125,8 @@ def check_dataset_reachable(id: str, revision: str | None = None) -> None:
 
 
 def _suggestion(name: str) -> str:
-    """A suggestion for a name that is similar to that of a published model."""
-    close = difflib.get_close_matches(name, (*PUBLISHED_MODELS, DEFAULT_MODEL), n=1, cutoff=0.8)
-    return f" (did you mean {close[0]}?)" if close and close[0] != name else ""
+    """What may have been meant by a name that is close to a known one, or to a part of it (`ced-tiny`, `tiny`)."""
+    known = [*PUBLISHED_MODELS, DEFAULT_MODEL]
+    aliases = {alias: id for id in known for alias in (id.rpartition("-")[2], id.rpartition("/")[2], id)}
+    close = difflib.get_close_matches(name.lower(), aliases, n=1, cutoff=0.8)
+    return f" (did you mean {aliases[close[0]]}?)" if close and aliases[close[0]] != name else ""

@@ -172,7 +172,7 @@ def read_list(list_file: str) -> list[str]:
 
 def _read_parquet_list(list_file: str) -> list[str]:
     """Paths in a Parquet file, on any file system that PyArrow supports."""
-    require(("pyarrow",), "a list of paths in Parquet", 'pip install "ced_model[parquet]"')
+    require(("pyarrow",), "a list of paths in Parquet")
     from pyarrow import ArrowInvalid, parquet
 
     from .storage import locate

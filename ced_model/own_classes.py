@@ -24,7 +24,6 @@ from .tagger import AudioTagger
 
 logger = logging.getLogger(__name__)
 
-INSTALL_LEARN = 'pip install "ced_model[learn]"'
 MULTI_LABEL = "multi_label_classification"
 FOLDS = 5  # of the cross-validation for calibration
 FEW = 5  # classes with fewer examples are reported as uncertain
@@ -144,7 +143,7 @@ def learn_classes(
 
 def check_installed() -> None:
     """Raises a `MissingPackageError` without scikit-learn."""
-    require(("sklearn",), "learning classes", INSTALL_LEARN)
+    require(("sklearn",), "learning classes")
 
 
 def check_model(tagger: AudioTagger, labels: Sequence[str], replace: bool) -> None:

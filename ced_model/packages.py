@@ -7,8 +7,16 @@ from importlib.util import find_spec
 
 INSTALL = {
     "onnx": "pip install onnxruntime onnx",
-    "openvino": 'pip install "ced_model[openvino]"',
+    "openvino": "pip install openvino",
     "torch": "pip install torch torchaudio transformers",
+}
+# Modules whose package has another name
+PACKAGES = {
+    "paho": "paho-mqtt",
+    "prometheus_client": "prometheus-client",
+    "python_multipart": "python-multipart",
+    "sherpa_onnx": "sherpa-onnx",
+    "sklearn": "scikit-learn",
 }
 
 
@@ -16,11 +24,15 @@ class MissingPackageError(ImportError):
     """Raised if a package is not installed. The message is one line with the command to install it."""
 
 
-def require(packages: tuple[str, ...], purpose: str, install: str) -> None:
-    """Raises a `MissingPackageError` unless all `packages` are installed."""
-    if names := missing(packages):
+def require(packages: tuple[str, ...], purpose: str, install: str = "") -> None:
+    """
+    Raises a `MissingPackageError` of one line if one of `packages` is not installed.
+
+    By default it has the command that installs them by name: an extra would add PyTorch to the small installation.
+    """
+    if names := [PACKAGES.get(name, name) for name in missing(packages)]:
         listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 2 else names)
-        raise MissingPackageError(f"{purpose} requires {listed}: {install}")
+        raise MissingPackageError(f"{purpose} requires {listed}: {install or 'pip install ' + ' '.join(names)}")
 
 
 def missing(packages: tuple[str, ...]) -> list[str]:

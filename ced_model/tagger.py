@@ -18,6 +18,7 @@ from .dataset_columns import audio_column
 from .engines import Engine, choose_engine, open_engine
 from .events import THRESHOLD, Event, class_limits, event_rules, smoothing_windows
 from .forking import is_forked
+from .hub import HUB_OPTIONS
 from .messages import OptionError, check_count, check_number, one_line
 from .model_folder import ModelFolder, open_model
 from .recording_times import parse_start_time, parse_timezone, recorded_at
@@ -94,6 +95,8 @@ class AudioTagger:
         feature_extractor: "CedFeatureExtractor | None" = None,
         **hub_options: Any,
     ) -> None:
+        if unknown := hub_options.keys() - HUB_OPTIONS:
+            raise TypeError(f"AudioTagger() got an unexpected keyword argument {min(unknown)!r}")
         for option, value in (("num_threads", num_threads), ("batch_size", batch_size)):
             if value is not None:
                 check_count(option, value)
@@ -130,6 +133,9 @@ class AudioTagger:
         self._windows = ModelWindows(self.front_end, settings.target_length, settings.patch_size)
         self.min_window_s = self.front_end.min_samples / self.sampling_rate
         self.max_window_s = self._windows.max_samples / self.sampling_rate
+
+    def __repr__(self) -> str:
+        return f"<AudioTagger {self.name}, {self.engine} {self.compute_type} on {self.device}>"
 
     @classmethod
     def from_pretrained(cls, model: str | os.PathLike[str], **options: Any) -> "AudioTagger":
@@ -609,6 +615,8 @@ class AudioTagger:
             check_count("top_k", top_k)
         if threshold is not None and not isinstance(threshold, Mapping):
             check_number("threshold", threshold)
+            if self.problem_type != "regression" and not 0 <= threshold <= 1:
+                raise OptionError("threshold", threshold, "a score from 0 to 1")
         if isinstance(threshold, Mapping):
             choosing = {"labels": labels, "exclude": exclude, "label_map": label_map, "with_silence": True}
             found = class_limits(self.labels, threshold, **choosing)

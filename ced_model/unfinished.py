@@ -92,7 +92,7 @@ class Lines:
     def advice(self) -> str:
         """How to continue after an interruption, for messages."""
         count = f"{len(self.offsets)} result{'s' * (len(self.offsets) != 1)}"
-        return f"{count} so far in {self.path}: resume to continue"
+        return f"{count} so far in {self.path}: continue with --resume"
 
     def remove(self) -> None:
         """Removes and closes the file after the output was written."""
@@ -137,7 +137,7 @@ class Unfinished(Lines):
         super().__init__(f"{output}.journal")
         self.header: Entry = json.loads(json.dumps(header))
         if os.path.lexists(self.path) and not (resume or overwrite):
-            raise UsageError(f"{self.path} has the results of an unfinished run: resume or overwrite it")
+            raise UsageError(f"{self.path} holds the results of an unfinished run: add --resume or --overwrite")
         self.open(os.O_RDWR | os.O_CREAT)
         try:
             for entry, length in self.read_lines() if resume else ():

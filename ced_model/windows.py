@@ -94,6 +94,7 @@ class ModelWindows:
         self, window_s: float, hop_s: float | None, sampling_rate: int | None, channel: str | int
     ) -> ReadWindows:
         """Returns a function that reads a recording for a timeline. Arguments and errors are those of `of_clips`."""
+        check_number("window_s", window_s)
         return self.of_clips(window_s, window_s / 2 if hop_s is None else hop_s, sampling_rate, channel)
 
     def to_samples(self, window_s: float, hop_s: float) -> tuple[int, int]:

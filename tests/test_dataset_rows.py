@@ -160,7 +160,7 @@ def test_inputs_that_are_not_data_sets_are_refused_in_one_line(ced: Any, tmp_pat
     assert "--split needs --dataset" in ced("tag", tmp_path, "--split", "test", code=2).stderr
     assert "not a file, a folder or a Hub id (owner/name)" in ced("tag", "--dataset", "recordngs", code=2).stderr
     missing = run("tag", "--dataset", tmp_path, code=1, without="datasets").stderr
-    assert missing == 'ced: reading a data set requires datasets: pip install "ced_model[datasets]"\n'
+    assert missing == "ced: reading a data set requires datasets: pip install datasets\n"
 
 
 def test_configurations_and_splits_are_those_of_the_card(repository: Path, tmp_path: Path):

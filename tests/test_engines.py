@@ -284,7 +284,7 @@ def test_engines_and_types_that_do_not_exist_are_refused_before_any_work(options
     ("engine", "package", "install"),
     [
         ("onnx", "onnxruntime", "the engine onnx requires onnxruntime: pip install onnxruntime onnx"),
-        ("openvino", "openvino", 'the engine openvino requires openvino: pip install "ced_model[openvino]"'),
+        ("openvino", "openvino", "the engine openvino requires openvino: pip install openvino"),
     ],
 )
 def test_a_missing_package_gives_one_line_with_the_command_to_install_it(

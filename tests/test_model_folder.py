@@ -243,6 +243,14 @@ def unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"), [("ced-tiny", "mispeech/ced-tiny"), ("CED-Base", "mispeech/ced-base"), ("nano", "ced-nano")]
+)
+def test_a_part_of_a_known_name_suggests_that_name(unreachable: list[str], name: str, meant: str) -> None:
+    with pytest.raises(OSError, match=rf"did you mean {meant}\?"):
+        AudioTagger(name)
+
+
 def test_a_mistyped_hub_id_offline_is_one_line_after_one_request(unreachable: list[str]) -> None:
     for load in (AudioTagger.from_pretrained, load_classifier):
         unreachable.clear()

@@ -99,7 +99,7 @@ def test_a_torch_model_is_used_without_copying(micro_model, options):
     ("engine", "command"),
     [
         ("onnx", "requires onnx and onnxruntime: pip install onnxruntime onnx"),
-        ("openvino", 'requires openvino: pip install "ced_model[openvino]"'),
+        ("openvino", "requires openvino: pip install openvino"),
         ("torch", "requires torch and transformers: pip install torch torchaudio transformers"),
         ("auto", "requires onnx and onnxruntime: pip install"),
     ],

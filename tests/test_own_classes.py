@@ -275,7 +275,7 @@ def test_without_scikit_learn_the_error_has_the_install_command(sounds, monkeypa
     monkeypatch.setattr("ced_model.packages.missing", list)
     result = ced("learn", sounds, "-m", MODEL, "-o", sounds.parent / "model")
     assert result.exit_code == 1
-    assert result.stderr == 'ced: learning classes requires sklearn: pip install "ced_model[learn]"\n'
+    assert result.stderr == "ced: learning classes requires scikit-learn: pip install scikit-learn\n"
 
 
 def test_models_to_which_no_classes_can_be_added_are_refused(sounds, micro_model):

@@ -257,7 +257,7 @@ def test_tags_are_chosen_by_rank_threshold_and_class(tagger):
     limit = everything[6].score
     assert tagger(waveform, threshold=limit) == everything[:7]
     assert tagger(waveform, threshold=limit, top_k=2) == everything[:2]
-    assert tagger(waveform, threshold=1.1) == []
+    assert tagger(waveform, threshold=1.0) == []
     chosen = [tag for tag in everything if tag.label in ("class 3", "class 11")]
     assert tagger(waveform, labels=["class 11", "CLASS 3", "class 3"]) == chosen
     assert tagger(waveform, labels=["class 3", "class 11"], top_k=1) == chosen[:1]
@@ -1142,6 +1142,7 @@ def test_a_single_input_in_place_of_a_list_is_refused(tagger):
     [
         ({"threshold": math.nan}, r"`threshold=nan`: expected a number"),
         ({"threshold": "0.3"}, r"`threshold='0.3'`: expected a number"),
+        ({"threshold": 50}, r"`threshold=50`: expected a score from 0 to 1"),
         ({"labels": [1.5]}, r"expected names of classes"),
         ({"labels": [13]}, r"expected names of classes"),
         ({"exclude": "class 99"}, r"`exclude='class 99'`: expected a class of the model"),
@@ -1153,6 +1154,9 @@ def test_a_single_input_in_place_of_a_list_is_refused(tagger):
 def test_unusable_options_are_refused_in_one_line(tagger, options, message):
     with pytest.raises(ValueError, match=message) as refusal:
         tagger(np.zeros(RATE, np.float32), **options)
+    if "window_s" in options:
+        with pytest.raises(ValueError, match=message):
+            tagger.timeline(np.zeros(RATE, np.float32), **options)
     assert "\n" not in str(refusal.value)
 
 
@@ -1205,3 +1209,9 @@ def test_a_timeline_has_its_scores_in_memory_once(tagger, monkeypatch):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(timeline.scores) > 0.99 * windows and peak < 1.6 * timeline.scores.nbytes
+
+
+def test_a_tagger_names_itself_and_refuses_options_that_it_does_not_have(tagger: AudioTagger):
+    assert repr(tagger) == f"<AudioTagger {tagger.name}, onnx float32 on cpu>"
+    with pytest.raises(TypeError, match=r"AudioTagger\(\) got an unexpected keyword argument 'threads'"):
+        AudioTagger(MICRO, threads=2)

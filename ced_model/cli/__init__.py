@@ -5,9 +5,16 @@
 
 def main() -> None:
     """Entry point of `ced` and `python -m ced_model`."""
-    from .terminal import prepare_process
+    try:
+        from .terminal import prepare_process
 
-    prepare_process()
-    from .app import run
+        prepare_process()
+        from .app import run
 
-    run()
+        run()
+    except KeyboardInterrupt:  # before the command began
+        from .errors import INTERRUPTED
+        from .terminal import say
+
+        say("ced: interrupted")
+        raise SystemExit(INTERRUPTED) from None

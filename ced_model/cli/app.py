@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from .. import __version__
 from . import (
     clips,
     convert,
@@ -28,7 +29,7 @@ from . import (
     tag,
 )
 from .endings import one_line_errors
-from .errors import FAILED, CliError
+from .errors import FAILED
 from .terminal import abandon_stdout, put, say
 from .usage import Command, Group
 
@@ -61,14 +62,7 @@ def run() -> None:
 def show_version(is_wanted: bool) -> None:
     if not is_wanted:
         return
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        put(f"ced {version('ced_model')}")
-    except PackageNotFoundError as error:
-        raise CliError(
-            "the version is unknown because ced_model is not installed: pip install ced_model", FAILED
-        ) from error
+    put(f"ced {__version__}")
     raise typer.Exit()
 
 

@@ -108,7 +108,8 @@ def clips(
         written = write_clips(chosen, output, unescape_name, format, say_error)
         unfinished.remove()
     classes = len({clip.label for clip in written})
-    put(f"wrote {output}: {len(written)} clips of {classes} class{'es' * (classes != 1)}, and clips.csv")
+    clips, of_classes = f"clip{'s' * (len(written) != 1)}", f"class{'es' * (classes != 1)}"
+    put(f"wrote {output}: {len(written)} {clips} of {classes} {of_classes}, and clips.csv")
     say(progress.summary())
     if progress.failed or len(written) < len(chosen):
         raise typer.Exit(FAILED)

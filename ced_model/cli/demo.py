@@ -15,8 +15,6 @@ from .errors import FAILED, CliError
 from .model import choose_model, quieten
 from .terminal import put, say
 
-INSTALL_DEMO = 'pip install "ced_model[demo]"'
-
 
 @one_line_errors
 def demo(
@@ -54,7 +52,7 @@ def demo(
     for name, value in limits.items():
         if not 0 < value < math.inf:
             raise CliError(f"--max-{name} {value:g}: expected a number above 0")
-    require(("gradio", "matplotlib"), "the demo", INSTALL_DEMO)
+    require(("gradio", "matplotlib"), "the demo")
     _serve(names, limits, host, port)
 
 

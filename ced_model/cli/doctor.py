@@ -42,14 +42,8 @@ EXTRAS = {
     "train": ("accelerate", "datasets", "scikit-learn", "tensorboard"),
     "watch": ("watchfiles",),
 }
-MODULES = {
-    "paho-mqtt": "paho.mqtt",
-    "prometheus-client": "prometheus_client",
-    "python-multipart": "python_multipart",
-    "scikit-learn": "sklearn",
-    "sherpa-onnx": "sherpa_onnx",
-}
 PATH = r"(?<![\w~.])[A-Za-z]:(\\+[\w.\-+]+){2,}" if os.name == "nt" else r"(?<![\w~.])(/[\w.\-+]+){2,}"
+MODULES = {package: module for module, package in packages.PACKAGES.items()}
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "OMP_NUM_THREADS")
 HIDDEN_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HTTPS_PROXY", "RAY_ADDRESS")
 TIME_LIMIT_S = 60

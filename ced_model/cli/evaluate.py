@@ -25,7 +25,7 @@ from .errors import FAILED, CliError
 from .finding import choosing
 from .model import load_tagger, quieten
 from .options import CLASSES, INPUT, OUTPUT, option
-from .plot import INSTALL_PLOT, save_figure
+from .plot import save_figure
 from .progress import RunProgress
 from .terminal import one_line, put, put_json, say
 
@@ -167,7 +167,7 @@ def evaluate(
     require(("datasets", "sklearn"), "evaluating", 'pip install "ced_model[train]"')
     matching = options.given(skip_unknown=skip_unknown) | choosing(None, None, label_map)
     if pictures:
-        require(("matplotlib",), "drawing", INSTALL_PLOT)
+        require(("matplotlib",), "drawing")
     rows = None
     if dataset is not None:
         quieten()

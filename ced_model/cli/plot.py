@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ..results import Timeline
     from ..tagger import AudioTagger
 
-INSTALL_PLOT = 'pip install "ced_model[plot]"'
 TOP_K = 10
 END_S = 1e9  # after the end of any recording
 
@@ -76,7 +75,7 @@ def plot(
     """
     path = output or Path(f"{file.name}.png")
     check_new_file("output", path, ".png", overwrite)
-    require(("matplotlib",), "drawing", INSTALL_PLOT)
+    require(("matplotlib",), "drawing")
     from ..classes import choose_classes
 
     if not file.exists():

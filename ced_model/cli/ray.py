@@ -23,7 +23,7 @@ def tag_on_ray(paths: list[str], output: str, *, model: str | None, **options: A
     model = choose_model(model)
     quieten()
     observer = Observer()
-    with _report_death(f"{output}: resume to continue"):
+    with _report_death(f"{output}: continue with --resume"):
         try:
             distributed.tag_on_ray(paths, output, model=model, observer=observer, **options)
         finally:

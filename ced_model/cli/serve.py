@@ -15,7 +15,6 @@ from .options import COMPUTING, option
 from .terminal import put
 
 SERVER, LIMITS = "Server", "Limits"
-INSTALL_SERVE = 'pip install "ced_model[serve]"'
 MAX_PORT = 65535
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "websockets", "prometheus_client")
 
@@ -96,7 +95,7 @@ def serve(
     limits = options.given(max_megabytes=max_megabytes, max_minutes=max_minutes, max_waiting=max_waiting)
     limits |= options.given(max_streams=max_streams, body_timeout_s=body_timeout_s, timeout_s=timeout_s)
     limits |= options.given(decode_timeout_s=decode_timeout_s, stream_timeout_s=stream_timeout_s)
-    require(PACKAGES, "serving", INSTALL_SERVE)
+    require(PACKAGES, "serving")
     from ..serve.settings import Settings
 
     if not 0 <= port <= MAX_PORT:

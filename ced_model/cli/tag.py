@@ -357,13 +357,15 @@ class _Run:
             progress = progress_of(waiting)
             tagger = self.load() if waiting or self.watch else None
             if tagger and journal.classes and journal.classes != wide_classes(tagger, self.tagging):
-                raise CliError(f"{output} has scores of other classes: use the same --labels, or --overwrite")
-            if len(waiting) < len(self.inputs):
+                raise CliError(f"{output} has scores of different classes: resume with the same ones, or --overwrite")
+            if kept := len(self.inputs) - len(waiting):
                 note = ""
                 if journal.is_finished and self.format not in (Format.PARQUET, *EVENT_FORMATS):
-                    note = "; whether they have the same model and options is unknown, since the output is complete"
+                    note = "; the model and options that made them are not recorded there"
                 shown = files.output if files else journal.output
-                say(f"{len(self.inputs) - len(waiting)} results of {shown} are kept{note}")
+                say(f"{kept} result{'s' * (kept > 1)} of {shown} {'are' if kept > 1 else 'is'} kept{note}")
+            elif journal.is_finished and journal.offsets and not self.watch:
+                say(f"the results of other inputs in {journal.output} are kept")
             if tagger is not None:
                 journal.begin(made_by(tagger))
                 with progress:

@@ -33,7 +33,7 @@ class Watch:
     """
 
     def __init__(self, folder: str) -> None:
-        require(("watchfiles",), "--watch", 'pip install "ced_model[watch]"')
+        require(("watchfiles",), "--watch")
         if not os.path.isdir(folder):
             raise CliError(f"--watch {folder}: expected a folder")
         self.folder = folder

@@ -194,8 +194,8 @@ class ShardedOutput:
 
     @property
     def advice(self) -> str:
-        """A message about the results after an interruption."""
-        return f"{len(self.done)} of {len(self.shards)} shards are in {self.output}: resume to continue"
+        """Where the results are after an interruption."""
+        return f"{len(self.done)} of {len(self.shards)} shards are in {self.output}: continue with --resume"
 
 
 def shard_name(number: int) -> str:

@@ -38,7 +38,7 @@ FORMATS = {
     "onnx": Format("model.onnx", "ONNX Runtime", ("onnx", "onnxruntime"), "onnxruntime", INSTALL["onnx"]),
     "openvino": Format("model.xml", "OpenVINO", ("openvino",), "openvino", INSTALL["openvino"]),
     "sherpa-onnx": Format(
-        "model.onnx", "sherpa-onnx", ("sherpa_onnx",), "sherpa-onnx", 'pip install "ced_model[sherpa-onnx]"', ("mel",)
+        "model.onnx", "sherpa-onnx", ("sherpa_onnx",), "sherpa-onnx", "pip install sherpa-onnx", ("mel",)
     ),
     "torch": Format(
         "model.pt2", "PyTorch", ("torch", "transformers"), "torch", INSTALL["torch"], compute_types=COMPUTE_TYPES[:2]

@@ -12,7 +12,7 @@ import numpy as np
 from ..messages import RunError, one_line
 from .sources import BLOCK_S, LiveSource, LostError
 
-INSTALL_MIC = 'pip install "ced_model[mic]"'
+INSTALL_MIC = "pip install sounddevice"
 OVERFLOW = "the sound card lost audio because the computer was busy"
 SILENCE_S = 5.0  # without a block, after which the microphone is considered lost
 

@@ -62,7 +62,7 @@ class MqttAlerts:
         ca: str | None = None,
         prefix: str = "ced",
     ) -> None:
-        require(("paho",), "--mqtt", 'pip install "ced_model[live]"')
+        require(("paho",), "--mqtt")
         if not prefix.strip("/") or re.search(r"[+#\0]", prefix):
             raise OptionError("mqtt_prefix", printable(prefix), "a topic without + and #")
         labels = list(labels)

@@ -216,7 +216,7 @@ class AvStream(LiveSource):
     """A URL or pipe, opened with PyAV (FFmpeg)."""
 
     def __init__(self, name: str, shown: str, address: Address | None = None, pipe: str = STANDARD_INPUT) -> None:
-        require(("av",), f"listening to {shown}", 'pip install "ced_model[live]"')
+        require(("av",), f"listening to {shown}")
         is_pipe = address is None
         super().__init__(name, shown, reconnects=not is_pipe, drops=not is_pipe)
         self._address, self._pipe = address, pipe

@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import parent_process
+from multiprocessing import parent_process, resource_tracker
 from typing import Any
 
 import h11
@@ -29,6 +29,7 @@ BACKLOG = 2048  # connections in the queue of the system
 HEADERS_S = 10  # time limit for the headers of a request, and for the rest of a refused body
 UNREAD_S = 60  # time limit for a client to read a piece of a response
 FINISH_S = 60  # time limit for running requests at shutdown
+ALIVE_S = 60  # time limit for a process to answer its parent, also during its imports; uvicorn's 5 s are too few
 PING_S, PONG_S = 20.0, 60.0
 
 
@@ -105,6 +106,20 @@ class Connection(_WriteTimeout, H11Protocol):
             self._headers = None
 
 
+class _Workers(Multiprocess):
+    """Processes that only their parent ends: Ctrl-C would interrupt them while they import."""
+
+    def init_processes(self) -> None:
+        if not hasattr(signal, "pthread_sigmask"):  # Windows
+            return super().init_processes()
+        resource_tracker.ensure_running()  # which unblocks the signal
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super().init_processes()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @dataclass(frozen=True)
 class _Factory:
     """Creates the application in a worker process."""
@@ -173,6 +188,7 @@ def make_config(app: Any, **options: Any) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=FINISH_S,
+        timeout_worker_healthcheck=ALIVE_S,
         **options,
     )
 
@@ -197,16 +213,20 @@ def serve(
         models, options: Model names and options for `AudioTagger`.
     """
     settings = settings or Settings()
-    # uvicorn raises the signals that ended it again; here they are expected.
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         if workers == 1:
-            uvicorn.Server(make_config(create_app(taggers, settings))).run([listening])
+            server = uvicorn.Server(make_config(create_app(taggers, settings)))
+            for (
+                number
+            ) in before:  # also before uvicorn handles them, and after, when it raises those again that ended it
+                signal.signal(number, server.handle_exit)
+            server.run([listening])
             return
         config = make_config(_Factory(models, options, settings), workers=workers, factory=True)
         with tempfile.TemporaryDirectory(prefix="ced-metrics-") as folder:  # for metrics
             os.environ[metrics.FOLDER] = folder
-            Multiprocess(config, [listening]).run()
+            _Workers(config, [listening]).run()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -150,4 +150,4 @@ def _read(path: Any, format: Format, kind: str, spreadsheet_safe: bool) -> Itera
 def check_available(format: Format) -> None:
     """Raises a `MissingPackageError` if the format needs a package that is not installed."""
     if format is Format.PARQUET:
-        require(("pyarrow",), "Parquet", 'pip install "ced_model[parquet]"')
+        require(("pyarrow",), "Parquet")

@@ -76,7 +76,7 @@ class EventFiles:
         recordings = list(self._paths(names).values())
         if taken := next(filter(os.path.lexists, own + recordings if self.is_folder else recordings + own), None):
             is_own = os.path.lexists(self.sidecar) and not is_begun
-            raise UsageError(f"{taken} exists: {'resume it to keep its results, or ' * is_own}overwrite it")
+            raise UsageError(f"{taken} exists: add {'--resume to keep its results, or ' * is_own}--overwrite")
 
     def read(self, verify: bool = True) -> Iterator[Record]:
         """

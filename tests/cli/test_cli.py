@@ -3,7 +3,6 @@
 """`ced tag` and `ced labels`. Resuming is tested in test_cli_resume.py."""
 
 import csv
-import importlib.metadata
 import io
 import json
 import math
@@ -23,10 +22,9 @@ from cli_process import run as run_ced
 from cli_process import start
 from typer.testing import CliRunner
 
-from ced_model import (
-    AUDIOSET_LABELS,
-    AudioTagger,
-)
+import ced_model
+from ced_model import AUDIOSET_LABELS, AudioTagger
+from ced_model.cli import main
 from ced_model.cli.app import app
 from ced_model.input_list import escape_name, find_inputs
 from ced_model.messages import UsageError, clock
@@ -145,15 +143,19 @@ def test_help_is_complete_and_without_python_types(ced: Run, command: list[str],
             assert re.search(rf"--{option} [^-]*by default", shown)
 
 
-def test_the_version_is_that_of_the_installed_package(ced: Run, monkeypatch: Any) -> None:
-    monkeypatch.setattr(importlib.metadata, "version", {"ced_model": "1.2.3"}.__getitem__)
-    assert ced("--version").stdout == "ced 1.2.3\n"
+def test_the_version_is_known_in_a_checkout_that_is_not_installed(ced: Run) -> None:
+    assert ced("--version").stdout == f"ced {ced_model.__version__}\n"
 
-    def not_installed(name: str) -> str:
-        raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(importlib.metadata, "version", not_installed)
-    assert "the version is unknown because ced_model is not installed" in one_line(ced("--version", code=1).stderr)
+def test_ctrl_c_before_the_command_begins_is_one_line(monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ced_model.cli.app.run", interrupted)
+    monkeypatch.setattr("ced_model.cli.terminal.prepare_process", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "ced: interrupted\n")
 
 
 def test_the_bundled_model_is_the_default_and_is_announced(ced: Run, resources: Path) -> None:
@@ -549,7 +551,7 @@ def test_parquet_columns_have_types(ced: Run, random_model: Path, clip: Path, tm
 def test_parquet_names_its_extra(ced: Run, random_model: Path, clip: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     result = ced("tag", clip, "--model", random_model, "--output", tmp_path / "tags.parquet", code=1)
-    assert 'pip install "ced_model[parquet]"' in one_line(result.stderr)
+    assert "pip install pyarrow" in one_line(result.stderr)
 
 
 @pytest.mark.parametrize("format", ["table", "json", "jsonl", "csv"])

@@ -81,7 +81,7 @@ def test_an_interrupted_run_is_continued(sounds, monkeypatch):
         patch.setattr(RunProgress, "count", interrupt)
         result = ced("embed", "sounds", "-m", MODEL, "-o", "index.npz")
     journal = sounds.parent / "index.npz.journal"
-    assert f"ced: interrupted; 2 results so far in {journal}: resume to continue" in only_error(result, 130)
+    assert f"ced: interrupted; 2 results so far in {journal}: continue with --resume" in only_error(result, 130)
     with open(journal, "ab") as file:
         file.write(b'{"file": "not written to its en')
     assert "has the results of an unfinished run" in only_error(ced("embed", "sounds", "-m", MODEL, "-o", "index.npz"))
@@ -239,7 +239,7 @@ def test_hits_are_played_the_best_first(sounds, index, monkeypatch):
 @pytest.mark.parametrize(
     ("card", "message"),
     [
-        (None, '--play requires sounddevice: pip install "ced_model[mic]"'),
+        (None, "--play requires sounddevice: pip install sounddevice"),
         (FakeCard(has_output=False), "--play: no output device was found"),
         (FakeCard(fails=True), "--play: Invalid sample rate"),
     ],

@@ -109,4 +109,4 @@ def test_a_missing_engine_is_one_line_with_what_to_install(
     monkeypatch.delitem(sys.modules, "openvino", raising=False)
     code, printed, said = run("tag", clip, "--model", golden / "micro_hub", "--engine", "openvino")
     assert (code, printed) == (1, "")
-    assert said == ['ced: the engine openvino requires openvino: pip install "ced_model[openvino]"']
+    assert said == ["ced: the engine openvino requires openvino: pip install openvino"]

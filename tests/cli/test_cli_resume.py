@@ -206,7 +206,7 @@ def test_ctrl_c_keeps_the_journal_and_prints_how_to_continue(
     assert process.exitcode == 130 and 8 <= kept < len(uninterrupted)
     # The signal may come right after a line was written and before it was counted.
     assert said[-1] in {
-        f"ced: interrupted; {count} results so far in {journal_of(output)}: resume to continue"
+        f"ced: interrupted; {count} results so far in {journal_of(output)}: continue with --resume"
         for count in (kept - 1, kept)
     }
     assert (tmp_path / "stdout").read_bytes() == b"" and "Traceback" not in "".join(said)
@@ -239,7 +239,7 @@ def test_a_full_disk_is_one_line_and_the_run_can_be_continued(
     said = (tmp_path / "stderr").read_text().splitlines()
     assert process.exitcode == 1 and not output.exists()
     assert said[-1].startswith(f"ced: {journal_of(output)}: File too large; ") and said[-1].endswith(
-        "resume to continue"
+        "continue with --resume"
     )
     assert "Traceback" not in "".join(said)
     assert 10 < lines_in(journal_of(output)) < 150 and journal_of(output).stat().st_size == 30_000
@@ -285,7 +285,7 @@ def test_resuming_a_finished_output_adds_new_files_and_retries_failed_ones(
     assert output.read_bytes() == before or format == "parquet"
     few[2].write_bytes(good)
     result = ced(*few, "--output", output, "--resume")
-    assert f"1 results of {output} are kept" in result.stderr
+    assert f"1 result of {output} is kept" in result.stderr
     assert_same(output, expected)
 
     before = output.read_bytes()
@@ -299,7 +299,7 @@ def test_existing_results_are_not_overwritten_unasked(few: list[Path], ced: Run,
     output = tmp_path / "tags.jsonl"
     ced(few[0], "--output", output)
     before = output.read_bytes()
-    assert "resume it to keep its results, or overwrite it" in ced(few[1], "--output", output, code=2).stderr
+    assert "add --resume to keep its results, or --overwrite" in ced(few[1], "--output", output, code=2).stderr
     assert output.read_bytes() == before
     ced(few[1], "--output", output, "--overwrite")
     assert [record["file"] for record in read_records(str(output), Format.JSONL)] == [str(few[1])]
@@ -307,6 +307,8 @@ def test_existing_results_are_not_overwritten_unasked(few: list[Path], ced: Run,
     assert "unfinished run" in ced(few[1], "--output", output, code=2).stderr
     ced(few[2], "--output", output, "--overwrite")
     assert [record["file"] for record in read_records(str(output), Format.JSONL)] == [str(few[2])]
+    others = ced(few[1], "--output", output, "--resume").stderr
+    assert f"the results of other inputs in {output} are kept\n" in others
 
 
 @pytest.fixture
@@ -613,7 +615,7 @@ def test_an_output_that_appears_during_the_run_stays_and_no_result_is_lost(
     result = ced(*few, "--output", output, code=1)
     assert result.stderr.splitlines()[-1] == (
         f"ced: {output} was written by another program in the meantime and is left as it is: move it away;"
-        f" 4 results so far in {journal_of(output)}: resume to continue"
+        f" 4 results so far in {journal_of(output)}: continue with --resume"
     )
     assert output.read_bytes() == mine
     refused = ced(*few, "--output", output, "--resume", code=2)  # without moving it

@@ -195,7 +195,7 @@ def test_a_full_disk_on_one_node_is_one_line_and_leaves_complete_shards(
     process.join(PATIENCE_S)
     said = last_line(tmp_path / "stderr")
     # Of a shard, or of the model that came to the node.
-    expected = rf"ced: node [\d.]+: /\S+: File too large; \d+ of 30 shards are in {output}: resume to continue$"
+    expected = rf"ced: node [\d.]+: /\S+: File too large; \d+ of 30 shards are in {output}: continue with --resume$"
     assert process.exitcode == 1 and re.match(expected, said), said
     assert all(record in local for record in records_in(output) if "error" in record)
     assert not [part for part in output.glob(".part-*") if part.stat().st_size <= 1000]

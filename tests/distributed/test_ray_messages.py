@@ -60,7 +60,7 @@ def test_a_worker_that_cannot_continue_ends_the_run_with_its_reason_in_any_order
     shards = {number: pyarrow.table({"shard": [number]}) for number in range(3)}
     with pytest.raises(RunError) as caught:
         follow(job.run_shards(shards, None, {}, Pool(1, 1, 0)), output, RunObserver())
-    assert str(caught.value).startswith(f"{STOPPED}; ") and str(caught.value).endswith("resume to continue")
+    assert str(caught.value).startswith(f"{STOPPED}; ") and str(caught.value).endswith("continue with --resume")
 
 
 @pytest.mark.parametrize(

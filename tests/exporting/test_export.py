@@ -407,8 +407,8 @@ def test_unsupported_combinations_are_refused_with_the_supported_ones(arguments:
     ("arguments", "missing", "message"),
     [
         (("onnx",), "onnxruntime", "exporting requires onnxruntime: pip install onnxruntime onnx"),
-        (("openvino",), "openvino", 'the format openvino requires openvino: pip install "ced_model[openvino]"'),
-        (("sherpa-onnx",), "sherpa_onnx", 'requires sherpa_onnx: pip install "ced_model[sherpa-onnx]"'),
+        (("openvino",), "openvino", "the format openvino requires openvino: pip install openvino"),
+        (("sherpa-onnx",), "sherpa_onnx", "requires sherpa-onnx: pip install sherpa-onnx"),
     ],
 )
 def test_a_missing_package_is_one_line_with_the_command_that_installs_it(

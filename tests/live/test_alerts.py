@@ -396,9 +396,9 @@ def test_wrong_usage_is_one_line_before_anything_is_opened(arguments, message, t
 
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
-    [("av", ["http://host/x"], 'pip install "ced_model[live]"'),
+    [("av", ["http://host/x"], 'pip install av'),
      ("av", ["-"], "listening to standard input requires av"),
-     ("paho", ["TONE", "--mqtt", "host", "-l", "Dog"], '--mqtt requires paho: pip install "ced_model[live]"')],
+     ("paho", ["TONE", "--mqtt", "host", "-l", "Dog"], '--mqtt requires paho-mqtt: pip install paho-mqtt')],
 )  # fmt: skip
 def test_a_missing_package_is_one_line(name, arguments, message, tone, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)

@@ -18,6 +18,10 @@ from typing import Any
 import cli_process
 import httpx
 import pytest
+import uvicorn
+
+from ced_model import AudioTagger
+from ced_model.serve.server import open_port, serve
 
 CLIP = Path(__file__).parents[2] / "resources" / "misc_crow.flac"
 
@@ -102,6 +106,21 @@ def test_sigterm_finishes_running_requests_and_a_new_server_can_start_under_load
     assert set(load.got) <= {200, "refused", "broken"}
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_just_after_the_start_ends_the_server(number: signal.Signals, monkeypatch: pytest.MonkeyPatch):
+    run = uvicorn.Server.run
+
+    def signalled(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        signal.raise_signal(number)
+        assert server.should_exit
+        run(server, sockets)
+
+    monkeypatch.setattr(uvicorn.Server, "run", signalled)
+    before = signal.getsignal(number)
+    serve(open_port("127.0.0.1", 0), [AudioTagger()])
+    assert signal.getsignal(number) is before
+
+
 def test_several_processes_share_the_port_and_end_with_their_parent(tmp_path: Path):
     with process(tmp_path, "--port", "0", "--workers", "2") as (parent, address):
         port = int(address.rpartition(":")[2])
@@ -151,7 +170,7 @@ def test_a_wrong_option_of_the_command_is_one_line(arguments: list[str], code: i
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it():
     line = cli_process.run("serve", code=1, without="fastapi uvicorn").stderr
-    assert line == 'ced: serving requires fastapi and uvicorn: pip install "ced_model[serve]"\n'
+    assert line == "ced: serving requires fastapi and uvicorn: pip install fastapi uvicorn\n"
 
 
 def test_answers_are_sent_at_once() -> None:
