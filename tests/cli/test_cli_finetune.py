@@ -283,7 +283,7 @@ def test_missing_extras_are_named(
 ) -> None:
     arguments = ["finetune", sounds, "--model", base, "-o", tmp_path / "out"]
     monkeypatch.delitem(sys.modules, "ced_model.training.finetuning")
-    monkeypatch.setattr("ced_model.training.find_spec", lambda name: None if name == "sklearn" else object())
+    monkeypatch.setattr("ced_model.packages.missing", lambda names: [name for name in names if name == "sklearn"])
     assert 'scikit-learn: pip install "ced_model[train]"' in last_line(ced(*arguments, code=1).stderr)
     monkeypatch.undo()
     monkeypatch.setattr("ced_model.training.finetuning.options.find_spec", lambda name: None)

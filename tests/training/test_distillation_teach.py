@@ -959,6 +959,6 @@ def test_without_the_extra_the_error_has_the_install_command(
 ) -> None:
     for name in [name for name in sys.modules if name.startswith("ced_model.training.distillation")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr("ced_model.training.find_spec", lambda name: None if name == "datasets" else object())
+    monkeypatch.setattr("ced_model.packages.missing", lambda names: [name for name in names if name == "datasets"])
     said = run(audio, "-t", teacher, "-e", 1, "-o", tmp_path / "store", code=1)
     assert said == 'ced: distillation requires datasets: pip install "ced_model[train]"\n'
