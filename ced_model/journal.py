@@ -76,7 +76,7 @@ class Journal(Lines):
     def refuse_existing(self, names: Iterable[str] = ()) -> None:
         """Raises `UsageError` if there are results already (of inputs in `names`, if each has its own file)."""
         if os.path.lexists(self.path):
-            raise UsageError(f"{self.path} holds the results of an unfinished run: add --resume or --overwrite")
+            raise UsageError(f"{self.path} has the results of an unfinished run: add --resume or --overwrite")
         if self.event_files is not None:
             self.event_files.refuse_existing(names)
         if os.path.exists(self.output):

@@ -137,7 +137,7 @@ class Unfinished(Lines):
         super().__init__(f"{output}.journal")
         self.header: Entry = json.loads(json.dumps(header))
         if os.path.lexists(self.path) and not (resume or overwrite):
-            raise UsageError(f"{self.path} holds the results of an unfinished run: add --resume or --overwrite")
+            raise UsageError(f"{self.path} has the results of an unfinished run: add --resume or --overwrite")
         self.open(os.O_RDWR | os.O_CREAT)
         try:
             for entry, length in self.read_lines() if resume else ():

@@ -129,8 +129,8 @@ def test_an_interrupted_run_over_a_data_set_is_resumed(ced: Any, repository: Pat
         (["--split", "test", "--audio-column", "adio"], "--audio-column adio: expected audio"),
         (["--split", "test", "--audio-column", "label"], "--audio-column label: expected a column of audio: audio"),
         (["--split", "test", "--config", "english"], "--config english: expected default"),
-        (["--split", "test", "x.wav"], "--dataset excludes PATHS"),
-        (["--split", "test", "--ray", "-o", "tags"], "--dataset excludes --ray"),
+        (["--split", "test", "x.wav"], "give either PATHS or --dataset, not both"),
+        (["--split", "test", "--ray", "-o", "tags"], "give either --ray or --dataset, not both"),
     ],
 )
 def test_unknown_splits_and_columns_are_refused_with_the_existing_ones(

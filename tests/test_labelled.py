@@ -162,7 +162,7 @@ def test_a_folder_by_a_relative_path_or_a_link(tmp_path: Path, monkeypatch: pyte
     [
         ([], "this folder has no files"),
         (["notes.txt"], "this folder has no audio files"),
-        (["a.wav", "b.wav"], "a.wav is in no folder of a class, and there is no metadata.csv"),
+        (["a.wav", "b.wav"], "a.wav is not in a class folder, and there is no metadata.csv"),
         (["dog/a.wav", "cat/sub/b.wav"], "must all be equally deep, but there are .*dog/a.wav and .*cat/sub/b.wav"),
         (["audio/a.wav", "meta/x.csv"], "all clips are in one folder, 'audio'.*such as .*meta/x.csv"),
     ],

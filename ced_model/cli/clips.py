@@ -124,4 +124,4 @@ def _check_folder(folder: str, resume: bool) -> None:
     if resume and "clips.csv" in content and "clips.csv.journal" not in content:
         raise CliError(f"{folder} is complete, so --resume has nothing to do: give a new folder")
     if content and not resume:
-        raise CliError(f"{folder} is not empty: continue an interrupted run with --resume, or give a new folder")
+        raise CliError(f"{folder} is not empty: add --resume to continue an interrupted run, or give a new folder")

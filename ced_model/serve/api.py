@@ -125,7 +125,7 @@ def _refusal(error: ValueError) -> Refusal:
 
 
 def _refuse_route(request: Request, error: HTTPException) -> Response:
-    message = {404: "no such path; /docs lists them", 405: "no such method here"}.get(
+    message = {404: "unknown path; /docs lists the paths", 405: "this path has no such method"}.get(
         error.status_code, str(error.detail)
     )
     response = Refusal(error.status_code, message).response()

@@ -217,9 +217,7 @@ def serve(
     try:
         if workers == 1:
             server = uvicorn.Server(make_config(create_app(taggers, settings)))
-            for (
-                number
-            ) in before:  # also before uvicorn handles them, and after, when it raises those again that ended it
+            for number in before:  # before uvicorn handles them, and after it, when it raises them once more
                 signal.signal(number, server.handle_exit)
             server.run([listening])
             return

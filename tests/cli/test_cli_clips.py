@@ -85,7 +85,7 @@ def test_an_interrupted_run_is_continued_without_tagging_again(sounds, tmp_path,
         result = ced("clips", sounds, "-o", output, *OPTIONS)
     assert result.exit_code == 130 and "1 result so far in" in result.stderr
     assert "continue with --resume" in result.stderr
-    assert "is not empty: continue with --resume" in ced("clips", sounds, "-o", output, *OPTIONS).stderr
+    assert "is not empty: add --resume" in ced("clips", sounds, "-o", output, *OPTIONS).stderr
     changed = ced("clips", sounds, "-o", output, *OPTIONS, "--padding", 3, "--resume")
     assert changed.exit_code == 2 and "--padding 3: expected 0.5, as when" in changed.stderr
     result = ced("clips", sounds, "-o", output, *OPTIONS, "--resume")

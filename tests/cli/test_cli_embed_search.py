@@ -104,7 +104,7 @@ def test_recordings_are_added_and_failed_ones_tried_again(sounds):
     shutil.copy(sounds / "misc_crow.flac", sounds / "broken.wav")
     result = ced("embed", "sounds", "-m", MODEL, "-o", "index.npz", "--resume")
     assert result.exit_code == 0 and "6 embeddings of 5 recordings" in result.stdout
-    assert "index.npz exists: --resume keeps" in only_error(ced("embed", "sounds", "-m", MODEL, "-o", "index.npz"))
+    assert "index.npz exists: add --resume" in only_error(ced("embed", "sounds", "-m", MODEL, "-o", "index.npz"))
     assert ced("embed", sounds / "perc_bell.flac", "-m", MODEL, "-o", "index.npz", "--overwrite").exit_code == 0
     assert len(EmbeddingIndex.load("index.npz")) == 1
 

@@ -407,7 +407,7 @@ def test_wide_tables_are_continued_with_the_same_classes_only(
     other = options[options.index("Dog") - 1 :]
     if suffix in ("csv", "parquet"):
         done = ced(odd, clip, resources, option, *other[2:], "-o", output, "--resume", code=2)
-        assert "has scores of other classes" in done.stderr
+        assert "has scores of different classes" in done.stderr
     done = ced(odd, clip, *other[2:], "-o", output, "--resume", code=2)
     assert "cannot be resumed" in done.stderr
 
@@ -419,7 +419,7 @@ def test_names_of_columns_are_safe_in_spreadsheets(clip: Path, tmp_path: Path) -
     ced(clip, *options, "--spreadsheet-safe")
     assert output.read_text().splitlines()[0] == "file,duration_s,'=1+1,'cat,error"
     done = ced(clip, tmp_path / "no.wav", *options, "--spreadsheet-safe", "--resume", code=1)
-    assert "1 results of" in done.stderr and len(output.read_text().splitlines()) == 3
+    assert "1 result of" in done.stderr and len(output.read_text().splitlines()) == 3
     assert "cannot be resumed" in ced(clip, *options, "--resume", code=2).stderr
 
 

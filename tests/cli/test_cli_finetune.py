@@ -190,7 +190,7 @@ def test_an_interrupted_run_prints_how_to_continue_and_can_be_continued(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ced_model.training.finetuning.run, "_write_model", interrupt)
-    assert "continue with --resume" in last_line(ced(*arguments, code=130).stderr)
+    assert "with --resume" in last_line(ced(*arguments, code=130).stderr)
     monkeypatch.setattr(ced_model.training.finetuning.run, "_write_model", write_model)
     refused = last_line(ced(*arguments, code=1).stderr)
     assert "out.training contains the checkpoints of a run: resume or overwrite it" in refused

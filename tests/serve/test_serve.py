@@ -207,7 +207,7 @@ def test_unknown_parameters_paths_and_methods_are_refused(server: Served):
     assert problem(refusal, 422).startswith("treshold: unknown parameter; expected model, ")
     many = server.post("/v1/audio/timeline", params={"hop_s": 1e-5}, content=wav(noise()), headers=WAV)
     assert problem(many, 413).startswith("more than 20000 windows")
-    assert problem(server.get("/v1/audio"), 404) == "no such path; /docs lists them"
+    assert problem(server.get("/v1/audio"), 404) == "unknown path; /docs lists the paths"
     refusal = server.get(CLASSIFICATION)
     assert problem(refusal, 405) == "this path has no such method" and refusal.headers["Allow"] == "POST"
 
