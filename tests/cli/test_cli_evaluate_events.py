@@ -118,7 +118,7 @@ def test_a_class_without_detected_events_is_noted_and_can_count_as_zero(labels: 
         (["{labels}", "--events", "--t-collar", "0"], "--t-collar 0: expected more than 0 seconds"),
         (["{labels}", "--events", "--percentage-of-length", "20"], "--percentage-of-length 20: expected a share"),
         (["{labels}", "--events", "--labels", "Dog", "--audio-root", "{resources}"], "--labels Dog: expected classes"),
-        (["{labels}", "--events", "--labels", "Dgo", "--results", "{labels}"], "--labels Dgo: expected classes of the labels"),
+        (["{labels}", "--events", "--labels", "Dgo", "--results", "{labels}"], "--labels Dgo: expected classes of"),
         (["{labels}", "--events", "--threshold", "2"], "--threshold 2: expected a score from 0 to 1"),
         (["{other}", "--events", "--per-class", "{other}", "--overwrite"], "another name; this file has the labels"),
         (["{labels}", "--events"], "labels.tsv, line 2: .*misc_burp.flac: there is no such file"),

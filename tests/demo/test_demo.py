@@ -737,7 +737,7 @@ def test_the_command_serves_until_it_is_stopped_and_leaves_no_uploads(tmp_path):
     httpx.post(f"{served[0]}gradio_api/upload", files=files, trust_env=False).raise_for_status()
     assert [path.read_bytes() for path in folder.rglob("a.wav")] == [b"abc"]
     taken = ced("--model", MICRO, "--port", served[1])
-    assert taken.exit_code == 1 and f"port {served[1]}: taken" in taken.stderr
+    assert taken.exit_code == 1 and f"port {served[1]}: the port is taken" in taken.stderr
     assert process.pid is not None
     os.kill(process.pid, signal.SIGTERM)
     process.join()
