@@ -29,7 +29,7 @@ pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
 LABELS = {index: f"class {index}" for index in range(7)}
-PATIENCE_S = 240
+PATIENCE_S = 300
 # The teacher of `teacher/`, slowly: there must be a middle to be killed in.
 SLOW_TEACHER = """
 import time
