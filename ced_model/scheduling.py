@@ -271,7 +271,8 @@ def score_inputs(
             add(state, WindowScores(0, window.position, window.start, len(window.waveform), scores))
             yield source, finish(state, InputEnd(0, 1, None), source)
             return
-        inputs, read = [source], partial(lambda windows, _: windows, chain(head, windows))
+        windows = chain((head.pop(0) for _ in range(len(head))), windows)  # popped: no variable keeps the audio
+        inputs, read = [source], partial(lambda windows, _: windows, windows)
 
     sources: dict[int, Any] = {}
     has_room, is_over = threading.Event(), threading.Event()
@@ -368,12 +369,13 @@ class _Run:
                 if item is None:
                     break
                 self._read_input(*item)
+                del item
         except BaseException as error:  # of the caller's iterator
             self.messages.put(error)
         self.messages.put(_READER_ENDED)
 
     def _read_input(self, input_index: int, source: Any) -> None:
-        windows, error = 0, None
+        windows, error, window = 0, None, None
         try:
             for window in self.read(source):
                 self.room.acquire()
@@ -383,6 +385,7 @@ class _Run:
                 self.messages.put((input_index, window))
         except Exception as caught:
             error = without_variables(caught)
+        del source, window  # from Python 3.12 on, the frames of a generator that failed keep the one that resumed it
         self.messages.put(InputEnd(input_index, windows, error))
 
     def work(self) -> None:

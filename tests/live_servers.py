@@ -21,7 +21,7 @@ import cli_process
 import numpy as np
 import soundfile
 
-TIMEOUT_S = 60
+TIMEOUT_S = 300
 
 
 def free_port() -> int:

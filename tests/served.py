@@ -27,7 +27,7 @@ class Served:
 
     def __init__(self, port: int, running: set[Any]) -> None:
         self.port, self.running = port, running
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False, verify=False)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300, trust_env=False, verify=False)
         self.post, self.get = self.client.post, self.client.get
 
     def websocket(self, path: str) -> str:

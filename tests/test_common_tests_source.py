@@ -60,7 +60,7 @@ def test_concurrent_processes_share_one_complete_folder(
     all_are_downloading = threading.Barrier(8)
 
     def download(version: str, folder: Path) -> Path:
-        all_are_downloading.wait(timeout=60)
+        all_are_downloading.wait(timeout=300)
         return Path(shutil.copy(source_distribution, folder))
 
     monkeypatch.setattr(common_tests_source, "download_source_distribution", download)

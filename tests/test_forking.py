@@ -21,7 +21,7 @@ from ced_model import AudioTagger
 
 RATE = 16000
 MICRO = Path(__file__).parent / "golden" / "micro_hub"
-PATIENCE_S = 120  # timeout for processes that hang; not an assertion about time
+PATIENCE_S = 300  # timeout for processes that hang; not an assertion about time
 
 
 @pytest.fixture(autouse=True)

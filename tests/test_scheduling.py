@@ -26,7 +26,7 @@ from ced_model.scheduling import (
     without_variables,
 )
 
-PATIENCE_S = 60.0  # timeout for other threads; not an assertion about time
+PATIENCE_S = 300.0  # timeout for other threads; not an assertion about time
 
 
 def blocks_of(samples: np.ndarray, sizes: list[int]) -> Iterator[np.ndarray]:

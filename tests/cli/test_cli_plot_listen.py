@@ -509,7 +509,7 @@ def test_ctrl_c_ends_it_without_an_error(card, monkeypatch):
     waiting = threading.Event()
 
     def press_and_go_on() -> None:
-        assert waiting.wait(60)
+        assert waiting.wait(300)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         while not card.closed:
             fine = SimpleNamespace(input_overflow=False)

@@ -55,7 +55,7 @@ def test_files_are_tagged_once_they_are_complete_and_again_only_if_they_failed(t
     process = watching(folder, output, "--resume")
     wait_until(lambda: len({entry["file"] for entry in entries(output) if "error" not in entry}) == 4)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0, output.with_suffix(".log").read_text()
+    assert process.wait(300) == 0, output.with_suffix(".log").read_text()
     found = {entry["file"]: entry for entry in entries(output)}
     assert sorted(Path(name).name for name in found) == ["bad.wav", "first.wav", "later.wav", "slow.wav"]
     assert not any("error" in entry for entry in found.values()) and len(entries(output)) == 4

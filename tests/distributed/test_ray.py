@@ -30,7 +30,7 @@ from ced_model.writers import Format, read_records
 pytestmark = pytest.mark.cluster
 
 SLOW = ("--window", "0.5", "--hop", "0.05")  # many windows: a shard takes a moment
-PATIENCE_S = 240
+PATIENCE_S = 300
 
 
 @pytest.fixture

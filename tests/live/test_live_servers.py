@@ -73,7 +73,7 @@ def test_the_password_of_a_camera_is_used_and_never_shown(tmp_path):
                     listening.wait_for_lines(1)
                     assert listening.end() == 0
                 else:
-                    assert listening.process.wait(60) == 1
+                    assert listening.process.wait(300) == 1
                     assert "401 Unauthorized" in listening.stderr
                 assert_hidden(listening.stderr + "".join(listening.lines), "admin")
         # The password may also come from the environment.
@@ -85,7 +85,7 @@ def test_the_password_of_a_camera_is_used_and_never_shown(tmp_path):
 def test_a_camera_without_audio_is_one_line(tmp_path):
     port = free_port()
     with rtsp(port), Listening(tmp_path, f"rtsp://127.0.0.1:{port}/video") as listening:
-        assert listening.process.wait(60) == 1
+        assert listening.process.wait(300) == 1
         assert listening.stderr.splitlines()[-1].endswith("; there may be no audio track")
 
 
@@ -119,7 +119,7 @@ def test_a_private_icecast_mount_can_be_opened_with_credentials_in_the_url(tmp_p
             assert listening.end() == 0
             assert_hidden(listening.stderr)
         with Listening(tmp_path, f"http://listener:w0rong@127.0.0.1:{port}/private?key=t0ken", *TONE) as listening:
-            assert listening.process.wait(60) == 1
+            assert listening.process.wait(300) == 1
             assert_hidden(listening.stderr, "w0rong")
 
 
@@ -171,7 +171,7 @@ def test_alerts_have_topics_as_frigates_and_home_assistant_can_discover_them(tmp
     with mosquitto(tmp_path, port), subscribed(port) as subscriber:
         options = ("--mqtt", f"127.0.0.1:{port}", *ALERTS)
         with Listening(tmp_path, scene(tmp_path / "tone.wav"), *options) as listening:
-            assert listening.process.wait(60) == 0, listening.stderr
+            assert listening.process.wait(300) == 0, listening.stderr
         wait_until(lambda: subscriber.of("ced/yard/available")[-1:] == ["offline"])
         assert [line.split("  ")[1].strip() for line in listening.lines] == ["ON", "OFF"]
         assert subscriber.of(BEEP) == ["OFF", "ON", "OFF"]
@@ -209,7 +209,7 @@ def test_a_broker_that_is_lost_stops_nothing_and_no_event_is_doubled(tmp_path):
     with listening:
         listening.wait_for_lines(4)
         with mosquitto(tmp_path, port):
-            assert listening.process.wait(60) == 0
+            assert listening.process.wait(300) == 0
             wait_until(lambda: len(subscriber.events()) >= 10)
             time.sleep(1)
             subscriber.close()
@@ -243,7 +243,7 @@ def test_a_broker_with_password_and_tls(tmp_path):
         ):
             trust = ("--mqtt-ca", ca) if ca else ()
             with Listening(tmp_path, path, "--mqtt", url, *trust, *ALERTS, **environment) as listening:
-                assert listening.process.wait(60) == 0
+                assert listening.process.wait(300) == 0
             expected = [] if report is None else [report, "not connected; events of this time are lost"]
             assert listening.reports() == [f"MQTT broker localhost:{port}: {line}" for line in expected]
             assert len(listening.lines) == 2

@@ -43,7 +43,7 @@ def process(tmp_path: Path, *arguments: str, **how: Any) -> Iterator[tuple[cli_p
 
 
 def ask(address: str, **how: Any) -> int:
-    how |= {"timeout": 60, "trust_env": False, "verify": False}  # certificates take longer to read than the answer
+    how |= {"timeout": 300, "trust_env": False, "verify": False}  # certificates take longer to read than the answer
     return httpx.post(f"{address}/v1/audio/classification", files={"file": CLIP.read_bytes()}, **how).status_code
 
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
 LABELS = {index: f"class {index}" for index in range(7)}
-PATIENCE_S = 240
+PATIENCE_S = 300
 # The teacher of `teacher/`, slowed down, so that a process can be killed during the run.
 SLOW_TEACHER = """
 import time

@@ -826,7 +826,7 @@ def start_teaching(arguments: list[Any], errors: Path, processes: int = 1) -> li
 
 def kill_in_the_middle(processes: list[BaseProcess], store: Path, shards: int) -> None:
     """Sends SIGKILL to all processes as soon as there are this many shards."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(list((store / SHARDS).glob("*.parquet"))) < shards:
         assert time.monotonic() < deadline and all(process.is_alive() for process in processes)
         time.sleep(0.01)
