@@ -291,7 +291,6 @@ def test_every_place_of_the_page_has_a_table() -> None:
     per_class = {name: {"highest": 0.9, "top5": 0.8} for name in measure_esc10.CLASSES}
     who = {"rank": 2, "top": [("Dog", 0.5)]}
     figures = {
-        "sources": [{"package": "p", "recordings": 3, "hours": 0.5, "heldout": 1}],
         "agreement": {"ced-nano": {"scenes": summary, "recordings": summary}},
         "esc10": {"ced-nano": accuracy | {"without_seen": accuracy, "per_class": per_class}},
         "sounds": [{"sound": "dog", "source": "p/x/dog.ogg", "student": who, "teacher": who}],
@@ -299,7 +298,7 @@ def test_every_place_of_the_page_has_a_table() -> None:
     }
     tables = report_training.tables(figures)
     assert set(tables) == set(places) - {"end"} and places.count("end") == len(tables)
-    assert "| dog | 1 | 1 | yes |" in tables["named"] and "| all | 3 | 0.50 | 1 |" in tables["sources"]
+    assert "| dog | 1 | 1 | yes |" in tables["named"]
     assert "| Rain | 90% | 80% |" in tables["esc10_classes"] and "| ced-nano | 50.0% | 100.0% |" in tables["esc10"]
 
 
@@ -469,16 +468,22 @@ def test_licences_are_those_of_the_last_paragraph_that_fits(tmp_path: Path) -> N
     assert licences.licence_of(tmp_path, "other/song.ogg") == "unknown"
 
 
-@pytest.mark.parametrize("way", train_gpu.WAYS)
-def test_training_on_one_device_continues_from_the_last_complete_checkpoint(
-    opus_bank: Path, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def tiny_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A teacher of five classes with embeddings of 8 units."""
     monkeypatch.setattr(yamnet, "EMBEDDING_SIZE", 8)
     monkeypatch.setattr(yamnet, "teacher", lambda: SimpleNamespace(class_indices=np.arange(5)))
     monkeypatch.setattr(
         yamnet_torch, "load", lambda quantized: yamnet_torch.TorchYamNet(quantised_graph(), quantized=quantized)
     )
     monkeypatch.setattr(train_gpu, "CALIBRATION_CLIPS", 4)
+
+
+@pytest.mark.parametrize("way", train_gpu.WAYS)
+@pytest.mark.usefixtures("tiny_teacher")
+def test_training_on_one_device_continues_from_the_last_complete_checkpoint(
+    opus_bank: Path, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     common = "--device cpu --processes 1 --batch-patches 8 --save-steps 1 --width 24 --depth 1 --heads 1"
 
     def run(steps: int) -> int:
@@ -493,6 +498,26 @@ def test_training_on_one_device_continues_from_the_last_complete_checkpoint(
     assert run(3) == 3
     assert "last.pt cannot be read" in caplog.text and "Continuing from step" in caplog.text
     assert len(AudioTagger(tmp_path / "out" / "model")(synthesis.make("siren", 0, seconds=1.0), top_k=3)) == 3
+
+
+@pytest.mark.usefixtures("tiny_teacher")
+def test_a_trained_student_is_fitted_to_the_teachers_embedding_before_it_trains_on(
+    opus_bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_gpu, "FITTED_CLIPS", 4)
+    monkeypatch.setattr(train_gpu, "FITTED_BATCHES", 2)
+    arguments = train_gpu.Arguments(width=24, depth=1, heads=1, batch_patches=8, steps=1)
+    recordings = train_gpu.open_recordings(opus_bank, tmp_path, 1)
+    given = {"way": "consistent", "mask_share": 0.0, "teacher_passes": 1}
+    batch_maker = train_gpu.make_batches(recordings, recordings.weights(arguments, []), "cpu", given)
+    errors = []
+    for is_trained in (False, True):
+        student = train_gpu.make_student(arguments, None)
+        student.is_trained = is_trained
+        trainer = train_gpu.Trainer(arguments, batch_maker, student)
+        batch = batch_maker.make(batches.Request(clips=4, patches=9, seed=0, number=1))
+        errors.append(trainer.losses(batch)["embedding"].item())
+    assert errors[1] < 0.7 * errors[0]
 
 
 class CountedBatches:

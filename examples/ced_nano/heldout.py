@@ -64,18 +64,6 @@ def on_scenes(work: Path, score: Scorer) -> ClassificationMetrics:
     return metrics_of(np.concatenate(taught), np.concatenate(scores))
 
 
-def distillation_loss(work: Path, score: Scorer) -> float:
-    """Cross-entropy of a student with the teacher's mean probabilities on held-out scenes, mean over classes."""
-    shards, losses = Shards(work / "shards" / "heldout"), []
-    for name in shards.names:
-        log_mels, logits, _ = shards.arrays[name]
-        taught = _all_classes(expit(logits[:].astype(np.float32)).mean(1))
-        scores = np.concatenate([score(log_mels[start : start + 32]) for start in range(0, len(log_mels), 32)])
-        scores = np.clip(scores, 1e-7, 1 - 1e-7)
-        losses.append(-(taught * np.log(scores) + (1 - taught) * np.log(1 - scores)).mean())
-    return float(np.mean(losses))
-
-
 def under_augmentation(work: Path, student: Path) -> dict[str, float]:
     """Agreement with the store's targets on its held-out scenes, augmented as the teacher heard them."""
     arguments = DistillationArguments(batch_size=16, workers=0)

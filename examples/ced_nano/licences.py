@@ -51,6 +51,8 @@ def _fits(path: str, pattern: str) -> bool:
     """Patterns are of the source package, paths of the binary one: the end of the path is compared."""
     if pattern == "*":
         return True
+    if pattern.startswith("debian/"):  # the packaging
+        return False
     parts = pattern.removeprefix("./").split("/")
     tails = ["/".join(path.split("/")[-count:]) for count in range(1, path.count("/") + 2)]
     return any(fnmatch(tail, "/".join(parts[start:])) for start in range(min(len(parts), 2)) for tail in tails)

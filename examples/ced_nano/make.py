@@ -29,13 +29,10 @@ HELDOUT_SHARDS = 4
 DISTILLED_HOURS = 40.0
 DISTILLED_EPOCHS = 4
 DISTILLED_PASSES = 3  # of the student over the scenes, each in another epoch of the store
-ABLATION_STEPS = 80
-ABLATION_SEEDS = (0, 1)
 STUDENT = CedConfig(embed_dim=192, depth=6, num_heads=3, name="ced-nano")
 TEACHER = f"{Path(__file__).with_name('yamnet.py')}:YamNet"
-NO_AUGMENTATION = ("--max-shift", "0", "--max-time-mask", "0", "--max-freq-mask", "0")
 
-STAGES = ("synthesize", "collect", "mix", "pretrain", "teach", "train", "ablate", "report")
+STAGES = ("synthesize", "collect", "mix", "pretrain", "teach", "train", "report")
 
 
 def collect(work: Path) -> None:
@@ -59,37 +56,18 @@ def start(work: Path, arguments: PretrainArguments) -> None:
 
 
 def teach(work: Path, processes: int) -> None:
-    """The teacher hears whole scenes under seeded augmentation, and once without any for comparison."""
+    """The teacher hears whole scenes under seeded augmentation."""
     scenes.write_audio(work, "train", DISTILLED_HOURS, work / "audio", processes=processes)
     command = ("torch.distributed.run", "--nproc-per-node", processes, "-m", "ced_model", "distill", "teach")
     _run(*command, work / "audio", "-t", TEACHER, "-e", DISTILLED_EPOCHS, "-o", work / "store")
-    _run(*command, work / "audio", "-t", TEACHER, "-e", 1, "-o", work / "store-plain", *NO_AUGMENTATION)
 
 
 def train(work: Path) -> None:
     """Consistent ensemble distillation of the pretrained student."""
     if not (work / "distilled").exists():
-        _train(work, "store", work / "distilled", "--epochs", DISTILLED_PASSES, "--save-steps", 200)
-
-
-def ablate(work: Path) -> None:
-    """The same budget with the teacher's augmentation, with another one, and with none."""
-    for seed in ABLATION_SEEDS:
-        budget = ("--max-steps", ABLATION_STEPS, "--save-steps", ABLATION_STEPS, "--average", 1, "--seed", seed)
-        for name, store, options in (
-            ("consistent", "store", ()),
-            ("inconsistent", "store", ("--no-consistency",)),
-            ("none", "store-plain", ()),
-        ):
-            if not (work / "ablation" / f"{name}-{seed}").exists():
-                _train(work, store, work / "ablation" / f"{name}-{seed}", *budget, *options)
-
-
-def _train(work: Path, store: str, output: Path, *options: object) -> None:
-    output.parent.mkdir(exist_ok=True)
-    student = work / "pretrain" / "student"
-    given = ("--learning-rate", 5e-4, "--workers", 1, "--set", "bf16=true", "--resume", *options)
-    _run("ced_model", "distill", "train", work / store, "-s", student, "-o", output, *given)
+        given = ("--learning-rate", 5e-4, "--workers", 1, "--set", "bf16=true", "--resume", "--save-steps", 200)
+        given += ("-s", work / "pretrain" / "student", "-o", work / "distilled", "--epochs", DISTILLED_PASSES)
+        _run("ced_model", "distill", "train", work / "store", *given)
 
 
 def _run(*command: object) -> None:
@@ -125,8 +103,6 @@ def main() -> None:
                 teach(work, options.processes)
             case "train":
                 train(work)
-            case "ablate":
-                ablate(work)
             case "report":
                 publish.pack((work / "pretrain" / "student", work / "distilled"), work / "packed")
                 report.write(work)

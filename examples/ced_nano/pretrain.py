@@ -59,11 +59,16 @@ class Pretraining(nn.Module):
 
     def forward(self, log_mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(batch, 64, frames) → logits and embeddings of each patch (batch, patches, ·), logits of the window."""
+        patches, window = self.features(log_mel)
+        head = self.student.outputlayer
+        return head(patches), self.embedding(head[0](patches)), head(window)
+
+    def features(self, log_mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, 64, frames) → means of tokens over each patch (batch, patches, width) and over the window."""
         tokens = self.student.encoder(log_mel).last_hidden_state
         tokens = tokens.unflatten(1, (-1, log_mel.shape[-1] // TIME_PATCH)).mean(1)
         patches = F.avg_pool1d(tokens.transpose(1, 2), PATCH_POSITIONS, HOP_POSITIONS).transpose(1, 2)
-        head = self.student.outputlayer
-        return head(patches), self.embedding(head[0](patches)), head(tokens.mean(1))
+        return patches, tokens.mean(1)
 
 
 def normalizer(shards: Shards) -> tuple[torch.Tensor, torch.Tensor]:

@@ -51,7 +51,8 @@ def publish(model: Path, report: Path, figures: dict[str, Any], tables: dict[str
     target = ROOT / "ced_model" / "checkpoints" / "ced-nano"
     shutil.copy(model / "model.safetensors", target)
     write_card(target, figures, tables)
-    shutil.copy(report / "classes.csv", PAGE.with_name("ced_nano_classes.csv"))
+    for name in ("classes", "sources", "sounds"):
+        shutil.copy(report / f"{name}.csv", PAGE.with_name(f"ced_nano_{name}.csv"))
     shutil.copy(report / "training.png", PAGE.parent / "images" / "ced_nano_training.png")
     PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
 

@@ -24,7 +24,6 @@ from scenes import Shards
 from sources import SAMPLING_RATE, Bank
 
 matplotlib.use("Agg")
-ABLATIONS = ("consistent", "inconsistent", "none")
 
 
 def write(work: Path) -> None:
@@ -54,7 +53,6 @@ def write(work: Path) -> None:
         "named_by_parts": count_named,
         "augmented": {name: heldout.under_augmentation(work, path) for name, path in folders.items()},
         "without_example": [label for label, seen in zip(AUDIOSET_LABELS, examples, strict=True) if not seen],
-        "ablation": [ablated(work, "before", 0, students["pretrained"]), *ablation(work)],
     }
     (folder / "figures.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     write_classes(
@@ -63,7 +61,8 @@ def write(work: Path) -> None:
     (folder / "tables.json").write_text(json.dumps(tables(figures), indent=1), encoding="utf-8")
     draw_pretraining(work, folder / "pretraining.png")
     draw_distillation(work, folder / "distillation.png")
-    draw_ablation(work, figures["ablation"], folder / "ablation.png")
+    write_sources(folder / "sources.csv", figures["sources"])
+    write_sounds(folder / "sounds.csv", sounds)
 
 
 def teacher_statistics(work: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -89,23 +88,6 @@ def source_hours(work: Path) -> list[dict[str, Any]]:
         package["hours"] += row["samples"] / SAMPLING_RATE / 3600
         package["heldout"] += row["split"] == "heldout"
     return [{"package": name, **rows[name]} for name in sorted(rows, key=lambda name: -rows[name]["hours"])]
-
-
-def ablation(work: Path) -> list[dict[str, Any]]:
-    """A row for each run of the ablation."""
-    rows = []
-    for path in sorted((work / "ablation").glob("*-*/config.json")):
-        name, seed = path.parent.name.rsplit("-", 1)
-        score = heldout.scorer_of(CedForAudioClassification.from_pretrained(path.parent))
-        rows.append(ablated(work, name, int(seed), score))
-    return rows
-
-
-def ablated(work: Path, augmentation: str, seed: int, score: heldout.Scorer) -> dict[str, Any]:
-    """Agreement and distillation loss on held-out scenes, heard without augmentation."""
-    metrics = heldout.on_scenes(work, score)
-    loss = heldout.distillation_loss(work, score)
-    return {"augmentation": augmentation, "seed": seed, "loss": loss, **_summary(metrics)}
 
 
 def _summary(metrics: ClassificationMetrics) -> dict[str, float]:
@@ -137,7 +119,6 @@ def _class_cells(item: Any) -> list[str]:
 def tables(figures: dict[str, Any]) -> dict[str, str]:
     """Markdown by the names that the page has for it."""
     return {
-        "sources": sources_table(figures["sources"]),
         "agreement": _table(
             ("", "on", "mAP", "mAUC", "top-1"),
             (
@@ -153,53 +134,38 @@ def tables(figures: dict[str, Any]) -> dict[str, str]:
                 for name, m in figures["augmented"].items()
             ),
         ),
-        **sound_tables(figures),
-        "ablation": _table(
-            ("augmentation", "seed", "loss", "mAP", "mAUC", "top-1"),
-            (
-                (
-                    r["augmentation"],
-                    r["seed"],
-                    f"{r['loss']:.4f}",
-                    f"{r['mAP']:.3f}",
-                    f"{r['mAUC']:.3f}",
-                    f"{r['top_1']:.1%}",
-                )
-                for r in figures["ablation"]
-            ),
-        ),
-        "without": f"{len(figures['without_example'])} classes: {'; '.join(figures['without_example'])}.",
+        "named": named_table(figures),
     }
 
 
-def sources_table(sources: list[dict[str, Any]]) -> str:
-    total = {key: sum(row[key] for row in sources) for key in ("recordings", "hours", "heldout")}
+def write_sources(path: Path, sources: list[dict[str, Any]]) -> None:
+    """A line for each package."""
+    rows = ((row["package"], row["recordings"], f"{row['hours']:.3f}", row["heldout"]) for row in sources)
+    _write_csv(path, ("package", "recordings", "hours", "held_out"), rows)
+
+
+def write_sounds(path: Path, sounds: list[dict[str, Any]]) -> None:
+    """A line for each recording of the twelve sounds, with the place of the best of the sound's classes."""
+    rows = (
+        (row["sound"], _short(row["source"]), row["student"]["rank"], row["teacher"]["rank"], _top(row))
+        for row in sounds
+    )
+    _write_csv(path, ("sound", "recording", "place", "teachers_place", "top_5_of_ced_nano"), rows)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def named_table(figures: dict[str, Any]) -> str:
     return _table(
-        ("package", "recordings", "hours", "held out"),
+        ("sound", "recordings", "in the top 5", "named"),
         (
-            (r["package"], r["recordings"], f"{r['hours']:.2f}", r["heldout"])
-            for r in [*sources, {"package": "all", **total}]
+            (sound, len(p), sum(place <= 5 for place in p), "yes" if figures["named"][sound] else "**no**")
+            for sound, p in _places(figures["sounds"]).items()
         ),
     )
-
-
-def sound_tables(figures: dict[str, Any]) -> dict[str, str]:
-    return {
-        "sounds": _table(
-            ("sound", "recording", "place", "teacher's", "top 5 of ced-nano"),
-            (
-                (row["sound"], _short(row["source"]), row["student"]["rank"], row["teacher"]["rank"], _top(row))
-                for row in figures["sounds"]
-            ),
-        ),
-        "named": _table(
-            ("sound", "recordings", "in the top 5", "named"),
-            (
-                (sound, len(p), sum(place <= 5 for place in p), "yes" if figures["named"][sound] else "**no**")
-                for sound, p in _places(figures["sounds"]).items()
-            ),
-        ),
-    }
 
 
 def _places(sounds: list[dict[str, Any]]) -> dict[str, list[int]]:
@@ -257,22 +223,6 @@ def draw_distillation(work: Path, path: Path) -> None:
     axes[1].plot(*_history(folder, "eval_mAP"), "o-", color="tab:orange", markersize=4)
     for ax, title in zip(axes, ("binary cross-entropy", "mAP against YAMNet's tags, held out"), strict=True):
         ax.set(xlabel="steps", title=title)
-        ax.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def draw_ablation(work: Path, rows: list[dict[str, Any]], path: Path) -> None:
-    """What each run is compared by."""
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
-    for color, name in zip(("tab:blue", "tab:orange", "tab:gray"), ABLATIONS, strict=True):
-        for ax, key in zip(axes, ("loss", "mAP"), strict=True):
-            values = [row[key] for row in rows if row["augmentation"] == name]
-            ax.plot([name] * len(values), values, "o", color=color)
-    for ax, key in zip(axes, ("loss", "mAP"), strict=True):
-        ax.axhline(rows[0][key], color="black", linestyle=":", linewidth=1, label="before")
-        ax.set(title=f"{key} on held-out scenes")
-        ax.legend(fontsize="small")
         ax.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)

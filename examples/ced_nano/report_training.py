@@ -152,8 +152,7 @@ def tables(figures: dict[str, Any]) -> dict[str, str]:
         "esc10_classes": report._table(
             ("", *(f"{name}: {kind}" for name in esc10 for kind in ("highest score", "top 5"))), by_class
         ),
-        **report.sound_tables(figures),
-        "sources": report.sources_table(figures["sources"]),
+        "named": report.named_table(figures),
     }
 
 
@@ -208,8 +207,10 @@ def main() -> None:
     (folder / "figures.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     (folder / "tables.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
     write_classes(folder / "classes.csv", figures, metrics)
+    report.write_sources(folder / "sources.csv", figures["sources"])
+    report.write_sounds(folder / "sounds.csv", figures["sounds"])
     draw_log(options.out / "log.jsonl", folder / "training.png")
-    print("\n".join(f"{name}\n\n{table}" for name, table in written.items() if name != "sounds"))
+    print("\n".join(f"{name}\n\n{table}" for name, table in written.items()))
     if options.publish:
         publish.publish(model, folder, figures, written)
 

