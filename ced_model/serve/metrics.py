@@ -3,6 +3,8 @@
 """Metrics for Prometheus."""
 
 import os
+import struct
+import time
 from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE_LATEST
@@ -10,6 +12,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.multiprocess import MultiProcessCollector
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # folder for the metrics of several processes
+ATTEMPTS = 20
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 REQUESTS = Counter("ced_requests", "Requests", ("path", "status"))
@@ -31,6 +34,11 @@ def read() -> bytes:
                 path.unlink(missing_ok=True)
         registry = CollectorRegistry()
         MultiProcessCollector(registry)
+    for _ in range(ATTEMPTS):
+        try:
+            return generate_latest(registry)
+        except struct.error:  # another process is just creating a file
+            time.sleep(0.01)
     return generate_latest(registry)
 
 

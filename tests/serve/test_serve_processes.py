@@ -21,6 +21,7 @@ import pytest
 import uvicorn
 
 from ced_model import AudioTagger
+from ced_model.serve import metrics
 from ced_model.serve.server import open_port, serve
 
 CLIP = Path(__file__).parents[2] / "resources" / "misc_crow.flac"
@@ -125,8 +126,9 @@ def test_several_processes_share_the_port_and_end_with_their_parent(tmp_path: Pa
     with process(tmp_path, "--port", "0", "--workers", "2") as (parent, address):
         port = int(address.rpartition(":")[2])
         assert [ask(address) for _ in range(6)] == [200] * 6
-        metrics = httpx.get(f"{address}/metrics", trust_env=False, verify=False).text
-        assert re.search(r'ced_requests_total{path="/v1/audio/classification",status="200"} 6.0', metrics)
+        total = 'ced_requests_total{path="/v1/audio/classification",status="200"} 6.0'
+        while total not in httpx.get(f"{address}/metrics", trust_env=False, verify=False).text:
+            time.sleep(0.05)  # a request is counted after its response
         parent.kill()
         parent.wait()
         while True:  # until the workers have seen it
@@ -139,13 +141,22 @@ def test_several_processes_share_the_port_and_end_with_their_parent(tmp_path: Pa
                     time.sleep(0.05)
 
 
+def test_metrics_wait_for_a_process_that_is_creating_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "counter_1.db"
+    path.touch()
+    monkeypatch.setenv(metrics.FOLDER, str(tmp_path))
+    monkeypatch.setattr(time, "sleep", lambda seconds: path.unlink())
+    assert metrics.read() == b""
+
+
 def test_serving_imports_neither_torch_nor_transformers_and_the_key_may_be_in_the_environment(tmp_path: Path):
     with process(tmp_path, "--port", "0", environment={"CED_API_KEY": "secret"}) as (started, address):
         assert ask(address) == 401 and ask(address, headers={"Authorization": "Bearer secret"}) == 200
         loaded = Path(f"/proc/{started.pid}/maps").read_text() if os.path.isdir("/proc") else ""
         assert "libtorch" not in loaded and "secret" not in (tmp_path / "output").read_text()
         line = cli_process.run("serve", "--port", address.rpartition(":")[2], code=1).stderr
-        assert re.fullmatch(r"ced: cannot listen at 127.0.0.1, port \d+: Address already in use\n", line)
+        reason = r"ced: cannot listen at 127.0.0.1, port \d+: Address already in use; choose another --port\n"
+        assert re.fullmatch(reason, line)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +186,6 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it():
 
 def test_answers_are_sent_at_once() -> None:
     """Asyncio turns Nagle's algorithm off for sockets that name TCP; else an answer waits 40 ms for the client."""
-    from ced_model.serve.server import open_port
 
     async def nodelay_of_a_connection() -> int:
         found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
