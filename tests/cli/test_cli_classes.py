@@ -81,7 +81,7 @@ def test_options_of_events_are_those_of_the_library(ced, tagger, tabla, argument
 
 def test_thresholds_and_own_names_are_read_from_files(ced, tagger, tabla, tmp_path):
     thresholds, names = tmp_path / "thresholds.csv", tmp_path / "names.csv"
-    thresholds.write_text("label,threshold,min_duration_s\nPercussion,0.2,\nMusic...,0.4,20\n*,0.9,\n")
+    thresholds.write_text("label,threshold,min_duration_s\nPercussion,0.2,\nMusic...,0.4,20\n*,0.95,\n")
     names.write_text("Percussion,drums\nMusic...,\n")
     found = events_of(ced("tag", tabla, "--events", "--json", "--thresholds", thresholds))
     assert {label for _, _, label in found} == {"Percussion"}
