@@ -151,7 +151,7 @@ def expected(resources: Path) -> dict[str, Rows]:
 
 def without_last_digits(path: Path) -> str:
     """The text of a file; the seventh digit of a score depends on what was computed together."""
-    return re.sub(r"\d+\.\d+", lambda number: f"{float(number[0]):.5f}", path.read_text(encoding="utf-8"))
+    return re.sub(r"\d+\.\d+(?:e-\d+)?", lambda number: f"{float(number[0]):.5f}", path.read_text(encoding="utf-8"))
 
 
 def assert_rows(rows: Rows, expected: Rows, has_names: bool = True) -> None:
