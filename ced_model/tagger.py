@@ -16,7 +16,7 @@ from .bundled import DEFAULT_MODEL
 from .classes import choice_scores, choose_classes
 from .dataset_columns import audio_column
 from .engines import Engine, choose_engine, open_engine
-from .events import THRESHOLD, Event, class_limits, event_rules, smoothing_windows
+from .events import THRESHOLD, Event, Rule, class_limits, event_rules, smoothing_windows
 from .forking import is_forked
 from .hub import HUB_OPTIONS
 from .messages import OptionError, check_count, check_number, one_line
@@ -349,7 +349,7 @@ class AudioTagger:
             AudioError: if the recording cannot be read, or has samples or scores that are not finite.
             ValueError: for a class that the model does not have, or an invalid window length.
         """
-        event_rules(self.labels, thresholds, **finding)  # checks the arguments before the work
+        self._rules(thresholds, **finding)  # checks the arguments before the work
         options: dict[str, Any] = {"window_s": window_s, "hop_s": hop_s}
         timeline = self.timeline(source, sampling_rate=sampling_rate, channel=channel, **options)
         return timeline.events(thresholds, **finding)
@@ -497,9 +497,20 @@ class AudioTagger:
             ValueError, AudioError: As [`AudioTagger.stream`] and [`AudioTagger.events`].
         """
         window, hop, step = self._stream_windows(window_s, hop_s)
-        rules = event_rules(self.labels, thresholds, **finding)
+        rules = self._rules(thresholds, **finding)
         updates = self._stream_scores(chunks, sampling_rate, window, hop, gate_dbfs)
         yield from stream_events(updates, step / self.sampling_rate, rules)
+
+    def _rules(self, thresholds: Any, **finding: Any) -> list[Rule]:
+        """As `event_rules`, with a threshold that scores of this model can reach."""
+        rules = event_rules(self.labels, thresholds, **finding)
+        if not isinstance(thresholds, Mapping):
+            self._check_score("thresholds", thresholds)
+        return rules
+
+    def _check_score(self, option: str, value: float) -> None:
+        if self.problem_type != "regression" and not 0 <= value <= 1:
+            raise OptionError(option, value, "a score from 0 to 1")
 
     def _stream_scores(
         self, chunks: Iterable[Any], sampling_rate: int | None, window: int, hop: int, gate_dbfs: float | None
@@ -615,8 +626,7 @@ class AudioTagger:
             check_count("top_k", top_k)
         if threshold is not None and not isinstance(threshold, Mapping):
             check_number("threshold", threshold)
-            if self.problem_type != "regression" and not 0 <= threshold <= 1:
-                raise OptionError("threshold", threshold, "a score from 0 to 1")
+            self._check_score("threshold", threshold)
         if isinstance(threshold, Mapping):
             choosing = {"labels": labels, "exclude": exclude, "label_map": label_map, "with_silence": True}
             found = class_limits(self.labels, threshold, **choosing)

@@ -484,6 +484,16 @@ def test_a_model_with_nan_weights_is_refused(micro_model, tmp_path, name, number
         assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("thresholds", [50, -0.1])
+def test_events_refuse_thresholds_that_no_score_can_have(tagger, thresholds):
+    for find in (
+        lambda: tagger.events(np.zeros(RATE, np.float32), thresholds),
+        lambda: next(tagger.stream_events([np.zeros(RATE, np.float32)], thresholds)),
+    ):
+        with pytest.raises(OptionError, match="expected a score from 0 to 1"):
+            find()
+
+
 def test_huge_weights_are_not_refused(micro_model):
     with torch.no_grad():
         micro_model.encoder.blocks[0].mlp.fc1.weight.fill_(3e38)  # their sum is infinite

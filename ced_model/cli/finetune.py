@@ -37,7 +37,7 @@ def finetune(
     validation_share: Annotated[
         float | None,
         option(
-            INPUT, metavar="SHARE", help="Share of clips to hold out, if there is no validation split; by default 0.1."
+            INPUT, metavar="SHARE", help="Share of clips held out if the data have no validation split; by default 0.1."
         ),
     ] = None,
     audio_root: options.AudioRoot = None,

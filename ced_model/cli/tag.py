@@ -72,7 +72,7 @@ def tag(
         option(
             WINDOWS,
             metavar="mean|max",
-            help="How window scores are combined; by default mean. For short sounds use max with --window 2.",
+            help="How window scores are combined; by default mean. max finds short sounds, in windows of 2 s.",
         ),
     ] = None,
     events: Annotated[

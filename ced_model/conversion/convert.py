@@ -162,7 +162,7 @@ def _original_name(name: str) -> str:
 
 def _make_card(model: CedModel | CedForAudioClassification, checkpoint: Checkpoint, model_id: str) -> ModelCard:
     config: CedConfig = model.config
-    # The shape is no evidence of the training data.
+    # The shape does not prove that the model was trained on AudioSet.
     is_published = checkpoint.published is not None and checkpoint.published == published_size(config)
     return create_model_card(
         model,

@@ -35,7 +35,7 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, api: huggingface_h
         `str`: the address of the repository.
 
     Raises:
-        `ConversionError`: if there is no token, no permission or no network.
+        `ConversionError`: without a token, permission or network.
     """
     check_repo_id(repo_id)
     client = api or huggingface_hub.HfApi()
