@@ -95,27 +95,29 @@ def class_limits(
     exclude: Any = None,
     label_map: Mapping[str, str | None] | None = None,
     with_silence: bool = False,
+    option: str = "thresholds",
 ) -> list[tuple[ClassChoice, dict[str, Any]]]:
     """
     Classes and groups with their settings, including `threshold`. Arguments are those of [`event_rules`].
 
     Args:
         with_silence: Whether to include "Silence" if no `labels` are given.
+        option: Name of `thresholds` in errors.
     """
     if not isinstance(thresholds, Mapping):
-        check_number("thresholds", thresholds)
+        check_number(option, thresholds)
         if labels is None and not with_silence:
             exclude = _without_silence(class_labels, exclude, [])
         chosen = choose_classes(class_labels, labels, exclude=exclude, label_map=label_map)
         return [(choice, {"threshold": thresholds}) for choice in chosen]
-    by_class = {name: _settings_of(name, value) for name, value in thresholds.items()}
+    by_class = {name: _settings_of(f"{option}[{name!r}]", name, value) for name, value in thresholds.items()}
     others = by_class.pop(OTHERS, None)
     if others is None:
         for each in by_class.values():
             each.setdefault("threshold", THRESHOLD)
     named = [name for name, settings in by_class.items() if "threshold" in settings or others]
     own = {} if label_map is None else {str(name): name for name in label_map.values() if name}
-    keys = {name: None if name in own else find_choice(class_labels, name, "thresholds") for name in by_class}
+    keys = {name: None if name in own else find_choice(class_labels, name, option) for name in by_class}
     if labels is None and others is not None:
         asked_for = [choice for choice in keys.values() if choice]
         out = exclude if with_silence else _without_silence(class_labels, exclude, asked_for)
@@ -142,7 +144,7 @@ def class_limits(
             settings = _lowest([each for key, each in by_choice.items() if set(key.indices) <= set(choice.indices)])
         settings = (others or {}) | (settings or {})
         if "threshold" not in settings:
-            raise OptionError("thresholds", dict(thresholds), f"a threshold of {choice.label!r}, or {OTHERS!r} for all")
+            raise OptionError(option, dict(thresholds), f"a threshold of {choice.label!r}, or {OTHERS!r} for all")
         found.append((choice, settings))
     return found
 
@@ -160,19 +162,18 @@ def _without_silence(class_labels: Sequence[str], exclude: Any, named: list[Clas
     return [*([exclude] if isinstance(exclude, str) else exclude or []), *silence]
 
 
-def _settings_of(name: Any, value: Any) -> dict[str, Any]:
+def _settings_of(shown: str, name: Any, value: Any) -> dict[str, Any]:
     settings = dict(value) if isinstance(value, Mapping) else {"threshold": value}
     if unknown := settings.keys() - set(SETTINGS):
-        raise OptionError(f"thresholds[{name!r}]", sorted(map(str, unknown))[0], f"one of {', '.join(SETTINGS)}")
+        raise OptionError(shown, sorted(map(str, unknown))[0], f"one of {', '.join(SETTINGS)}")
     for option, setting in settings.items():
-        shown = f"thresholds[{name!r}]"
         check_setting(option, setting, shown if option == "threshold" else f"{shown}[{option!r}]")
     threshold, off_threshold = settings.get("threshold"), settings.get("off_threshold")
     if threshold is not None and off_threshold is not None and off_threshold > threshold:
         wanted = f"at most the threshold, which is {threshold:g}"
         if place := getattr(name, "place", ""):
             raise UsageError(f"{place}, off_threshold: expected {wanted}, found {off_threshold:g}")
-        raise OptionError("off_threshold", off_threshold, wanted)
+        raise OptionError(f"{shown}['off_threshold']", off_threshold, wanted)
     return settings
 
 
@@ -191,6 +192,27 @@ def check_setting(option: str, value: Any, shown: str) -> None:
             raise OptionError(shown, value, "more than 0 seconds")
         if option == "smooth_s" and value > MAX_SMOOTH_S:
             raise OptionError(shown, value, f"at most {MAX_SMOOTH_S:g} seconds")
+
+
+def check_thresholds(option: str, thresholds: float | Mapping[str, Any]) -> None:
+    """
+    Checks that probabilities can reach the thresholds, a number or by class as for [`Timeline.events`].
+
+    Raises:
+        OptionError, UsageError: for one below 0 or above 1; the message has `option` and the class, or the line of a
+            file.
+    """
+    expected = "a score from 0 to 1"
+    if not isinstance(thresholds, Mapping):
+        if not 0 <= thresholds <= 1:
+            raise OptionError(option, thresholds, expected)
+        return
+    for name, value in thresholds.items():
+        score = value.get("threshold", THRESHOLD) if isinstance(value, Mapping) else value
+        if not 0 <= score <= 1:
+            if place := getattr(name, "place", ""):  # line of a file
+                raise UsageError(f"{place}, threshold: expected {expected}, found {score:g}")
+            raise OptionError(f"{option}[{name!r}]", score, expected)
 
 
 # Finding

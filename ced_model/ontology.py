@@ -93,6 +93,8 @@ def search_any(text: str) -> list[Node]:
 
 
 def similar(text: str) -> list[Node]:
-    """Nodes with names similar to `text`, the most similar first."""
+    """Nodes with names similar to `text`, the most similar first, else those with the same letters in another order."""
     by_name = {node.name: node for node in nodes().values()}
-    return [by_name[name] for name in similar_names(text, by_name, MAX_SIMILAR, MIN_SIMILARITY)]
+    found = similar_names(text, by_name, MAX_SIMILAR, MIN_SIMILARITY)
+    found = found or [name for name in by_name if sorted(fold(name)) == sorted(fold(text))]
+    return [by_name[name] for name in found]

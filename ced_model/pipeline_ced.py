@@ -22,7 +22,7 @@ from transformers.pipelines.pt_utils import PipelineIterator
 from .audio import MIX, AudioError
 from .dataset_columns import audio_column
 from .evaluation_mode import in_evaluation_mode
-from .events import event_rules
+from .events import check_thresholds, event_rules
 from .forking import is_forked
 from .messages import OptionError, check_count, check_number, one_line
 from .pipeline_inputs import is_single, rows_of, to_input
@@ -58,7 +58,7 @@ class Options:
     channel: str | int = MIX
     on_error: str = "raise"
 
-    def check(self, labels: list[str]) -> None:
+    def check(self, labels: list[str], problem_type: str | None) -> None:
         """Raises an [`OptionError`] for an invalid value."""
         if self.top_k is not None and self.top_k != "auto":
             check_count("top_k", self.top_k, "a whole number from 1, or None for all classes")
@@ -81,6 +81,12 @@ class Options:
                 raise OptionError(name, error.value, error.expected) from error
         elif self.threshold is not None:
             check_number("threshold", self.threshold)
+        if self.threshold is not None and self.function(problem_type) != "none":
+            check_thresholds("threshold", self.threshold)
+
+    def function(self, problem_type: str | None) -> str:
+        """The function that is applied to logits: `function_to_apply`, or the default of the problem type."""
+        return self.function_to_apply or DEFAULT_FUNCTIONS.get(problem_type or "", "softmax")
 
     @property
     def event_thresholds(self) -> float | Mapping[str, float]:
@@ -144,7 +150,7 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
     def _check(self, options: dict[str, Any], batch_size: Any) -> tuple[Options, int, ReadWindows]:
         """Returns the checked options, the batch size, and a function that reads an input as windows."""
         checked = Options(**options)
-        checked.check(self._labels)
+        checked.check(self._labels, self.model.config.problem_type)
         if batch_size is None:
             batch_size = CPU_BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE
         check_count("batch_size", batch_size)
@@ -227,8 +233,7 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
     ) -> Iterator[tuple[str, InputScores]]:
         """Yields the name of each input with its window scores or its error."""
         sources, take = rows_of(inputs)
-        config = self.model.config
-        function = FUNCTIONS[options.function_to_apply or DEFAULT_FUNCTIONS.get(config.problem_type, "softmax")]
+        function = FUNCTIONS[options.function(self.model.config.problem_type)]
 
         def compute(waveforms: list[np.ndarray], is_alone: bool = False) -> np.ndarray:
             if is_forked():

@@ -16,7 +16,7 @@ from .bundled import DEFAULT_MODEL
 from .classes import choice_scores, choose_classes
 from .dataset_columns import audio_column
 from .engines import Engine, choose_engine, open_engine
-from .events import THRESHOLD, Event, Rule, class_limits, event_rules, smoothing_windows
+from .events import THRESHOLD, Event, Rule, check_thresholds, class_limits, event_rules, smoothing_windows
 from .forking import is_forked
 from .hub import HUB_OPTIONS
 from .messages import OptionError, check_count, check_number, one_line
@@ -504,13 +504,9 @@ class AudioTagger:
     def _rules(self, thresholds: Any, **finding: Any) -> list[Rule]:
         """As `event_rules`, with a threshold that scores of this model can reach."""
         rules = event_rules(self.labels, thresholds, **finding)
-        if not isinstance(thresholds, Mapping):
-            self._check_score("thresholds", thresholds)
+        if self.problem_type != "regression":
+            check_thresholds("thresholds", thresholds)
         return rules
-
-    def _check_score(self, option: str, value: float) -> None:
-        if self.problem_type != "regression" and not 0 <= value <= 1:
-            raise OptionError(option, value, "a score from 0 to 1")
 
     def _stream_scores(
         self, chunks: Iterable[Any], sampling_rate: int | None, window: int, hop: int, gate_dbfs: float | None
@@ -626,14 +622,15 @@ class AudioTagger:
             check_count("top_k", top_k)
         if threshold is not None and not isinstance(threshold, Mapping):
             check_number("threshold", threshold)
-            self._check_score("threshold", threshold)
         if isinstance(threshold, Mapping):
             choosing = {"labels": labels, "exclude": exclude, "label_map": label_map, "with_silence": True}
-            found = class_limits(self.labels, threshold, **choosing)
+            found = class_limits(self.labels, threshold, **choosing, option="threshold")
             choices, limits = [choice for choice, _ in found], np.array([each["threshold"] for _, each in found])
         else:
             choices = choose_classes(self.labels, labels, exclude=exclude, label_map=label_map)
             limits = np.full(len(choices), -np.inf if threshold is None else threshold)
+        if threshold is not None and self.problem_type != "regression":
+            check_thresholds("threshold", threshold)
 
         def select(scores: np.ndarray) -> list[Tag]:
             scores = choice_scores(scores, choices)

@@ -351,6 +351,8 @@ def test_an_invalid_row_is_reported_with_its_index_and_the_others_continue(pipe:
         ({"top_k": 0}, "`top_k=0`: expected a whole number from 1, or None"),
         ({"top_k": "3"}, "`top_k='3'`: expected a whole number"),
         ({"threshold": "high"}, "`threshold='high'`: expected a number"),
+        ({"threshold": 50}, "`threshold=50`: expected a score from 0 to 1"),
+        ({"threshold": {"class 1": 50}, "events": True}, "`threshold['class 1']=50`: expected a score from 0 to 1"),
         ({"threshold": {"class 1": 0.5}}, "`threshold={'class 1': 0.5}`: expected a number"),
         ({"threshold": {"clas 1": 0.5}, "events": True}, "`threshold='clas 1'`: expected a class of the model; did"),
         ({"threshold": {"class 1": "a"}, "events": True}, "`threshold['class 1']='a'`: expected a number"),

@@ -484,9 +484,10 @@ def test_a_model_with_nan_weights_is_refused(micro_model, tmp_path, name, number
         assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("thresholds", [50, -0.1])
-def test_events_refuse_thresholds_that_no_score_can_have(tagger, thresholds):
+@pytest.mark.parametrize("thresholds", [50, -0.1, {"class 1": 50}, {"*": -0.1}, {"class 1": {"threshold": 2}}])
+def test_thresholds_that_no_score_can_have_are_refused(tagger, thresholds):
     for find in (
+        lambda: tagger(np.zeros(RATE, np.float32), threshold=thresholds),
         lambda: tagger.events(np.zeros(RATE, np.float32), thresholds),
         lambda: next(tagger.stream_events([np.zeros(RATE, np.float32)], thresholds)),
     ):

@@ -695,6 +695,7 @@ def test_labels_are_searched_by_words_and_shown_as_a_tree(ced: Run) -> None:
     assert "Others with the words 'bell':" in ced("labels", "bell").stdout
     similar = ced("labels", "lauhgter")
     assert "Laughter" in similar.stdout and "no class matches 'lauhgter'" in one_line(similar.stderr)
+    assert "Dog" in ced("labels", "dgo").stdout
     assert "no class is similar to 'woof'" in one_line(ced("labels", "woof", code=1).stderr)
 
 
