@@ -42,7 +42,7 @@ def test_a_camera_with_audio_beside_its_video_is_tagged(codec, tmp_path):
         listening.wait_for_lines(3)
         assert listening.end() == 0
         assert listening.reports() == []
-        assert "Sine wave" in listening.lines[-1] and "Beep, bleep" in listening.lines[-1]
+        assert "Sine wave" in listening.lines[-1]
 
 
 def test_a_camera_that_restarts_is_connected_to_again_and_reported_once(tmp_path):
