@@ -33,7 +33,7 @@ ATTENTIONS = ("sdpa", "eager", "compiled sdpa")
 
 
 class Clock:
-    """Times calls on a device, until the minutes are over."""
+    """Times calls on a device, until the time limit."""
 
     def __init__(self, device: str, rounds: int, minutes: float) -> None:
         self.device, self.rounds, self.end = torch.device(device), rounds, time.monotonic() + 60 * minutes
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8, 32, 128])
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=8.0, help="after which no new measurement begins")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time limit, after which no new measurement begins")
     options = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("PyTorch finds no CUDA GPU; try the benchmark without one with --device cpu")
@@ -182,7 +182,7 @@ def main() -> None:
         time_files(options, clock, Path(temporary))
         time_models(options, clock)
     if clock.is_over:
-        print("\nThe minutes are over: the tables end early.")
+        print("\nThe time limit was reached: the tables are incomplete.")
 
 
 if __name__ == "__main__":

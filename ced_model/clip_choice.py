@@ -21,6 +21,8 @@ COLUMNS = ("clip", "file", "label", "start_s", "end_s", "onset_s", "offset_s", "
 
 class Clip(NamedTuple):
     """
+    An event that is written as a clip. Times are in seconds.
+
     Attributes:
         clip: Path of the clip, relative to the folder of clips.
         file: The recording.

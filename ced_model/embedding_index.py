@@ -133,7 +133,15 @@ class EmbeddingIndex:
 
 
 class Hit(NamedTuple):
-    """A search result: recording, start and end in seconds, cosine similarity, and index of the most similar query."""
+    """
+    A search result.
+
+    Attributes:
+        file: The recording.
+        start_s, end_s: Start and end of the window in seconds.
+        score: Cosine similarity to the most similar query, from -1 to 1.
+        query: Index of this query.
+    """
 
     file: str
     start_s: float
@@ -145,7 +153,14 @@ class Hit(NamedTuple):
 def join_embeddings(
     entries: Iterable[tuple[str, Any, Any, Any]], width: int, made_by: Mapping[str, Any]
 ) -> EmbeddingIndex:
-    """Builds an index from the name, `start_s`, `end_s` and `embeddings` of each recording."""
+    """
+    Builds an index from the embeddings of recordings.
+
+    Args:
+        entries: The name, `start_s`, `end_s` and `embeddings` of each recording, as in [`EmbeddingResult`].
+        width: Width of the embeddings, which an index without recordings has, too.
+        made_by: As in [`EmbeddingIndex`].
+    """
     files: list[str] = []
     rows = [(np.zeros(0, np.int32), np.zeros(0), np.zeros(0), np.zeros((0, width), np.float32))]
     for name, start_s, end_s, embeddings in entries:

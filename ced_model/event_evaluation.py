@@ -79,6 +79,7 @@ def evaluate_events(
 
     Raises:
         UsageError: before the work, if the labels do not fit the audio or the model.
+        ValueError: if no recording can be read.
         ImportError: for `with_psds`, if sed_scores_eval is not installed.
     """
     how = ScoringOptions(**scoring)

@@ -21,6 +21,8 @@ SHOWN = 5
 @dataclass(frozen=True)
 class Examples:
     """
+    Clips to learn classes from.
+
     Attributes:
         labels: The names of the classes.
         paths: The clips, counter-examples last.

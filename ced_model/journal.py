@@ -27,6 +27,7 @@ from .writers.event_files import EventFiles
 from .writers.json import json_line
 
 VERSION = 1
+STARTED = "another run has started in the meantime: wait until it ends, or choose another output"
 
 
 class Journal(Lines):
@@ -183,7 +184,7 @@ class Journal(Lines):
 
         Raises:
             UsageError: if existing results were made by another model, engine or compute type.
-            RunError: if another run has begun in the meantime.
+            RunError: if another run has started in the meantime.
         """
         if self.made_by:
             check_same_maker(self.path, self.made_by, made_by)
@@ -208,10 +209,10 @@ class Journal(Lines):
             else:
                 self.open(os.O_RDWR | os.O_CREAT | os.O_EXCL)
         except (FileExistsError, FileNotFoundError) as error:
-            raise RunError(f"{self.path}: another run has begun in the meantime") from error
+            raise RunError(f"{self.path}: {STARTED}") from error
         assert self._file is not None
         if os.fstat(self._file.fileno()).st_size != self.size:
-            raise RunError(f"{self.path}: another run has begun in the meantime")
+            raise RunError(f"{self.path}: {STARTED}")
         try:
             self._check_replaced()  # from here on no other run replaces it
         except RunError:
@@ -229,7 +230,7 @@ class Journal(Lines):
                 self.size += file.write(json_line(record))
         self.is_finished = False
 
-    def _check_replaced(self, advice: str = "") -> None:
+    def _check_replaced(self, advice: str = ": run the same command again") -> None:
         """Raises `RunError` if the output has changed since the run began."""
         if _identity(self.output) != self._replaced:
             raise RunError(f"{self.output} was written by another program in the meantime{advice}")

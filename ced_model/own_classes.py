@@ -106,6 +106,7 @@ def learn_classes(
 
     Raises:
         ValueError: for invalid folders, class names, or models.
+        RuntimeError: if no example of a class can be read.
         OSError: if there is no such model, or a file cannot be written.
         ImportError: if scikit-learn is not installed.
     """
@@ -208,6 +209,8 @@ def _check_left(found: Examples, targets: np.ndarray) -> None:
 
 class Fitted(NamedTuple):
     """
+    Logistic regressions, one per class.
+
     Attributes:
         weight: float32 of shape `(classes, embed_dim)`.
         bias: float32 of shape `(classes,)`.

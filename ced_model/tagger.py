@@ -57,7 +57,8 @@ class AudioTagger:
             CUDA GPU, and otherwise ONNX Runtime on the CPU.
         compute_type: `"float32"` (default), `"bfloat16"` (openvino, torch), `"float16"` (torch) or `"int8"` (onnx,
             openvino: the transformer blocks in 8-bit integers).
-        device: `"cpu"`, `"cuda"`, `"mps"`, …; devices other than the CPU require torch.
+        device: `"cpu"`, `"cuda"`, `"mps"`, …; devices other than the CPU require torch. By default, the torch engine
+            uses a CUDA GPU if there is one. A `CedForAudioClassification` stays on its device.
         num_threads: Number of CPU threads, by default one per available CPU.
         batch_size: Maximum number of windows computed together, by default 4 on a CPU and 32 on other devices.
         feature_extractor: The feature extractor of a `CedForAudioClassification`, by default one that fits its
@@ -81,6 +82,8 @@ class AudioTagger:
             options are invalid or exclude each other.
         OSError: if there is no such folder or repository, or it cannot be reached.
         ImportError: if a package of the engine is missing; the message has the command to install it.
+        RuntimeError: if the engine does not support the model. ONNX Runtime and OpenVINO load the model when the first
+            input is tagged, so the error may be raised then.
     """
 
     def __init__(

@@ -195,7 +195,7 @@ def open_locked(path: str | Path, flags: int) -> FileIO:
             _lock(file)
         except BlockingIOError as error:
             file.close()
-            raise RunError(f"{path}: another run is writing to it") from error
+            raise RunError(f"{path} is in use by another run: wait until it ends, or choose another output") from error
         except (ImportError, OSError):  # no locks
             return file
         with suppress(FileNotFoundError):

@@ -425,7 +425,7 @@ def test_a_folder_without_a_complete_bank_is_refused_in_one_line(opus_bank: Path
     with pytest.raises(ValueError, match="is damaged"):
         banks.OpusBank(tmp_path)
     (tmp_path / "recordings.jsonl").write_bytes((opus_bank / "recordings.jsonl").read_bytes())
-    with pytest.raises(ValueError, match="no whole piece"):
+    with pytest.raises(ValueError, match="no complete piece"):
         banks.OpusBank(tmp_path)
 
 
@@ -535,7 +535,7 @@ def test_a_feeder_yields_batches_in_order_and_ends(monkeypatch: pytest.MonkeyPat
         feeder.ask(batches.Request(clips=1, patches=1, seed=0, number=number))
     assert [feeder.take()[0][0, 0].item() for _ in range(2)] == [0.75, 0.25]
     feeder.ask(batches.Request(clips=9, patches=1, seed=0, number=1))
-    with pytest.raises(SystemExit, match="has ended: call again to continue"):
+    with pytest.raises(SystemExit, match="has ended: run again to continue"):
         feeder.take()
 
 

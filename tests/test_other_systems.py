@@ -75,7 +75,7 @@ def test_a_journal_and_a_training_folder_have_one_writer_on_windows(
     first.write({"file": "a.wav"})
     assert {position for _, position in locked} == {LOCKED_BYTE}
     assert (tmp_path / "tags.journal").read_bytes() == b'{"file": "a.wav"}\n'
-    with pytest.raises(RunError, match="tags.journal: another run is writing to it"):
+    with pytest.raises(RunError, match="tags.journal is in use by another run"):
         second.open(os.O_RDWR)
     with open(tmp_path / "lock", "a") as file:
         run_folder._lock(file, tmp_path)

@@ -36,7 +36,8 @@ from .usage import Command, Group
 app = typer.Typer(
     cls=Group,
     help="Tag sounds with CED models: 527 classes of AudioSet, or your own.\n\n"
-    "`ced COMMAND --help` shows the options of a command. `ced --install-completion` sets up completion in your shell.",
+    "`ced COMMAND --help` shows the options of a command.\n\n"
+    "`ced --install-completion` sets up completion in your shell.",
     epilog="Example: ced tag sounds/ --model mispeech/ced-mini --output tags.csv",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
@@ -81,6 +82,7 @@ COMMANDS: dict[str, dict[Callable[..., None], str]] = {
         listen.listen: """
             ced listen
             ced listen --events --labels Speech --threshold 0.4
+            ced listen rtsp://camera.lan/yard --labels Dog... --save-clips clips
         """,
         serve.serve: "ced serve --model mispeech/ced-base --port 8000",
         demo.demo: "ced demo --model mispeech/ced-base",
@@ -92,7 +94,10 @@ COMMANDS: dict[str, dict[Callable[..., None], str]] = {
     OWN: {
         learn.learn: "ced learn sounds/ --negatives other/ --output my-model",
         finetune.finetune: "ced finetune sounds/ --model mispeech/ced-tiny --output my-model",
-        evaluate.evaluate: "ced evaluate sounds/ --model my-model --per-class classes.csv",
+        evaluate.evaluate: """
+            ced evaluate sounds/ --model my-model --per-class classes.csv
+            ced evaluate labels.tsv --events --audio-root recordings/
+        """,
     },
     MODELS: {
         export.export: "ced export --model mispeech/ced-tiny --format onnx --output ced-tiny-onnx",

@@ -43,7 +43,11 @@ def clips(
     output: Annotated[
         str | None,
         option(
-            OUTPUT, "--output", "-o", metavar="DIR", help="A new folder, or with --resume that of the interrupted run."
+            OUTPUT,
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="A new folder, or with --resume that of the interrupted run. Required.",
         ),
     ] = None,
     padding_s: Annotated[

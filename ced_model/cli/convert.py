@@ -11,6 +11,7 @@ import typer
 from .completion import SIZES, complete_size
 from .endings import one_line_errors
 from .errors import CliError
+from .options import INPUT, OUTPUT, option
 from .terminal import put, say
 
 
@@ -19,21 +20,25 @@ def convert(
     paths: Annotated[list[str], typer.Argument(metavar="SOURCE DIR", hidden=True)],
     download: Annotated[
         str | None,
-        typer.Option(
-            metavar="SIZE", help=f"Download SOURCE from Zenodo: {', '.join(SIZES)}.", autocompletion=complete_size
+        option(
+            INPUT,
+            metavar="SIZE",
+            help=f"Download SOURCE from Zenodo: {', '.join(SIZES)}.",
+            autocompletion=complete_size,
         ),
     ] = None,
     push_to: Annotated[
-        str | None, typer.Option("--push-to-hub", metavar="REPO", help="Upload DIR to this Hub repository afterwards.")
+        str | None,
+        option(OUTPUT, "--push-to-hub", metavar="REPO", help="Upload DIR to this Hub repository afterwards."),
     ] = None,
     num_heads: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Number of attention heads, for a SOURCE without this number."),
+        option(INPUT, metavar="N", min=1, help="Number of attention heads, for a SOURCE without this number."),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="DIR", help="The same as the argument DIR.")
+        str | None, option(OUTPUT, "--output", "-o", metavar="DIR", help="The same as the argument DIR.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in DIR.")] = False,
+    overwrite: Annotated[bool, option(OUTPUT, "--overwrite", help="Replace the model in DIR.")] = False,
 ) -> None:
     """Convert an original CED checkpoint to a model folder.
 

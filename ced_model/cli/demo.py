@@ -5,14 +5,13 @@
 import math
 from typing import Annotated
 
-import typer
-
 from ..packages import require
 from . import options
 from .completion import complete_model
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .model import choose_model, quieten
+from .options import COMPUTING, LIMITS, SERVER, option
 from .terminal import put, say
 
 
@@ -20,7 +19,8 @@ from .terminal import put, say
 def demo(
     model: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            COMPUTING,
             "--model",
             "-m",
             metavar="DIR_OR_ID",
@@ -30,16 +30,16 @@ def demo(
     ] = None,
     host: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Address to listen at; by default 127.0.0.1, this machine only."),
+        option(SERVER, metavar="ADDRESS", help="Address to listen at; by default 127.0.0.1, this machine only."),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=65535, help="Port; by default the first free one from 7860.")
+        int | None, option(SERVER, metavar="N", min=1, max=65535, help="Port; by default the first free one from 7860.")
     ] = None,
     max_megabytes: Annotated[
-        float | None, typer.Option(metavar="MB", help="Refuse larger files; by default 100.")
+        float | None, option(LIMITS, metavar="MB", help="Refuse larger files; by default 100.")
     ] = None,
     max_minutes: Annotated[
-        float | None, typer.Option(metavar="MINUTES", help="Refuse longer recordings; by default 10.")
+        float | None, option(LIMITS, metavar="MINUTES", help="Refuse longer recordings; by default 10.")
     ] = None,
 ) -> None:
     """Serve a web page that tags sounds.

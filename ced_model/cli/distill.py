@@ -13,6 +13,7 @@ app = typer.Typer(
     help="Train a small model from larger ones, on unlabelled audio.\n\n"
     "First `teach` stores the outputs of the larger models (teachers) for your audio, then `train` trains the small"
     " model (student) on them.",
+    epilog="Example: ced distill teach sounds/ --teacher mispeech/ced-base --epochs 10 --output store",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -47,7 +47,9 @@ def embed(
     ] = None,
     hop_s: Annotated[
         float | None,
-        option(WINDOWS, "--hop", metavar="SECONDS", help="Window distance; by default the window length."),
+        option(
+            WINDOWS, "--hop", metavar="SECONDS", help="Distance between window starts; by default the window length."
+        ),
     ] = None,
     output: Annotated[
         str | None,
@@ -56,7 +58,7 @@ def embed(
             "--output",
             "-o",
             metavar="FILE",
-            help="A .npz (NumPy) or .parquet file, written at the end; until then FILE.journal.",
+            help="A .npz (NumPy) or .parquet file, written at the end; until then FILE.journal. Required.",
         ),
     ] = None,
     resume: Annotated[

@@ -134,7 +134,8 @@ def evaluate(
     DATA evaluates the rows of a data set; those on the Hub are streamed.
 
     With --events, DATA is a table of strong labels (filename, onset, offset, event_label). The events of the model, or
-    those in --results, are compared with these labels.
+    those in --results, are compared with these labels. The options for windows, events, thresholds and --labels work
+    only with --events.
 
     Exit code: 0, 1 if clips were missing or could not be read (each is named on stderr), 2 for wrong usage.
     """

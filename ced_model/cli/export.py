@@ -6,14 +6,13 @@ import os
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import typer
-
 from ..input_list import STANDARD_INPUT, find_inputs
 from . import options
 from .completion import complete_export_format
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .model import choose_model, quieten, shown_name
+from .options import INPUT, OUTPUT, option
 from .terminal import put, say
 
 
@@ -22,43 +21,49 @@ def export(
     model: options.Model = None,
     format: Annotated[
         str | None,
-        typer.Option(
+        option(
+            OUTPUT,
             "--format",
             "-f",
             metavar="FORMAT",
-            help="onnx, openvino, sherpa-onnx, torch, or web (a page that tags in the browser).",
+            help="onnx, openvino, sherpa-onnx, torch, or web (a page that tags in the browser). Required.",
             autocompletion=complete_export_format,
         ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="DIR", help="The new folder, written after verification.")
+        str | None,
+        option(OUTPUT, "--output", "-o", metavar="DIR", help="The new folder, written after verification. Required."),
     ] = None,
     compute_type: Annotated[
         str | None,
-        typer.Option(
+        option(
+            OUTPUT,
             metavar="TYPE",
             help="float32 (default), float16 (stored in half the size, computed in float32) or int8 (not torch).",
         ),
     ] = None,
     input: Annotated[
         str | None,
-        typer.Option(
+        option(
+            OUTPUT,
             metavar="waveform|mel",
             help="Input of the exported model: a waveform (default; not sherpa-onnx), or log-mel spectrograms.",
         ),
     ] = None,
     audio: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            INPUT,
             metavar="PATH",
             help="File or folder of recordings for verification and int8 calibration; by default bundled and synthetic"
             " sounds. Can be repeated.",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the export in DIR.")] = False,
+    overwrite: Annotated[bool, option(OUTPUT, "--overwrite", help="Replace the export in DIR.")] = False,
     runtime: Annotated[
         str | None,
-        typer.Option(
+        option(
+            OUTPUT,
             metavar="DIR",
             help="web: node_modules folder with ONNX Runtime Web and Mediabunny; by default they are downloaded once"
             " from the npm registry (35 MB).",
@@ -132,7 +137,7 @@ def _find_recordings(audio: Sequence[str]) -> list[Any]:
         raise CliError("--audio -: expected files and folders, not standard input")
     items = find_inputs(audio)
     for item in items:
-        error = item.error or (None if os.path.exists(item.source) else "no such file or folder")
+        error = item.error or (None if os.path.exists(item.source) else "there is no such file or folder")
         if error is not None:
             raise CliError(f"--audio {item.name!r}: {error}")
     return [item.source for item in items]

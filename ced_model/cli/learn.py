@@ -12,6 +12,7 @@ from . import options
 from .endings import one_line_errors
 from .errors import CliError
 from .model import load_tagger
+from .options import INPUT, OUTPUT, WINDOWS, option
 from .progress import RunProgress
 from .terminal import put, quoted, say
 
@@ -23,19 +24,23 @@ if TYPE_CHECKING:
 def learn(
     examples: Annotated[str, typer.Argument(metavar="EXAMPLES", hidden=True)],
     model: options.Model = None,
-    output: Annotated[str | None, typer.Option("--output", "-o", metavar="DIR", help="The new model folder.")] = None,
+    output: Annotated[
+        str | None, option(OUTPUT, "--output", "-o", metavar="DIR", help="The new model folder. Required.")
+    ] = None,
     negatives: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATH", help="Counter-examples: file or folder of other sounds. Can be repeated."),
+        option(INPUT, metavar="PATH", help="Counter-examples: file or folder of other sounds. Can be repeated."),
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace the classes of the model instead of adding to them.")
+        bool, option(OUTPUT, "--replace", help="Replace the classes of the model instead of adding to them.")
     ] = False,
     window_s: Annotated[
         float | None,
-        typer.Option("--window", metavar="SECONDS", help="Learn from windows of this length; by default whole clips."),
+        option(
+            WINDOWS, "--window", metavar="SECONDS", help="Learn from windows of this length; by default whole clips."
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in DIR.")] = False,
+    overwrite: Annotated[bool, option(OUTPUT, "--overwrite", help="Replace the model in DIR.")] = False,
     device: options.Device = None,
     num_threads: options.Threads = None,
     engine: options.Engine = "auto",

@@ -38,20 +38,20 @@ def listen(
         typer.Argument(metavar="SOURCE", envvar="CED_SOURCE_URL", show_envvar=False, show_default=False, hidden=True),
     ] = None,
     input_device: Annotated[
-        str | None, option(options.INPUT, metavar="DEVICE", help="Index or name of the microphone; see --list-devices.")
+        str | None, option(options.INPUT, metavar="DEVICE", help="Microphone: an index or name from --list-devices.")
     ] = None,
     list_devices: Annotated[
         bool, option(options.INPUT, "--list-devices", help="List the microphones and exit.")
     ] = False,
     model: options.Model = None,
-    window_s: options.Window = None,
-    hop_s: options.Hop = None,
     top_k: options.TopK = None,
     threshold: options.Threshold = None,
     threshold_file: options.ThresholdFile = None,
     labels: options.Labels = None,
     exclude: options.Exclude = None,
     label_map: options.LabelMap = None,
+    window_s: options.Window = None,
+    hop_s: options.Hop = None,
     gate_dbfs: Annotated[
         float | None,
         option(

@@ -13,6 +13,7 @@ from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .model import load_tagger
+from .options import COMPUTING, OUTPUT, option
 from .playing import Speaker
 from .terminal import put, put_json, say_error
 
@@ -28,20 +29,24 @@ def search(
     paths: Annotated[list[str], typer.Argument(metavar="QUERY… INDEX", hidden=True)],
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model", "-m", metavar="DIR_OR_ID", help="Model folder or Hub id; by default the model that made INDEX."
+        option(
+            COMPUTING,
+            "--model",
+            "-m",
+            metavar="DIR_OR_ID",
+            help="Model folder or Hub id; by default the model that made INDEX.",
         ),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option("--top-k", "-k", metavar="N", min=1, help="Maximum windows; by default 10.")
+        int | None, option(OUTPUT, "--top-k", "-k", metavar="N", min=1, help="Maximum windows; by default 10.")
     ] = None,
     clips: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Save the windows found as clips in this new folder.")
+        str | None, option(OUTPUT, metavar="DIR", help="Save the windows found as clips in this new folder.")
     ] = None,
-    play: Annotated[bool, typer.Option("--play", help="Play the windows found, the best first.")] = False,
+    play: Annotated[bool, option(OUTPUT, "--play", help="Play the windows found, the best first.")] = False,
     format: options.ClipFormat = "wav",
     channel: options.Channel = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: options.AsJson = False,
     device: options.Device = None,
     num_threads: options.Threads = None,
     engine: options.Engine = "auto",

@@ -11,10 +11,9 @@ from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
 from .model import choose_model, load_tagger
-from .options import COMPUTING, option
+from .options import COMPUTING, LIMITS, SERVER, option
 from .terminal import put
 
-SERVER, LIMITS = "Server", "Limits"
 MAX_PORT = 65535
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "websockets", "prometheus_client")
 
@@ -28,8 +27,8 @@ def serve(
             "--model",
             "-m",
             metavar="DIR_OR_ID",
-            help="Model folder or Hub id; by default the bundled ced-nano. Can be repeated: requests choose a model by"
-            " name, by default the first.",
+            help="Model folder or Hub id; by default ced-nano. Can be repeated: requests choose a model by name, by"
+            " default the first.",
         ),
     ] = None,
     host: Annotated[

@@ -45,7 +45,7 @@ def teach(
             "--teacher",
             "-t",
             metavar="TEACHER",
-            help="A teacher. Can be repeated: the mean of their outputs is stored.",
+            help="A teacher. Required. Can be repeated: the mean of their outputs is stored.",
             autocompletion=complete_model,
         ),
     ] = None,
@@ -53,7 +53,7 @@ def teach(
     batch_size: Annotated[int, option(COMPUTING, metavar="N", min=1, help="Chunks per batch; by default 16.")] = 16,
     epochs: Annotated[
         int | None,
-        option(TRAINING, "--epochs", "-e", metavar="N", min=1, help="Number of augmentations of each chunk."),
+        option(TRAINING, "--epochs", "-e", metavar="N", min=1, help="Number of augmentations of each chunk. Required."),
     ] = None,
     chunk_s: Annotated[
         float, option(TRAINING, "--chunk", metavar="SECONDS", help="Length of the chunks; by default 10.")
@@ -71,7 +71,13 @@ def teach(
     seed: Annotated[int, option(TRAINING, metavar="N", help="Random seed of the augmentation; by default 0.")] = 0,
     output: Annotated[
         str | None,
-        option(OUTPUT, "--output", "-o", metavar="STORE", help="The folder to write, or that of an interrupted run."),
+        option(
+            OUTPUT,
+            "--output",
+            "-o",
+            metavar="STORE",
+            help="The folder to write, or that of an interrupted run. Required.",
+        ),
     ] = None,
     top_k: Annotated[
         int,
@@ -113,7 +119,7 @@ def teach(
     paths = list(audio or [])
     for path in paths:
         if not os.path.exists(path):
-            raise CliError(f"{escape_name(path)}: no such file or folder")
+            raise CliError(f"{escape_name(path)}: there is no such file or folder")
     paths += [] if list_file is None else read_list(list_file)
     if dataset is not None:
         quieten()

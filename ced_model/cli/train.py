@@ -37,7 +37,7 @@ def train(
             "--student",
             "-s",
             metavar="STUDENT",
-            help="tiny, mini, small, base or a config.json for random weights; or a model folder or Hub id.",
+            help="tiny, mini, small, base or a config.json for random weights; or a model folder or Hub id. Required.",
         ),
     ] = None,
     threads: options.Threads = None,

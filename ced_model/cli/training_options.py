@@ -18,7 +18,7 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="DIR",
-        help="The new model folder, written at the end; until then DIR.training.",
+        help="The new model folder, written at the end; until then DIR.training. Required.",
     ),
 ]
 LearningRate = Annotated[

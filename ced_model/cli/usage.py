@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from ..messages import printable
 from .endings import fail
 from .errors import WRONG_USAGE
+from .options import CLASSES, COMPUTING, EVENTS, INPUT, WINDOWS
 
 UsageError: Any = typer.BadParameter.__base__  # a class of click, which newer versions of Typer bundle
 
@@ -72,6 +73,7 @@ COMMANDS = {
     "doctor": "info env diagnose check system",
     "--version": "version",
 }
+FIRST_GROUPS = (INPUT, COMPUTING, CLASSES, WINDOWS, EVENTS)  # in the help of all commands
 AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".wma", ".aif", ".aiff", ".mp4", ".wv")
 
 
@@ -101,7 +103,8 @@ class Command(TyperCommand):
                 name = getattr(param, "rich_help_panel", None) or "Options"
                 groups.setdefault(name, []).append((record[0], re.sub(r"\s*\[[\d<]*=?x[<>]=[^]]*\]$", "", record[1])))
         width = min(max(len(record[0]) for records in groups.values() for record in records), 23)
-        for name, records in groups.items():
+        for name in sorted(groups, key=_place_of_group):
+            records = groups[name]
             with formatter.section(name):
                 # Pads the first column to the same width in all groups.
                 formatter.write_dl([(first.ljust(width), second) for first, second in records], col_max=width)
@@ -139,6 +142,13 @@ class Group(TyperGroup):
         for title, rows in groups.items():
             with formatter.section(title):
                 formatter.write_dl(rows)
+
+
+def _place_of_group(name: str) -> int:
+    """The common groups of options come first, those of one command next, and `--help` last."""
+    if name in FIRST_GROUPS:
+        return FIRST_GROUPS.index(name)
+    return len(FIRST_GROUPS) + (name == "Options")
 
 
 def _expanded(argument: str) -> str:

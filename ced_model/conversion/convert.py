@@ -36,14 +36,24 @@ VERIFICATION_TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Conversion:
-    """A folder that was written and verified."""
+    """
+    A model folder that was written and verified.
+
+    Attributes:
+        folder: The folder.
+        architecture: The name of the model's class, such as `"CedForAudioClassification"`.
+        size: `"ced-tiny"`, `"ced-mini"`, `"ced-small"` or `"ced-base"` for a model of this shape, else None.
+        parameters: Number of parameters.
+        num_labels: Number of classes; None for an encoder.
+        notes: Assumptions, and tensors that were left out, one line each.
+    """
 
     folder: Path
     architecture: str
-    size: str | None  # "ced-tiny", … for the published shapes
+    size: str | None
     parameters: int
-    num_labels: int | None  # None for an encoder
-    notes: tuple[str, ...]  # assumptions, and tensors that were left out
+    num_labels: int | None
+    notes: tuple[str, ...]
 
 
 def convert_checkpoint(

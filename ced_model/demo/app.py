@@ -84,7 +84,7 @@ def build_app(models: Models, limits: Limits) -> gradio.Blocks:
 
 def _add_sounds() -> tuple[gradio.File, gradio.Audio, gradio.Dataset | None]:
     with gradio.Tab("File"):
-        file = without_urls(gradio.File(label="A sound or video file", height=150))
+        file = without_urls(gradio.File(label="Audio or video file", height=150))
     with gradio.Tab("Microphone"):
         microphone = without_urls(
             gradio.Audio(sources=["microphone"], type="filepath", label="Your recording", editable=False, buttons=[])

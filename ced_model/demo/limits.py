@@ -32,6 +32,8 @@ def without_folders(text: str) -> str:
 @dataclass(frozen=True)
 class Limits:
     """
+    Limits on the size and duration of recordings.
+
     Attributes:
         megabytes: Maximum size of a file in millions of bytes.
         minutes: Maximum duration of a recording.
@@ -42,6 +44,7 @@ class Limits:
 
     @property
     def bytes(self) -> int:
+        """Maximum size of a file in bytes."""
         return round(self.megabytes * 1_000_000)
 
     def __str__(self) -> str:

@@ -37,6 +37,8 @@ class PageParts(NamedTuple):
 
 class Service:
     """
+    Tags recordings with the models of the demo.
+
     Args:
         models: The models to choose from.
         limits: Limits on size and duration.

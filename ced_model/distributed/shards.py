@@ -181,7 +181,7 @@ class ShardedOutput:
         try:
             self.folder.write(name, content, replace=False)
         except FileExistsError as error:
-            raise RunError(f"{self.output}: another run started there in the meantime: resume it") from error
+            raise RunError(f"{self.output}: another run has started there in the meantime: resume it") from error
 
     def waiting(self) -> dict[int, "pyarrow.Table"]:
         """Shards that are missing or have failed inputs."""
@@ -250,7 +250,7 @@ def check_run(folder: Folder, run: str) -> None:
     try:
         if json.loads(folder.read(RUN))["run"] == run:
             return
-        reason = "another run was started there in the meantime"
+        reason = "another run has started there in the meantime"
     except FileNotFoundError:
         reason = "this node has another folder at this path: use one that all nodes share, such as s3://…"
     raise RunError(f"{folder.uri}: {reason}")

@@ -58,6 +58,8 @@ class ShardTagger:
 
     def __call__(self, inputs: pyarrow.Table) -> pyarrow.Table:
         """
+        Tags the inputs of a shard and writes their records.
+
         Args:
             inputs: The inputs of one shard.
 

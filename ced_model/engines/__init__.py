@@ -33,6 +33,8 @@ ENGINES = tuple(PACKAGES)
 
 class Outputs(NamedTuple):
     """
+    Outputs of a model for a batch of windows.
+
     Attributes:
         probabilities: float32 of shape `(windows, classes)`; the raw outputs of a regression model.
         embeddings: float32 of shape `(windows, embed_dim)`.

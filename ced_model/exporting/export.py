@@ -25,14 +25,24 @@ from .web_runtime import choose_runtime
 
 
 class ExportReport(NamedTuple):
-    """The files of an export, and its differences from the model."""
+    """
+    The files of an export, and its differences from the model.
+
+    Attributes:
+        folder: The folder of the export.
+        file: The exported model in it.
+        num_bytes: Size of the exported model and its weights in bytes.
+        checks: The differences from the model, for each length of clips and number of clips per batch.
+        sherpa: For `"sherpa-onnx"`, a comparison of its own features with those of this package; else None.
+        is_calibrated: Whether `recordings` were given, which int8 is then calibrated on.
+    """
 
     folder: Path
-    file: Path  # the exported model
-    num_bytes: int  # of the exported model and its weights
+    file: Path
+    num_bytes: int
     checks: list[Check]
     sherpa: SherpaComparison | None
-    is_calibrated: bool  # int8 only: whether `recordings` were given for calibration
+    is_calibrated: bool
 
 
 def export_model(

@@ -23,12 +23,21 @@ EMBEDDING_TOLERANCES = {"float32": 1e-3, "float16": 1e-2, "int8": 0.5}
 
 
 class Check(NamedTuple):
-    """Differences of an export from the model, for clips of one length."""
+    """
+    Differences of an export from the model, for a batch of clips of one length.
+
+    Attributes:
+        seconds: Length of the clips.
+        batch_size: Number of clips.
+        probabilities: The largest absolute difference.
+        embeddings: The largest absolute difference, divided by the largest absolute value; None if the export has no
+            embeddings.
+    """
 
     seconds: float
     batch_size: int
-    probabilities: float  # the largest difference
-    embeddings: float | None  # the largest difference, relative to the largest absolute value
+    probabilities: float
+    embeddings: float | None
 
 
 class VerificationError(RuntimeError):

@@ -69,7 +69,7 @@ class MqttAlerts:
         if len(labels) > MAX_CLASSES:
             raise UsageError(
                 f"--mqtt has a topic for each class, and {len(labels)} are too many: choose up to {MAX_CLASSES} with"
-                ' --label, such as --label "Dog..." --label Siren'
+                ' --labels, such as --labels "Dog...,Siren"'
             )
         address = parse_address("mqtt", broker if "://" in broker else f"mqtt://{broker}", ("mqtt", "mqtts"))
         user, password = user or address.user, password or address.password

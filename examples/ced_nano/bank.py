@@ -117,7 +117,7 @@ class OpusBank:
         folder: With manifest.json, recordings.jsonl and some or all of the pieces.
 
     Raises:
-        ValueError: if the manifest or the table of recordings is missing or damaged, or no piece is whole.
+        ValueError: if the manifest or the table of recordings is missing or damaged, or no piece is complete.
     """
 
     def __init__(self, folder: Path):
@@ -137,7 +137,7 @@ class OpusBank:
         self.pieces = [piece["name"] for piece in pieces]
         whole = {number for number, piece in enumerate(pieces) if _is_whole(folder / piece["name"], piece)}
         if not whole:
-            raise ValueError(f"The bank in {folder} has no whole piece of {len(pieces)}. Copy its pieces again.")
+            raise ValueError(f"The bank in {folder} has no complete piece of {len(pieces)}. Copy its pieces again.")
         self.all_rows = [json.loads(line) for line in table.decode().split("\n")[:-1]]
         self.rows = [row for row in self.all_rows if row["piece"] in whole]
         self.checksum = hashlib.sha256(json.dumps([pieces[i]["sha256"] for i in sorted(whole)]).encode()).hexdigest()

@@ -197,7 +197,7 @@ class Feeder:
                 return log_mel.float(), logits, embeddings.float()
             except queue.Empty:
                 if not self.process.is_alive():
-                    raise SystemExit("The process that makes the batches has ended: call again to continue.") from None
+                    raise SystemExit("The process that makes the batches has ended: run again to continue.") from None
 
 
 def _feed(make_batches: Callable[[], Batches], requests: queue.Queue, results: queue.Queue) -> None:

@@ -4,7 +4,7 @@
 
     python examples/ced_nano/make.py WORK
 
-Every stage goes on from where it was stopped. WORK needs about 40 GB.
+Every stage continues from where it was stopped. WORK needs about 40 GB.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="of PretrainArguments")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="fields of PretrainArguments")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     torch.set_num_threads(options.processes)

@@ -174,13 +174,15 @@ def main() -> None:
     parser.add_argument("--esc10", type=Path, required=True)
     parser.add_argument("--before", default="ced-nano", help="the model that the training began with")
     parser.add_argument("--model", type=Path, help="by default OUT/model")
-    parser.add_argument("--step", type=int, help="at which the model was written, by default the last")
-    parser.add_argument("--publish", action="store_true", help="put model, page and card where the repository has them")
+    parser.add_argument("--step", type=int, help="step of the model, by default the last")
+    parser.add_argument("--publish", action="store_true", help="replace the model, page and card in the repository")
     options = parser.parse_args()
     folder, model = options.out / "report", options.model or options.out / "model"
     for path in (options.work / "bank" / "heard.npz", options.out / "log.jsonl", model / "model.safetensors"):
         if not path.exists():
-            raise SystemExit(f"{path} does not exist: WORK needs the recordings, OUT the training.")
+            raise SystemExit(
+                f"{path} does not exist: give the folder of the recordings as WORK, and that of the training as OUT."
+            )
     measure_esc10.paths_of(options.esc10)
     folder.mkdir(exist_ok=True)
     measured, figures = Measured(options.work, folder), {"agreement": {}, "esc10": {}}

@@ -525,7 +525,7 @@ def write_all(work: Path, takes: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
-    parser.add_argument("--takes", type=int, default=40, help="of each kind")
+    parser.add_argument("--takes", type=int, default=40, help="number of sounds of each kind")
     options = parser.parse_args()
     write_all(options.work, options.takes)
 

@@ -5,9 +5,9 @@
     python examples/ced_nano/train_gpu.py BANK OUT --device cuda --steps 60000 --minutes 9 --compile
 
 Each step makes new mixes, runs the teacher on them, and trains the student on its logits and embeddings (every 0.48 s).
-BANK is a folder that `bank.py` wrote, or the WORK folder with the recordings themselves. OUT/last.pt is written as it
-goes, and the same command continues from there. At the end, or when the minutes are over, OUT/model has the averaged
-weights as a model folder.
+BANK is a folder that `bank.py` wrote, or the WORK folder with the recordings themselves. OUT/last.pt is written
+regularly, and the same command continues from there. At the end, or when the time limit is reached, OUT/model has the
+averaged weights as a model folder.
 """
 
 import argparse
@@ -386,7 +386,7 @@ def resume(trainer: Trainer, folder: Path) -> None:
 
 
 def train(trainer: Trainer, folder: Path) -> None:
-    """Trains until the steps or the minutes are over; writes log.jsonl and checkpoints."""
+    """Trains until the last step or the time limit; writes log.jsonl and checkpoints."""
     arguments, started, recent = trainer.arguments, time.monotonic(), []
     deadline, first, steps = started + 60 * arguments.minutes, trainer.step, arguments.steps
     while trainer.step < arguments.steps and time.monotonic() < deadline:
@@ -472,13 +472,17 @@ def parse() -> tuple[argparse.Namespace, Arguments]:
     parser.add_argument("bank", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that decode the bank")
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="number of processes that decode the bank"
+    )
     parser.add_argument("--cache", type=Path, help="folder of the decoded bank, by default OUT's parent")
     parser.add_argument("--init", help="model folder or `ced-nano` to begin with")
     parser.add_argument("--leave-out", nargs="*", default=[], metavar="PATTERN", help="sources not to train on")
     parser.add_argument("--feeder", action="store_true", help="on a CPU, make the batches in a second process")
     parser.add_argument("--compile", action="store_true", help="compile student and teacher")
-    parser.add_argument("--evaluate", type=int, default=500, help="held-out recordings to evaluate at the end at most")
+    parser.add_argument(
+        "--evaluate", type=int, default=500, help="maximum number of held-out recordings to evaluate at the end"
+    )
     for field in fields(Arguments):
         name = f"--{field.name.replace('_', '-')}"
         if field.type in (bool, "bool"):

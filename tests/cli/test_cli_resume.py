@@ -368,7 +368,7 @@ def test_two_runs_cannot_write_to_one_output(unfinished: Path, few: list[Path], 
     with open(journal_of(unfinished), "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         result = ced(*few, "--output", unfinished, "--top-k", "3", "--resume", code=1)
-    assert "another run is writing to it" in result.stderr
+    assert "is in use by another run" in result.stderr
     ced(*few, "--output", unfinished, "--top-k", "3", "--resume")
 
 
@@ -663,7 +663,8 @@ def test_a_run_that_begins_while_another_loads_its_model_loses_nothing(
 
     monkeypatch.setattr("ced_model.records.made_by", begin)
     result = ced(*few, "--output", output, code=1)
-    assert result.stderr.splitlines()[-1] == f"ced: {journal_of(output)}: another run has begun in the meantime"
+    expected = f"{journal_of(output)}: another run has started in the meantime: wait until it ends, or choose another"
+    assert result.stderr.splitlines()[-1] == f"ced: {expected} output"
     assert journal_of(output).read_bytes() == theirs
     journal_of(output).unlink()
 
@@ -684,7 +685,7 @@ def test_a_journal_is_locked_until_it_is_gone(
 
     def unlink(path: Any, *more: Any) -> None:
         if path == str(journal_of(unfinished)):
-            with pytest.raises(RunError, match="another run is writing to it"):
+            with pytest.raises(RunError, match="is in use by another run"):
                 open_locked(path, os.O_RDWR)
             seen.append(path)
         real(path, *more)

@@ -102,13 +102,13 @@ def test_two_runs_that_begin_in_one_folder_do_not_take_each_others_shards(
     output: ShardedOutput, tmp_path: Path
 ) -> None:
     other = ShardedOutput(str(tmp_path / "tags"), {})
-    with pytest.raises(RunError, match="another run started there in the meantime"):
+    with pytest.raises(RunError, match="another run has started there in the meantime"):
         other.begin(MADE_BY)
     second, third = (ShardedOutput(str(tmp_path / "tags"), {}) for _ in range(2))
     for each in (second, third):
         each.load()
     second.plan([Input("d", "d")], shard_size=1)
-    with pytest.raises(RunError, match="another run started there in the meantime"):
+    with pytest.raises(RunError, match="another run has started there in the meantime"):
         third.plan([Input("e", "e")], shard_size=1)
 
 

@@ -59,7 +59,7 @@ def test_an_export_is_verified_and_its_folder_printed(golden: Path, resources: P
         (["-f", "onnx", "-o", "no/new"], "--output no/new: expected a path in an existing folder"),
         (["-f", "onnx", "-o", "file"], "--output file: expected a folder, not a file"),
         (["-f", "onnx", "-o", "full", "--overwrite"], "--output full: expected a new folder; this one has other files"),
-        (["-f", "onnx", "-o", "new", "--audio", "gone.wav"], "--audio 'gone.wav': no such file or folder"),
+        (["-f", "onnx", "-o", "new", "--audio", "gone.wav"], "--audio 'gone.wav': there is no such file or folder"),
         (["-f", "onnx", "-o", "new", "--audio", "full"], "no audio files in 'full'"),
         (["-f", "onnx", "-o", "new", "--audio", "-"], "--audio -: expected files and folders, not standard input"),
     ],

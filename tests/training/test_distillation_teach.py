@@ -268,7 +268,7 @@ def test_audio_is_found_in_folders_and_lists(audio: Path, tmp_path: Path, monkey
         find_audio(tmp_path)
     with pytest.raises(ValueError, match="No audio files in an empty list"):
         find_audio([])
-    with pytest.raises(ValueError, match="nix: no such file or folder"):
+    with pytest.raises(ValueError, match="nix: there is no such file or folder"):
         find_audio("nix")
 
 
@@ -934,7 +934,7 @@ def test_a_list_of_files_can_be_used(audio: Path, teacher: Path, tmp_path: Path)
         (["AUDIO"], 2, "missing --teacher: a model folder, a Hub id, or a callable as path/to/file.py:attribute"),
         (["AUDIO", "-t", "CED"], 2, "missing --epochs: the paper uses 120 for twenty thousand clips"),
         (["AUDIO", "-t", "CED", "-e", "1"], 2, "missing --output STORE: the folder to write"),
-        (["nix", "-t", "CED", "-e", "1", "-o", "STORE"], 2, "nix: no such file or folder"),
+        (["nix", "-t", "CED", "-e", "1", "-o", "STORE"], 2, "nix: there is no such file or folder"),
         (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--max-shift", "3"], 2, "--max-shift 3: expected a number"),
         (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--chunk", "1"], 2, "--max-time-mask 192: expected"),
         (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--device", "gpu9"], 2, "--device gpu9: "),

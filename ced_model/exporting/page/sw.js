@@ -1,19 +1,19 @@
 // Copyright 2026 The ced_model authors.
 // SPDX-License-Identifier: Apache-2.0
-// The service worker: the page works without a network after it was loaded once.
+// The service worker: makes the page available offline after the first visit.
 //
-// Files are kept under their checksum, so that a new version of the page fetches only what has changed. Small files are
-// kept when the page is installed; the large ones are put into the same cache by `page/download.js` when they arrive.
+// Files are cached by checksum, so that a new version of the page downloads only what has changed. Small files are
+// cached when the worker is installed; large ones are added to the same cache by `page/download.js`.
 
 importScripts("page/files.js");
 
 const ROOT = self.registration.scope;
 const CACHE = `ced ${ROOT}`;
 const OTHER_MODELS = `ced models ${ROOT}`;
-const LIST = "page/files.js"; // of all files but itself
+const LIST = "page/files.js"; // lists all files except itself
 const SMALL = 1 << 20;
-const NOT_AT_FIRST = /^(runtime\/.*(webgpu|asyncify)|model|.*LICENSE)/; // WebGPU is kept if it is ever asked for
-// With these a page may use several threads, which a plain server does not allow.
+const NOT_AT_FIRST = /^(runtime\/.*(webgpu|asyncify)|model|.*LICENSE)/; // WebGPU is cached on first use
+// With these headers a page may use several threads. Most servers do not send them.
 const ISOLATED = {
   "Cross-Origin-Opener-Policy": "same-origin",
   "Cross-Origin-Embedder-Policy": "require-corp",
@@ -67,7 +67,7 @@ async function answer(request, path) {
   return isolated(response);
 }
 
-/** Other files, such as those of another model: from the network, and from the cache where there is none. */
+/** Other files, such as those of another model: from the network, and without a network from the cache. */
 async function fetchFirst(request) {
   const cache = await caches.open(OTHER_MODELS);
   try {

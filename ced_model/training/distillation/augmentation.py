@@ -93,6 +93,11 @@ def sample_seed(store_seed: int, chunk_id: int, epoch: int) -> int:
     """
     The seed of a chunk in an augmentation epoch.
 
+    Args:
+        store_seed: The seed of the store.
+        chunk_id: The index of the chunk in the store.
+        epoch: The augmentation epoch, from 0.
+
     Returns:
         A hash of the three numbers, from 0 to 2³¹ − 1, which is the same on every platform.
 
@@ -147,6 +152,9 @@ def augmented_log_mel(
 
     Args:
         waveform: The original chunk, float32 of shape `(samples,)` at 16 kHz.
+        seed: The seed, see [`sample_seed`].
+        augmentation: The strength of the augmentation.
+        feature_extractor: Computes the log-mel; its sampling rate must be 16 kHz.
 
     Returns:
         float32 of shape `(mels, frames)`, in decibels, on the CPU. Bit-identical in every process and batch: each chunk

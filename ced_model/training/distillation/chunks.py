@@ -78,7 +78,7 @@ def find_audio(audio: AudioSource) -> AudioFiles:
     sources = [audio] if isinstance(audio, str | os.PathLike) else list(audio)
     places = [os.path.abspath(os.fspath(source)) for source in sources]
     if len(places) == 1 and not os.path.exists(places[0]):
-        raise ValueError(f"{describe(sources[0])}: no such file or folder.")
+        raise ValueError(f"{describe(sources[0])}: there is no such file or folder.")
     problems: list[OSError] = []
     files = dict.fromkeys(
         file for place in places for file in (walk_audio(place, problems) if os.path.isdir(place) else [place])

@@ -218,7 +218,7 @@ def _begin_store(
 def _check_unbegun(output: Path) -> None:
     _check_output(output)
     if (output / MANIFEST).exists():
-        raise ValueError(f"{output}: another run started a store there in the meantime: run the same command again.")
+        raise ValueError(f"{output}: another run has started in the meantime: run the same command again.")
 
 
 def _continue_store(output: Path, wanted: dict[str, Any], files: AudioFiles) -> None:

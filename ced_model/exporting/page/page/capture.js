@@ -1,6 +1,6 @@
 // Copyright 2026 The ced_model authors.
 // SPDX-License-Identifier: Apache-2.0
-// The AudioWorklet of the microphone: collects samples, at the rate of the sound card, into blocks of a tenth of a second.
+// The AudioWorklet of the microphone: collects samples, at the rate of the sound card, into blocks of 0.1 s.
 
 class Capture extends AudioWorkletProcessor {
   constructor() {

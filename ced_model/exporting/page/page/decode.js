@@ -1,11 +1,11 @@
 // Copyright 2026 The ced_model authors.
 // SPDX-License-Identifier: Apache-2.0
-// A file → mono blocks at the file's own sampling rate, a piece at a time, so that an hour of audio is never in memory.
+// Decodes a file to mono blocks at its own sampling rate, in bounded memory.
 
-/** Why a file cannot be read, in one line for the user. */
+/** A file cannot be read. The message is one line for the user. */
 export class AudioError extends Error {}
 
-/** The browser has no decoder for this file in a worker; `decodeAudioData` may have. */
+/** The browser cannot decode this file in a worker; `decodeAudioData` may support it. */
 export class NotHere extends Error {}
 
 /**
@@ -39,7 +39,7 @@ async function* decoded(sink, input, rate) {
       try {
         if (sample.sampleRate !== rate) throw new AudioError("its sampling rate changes within the file");
         const before = Math.min(sample.numberOfFrames, Math.max(0, Math.round(-sample.timestamp * rate)));
-        const block = mono(sample).subarray(before); // what comes before 0 s is the encoder's delay
+        const block = mono(sample).subarray(before); // samples before 0 s are the encoder's delay
         read_s = sample.timestamp + sample.duration;
         if (block.length) yield block;
       } finally {

@@ -1,11 +1,11 @@
 // Copyright 2026 The ced_model authors.
 // SPDX-License-Identifier: Apache-2.0
-// Files that only `decodeAudioData` can decode, which has to hold all of their audio in memory.
+// Decodes files that only `decodeAudioData` supports. It holds all of their audio in memory.
 
 const MOST_BYTES = 200e6;
 const MOST_S = 20 * 60; // 460 MB as 48 kHz stereo
 
-/** A file as mono samples at the rate of the model; errors have one line for the user. */
+/** A file as mono samples at the model's sampling rate. Messages of errors are one line for the user. */
 export async function decodeHere(file, rate) {
   const duration_s = await durationOf(file);
   if (file.size > MOST_BYTES || duration_s > MOST_S)

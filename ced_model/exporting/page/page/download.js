@@ -1,13 +1,13 @@
 // Copyright 2026 The ced_model authors.
 // SPDX-License-Identifier: Apache-2.0
-// Large files: fetched once, with progress, and kept for use without a network.
+// Downloads large files once, with progress, and caches them for offline use.
 
 import "./files.js";
 
 const ROOT = new URL("..", import.meta.url).href;
 const CACHE = `ced ${ROOT}`; // as in sw.js
 
-/** The content of a file as an ArrayBuffer; `onProgress` is called with the bytes that have arrived. */
+/** The content of a file as an ArrayBuffer; `onProgress` is called with the number of new bytes. */
 export async function fetchWhole(url, onProgress) {
   const known = url.startsWith(ROOT) && self.CED_FILES[url.slice(ROOT.length)];
   const key = known && `${url}?sha256=${known.sha256}`;
@@ -27,12 +27,12 @@ export async function fetchWhole(url, onProgress) {
     onProgress(part.value.length);
   }
   const content = new Blob(parts);
-  if (known && content.size !== known.bytes) throw new Error(`${url.split("/").pop()}: the download was cut off`);
-  if (cache) await cache.put(key, new Response(content)).catch(() => {}); // there may be no room
+  if (known && content.size !== known.bytes) throw new Error(`${url.split("/").pop()}: the download is incomplete; reload the page`);
+  if (cache) await cache.put(key, new Response(content)).catch(() => {}); // the storage may be full
   return content.arrayBuffer();
 }
 
-/** Null where the browser keeps nothing, as on pages without https. */
+/** The cache; null if the browser has none, such as on pages without https. */
 async function openCache() {
   try {
     return await caches.open(CACHE);

@@ -28,7 +28,7 @@ export class Timeline {
     this.windows += 1;
   }
 
-  /** The part of the recording that a window represents: overlapping windows share their overlap in halves. */
+  /** The part of the recording that a window represents: an overlap of two windows is divided at its middle. */
   segment(window) {
     const border = (left) => (this.end_s[left] + this.start_s[left + 1]) / 2;
     const from_s = window === 0 ? this.start_s[0] : border(window - 1);
@@ -50,7 +50,7 @@ export class Timeline {
   }
 }
 
-/** Classes by falling score. */
+/** Classes and their scores, highest first. */
 export function ranked(scores) {
   return Array.from(scores, (score, index) => ({ score, index })).sort((a, b) => b.score - a.score || a.index - b.index);
 }

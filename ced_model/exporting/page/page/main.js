@@ -1,6 +1,6 @@
 // Copyright 2026 The ced_model authors.
 // SPDX-License-Identifier: Apache-2.0
-// The page: what the user does → messages for the worker; its messages → tags, timeline and events.
+// The page: sends the user's actions to the worker, and shows the tags, timeline and events that it returns.
 
 import "./files.js";
 import { decodeHere } from "./decode_here.js";
@@ -12,7 +12,7 @@ import { byId, clock, element, showEvents, showTags, showTimeline } from "./view
 const SHOWN_EVERY_MS = 250;
 const ANNOUNCED_EVERY_MS = 4000;
 const SILENT = 1e-4; // peak, -80 dB
-const TOO_SLOW_S = 5; // that the scores are behind the microphone
+const TOO_SLOW_S = 5; // delay of the scores from which a warning is shown
 
 const page = { model: null, job: null, jobs: 0, waiting: null, shownAt: 0, announced: "", announcedAt: 0 };
 let worker = null;
@@ -35,7 +35,7 @@ async function start() {
   offerSounds();
   new ResizeObserver(show).observe(byId("timeline"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
-  navigator.serviceWorker?.register("sw.js").catch(() => {}); // without it the page works online only
+  navigator.serviceWorker?.register("sw.js").catch(() => {}); // without it, the page requires a network
   try {
     await loadModel();
   } catch (error) {
@@ -78,7 +78,7 @@ async function loadModel() {
   waiting?.();
 }
 
-/** "wasm", or "webgpu" if that was asked for and there is one. */
+/** "webgpu" if it was requested and is available, else "wasm". */
 async function chosenDevice() {
   const address = new URL(location.href);
   const asked = address.searchParams.get("device") === "webgpu";
@@ -94,7 +94,7 @@ async function chosenDevice() {
   return asked && adapter ? "webgpu" : "wasm";
 }
 
-/** Bytes to load; 0 if that is not known. */
+/** Bytes to load; 0 if not known. */
 function sizeOf(folder, metadata, device) {
   const root = new URL("./", document.baseURI).href;
   const names = ["model.onnx", ...(metadata.weights || [])].map((name) => new URL(name, folder).href.slice(root.length));
@@ -107,7 +107,7 @@ function sizeOf(folder, metadata, device) {
 
 const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
 
-// What is tagged
+// Jobs
 
 function begin(job) {
   stop();
@@ -119,7 +119,7 @@ function begin(job) {
   return page.job;
 }
 
-/** Does it now, or when the model is there. */
+/** Whether the model is loaded. If not, `action` is called as soon as it is. */
 function whenReady(action, name) {
   if (page.model) return true;
   page.waiting = action;
@@ -172,7 +172,7 @@ async function listen() {
   }
 }
 
-/** Ends the microphone, or what is left of a file. */
+/** Stops the microphone, or cancels the rest of a file. */
 function stop() {
   const job = page.job;
   if (!job || job.isOver) return;
@@ -196,7 +196,7 @@ function showButtons(isOn) {
   byId("microphone").lastElementChild.textContent = isOn ? "Stop the microphone" : "Use the microphone";
 }
 
-/** What the worker sends about the current job. */
+/** Handlers of the worker's messages about the current job. */
 const answers = {
   window({ start_s, end_s, scores, duration_s, peak }, job) {
     job.timeline.add(start_s, end_s, scores);
@@ -225,7 +225,7 @@ const answers = {
     else if (isCancelled) state(`Stopped at ${clock(job.timeline.end_s.at(-1) || 0)} of ${job.name}.`);
     else state(`Done: ${clock(duration_s)} of audio in ${clock(took_s)}. ${summary(scores)}`);
     if (missing_s > 0.2)
-      complain(`${job.name} is damaged or cut off: only ${clock(duration_s)} of its ${clock(job.expected_s)} could be read.`);
+      complain(`${job.name} is damaged or truncated: only ${clock(duration_s)} of its ${clock(job.expected_s)} could be read.`);
     else if (!job.microphone && peak < SILENT && !isCancelled) complain(`${job.name} is silent (below -80 dB).`);
   },
 
@@ -250,7 +250,7 @@ const answers = {
   },
 };
 
-// What is shown
+// Results
 
 function show() {
   const job = page.job;
@@ -271,7 +271,7 @@ function show() {
   job.events = findEvents(timeline, threshold);
   const hidden = showEvents(byId("events"), job.events, canPlay && (({ onset_s, offset_s }) => play(onset_s, offset_s)), isLive);
   const number = job.events.length === 1 ? "1 event" : `${job.events.length} events`;
-  const none = `No sound reaches ${threshold.toFixed(2)}. Lower the score to see more.`;
+  const none = `No sound reaches ${threshold.toFixed(2)}. Lower the minimum score to see more events.`;
   note("events", job.events.length ? `${number}${hidden > 0 ? `, ${hidden} of them only in the CSV` : ""}` : none);
   const link = byId("csv");
   link.hidden = !isDone || !job.events.length;
@@ -292,7 +292,7 @@ function summary(scores) {
   return `Most likely: ${page.model.labels[best.index]}.`;
 }
 
-/** For screen readers: what is there now, if it has changed, and not all the time. */
+/** Announces the current sounds to screen readers if they have changed, every few seconds at most. */
 function announce(job) {
   const sure = ranked(job.last).filter(({ score }) => score >= Number(byId("threshold").value));
   const names = sure.slice(0, 3).map(({ index }) => page.model.labels[index]).join(", ");
@@ -310,7 +310,11 @@ function complain(text) {
   byId("error").textContent = text || "";
 }
 
-/** How far it is: a bar if the total is known (negative: no bar at all), and `text`; `null` when it is over. */
+/**
+ * Shows `text` and a progress bar, which is indeterminate without a total, and hidden if the total is negative.
+ *
+ * If `value` is null, both are hidden.
+ */
 function progress(value, total, text) {
   const bar = byId("progress");
   bar.hidden = value === null || total < 0;
@@ -319,7 +323,7 @@ function progress(value, total, text) {
   else bar.removeAttribute("value");
 }
 
-// Other ways to give a sound
+// Dropped files, bundled sounds and playback
 
 function acceptDrops() {
   const input = byId("input");
@@ -369,7 +373,7 @@ function followPlayer() {
   const player = byId("player");
   player.addEventListener("error", () => {
     if (!player.src) return;
-    player.hidden = true; // the browser decodes it for the model, but does not play it
+    player.hidden = true; // the browser can decode it, but not play it
     show();
   });
   player.addEventListener("seeking", () => player.paused && (playedTo_s = Infinity));

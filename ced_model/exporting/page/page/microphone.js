@@ -1,6 +1,6 @@
 // Copyright 2026 The ced_model authors.
 // SPDX-License-Identifier: Apache-2.0
-// The microphone as it is, without what browsers do to speech.
+// Records the microphone without the browser's processing for speech.
 
 const AS_IT_IS = { echoCancellation: false, noiseSuppression: false, autoGainControl: false, channelCount: { ideal: 1 } };
 const REASONS = {
@@ -11,13 +11,14 @@ const REASONS = {
   OverconstrainedError: "The microphone does not work with this page. Try another one, or choose a file.",
 };
 
-/** Why there is no audio, in one line for the user. */
+/** The microphone cannot be used. The message is one line for the user. */
 export class MicrophoneError extends Error {}
 
 /**
- * Opens the microphone: `{rate, processed, close()}`, where `processed` lists what the browser does in spite of all.
+ * Opens the microphone: `{rate, processed, close()}`, where `processed` lists the processing that the browser does not
+ * turn off.
  *
- * `onBlock` is called with Float32Arrays, `onEnd` when the microphone is unplugged or taken away.
+ * `onBlock` is called with Float32Arrays, `onEnd` when the microphone is unplugged or its permission is withdrawn.
  */
 export async function openMicrophone(onBlock, onEnd) {
   if (!window.isSecureContext || !navigator.mediaDevices || !window.AudioWorkletNode)
@@ -36,7 +37,7 @@ export async function openMicrophone(onBlock, onEnd) {
     track.addEventListener("ended", onEnd);
     const node = new AudioWorkletNode(context, "capture");
     node.port.onmessage = ({ data }) => onBlock(data);
-    context.createMediaStreamSource(stream).connect(node).connect(context.destination); // silence: it only listens
+    context.createMediaStreamSource(stream).connect(node).connect(context.destination); // the node outputs silence
     await context.resume();
     const settings = track.getSettings();
     const processed = Object.keys(AS_IT_IS).filter((name) => settings[name] === true);

@@ -1,13 +1,13 @@
 // Copyright 2026 The ced_model authors.
 // SPDX-License-Identifier: Apache-2.0
-// Which model the page uses, and whether it can.
+// Finds the model of the page and checks its metadata.
 
 const FOR_PAGES = ["web", "onnx"];
 
-/** Why a model cannot be used, in one line for the user. */
+/** The model cannot be used. The message is one line for the user. */
 export class ModelError extends Error {}
 
-/** The folder of the model: this page's own, or the one that `?model=` names. */
+/** The folder of the model: that of `?model=`, by default that of this page. */
 export function modelFolder() {
   const asked = new URLSearchParams(location.search).get("model");
   try {

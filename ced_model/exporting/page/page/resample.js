@@ -1,9 +1,9 @@
 // Copyright 2026 The ced_model authors.
 // SPDX-License-Identifier: Apache-2.0
-// Audio of any sampling rate → the model's, block by block: a low-pass filter (a sinc in a Kaiser window).
+// Resamples audio to the model's sampling rate, block by block, with a low-pass filter (a Kaiser-windowed sinc).
 
-const BETA = 8; // of the Kaiser window: what is above half the rate is damped by about 80 dB
-const PASSED = 0.9; // share of half the rate that passes undamped
+const BETA = 8; // of the Kaiser window: frequencies above half the rate are attenuated by about 80 dB
+const PASSED = 0.9; // share of half the rate that passes without attenuation
 const TAPS_PER_HZ = (80 - 7.95) / 14.36; // Kaiser's formula for the number of taps by the width of the transition
 
 export class Resampler {
@@ -39,14 +39,14 @@ export class Resampler {
     return filters;
   }
 
-  /** The samples that are ready with this block. */
+  /** Adds a block, and returns the samples that are ready. */
   add(block) {
     if (!this.filters) return block;
     this.received += block.length;
     return this.run(block, Infinity);
   }
 
-  /** The samples that are left at the end. */
+  /** The remaining samples at the end. */
   finish() {
     if (!this.filters) return new Float32Array(0);
     const total = Math.round((this.received * this.phases) / this.step);

@@ -1,6 +1,6 @@
 // Copyright 2026 The ced_model authors.
 // SPDX-License-Identifier: Apache-2.0
-// A model in ONNX Runtime Web: windows of 16 kHz audio → scores. The front end is part of the graph.
+// Runs a model with ONNX Runtime Web: windows of audio → scores. The front end is part of the graph.
 
 import { fetchWhole } from "./download.js";
 
@@ -12,10 +12,10 @@ const MOST_THREADS = 4;
 
 export class Tagger {
   /**
-   * Loads what `ced export` wrote for a browser or for ONNX Runtime.
+   * Loads an export of the format web or onnx.
    *
    * `folder` is the address of the export, `metadata` its metadata.json, `device` "wasm" or "webgpu", and `onProgress`
-   * is called with the bytes that have arrived.
+   * is called with the number of new bytes.
    */
   static async load({ folder, metadata, device, onProgress }) {
     const [loader, program] = RUNTIMES[device];

@@ -1,6 +1,6 @@
 // Copyright 2026 The ced_model authors.
 // SPDX-License-Identifier: Apache-2.0
-// Tags, timeline and events as elements of the page.
+// Draws tags, timeline and events.
 
 import { ranked } from "./events.js";
 
@@ -8,7 +8,7 @@ const TAGS = 8;
 const MIN_ROWS = 6;
 const MAX_ROWS = 8;
 const MAX_EVENTS = 200;
-const LIVE_S = 30; // of the timeline that are shown while the microphone is on
+const LIVE_S = 30; // length of the timeline while the microphone is on
 
 export const byId = (id) => document.getElementById(id);
 
@@ -52,7 +52,7 @@ export function showTags(list, labels, scores) {
 /**
  * A strip for each of the classes with the highest scores, darker where the score is higher.
  *
- * `duration_s` is that of the recording where it is known; while the microphone is on, the last 30 s are shown.
+ * `duration_s` is the length of the recording, if known; while the microphone is on, the last 30 s are shown.
  */
 export function showTimeline(place, timeline, { duration_s, isLive, threshold, onSeek }) {
   const end_s = timeline.end_s[timeline.windows - 1] || 0;

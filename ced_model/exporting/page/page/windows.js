@@ -1,15 +1,15 @@
 // Copyright 2026 The ced_model authors.
 // SPDX-License-Identifier: Apache-2.0
-// Recordings → windows that the model takes. The rules are those of `ced_model.windows` and `ced_model.scheduling`.
+// Splits recordings into windows for the model. The rules are those of `ced_model.windows` and `ced_model.scheduling`.
 
 const CLIP_WINDOW_S = 10;
 const TIMELINE_WINDOW_S = 2;
 
-/** Cuts a waveform that comes in blocks into windows `{start, samples}`; the last one keeps its own length. */
+/** Splits a waveform, given in blocks, into windows `{start, samples}`; the last one may be shorter. */
 export class WindowCutter {
   constructor(window, hop, { min_samples, max_samples }) {
     Object.assign(this, { window, hop, min: min_samples, max: max_samples });
-    // A window is given away when what follows it is sure to be long enough for a window of its own.
+    // A window is yielded only when the rest is long enough for another window.
     this.lookAhead = Math.max(0, min_samples - (window - hop));
     this.blocks = new SampleQueue();
     this.start = this.covered = 0;
@@ -45,7 +45,7 @@ export class WindowCutter {
   }
 }
 
-/** The windows of a clip: one if the model takes it in one piece, otherwise 10 s each. */
+/** The windows of a clip: one if it is short enough for the model, otherwise windows of 10 s. */
 export class ClipCutter {
   constructor(model) {
     this.model = model;
@@ -96,7 +96,7 @@ export class MeanScores {
   }
 }
 
-/** Samples in the order in which they came, of which the first ones are dropped in time. */
+/** A queue of samples. */
 class SampleQueue {
   constructor() {
     this.samples = new Float32Array(1 << 16);

@@ -1,6 +1,6 @@
 // Copyright 2026 The ced_model authors.
 // SPDX-License-Identifier: Apache-2.0
-// The worker of the page: everything that takes time. It answers messages of the page with messages.
+// The worker of the page: loads the model, decodes files and computes scores, on messages from the page.
 
 import { AudioError, NotHere, openAudio } from "./decode.js";
 import { Resampler } from "./resample.js";
@@ -10,7 +10,7 @@ import { ClipCutter, MeanScores, timelineCutter } from "./windows.js";
 const LARGEST = Math.sqrt(3.4028235e38); // of a spectrum: its square must still be a float32
 
 let tagger = null;
-let job = null; // what is computed: of its blocks, those that are still to come are in a queue
+let job = null; // the current recording; blocks sent by the page wait in its queue
 let wake = () => {};
 
 self.onmessage = ({ data }) => {
@@ -49,7 +49,7 @@ async function start({ id, type, rate }, source) {
   }
 }
 
-/** Computes the windows of a recording, for its tags and its timeline, while its blocks arrive. */
+/** Scores the windows of a recording, for its tags and its timeline, as its blocks arrive. */
 async function run(own, source) {
   const model = tagger.metadata;
   const { rate, duration_s, blocks } = await source(own);
@@ -81,7 +81,7 @@ async function run(own, source) {
     if (own.isCancelled) break;
   }
   if (!own.isCancelled) await compute(resampler.finish(), true);
-  if (!own.isCancelled && samples === 0) throw new AudioError("it has no audio in it");
+  if (!own.isCancelled && samples === 0) throw new AudioError("it holds no audio");
   const scores = mean.weight ? mean.get() : null;
   const done = { type: "done", id: own.id, isCancelled: own.isCancelled, peak };
   self.postMessage({ ...done, scores, duration_s: samples / model.sampling_rate });
@@ -111,7 +111,7 @@ async function* queued(own) {
   }
 }
 
-/** The largest sample of a block, none of which may be too large to compute with. */
+/** The largest magnitude in a block. Throws an error for a sample that is too large to compute with. */
 function peakOf(block, before, model) {
   const most = LARGEST / model.front_end.n_fft;
   let peak = 0;
@@ -127,7 +127,7 @@ function peakOf(block, before, model) {
 
 const channel = new MessageChannel();
 
-/** Lets messages in, such as "cancel": computing alone would never return to them. */
+/** Lets the worker handle messages, such as "cancel", between two windows. */
 function breathe() {
   return new Promise((resolve) => {
     channel.port1.onmessage = resolve;
