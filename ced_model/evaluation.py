@@ -17,7 +17,6 @@ from .confidence import Interval, brier, calibration_error, calibration_note, co
 from .confusion import confusion_matrix
 from .input_list import Input
 from .labelled import (
-    INSTALL_TRAIN,
     MULTI_LABEL,
     SINGLE_LABEL,
     LabelledClips,
@@ -231,7 +230,7 @@ def evaluate(
             there is only one class to choose from, or the model has no probabilities.
         ImportError: if the extra `[train]` is not installed.
     """
-    require(("sklearn",), "Evaluation", INSTALL_TRAIN)  # checked before the work
+    require(("sklearn",), "Evaluation")  # checked before the work
     tagger = model if isinstance(model, AudioTagger) else AudioTagger(model)
     if tagger.problem_type == "regression":
         raise ValueError("A regression model has no class probabilities and cannot be evaluated.")

@@ -429,12 +429,12 @@ def test_reading_leaves_no_files(table: Table, tmp_path: Path, monkeypatch: pyte
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_tables_require_no_extra_and_the_error_for_folders_has_it(
+def test_tables_require_no_extra_and_the_error_for_folders_has_the_command_to_install_it(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = table("path,label\na.wav,Dog\nb.wav,Cat\n")
     for package in ("datasets", "pandas", "torch", "transformers"):
         monkeypatch.setitem(sys.modules, package, None)
     assert len(read_labelled(path)) == 2
-    with pytest.raises(ImportError, match=r'requires datasets: pip install "ced_model\[train\]"'):
+    with pytest.raises(ImportError, match="requires datasets: pip install datasets$"):
         read_labelled(path.parent)

@@ -20,7 +20,6 @@ The labels of a table or metadata file are either
 """
 
 from .clips import ALL as ALL
-from .clips import INSTALL_TRAIN as INSTALL_TRAIN
 from .clips import MULTI_LABEL as MULTI_LABEL
 from .clips import SINGLE_LABEL as SINGLE_LABEL
 from .clips import LabelledClips as LabelledClips

@@ -15,7 +15,6 @@ ALL = "all"
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
 MISSING = "there is no such file"
-INSTALL_TRAIN = 'pip install "ced_model[train]"'
 SHOWN = 3  # examples in a message
 
 

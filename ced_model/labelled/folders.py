@@ -12,7 +12,7 @@ import numpy as np
 from ..audio import describe, is_audio_name, walk_files
 from ..class_folders import classes_of
 from ..packages import require
-from .clips import ALL, INSTALL_TRAIN, count, shown
+from .clips import ALL, count, shown
 from .tables import TABLE_FORMATS, Reading, Rows, choose_split, read_table, rows_of
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -51,7 +51,7 @@ def _left_out(paths: Iterable[str], read: Iterable[str], where: str) -> list[str
 
 def folder_files(data: str) -> dict[str, list[str]]:
     """All files of each split, as in datasets."""
-    require(("datasets",), "Reading folders of clips", INSTALL_TRAIN)
+    require(("datasets",), "Reading folders of clips")
     import datasets
 
     with tempfile.TemporaryDirectory() as cache:

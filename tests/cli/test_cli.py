@@ -574,7 +574,7 @@ def test_output_ends_with_a_complete_line_while_the_next_record_is_computed(form
 
 @pytest.mark.parametrize("format", ["table", "json", "jsonl", "csv", "parquet"])
 @pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_no_format_has_nan_or_infinity(format: str, number: float) -> None:
+def test_no_format_has_nan_or_infinity(format: str, number: float, tmp_path: Path) -> None:
     tags = [{"label": "Speech", "score": 0.5, "index": 0}, {"label": "Dog", "score": number, "index": 1}]
     events = [{"onset_s": 0.0, "offset_s": 1.0, "label": "Speech", "peak": number}]
     for kind, items, name in (("tags", tags, "score"), ("events", events, "peak")):
@@ -585,8 +585,8 @@ def test_no_format_has_nan_or_infinity(format: str, number: float) -> None:
         if format == "table":
             assert f"failed: the result cannot be stored: {problem}" in stream.getvalue().decode()
         else:
-            Path("found").write_bytes(stream.getvalue())
-            first, second = read_records("found", Format(format), kind=kind)
+            (tmp_path / "found").write_bytes(stream.getvalue())
+            first, second = read_records(str(tmp_path / "found"), Format(format), kind=kind)
             assert first == {"file": "a", "error": f"the result cannot be stored: {problem}"} and second == records[1]
 
 
