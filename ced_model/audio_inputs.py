@@ -214,17 +214,20 @@ def samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tupl
         except Exception as error:  # of torchcodec and FFmpeg
             raise AudioError(f"{name}: cannot be decoded: {reason_of(error)}") from error
         samples, rate, max_channels = decoded.data, decoded.sample_rate, MAX_ARRAY_CHANNELS
-    if hasattr(samples, "detach"):
-        samples = samples.detach().cpu()
-        if str(samples.dtype) == "torch.bfloat16":  # not a dtype of NumPy
-            samples = samples.float()
     try:
+        if hasattr(samples, "detach"):
+            samples = samples.detach().cpu().resolve_conj().resolve_neg()
+            if str(samples.dtype) == "torch.bfloat16":  # not a dtype of NumPy
+                samples = samples.float()
+        is_masked = np.ma.is_masked(samples)
         samples, rate = np.asarray(samples), float(rate)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: a tensor without samples
         raise AudioError(f"{name}: not an array with a sampling rate: {reason_of(error)}") from error
+    if is_masked:
+        raise AudioError(f"{name}: a masked array with masked samples: fill them, for example with array.filled(0)")
     shape = samples.shape
     samples = samples[np.newaxis] if samples.ndim == 1 else samples
-    if samples.ndim != 2 or len(samples) > max(1, min(max_channels, samples.shape[1])):
+    if samples.ndim != 2 or not 0 < len(samples) <= max(1, min(max_channels, samples.shape[1])):
         raise AudioError(
             f"{name}: an array of shape {shape}: expected (samples,), or (channels, samples) in a dict "
             f'{{"array": …, "sampling_rate": …}} with at most {MAX_ARRAY_CHANNELS} channels'
