@@ -29,7 +29,11 @@ def plain_input(source: Any) -> Any:
     array. Anything else is returned unchanged.
     """
     if isinstance(source, Mapping):
-        return _row_input(source if isinstance(source, dict) else dict(source))  # datasets has lazy rows, too
+        try:
+            row = source if isinstance(source, dict) else dict(source)  # datasets has lazy rows, too
+        except Exception as error:  # of the code that loads the row
+            raise AudioError(f"<row>: cannot be loaded: {reason_of(error)}") from error
+        return _row_input(row)
     if hasattr(source, "get_all_samples"):
         return _decoder_input(source)
     if isinstance(source, np.ndarray) and not source.ndim and source.dtype.kind in "OSU":
@@ -102,9 +106,12 @@ def is_array(source: Any) -> bool:
 
 def describe(source: Any) -> str:
     """A short printable name of an input, on one line: control characters and bytes that are not UTF-8 are escaped."""
-    if path := _path_beside(source):
-        return _shown_path(path)
-    source = plain_input(source)
+    try:
+        if path := _path_beside(source):
+            return _shown_path(path)
+        source = plain_input(source)
+    except Exception:  # a row that cannot be loaded
+        return "<row>"
     if isinstance(source, dict) and not source.keys() & {"array", "raw"}:
         return "<row>"
     if isinstance(source, bytes | bytearray | memoryview):

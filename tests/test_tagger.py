@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -1260,3 +1260,35 @@ def test_a_negated_view_of_a_tensor_is_read_as_its_values(tagger):
     waveform = torch.from_numpy(noise(1))
     conjugate = torch.complex(torch.zeros_like(waveform), -waveform).conj().imag
     assert conjugate.is_neg() and tagger(conjugate) == tagger(waveform)
+
+
+@pytest.mark.parametrize("rate", ["x", 0, -1, math.nan, True, 10**400, np.array([RATE])])
+def test_impossible_rates_of_streams_are_refused(tagger, rate):
+    for chunks, options in (([noise(1)], {"sampling_rate": rate}), ([{"array": noise(1), "sampling_rate": rate}], {})):
+        with pytest.raises(ValueError, match=r"`sampling_rate=.*`: expected a number from 1000 to 10000000"):
+            next(tagger.stream(chunks, **options))
+
+
+def test_a_stream_does_not_end_at_a_first_chunk_of_none(tagger):
+    with pytest.raises(AudioError, match="a chunk of type NoneType"):
+        next(tagger.stream([None, noise(1)]))
+
+
+def test_a_row_that_cannot_be_loaded_is_an_error_of_this_input_only(tagger):
+    class Row(Mapping):
+        def __getitem__(self, key: str) -> Any:
+            raise RuntimeError("the shard\nis gone")
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(["array"])
+
+        def __len__(self) -> int:
+            return 1
+
+    waveform = noise(1)
+    for inputs in ([Row()], [Row(), waveform]):
+        broken, *others = tagger.tag(inputs)
+        assert (broken.name, str(broken.error)) == ("<row>", "<row>: cannot be loaded: the shard is gone")
+        assert [other.tags for other in others] == [tagger(waveform)] * (len(inputs) - 1)
+    with pytest.raises(AudioError, match="cannot be loaded: the shard is gone"):
+        tagger(Row())
