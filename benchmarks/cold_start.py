@@ -6,7 +6,7 @@
 
 `ced tag` of one clip of 10 s with the bundled model, and with random weights in the shapes of the published models
 (ced-tiny and ced-base in float16 as well), in the layout of the Hub's cache; `import ced_model`; and `ced --help`.
-Before each of them runs `python -c "import torch"`; a ratio is the median of the ratios of the rounds.
+`python -c "import torch"` runs before each of them. A ratio is the median of the ratios of the rounds.
 """
 
 import argparse

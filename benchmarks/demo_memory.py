@@ -4,9 +4,9 @@
 
     python benchmarks/demo_memory.py [--uploads 500] [--model ced-tiny|FOLDER]
 
-Each upload is a different recording of 1 to 12 s, sent like a browser does, with a new visitor every 5 uploads; every
-25th file is broken. The server is `ced demo` in a separate process. By default the model has random weights in the
-shape of ced-tiny.
+Each upload is a different recording of 1 to 12 s, sent with the requests of a browser. There is a new visitor every 5
+uploads, and every 25th file is broken. The server is `ced demo` in a separate process. By default, the model has random
+weights in the shape of ced-tiny.
 """
 
 import argparse
@@ -58,7 +58,7 @@ class Visitor:
                 if message.get("msg") == "process_completed":
                     assert message["success"], message
                     return message["output"]["data"]
-        raise ConnectionError("the server ended the answer")
+        raise ConnectionError("the server closed the stream before the result")
 
 
 def make_upload(folder: Path, number: int) -> Path:

@@ -155,7 +155,7 @@ def link_examples(folder: Path, paths: list[Path], chosen: np.ndarray, names: di
 
 
 def audioset_name(folder: str) -> str:
-    """The AudioSet class for a class of ESC-10, or an empty text."""
+    """The AudioSet class for a class of ESC-10, or an empty string."""
     return next((own for word, own in AUDIOSET.items() if word in folder.lower()), "")
 
 

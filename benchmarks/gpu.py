@@ -3,12 +3,12 @@
 """Clips per second and memory of the four published shapes on a GPU, with random weights, and times of file tagging.
 
     python benchmarks/gpu.py [--device cuda] [--sizes tiny mini small base] [--minutes 4]
-    python benchmarks/gpu.py --device cpu --sizes tiny --batch-sizes 1 4 --files 40    # a rehearsal
+    python benchmarks/gpu.py --device cpu --sizes tiny --batch-sizes 1 4 --files 40    # test of the script
 
-Three tables: the model alone (clips of 10 s, and a padded batch of mixed lengths) by compute type, attention and batch
-size; the front end on CPU and device; files to tags, with separate times of decoding and the front end. Figures are
-medians over the rounds. Batches that do not fit into the device memory are shown as such. After `--minutes`, the tables
-end early.
+Prints three tables: the model alone (clips of 10 s, and a padded batch of mixed lengths) by compute type, attention and
+batch size; the front end on CPU and device; tagging of files, with separate times of decoding and the front end.
+Figures are medians over the rounds. Batches that do not fit into the device memory are marked. After `--minutes`, no
+further rows are measured.
 """
 
 import argparse
@@ -134,7 +134,7 @@ def time_front_end(options: argparse.Namespace, clock: Clock) -> None:
 
 
 def time_files(options: argparse.Namespace, clock: Clock, folder: Path) -> None:
-    """From files to tags, and its first two steps by themselves in as many threads."""
+    """Time from files to tags, and of decoding and the front end alone with the same number of threads."""
     files = sorted((folder / "audio").iterdir())
     extractor, threads = CedFeatureExtractor(), torch.get_num_threads()
 
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8, 32, 128])
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=8.0, help="time limit, after which no new measurement begins")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time limit; no measurement starts after it")
     options = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("PyTorch finds no CUDA GPU; try the benchmark without one with --device cpu")

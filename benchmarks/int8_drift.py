@@ -42,11 +42,11 @@ def main() -> None:
         os.environ["HF_ASSETS_CACHE"] = f"{folder}/assets"
         save_random_model(f"ced-{size}", folder)
         expected = logits(AudioTagger(folder, engine="onnx"), clips)
-        print(f"ced-{size}, {len(clips)} clips; the logits spread by {expected.std():.3f}")
+        print(f"ced-{size}, {len(clips)} clips; standard deviation of the logits: {expected.std():.3f}")
         for engine in ("onnx", "openvino"):
             found = logits(AudioTagger(folder, engine=engine, compute_type="int8"), clips)
             drift = abs(found - expected)
-            print(f"{engine}: logits drift by {drift.mean():.1e} on average, {drift.max():.1e} at most")
+            print(f"{engine}: difference of the logits {drift.mean():.1e} on average, {drift.max():.1e} at most")
 
 
 if __name__ == "__main__":

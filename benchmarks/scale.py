@@ -158,7 +158,7 @@ def measure_nodes(model: str, job_s: int) -> dict[str, Any]:
 
 
 def local_speed(model: str, folder: Path, core: int) -> float:
-    """Speed from the first result to the last, without the start."""
+    """Speed from the first result to the last, without the time to start."""
     script = (
         "import sys, time; from pathlib import Path; from ced_model import AudioTagger\n"
         "tagger = AudioTagger(sys.argv[1], num_threads=1)\n"

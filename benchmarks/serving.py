@@ -69,7 +69,7 @@ async def be_good(port: int, requests: list[bytes], left: list[int], seconds: li
 
 
 async def be_slow(port: int, number: int, ends: Counter) -> None:
-    """Repeatedly sends nothing, a header or a body byte by byte, or half a body, or does not read the answers."""
+    """Repeatedly sends nothing, a header or a body byte by byte, or half a body, or does not read the responses."""
     request = make_request("audio/classification", make_clip(2))
     while True:
         try:
@@ -149,7 +149,7 @@ async def measure_load(port: int, process: int, arguments: argparse.Namespace) -
     for task in slow:
         task.cancel()
     print(f"\n{arguments.requests} requests of {arguments.clients} clients and {arguments.slow} slow ones:")
-    print(f"{arguments.requests / wall_s:.0f} requests/s; statuses {dict(statuses)}; answers 200: {shown(seconds)}")
+    print(f"{arguments.requests / wall_s:.0f} requests/s; statuses {dict(statuses)}; status 200: {shown(seconds)}")
     print(f"slow clients ended with {dict(ends)}")
     print("\n| requests | memory of the server (MB) |\n| --- | --- |")
     for place in np.linspace(0, len(memory) - 1, 9).astype(int):

@@ -5,8 +5,8 @@
     python benchmarks/tagging.py [--files 1000] [--rounds 3] [--folder FOLDER] [--model ced-tiny]
 
 The script makes the files (0.5 to 30 s; wav, flac and mp3; 8 to 48 kHz; mono and stereo) from the recordings in
-`resources/` and noise. The model has random weights. Contenders run in separate processes and take turns. The time is
-that from the first file to the last result, without imports and loading.
+`resources/` and noise. The model has random weights. Contenders run in separate processes and take turns. Times are
+from the first file to the last result, without imports and loading.
 """
 
 import argparse

@@ -28,7 +28,7 @@ from ced_model import AudioTagger, load_audio
 NARROW = 8000
 
 
-def as_it_is(waveform: np.ndarray, rate: int) -> io.BytesIO:
+def unchanged(waveform: np.ndarray, rate: int) -> io.BytesIO:
     return written(waveform, rate, "PCM_16")
 
 
@@ -50,7 +50,7 @@ def written(waveform: np.ndarray, rate: int, subtype: str) -> io.BytesIO:
 
 
 VARIANTS: dict[str, Callable[[np.ndarray, int], io.BytesIO]] = {
-    "original": as_it_is,
+    "original": unchanged,
     "8 kHz": at_8_khz,
     "telephone": by_telephone,
 }
@@ -62,7 +62,8 @@ def main() -> None:
     parser.add_argument("--model", default="ced-nano")
     arguments = parser.parse_args()
     tagger = AudioTagger(arguments.model, engine="onnx")
-    files = [(path, label) for path in sorted(arguments.folder.glob("*/*.*")) if (label := wanted(path.parent.name))]
+    paths = sorted(arguments.folder.glob("*/*.*"))
+    files = [(path, label) for path in paths if (label := audioset_name(path.parent.name))]
     names = list(dict.fromkeys(label for _, label in files))
     columns = [tagger.labels.index(name) for name in names]
     targets = np.array([[label == name for name in names] for _, label in files])
@@ -80,7 +81,7 @@ def main() -> None:
     print(f"\n{len(files)} clips, {tagger.name}, {describe_machine(('onnxruntime',))}.")
 
 
-def wanted(folder: str) -> str | None:
+def audioset_name(folder: str) -> str | None:
     """The AudioSet class for a folder."""
     return next((label for word, label in AUDIOSET.items() if word in folder.lower()), None)
 

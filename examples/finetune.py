@@ -1,8 +1,8 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tunes a CED model with nothing but transformers' Trainer; `ced finetune` does the same and more.
+"""Fine-tunes a CED model with only transformers' Trainer. `ced finetune` has more options.
 
-The clips are in a folder with a folder for each class, `sounds/dog/1.wav`, in any format and of any length:
+The clips are in a folder with one subfolder per class (`sounds/dog/1.wav`), in any format and of any length:
 
     python examples/finetune.py sounds mispeech/ced-tiny my-model
 """
@@ -28,13 +28,13 @@ model = AutoModelForAudioClassification.from_pretrained(
     base_model,
     id2label=dict(enumerate(classes)),
     problem_type="single_label_classification",  # softmax: one class per clip
-    ignore_mismatched_sizes=True,  # a new head takes the place of the old one
+    ignore_mismatched_sizes=True,  # a new head replaces the old one
 )
-model.encoder.init_bn.requires_grad_(False)  # the input statistics stay as they were learnt
+model.encoder.init_bn.requires_grad_(False)  # keep the input statistics of the pretrained model
 
 
 def collate(clips):
-    """Decodes clips and pads them as log-mels; the attention mask tells the model what is padding."""
+    """Decodes clips and pads them as log-mels; the attention mask marks the padding."""
     waveforms = [read_audio(clip)[:160000] for clip in clips]  # 10 s at most
     batch = feature_extractor(waveforms, sampling_rate=16000)
     return {**batch, "labels": torch.tensor([classes.index(clip.parent.name) for clip in clips])}
@@ -53,7 +53,7 @@ arguments = TrainingArguments(
     load_best_model_at_end=True,
     metric_for_best_model="accuracy",
     logging_strategy="epoch",
-    dataloader_num_workers=2,  # clips are decoded beside the training
+    dataloader_num_workers=2,  # clips are decoded in other processes
     dataloader_persistent_workers=True,
     dataloader_pin_memory=torch.cuda.is_available(),
     remove_unused_columns=False,

@@ -1,12 +1,13 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Does the student learn more when it gets the teacher's own augmentation? Three ways, several seeds, intervals.
+"""Compares three ways to augment the student's input, with several seeds and confidence intervals.
 
     python examples/ced_nano/ablation.py BANK OUT [--seeds 3] [--device cpu --feeder] [--at-once 1] [--minutes 60]
 
-Each run trains a student with random weights on the same mixes, `--distinct` steps of them again and again, with the
-same schedule; runs of one seed have the same mixes and the same first weights. The same command continues, run by run;
-OUT/ablation.json and OUT/ablation.md have what is finished.
+The student gets the same augmentation as the teacher, a different one, or none (neither gets any). All runs train a
+student from random weights with the same schedule, and repeat the mixes of `--distinct` steps. Runs with the same seed
+use the same mixes and the same initial weights. After an interruption, the same command continues with the unfinished
+runs. OUT/ablation.json and OUT/ablation.md contain the finished runs.
 """
 
 import argparse
@@ -52,7 +53,7 @@ def command_of(options: argparse.Namespace, way: str, seed: int, minutes: float)
 
 
 def figures_of(folder: Path, steps: int) -> dict[str, float] | None:
-    """Those of a finished run."""
+    """The metrics of a finished run, or None if the run is not finished."""
     try:
         figures = json.loads((folder / "heldout.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -61,7 +62,7 @@ def figures_of(folder: Path, steps: int) -> dict[str, float] | None:
 
 
 def run_all(options: argparse.Namespace) -> None:
-    """Seed by seed, all ways of one after another, so that whole triples are there early."""
+    """Runs all ways for one seed before the next seed, so that complete comparisons are available early."""
     deadline = time.monotonic() + 60 * options.minutes
     waiting = [
         (way, seed)
@@ -90,7 +91,7 @@ def run_all(options: argparse.Namespace) -> None:
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """The mean, and half of its 95 % interval by Student's t; NaN for a single value."""
+    """The mean, and half the width of its 95 % interval by Student's t (NaN for a single value)."""
     if len(values) < 2:
         return float(np.mean(values)), float("nan")
     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
@@ -98,7 +99,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def rows_of(found: dict[tuple[str, int], dict[str, float]]) -> Iterator[dict[str, Any]]:
-    """A row for each way and for each difference between two ways at the same seed."""
+    """One row per way, and one per difference between two ways at the same seed."""
     for way in WAYS:
         seeds = [seed for name, seed in found if name == way]
         if seeds:

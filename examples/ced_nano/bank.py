@@ -1,12 +1,12 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""All recordings as a bank of Opus files, in pieces of at most 16 MB that are carried to another machine one by one.
+"""Writes all recordings to a bank of Opus files, in pieces of at most 16 MB that can be copied one by one.
 
     python examples/ced_nano/bank.py WORK BANK
 
-Stopped, the same command goes on where it was. BANK/manifest.json lists the pieces with their checksums,
-BANK/recordings.jsonl the recordings with source, licence, split and the teacher's classes. A piece is a ZIP archive of
-Ogg Opus files. Pieces that are missing or damaged are left out when the bank is read, and everything else is used.
+After an interruption, the same command continues. BANK/manifest.json lists the pieces with their checksums.
+BANK/recordings.jsonl lists the recordings with source, licence, split and the teacher's classes. A piece is a ZIP
+archive of Ogg Opus files. Missing or damaged pieces are left out when the bank is read.
 """
 
 import argparse
@@ -37,14 +37,14 @@ VERSION = 1
 PIECE_BYTES = 16_000_000
 BITRATE_KBPS = 24  # mono, at 16 kHz
 COMPLEXITY = 4  # of the encoder; 10 takes twice as long
-BALANCE = 0.6  # of classes in mixing
-MIN_PROBABILITY = 0.05  # of the teacher's classes in recordings.jsonl
+BALANCE = 0.6  # of classes in mixes, see `weights_of`
+MIN_PROBABILITY = 0.05  # classes below it are not stored in recordings.jsonl
 
-Recording = tuple[dict[str, Any], bytes]  # its row, and the Ogg Opus file
+Recording = tuple[dict[str, Any], bytes]  # row of recordings.jsonl, and Ogg Opus file
 
 
 def encode(waveform: np.ndarray) -> bytes:
-    """Samples (int16, or float32 in [-1, 1]) at 16 kHz as an Ogg Opus file, by `opusenc` or, slower, by libsndfile."""
+    """Encodes 16 kHz samples (int16, or float32 in [-1, 1]) as Ogg Opus with `opusenc` or else libsndfile (slower)."""
     wav = io.BytesIO()
     if not shutil.which("opusenc"):
         level = 1 - (BITRATE_KBPS - 6) / 250  # libsndfile's scale from 6 to 256 kbit/s
@@ -65,9 +65,9 @@ def decode(data: bytes) -> np.ndarray:
 
 def write_bank(recordings: Iterable[Recording], folder: Path, *, piece_bytes: int = PIECE_BYTES) -> None:
     """
-    Adds recordings to a bank, piece by piece; after each the bank is whole. Rows get `piece` and `file`.
+    Adds recordings to a bank, piece by piece. The bank is valid after each piece. Rows get `piece` and `file`.
 
-    Those that the bank has already (`sources_in`) must not be among them.
+    The recordings must not include any that the bank already has (`sources_in`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     pieces, rows, members, size = [], [], [], 0
@@ -105,16 +105,18 @@ def write_bank(recordings: Iterable[Recording], folder: Path, *, piece_bytes: in
 
 
 def sources_in(folder: Path) -> set[str]:
-    """The sources of the recordings that a bank has; none if there is no bank."""
+    """The sources of the recordings in a bank; empty if there is no bank."""
     return {row["source"] for row in OpusBank(folder).all_rows} if (folder / "manifest.json").exists() else set()
 
 
 class OpusBank:
     """
-    The recordings of a bank whose pieces are whole; `rows` has a dict for each, `all_rows` those of other pieces too.
+    The recordings in the complete pieces of a bank.
+
+    `rows` has a dict for each of them. `all_rows` also has those in missing or damaged pieces.
 
     Args:
-        folder: With manifest.json, recordings.jsonl and some or all of the pieces.
+        folder: Folder with manifest.json, recordings.jsonl and some or all of the pieces.
 
     Raises:
         ValueError: if the manifest or the table of recordings is missing or damaged, or no piece is complete.
@@ -143,7 +145,7 @@ class OpusBank:
         self.checksum = hashlib.sha256(json.dumps([pieces[i]["sha256"] for i in sorted(whole)]).encode()).hexdigest()
 
     def decode(self, *, processes: int = 1) -> Iterator[np.ndarray]:
-        """The int16 samples of each row, in their order."""
+        """Yields the int16 samples of each row, in the order of `rows`."""
         by_piece: dict[int, list[str]] = {}
         for row in self.rows:
             by_piece.setdefault(row["piece"], []).append(row["file"])
@@ -157,7 +159,7 @@ class OpusBank:
                 yield from waveforms
 
     def taught(self) -> np.ndarray:
-        """The teacher's mean probabilities (recordings, 527), 0 where they were below `MIN_PROBABILITY`."""
+        """The teacher's mean probabilities (recordings, 527); those below `MIN_PROBABILITY` are 0."""
         scores = np.zeros((len(self.rows), len(AUDIOSET_LABELS)), np.float32)
         for row, values in zip(self.rows, scores, strict=True):
             for label, score in row["taught"].items():
@@ -191,10 +193,10 @@ def recordings_of(
     work: Path, *, processes: int, excluded: Path | None = None, done: Container[str] = ()
 ) -> Iterator[Recording]:
     """
-    The recordings of WORK/bank that are not `done`, encoded, with what the teacher gives them; without those that
-    `excluded` has too.
+    Encodes the recordings of WORK/bank and adds the teacher's probabilities.
 
-    The scarcest for their length come first and held-out ones last, so that the first pieces are the most useful.
+    Recordings that are `done`, or that are also in the folder `excluded`, are left out. The order is by the rarity of
+    the classes relative to the length, with held-out recordings last, so that the first pieces are the most useful.
     """
     bank = Bank(work / "bank")
     paths = sorted(path for path in excluded.rglob("*") if path.name.lower().endswith(AUDIO)) if excluded else ()
@@ -204,7 +206,8 @@ def recordings_of(
     value = weights_of(np.where(means >= MIN_PROBABILITY, means, 0), groups, BALANCE) / (lengths + SAMPLING_RATE)
     order = np.argsort(np.where([row["split"] == "train" for row in bank.rows], -value, 1), kind="stable").tolist()
     order = [index for index in order if bank.rows[index]["source"] not in done]
-    # What is kept for measuring are everyday sounds: speech and music need no comparison, which takes a while.
+    # The test recordings are everyday sounds, so the slow comparison is only made for recordings of other sounds than
+    # speech and music.
     others = means[:, [AUDIOSET_LABELS.index(name) for name in ("Speech", "Music")]].max(1) < 0.5
     with ProcessPoolExecutor(processes, initializer=_open, initargs=(bank, fingerprints, others)) as pool:
         for index, (data, match) in zip(order, pool.map(_encode, order, chunksize=16), strict=True):
@@ -220,10 +223,10 @@ def recordings_of(
 
 def weights_of(taught: np.ndarray, groups: Sequence[str], balance: float) -> np.ndarray:
     """
-    How often each recording is drawn, in proportion.
+    Relative frequency with which each recording is drawn.
 
-    A recording counts for each of its classes by the teacher's probability, and the more of a class there is the less,
-    so that a thousand voices do not hide one chainsaw. Recordings of one series share their odds.
+    The weight of a recording is the sum of the teacher's probabilities, each divided by a power of the total of its
+    class, so that rare classes are drawn more often. Weights are also reduced for recordings of large series.
 
     Args:
         taught: The teacher's probabilities (recordings, classes).
@@ -232,7 +235,7 @@ def weights_of(taught: np.ndarray, groups: Sequence[str], balance: float) -> np.
     """
     amount = taught.sum(0)
     weights = (taught * np.where(amount > 0, amount, 1) ** -balance).sum(1)
-    if (weights > 0).any():  # recordings that the teacher does not name are drawn as often as its commonest
+    if (weights > 0).any():  # minimum weight, also for recordings without a class
         weights = np.maximum(weights, np.quantile(weights[weights > 0], 0.1))
     else:
         weights = np.ones(len(taught))
@@ -252,7 +255,7 @@ def _encode(index: int) -> tuple[bytes, str | None]:
 
 
 def hours_by(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
-    """Hours of recordings for each package, licence or split; for `taught`, of those with a class in the first five."""
+    """Hours of recordings per package, licence or split; for `taught`, per class among the five most probable ones."""
     hours: dict[str, float] = {}
     for row in rows:
         names = list(row["taught"])[:5] if key == "taught" else [row[key].split("/")[0]]
@@ -265,7 +268,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("bank", type=Path)
-    parser.add_argument("--exclude", type=Path, help="folder of recordings that are kept for measuring, as ESC-10")
+    parser.add_argument("--exclude", type=Path, help="folder of test recordings to exclude, such as ESC-10")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     done = sources_in(options.bank)

@@ -1,7 +1,7 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Batches for `train_gpu.py`: mixes, what the student gets of them, and the teacher's answers; on a CPU in a process of
-their own beside the training."""
+"""Batches for `train_gpu.py`: mixes, the student's log-mels of them, and the teacher's outputs. On a CPU, they can be
+made in a separate process during the training."""
 
 import multiprocessing
 import queue
@@ -21,27 +21,27 @@ from ced_model.training.distillation.augmentation import Augmentation
 from mixing_torch import SAMPLING_RATE, TorchMixer
 
 WAYS = ("consistent", "inconsistent", "none")
-TEACHER_PATCHES = 32  # at a time on a CPU, so that they fit into its cache
+TEACHER_PATCHES = 32  # per call on a CPU, so that they fit into its cache
 WAIT_S = 5.0
 
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # log-mels; the teacher's logits and embeddings of each patch
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # log-mels; the teacher's logits and embeddings per patch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One batch; equal requests get equal batches on one device."""
+    """Describes a batch. Equal requests give equal batches on the same device."""
 
     clips: int
-    patches: int  # the teacher's patches of 0.96 s in a clip, one every 0.48 s
+    patches: int  # the teacher's patches (0.96 s, one every 0.48 s) per clip
     seed: int
     number: int  # of the step, and within it
     part: int = 0
-    mixes: int | None = None  # the number of the mixes, if they come again with another augmentation
-    is_clean: bool = False  # unmasked, of recordings alone or in sequence
+    mixes: int | None = None  # number of the mixes, if mixes are repeated with another augmentation
+    is_clean: bool = False  # no masks; single recordings, or recordings in sequence
 
 
 class LogMel(nn.Module):
-    """CED's front end for batches of equally long clips on any device."""
+    """CED's front end for batches of clips of equal length, on any device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class LogMel(nn.Module):
 
 
 class Masks:
-    """Time and frequency masks of a batch of clips, the same for both front ends."""
+    """Time and frequency masks for a batch of clips, identical for both front ends."""
 
     def __init__(self, clips: int, frames: int, share: float, generator: torch.Generator, device: torch.device):
         limits = Augmentation()
@@ -81,7 +81,7 @@ class Masks:
         self.teacher_bins = self.bins[:, torch.from_numpy(nearest).to(device)]
 
     def apply(self, log_mel: torch.Tensor, *, teacher: bool) -> torch.Tensor:
-        """Fills what is masked of (clips, frames, bins) with each clip's mean."""
+        """Replaces the masked parts of (clips, frames, bins) by the mean of the clip."""
         bins = self.teacher_bins if teacher else self.bins
         mask = self.time[:, : log_mel.shape[1], None] | bins[:, None]
         return torch.where(mask, log_mel.mean((1, 2), keepdim=True), log_mel)
@@ -93,7 +93,7 @@ def _centers_hz(filters: np.ndarray) -> np.ndarray:
 
 
 def samples_of(patches: int) -> int:
-    """Samples in which the teacher has `patches` patches and the student as many frames."""
+    """Number of samples for `patches` patches of the teacher and the corresponding frames of the student."""
     return yamnet.HOP * (yamnet.PATCH_HOP * (patches + 1) - 1) + yamnet.WINDOW
 
 
@@ -102,10 +102,11 @@ class Batches:
     Makes batches on the device of a mixer.
 
     Args:
-        mixer: Of the recordings.
-        way: What the student gets: the teacher's augmentation (`"consistent"`), another one, or neither gets any.
-        mask_share: Of the clips that are masked.
-        teacher_passes: 3 for the mean over patches shifted by 0.16 s in either direction.
+        mixer: Makes the mixes of recordings.
+        way: Augmentation of the student: the same as the teacher's (`"consistent"`), a different one
+            (`"inconsistent"`), or none for both (`"none"`).
+        mask_share: Share of clips with masks.
+        teacher_passes: 3 to average over patches shifted by -0.16, 0 and 0.16 s, otherwise 1.
         compile: Whether to compile the teacher.
     """
 
@@ -143,7 +144,7 @@ class Batches:
         return masks.apply(seen, teacher=False).transpose(1, 2).contiguous(), logits, embeddings
 
     def targets(self, log_mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and embeddings of the teacher for each patch, means of its passes."""
+        """The teacher's logits and embeddings per patch, averaged over its passes."""
         parts = yamnet_torch.patches_of(log_mel, yamnet.PATCH_HOP // self.teacher_passes)
         with autocast(self.device):
             logits, embeddings = self.teach(parts.flatten(0, 1))
@@ -156,7 +157,7 @@ def autocast(device: torch.device) -> torch.autocast | nullcontext:
 
 
 def teach_on_cpu(patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The teacher in 8 bits by ONNX Runtime: three times as fast on a CPU as in bfloat16."""
+    """Runs the teacher in 8 bits with ONNX Runtime: on a CPU, three times as fast as bfloat16."""
     parts = patches.float().numpy()
     starts = range(0, len(parts), TEACHER_PATCHES)
     outputs = [yamnet.teacher().run(parts[start : start + TEACHER_PATCHES]) for start in starts]
@@ -170,14 +171,14 @@ def _shifted(waveforms: torch.Tensor, generator: torch.Generator) -> torch.Tenso
 
 
 def _smoothed(values: torch.Tensor) -> torch.Tensor:
-    """(clips, 3 · patches - 2, ·) at a third of the hop to means of three (clips, patches, ·)."""
+    """Averages triples: (clips, 3 · patches - 2, ·) at a third of the hop to (clips, patches, ·)."""
     before = torch.cat([values[:, :1], values[:, 2::3]], 1)
     after = torch.cat([values[:, 1::3], values[:, -1:]], 1)
     return (before + values[:, ::3] + after) / 3
 
 
 class Feeder:
-    """Makes batches in a process of its own, with one thread; they come in the order in which they were asked for."""
+    """Makes batches in a separate process with one thread. `take` returns them in the order of the requests."""
 
     def __init__(self, make_batches: Callable[[], Batches]) -> None:
         context = multiprocessing.get_context("spawn")

@@ -1,10 +1,10 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Finds recordings that are kept for measuring among those for training, also encoded again, cut or at another level.
+"""Finds test recordings among the training recordings, even if they were re-encoded, cut or changed in level.
 
-A fingerprint is a word of 32 bits for each 16 ms: the signs of the differences of log-energies between neighbouring
-bands and frames (J. Haitsma and T. Kalker, A Highly Robust Audio Fingerprinting System, ISMIR 2002). Of two copies of a
-recording at most a third of the bits differ; of two recordings about half.
+A fingerprint has a word of 32 bits per 16 ms: the signs of the differences of log-energies between neighbouring bands
+and frames (J. Haitsma and T. Kalker, A Highly Robust Audio Fingerprinting System, ISMIR 2002). In two copies of the
+same recording, at most a third of the bits differ. In different recordings, about half of them differ.
 """
 
 from collections.abc import Iterable
@@ -19,12 +19,12 @@ WINDOW = 4096
 HOP = 256
 BANDS = 33
 RANGE_HZ = (300, 6000)
-BLOCK = 62  # words that are compared at a time: 1 s
-MAX_DIFFERENCE = 0.3  # share of bits; two signals that have nothing to do with each other have 0.5 ± 0.02
+BLOCK = 62  # number of words that are compared: 1 s
+MAX_DIFFERENCE = 0.3  # share of bits; for unrelated signals it is 0.5 ± 0.02
 
 
 def words_of(waveform: np.ndarray) -> np.ndarray:
-    """uint32 (words,) of float32 samples at 16 kHz."""
+    """Fingerprint, uint32 (words,), of float32 samples at 16 kHz."""
     if len(waveform) < WINDOW + 2 * HOP:
         return np.zeros(0, np.uint32)
     frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP]
@@ -40,7 +40,7 @@ def words_of(waveform: np.ndarray) -> np.ndarray:
 
 
 class Fingerprints:
-    """Those of the recordings in `paths`; `match` says which of them a waveform has a second of."""
+    """Fingerprints of the recordings in `paths`."""
 
     def __init__(self, paths: Iterable[Path]):
         self.names, words, self.starts = [], [], [0]
@@ -53,10 +53,10 @@ class Fingerprints:
         self.sorted = self.words[self.order]
 
     def match(self, waveform: np.ndarray) -> str | None:
-        """The name of the recording that a second of float32 samples at 16 kHz is of, or None."""
+        """The name of a recording that has a second in common with float32 samples at 16 kHz, or None."""
         words = words_of(waveform) if len(self.words) else self.words
         variants = [np.uint32(0)] + [np.uint32(1 << bit) for bit in range(BANDS - 1)]
-        for variant in variants:  # a word as it is, and with one bit wrong
+        for variant in variants:  # the unchanged word, and words with one bit flipped
             altered = words ^ variant
             first = np.searchsorted(self.sorted, altered, "left")
             last = np.searchsorted(self.sorted, altered, "right")
@@ -72,7 +72,7 @@ class Fingerprints:
         if length < BLOCK:
             return False
         own, other = words[here : here + length], self.words[there : there + length]
-        if min(len(np.unique(own)), len(np.unique(other))) < BLOCK // 2:  # silence or a tone: one word again and again
+        if min(len(np.unique(own)), len(np.unique(other))) < BLOCK // 2:  # silence or a tone: the same word repeated
             return False
         different = np.unpackbits((own ^ other).view(np.uint8)).sum()
         return bool(different <= MAX_DIFFERENCE * 32 * length)

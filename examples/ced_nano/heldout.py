@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How a student does on recordings whose sources it never heard."""
+"""Evaluates a student on recordings from series that were not used in training."""
 
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
@@ -23,7 +23,7 @@ from scenes import Shards
 from sources import SAMPLING_RATE, Bank
 
 CLIP_S = 10.0
-TAG = 0.5  # probability from which on a class is a tag of the teacher's
+TAG = 0.5  # minimum probability of the teacher's tags
 
 Scorer = Callable[[np.ndarray], np.ndarray]  # log-mels (batch, 64, frames) → probabilities (batch, 527)
 
@@ -37,12 +37,12 @@ def scorer_of(model: CedForAudioClassification) -> Scorer:
 
 
 def constant(probabilities: np.ndarray) -> Scorer:
-    """Says the same of every clip."""
+    """Returns the same probabilities for every clip."""
     return lambda log_mels: np.tile(probabilities, (len(log_mels), 1))
 
 
 def heldout_recordings(work: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """(source, waveform of up to 10 s) of each recording that no scene for training holds."""
+    """Yields (source, waveform of up to 10 s) for each held-out recording."""
     bank = Bank(work / "bank")
     for index, row in enumerate(bank.rows):
         if row["split"] == "heldout":
@@ -50,7 +50,7 @@ def heldout_recordings(work: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def agreement(work: Path, score: Scorer) -> dict[str, ClassificationMetrics]:
-    """Agreement with the teacher's tags: on held-out scenes, and on the held-out recordings by themselves."""
+    """Agreement with the teacher's tags, on held-out scenes and on single held-out recordings."""
     return {"scenes": on_scenes(work, score), "recordings": on_recordings(work, score)}
 
 
@@ -65,7 +65,7 @@ def on_scenes(work: Path, score: Scorer) -> ClassificationMetrics:
 
 
 def under_augmentation(work: Path, student: Path) -> dict[str, float]:
-    """Agreement with the store's targets on its held-out scenes, augmented as the teacher heard them."""
+    """Agreement with the store's targets on its held-out scenes, with the same augmentation as for the teacher."""
     arguments = DistillationArguments(batch_size=16, workers=0)
     plan = make_plan(work / "store", student, work / "report" / "unused", arguments)
     metrics = make_trainer(plan, make_training_arguments(plan)).evaluate()
@@ -98,7 +98,7 @@ def metrics_of(taught: np.ndarray, scores: np.ndarray) -> ClassificationMetrics:
 
 
 def name_sounds(work: Path, score: Scorer, *, top_k: int = 5) -> list[dict[str, Any]]:
-    """A row for each recording of the twelve sounds: its place among the scores, the top 5, and the teacher's."""
+    """One row per recording of the twelve sounds: rank of the sound and top 5, of the student and of the teacher."""
     extractor, rows = CedFeatureExtractor(), []
     for source, waveform in heldout_recordings(work):
         for sound, (labels, patterns) in NAMED_SOUNDS.items():
@@ -115,6 +115,6 @@ def name_sounds(work: Path, score: Scorer, *, top_k: int = 5) -> list[dict[str, 
 
 
 def named(rows: list[dict[str, Any]], *, who: str = "student", top_k: int = 5) -> dict[str, bool]:
-    """Of each of the twelve sounds, whether most of its recordings have it in their top 5."""
+    """For each of the twelve sounds, whether it is in the top 5 for most of its recordings."""
     places = {sound: [row[who]["rank"] for row in rows if row["sound"] == sound] for sound in NAMED_SOUNDS}
     return {sound: 2 * sum(rank <= top_k for rank in ranks) > len(ranks) for sound, ranks in places.items()}

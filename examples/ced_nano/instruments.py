@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sounds that are made rather than recorded: General MIDI instruments, drum kits, synthetic speech."""
+"""Renders General MIDI instruments, drum kits and synthetic speech."""
 
 import random
 import subprocess
@@ -28,7 +28,7 @@ SENTENCES = (
 
 
 def render(sources: Path, soundfonts: dict[str, Path]) -> None:
-    """Renders instruments to sources/general-midi and voices to sources/espeak-ng, once each."""
+    """Renders instruments to sources/general-midi and voices to sources/espeak-ng, unless they exist."""
     for name, soundfont in soundfonts.items():
         folder = sources / "general-midi" / name
         if not (folder / ".complete").exists():
@@ -83,7 +83,7 @@ def _track(rng: random.Random, channel: int, program: int) -> mido.MidiTrack:
 
 
 def _melody(rng: random.Random, program: int, *, beats: float = 14, channel: int = 0) -> mido.MidiFile:
-    """A phrase of single notes or of chords, over the range in which instruments of the kind are played."""
+    """A phrase of single notes or chords, in the range of the kind of instrument."""
     midi = mido.MidiFile(ticks_per_beat=TICKS)
     track = _track(rng, channel, program)
     root = rng.randint(28, 50) if 32 <= program < 40 else rng.randint(45, 72)  # basses are lower
@@ -110,7 +110,7 @@ def _play(track: mido.MidiTrack, notes: list[int], *, velocity: int, ticks: int,
 
 
 def _drums(rng: random.Random, kit: int, *, bars: int = 4) -> mido.MidiFile:
-    """A pattern of one bar, repeated with small changes; or, one time in four, a single drum played alone."""
+    """A repeated pattern of one bar with small changes, or, with a probability of 1/4, a single drum."""
     midi = mido.MidiFile(ticks_per_beat=TICKS)
     track = _track(rng, 9, kit)
     if rng.random() < 0.25:
@@ -132,7 +132,7 @@ def _drums(rng: random.Random, kit: int, *, bars: int = 4) -> mido.MidiFile:
 
 
 def _band(rng: random.Random) -> mido.MidiFile:
-    """Two to five instruments at once, most often with drums."""
+    """Two to five instruments at once, usually with drums."""
     midi = mido.MidiFile(ticks_per_beat=TICKS)
     for channel in range(rng.randint(2, 4)):
         midi.tracks += _melody(rng, rng.choice((rng.randrange(96), 32 + rng.randrange(8))), channel=channel).tracks
@@ -142,14 +142,14 @@ def _band(rng: random.Random) -> mido.MidiFile:
 
 
 def _speak(folder: Path) -> None:
-    """Every language of espeak-ng, in voices of several pitches and speeds."""
+    """Speech in every language of espeak-ng, with several pitches and speeds."""
     listing = subprocess.run(["espeak-ng", "--voices"], check=True, capture_output=True, text=True).stdout
     for language in sorted({line.split()[1] for line in listing.splitlines()[1:]}):
         for take in range(8 if language.startswith("en") else 2):
             rng = random.Random(f"{language} {take}")
             variant = rng.choice(("", "+m3", "+m7", "+f1", "+f2", "+f4", "+croak", "+whisper"))
             text = " ".join(rng.sample(SENTENCES, 2))
-            if not language.startswith("en"):  # numbers are read in every language
+            if not language.startswith("en"):  # espeak-ng can read numbers in every language
                 text = ", ".join(str(rng.randrange(10 ** rng.randint(1, 4))) for _ in range(8))
             path = folder / f"{language}_{take}.wav"
             command = ["espeak-ng", "-v", language + variant, "-p", str(rng.randint(20, 80))]

@@ -1,13 +1,13 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The licence of each recording, as the `copyright` file of its Debian package states it."""
+"""Reads the licence of a recording from the `copyright` file of its Debian package."""
 
 import functools
 import re
 from fnmatch import fnmatch
 from pathlib import Path
 
-KNOWN = {  # of what comes from elsewhere or has no machine-readable copyright file
+KNOWN = {  # of other sources, and of packages without a machine-readable copyright file
     "general-midi": "rendered here; soundfonts: GPL-2 (TimGM6mb), MIT (Fluid R3)",
     "espeak-ng": "spoken here by espeak-ng (GPL-3+)",
     "synthesis": "made here",
@@ -30,8 +30,8 @@ def licence_of(sources: Path, source: str) -> str:
     The licence of a recording.
 
     Args:
-        sources: Folder with a folder for each package.
-        source: The recording's path below it, starting with the package.
+        sources: Folder with one subfolder per package.
+        source: Path of the recording in this folder, starting with the package.
     """
     package, _, path = source.partition("/")
     if package in KNOWN:
@@ -41,14 +41,14 @@ def licence_of(sources: Path, source: str) -> str:
         return _licence_of_wheel(sources, package)
     path = re.sub(r"\.(zip|pk3|wz|rcc|cat|gresource)\.d/.*", r".\1", path)
     found = None
-    for patterns, licence in stanzas:  # the last that fits counts
+    for patterns, licence in stanzas:  # the last matching paragraph applies
         if any(_fits(path, pattern) for pattern in patterns):
             found = licence
     return found or "see the package's copyright file"
 
 
 def _fits(path: str, pattern: str) -> bool:
-    """Patterns are of the source package, paths of the binary one: the end of the path is compared."""
+    """Compares the ends of paths, because patterns refer to the source package and paths to the binary package."""
     if pattern == "*":
         return True
     if pattern.startswith("debian/"):  # the packaging
@@ -60,7 +60,7 @@ def _fits(path: str, pattern: str) -> bool:
 
 @functools.cache
 def _licence_of_wheel(sources: Path, package: str) -> str:
-    """What the metadata of a package from PyPI state of the whole of it."""
+    """The licence in the metadata of a package from PyPI, which applies to the complete package."""
     for path in sorted((sources / package).rglob("*")):
         if path.name in ("METADATA", "PKG-INFO"):
             head = path.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]

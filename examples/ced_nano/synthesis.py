@@ -1,11 +1,11 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sounds that simple physics gives: clocks, engines, rotors, rain, fire, bells, sirens, …
+"""Synthesises sounds with simple physical models: clocks, engines, rotors, rain, fire, bells, sirens, …
 
     python examples/ced_nano/synthesis.py WORK [--takes 40]
 
-writes WORK/src/synthesis/KIND/*.flac and WORK/synthesis.json. A take is kept if the teacher has the class that it
-stands for in its top 5; the share of those is printed for each kind. Everything follows from kind and number.
+writes WORK/src/synthesis/KIND/*.flac and WORK/synthesis.json. A take is kept if one of its classes is in the teacher's
+top 5. The share of these takes is printed for each kind. A take depends only on its kind and number.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import scipy.signal
 import soundfile
 
 RATE = 16000
-TRIES = 3  # for each take that is to be kept
+TRIES = 3  # maximum number of takes per requested take
 Random = np.random.Generator
 Maker = Callable[[Random, int], np.ndarray]  # (random numbers, samples) → samples
 
@@ -28,7 +28,7 @@ Maker = Callable[[Random, int], np.ndarray]  # (random numbers, samples) → sam
 
 
 def band(rng: Random, samples: int, low: float, high: float, slope: float = 0.0) -> np.ndarray:
-    """Noise between two frequencies in Hz, falling by `slope` · 6 dB an octave."""
+    """Noise between two frequencies in Hz, with a spectrum that falls by `slope` · 6 dB per octave."""
     frequencies = np.fft.rfftfreq(samples, 1 / RATE)
     shape = (frequencies > low) & (frequencies < high)
     spectrum = np.fft.rfft(rng.standard_normal(samples)) * shape / np.maximum(frequencies, 20) ** slope
@@ -37,7 +37,7 @@ def band(rng: Random, samples: int, low: float, high: float, slope: float = 0.0)
 
 
 def slow(rng: Random, samples: int, hz: float, low: float, high: float) -> np.ndarray:
-    """A smooth random curve between two values that changes about `hz` times a second."""
+    """A smooth random curve between two values, with about `hz` changes per second."""
     points = max(4, int(samples / RATE * hz) + 4)
     curve = scipy.signal.resample_poly(rng.standard_normal(points), 64, 1)
     curve = np.interp(np.linspace(0, len(curve) - 1, samples), np.arange(len(curve)), curve)
@@ -68,7 +68,7 @@ def place(sound: np.ndarray, part: np.ndarray, start_s: float, level: float = 1.
 
 
 def resonant(sound: np.ndarray, *peaks: tuple[float, float]) -> np.ndarray:
-    """Filtered by resonances (Hz, quality), added up."""
+    """The sum of the outputs of resonant filters (Hz, quality)."""
     result = np.zeros(len(sound))
     for frequency, quality in peaks:
         result += scipy.signal.lfilter(*scipy.signal.iirpeak(min(frequency, 7800), quality, RATE), sound)
@@ -76,7 +76,7 @@ def resonant(sound: np.ndarray, *peaks: tuple[float, float]) -> np.ndarray:
 
 
 def in_room(rng: Random, sound: np.ndarray) -> np.ndarray:
-    """With a tail of noise that decays by 60 dB in 0.1 to 0.8 s."""
+    """Adds reverberation: noise that decays by 60 dB in 0.1 to 0.8 s."""
     length = int(0.4 * RATE)
     time = np.arange(length) / RATE
     tail = rng.standard_normal(length) * 10 ** (-3 * time / rng.uniform(0.1, 0.8))
@@ -102,7 +102,7 @@ def pulses(rng: Random, rate_hz: np.ndarray, *, cylinders: int = 1, jitter: floa
 def engine(
     rng: Random, speed: np.ndarray, *, cylinders: int, muffler_hz: float, noise: float, roughness: float
 ) -> np.ndarray:
-    """Firings through an exhaust (low resonances) and mechanical noise that rises with each of them."""
+    """Firings filtered by an exhaust (low resonances), and mechanical noise modulated by them."""
     train = pulses(rng, speed, cylinders=cylinders, unevenness=roughness, jitter=0.03)
     length = int(RATE * rng.uniform(0.004, 0.02))
     shape = np.exp(-5 * np.arange(length) / length) * (1 + 0.5 * rng.standard_normal(length))
@@ -117,7 +117,7 @@ def engine(
 
 
 def clock(rng: Random, samples: int) -> np.ndarray:
-    """The escapement's two or three impacts a tick: short noise, small metal parts, and the case around them."""
+    """One to three impacts of the escapement per tick: short noise, small metal parts, and the case."""
     sound, interval = np.zeros(samples), rng.choice((1.0, 1.0, 0.5, 0.4, 0.25, 0.2))
     parts = []
     for _ in range(2):  # tick and tock
@@ -158,7 +158,7 @@ def motorcycle(rng: Random, samples: int) -> np.ndarray:
 
 
 def chainsaw(rng: Random, samples: int) -> np.ndarray:
-    """A two-stroke engine: one firing a turn, high revolutions, load that comes and goes, and the chain's teeth."""
+    """A two-stroke engine (one firing per turn, high speed, varying load) and the teeth of the chain."""
     load = slow(rng, samples, rng.uniform(0.3, 1.5), 0, 1)
     speed = rng.uniform(60, 110) + load * rng.uniform(30, 90)
     train = pulses(rng, speed, cylinders=2, unevenness=0.25, jitter=0.05)
@@ -184,7 +184,7 @@ def lawn_mower(rng: Random, samples: int) -> np.ndarray:
 
 
 def helicopter(rng: Random, samples: int) -> np.ndarray:
-    """Blade slaps some ten to thirty times a second, each a burst of low noise, over the turbine."""
+    """Ten to thirty blade slaps per second (bursts of low noise), and the turbine."""
     blades = rng.uniform(9, 28) * slow(rng, samples, 0.2, 0.95, 1.05)
     train = pulses(rng, blades, cylinders=int(rng.choice((2, 3, 4))), unevenness=0.15, jitter=0.02)
     length = int(RATE * rng.uniform(0.015, 0.06))
@@ -208,7 +208,7 @@ def propeller(rng: Random, samples: int) -> np.ndarray:
 
 
 def train(rng: Random, samples: int) -> np.ndarray:
-    """Rolling, and wheels over joints in pairs."""
+    """Rolling noise, and pairs of wheels that pass rail joints."""
     sound = band(rng, samples, 30, rng.uniform(800, 2500), rng.uniform(0.7, 1)) + 0.1 * band(rng, samples, 1000, 4000)
     interval, gap = rng.uniform(0.5, 1.2), rng.uniform(0.12, 0.2)
     for start in np.arange(0, samples / RATE, interval):
@@ -245,7 +245,7 @@ def gunshots(rng: Random, samples: int) -> np.ndarray:
 
 
 def rain(rng: Random, samples: int) -> np.ndarray:
-    """Thousands of drops, each a click or a short bubble, over what cannot be told apart any more."""
+    """Thousands of drops (clicks or short bubbles) over the noise of distant ones."""
     seconds, sound = samples / RATE, np.zeros(samples)
     density = 10 ** rng.uniform(2.5, 3.8)
     starts = (rng.random(int(density * seconds)) * samples).astype(int)
@@ -267,7 +267,7 @@ def stream(rng: Random, samples: int) -> np.ndarray:
 
 
 def waves(rng: Random, samples: int) -> np.ndarray:
-    """Breakers: noise that swells, brightens and runs out, every few seconds."""
+    """Breakers every few seconds: noise whose level and brightness rise and fall."""
     sound = 0.15 * band(rng, samples, 50, 1500, 0.8)
     position = -rng.uniform(0, 4)
     while position < samples / RATE:
@@ -290,7 +290,7 @@ def wind(rng: Random, samples: int) -> np.ndarray:
 
 
 def thunder(rng: Random, samples: int) -> np.ndarray:
-    """A crack, then rolling that grows darker."""
+    """A crack, followed by rolling noise that loses its high frequencies."""
     sound = np.zeros(samples)
     for start in np.sort(rng.uniform(0, samples / RATE * 0.4, int(rng.integers(1, 4)))):
         length = int(rng.uniform(2, 6) * RATE)
@@ -316,7 +316,7 @@ def fire(rng: Random, samples: int) -> np.ndarray:
 
 
 def bell(rng: Random, samples: int) -> np.ndarray:
-    """Church bells: hum, prime, tierce, quint, nominal and above (A. Lehr), struck again and again."""
+    """Church bells: hum, prime, tierce, quint, nominal and above (A. Lehr), with repeated strokes."""
     ratios = np.array([0.5, 1, 1.19, 1.5, 2, 2.51, 2.66, 3.01, 4.17, 5.43])
     sound, prime = np.zeros(samples), rng.uniform(180, 900)
     decays = rng.uniform(1.5, 6) / ratios**0.8
@@ -330,7 +330,7 @@ def bell(rng: Random, samples: int) -> np.ndarray:
 
 
 def small_bell(rng: Random, samples: int) -> np.ndarray:
-    """A bicycle or hand bell, or an alarm clock's: a bright body that a clapper strikes fast."""
+    """The bell of a bicycle or alarm clock, or a hand bell: high partials with fast strokes."""
     base = rng.uniform(1500, 3800)
     frequencies = base * np.array([1, 1.003, 2.1, 2.76, 3.9])
     stroke = modes(rng, frequencies, rng.uniform(0.1, 0.8, 5), rng.uniform(0.2, 1, 5), RATE)
@@ -345,7 +345,7 @@ def small_bell(rng: Random, samples: int) -> np.ndarray:
 
 
 def telephone(rng: Random, samples: int) -> np.ndarray:
-    """A bell telephone or an electronic one; two tones in turn, on and off."""
+    """A telephone with a bell or with two alternating tones, with pauses."""
     time = np.arange(samples) / RATE
     if rng.random() < 0.4:
         base = rng.uniform(900, 1600)
@@ -363,7 +363,7 @@ def telephone(rng: Random, samples: int) -> np.ndarray:
 
 
 def call_tones(rng: Random, samples: int) -> np.ndarray:
-    """Dial tone, busy, or dialling by tones (ITU-T E.180, Q.23)."""
+    """Dial tone, busy tone or tone dialling (ITU-T E.180, Q.23)."""
     time, kind = np.arange(samples) / RATE, rng.integers(3)
     if kind == 0:
         first, second = ((350, 440), (425, 425), (400, 425))[rng.integers(3)]
@@ -380,7 +380,7 @@ def call_tones(rng: Random, samples: int) -> np.ndarray:
 
 
 def siren(rng: Random, samples: int) -> np.ndarray:
-    """Wail, yelp, two tones in turn, or the slow rise of a civil defence siren; perhaps passing by."""
+    """Wail, yelp, two alternating tones, or the slow rise of a civil defence siren; some pass by."""
     time, kind = np.arange(samples) / RATE, rng.integers(4)
     low, high = rng.uniform(400, 700), rng.uniform(1100, 1700)
     if kind == 0:
@@ -400,7 +400,7 @@ def siren(rng: Random, samples: int) -> np.ndarray:
 
 
 def beeps(rng: Random, samples: int) -> np.ndarray:
-    """An alarm clock, a smoke detector, a reversing truck: a tone on and off."""
+    """The repeated tone of an alarm clock, a smoke detector or a reversing truck."""
     time, pitch = np.arange(samples) / RATE, rng.uniform(700, 3800)
     tone = np.tanh(rng.uniform(0.5, 4) * np.sin(2 * np.pi * pitch * time))
     group, period = int(rng.integers(1, 5)), rng.uniform(0.4, 1.6)
@@ -437,7 +437,7 @@ def hum(rng: Random, samples: int) -> np.ndarray:
     return sound + rng.uniform(0, 0.3) * band(rng, samples, 50, 7000, 0.3)
 
 
-KINDS: dict[str, tuple[Maker, tuple[str, ...]]] = {  # and the classes that it stands for
+KINDS: dict[str, tuple[Maker, tuple[str, ...]]] = {  # functions and AudioSet classes
     "clock": (clock, ("Clock", "Tick", "Tick-tock")),
     "car_engine": (
         car_engine,
@@ -485,12 +485,12 @@ def make(kind: str, take: int, *, seconds: float | None = None) -> np.ndarray:
 
 
 def share_named(scores: np.ndarray, labels: tuple[str, ...], names: list[str], top_k: int = 5) -> bool:
-    """Whether one of the labels is among the highest scores (classes,)."""
+    """Whether one of the labels is among the `top_k` highest of the scores (classes,)."""
     return bool({names[index] for index in np.argsort(-scores)[:top_k]} & set(labels))
 
 
 def write(folder: Path, takes: int) -> dict[str, float]:
-    """Writes `takes` sounds of each kind that the teacher names, or as many as `TRIES` give; returns their shares."""
+    """Writes up to `takes` sounds of each kind that the teacher recognises; returns the share of these sounds."""
     import yamnet
 
     teacher, shares = yamnet.teacher(), {}
@@ -501,7 +501,7 @@ def write(folder: Path, takes: int) -> dict[str, float]:
             sound = make(kind, tried)
             if share_named(teacher(sound[None])[0], labels, list(teacher.labels)):
                 kept += 1
-                # Takes are series of their own, so that single ones are held out.
+                # Each take is a separate series, so that some takes of each kind are held out.
                 soundfile.write(folder / kind / f"{kind} {_letters(tried)}.flac", sound, RATE)
             tried += 1
         shares[kind] = kept / tried
@@ -510,12 +510,12 @@ def write(folder: Path, takes: int) -> dict[str, float]:
 
 
 def _letters(number: int) -> str:
-    """A name without digits, which series share."""
+    """A name without digits, because names that differ only in digits form a series."""
     return "".join(chr(ord("a") + int(digit)) for digit in f"{number:04d}")
 
 
 def write_all(work: Path, takes: int) -> None:
-    """WORK/src/synthesis and, last, WORK/synthesis.json; nothing if that is there."""
+    """Writes WORK/src/synthesis and then WORK/synthesis.json, unless the latter exists."""
     if (work / "synthesis.json").exists():
         return
     shares = write(work / "src" / "synthesis", takes)
@@ -525,7 +525,7 @@ def write_all(work: Path, takes: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
-    parser.add_argument("--takes", type=int, default=40, help="number of sounds of each kind")
+    parser.add_argument("--takes", type=int, default=40, help="maximum number of sounds of each kind")
     options = parser.parse_args()
     write_all(options.work, options.takes)
 

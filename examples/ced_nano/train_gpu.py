@@ -1,13 +1,13 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Trains ced-nano from a bank: mixing, augmentation, teacher and student on one device, in one or more sittings.
+"""Trains ced-nano from a bank, with mixing, augmentation, teacher and student on one device, in one or more runs.
 
     python examples/ced_nano/train_gpu.py BANK OUT --device cuda --steps 60000 --minutes 9 --compile
 
 Each step makes new mixes, runs the teacher on them, and trains the student on its logits and embeddings (every 0.48 s).
-BANK is a folder that `bank.py` wrote, or the WORK folder with the recordings themselves. OUT/last.pt is written
-regularly, and the same command continues from there. At the end, or when the time limit is reached, OUT/model has the
-averaged weights as a model folder.
+BANK is a folder written by `bank.py`, or the WORK folder with the recordings. OUT/last.pt is written regularly, and the
+same command continues from it. At the end, or when the time limit is reached, the averaged weights are written to the
+model folder OUT/model.
 """
 
 import argparse
@@ -43,45 +43,45 @@ from sources import Bank
 logger = logging.getLogger("train_gpu")
 
 WINDOWS = (1, 3, 9, 20)  # the teacher's patches: 0.96, 1.92, 4.8 and 10.08 s
-WINDOW_SHARES = {False: (0.25, 0.3, 0.3, 0.15), True: (0.5, 0.3, 0.1, 0.1)}  # of the patches; in the final stage
-MAX_LOGIT = 8.0  # the teacher's logits reach -100; below this no class is among the first
+WINDOW_SHARES = {False: (0.25, 0.3, 0.3, 0.15), True: (0.5, 0.3, 0.1, 0.1)}  # by whether it is the final stage
+MAX_LOGIT = 8.0  # the teacher's logits are clamped to ±8; those of unlikely classes reach -100
 CALIBRATION_CLIPS = 256
-AHEAD = 4  # batches that a feeder makes ahead
-# Classes with few minutes of real recordings in the bank that everyday clips need
+AHEAD = 4  # number of batches that a feeder prepares
+# Classes of everyday sounds with few minutes of real recordings in the bank
 SCARCE = (
     *("Chainsaw", "Clock", "Tick", "Tick-tock", "Helicopter", "Chicken, rooster", "Crowing, cock-a-doodle-doo"),
     *("Rain", "Raindrop", "Rain on surface", "Sneeze", "Baby cry, infant cry", "Ocean", "Waves, surf", "Cat", "Dog"),
     *("Walk, footsteps", "Laughter", "Piano", "Bell"),
 )
-SCARCE_PROBABILITY = 0.15  # of the teacher's, from which on a recording is one of such a class
+SCARCE_PROBABILITY = 0.15  # minimum probability of the teacher for a recording of such a class
 SYNTHETIC = ("synthesis/*", "general-midi/*", "espeak-ng/*")
-FITTED_CLIPS = 96  # with 9 patches each, for the layer that predicts the teacher's embedding
+FITTED_CLIPS = 96  # of 9 patches; per batch for fitting the layer that predicts the teacher's embedding
 FITTED_BATCHES = 8
 RIDGE = 1e-3
 
 
 @dataclass(kw_only=True)
 class Arguments:
-    """How long and how; a bad value is reported by name."""
+    """Options of the training. An invalid value raises an error with the name of the option."""
 
     steps: int = 20_000
-    minutes: float = 1e9  # of this sitting
-    fit: bool = False  # whether the schedule ends with the minutes: as many steps as there is time for, at most `steps`
-    batch_patches: int = 1024  # of the teacher, in a step
-    way: str = "consistent"  # what the student gets: the teacher's augmentation, another, or neither any
-    dense: bool = True  # targets every 0.48 s, besides those of the clip
-    mask_share: float = 0.5  # of the clips that are masked
-    teacher_passes: int = 1  # 3: the mean over patches shifted by 0.16 s in either direction
-    balance: float = BALANCE  # 0: recordings are drawn equally often; 1: their classes are
-    focus: float = 1.0  # how much more often recordings of scarce classes are drawn
-    synthetic: float = 1.0  # how much more often synthetic recordings are drawn
-    distinct: int = 0  # steps with mixes of their own, which later steps repeat, augmented anew; 0: all
-    final_share: float = 0.2  # of the steps, with short, clean, unmasked clips
+    minutes: float = 1e9  # time limit of this run
+    fit: bool = False  # reduce the number of steps so that the schedule ends after `minutes`
+    batch_patches: int = 1024  # number of the teacher's patches per step
+    way: str = "consistent"  # augmentation of the student: as for the teacher, different, or none for both
+    dense: bool = True  # targets every 0.48 s in addition to those of the clip
+    mask_share: float = 0.5  # share of clips with masks
+    teacher_passes: int = 1  # 3: average over patches shifted by -0.16, 0 and 0.16 s
+    balance: float = BALANCE  # 0: all recordings are drawn equally often; 1: all classes are drawn equally often
+    focus: float = 1.0  # factor for the frequency of recordings of scarce classes
+    synthetic: float = 1.0  # factor for the frequency of synthetic recordings
+    distinct: int = 0  # number of steps with different mixes, repeated later with other augmentation; 0: all steps
+    final_share: float = 0.2  # share of the steps, at the end, with short, clean clips without masks
     learning_rate: float = 1e-3
     optimizer: str = "muon"
     weight_decay: float = 0.05
     warmup_steps: int = 200
-    decay_share: float = 0.4  # of the steps, at the end, down to a fiftieth
+    decay_share: float = 0.4  # share of the steps in which the learning rate decays to a fiftieth
     ema_decay: float = 0.9995
     class_weight: float = 0.3
     logit_weight: float = 1.0
@@ -106,18 +106,18 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Recordings:
-    """What a run learns from; the samples are read from the file where they are needed."""
+    """The recordings of a run. The samples are memory-mapped."""
 
-    path: Path  # int16, one recording after another
+    path: Path  # concatenated recordings, int16
     rows: list[dict[str, object]]
-    taught: np.ndarray  # the teacher's probabilities (recordings, 527), 0 where they are small
+    taught: np.ndarray  # the teacher's probabilities (recordings, 527); small ones are 0
 
     @property
     def samples(self) -> np.ndarray:
         return np.memmap(self.path, np.int16, "c", shape=(sum(int(row["samples"]) for row in self.rows),))
 
     def weights(self, arguments: Arguments, left_out: list[str]) -> np.ndarray:
-        """How often each recording is drawn, in proportion; 0 for those that are held out or left out."""
+        """Relative frequency with which each recording is drawn; 0 if it is held out or left out."""
         weights = weights_of(self.taught, [str(row["group"]) for row in self.rows], arguments.balance)
         scarce = self.taught[:, [AUDIOSET_LABELS.index(label) for label in SCARCE]].max(1) >= SCARCE_PROBABILITY
         weights *= np.where(scarce, arguments.focus, 1.0)
@@ -131,10 +131,12 @@ def _fits(row: dict[str, object], patterns: Iterable[str]) -> bool:
 
 def open_recordings(folder: Path, cache: Path, processes: int) -> Recordings:
     """
-    Those of a bank of Opus files, decoded once for each set of whole pieces, or of a WORK folder.
+    Opens the recordings of a bank of Opus files or of a WORK folder.
+
+    A bank is decoded to a file in `cache`, which is used again as long as the complete pieces are the same.
 
     Raises:
-        ValueError: if the folder has neither.
+        ValueError: if the folder is neither a bank nor a WORK folder.
     """
     if (folder / "bank" / "heard.npz").exists() and not (folder / "manifest.json").exists():
         bank = Bank(folder / "bank")
@@ -161,7 +163,7 @@ def make_batches(recordings: Recordings, weights: np.ndarray, device: str, optio
 
 
 class Trainer:
-    """A student and its optimizer. `step` is what has been done; everything else follows from it."""
+    """A student and its optimizer. `step` is the number of completed steps, which determines the next batch."""
 
     def __init__(
         self,
@@ -176,7 +178,7 @@ class Trainer:
         torch.manual_seed(arguments.seed)
         self.model = Pretraining(student.config).to(self.device)
         self.model.student.load_state_dict(student.state_dict())
-        if self.device.type == "cpu":  # its fused attention is slow backwards
+        if self.device.type == "cpu":  # the backward pass of fused attention is slow on the CPU
             self.model.student.set_attn_implementation("eager")
         self.indices = torch.from_numpy(yamnet.teacher().class_indices).to(self.device)
         self.step, self.splits, self.skipped = 0, 1, 0
@@ -212,12 +214,12 @@ class Trainer:
 
     @torch.no_grad()
     def calibrate(self, *, is_new: bool) -> None:
-        """Statistics of the teacher's embeddings; for a new student also of its inputs and of the classes."""
+        """Sets the statistics of the teacher's embeddings and, for a new student, of its inputs and the classes."""
         request = Request(clips=CALIBRATION_CLIPS, patches=WINDOWS[1], seed=self.arguments.seed, number=0)
         log_mel, logits, embeddings = self.batches.make(request)
         roots = embeddings.sqrt().flatten(0, 1)
         self.model.embedding_mean.copy_(roots.mean(0))
-        # Units that are seldom active in so few clips would rule the error.
+        # Units that are rarely active in so few clips would dominate the error.
         self.model.embedding_std.copy_(roots.std(0).clamp(min=float(roots.std(0).median())))
         if is_new:
             self.model.student.encoder.init_bn.running_mean.copy_(log_mel.mean((0, 2)))
@@ -229,9 +231,9 @@ class Trainer:
 
     @torch.no_grad()
     def fit_embedding(self) -> None:
-        """Least squares for the layer that predicts the teacher's embedding.
+        """Fits the layer that predicts the teacher's embedding by least squares.
 
-        With random weights its gradients would spoil the features of a student that is trained already.
+        With random weights, its gradients would damage the features of a trained student.
         """
         model, width = self.model.eval(), self.model.embedding.in_features + 1
         squares = torch.zeros(width, width, dtype=torch.float64, device=self.device)
@@ -274,14 +276,17 @@ class Trainer:
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1).mean()
 
     def _logit_loss(self, logits: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
-        """Most for classes that either finds likely. What the teacher finds unlikely needs only to stay unlikely."""
+        """Error of the logits, weighted by the higher probability of teacher and student.
+
+        Classes whose target is clamped to the minimum have no error if the student's logit is lower.
+        """
         logits, taught = logits[..., self.indices], taught.clamp(-MAX_LOGIT, MAX_LOGIT)
         is_below = (taught <= -MAX_LOGIT) & (logits < taught)
         weights = 0.2 + 2 * torch.sigmoid(torch.maximum(taught, logits.detach()) + 3)
         return (weights * torch.where(is_below, 0, F.smooth_l1_loss(logits, taught, reduction="none"))).mean()
 
     def train_step(self) -> dict[str, float]:
-        """One update of the weights; halves the parts that it is computed in when the memory is not enough."""
+        """Updates the weights once. If the GPU runs out of memory, the step is computed in smaller parts."""
         while True:
             try:
                 return self._train_step()
@@ -300,7 +305,7 @@ class Trainer:
                 group["lr"] = self.learning_rate()
             optimizer.zero_grad()
         self.model.train()
-        self.model.student.encoder.init_bn.eval()  # statistics of windows of one length do not fit those of others
+        self.model.student.encoder.init_bn.eval()  # the statistics depend on the length of the windows
         means: dict[str, torch.Tensor] = {}
         for part in range(self.splits):
             request, batch = self.batch(part)
@@ -331,7 +336,7 @@ class Trainer:
             * max(0.02, remaining)
         )
 
-    # --- Sittings ------------------------------------------------------------------------------------------------
+    # --- Checkpoints ---------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, object]:
         return {
@@ -346,7 +351,7 @@ class Trainer:
 
     @property
     def is_averaged(self) -> bool:
-        """After few steps the average still has much of the first weights: `decay ** steps` of it."""
+        """Whether the initial weights, whose share is `decay ** steps`, are a small part of the average."""
         return self.arguments.ema_decay**self.step <= 0.05
 
     def load(self, state: dict[str, object]) -> None:
@@ -358,7 +363,7 @@ class Trainer:
 
 
 def save(trainer: Trainer, folder: Path) -> None:
-    """last.pt; the one before it is kept as previous.pt, in case writing is cut short."""
+    """Writes last.pt, and keeps the previous checkpoint as previous.pt in case writing is interrupted."""
     if (folder / "last.pt").exists():
         os.replace(folder / "last.pt", folder / "previous.pt")
     with new_file(folder / "last.pt", replace=True) as file:
@@ -375,12 +380,12 @@ def resume(trainer: Trainer, folder: Path) -> None:
         except Exception as error:  # a damaged archive raises errors of many types
             reason = str(error).split(". ")[0][:120]
             logger.warning("%s cannot be read (%s): it is renamed to damaged.pt.", folder / name, reason)
-            os.replace(folder / name, folder / "damaged.pt")  # or it would take the place of previous.pt
+            os.replace(folder / name, folder / "damaged.pt")  # otherwise `save` would replace previous.pt by it
             continue
         try:
             trainer.load(state)
         except (KeyError, ValueError, RuntimeError) as error:
-            raise SystemExit(f"{folder / name} is of another student or optimizer: give another OUT.") from error
+            raise SystemExit(f"{folder / name} has another student or optimizer: use another OUT.") from error
         logger.warning("Continuing from step %d.", trainer.step)
         return
 
@@ -410,7 +415,7 @@ def train(trainer: Trainer, folder: Path) -> None:
 
 
 def write_model(trainer: Trainer, folder: Path) -> None:
-    """The averaged weights as a model folder, stored in float16."""
+    """Writes the averaged weights to a model folder, in float16."""
     student = trainer.averaged.module.student if trainer.is_averaged else trainer.model.student
     folder.mkdir(parents=True, exist_ok=True)
     publish.store(student.cpu().float(), CedFeatureExtractor(), folder)
@@ -453,7 +458,7 @@ def evaluate(trainer: Trainer, recordings: Recordings, *, limit: int) -> dict[st
 
 
 def make_student(arguments: Arguments, init: str | None) -> CedForAudioClassification:
-    """Random weights, or those of a model folder with AudioSet's classes."""
+    """A student with random weights, or with those of a model folder with AudioSet's classes."""
     if init is None:
         torch.manual_seed(arguments.seed)
         config = CedConfig(embed_dim=arguments.width, depth=arguments.depth, num_heads=arguments.heads, name="ced-nano")
@@ -476,8 +481,8 @@ def parse() -> tuple[argparse.Namespace, Arguments]:
         "--processes", type=int, default=os.cpu_count() or 1, help="number of processes that decode the bank"
     )
     parser.add_argument("--cache", type=Path, help="folder of the decoded bank, by default OUT's parent")
-    parser.add_argument("--init", help="model folder or `ced-nano` to begin with")
-    parser.add_argument("--leave-out", nargs="*", default=[], metavar="PATTERN", help="sources not to train on")
+    parser.add_argument("--init", help="initial weights: a model folder or `ced-nano`")
+    parser.add_argument("--leave-out", nargs="*", default=[], metavar="PATTERN", help="sources to exclude")
     parser.add_argument("--feeder", action="store_true", help="on a CPU, make the batches in a second process")
     parser.add_argument("--compile", action="store_true", help="compile student and teacher")
     parser.add_argument(
@@ -504,7 +509,7 @@ def main() -> None:
         raise SystemExit(str(error)) from error
     weights = recordings.weights(arguments, options.leave_out)
     if not weights.any():
-        raise SystemExit("The bank holds no recordings for training.")
+        raise SystemExit("The bank has no recordings for training.")
     given = {name: getattr(arguments, name) for name in ("way", "mask_share", "teacher_passes")}
     make = functools.partial(make_batches, recordings, weights, options.device)
     feeder = Feeder(functools.partial(make, given)) if options.feeder else None

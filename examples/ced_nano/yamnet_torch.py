@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""YAMNet as a torch module, for teaching on a GPU. Weights and 8-bit steps come from the ONNX graph of yamnet.py."""
+"""YAMNet as a torch module, for use on a GPU, with the weights and 8-bit quantization of the graph in yamnet.py."""
 
 import numpy as np
 import onnx
@@ -16,8 +16,8 @@ class TorchYamNet(nn.Module):
 
     Args:
         model: The ONNX graph: a chain of quantised Conv and Relu, then GlobalAveragePool and Gemm.
-        quantized: Whether activations are rounded to 8 bits as in the graph. Without rounding the module is faster and
-            its outputs are smooth; on ESC-10 both are as accurate.
+        quantized: Whether activations are rounded to 8 bits as in the graph. Without rounding, the module is faster and
+            its outputs are smooth. Both have the same accuracy on ESC-10.
     """
 
     def __init__(self, model: onnx.ModelProto, *, quantized: bool = True):
@@ -59,7 +59,7 @@ class TorchYamNet(nn.Module):
         return self.head(self._rounded(embeddings, -1)), embeddings
 
     def _rounded(self, values: torch.Tensor, step: int) -> torch.Tensor:
-        """Rounded to the 256 steps of an unsigned byte, in float32."""
+        """Rounds to the 256 steps of an unsigned byte, in float32."""
         if not self.quantized:
             return values
         scale, zero = self.steps[step]

@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The demo as a Space: `ced_model/` and `resources/` stand beside this file."""
+"""The demo as a Space: `ced_model/` and `resources/` are in the same folder as this file."""
 
 from ced_model.demo import Limits, launch
 

@@ -54,8 +54,8 @@ def measure_sizes(folder: Path) -> tuple[int, int]:
 
 def measure_speed(browser: Browser, url: str) -> tuple[float, float, float]:
     """
-    Seconds from opening the page to the tags of a sound of 0.5 s, at the first visit and at the next; seconds of work
-    for each second of a recording of a minute, tags and timeline together.
+    Seconds from opening the page to the tags of a sound of 0.5 s, at the first visit and at the next, and the real-time
+    factor of tags and timeline together, for a recording of one minute.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "minute.wav")
