@@ -164,7 +164,7 @@ def evaluate(
             if os.path.realpath(file) in places:
                 raise OptionError(name_of_option, file, "another name; it is given twice")
             places.add(os.path.realpath(file))
-    require(("datasets", "sklearn"), "evaluating", 'pip install "ced_model[train]"')
+    require(("datasets", "sklearn"), "evaluating")
     matching = options.given(skip_unknown=skip_unknown) | choosing(None, None, label_map)
     if pictures:
         require(("matplotlib",), "drawing")

@@ -314,7 +314,7 @@ def test_without_the_extra_one_line_has_the_command_to_install_it(
     for name in ("datasets", "sklearn"):
         monkeypatch.setitem(sys.modules, name, None)
     line = last_line(ced(table, code=1).stderr)
-    assert line == 'ced: evaluating requires datasets and scikit-learn: pip install "ced_model[train]"'
+    assert line == "ced: evaluating requires datasets and scikit-learn: pip install datasets scikit-learn"
 
 
 def test_a_file_that_cannot_be_written_keeps_its_content(
