@@ -29,7 +29,11 @@ def plain_input(source: Any) -> Any:
     array. Anything else is returned unchanged.
     """
     if isinstance(source, Mapping):
-        return _row_input(source if isinstance(source, dict) else dict(source))  # datasets has lazy rows, too
+        try:
+            row = source if isinstance(source, dict) else dict(source)  # datasets has lazy rows, too
+        except Exception as error:  # of the code that loads the row
+            raise AudioError(f"<row>: cannot be loaded: {reason_of(error)}") from error
+        return _row_input(row)
     if hasattr(source, "get_all_samples"):
         return _decoder_input(source)
     if isinstance(source, np.ndarray) and not source.ndim and source.dtype.kind in "OSU":
@@ -102,9 +106,12 @@ def is_array(source: Any) -> bool:
 
 def describe(source: Any) -> str:
     """A short printable name of an input, on one line: control characters and bytes that are not UTF-8 are escaped."""
-    if path := _path_beside(source):
-        return _shown_path(path)
-    source = plain_input(source)
+    try:
+        if path := _path_beside(source):
+            return _shown_path(path)
+        source = plain_input(source)
+    except Exception:  # a row that cannot be loaded
+        return "<row>"
     if isinstance(source, dict) and not source.keys() & {"array", "raw"}:
         return "<row>"
     if isinstance(source, bytes | bytearray | memoryview):
@@ -214,17 +221,20 @@ def samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tupl
         except Exception as error:  # of torchcodec and FFmpeg
             raise AudioError(f"{name}: cannot be decoded: {reason_of(error)}") from error
         samples, rate, max_channels = decoded.data, decoded.sample_rate, MAX_ARRAY_CHANNELS
-    if hasattr(samples, "detach"):
-        samples = samples.detach().cpu()
-        if str(samples.dtype) == "torch.bfloat16":  # not a dtype of NumPy
-            samples = samples.float()
     try:
+        if hasattr(samples, "detach"):
+            samples = samples.detach().cpu().resolve_conj().resolve_neg()
+            if str(samples.dtype) == "torch.bfloat16":  # not a dtype of NumPy
+                samples = samples.float()
+        is_masked = np.ma.is_masked(samples)
         samples, rate = np.asarray(samples), float(rate)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: a tensor without samples
         raise AudioError(f"{name}: not an array with a sampling rate: {reason_of(error)}") from error
+    if is_masked:
+        raise AudioError(f"{name}: a masked array with masked samples: fill them, for example with array.filled(0)")
     shape = samples.shape
     samples = samples[np.newaxis] if samples.ndim == 1 else samples
-    if samples.ndim != 2 or len(samples) > max(1, min(max_channels, samples.shape[1])):
+    if samples.ndim != 2 or not 0 < len(samples) <= max(1, min(max_channels, samples.shape[1])):
         raise AudioError(
             f"{name}: an array of shape {shape}: expected (samples,), or (channels, samples) in a dict "
             f'{{"array": …, "sampling_rate": …}} with at most {MAX_ARRAY_CHANNELS} channels'

@@ -96,14 +96,16 @@ def _add(found: dict[str, Any], name: str, place: str, value: Any) -> None:
 def _setting(option: str, cell: Any, place: str) -> Any:
     value = cell
     if option != "smoothing":
-        with suppress(TypeError, ValueError):
-            value = cell if isinstance(cell, bool) else float(cell)
+        with suppress(TypeError, ValueError, OverflowError):
+            value = cell if isinstance(cell, bool) or "_" in str(cell) else float(cell)
     try:
         if isinstance(value, float) and not math.isfinite(value):
             raise OptionError(option, value, "a number")
         check_setting(option, value, option)
     except OptionError as error:
-        raise UsageError(f"{place}: expected {error.expected}, found {_shown(cell)}") from error
+        is_comma = "," in str(cell) and str(cell).replace(",", "", 1).isdecimal()
+        hint = ": write a point, not a comma" if is_comma else ""
+        raise UsageError(f"{place}: expected {error.expected}, found {_shown(cell)}{hint}") from error
     return value
 
 
@@ -149,11 +151,20 @@ def _csv_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, Mapping[
     for name in head:
         if name not in (*SETTINGS, THRESHOLD_COLUMN, *CLASS_COLUMNS, *EVALUATION_COLUMNS):
             raise UsageError(f"{place}: expected {wanted}, found {_shown(name)}")
+    for same in (("threshold", THRESHOLD_COLUMN), *((name,) for name in head if name not in EVALUATION_COLUMNS)):
+        if len(several := [name for name in head if name in same]) > 1:
+            raise UsageError(f"{place}: expected one of the columns {' and '.join(several)}")
     for place, row in rows:
         if len(row) != len(head):
             raise UsageError(f"{place}: expected {len(head)} cells as in the header, found {len(row)}")
         cells = dict(zip(head, map(str.strip, row), strict=True))
         yield place, cells[name_column], cells
+
+
+def _name_in(row: Any) -> str:
+    """The class of an object in a list; empty if it has none."""
+    names = [row[column] for column in CLASS_COLUMNS if column in row] if isinstance(row, dict) else []
+    return names[0] if names and isinstance(names[0], str) else ""
 
 
 def _json_rows(path: str | os.PathLike[str], text: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -165,8 +176,10 @@ def _json_rows(path: str | os.PathLike[str], text: str) -> Iterator[tuple[str, s
     if isinstance(content, dict) and isinstance(content.get("per_class"), list):
         content = content["per_class"]
     if isinstance(content, list):
-        content = {str(row.get("label")) if isinstance(row, dict) else "": row for row in content}
-    for name, value in content.items():
+        named = [(_name_in(row), row) for row in content]
+    else:
+        named = list(content.items())
+    for name, value in named:
         quoted = json.dumps(name, ensure_ascii=False)
         before = text.find(quoted)
         place = f"{printable(path)}, line {text.count(chr(10), 0, max(before, 0)) + 1}"

@@ -5,6 +5,7 @@
 import difflib
 import numbers
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -124,8 +125,8 @@ def _first_unknown(pieces: list[str], choose: Callable[[str], ClassChoice | None
 
 
 def fold(name: str) -> str:
-    """A name in lower case, with spaces for `_`, for comparisons."""
-    return " ".join(name.replace("_", " ").casefold().split())
+    """A name in lower case, with spaces for `_` and composed accents, for comparisons."""
+    return " ".join(unicodedata.normalize("NFC", name.replace("_", " ").casefold()).split())
 
 
 def words_of(text: str) -> list[str]:

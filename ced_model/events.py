@@ -18,6 +18,7 @@ OTHERS = "*"  # in thresholds by class: all other classes
 SILENCE = "Silence"  # left out of events unless it is given
 SMOOTHINGS = ("median", "mean")
 MAX_SMOOTH_S = 3600.0
+MIN_PIECE_S = 0.1  # lower bound of `max_duration_s`, so that an event has a bounded number of pieces
 BLOCK = 2**22  # number of scores smoothed at once
 
 
@@ -127,7 +128,7 @@ def class_limits(
     else:
         wanted: Any = named if labels is None else labels
         chosen = choose_classes(class_labels, wanted, exclude=exclude, label_map=label_map)
-    settings_of = {fold(name): settings for name, settings in by_class.items()}
+    settings_of = {fold(str(name)): settings for name, settings in by_class.items()}
     by_choice: dict[ClassChoice, dict[str, Any]] = {}
     places: dict[ClassChoice, str] = {}
     for name, key in keys.items():
@@ -188,8 +189,8 @@ def check_setting(option: str, value: Any, shown: str) -> None:
         check_number(shown, value)
     else:
         check_number(shown, value, 0)
-        if option == "max_duration_s" and value == 0:
-            raise OptionError(shown, value, "more than 0 seconds")
+        if option == "max_duration_s" and value < MIN_PIECE_S:
+            raise OptionError(shown, value, f"at least {MIN_PIECE_S:g} seconds")
         if option == "smooth_s" and value > MAX_SMOOTH_S:
             raise OptionError(shown, value, f"at most {MAX_SMOOTH_S:g} seconds")
 

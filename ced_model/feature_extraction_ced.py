@@ -325,6 +325,10 @@ def _split_clips(raw_speech: Any) -> list[Any]:
 
 def _to_waveform(clip: Any, index: int, device: str | torch.device | None) -> torch.Tensor:
     """Converts one clip to a float32 tensor of shape `(samples,)`. Errors name the clip by its `index`."""
+    if isinstance(clip, torch.Tensor) and (clip.layout != torch.strided or clip.device.type == "meta"):
+        raise ValueError(f"Clip {index} is a sparse, nested or meta tensor: convert it to a dense one, with samples.")
+    if np.ma.is_masked(clip):
+        raise ValueError(f"Clip {index} has masked samples: fill them, for example with `clip.filled(0)`.")
     if not isinstance(clip, torch.Tensor):
         try:
             array = np.asarray(clip)

@@ -74,7 +74,11 @@ def _shown(value: Any) -> str:
 
 def check_number(name: str, value: Any, minimum: float = -math.inf) -> None:
     """Raises an [`OptionError`] unless `value` is a number ≥ `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) >= minimum:
+    try:
+        is_valid = not isinstance(value, bool) and isinstance(value, numbers.Real) and float(value) >= minimum
+    except OverflowError:  # an integer beyond the largest float
+        is_valid = False
+    if not is_valid:
         raise OptionError(name, value, "a number" if minimum == -math.inf else f"a number from {minimum:g}")
 
 

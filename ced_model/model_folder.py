@@ -103,7 +103,7 @@ def find_folder(model: str | os.PathLike[str], **hub_options: Any) -> Path:
     """The folder of a model, downloaded if it is on the Hub; raises a `ModelNotFoundError` if there is none."""
     folder = locate_model(model, **hub_options)
     if not (folder / CONFIG).is_file():
-        raise ModelNotFoundError(f"{printable(model)} is not a model folder: it has no {CONFIG}.")
+        raise ModelNotFoundError(f"{printable(model) or repr(str(model))} is not a model folder: it has no {CONFIG}.")
     return folder
 
 

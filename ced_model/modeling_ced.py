@@ -142,9 +142,9 @@ def whole_patches(frames: torch.Tensor, patch_size: int) -> torch.Tensor:
     return nn.functional.max_pool2d((~frames).float(), (1, patch_size)) == 0
 
 
-def check_tensor(labels: Any) -> None:
-    if not isinstance(labels, torch.Tensor):
-        raise ValueError(f"`labels` must be a tensor, got {type(labels).__name__}.")
+def check_tensor(value: Any, name: str = "labels") -> None:
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"`{name}` must be a tensor, got {type(value).__name__}.")
 
 
 class CedPatchEmbeddings(nn.Module):
@@ -414,6 +414,9 @@ class CedModel(CedPreTrainedModel):
         )
 
     def _check_inputs(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+        check_tensor(input_values, "input_values")
+        if attention_mask is not None:
+            check_tensor(attention_mask, "attention_mask")
         n_mels, size, frames = self.config.n_mels, self.config.patch_size, input_values.shape[-1]
         if input_values.shape[1:] != (n_mels, frames) or frames < size:
             raise ValueError(
@@ -582,6 +585,7 @@ class CedForAudioClassification(CedHeadModel):
         ```
         """
         if labels is not None:
+            check_tensor(input_values, "input_values")
             labels = self._prepare_labels(labels, input_values.shape[0])
         outputs: CedModelOutput = self.encoder(input_values, attention_mask=attention_mask, return_dict=True, **kwargs)
         logits = self.classify(outputs)

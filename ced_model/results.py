@@ -101,7 +101,8 @@ class Timeline:
             min_duration_s: Shorter events are left out, after merging.
             merge_gap_s: Events of the same class with at most this gap between them are merged.
             off_threshold: Score below which an event ends, by default (and at most) the threshold.
-            max_duration_s: Longer events are cut into pieces of this length; the last piece may be shorter.
+            max_duration_s: Longer events are cut into pieces of this length, at least 0.1 s; the last piece may be
+                shorter.
             smooth_s: Length in seconds over which scores are smoothed, rounded up to an odd number of windows. With the
                 length of a hop or less, scores are not smoothed.
             smoothing: `"median"` or `"mean"`.

@@ -5,13 +5,13 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import soxr
 
-from .audio import AudioError, read_blocks
+from .audio import AudioError, check_rate, read_blocks
 from .classes import choice_scores
 from .events import ROUNDING_S, Event, Rule, events_within, smoothed, smoothing_windows
 
@@ -22,14 +22,15 @@ Segment = tuple[float, float]  # the part of the stream that a window represents
 def stream_blocks(chunks: Iterable[Any], rate: int | None, model_rate: int) -> Iterator[np.ndarray]:
     """Converts the chunks of a stream to mono float32 blocks at the model's rate."""
     chunks = iter(chunks)
-    first = next(chunks, None)
-    if first is None:
+    head = list(islice(chunks, 1))
+    if not head:
         return
     if rate is None:
-        rate = first.get("sampling_rate", model_rate) if isinstance(first, dict) else model_rate
+        rate = head[0].get("sampling_rate", model_rate) if isinstance(head[0], dict) else model_rate
+    check_rate("sampling_rate", rate)
     resampler = None
     position = 0
-    for chunk in chain([first], chunks):
+    for chunk in chain(head, chunks):
         samples = _mono_chunk(chunk, rate, position)
         position += len(samples)
         if rate != model_rate:
@@ -53,7 +54,7 @@ def _mono_chunk(chunk: Any, rate: int, position: int) -> np.ndarray:
                 f"The stream has a gap: the next sample is {position}, but the chunk starts at {chunk['start']};"
                 " start a new stream."
             )
-        chunk = chunk.get("array")
+        chunk = chunk.get("array", chunk.get("raw"))
     if not hasattr(chunk, "shape"):
         raise AudioError(
             f"The stream has a chunk of type {type(chunk).__name__}: expected a waveform (an array or a tensor of shape"

@@ -131,6 +131,9 @@ def _read_table(path: str) -> dict[str, list[StrongEvent]]:
         if number == 0 and (named := _named_columns(cells)):
             if missing := [name for name in COLUMNS if name not in named]:
                 raise UsageError(f"{place}: expected the columns {EXPECTED}; there is no {missing[0]}")
+            for column, index in named.items():
+                if [cell.casefold() for cell in cells].count(cells[index].casefold()) > 1:
+                    raise UsageError(f"{place}: expected one column {column}, found several named {cells[index]!r}")
             head, places = cells, named
             continue
         width = len(head) or 4

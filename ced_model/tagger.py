@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOP_K = 5
+MAX_THREADS = 1024
 
 
 class AudioTagger:
@@ -103,11 +104,16 @@ class AudioTagger:
         for option, value in (("num_threads", num_threads), ("batch_size", batch_size)):
             if value is not None:
                 check_count(option, value)
+        if num_threads is not None and num_threads > MAX_THREADS:
+            raise OptionError("num_threads", num_threads, f"at most {MAX_THREADS}")
         self.num_threads = num_threads or default_num_threads()
         self._torch_model = self._feature_extractor = None
         self._folder: ModelFolder
         self._engine: Engine
         if model is None or isinstance(model, str | os.PathLike):
+            if feature_extractor is not None:
+                wanted = "None for a folder or Hub id, which has its own; it is for a model in memory"
+                raise OptionError("feature_extractor", type(feature_extractor).__name__, wanted)
             choice = choose_engine(engine, compute_type, device)
             self._folder = open_model(DEFAULT_MODEL if model is None else model, **hub_options)
             self._engine = open_engine(self._folder, choice, self.num_threads)
@@ -646,8 +652,8 @@ class AudioTagger:
 
 def default_num_threads() -> int:
     """`OMP_NUM_THREADS` if it is set, otherwise the number of CPUs that this process may use."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given) > 0:
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2": for nested parallel regions
+    if given.isdecimal() and 0 < int(given[:9]) <= MAX_THREADS:
         return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

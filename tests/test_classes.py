@@ -256,6 +256,8 @@ def test_thresholds_are_read_from_csv_and_json(tmp_path):
     }
     report = '{"mAP": 0.5, "per_class": [{"label": "Dog", "AP": 0.1, "best_threshold": 0.2}, {"label": "Cat"}]}'
     assert read_thresholds(written(tmp_path, report)) == {"Dog": {"threshold": 0.2}}
+    by_mid = '[{"mid": "/m/0bt9lr", "threshold": 0.3}, {"class": "Cat", "threshold": 0.4}]'
+    assert read_thresholds(written(tmp_path, by_mid)) == {"/m/0bt9lr": {"threshold": 0.3}, "Cat": {"threshold": 0.4}}
 
 
 @pytest.mark.parametrize(
@@ -276,6 +278,13 @@ def test_thresholds_are_read_from_csv_and_json(tmp_path):
         ('{"Dog": {"on": 0.5}}', r"line 1: expected any of threshold, .*, found 'on'"),
         ('{"Dog": true}', r"line 1, threshold: expected a number"),
         ("[1]", r"line 1: the name of the class is missing"),
+        ('[{"threshold": 0.5}]', r"line 1: the name of the class is missing"),
+        ('[{"label": "Dog", "threshold": 0.5},\n {"label": "Dog", "threshold": 0.6}]', r"'Dog' appears twice"),
+        ('{"Dog": 1' + "0" * 400 + "}", r"line 1, threshold: expected a number"),
+        ("label,threshold\nDog,0_5\n", r"line 2, threshold: expected a number, found '0_5'"),
+        ("label;threshold\nDog;0,5\n", r"line 2, threshold: .* found '0,5': write a point, not a comma"),
+        ("label,threshold,threshold\nDog,0.5,0.6\n", r"line 1: expected one of the columns threshold and threshold"),
+        ("label,threshold,best_threshold\nDog,0.5,0.6\n", r"line 1: .* columns threshold and best_threshold"),
         ('{"Dog": 0.5, "Dog": 0.6}', r"'Dog' appears twice"),
         ("label,threshold\nDog,0.5\ndog,0.6\n", r"line 3: 'dog' appears twice \(.*line 2\)"),
         ("label,threshold\nDog,0.5\n74,0.6\n", r"line 3: '74' appears twice \(.*line 2\)"),

@@ -151,6 +151,13 @@ def test_invalid_labels_are_refused_with_line_and_reason(audio: Path, row: str, 
         read_strong_labels(written(audio, f"{HEADER}b.flac\t0.5\t1\tDog\n{row}\n"))
 
 
+@pytest.mark.parametrize("column", HEADER.split())
+def test_a_column_that_appears_twice_is_refused(audio: Path, column: str) -> None:
+    text = HEADER.strip() + f"\t{column.title()}\na.wav\t1\t2\tDog\t3\n"
+    with pytest.raises(UsageError, match=rf"labels.tsv, line 1: expected one column {column}, found several named"):
+        read_strong_labels(written(audio, text))
+
+
 def test_other_lines_with_problems_are_listed(audio: Path) -> None:
     text = HEADER + "a.wav\t1\t2\tDog\na.wav\t3\t2\tDog\na.wav\tx\t2\tDog\na.wav\t3\t2\t\n"
     with pytest.raises(UsageError, match="line 3: the onset 3 is not before the offset 2; 2 more: line 4, 5$"):

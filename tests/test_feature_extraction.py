@@ -504,8 +504,11 @@ def with_sample(value: float, position: int = 5000) -> np.ndarray:
         (None, "not a waveform of numbers"),
         ([0.1, [0.2, 0.3]], "not a waveform of numbers"),
         (np.array([WAVEFORM, None], dtype=object), "not a waveform of numbers"),
+        (np.ma.masked_greater(WAVEFORM, 0), "masked samples: fill them"),
+        (torch.zeros(5000).to_sparse(), "a sparse, nested or meta tensor: convert it"),
+        (torch.zeros(5000, device="meta"), "a sparse, nested or meta tensor: convert it"),
     ],
-    ids=range(20),
+    ids=range(23),
 )
 @pytest.mark.parametrize("position", [0, 1, 2])
 def test_invalid_clips_are_refused_with_their_index(clip: Any, reason: str, position: int) -> None:

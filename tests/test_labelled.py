@@ -273,6 +273,32 @@ def test_a_column_for_each_class(table: Table) -> None:
     assert yes_or_no.problem_type == MULTI_LABEL
 
 
+def test_the_nameless_index_of_pandas_is_no_class(table: Table) -> None:
+    clips = read_labelled(table(",path,Dog,Cat,\n0,a.wav,1,0,\n1,b.wav,0,1,\n"))
+    assert labels_of(clips) == {"a.wav": {"Dog": 1}, "b.wav": {"Cat": 1}}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.csv", "path;label\na.wav;Dog\nb.wav;Cat\n"),
+        ("x.csv", "path\tlabel\na.wav\tDog\nb.wav\tCat\n"),
+        ("x.tsv", "path,label\na.wav,Dog\nb.wav,Cat\n"),
+        ("x.csv", 'path, label\na.wav, "Dog"\n"b.wav", "Cat"\n'),
+    ],
+)
+def test_tables_may_have_other_separators_and_spaces_after_them(table: Table, name: str, text: str) -> None:
+    assert labels_of(read_labelled(table(text, name))) == {"a.wav": {"Dog": 1}, "b.wav": {"Cat": 1}}
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.json"])
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_tables_in_other_encodings_are_refused(tmp_path: Path, name: str, encoding: str) -> None:
+    (tmp_path / name).write_bytes("path,label\na.wav,Bär\n".encode(encoding))
+    with pytest.raises(ValueError, match=rf"{name}: cannot be read as \w+: expected UTF-8 text"):
+        read_labelled(tmp_path / name)
+
+
 def test_splits_are_read_from_a_column(table: Table) -> None:
     path = table("path,label,split\na.wav,Dog,train\nb.wav,Cat,val\nc.wav,Dog,val\n")
     assert find_splits(path) == ["train", "val"]
@@ -320,6 +346,14 @@ def test_given_classes_stay_in_their_order(table: Table) -> None:
 def test_names_that_differ_only_in_case_are_different_classes() -> None:
     classes = vocabulary_of(["Dog", "dog"])
     assert [classes.find(name) for name in ("dog", "Dog", "DOG")] == [1, 0, None]
+
+
+def test_composed_and_decomposed_accents_are_the_same_class(table: Table) -> None:
+    path = table("path,label\na.wav,Ma\u0308use\nb.wav,M\u00e4use\n")
+    assert read_labelled(path).labels == ["M\u00e4use"]
+    assert read_labelled(path, classes=["Ma\u0308use"]).targets.tolist() == [[1], [1]]
+    columns = table("path,Ma\u0308use,Hund\na.wav,1,0\nb.wav,0,1\n", "columns.csv")
+    assert read_labelled(columns, classes=["Hund", "M\u00e4use"]).targets.tolist() == [[0, 1], [1, 0]]
 
 
 def test_the_problem_type_can_be_forced(table: Table) -> None:
@@ -370,12 +404,19 @@ def test_clips_that_cannot_be_used_are_listed_with_the_reason(table: Table, tmp_
         ("x.csv", "path,Dog,Cat\na.wav,0,0\n", "no clip has any of its 2 classes"),
         ("x.csv", "path,label\na.wav,Dog,Cat\n", "rows have more cells than the header"),
         ("x.csv", 'path,label\na.wav,"Dog\n', "cannot be read as csv"),
+        ("x.csv", "path,label,label\na.wav,Dog,Cat\n", "there are several columns 'label'; keep one of them"),
+        ("x.csv", "path,Dog,Dog\na.wav,1,0\n", "there are several columns 'Dog'; keep one of them"),
+        ("x.csv", "path,path,label\na.wav,b.wav,Dog\n", "there are several columns 'path'"),
         ("x.csv", "path,label\nnix.wav,Dog\n", "no usable clips.*nix.wav: there is no such file; .* with `audio_root`"),
         ("x.jsonl", '\n{"path": "a.wav", "label": \n', "cannot be read as json: line 2: "),
         ("x.jsonl", '{"path": "a.wav", "labels": []}\n', "no clip has a label"),
         ("x.jsonl", '["a.wav", "Dog"]\n', "expected objects such as"),
         ("x.json", '{"a.wav": "Dog"}', "expected objects such as"),
         ("x.json", "[]", "the table has no rows"),
+        ("x.json", '[{"path": "a.wav", "label": "Dog", "label": "Cat"}]', "'label' appears twice"),
+        ("x.jsonl", '{"path": "a.wav", "label": "Dog", "label": "Cat"}', "line 1: 'label' appears twice"),
+        ("x.json", '[{"path": "a.wav", "label": {"name": "Dog"}}]', "row 1: a label must be a name or a list"),
+        ("x.json", '[{"path": "a.wav", "label": [["Dog"]]}]', "row 1: a label must be a name or a list"),
         ("x.parquet", "text", "cannot be read as parquet"),
         ("x.txt", "a.wav", "not a table of clips; give a folder, or a file that ends in .csv, .tsv"),
     ],

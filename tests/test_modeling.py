@@ -383,6 +383,16 @@ def test_labels_of_wrong_shapes_are_refused(fields: dict[str, Any], labels: torc
         make_model(**fields)(torch.randn(2, 64, 40), labels=labels)
 
 
+@pytest.mark.parametrize("field", ["input_values", "attention_mask"])
+@pytest.mark.parametrize("kind", [CedModel, CedForAudioClassification, CedForAudioFrameClassification])
+def test_inputs_that_are_not_a_tensor_are_refused(kind: Any, field: str) -> None:
+    model = kind(make_config())
+    inputs: dict[str, Any] = {"input_values": torch.randn(2, 64, 40), "attention_mask": torch.ones(2, 40)}
+    inputs[field] = inputs[field].numpy()
+    with pytest.raises(ValueError, match=f"^`{field}` must be a tensor, got ndarray"):
+        model(**inputs)
+
+
 @pytest.mark.parametrize("labels", [[[0.0] * 5] * 2, torch.zeros(2, 5).numpy(), "dog"])
 @pytest.mark.parametrize("kind", [CedForAudioClassification, CedForAudioFrameClassification])
 def test_labels_that_are_not_a_tensor_are_refused(kind: Any, labels: Any) -> None:

@@ -6,12 +6,13 @@ import copy
 import io
 import json
 import math
+import os
 import re
 import shutil
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -1154,6 +1155,8 @@ def test_a_single_input_in_place_of_a_list_is_refused(tagger):
         ({"threshold": math.nan}, r"`threshold=nan`: expected a number"),
         ({"threshold": "0.3"}, r"`threshold='0.3'`: expected a number"),
         ({"threshold": 50}, r"`threshold=50`: expected a score from 0 to 1"),
+        ({"threshold": 10**400}, r"`threshold=10+…`: expected a number"),
+        ({"window_s": 10**400}, r"`window_s=10+…`: expected a number"),
         ({"labels": [1.5]}, r"expected names of classes"),
         ({"labels": [13]}, r"expected names of classes"),
         ({"exclude": "class 99"}, r"`exclude='class 99'`: expected a class of the model"),
@@ -1226,3 +1229,66 @@ def test_a_tagger_names_itself_and_refuses_options_that_it_does_not_have(tagger:
     assert repr(tagger) == f"<AudioTagger {tagger.name}, onnx float32 on cpu>"
     with pytest.raises(TypeError, match=r"AudioTagger\(\) got an unexpected keyword argument 'threads'"):
         AudioTagger(MICRO, threads=2)
+    with pytest.raises(ValueError, match=r"`feature_extractor='CedFeatureExtractor'`: expected None for a folder"):
+        AudioTagger(MICRO, feature_extractor=CedFeatureExtractor(f_max=7000))
+    with pytest.raises(ValueError, match=r"`num_threads=1025`: expected at most 1024"):
+        AudioTagger(MICRO, num_threads=1025)
+    with pytest.raises(OSError, match=r"'' is not a model folder"):
+        AudioTagger("")
+
+
+@pytest.mark.parametrize(("given", "threads"), [("3", 3), ("3,2", 3), ("1024", 1024)])
+def test_the_number_of_threads_is_that_of_omp(monkeypatch, given, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert AudioTagger(MICRO).num_threads == threads
+
+
+@pytest.mark.parametrize("given", ["", "0", "-1", "x", "\u00b2", "1025", "9" * 5000])
+def test_an_unusable_number_of_threads_of_omp_is_ignored(monkeypatch, given):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert 1 <= AudioTagger(MICRO).num_threads <= os.cpu_count()
+
+
+def test_thresholds_may_be_given_by_index(tagger):
+    waveform = noise(1)
+    by_index, by_name = ({key: 0.2, "*": 1.0} for key in (3, tagger.labels[3]))
+    assert tagger(waveform, threshold=by_index) == tagger(waveform, threshold=by_name)
+    assert tagger.events(waveform, by_index) == tagger.events(waveform, by_name)
+
+
+def test_a_negated_view_of_a_tensor_is_read_as_its_values(tagger):
+    waveform = torch.from_numpy(noise(1))
+    conjugate = torch.complex(torch.zeros_like(waveform), -waveform).conj().imag
+    assert conjugate.is_neg() and tagger(conjugate) == tagger(waveform)
+
+
+@pytest.mark.parametrize("rate", ["x", 0, -1, math.nan, True, 10**400, np.array([RATE])])
+def test_impossible_rates_of_streams_are_refused(tagger, rate):
+    for chunks, options in (([noise(1)], {"sampling_rate": rate}), ([{"array": noise(1), "sampling_rate": rate}], {})):
+        with pytest.raises(ValueError, match=r"`sampling_rate=.*`: expected a number from 1000 to 10000000"):
+            next(tagger.stream(chunks, **options))
+
+
+def test_a_stream_does_not_end_at_a_first_chunk_of_none(tagger):
+    with pytest.raises(AudioError, match="a chunk of type NoneType"):
+        next(tagger.stream([None, noise(1)]))
+
+
+def test_a_row_that_cannot_be_loaded_is_an_error_of_this_input_only(tagger):
+    class Row(Mapping):
+        def __getitem__(self, key: str) -> Any:
+            raise RuntimeError("the shard\nis gone")
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(["array"])
+
+        def __len__(self) -> int:
+            return 1
+
+    waveform = noise(1)
+    for inputs in ([Row()], [Row(), waveform]):
+        broken, *others = tagger.tag(inputs)
+        assert (broken.name, str(broken.error)) == ("<row>", "<row>: cannot be loaded: the shard is gone")
+        assert [other.tags for other in others] == [tagger(waveform)] * (len(inputs) - 1)
+    with pytest.raises(AudioError, match="cannot be loaded: the shard is gone"):
+        tagger(Row())

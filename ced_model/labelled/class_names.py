@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of classes: finding them in a list of classes, and splitting a text with several names."""
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,19 @@ def describe_unknown(unknown: Sequence[str], classes: Sequence[str]) -> str:
 def parse_cell(cell: Any, separator: str, vocabulary: Vocabulary | None) -> list[str]:
     """The names in a cell of the label column."""
     if isinstance(cell, (list, tuple, np.ndarray)):
-        return [text for name in cell if (text := text_of(name))]
-    text = text_of(cell)
+        return [text for name in cell if (text := _name(name))]
+    text = _name(cell)
     if not text or (vocabulary is not None and vocabulary.find(text) is not None):
         return [text] if text else []
     parts = [part.strip() for part in text.split(separator)] if separator else [text]
     return [name for part in parts if part for name in _split_commas(part, vocabulary)]
+
+
+def _name(cell: Any) -> str:
+    """The text of a name, with composed accents: two spellings that look the same are one class."""
+    if isinstance(cell, (Mapping, list, tuple)):
+        raise ValueError(f"a label must be a name or a list of names, got {shown([str(cell)])}.")
+    return unicodedata.normalize("NFC", text_of(cell))
 
 
 def _split_commas(text: str, vocabulary: Vocabulary | None) -> list[str]:

@@ -149,7 +149,10 @@ def _named_values(rows: Rows, separator: str, vocabulary: Vocabulary | None) -> 
     assert rows.cells is not None
     for index, cell in enumerate(rows.cells):
         if not isinstance(cell, str):
-            found = parse_cell(cell, separator, vocabulary)
+            try:
+                found = parse_cell(cell, separator, vocabulary)
+            except ValueError as error:
+                raise ValueError(f"{rows.name}, row {index + 1}: {error}") from error
         elif (found := parsed.get(cell)) is None:  # type: ignore[assignment]
             found = parsed[cell] = parse_cell(cell, separator, vocabulary)
         for name in found:

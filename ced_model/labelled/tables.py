@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..audio import describe
+from ..safetensors_index import unique_keys
 from .clips import ALL, Skipped, shown
 
 PATH_COLUMNS = ("file_name", "filename", "path", "file", "filepath", "file_path", "audio", "fname")
@@ -96,6 +97,8 @@ def read_table(path: str) -> Table:
     readers: dict[str, Callable[[str], Table]] = {"csv": _read_csv, "json": _read_json, "parquet": _read_parquet}
     try:
         table = readers[format](path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{describe(path)}: cannot be read as {format}: expected UTF-8 text.") from error
     except Exception as error:  # from csv, json or pyarrow
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ValueError(f"{describe(path)}: cannot be read as {format}: {reason}.") from error
@@ -107,16 +110,24 @@ def read_table(path: str) -> Table:
 def _read_csv(path: str) -> Table:
     """All cells as strings; missing ones at the end of a row are empty."""
     with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",", strict=True)
+        first = file.readline()
+        file.seek(0)
+        separator = "\t" if path.lower().endswith(".tsv") else ","
+        if separator not in first:  # spreadsheets write semicolons where the comma is the decimal point
+            separator = next((sign for sign in "\t;," if sign in first), separator)
+        rows = csv.reader(file, delimiter=separator, strict=True, skipinitialspace=True)
         names = [name.strip() for name in next(rows, [])]
         if not names:
             raise ValueError("it is empty")
-        table: Table = {name: [] for name in names}
+        if twice := [name for name in names if name and names.count(name) > 1]:
+            raise ValueError(f"there are several columns {twice[0]!r}; keep one of them")
+        table: Table = {name: [] for name in names if name}  # the index of pandas has no name
         for row in filter(None, rows):
             if len(row) > len(names):
                 raise ValueError("rows have more cells than the header; put quotes around cells with commas")
             for name, value in zip(names, [*row, *[""] * (len(names) - len(row))], strict=True):
-                table[name].append(value)
+                if name:
+                    table[name].append(value)
     return table
 
 
@@ -124,7 +135,7 @@ def _read_json(path: str) -> Table:
     """The columns of a list of objects, or of one object per line."""
     with open(path, encoding="utf-8-sig") as file:
         if path.lower().endswith(".json"):
-            rows = json.load(file)
+            rows = json.load(file, object_pairs_hook=unique_keys)
         else:
             rows = [_json_line(number, line) for number, line in enumerate(file, start=1) if line.strip()]
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -135,9 +146,9 @@ def _read_json(path: str) -> Table:
 
 def _json_line(number: int, line: str) -> Any:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {number}: {error.msg}") from error
+        return json.loads(line, object_pairs_hook=unique_keys)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {getattr(error, 'msg', error)}") from error
 
 
 def _read_parquet(path: str) -> Table:

@@ -11,7 +11,7 @@ import numpy as np
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from ..classes import choose_classes
-from ..events import Event, event_rules
+from ..events import Event
 from ..results import Tag, Timeline
 from ..tagger import AudioTagger
 from . import parameters as kinds
@@ -68,7 +68,7 @@ def find_events(
     name: str, tagger: AudioTagger, waveform: np.ndarray, parameters: kinds.Events, budget: Budget
 ) -> Response:
     """Events of a recording: onset and offset in seconds, and the peak score."""
-    event_rules(tagger.labels, **parameters.finding())  # fails before the work
+    parameters.rules(tagger.labels, tagger.problem_type)  # fails before the work
     timeline = _timeline(tagger, waveform, parameters, budget)
     found = [rounded(event) for event in timeline.events(**parameters.finding())]
     return JSONResponse({"model": name, "duration_s": round(timeline.duration_s, DIGITS), "events": found})

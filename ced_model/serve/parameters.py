@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 
 from ..audio import MIX
 from ..audio_chunks import MAX_SAMPLING_RATE, MIN_SAMPLING_RATE
-from ..events import THRESHOLD
+from ..events import THRESHOLD, Rule, check_thresholds, event_rules
 from ..windows import TIMELINE_WINDOW_S
 from .settings import Refusal
 
@@ -93,6 +93,14 @@ class Finding(Choice):
         names = ("off_threshold", "min_duration_s", "merge_gap_s", "max_duration_s", "smooth_s", "smoothing")
         thresholds = self.threshold if self.thresholds is None else self.thresholds
         return {"thresholds": thresholds} | {name: getattr(self, name) for name in names} | self.choosing()
+
+    def rules(self, labels: list[str], problem_type: str) -> list[Rule]:
+        """Rules for events, with thresholds that scores of the model can reach."""
+        finding = self.finding()
+        rules = event_rules(labels, **finding)
+        if problem_type != "regression":
+            check_thresholds("threshold" if self.thresholds is None else "thresholds", finding["thresholds"])
+        return rules
 
 
 class Events(Sound, Windows, Finding):

@@ -14,7 +14,6 @@ import numpy as np
 from fastapi import FastAPI
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from ..events import event_rules
 from ..messages import one_line
 from ..streaming import stream_events
 from ..tagger import AudioTagger
@@ -163,7 +162,7 @@ class _Session:
         asked, tagger = self.parameters, self.tagger
         tagging: dict[str, Any] = {"window_s": asked.window_s, "hop_s": asked.hop_s, "top_k": asked.top_k or None}
         tagging |= asked.choosing() | {"sampling_rate": self.rate}
-        rules = event_rules(tagger.labels, **asked.finding()) if asked.events else []
+        rules = asked.rules(tagger.labels, tagger.problem_type) if asked.events else []
         hop_s = asked.window_s / 2 if asked.hop_s is None else asked.hop_s
 
         def windows() -> Iterator[tuple[float, float, np.ndarray]]:

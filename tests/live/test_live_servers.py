@@ -86,7 +86,7 @@ def test_a_camera_without_audio_is_one_line(tmp_path):
     port = free_port()
     with rtsp(port), Listening(tmp_path, f"rtsp://127.0.0.1:{port}/video") as listening:
         assert listening.process.wait(300) == 1
-        assert listening.stderr.splitlines()[-1].endswith("; there may be no audio track")
+        assert listening.stderr.splitlines()[-1].endswith("; the stream may have no audio track")
 
 
 MP3 = ("-c:a", "libmp3lame", "-f", "mp3", "-content_type", "audio/mpeg")

@@ -114,6 +114,13 @@ def test_events_timelines_and_embeddings_are_those_of_the_library(server: Served
     assert entry["embedding"] == pytest.approx(tagger.embed(source).tolist(), abs=1e-4)
 
 
+def test_thresholds_of_events_that_no_score_can_have_are_refused(server: Served):
+    for field, value in (("threshold", "-1"), ("threshold", "2"), ("thresholds", '{"Dog": 1e999}')):
+        refusal = server.post("/v1/audio/events", data={field: value}, files={"file": wav(noise())})
+        message = problem(refusal, 422)
+        assert message.startswith(field) and message.endswith("expected a score from 0 to 1")
+
+
 def test_models_are_chosen_by_name_and_no_folders_are_shown(server: Served):
     entries = server.get("/v1/models").json()["data"]
     assert [(entry["id"], entry["classes"]) for entry in entries] == [("ced-nano", 527), ("micro_hub", 13)]
