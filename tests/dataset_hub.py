@@ -29,7 +29,7 @@ class _Handler(BaseHTTPRequestHandler):
         if place is None:
             self._answer(404, {"error": "not found"})
         elif place[1].endswith("/unreachable"):
-            self.close_connection = True  # without an answer
+            self.close_connection = True  # without a response
         elif place[1] in self.server.gated:
             self._answer(403, {"error": "gated"}, {"X-Error-Code": "GatedRepo"})
         elif place[1] not in self.server.folders:

@@ -140,7 +140,7 @@ class Listening:
 
 @contextmanager
 def running(*command: Any, port: int) -> Iterator[subprocess.Popen]:
-    """Starts a server, and waits until it listens at `port`."""
+    """Starts a server, and waits until it accepts connections at `port`."""
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for_port(port)

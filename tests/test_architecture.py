@@ -16,8 +16,8 @@ PACKAGE = "ced_model"
 PORT = ("configuration_ced", "feature_extraction_ced", "modeling_ced", "pipeline_ced", "pipeline_inputs")
 SHARED = ("log_mel", "audioset", "model_settings", "custom_code")  # of port and core; they travel with the custom code
 PORT_PACKAGES = {"torch", "numpy", "transformers", "huggingface_hub"}
-# Rooms above the core, each with the rooms that it may import.
-ROOMS: dict[str, tuple[str, ...]] = {
+# Components above the core, each with the components that it may import.
+COMPONENTS: dict[str, tuple[str, ...]] = {
     "model_card": (),
     "zenodo": (),
     "endpoint_handler": (),
@@ -109,8 +109,8 @@ def imports(module: str) -> list[Import]:
 IMPORTS = {module: imports(module) for module in MODULES}
 
 
-def room_of(module: str) -> str:
-    """`port`, `shared`, `cli`, one of `ROOMS`, or `core`."""
+def component_of(module: str) -> str:
+    """`port`, `shared`, `cli`, one of `COMPONENTS`, or `core`."""
     first = module.partition(".")[0]
     if first in PORT:
         return "port"
@@ -118,10 +118,10 @@ def room_of(module: str) -> str:
         return "shared"
     if first in ("cli", "__main__"):
         return "cli"
-    return first if first in ROOMS else "core"
+    return first if first in COMPONENTS else "core"
 
 
-CORE = [module for module in MODULES if room_of(module) == "core" and module]
+CORE = [module for module in MODULES if component_of(module) == "core" and module]
 
 
 def uses(module: str, *, late: bool = True, typing: bool = False) -> Iterator[str]:
@@ -140,10 +140,9 @@ def packages(module: str, *, late: bool) -> set[str]:
 @pytest.mark.parametrize("module", [module for module in MODULES if module in (*PORT, *SHARED) and module])
 def test_the_port_imports_only_the_port(module):
     """These files are sufficient for readers who only want the transformers model."""
-    if module.startswith(
-        "pipeline"
-    ):  # also uses the core's audio, window, result and event files, which are part of the custom code
-        assert not set(uses(module)) & set(ROOMS) and all(room_of(other) != "cli" for other in uses(module))
+    if module.startswith("pipeline"):
+        # It also uses the core's audio, window, result and event files, which are part of the custom code.
+        assert not set(uses(module)) & set(COMPONENTS) and all(component_of(other) != "cli" for other in uses(module))
         return
     assert set(uses(module)) <= {*PORT, *SHARED}
     assert packages(module, late=True) <= PORT_PACKAGES
@@ -159,25 +158,25 @@ def test_the_core_imports_neither_torch_nor_transformers(module):
 
 
 @pytest.mark.parametrize("module", CORE)
-def test_the_core_imports_no_room(module):
-    assert [other for other in uses(module) if room_of(other) not in ("core", "port", "shared")] == []
+def test_the_core_imports_no_component_above_it(module):
+    assert [other for other in uses(module) if component_of(other) not in ("core", "port", "shared")] == []
 
 
 def test_only_the_torch_engine_and_the_tagger_import_the_port():
-    meeting = {module for module in CORE if any(room_of(other) == "port" for other in uses(module))}
+    meeting = {module for module in CORE if any(component_of(other) == "port" for other in uses(module))}
     assert meeting == {"engines.torch", "tagger"}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_rooms_import_only_the_core_and_rooms_below_them(room):
-    allowed = {"core", "port", "shared", room, *ROOMS[room]}
-    mine = [module for module in MODULES if room_of(module) == room]
-    assert [(module, other) for module in mine for other in uses(module) if room_of(other) not in allowed] == []
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_components_import_only_the_core_and_components_below_them(component):
+    allowed = {"core", "port", "shared", component, *COMPONENTS[component]}
+    mine = [module for module in MODULES if component_of(module) == component]
+    assert [(module, other) for module in mine for other in uses(module) if component_of(other) not in allowed] == []
 
 
 def test_only_the_command_imports_the_command():
-    users = {module for module in MODULES for other in uses(module) if room_of(other) == "cli"}
-    assert {module for module in users if room_of(module) != "cli"} == set()
+    users = {module for module in MODULES for other in uses(module) if component_of(other) == "cli"}
+    assert {module for module in users if component_of(module) != "cli"} == set()
 
 
 def test_there_are_no_circular_imports():

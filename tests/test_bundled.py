@@ -47,7 +47,9 @@ def test_its_name_and_its_folder_are_the_same_model() -> None:
     assert by_default == by_name == by_folder
 
 
-def test_a_folder_of_that_name_goes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, random_model: Path) -> None:
+def test_a_folder_of_that_name_has_priority(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, random_model: Path
+) -> None:
     (tmp_path / "ced-nano").symlink_to(random_model)
     monkeypatch.chdir(tmp_path)
     assert AudioTagger.from_pretrained("ced-nano").model.num_parameters() < 1e6

@@ -284,7 +284,7 @@ def test_tables_are_written_to_the_page_and_replaced() -> None:
     assert publish.fill(filled, {"one": "| 1 |", "two": "| 2 |"}) == filled
 
 
-def test_every_place_of_the_page_has_a_table() -> None:
+def test_every_placeholder_of_the_page_has_a_table() -> None:
     places = re.findall(r"^<!-- (\w+) -->$", publish.PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     summary = {"mAP": 0.5, "mAUC": 0.9, "top_1": 0.7, "clips": 3, "classes": 2}
     accuracy = {"clips": 2, "highest": 0.5, "top5": 1.0, "probe": 0.75}
@@ -501,7 +501,7 @@ def test_training_on_one_device_continues_from_the_last_complete_checkpoint(
 
 
 @pytest.mark.usefixtures("tiny_teacher")
-def test_a_trained_student_is_fitted_to_the_teachers_embedding_before_it_trains_on(
+def test_a_trained_student_is_fitted_to_the_teachers_embedding_before_training(
     opus_bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_gpu, "FITTED_CLIPS", 4)

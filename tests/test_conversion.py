@@ -120,7 +120,7 @@ def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return convert_checkpoint(ORIGINAL, tmp_path_factory.mktemp("converted") / "ced-micro").folder
 
 
-# --- What is converted -----------------------------------------------------------------------------------------------
+# --- Sources ---------------------------------------------------------------------------------------------------------
 
 
 def test_every_source_format_gives_the_same_model(micro_folder: Path, tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_an_encoder_of_a_published_shape_has_no_published_results() -> None:
         create_model_card(encoder, model_id="user/mae", source="x", eval_results=published_eval_results(config))
 
 
-# --- What is refused -------------------------------------------------------------------------------------------------
+# --- Invalid sources -------------------------------------------------------------------------------------------------
 
 
 def test_every_unknown_missing_and_misshapen_tensor_is_listed(tmp_path: Path) -> None:
@@ -505,7 +505,7 @@ def test_a_model_that_cannot_be_run_is_not_kept(tmp_path: Path, monkeypatch: pyt
     assert "cannot be run; the folder was removed: out of memory" in fails(ORIGINAL, tmp_path / "out")
 
 
-# --- What is written -------------------------------------------------------------------------------------------------
+# --- Model folders ---------------------------------------------------------------------------------------------------
 
 
 def test_user_settings_of_a_hub_folder_are_kept_but_not_its_old_code(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def _refusal(is_new: bool) -> str:
 
 
 @pytest.mark.parametrize("is_new", [False, True])
-def test_openvino_refuses_in_one_line_in_a_process_that_was_forked_after_it_was_used(is_new: bool) -> None:
+def test_openvino_is_refused_in_one_line_in_a_process_forked_after_its_use(is_new: bool) -> None:
     tagger = AudioTagger(MICRO, engine="openvino", num_threads=2)
     expected = scores_of(tagger, 0)
     with multiprocessing.get_context("fork").Pool(1, initializer=_set_tagger, initargs=(tagger, None)) as pool:

@@ -37,7 +37,7 @@ TOLERANCES = {"float32": 2e-3, "bfloat16": 0.05, "float16": 0.01}
 @pytest.fixture(autouse=True)
 def has_device() -> None:
     if ON_CUDA and not torch.cuda.is_available():
-        pytest.fail("PyTorch sees no CUDA GPU: CED_TEST_DEVICE=cpu rehearses these tests without one.")
+        pytest.fail("PyTorch finds no CUDA GPU: CED_TEST_DEVICE=cpu runs these tests without one.")
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def test_a_journal_and_a_training_folder_have_one_writer_on_windows(
             run_folder._lock(file, tmp_path)
 
 
-def test_what_depends_on_the_system_has_a_variant_for_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_dependent_functions_have_a_variant_for_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     def kill(process: int, number: int) -> None:
         raise AssertionError("signal 0 is Ctrl-C on Windows")
 

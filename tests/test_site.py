@@ -16,7 +16,7 @@ from mkdocs.config import load_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-ROOMS_WITH_EXPORTS = ("conversion", "demo", "distributed", "exporting", "labelled", "training.finetuning")
+COMPONENTS_WITH_EXPORTS = ("conversion", "demo", "distributed", "exporting", "labelled", "training.finetuning")
 
 
 class Page(HTMLParser):
@@ -94,22 +94,22 @@ def imported_by_pages() -> set[str]:
     return found
 
 
-def exported(room: str) -> set[str]:
-    """Names in `__all__` of the `__init__.py` of a room, or imported there for users."""
-    module = importlib.import_module(f"ced_model.{room}")
+def exported(component: str) -> set[str]:
+    """Names in `__all__` of the `__init__.py` of a component, or imported there for users."""
+    module = importlib.import_module(f"ced_model.{component}")
     names = getattr(module, "__all__", None)
     if names is None:
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
         nodes = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
         names = [each.name for node in nodes for each in node.names if each.asname == each.name]
-    return {f"{room}.{name}" for name in names if is_documentable(getattr(module, name))}
+    return {f"{component}.{name}" for name in names if is_documentable(getattr(module, name))}
 
 
 def test_the_reference_has_every_public_class_and_function() -> None:
     package = importlib.import_module("ced_model")
     public = {name for name in package.__all__ if is_documentable(getattr(package, name))}
-    for room in ROOMS_WITH_EXPORTS:
-        public |= exported(room)
+    for component in COMPONENTS_WITH_EXPORTS:
+        public |= exported(component)
     missing = (public | imported_by_pages()) - reference()
     assert not missing, f"add `[[autodoc]] NAME` to a page of docs/reference/: {sorted(missing)}"
 

@@ -144,7 +144,7 @@ def test_clip_scores_are_those_of_a_plain_loop_over_windows(tagger, samples):
 
 
 @pytest.mark.parametrize("options", [{}, {"window_s": 3}, {"hop_s": 0.5}, {"window_s": 10, "hop_s": 2}])
-def test_the_maximum_is_that_of_windows_of_2_s_unless_others_are_asked_for(tagger, options):
+def test_the_maximum_is_over_windows_of_2_s_by_default(tagger, options):
     waveform = noise(11.3)
     windows = {"window_s": 2} | ({"hop_s": options["window_s"]} if "window_s" in options else {}) | options
     scores = all_scores(tagger, tagger(waveform, top_k=13, average="max", **options))
@@ -265,7 +265,7 @@ def test_tags_are_chosen_by_rank_threshold_and_class(tagger):
     assert tagger(waveform, labels=[]) == []
 
 
-def test_unknown_classes_are_refused_with_those_that_may_be_meant(tagger):
+def test_unknown_classes_are_refused_with_suggestions(tagger):
     config = CedConfig(embed_dim=16, num_heads=1, depth=1)
     audioset = AudioTagger(CedForAudioClassification(config))
     with pytest.raises(ValueError, match="`labels='Snorring'`: expected a class of the model; did you mean 'Snoring'"):
@@ -1214,7 +1214,7 @@ def test_only_ced_models_are_accepted_by_taggers():
         AudioTagger(torch.nn.Linear(2, 2))
 
 
-def test_a_timeline_has_its_scores_in_memory_once(tagger, monkeypatch):
+def test_a_timeline_stores_its_scores_only_once(tagger, monkeypatch):
     windows, classes = 20_000, 500
     monkeypatch.setattr(tagger, "_scores", lambda waveforms: np.zeros((len(waveforms), classes), np.float32))
     samples = np.zeros(round(0.01 * RATE) * windows, np.float32)

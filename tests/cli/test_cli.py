@@ -81,7 +81,7 @@ def last_line(text: str) -> str:
     return error
 
 
-# What is imported
+# Imports
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_help_is_complete_and_without_python_types(ced: Run, command: list[str],
             assert re.search(rf"--{option} [^-]*by default", shown)
 
 
-def test_the_version_is_known_in_a_checkout_that_is_not_installed(ced: Run) -> None:
+def test_the_version_is_shown_in_a_checkout_that_is_not_installed(ced: Run) -> None:
     assert ced("--version").stdout == f"ced {ced_model.__version__}\n"
 
 
@@ -166,7 +166,7 @@ def test_the_bundled_model_is_the_default_and_is_announced(ced: Run, resources: 
     assert first_line.endswith("), onnx float32 on cpu")
 
 
-def test_a_folder_of_the_bundled_model_s_name_is_only_taken_when_named(
+def test_a_folder_with_the_name_of_the_bundled_model_is_used_only_by_its_path(
     ced: Run, clip: Path, random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "ced-nano").symlink_to(random_model)
@@ -268,7 +268,7 @@ def test_nothing_to_tag_is_wrong_usage(ced: Run, random_model: Path, tmp_path: P
         one_line(ced("tag", *arguments, "--model", random_model, code=2).stderr)
 
 
-# What is tagged
+# Inputs
 
 
 def test_the_real_program_gives_the_tagger_s_results_and_nothing_else_on_stdout(
@@ -344,13 +344,13 @@ def test_folders_patterns_and_lists_give_each_file_once_in_order(
     assert files(ced("tag", "sub/2.wav", "./", "1.WAV", "./sub/../1.WAV", *options, code=1)) == [
         "sub/2.wav",
         *in_folder[:3],
-        "sub/../1.WAV",  # the system, not the name, decides where .. leads
+        "sub/../1.WAV",  # `..` is resolved by the file system (symbolic links), not in the text
     ]
     assert files(ced("tag", "**/[0-9].wav", *options)) == ["dir.wav/3.wav", "sub/2.wav"]
     assert files(ced("tag", folder / "sub", "no*match", *options, code=1)) == [str(folder / "sub/2.wav"), "no*match"]
 
     (folder / "[1].wav").write_bytes((folder / "1.WAV").read_bytes())
-    assert files(ced("tag", "[1].wav", *options)) == ["[1].wav"]  # a file by the pattern's name comes first
+    assert files(ced("tag", "[1].wav", *options)) == ["[1].wav"]  # a file with the name of the pattern has priority
     (tmp_path / "list").write_bytes("\ufeffsub/2.wav\r\n\n[1].wav\nsub/2.wav\n".encode())
     assert files(ced("tag", "1.WAV", "--from", tmp_path / "list", *options)) == ["1.WAV", "sub/2.wav", "[1].wav"]
     assert files(ced("tag", "--from", "-", *options, stdin=b"dir.wav\0sub/2.wav\0")) == ["dir.wav/3.wav", "sub/2.wav"]
@@ -370,7 +370,7 @@ def test_a_folder_that_cannot_be_listed_is_an_input_that_failed(
 ) -> None:
     scandir = os.scandir
 
-    def forbidding(path: Any) -> Any:  # file modes do not stop root
+    def forbidding(path: Any) -> Any:  # root can read files of any mode
         if os.fspath(path).endswith("dir.wav"):
             raise PermissionError(13, "Permission denied", path)
         return scandir(path)
@@ -442,12 +442,12 @@ def test_a_thousand_files_with_three_broken_ones(ced: Run, random_model: Path, t
         assert [tag["score"] for tag in record["tags"]] == pytest.approx([tag.score for tag in tags], abs=1e-5)
 
 
-# How it is written
+# Outputs
 
 
 @pytest.fixture
 def odd_names(tmp_path: Path, clip: Path) -> list[bytes]:
-    """Files whose names no format likes."""
+    """Files whose names have characters that formats must escape."""
     names = [b"line\nbreak.wav", b"return\rcarriage.wav", b'quo"te,comma.wav', b"\xff\xfe.wav", rb"back\xff.wav"]
     names += ["é中😀\u202e.wav".encode(), b"\x1b[31mred.wav", rb"a\b\x5c.wav", b" space .wav", b"[bold]rich[red].wav"]
     paths = [os.fsencode(tmp_path) + b"/odd/" + name for name in names]
@@ -458,7 +458,7 @@ def odd_names(tmp_path: Path, clip: Path) -> list[bytes]:
 
 
 def unescaped(name: str) -> bytes:
-    """The rule of `ced tag --help`, backwards."""
+    """Reverses the escaping that `ced tag --help` describes."""
     escaped = re.compile(rb"\\x([0-9a-f]{2})")
     return escaped.sub(lambda match: bytes.fromhex(match[1].decode()), name.encode())
 
@@ -644,7 +644,7 @@ def run_in_terminal(arguments: list[Any], stdout: Path | None) -> tuple[int | No
     while True:
         try:
             piece = os.read(controller, 4096)
-        except OSError:  # nobody has the terminal open any more
+        except OSError:  # no process has the terminal open any more
             break
         if not piece:
             break

@@ -110,7 +110,7 @@ def event(index: int, peak: float, label: str = "a") -> dict[str, float | str]:
 @pytest.mark.parametrize(
     ("choose", "expected"), [("best", [0.9, 0.8, 0.7]), ("spread", [0.9, 0.5, 0.1]), ("random", None)]
 )
-def test_at_most_so_many_clips_of_a_class_are_chosen(choose, expected):
+def test_the_number_of_clips_per_class_can_be_limited(choose, expected):
     peaks = [0.5, 0.9, 0.1, 0.3, 0.8, 0.7, 0.2]
     recordings = [{"file": "x.wav", "duration_s": 100.0, "events": [event(i, peak) for i, peak in enumerate(peaks)]}]
     recordings[0]["events"] += [event(0, 0.6, "b/c")]  # type: ignore[operator]
@@ -126,7 +126,7 @@ def test_at_most_so_many_clips_of_a_class_are_chosen(choose, expected):
     assert all(clip.start_s == max(0, clip.onset_s - 2) and clip.end_s == clip.offset_s + 2 for clip in chosen)
 
 
-def test_recordings_of_one_name_do_not_overwrite_each_other():
+def test_recordings_with_the_same_name_do_not_overwrite_each_other():
     recordings = [{"file": f"{name}/x.wav", "duration_s": 9.0, "events": [event(0, 0.5)]} for name in "pq"]
     chosen = choose_clips(recordings, padding_s=0, most=None, choose="best", seed=0, format="wav")
     assert [clip.clip for clip in chosen] == ["a/x_0.00.wav", "a/x_0.00-2.wav"]
@@ -165,7 +165,7 @@ def test_unsupported_clip_formats_are_reported(tmp_path):
         (("--min-duration", "-1"), "--min-duration -1: expected a number from 0"),
     ],
 )
-def test_bad_options_are_one_line_and_leave_nothing(sounds, tmp_path, arguments, expected):
+def test_bad_options_are_one_line_and_write_nothing(sounds, tmp_path, arguments, expected):
     result = ced("clips", sounds, "-m", MODEL, "-o", tmp_path / "clips", *arguments)
     assert result.exit_code == 2 and expected in result.stderr.splitlines()[-1]
     assert not (tmp_path / "clips").exists()

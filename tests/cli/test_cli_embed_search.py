@@ -193,7 +193,7 @@ def test_failed_inputs_are_rows_of_nan_or_results_with_an_error(sounds, caplog):
 
 
 class FakeCard(ModuleType):
-    """sounddevice with a loudspeaker, unless it has none, that notes what it plays."""
+    """A replacement of sounddevice that records what is played; optionally without a loudspeaker."""
 
     class PortAudioError(Exception):
         pass

@@ -80,7 +80,7 @@ def last_line(text: str) -> str:
 # Figures
 
 
-def test_the_table_fits_the_eye_and_agrees_with_json(ced: Run, table: Path) -> None:
+def test_the_table_fits_80_columns_and_agrees_with_json(ced: Run, table: Path) -> None:
     shown = ced(table)
     report = json.loads(ced(table, "--json").stdout)
     lines = shown.stdout.splitlines()
@@ -151,7 +151,7 @@ def test_undefined_figures_are_empty_or_null(ced: Run, table: Path, tmp_path: Pa
     assert "mAUC          –" in ced(table).stdout
 
 
-def test_of_many_classes_the_best_and_the_worst_are_shown() -> None:
+def test_the_best_and_the_worst_of_many_classes_are_shown() -> None:
     random = np.random.default_rng(0)
     labels = [name for _, name in AUDIOSET_CLASSES]
     targets = (random.random((40, len(labels))) < 0.2).astype(np.float32)
@@ -170,7 +170,7 @@ NUMBERED = {"1 - Crow": "misc_crow", "2 - Bell": "perc_bell", "3 - Hand drums": 
 
 @pytest.fixture
 def numbered(resources: Path, tmp_path: Path) -> Path:
-    """A folder of clips for each of three classes, as data sets have them: with numbers, and a name of its own."""
+    """A folder of clips for each of three classes, named as in data sets: with numbers, and one with another name."""
     for label, name in NUMBERED.items():
         (tmp_path / "numbered" / label).mkdir(parents=True)
         shutil.copy(resources / f"{name}.flac", tmp_path / "numbered" / label)
@@ -198,7 +198,7 @@ def test_labels_of_a_folder_are_matched_or_proposed(ced: Run, numbered: Path, tm
     )
 
 
-def test_which_classes_are_taken_for_which(ced: Run, numbered: Path, table: Path, tmp_path: Path) -> None:
+def test_confusions_are_printed_and_written(ced: Run, numbered: Path, table: Path, tmp_path: Path) -> None:
     matrix, picture = tmp_path / "confusion.csv", tmp_path / "confusion.png"
     shown = ced(numbered, "--skip-unknown", "--confusion", matrix, "--confusion", picture)
     rows = list(csv.reader(matrix.open(encoding="utf-8")))
@@ -230,7 +230,7 @@ def test_the_test_split_is_evaluated_by_default(ced: Run, folder: Path) -> None:
     assert "no split 'test'; expected 'train', 'validation'" in last_line(ced(folder, "--split", "test", code=1).stderr)
 
 
-def test_without_a_split_to_test_there_is_a_choice(ced: Run, table: Path, resources: Path) -> None:
+def test_the_split_must_be_given_if_there_is_no_test_split(ced: Run, table: Path, resources: Path) -> None:
     rows = [f"{resources}/misc_crow.flac,Crow,fold1\n", f"{resources}/perc_bell.flac,Bell,fold2\n"]
     table.write_text("path,label,split\n" + "".join(rows))
     assert "missing --split: choose fold1, fold2 or all" in last_line(ced(table, code=2).stderr)
@@ -244,7 +244,7 @@ def test_options_of_tables(ced: Run, resources: Path, tmp_path: Path) -> None:
     assert ced(path, *options).stdout.startswith("2 clips, multi-label; 3 of 3 classes present")
 
 
-# What goes wrong
+# Errors
 
 
 def test_clips_that_fail_are_named_and_the_exit_code_is_1(ced: Run, table: Path) -> None:
@@ -271,7 +271,7 @@ def test_clips_that_fail_are_named_and_the_exit_code_is_1(ced: Run, table: Path)
         ("", "cannot be read as csv"),
     ],
 )
-def test_labels_that_do_not_do_fail_in_one_line(ced: Run, tmp_path: Path, clip: Path, text: str, message: str) -> None:
+def test_unusable_labels_fail_in_one_line(ced: Run, tmp_path: Path, clip: Path, text: str, message: str) -> None:
     shutil.copy(clip, tmp_path / "a.wav")
     (tmp_path / "x.csv").write_text(text)
     shown = ced(tmp_path / "x.csv", code=1)
@@ -308,7 +308,7 @@ def test_help_is_complete(ced: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         assert any(line.strip().startswith(option) for line in lines), option
 
 
-def test_without_the_extra_one_line_has_the_command_to_install_it(
+def test_without_the_extra_the_error_has_the_install_command(
     ced: Run, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("datasets", "sklearn"):
@@ -329,7 +329,7 @@ def test_a_file_that_cannot_be_written_keeps_its_content(
         patch.setattr("csv.DictWriter.writerow", fail)
         result = ced(table, "--per-class", path, "--overwrite", code=1)
         assert last_line(result.stderr) == f"ced: '{path}': No space left on device"
-        assert "mAP" in result.stdout  # the figures are not lost with the file
+        assert "mAP" in result.stdout  # the metrics are printed even if the file cannot be written
     assert path.read_text() == "before" and sorted(tmp_path.iterdir()) == [path, table]
     assert f"--per-class {path}: expected a new file; this one exists: overwrite it" in last_line(
         ced(table, "--per-class", path, code=2).stderr
@@ -338,7 +338,7 @@ def test_a_file_that_cannot_be_written_keeps_its_content(
     assert path.read_text().startswith("label,mid,") and sorted(tmp_path.iterdir()) == [path, table]
 
 
-def test_a_file_that_appears_during_the_work_is_left_alone_and_the_result_is_kept(
+def test_a_file_that_appears_during_the_work_is_not_changed_and_the_result_is_kept(
     ced: Run, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "classes.csv"
@@ -365,7 +365,7 @@ def test_names_of_classes_and_files_cannot_write_to_the_terminal(resources: Path
     assert "[red]Cat[/red]" in shown and "\x1b" not in shown and "\u202e" not in shown
 
 
-# The real command
+# In a terminal
 
 
 def test_a_run_in_a_terminal(table: Path, random_model: Path, tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_a_run_in_a_terminal(table: Path, random_model: Path, tmp_path: Path) ->
     while True:
         try:
             part = os.read(master, 2**16)
-        except OSError:  # EIO, where the other end is closed
+        except OSError:  # EIO if the other end is closed
             break
         if not part:
             break

@@ -90,7 +90,7 @@ def test_strong_labels_without_the_option_are_recognised(labels: Path, resources
     assert result.exit_code == 1 and "are columns of strong labels: add --events" in result.stderr
 
 
-def test_own_names_of_classes_are_those_of_the_labels(labels: Path, resources: Path, tmp_path: Path) -> None:
+def test_a_label_map_applies_to_events_and_labels(labels: Path, resources: Path, tmp_path: Path) -> None:
     (tmp_path / "own.tsv").write_text("misc_burp.flac\t0\t0.5\tmouth\n")
     (tmp_path / "map.csv").write_text('"Burping, eructation",mouth\nCough,mouth\n')
     arguments = ["evaluate", tmp_path / "own.tsv", "--events", "--audio-root", resources, "--label-map"]
@@ -129,7 +129,7 @@ def test_a_class_without_detected_events_is_noted_and_can_count_as_zero(labels: 
         (["{labels}", "--events", "--results", "{other}"], "other.csv has none of the 3 recordings of the labels"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_compared_is_refused_in_one_line(
+def test_events_that_cannot_be_compared_are_refused_in_one_line(
     labels: Path, resources: Path, tmp_path: Path, arguments: list[str], reason: str
 ) -> None:
     (tmp_path / "other.csv").write_text("x.wav\t0\t1\tDog\n")
@@ -140,7 +140,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
     assert re.search(reason, line[0]), line
 
 
-# With sed_scores_eval: an environment of its own (pandas below 3), see docs/evaluation.md
+# With sed_scores_eval, in a separate environment (pandas below 3), see docs/evaluation.md
 
 
 @pytest.mark.psds

@@ -49,13 +49,13 @@ AWKWARD_LABELS = [
 
 
 def unescaped(text: str) -> str:
-    """What docs/formats.md has: each `\\xNN` is a byte."""
+    """Reverses the escaping of docs/formats.md: each `\\xNN` is a byte."""
     return re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), text.encode()).decode()
 
 
 def read_audacity(path: Path) -> Rows:
     if not path.stat().st_size:
-        return []  # crowsetta has no annotation without labels
+        return []  # crowsetta does not support annotations without labels
     read = crowsetta.formats.seq.AudSeq.from_file(path)
     return [("", *each) for each in zip(read.start_times, read.end_times, map(unescaped, read.labels), strict=True)]
 
@@ -63,7 +63,7 @@ def read_audacity(path: Path) -> Rows:
 def read_raven(path: Path) -> Rows:
     table = pandas.read_csv(path, sep="\t")
     if not len(table):
-        return []  # nor without selections
+        return []  # or without selections
     read = crowsetta.formats.bbox.Raven.from_file(path)
     rows = []
     for box, place, offset in zip(read.to_bbox(), table["Begin Path"], table["File Offset (s)"], strict=True):
@@ -77,7 +77,7 @@ def read_dcase(path: Path) -> Rows:
     if len(table):
         lengths = table.groupby("filename").offset.max().rename("duration").reset_index()
         scores = PSDSEval(dtc_threshold=0.5, gtc_threshold=0.5, ground_truth=table, metadata=lengths)
-        assert scores.compute_macro_f_score(table)[0] == 1  # the events are found in themselves
+        assert scores.compute_macro_f_score(table)[0] == 1  # the events match themselves
     rows = zip(table.filename, table.onset, table.offset, table.event_label, strict=True)
     return [(Path(unescaped(name)).name, onset, offset, unescaped(label)) for name, onset, offset, label in rows]
 
@@ -101,7 +101,7 @@ def read_textgrid(path: Path) -> Rows:
     assert all(each.maxTime - each.minTime > 1e-5 for tier in read for each in tier) and all(len(tier) for tier in read)
     tiers = crowsetta.formats.seq.TextGrid.from_file(path).tiers
     bounds = [(each.xmin, each.xmax) for tier in tiers for each in tier.intervals]
-    assert np.allclose(bounds, [row[1:3] for row in rows], rtol=0, atol=1e-4)  # textgrid rounds
+    assert np.allclose(bounds, [row[1:3] for row in rows], rtol=0, atol=1e-4)  # textgrid rounds times
     return sorted(rows, key=lambda row: row[1:])
 
 
@@ -143,14 +143,14 @@ def ced(*arguments: Any, code: int = 0) -> Any:
 
 @pytest.fixture(scope="module")
 def expected(resources: Path) -> dict[str, Rows]:
-    """The events of each recording from 0.25 on, as the tagger finds them."""
+    """The events of each recording with a threshold of 0.25, found by the tagger."""
     tagger = ced_model.AudioTagger()
     found = {path.name: tagger.events(path, 0.25) for path in sorted(resources.glob("*.[fo][lg]*"))}
     return {name: [(name, *event[:3]) for event in events] for name, events in found.items()}
 
 
 def without_last_digits(path: Path) -> str:
-    """The text of a file; the seventh digit of a score depends on what was computed together."""
+    """The text of a file with rounded scores, because their seventh digit depends on the batches."""
     return re.sub(r"\d+\.\d+(?:e-\d+)?", lambda number: f"{float(number[0]):.5f}", path.read_text(encoding="utf-8"))
 
 
@@ -183,7 +183,7 @@ def test_a_folder_of_recordings_is_written_as_a_folder_of_files(
     for name in expected:
         shutil.copy(resources / name, recordings / "sub" / name)
     (recordings / "broken.wav").write_bytes(b"RIFF")
-    shutil.copy(resources / "misc_crow.flac", recordings / "sub" / "misc_crow.wav")  # the same name but for its suffix
+    shutil.copy(resources / "misc_crow.flac", recordings / "sub" / "misc_crow.wav")  # only the extension differs
     output, suffix = tmp_path / "out", EVENT_FORMATS[Format(format)].suffix
     done = ced(recordings, tmp_path / "no.wav", "-f", format, "--threshold", 0.25, "-o", output, code=1)
     assert "broken.wav" in done.stderr and "no.wav" in done.stderr
@@ -226,7 +226,7 @@ def test_recordings_without_events_have_a_valid_file(format: str, resources: Pat
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("name", AWKWARD_NAMES)
-def test_spaces_quotes_and_control_characters_come_back(name: str, format: str, clip: Path, tmp_path: Path) -> None:
+def test_spaces_quotes_and_control_characters_are_read_back(name: str, format: str, clip: Path, tmp_path: Path) -> None:
     shutil.copy(clip, tmp_path / name)
     events = [Event(0.05 * number, 0.05 * number + 0.04, label, 0.5) for number, label in enumerate(AWKWARD_LABELS)]
     output = tmp_path / f"out{EVENT_FORMATS[Format(format)].suffix}"
@@ -235,7 +235,7 @@ def test_spaces_quotes_and_control_characters_come_back(name: str, format: str, 
     assert_rows(rows, [(name, *event[:3]) for event in events], format in COMBINED)
 
 
-def test_overlapping_events_of_a_class_have_tiers_of_their_own(clip: Path, tmp_path: Path) -> None:
+def test_overlapping_events_of_a_class_have_separate_tiers(clip: Path, tmp_path: Path) -> None:
     events = [Event(0.0, 0.3, "Dog", 0.5), Event(0.1, 0.2, "Dog", 0.6), Event(0.3, 0.5, "Dog", 0.7)]
     ced_model.write_events(tmp_path / "a.TextGrid", {clip: events}, "textgrid")
     assert crowsetta.formats.seq.TextGrid.from_file(tmp_path / "a.TextGrid").tier_names == ["Dog", "Dog (2)"]
@@ -296,7 +296,7 @@ def test_files_that_others_wrote_are_not_replaced(resources: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("format", ["audacity", "labelstudio"])
-def test_overwriting_removes_the_files_of_recordings_that_are_gone(
+def test_overwriting_removes_the_files_of_recordings_that_no_longer_exist(
     format: str, resources: Path, tmp_path: Path
 ) -> None:
     names = ["loop_tabla", "misc_burp", "misc_crow", "perc_bell"]
@@ -312,7 +312,7 @@ def test_overwriting_removes_the_files_of_recordings_that_are_gone(
 def test_an_interrupted_output_continues_from_its_journal(
     resources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the files and the sidecar, which is the last that is written, too."""
+    """Also between the files and the sidecar, which is written last."""
     from ced_model import journal
 
     def interrupt(*arguments: Any, **options: Any) -> None:
@@ -469,7 +469,7 @@ def test_the_commands_of_a_page_print_the_documented_output(
         assert without_last_digits(printed) == without_last_digits(shown), line
 
 
-def test_recordings_of_one_name_have_files_of_their_own(clip: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_recordings_with_the_same_name_have_separate_files(clip: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     names = ["x/a.wav", "y/a.wav", "y/a.flac", "y/A.aiff", os.fsdecode(b"y/b\xff.wav"), f"y/{'n' * 250}.wav"]
     for name in names:
@@ -492,7 +492,7 @@ def test_recordings_of_one_name_have_files_of_their_own(clip: Path, tmp_path: Pa
     ("old", "new"),
     [("{", "["), ('"made_by"', '"maker"'), ('"events": []', '"events": 3'), ('"a.selections.txt"', '"../a.txt"')],
 )
-def test_a_damaged_sidecar_is_reported_and_left_as_it_is(old: str, new: str, clip: Path, tmp_path: Path) -> None:
+def test_a_damaged_sidecar_is_reported_and_not_changed(old: str, new: str, clip: Path, tmp_path: Path) -> None:
     recording = shutil.copy(clip, tmp_path / "a.wav")
     options = [recording, "--format", "raven", "--threshold", 1, "--output", tmp_path / "out"]
     ced(*options)

@@ -82,7 +82,7 @@ def last_line(text: str) -> str:
     return line
 
 
-# A whole run
+# A complete run
 
 
 def test_a_run_ends_with_figures_and_commands_that_use_the_model(
@@ -91,7 +91,7 @@ def test_a_run_ends_with_figures_and_commands_that_use_the_model(
     monkeypatch.chdir(tmp_path)
     data = shutil.copytree(sounds, tmp_path / "data")
     (data / "tone" / "broken.wav").write_text("not audio")
-    # As a user runs it: a process of its own, with workers that decode.
+    # In a separate process with decoding workers, as in normal use.
     arguments = ["finetune", "data", "--model", base, "--output", "my model", "--epochs", "5", *QUICK]
     process = start(arguments, stdout=tmp_path / "out", stderr=tmp_path / "err")
     process.join()
@@ -149,7 +149,7 @@ def test_all_options_reach_the_run(ced: Run, sounds: Path, base: Path, tmp_path:
     assert arguments.weight_decay == 0.5 and arguments.learning_rate == 0.004 and arguments.seed == 4
 
 
-def test_clips_with_one_class_can_have_scores_of_their_own(ced: Run, sounds: Path, base: Path, tmp_path: Path) -> None:
+def test_clips_with_one_class_can_have_independent_scores(ced: Run, sounds: Path, base: Path, tmp_path: Path) -> None:
     ced(
         "finetune", sounds, "--model", base, "-o", tmp_path / "out", "--multi-label", "--epochs", 1, *QUICK, *NO_WORKERS
     )
@@ -164,7 +164,7 @@ def test_without_validation_the_loss_is_shown(ced: Run, sounds: Path, base: Path
     assert "ced tag FILES" in result.stdout
 
 
-def test_on_a_terminal_a_bar_shows_how_far_it_is(
+def test_a_progress_bar_is_shown_on_a_terminal(
     sounds: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Terminal(io.StringIO):
@@ -311,7 +311,7 @@ def test_settings_have_the_types_of_training_arguments() -> None:
         (["seed=1", "seed=2"], "--set seed is given twice, as 1 and 2"),
     ],
 )
-def test_settings_that_are_none_are_refused_in_one_line(settings: list[str], message: str) -> None:
+def test_invalid_settings_are_refused_in_one_line(settings: list[str], message: str) -> None:
     with pytest.raises(CliError, match=message) as caught:
         parse_settings(settings)
     assert caught.value.exit_code == 2 and "\n" not in str(caught.value)

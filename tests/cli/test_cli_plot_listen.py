@@ -47,7 +47,7 @@ def ced(*arguments: Any) -> Result:
 
 
 def only_error(result: Result, exit_code: int) -> str:
-    """The one line on stderr of a command that failed."""
+    """The only line on stderr of a failed command."""
     assert result.exit_code == exit_code, result.output
     assert result.stdout == ""
     lines = [line for line in result.stderr.splitlines() if not line.startswith(("model: ", "listening to "))]
@@ -64,7 +64,7 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture
 def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)  # where pictures are written
+    monkeypatch.chdir(tmp_path)  # pictures are written to the current folder
     return Path(shutil.copy(TABLA, tmp_path / "tabla.flac"))
 
 
@@ -137,7 +137,7 @@ def test_a_part_and_some_classes_can_be_drawn(recording, figures):
         (("--start", 1e4), "--start 10000: "),
     ],
 )
-def test_parts_and_classes_that_are_not_there_are_refused(recording, arguments, expected):
+def test_missing_parts_and_classes_are_refused(recording, arguments, expected):
     result = ced("plot", recording, "-m", MODEL, *arguments)
     assert expected in only_error(result, 1 if arguments == ("--start", 1e4) else 2)
     assert os.listdir(recording.parent) == ["tabla.flac"]
@@ -263,7 +263,7 @@ def test_times_are_labelled_at_round_places_without_repetition(duration_s):
         (90_000, 3600, "25:00:00"),
     ],
 )
-def test_times_read_as_clocks(seconds, step, text):
+def test_long_times_are_labelled_as_clock_times(seconds, step, text):
     assert time_label(seconds, step) == text
 
 
@@ -294,7 +294,7 @@ def test_without_matplotlib_the_extra_is_named_before_any_work(recording, monkey
     assert "pip install matplotlib" in only_error(ced("plot", recording, "-m", MODEL), 1)
 
 
-def test_a_picture_that_cannot_be_written_leaves_the_old_one(recording, monkeypatch):
+def test_a_picture_that_cannot_be_written_keeps_the_old_one(recording, monkeypatch):
     path = recording.with_name("tabla.flac.png")
     path.write_bytes(b"old")
 
@@ -308,7 +308,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(recording, monkeypa
     assert sorted(os.listdir(path.parent)) == ["tabla.flac", "tabla.flac.png"]
 
 
-def test_a_picture_that_appears_during_the_work_is_left_alone_and_the_new_one_is_kept(recording, monkeypatch):
+def test_a_picture_that_appears_during_the_work_is_not_changed_and_the_new_one_is_kept(recording, monkeypatch):
     path = recording.with_name("tabla.flac.png")
     monkeypatch.setattr(os, "fsync", lambda _: path.write_bytes(b"mine"))
     said = only_error(ced("plot", recording, "-m", MODEL), 1)
@@ -333,8 +333,9 @@ MICROPHONES = [
 
 class FakeSoundCard(ModuleType):
     """
-    sounddevice with microphones that deliver a waveform, all of it as soon as they are opened, and then nothing. When
-    one is opened again it fails `unplugged` times, delivers the waveform if it `is_replugged`, and Ctrl-C is pressed.
+    A replacement of sounddevice whose microphones deliver a complete waveform when they are opened, and then nothing.
+    Opening one again first fails `unplugged` times. It then delivers the waveform again if it `is_replugged`, and
+    otherwise simulates Ctrl-C.
     """
 
     PortAudioError = PortAudioError
@@ -378,7 +379,7 @@ class FakeSoundCard(ModuleType):
                 self.unplugged -= 1
                 raise PortAudioError("Error opening InputStream: Device unavailable [PaErrorCode -9985]", -9985)
             while not self.is_replugged and not (microphone.is_lost and not microphone.taken_s):
-                time.sleep(0.005)  # until all of the waveform is worked on
+                time.sleep(0.005)  # until the complete waveform is processed
             if not self.is_replugged:
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
                 return
@@ -389,7 +390,7 @@ class FakeSoundCard(ModuleType):
             buffer[: len(part), 0] = part
             status = SimpleNamespace(input_overflow=number in self.overflows)
             options["callback"](buffer[: len(part)], len(part), None, status)
-        buffer[:] = np.nan  # the sound card uses its memory again
+        buffer[:] = np.nan  # sound cards reuse the buffer
 
     def __exit__(self, *_: Any) -> None:
         self.closed += 1
@@ -406,7 +407,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> FakeSoundCard:
 
 
 def lines_of(waveform: np.ndarray, **options: Any) -> list[str]:
-    """What the command prints of a waveform, but for the times."""
+    """The output of the command for a waveform, without the times."""
     updates = AudioTagger.from_pretrained(MODEL).stream([waveform], **options)
     texts = [", ".join(f"{tag.label} {tag.score:.2f}" for tag in update.tags) for update in updates]
     return [text for text in texts if text]
@@ -421,7 +422,7 @@ def without_times(text: str) -> list[str]:
 def test_audio_of_a_microphone_is_tagged_line_by_line(card):
     result = ced("listen", "-m", MODEL)
     assert result.exit_code == 0
-    assert "no audio for 0.02 s; connecting again" in result.stderr  # the waveform is at its end
+    assert "no audio for 0.02 s; connecting again" in result.stderr  # after the end of the waveform
     assert without_times(result.stdout) == lines_of(card.waveform)
     assert len(without_times(result.stdout)) == 4
     assert card.opened[0] | {"callback": None} == {
@@ -462,7 +463,7 @@ def test_windows_without_tags_have_no_line(card):
     assert ced("listen", "-m", MODEL, "--threshold", 1).stdout == ""
 
 
-def test_events_are_printed_once_they_are_over(card):
+def test_events_are_printed_when_they_end(card):
     options = ["--events", "--threshold", "class 3=0.5", "--smooth", 0.5, "--window", 0.5, "--hop", 0.1]
     result = ced("listen", "-m", MODEL, *options, "--max-duration", 2)
     tagger = AudioTagger.from_pretrained(MODEL)
@@ -486,7 +487,7 @@ def test_lost_audio_is_reported_and_a_new_stream_begins(card):
     assert len(gaps) == 2
 
 
-def test_a_model_that_is_too_slow_loses_audio_in_one_piece(card):
+def test_audio_that_a_slow_model_loses_is_one_gap(card):
     microphone = Microphone(card, MICROPHONES[1])
     fine = SimpleNamespace(input_overflow=False)
     for number in range(305):
@@ -494,7 +495,7 @@ def test_a_model_that_is_too_slow_loses_audio_in_one_piece(card):
     blocks = microphone.blocks_until_gap()
     for number in range(299):
         assert next(blocks)["array"][0] == number
-    microphone._receive(np.full((10, 1), 305, np.float32), 10, None, fine)  # still one to go
+    microphone._receive(np.full((10, 1), 305, np.float32), 10, None, fine)  # one block is still in the queue
     assert next(blocks)["array"][0] == 299
     microphone._receive(np.full((10, 1), 306, np.float32), 10, None, fine)
     assert list(blocks) == []
@@ -599,7 +600,7 @@ def test_a_missing_package_or_library_is_one_line(monkeypatch, error, message):
 @pytest.fixture
 def real_sounddevice() -> Iterator[None]:
     yield
-    sys.modules.pop("sounddevice", None)  # without PortAudio it is half imported
+    sys.modules.pop("sounddevice", None)  # without PortAudio, its import is incomplete
 
 
 def test_the_real_sounddevice_lists_microphones_or_reports_what_is_missing(real_sounddevice):

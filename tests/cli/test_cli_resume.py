@@ -44,7 +44,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(many: Path, random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    """The records of `many` from a run that nothing disturbed."""
+    """The records of `many` from a run without interruption."""
     output = tmp_path_factory.mktemp("uninterrupted") / "tags.jsonl"
     arguments = ["tag", many, "--model", random_model, "--output", output]
     assert CliRunner().invoke(app, [str(argument) for argument in arguments]).exit_code == 1
@@ -75,7 +75,7 @@ def ced(random_model: Path) -> Run:
 
 
 def assert_same(output: Path, expected: list[Record]) -> None:
-    """`output` is whole, holds the expected records in their order, and nothing is left beside it."""
+    """`output` is complete and has the expected records in order, and there are no other files next to it."""
     records = list(read_records(str(output), Format(output.suffix[1:])))
     assert [record["file"] for record in records] == [record["file"] for record in expected]
     for record, other in zip(records, expected, strict=True):
@@ -117,14 +117,14 @@ def test_runs_killed_at_random_moments_end_as_if_undisturbed(
         time.sleep(rng.random() * 0.02)
         process.kill()
         process.join()
-        if process.exitcode != -signal.SIGKILL:  # a slow test and a fast run: it was through before
+        if process.exitcode != -signal.SIGKILL:  # the run ended before it was killed
             break
         kills += 1
         assert not output.exists() and lines_in(journal_of(output)) >= before
     assert kills
     process = start(arguments)
     process.join()
-    assert process.exitcode == 1  # of the broken files
+    assert process.exitcode == 1  # because of the broken files
     assert_same(output, uninterrupted)
 
 
@@ -144,11 +144,11 @@ def test_the_real_program_killed_and_resumed(
     assert done.returncode == 1 and done.stdout == ""
     said = done.stderr.splitlines()
     assert said[0].startswith(f"model: {random_model}") and said[-1].endswith(" 3 failed")
-    assert f"{kept - 1} results of {output} are kept" in said[1]  # the first file failed and is tried again
+    assert f"{kept - 1} results of {output} are kept" in said[1]  # the first file failed and is retried
     assert_same(output, uninterrupted)
 
 
-def test_a_journal_cut_at_any_byte_is_taken_up(
+def test_a_journal_truncated_at_any_byte_is_resumed(
     many: Path, ced: Run, uninterrupted: list[Record], tmp_path: Path, monkeypatch: Any
 ) -> None:
     first = sorted(many.iterdir())[1:7]
@@ -204,7 +204,7 @@ def test_ctrl_c_keeps_the_journal_and_prints_how_to_continue(
     kept = lines_in(journal_of(output)) - 2
     said = (tmp_path / "stderr").read_text().splitlines()
     assert process.exitcode == 130 and 8 <= kept < len(uninterrupted)
-    # The signal may come right after a line was written and before it was counted.
+    # The signal may arrive after a line was written and before it was counted.
     assert said[-1] in {
         f"ced: interrupted; {count} results so far in {journal_of(output)}: continue with --resume"
         for count in (kept - 1, kept)
@@ -263,7 +263,7 @@ def test_a_disk_that_is_full_at_the_end_loses_nothing(
     assert last.startswith(f"ced: {output}: No space left on device; 4 results so far in {journal_of(output)}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few", journal_of(output).name]
     result = ced(*few, "--output", output, "--resume")
-    assert result.stderr == f"4 results of {output} are kept\n"  # no model was needed any more
+    assert result.stderr == f"4 results of {output} are kept\n"  # no model is loaded
     assert len(list(read_records(str(output), Format(format)))) == 4
 
 
@@ -291,11 +291,11 @@ def test_resuming_a_finished_output_adds_new_files_and_retries_failed_ones(
     before = output.read_bytes()
     result = ced(*few, "--output", output, "--resume")
     assert output.read_bytes() == before and "4 results" in result.stderr and "model: " not in result.stderr
-    ced(few[3], "--output", output, "--resume")  # what is not asked for any more stays
+    ced(few[3], "--output", output, "--resume")  # results of other inputs are kept
     assert_same(output, expected)
 
 
-def test_existing_results_are_not_overwritten_unasked(few: list[Path], ced: Run, tmp_path: Path) -> None:
+def test_existing_results_are_overwritten_only_on_request(few: list[Path], ced: Run, tmp_path: Path) -> None:
     output = tmp_path / "tags.jsonl"
     ced(few[0], "--output", output)
     before = output.read_bytes()
@@ -372,7 +372,7 @@ def test_two_runs_cannot_write_to_one_output(unfinished: Path, few: list[Path], 
     ced(*few, "--output", unfinished, "--top-k", "3", "--resume")
 
 
-def test_a_foreign_journal_is_left_alone(few: list[Path], ced: Run, tmp_path: Path) -> None:
+def test_a_journal_of_another_program_is_not_changed(few: list[Path], ced: Run, tmp_path: Path) -> None:
     output = tmp_path / "tags.jsonl"
     for content in (b"hello\n", b'{"a": 1}\n', b'["file"]\n', b'{"ced_journal": 99}\n'):
         journal_of(output).write_bytes(content)
@@ -394,11 +394,11 @@ def test_standard_input_cannot_be_resumed(ced: Run, tmp_path: Path) -> None:
     assert "standard input" in result.stderr and os.listdir(tmp_path) == []
 
 
-# Outputs that were touched, journals with odd contents
+# Changed outputs and invalid journals
 
 
 def tagged(*names: Any, score: float = 0.5) -> list[Record]:
-    """Results of files, made up, with three tags each."""
+    """Invented results of files, with three tags each."""
     labels = ("Dog", "Katze é", "=1+1")
     return [
         {
@@ -485,7 +485,7 @@ REFUSED: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_an_output_that_was_changed_so_that_results_could_be_lost_is_refused_and_left_alone(
+def test_an_output_with_changes_that_could_be_lost_is_refused_and_not_changed(
     few: list[Path], ced: Run, tmp_path: Path, case: str
 ) -> None:
     output = tmp_path / f"tags.{case.partition(',')[0]}"
@@ -575,7 +575,7 @@ def header(**options: Any) -> bytes:
     ],
     ids=range(19),
 )
-def test_a_journal_with_odd_contents_is_one_line_and_left_alone(
+def test_a_journal_with_invalid_contents_is_one_line_and_not_changed(
     few: list[Path], ced: Run, tmp_path: Path, lines: bytes
 ) -> None:
     output = tmp_path / "tags.jsonl"
@@ -593,11 +593,11 @@ def test_only_regular_files_are_read_as_journals(few: list[Path], ced: Run, tmp_
     assert "unfinished run" in ced(*few, "--output", output, code=2).stderr
 
 
-# Between a check and what it was for
+# Changes between a check and the write
 
 
 def interrupt_at_the_end(patch: pytest.MonkeyPatch, act: Callable[[], Any]) -> None:
-    """Has something happen when all results are there, just before the output appears."""
+    """Runs a function when all results are complete, just before the output is written."""
 
     def once(_: int) -> None:
         patch.undo()
@@ -618,7 +618,7 @@ def test_an_output_that_appears_during_the_run_stays_and_no_result_is_lost(
         f" 4 results so far in {journal_of(output)}: continue with --resume"
     )
     assert output.read_bytes() == mine
-    refused = ced(*few, "--output", output, "--resume", code=2)  # without moving it
+    refused = ced(*few, "--output", output, "--resume", code=2)  # without moving the output
     assert f"{output} has another result for 'other.wav' than {journal_of(output)}" in refused.stderr
     assert output.read_bytes() == mine
     output.rename(tmp_path / "mine.jsonl")
@@ -634,7 +634,7 @@ def test_an_output_that_is_edited_during_the_run_that_resumes_it_stays(
     edited = json_line(tagged(few[0], score=0.9)[0])
     real, calls = os.fsync, []
 
-    def second(descriptor: int) -> None:  # the first one is of the journal
+    def second(descriptor: int) -> None:  # the first call is for the journal
         calls.append(descriptor)
         real(descriptor)
         if len(calls) == 2:
@@ -677,7 +677,7 @@ def test_a_run_that_begins_while_another_loads_its_model_loses_nothing(
     assert output.read_bytes() == b"mine" and not journal_of(output).exists()
 
 
-def test_a_journal_is_locked_until_it_is_gone(
+def test_a_journal_is_locked_until_it_is_removed(
     unfinished: Path, few: list[Path], ced: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.unlink
@@ -695,7 +695,7 @@ def test_a_journal_is_locked_until_it_is_gone(
     assert seen and not journal_of(unfinished).exists()
 
 
-def test_a_journal_that_was_removed_by_the_run_that_had_it_locked_is_not_taken(
+def test_a_journal_that_the_previous_run_removed_while_it_had_the_lock_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import fcntl
@@ -706,7 +706,7 @@ def test_a_journal_that_was_removed_by_the_run_that_had_it_locked_is_not_taken(
 
     def flock(file: Any, flags: int) -> None:
         monkeypatch.undo()
-        path.unlink()  # the other run ends between the two steps of this one
+        path.unlink()  # the other run ends between opening and locking
         real(file, flags)
 
     monkeypatch.setattr(fcntl, "flock", flock)
@@ -722,14 +722,14 @@ FORMULAS = ["=1+1.wav", "+a.wav", "-b.wav", "@c.wav", "'=quoted.wav", "'plain.wa
 
 @pytest.fixture
 def formulas(few: list[Path], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Files in the working directory whose names a spreadsheet would compute."""
+    """Files in the working directory whose names are formulas in a spreadsheet."""
     monkeypatch.chdir(few[0].parent)
     for name in FORMULAS:
         Path(name).write_bytes(few[0].read_bytes())
     return [f"./{name}" for name in FORMULAS]
 
 
-def test_names_that_look_like_formulas_are_data_and_with_spreadsheet_safe_text(
+def test_names_that_look_like_formulas_are_quoted_with_spreadsheet_safe_only(
     formulas: list[str], ced: Run, tmp_path: Path
 ) -> None:
     plain, safe = tmp_path / "plain.csv", tmp_path / "safe.csv"
@@ -742,7 +742,7 @@ def test_names_that_look_like_formulas_are_data_and_with_spreadsheet_safe_text(
     assert printed.splitlines()[1].startswith("'=1+1.wav,")
 
 
-def test_a_spreadsheet_safe_output_is_resumed_by_its_names_and_only_as_such(
+def test_a_spreadsheet_safe_output_is_resumed_only_with_the_option(
     formulas: list[str], ced: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "tags.csv"

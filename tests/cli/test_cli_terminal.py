@@ -28,7 +28,7 @@ Run = Callable[..., tuple[int | None, str, str]]
 
 @pytest.fixture
 def ced(tmp_path: Path) -> Run:
-    """Runs the command in a process of its own: exit code, standard output and standard error."""
+    """Runs the command in a separate process: exit code, standard output and standard error."""
 
     def run(*arguments: Any, stdin: Stream = "/dev/null", stdout: Any = "", stderr: Any = "") -> Any:
         paths = [tmp_path / "stdout.txt", tmp_path / "stderr.txt"]
@@ -44,7 +44,7 @@ def ced(tmp_path: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def nasty_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose classes, and a tensor that it does not need, have names that write to the terminal."""
+    """A model whose classes, and an unused tensor, have names with control characters."""
     from ced_model import CedFeatureExtractor
 
     folder = tmp_path_factory.mktemp("nasty") / "\x1b[35mmodel"
@@ -69,7 +69,7 @@ def assert_harmless(text: str) -> None:
 @pytest.mark.parametrize(
     ("stdout", "reason"), [(None, "Bad file descriptor"), ("/dev/full", "No space left on device")]
 )
-def test_output_that_can_go_nowhere_is_one_line(ced: Run, arguments: list[str], stdout: Stream, reason: str) -> None:
+def test_output_that_cannot_be_written_is_one_line(ced: Run, arguments: list[str], stdout: Stream, reason: str) -> None:
     code, _, said = ced(*arguments, stdout=stdout)
     assert code == 1 and said == f"ced: standard output: {reason}\n"
 
@@ -78,14 +78,14 @@ def test_output_that_can_go_nowhere_is_one_line(ced: Run, arguments: list[str], 
 @pytest.mark.parametrize(
     ("stdout", "reason"), [(None, "Bad file descriptor"), ("/dev/full", "No space left on device")]
 )
-def test_tags_that_can_go_nowhere_are_one_line(
+def test_tags_that_cannot_be_written_are_one_line(
     ced: Run, random_model: Path, clip: Path, format: str, stdout: Stream, reason: str
 ) -> None:
     code, _, said = ced("tag", clip, "-m", random_model, "--format", format, stdout=stdout)
     assert code == 1 and said.splitlines()[1:] == [f"ced: standard output: {reason}"]
 
 
-def test_figures_and_pictures_do_not_need_standard_output_but_say_that_it_fails(
+def test_figures_and_pictures_do_not_need_standard_output_but_report_its_failure(
     ced: Run, random_model: Path, clip: Path, resources: Path, tmp_path: Path
 ) -> None:
     table = tmp_path / "clips.csv"
@@ -109,7 +109,7 @@ def test_closed_standard_input_is_one_line(ced: Run, random_model: Path, clip: P
 
 
 @pytest.mark.parametrize("stderr", [None, "/dev/full"])
-def test_without_standard_error_results_are_the_same_and_nothing_else_gets_its_text(
+def test_without_standard_error_results_are_the_same_and_its_text_is_not_written_elsewhere(
     ced: Run, random_model: Path, clip: Path, tmp_path: Path, stderr: Stream
 ) -> None:
     arguments = ["tag", clip, tmp_path / "missing.wav", "-m", random_model]
@@ -122,11 +122,11 @@ def test_without_standard_error_results_are_the_same_and_nothing_else_gets_its_t
     assert ced("labels", "xqzxqz", stderr=stderr)[:2] == (1, "")
 
 
-# Text of others
+# Names with control characters
 
 
 @pytest.mark.parametrize("kind", [[], ["--events", "--threshold", "0.01", "--window", "0.4"]])
-def test_names_of_classes_files_and_tensors_are_shown_and_not_obeyed(
+def test_control_characters_in_names_of_classes_files_and_tensors_are_escaped(
     ced: Run, nasty_model: Path, clip: Path, tmp_path: Path, kind: list[str]
 ) -> None:
     (tmp_path / "\x1b[33mbad.wav").write_bytes(b"no audio")
@@ -146,7 +146,7 @@ def test_machine_formats_keep_names_as_data(nasty_model: Path, clip: Path, tmp_p
         assert result.exit_code == 0, result.output
         (record,) = read_records(str(output), Format(format))
         labels = {tag["label"] for tag in record["tags"]}
-        assert labels == {*NASTY} - {"half \ud800"} | {r"half \ud800"}  # half a character is no text
+        assert labels == {*NASTY} - {"half \ud800"} | {r"half \ud800"}  # an unpaired surrogate cannot be encoded
 
 
 def test_wrong_usage_shows_control_characters_of_arguments_escaped(ced: Run, nasty_model: Path, clip: Path) -> None:
@@ -167,14 +167,14 @@ def test_wrong_usage_shows_control_characters_of_arguments_escaped(ced: Run, nas
         assert "\x1b" not in result.stderr and "x1b[31m" in result.stderr, arguments
 
 
-# Numbers that no format holds
+# Numbers that are not finite
 
 
 TAG_FORMATS = [format for format in Format if format not in EVENT_FORMATS]
 
 
 class BrokenTagger:
-    """A tagger whose results for some inputs are no numbers."""
+    """A tagger with results that are not finite for some inputs."""
 
     def tag(self, sources: Any, **_: Any) -> Any:
         scores = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -198,7 +198,7 @@ def test_a_result_that_is_not_a_number_is_an_error_of_its_input_only(format: For
 
 
 @pytest.mark.parametrize("format", TAG_FORMATS)
-def test_no_writer_lets_a_number_pass_that_is_not_finite(format: Format, tmp_path: Path) -> None:
+def test_every_writer_refuses_numbers_that_are_not_finite(format: Format, tmp_path: Path) -> None:
     records: list[Record] = [
         {"file": "a", "duration_s": 1.0, "tags": [{"label": "Dog", "score": score, "index": 0}]}
         for score in (math.nan, math.inf)

@@ -105,7 +105,7 @@ def test_a_mistake_is_one_line_with_a_suggestion(
 
 
 @pytest.mark.parametrize("way", ["~/x.wav", "--from=~/x.txt", "--from ~/x.txt"])
-def test_the_home_folder_is_found_where_the_shell_does_not_expand_it(
+def test_a_tilde_that_the_shell_does_not_expand_is_the_home_folder(
     way: str, tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -39,7 +39,7 @@ def test_files_are_tagged_once_they_are_complete_and_again_only_if_they_failed(t
     (folder / "new" / "deep").mkdir(parents=True)
     content = scene(tmp_path / "whole.wav").read_bytes()
     slow = folder / "new" / "deep" / "slow.wav"
-    with open(slow, "wb", buffering=0) as file:  # in pieces, less than the time to settle apart
+    with open(slow, "wb", buffering=0) as file:  # in pieces, at intervals shorter than the settling time
         for start_at in range(0, len(content), len(content) // 8):
             file.write(content[start_at : start_at + len(content) // 8])
             wait_until(lambda: True)

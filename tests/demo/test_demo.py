@@ -64,7 +64,7 @@ def tagger() -> AudioTagger:
 
 @pytest.fixture(scope="module")
 def foreign_addresses() -> Iterator[list[Any]]:
-    """Where this process connects to, other than to itself."""
+    """The addresses of other machines that this process connects to."""
     addresses: list[Any] = []
     connect = socket.socket.connect
 
@@ -133,7 +133,7 @@ def test_the_api_lists_the_models_with_descriptions(client):
     assert "50.0 mAP" in next(row["good_for"] for row in models if row["model"] == "mispeech/ced-base")
 
 
-def test_the_endpoints_are_those_and_no_others(client):
+def test_there_are_no_other_endpoints(client):
     endpoints = client.view_api(return_format="dict", print_info=False)
     assert set(endpoints["named_endpoints"]) == {"/tags", "/events", "/models"}
     assert endpoints["unnamed_endpoints"] == {}
@@ -165,7 +165,7 @@ def test_a_file_that_is_too_large_is_refused_during_the_upload(client, bad_files
 
 
 def call_tags(server: str, **file: str) -> str:
-    """What the server answers to a program that does not upload: `error` or `complete`, and its data."""
+    """The response to a program that does not upload: `error` or `complete`, and the data."""
     content = file | {"meta": {"_type": "gradio.FileData"}}
     event = httpx.post(f"{server}gradio_api/call/tags", json={"data": [content, "micro_hub", 3]}).json()["event_id"]
     return httpx.get(f"{server}gradio_api/call/tags/{event}", timeout=600).text
@@ -185,7 +185,7 @@ def test_files_of_the_server_that_were_not_uploaded_are_not_read(url):
     assert answer.startswith("event: error") and "label" not in answer
 
 
-# Malformed requests, as (method, path, what is sent). None is answered as if it were right, nor by a traceback.
+# Malformed requests (method, path, body). They must give neither a result nor a traceback.
 JSON_PATHS = ("call/tags", "call/v2/tags", "run/tags", "api/tags", "queue/join", "cancel", "call/nix", "run/nix")
 BODIES: dict[str, bytes] = {
     "not JSON": b"{not json",
@@ -202,7 +202,7 @@ BODIES: dict[str, bytes] = {
     "a session of another type": b'{"data": [], "fn_index": 0, "session_hash": [1]}',
     "too large": b'{"data": ["' + b"x" * 1_000_001 + b'"]}',
 }
-# A call's arguments are looked at when its turn comes: what is wrong with them is in its result.
+# The arguments of a call are checked when it runs, so errors are in its result.
 LATE = {("call/tags", "an unknown function")}
 MULTIPART = {"content-type": "multipart/form-data; boundary=X"}
 PART = b'--X\r\nContent-Disposition: form-data; name="files"%s\r\n\r\nabc\r\n--X--\r\n'
@@ -253,7 +253,7 @@ def test_malformed_requests_are_refused_without_a_traceback(url, foreign_address
 
 
 def upload(server: str, path: Path) -> dict[str, Any]:
-    """An uploaded file as programs send it on."""
+    """An uploaded file in the form in which programs refer to it."""
     with open(path, "rb") as file:
         (uploaded,) = httpx.post(f"{server}gradio_api/upload", files={"files": file}, trust_env=False).json()
     return {"path": uploaded, "meta": {"_type": "gradio.FileData"}}
@@ -326,7 +326,7 @@ def test_the_page_fetches_the_model_and_then_shows_what_was_uploaded(url):
         steps = [step for step in config["dependencies"] if [upload_id, "upload"] in step["targets"]]
         while following := [step for step in config["dependencies"] if step["trigger_after"] == steps[-1]["id"]]:
             steps += following
-        assert len(steps) == 3  # keep it, fetch the model, show
+        assert len(steps) == 3  # keep the upload, fetch the model, show the results
         sent = [upload(url, CROW)], ["micro_hub"], [None, "micro_hub", 2, 0.5, 0, ""]
         for step, data in zip(steps, sent, strict=True):
             body = {"data": data, "fn_index": step["id"], "session_hash": "one"}
@@ -337,7 +337,7 @@ def test_the_page_fetches_the_model_and_then_shows_what_was_uploaded(url):
         assert server.get(f"gradio_api/file={recording}").content[:4] == b"RIFF"
 
 
-def test_a_model_that_cannot_be_reached_holds_up_nobody_and_is_not_tried_again_at_once(url, client, monkeypatch):
+def test_a_model_that_cannot_be_reached_does_not_block_others_and_is_not_retried_at_once(url, client, monkeypatch):
     tried: list[str] = []
     may_fail = threading.Event()
     load = AudioTagger
@@ -409,7 +409,7 @@ def test_an_unknown_model_and_impossible_settings_are_refused(client):
         client.predict(handle_file(CROW), window_s=100, api_name="/events")
 
 
-def test_several_users_at_once_are_queued_and_none_is_dropped(url, client, monkeypatch):
+def test_simultaneous_users_are_queued_and_none_is_dropped(url, client, monkeypatch):
     running, most = 0, 0
     lock = threading.Lock()
 
@@ -436,7 +436,7 @@ def test_several_users_at_once_are_queued_and_none_is_dropped(url, client, monke
     assert most == 1
 
 
-def test_nothing_leaves_the_machine_and_the_page_names_nobody_elses_fonts_or_scripts(url, client, foreign_addresses):
+def test_no_data_leaves_the_machine_and_the_page_has_no_external_fonts_or_scripts(url, client, foreign_addresses):
     page = urllib.request.urlopen(url).read().decode()
     for address in re.findall(r'(?:src|href)="(https?://[^"]+)"', page):
         assert address.startswith(url), address
@@ -446,7 +446,7 @@ def test_nothing_leaves_the_machine_and_the_page_names_nobody_elses_fonts_or_scr
 
 
 @pytest.mark.parametrize("window_s", [2.0, 0.5])
-def test_samples_too_large_to_compute_with_are_one_kind_line(tagger, tmp_path, window_s):
+def test_samples_that_are_too_large_are_reported_in_one_line(tagger, tmp_path, window_s):
     samples = np.full(32_000, 0.1, np.float32)
     samples[20_000] = 1e30
     soundfile.write(tmp_path / "huge.wav", samples, 16000, subtype="FLOAT")
@@ -457,7 +457,7 @@ def test_samples_too_large_to_compute_with_are_one_kind_line(tagger, tmp_path, w
 # Limits
 
 
-def test_of_channels_that_cancel_each_other_out_the_loudest_is_used(tmp_path):
+def test_the_loudest_channel_is_used_if_channels_cancel_each_other_out(tmp_path):
     mono = np.random.default_rng(0).uniform(-0.5, 0.5, 16000).astype(np.float32)
     soundfile.write(tmp_path / "opposite.wav", np.stack([mono, -mono], axis=1), 16000, subtype="FLOAT")
     np.testing.assert_array_equal(read_sound(tmp_path / "opposite.wav", 16000, LIMITS), mono)
@@ -472,7 +472,9 @@ def test_a_file_with_a_too_long_duration_in_its_header_is_not_decoded(bad_files,
 
 
 @pytest.mark.parametrize("header_s", [None, 1.0])
-def test_decoding_stops_at_the_limit_where_the_header_does_not_tell_or_lies(bad_files, monkeypatch, header_s):
+def test_decoding_stops_at_the_limit_if_the_duration_in_the_header_is_missing_or_wrong(
+    bad_files, monkeypatch, header_s
+):
     decoded = 0
 
     def count(*args: Any, **kwargs: Any) -> Iterator[np.ndarray]:
@@ -514,7 +516,7 @@ def test_models_are_loaded_once_and_few_at_a_time(monkeypatch):
     assert loaded.count("mispeech/ced-tiny") == 2
 
 
-def test_a_published_model_that_cannot_be_fetched_is_one_kind_line(monkeypatch):
+def test_a_published_model_that_cannot_be_fetched_is_reported_in_one_line(monkeypatch):
     def fail(_: str) -> AudioTagger:
         raise OSError("We couldn't connect to the Hub\nand so on")
 
@@ -543,7 +545,7 @@ def test_the_bundled_model_is_the_default():
 
 
 def make_answer(labels: list[str], scores: list[list[float]], name: str = "a.wav", threshold: float = 0.5) -> Answer:
-    """An answer with windows of 2 s every second, and noise to draw."""
+    """A result with windows of 2 s every second, and noise as the waveform."""
     count = len(scores)
     array = np.array(scores, np.float32)
     timeline = Timeline(array, np.arange(count) * 1.0, np.arange(count) + 2.0, labels, count + 1.0)
@@ -580,7 +582,7 @@ def test_windows_that_a_model_cannot_use_and_faults_of_the_demo_are_one_line(mon
     service = Service(Models([str(MICRO)]), LIMITS)
     assert "0.15 to 10.12 seconds" in service.show(str(CROW), "micro_hub", 20.0, 0.5).status
     assert "choose a file" in service.show(None, "micro_hub", 2.0, 0.5).status
-    assert service.show_again(None, "micro_hub", 2.0, 0.5) == gradio.skip()  # settings may come first
+    assert service.show_again(None, "micro_hub", 2.0, 0.5) == gradio.skip()  # before the first upload
 
     def fail(*_: Any, **__: Any) -> Answer:
         raise RuntimeError("a secret of the server")
@@ -599,7 +601,7 @@ def test_the_picture_is_drawn_for_two_widths_and_described_in_words(tagger):
     assert "<b>" not in html and 'alt="Highest scores' in html and '<source media="(max-width: 640px)"' in html
 
 
-def test_many_present_classes_are_drawn_up_to_twelve():
+def test_at_most_twelve_classes_are_drawn():
     answer = make_answer([str(number) for number in range(40)], [[0.8] * 40])
     assert count_rows(answer, 0.5) == 12
 
@@ -653,7 +655,7 @@ def test_errors_of_the_tagger_are_shown(error, message):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_that_recordings_error(tmp_path, value):
+def test_values_that_are_not_finite_are_an_error_of_that_recording(tmp_path, value):
     samples = np.zeros(16000, np.float32)
     samples[8000] = value
     soundfile.write(tmp_path / "odd.wav", samples, 16000, "FLOAT")
@@ -746,7 +748,7 @@ def test_the_command_serves_until_it_is_stopped_and_leaves_no_uploads(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_close_the_server_once_and_find_their_handlers_again(number):
+def test_signals_close_the_server_once_and_their_handlers_are_restored(number):
     before = signal.getsignal(number)
     closed: list[bool] = []
     app = SimpleNamespace(close=lambda verbose: closed.append(verbose))
@@ -780,7 +782,7 @@ def test_files_of_a_killed_server_are_removed_by_the_next_one(tmp_path, monkeypa
     assert list((tmp_path / "mine").iterdir()) == [] and os.environ["GRADIO_TEMP_DIR"] == str(tmp_path)
 
 
-def test_old_uploads_go_and_new_ones_stay(tmp_path):
+def test_old_uploads_are_deleted_and_new_ones_kept(tmp_path):
     (tmp_path / "0123").mkdir()
     (tmp_path / "0123" / "a.wav").touch()
     (tmp_path / "tmpbrokenoff").touch()

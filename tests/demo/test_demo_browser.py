@@ -1,6 +1,6 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The demo in a real browser, at the width of a desk and of a phone: `pytest -m browser`, with Chromium installed.
+"""The demo in a real browser, at the width of a desktop and of a phone: `pytest -m browser`, with Chromium installed.
 
 Screenshots go to `build/screenshots`. `CHROMIUM` names the program where it is not on the PATH.
 """
@@ -67,7 +67,7 @@ def size(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def page(browser: Browser, server: Server, size: str) -> Iterator[Page]:
-    """The page, which asks nobody but the server, logs no error, and is no wider than the screen."""
+    """The page, which sends requests only to its server, logs no error, and is not wider than the screen."""
     context = browser.new_context(**SIZES[size])
     page, elsewhere, errors = open_page(context, server)
     yield page
@@ -77,7 +77,7 @@ def page(browser: Browser, server: Server, size: str) -> Iterator[Page]:
 
 
 def open_page(context: BrowserContext, server: Server) -> tuple[Page, list[str], list[str]]:
-    """A new page, the addresses that it asks elsewhere, and the errors that it logs."""
+    """A new page, its requests to other servers, and its logged errors."""
     context.set_default_timeout(TIMEOUT_MS)
     elsewhere: list[str] = []
     errors: list[str] = []
@@ -97,7 +97,7 @@ def expect_answer(page: Page, name: str) -> None:
 
 
 def upload(page: Page, path: Path) -> None:
-    """Chooses a file as with the file dialogue, whether or not another one is there."""
+    """Selects a file as with the file dialog, with or without a previous one."""
     if page.get_by_label("Clear").first.is_visible():
         page.get_by_label("Clear").first.click()
     page.locator("input[type=file]").first.set_input_files(path)

@@ -29,7 +29,7 @@ from ced_model.writers import Format, read_records
 
 pytestmark = pytest.mark.cluster
 
-SLOW = ("--window", "0.5", "--hop", "0.05")  # many windows: a shard takes a moment
+SLOW = ("--window", "0.5", "--hop", "0.05")  # many windows, so that shards are slow
 PATIENCE_S = 300
 
 
@@ -50,7 +50,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def local(sounds: Path, random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    """What the local engine says of `sounds` with the options `SLOW`."""
+    """The local results for `sounds` with the options `SLOW`."""
     output = tmp_path_factory.mktemp("local") / "tags.jsonl"
     arguments = ["tag", sounds, "--model", random_model, *SLOW, "--output", output]
     assert CliRunner().invoke(app, [*map(str, arguments)]).exit_code == 1
@@ -64,7 +64,7 @@ def arguments(cluster: Cluster, random_model: Path) -> list[Any]:
 
 @pytest.fixture
 def ced(arguments: list[Any]) -> Callable[..., str]:
-    """Runs `ced tag --ray` in this process: `ced(*arguments, code=expected exit code)` is what stderr says."""
+    """Runs `ced tag --ray` in this process: `ced(*arguments, code=expected exit code)` returns the text on stderr."""
 
     def run(*more: Any, code: int = 0) -> str:
         result = CliRunner().invoke(app, [*map(str, [*arguments, *more])])
@@ -77,7 +77,7 @@ def ced(arguments: list[Any]) -> Callable[..., str]:
 
 
 def records_in(output: Path, kind: str = "tags") -> list[Record]:
-    """The records of all shards in their order; each file in the folder is one that any reader of Parquet takes."""
+    """The records of all shards in order. All files in the folder must be valid Parquet files."""
     parts = sorted(output.glob("part-*.parquet"))
     return [record for part in parts for record in read_records(part, Format.PARQUET, kind)]
 
@@ -94,7 +94,7 @@ def assert_same(records: list[Record], expected: list[Record]) -> None:
 
 
 def workers_of(node: Any) -> list[psutil.Process]:
-    """The processes on a node that hold a model."""
+    """The processes on a node that have loaded a model."""
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
     found = []
     for process in raylet.children(recursive=True):
@@ -107,7 +107,7 @@ def workers_of(node: Any) -> list[psutil.Process]:
 
 
 def wait_for(condition: Callable[[], Any], process: BaseProcess) -> Any:
-    """Waits until there is something, while a command runs."""
+    """Waits until a condition is true while a command runs."""
     deadline = time.monotonic() + PATIENCE_S
     while not (value := condition()):
         assert process.is_alive() and time.monotonic() < deadline
@@ -132,7 +132,7 @@ def test_two_nodes_have_the_results_of_one_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output = tmp_path / "tags"
-    monkeypatch.chdir(tmp_path)  # where no node is
+    monkeypatch.chdir(tmp_path)  # the nodes have another working directory
     said = ced(sounds, *SLOW, "-o", "tags", "--shard-size", 4, code=1)
     assert "Ray: 2 workers with 1 CPU each" in said and "30 of 30 inputs" in said and "3 failed" in said, said
     assert_same(records_in(output), local)
@@ -152,12 +152,12 @@ def test_killing_a_node_loses_and_duplicates_no_results(
     assert shards_in(output) < 30
     cluster.remove_node(second, allow_graceful=False)
     process.join(PATIENCE_S)
-    assert process.exitcode == 1, (tmp_path / "stderr").read_text()  # since some inputs are broken
+    assert process.exitcode == 1, (tmp_path / "stderr").read_text()  # because some inputs are broken
     assert_same(records_in(output), local)
     assert "30 of 30 inputs" in last_line(tmp_path / "stderr")
 
 
-def test_a_driver_that_is_killed_is_resumed_without_loss_or_doubles(
+def test_a_killed_driver_is_resumed_without_missing_or_duplicate_results(
     sounds: Path, local: list[Record], second: Any, arguments: list[Any], ced: Callable[..., str], tmp_path: Path
 ) -> None:
     output = tmp_path / "tags"
@@ -168,11 +168,11 @@ def test_a_driver_that_is_killed_is_resumed_without_loss_or_doubles(
     process.join()
     done = shards_in(output)
     assert process.exitcode == -signal.SIGKILL and done < 30
-    (output / "part-000005.parquet").write_bytes(b"PAR1")  # such as no run leaves behind
+    (output / "part-000005.parquet").write_bytes(b"PAR1")  # an incomplete file, which no run writes
     said = ced(*more, "--resume", code=1)
     assert int(re.search(r"(\d+) results in .* are kept", said)[1]) >= done - 4  # type: ignore[index]
     assert_same(records_in(output), local)
-    # What failed is tried again, and nothing else.
+    # Only failed inputs are retried.
     before = {part: part.stat().st_mtime_ns for part in output.glob("part-*.parquet")}
     soundfile.write(sounds / "13.wav", np.zeros(16000), 16000)
     try:
@@ -194,7 +194,7 @@ def test_a_full_disk_on_one_node_is_one_line_and_leaves_complete_shards(
     resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
     process.join(PATIENCE_S)
     said = last_line(tmp_path / "stderr")
-    # Of a shard, or of the model that came to the node.
+    # The file is part of a shard, or of the model that was sent to the node.
     expected = rf"ced: node [\d.]+: /\S+: File too large; \d+ of 30 shards are in {output}: continue with --resume$"
     assert process.exitcode == 1 and re.match(expected, said), said
     assert all(record in local for record in records_in(output) if "error" in record)

@@ -26,7 +26,7 @@ DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access 
 
 @pytest.fixture
 def refuse(random_model: Path, clip: Path) -> Callable[..., str]:
-    """The line with which `ced tag --ray CLIP …` fails; those with the model and the workers may come before."""
+    """The error line of `ced tag --ray CLIP …`. It may follow lines about the model and the workers."""
 
     def run(
         *more: Any, code: int = 2, paths: tuple[Any, ...] = (clip,), ray_option: tuple[str, ...] = ("--ray",)
@@ -64,9 +64,7 @@ def test_wrong_usage_is_one_line(refuse: Callable[..., str], tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_other_things_or_other_results_in_it_is_left_alone(
-    refuse: Callable[..., str], tmp_path: Path
-) -> None:
+def test_a_folder_with_other_files_or_other_results_is_not_changed(refuse: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     for more in ([], ["--resume"]):
         assert refuse("-o", tmp_path, *more) == (
@@ -87,7 +85,7 @@ def test_a_folder_with_other_things_or_other_results_in_it_is_left_alone(
     )
 
 
-def test_without_the_extra_one_line_has_the_command_that_installs_it(
+def test_without_the_extra_the_error_has_the_install_command(
     refuse: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -139,7 +137,9 @@ def test_a_node_with_another_version_of_the_package_is_one_line(
     assert said.startswith("node ") and not (tmp_path / "out").exists()
 
 
-def test_more_than_a_node_has_is_one_line(refuse: Callable[..., str], cluster: Cluster, tmp_path: Path) -> None:
+def test_requesting_more_than_a_node_has_is_one_line(
+    refuse: Callable[..., str], cluster: Cluster, tmp_path: Path
+) -> None:
     more = ("-o", tmp_path / "out", "--ray-address", cluster.address)
     assert refuse(*more, "--threads", "3", code=1) == "no node of the cluster has 3 CPUs"
     assert refuse(*more, "--threads", "3", "--workers", "1", code=1) == "no node of the cluster has 3 CPUs"
@@ -151,7 +151,7 @@ def test_more_than_a_node_has_is_one_line(refuse: Callable[..., str], cluster: C
 
 @pytest.fixture
 def closed_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A store that lets nobody in, as the end of a URI."""
+    """A store that refuses access, as the end of a URI."""
 
     class Closed(BaseHTTPRequestHandler):
         def refuse(self) -> None:
@@ -204,7 +204,7 @@ def test_patterns_are_for_local_paths(refuse: Callable[..., str], clip: Path, tm
     assert said == f"{pattern}: patterns are for local paths; give the folder, or a list of paths"
 
 
-def test_the_note_of_a_cluster_that_is_gone_is_not_believed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_stored_address_of_an_ended_cluster_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "ray").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"

@@ -42,7 +42,7 @@ def output(tmp_path: Path) -> ShardedOutput:
 def test_a_worker_that_cannot_continue_ends_the_run_with_its_reason_in_any_order_of_messages(
     order: tuple[int, ...], output: ShardedOutput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two whole shards, a full disk, and a node that dies: its loss ends a pass, and what is missing is done again."""
+    """Two complete shards, a full disk, and a lost node, which ends a pass; missing shards are computed again."""
     messages: list[Any] = [row(0), row(1), row(2, STOPPED), ray.exceptions.RayError("the node died")]
     passes: list[list[int]] = []
 
@@ -74,7 +74,7 @@ def test_a_worker_that_cannot_continue_ends_the_run_with_its_reason_in_any_order
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_the_line_is_printed_before_ray_is_left_and_a_failure_there_does_not_hide_it(
+def test_the_line_is_printed_before_disconnecting_from_ray_even_if_that_fails(
     error: BaseException, line: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
@@ -92,15 +92,13 @@ def test_the_line_is_printed_before_ray_is_left_and_a_failure_there_does_not_hid
 
 
 @pytest.mark.parametrize(("last", "lines"), [("os._exit(1)", 1), ("os.kill(os.getpid(), 9)", 1), ("pass", 0)])
-def test_a_process_that_is_ended_from_outside_leaves_a_line(last: str, lines: int) -> None:
+def test_a_process_that_is_terminated_prints_a_line(last: str, lines: int) -> None:
     script = f"import os\nfrom ced_model.cli.ray import _report_death\nwith _report_death('/tags'):\n    {last}"
     done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
     assert done.stderr == lines * "ced: Ray or the system ended this process; results so far are in /tags\n"
 
 
-def test_two_runs_that_begin_in_one_folder_do_not_take_each_others_shards(
-    output: ShardedOutput, tmp_path: Path
-) -> None:
+def test_two_runs_that_start_in_one_folder_do_not_use_each_others_shards(output: ShardedOutput, tmp_path: Path) -> None:
     other = ShardedOutput(str(tmp_path / "tags"), {})
     with pytest.raises(RunError, match="another run has started there in the meantime"):
         other.begin(MADE_BY)
@@ -113,7 +111,7 @@ def test_two_runs_that_begin_in_one_folder_do_not_take_each_others_shards(
 
 
 @pytest.mark.parametrize("options", ["null", '["format"]', "3"])
-def test_odd_options_of_a_folder_are_one_line(options: str, tmp_path: Path) -> None:
+def test_invalid_stored_options_of_a_folder_are_one_line(options: str, tmp_path: Path) -> None:
     (tmp_path / "_ced").mkdir()
     (tmp_path / "_ced" / "run.json").write_text(
         f'{{"ced_shards": 1, "run": "a", "made_by": {{"weights": "b"}}, "options": {options}}}'

@@ -29,7 +29,7 @@ MADE_BY = {"model": "a", "weights": "b", "engine": "onnx", "compute_type": "floa
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """An empty bucket, as a URI without what follows the `?`, which `query` has."""
+    """An empty bucket, as a URI without the query part (see `query`)."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "testing")
@@ -56,7 +56,7 @@ def upload(uri: str, content: bytes) -> None:
 # Paths
 
 
-def test_names_in_a_uri_are_taken_as_they_are(query: str) -> None:
+def test_names_in_a_uri_are_not_decoded(query: str) -> None:
     assert locate(f"s3://bucket/a b/100%25#1.wav{query}")[1] == "bucket/a b/100%25#1.wav"
     assert locate(f"s3://bucket/a/{query}")[1] == locate(f"s3://bucket/a{query}")[1] == "bucket/a"
     assert locate("file:///tmp/a b.wav")[1] == "/tmp/a b.wav"
@@ -103,7 +103,7 @@ def test_files_in_a_folder_can_be_read_back(where: str, bucket: str, query: str,
     assert folder.list() == {}
 
 
-def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_keeps_the_previous_one(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
     folder.write("a", b"whole")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -120,7 +120,7 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> 
 # Shards
 
 
-def test_a_run_of_many_shards_is_taken_up_by_listing_its_folder_once(
+def test_a_run_of_many_shards_is_resumed_by_listing_its_folder_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = [Input(f"{number}.wav", f"/sounds/{number}.wav") for number in range(103)]
@@ -146,7 +146,7 @@ def test_a_run_of_many_shards_is_taken_up_by_listing_its_folder_once(
 # Lists
 
 
-def test_a_list_may_be_a_column_of_a_parquet_file_anywhere(bucket: str, query: str, tmp_path: Path) -> None:
+def test_a_list_may_be_a_column_of_a_local_or_remote_parquet_file(bucket: str, query: str, tmp_path: Path) -> None:
     table = pyarrow.table({"id": ["x", "y"], "path": ["s3://b/a.wav", None], "uri": ["b.wav", "c [1].wav"]})
     parquet.write_table(table, tmp_path / "list.parquet")
     upload(f"{bucket}/list.parquet{query}", (tmp_path / "list.parquet").read_bytes())
@@ -168,7 +168,7 @@ def test_a_list_may_be_a_column_of_a_parquet_file_anywhere(bucket: str, query: s
 
 
 @pytest.mark.cluster
-def test_from_a_store_to_a_store_on_a_cluster_of_its_own(
+def test_tagging_from_a_store_to_a_store_on_a_new_cluster(
     bucket: str, query: str, clip: Path, long_clip: Path, random_model: Path, tmp_path: Path
 ) -> None:
     for name, path in (("a b.wav", clip), ("long.flac", long_clip)):
@@ -211,7 +211,7 @@ def assert_same_events(record: Record, expected: Record) -> None:
 
 
 def test_a_run_is_continued_only_with_the_same_options(tmp_path: Path, random_model: Path, clip: Path) -> None:
-    """Told before a cluster is asked for."""
+    """Reported before connecting to a cluster."""
     lasting = {"events": False, "channel": "mix", "threshold": 0.5}
     ShardedOutput(str(tmp_path), lasting).begin(MADE_BY)
     arguments = ["tag", str(clip), "--ray", "--model", str(random_model), "-o", str(tmp_path), "--resume"]

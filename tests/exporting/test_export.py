@@ -34,7 +34,7 @@ from ced_model.log_mel import FrontEnd, log_mel
 from ced_model.messages import OptionError
 from ced_model.output import new_folder
 
-# What the tests export: format, input, compute type.
+# Exports of the tests: format, input, compute type.
 EXPORTS = {
     "onnx": ("onnx", "waveform", "float32"),
     "onnx-int8": ("onnx", "waveform", "int8"),
@@ -71,7 +71,7 @@ def small_folder(small_model: CedForAudioClassification, tmp_path_factory: pytes
 
 @pytest.fixture(scope="module")
 def exported(small_folder: Path, resources: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """Makes each export when it is first asked for."""
+    """Makes each export when it is first used."""
     made: dict[str, ExportReport] = {}
     folder = tmp_path_factory.mktemp("exports")
 
@@ -171,7 +171,7 @@ def test_the_ten_lines_of_the_readme_run_without_torch_and_transformers(name: st
     assert len(tags) == 5 and {label for _, label in tags} <= {*LABELS, LABELS[1].replace('"', "'")}
     scores = [float(score) for score, _ in tags]
     assert scores == sorted(scores, reverse=True)
-    if not name.startswith("sherpa"):  # silence, by the same export
+    if not name.startswith("sherpa"):  # silence, with the same export
         metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
         probabilities = load_export(folder).run(np.zeros((1, 16000), np.float32))["probabilities"][0]
         assert [label for _, label in tags] == [metadata["labels"][index] for index in np.argsort(-probabilities)[:5]]
@@ -222,7 +222,7 @@ def test_the_onnx_graph_has_dynamic_dimensions_with_names_and_no_branches(export
     ]
     assert shapes == [["batch", "samples"], ["batch", 13], ["batch", 96]]
     operators = Counter(node.op_type for node in model.graph.node)
-    assert not {"If", "Loop", "Scan", "Where"} & operators.keys()  # neither chunks nor masks
+    assert not {"If", "Loop", "Scan", "Where"} & operators.keys()  # there are no chunks or masks
     assert {node.domain for node in model.graph.node} == {""} and not model.functions
     assert operators["Conv"] == 1 and operators["Softmax"] == 1 and operators["Gemm"] == 5
 
@@ -238,7 +238,7 @@ def test_models_for_sherpa_onnx_have_one_input_and_probabilities_as_first_output
     lines = (report.folder / "labels.csv").read_text(encoding="utf-8").splitlines()
     assert lines[:2] == ["index,mid,display_name", '0,/m/09x0r,"Speech"'] and lines[4].endswith(',"Größe"')
     assert report.sherpa is not None and report.sherpa.recordings == 6
-    # Its features are Kaldi's, whose differences this model was not trained to ignore.
+    # It computes Kaldi's features, and the random model is sensitive to the differences.
     assert report.sherpa.mean_probability < 0.05 and report.sherpa.top_1 >= 4
 
 
@@ -265,7 +265,7 @@ def test_sherpa_onnx_tags_recordings_of_any_length_as_the_mean_of_equal_pieces(s
     elif mel.shape[1] % pieces == 0:
         rows = run(np.stack(np.split(mel, pieces, axis=1)))["probabilities"]
         np.testing.assert_allclose(run(mel[None])["probabilities"][0], rows.mean(axis=0), atol=1e-5)
-    else:  # the last piece is filled up with the mean
+    else:  # the last piece is padded with the mean
         filled = np.pad(mel, ((0, 0), (0, pieces * length - mel.shape[1])), constant_values=-30.0)
         rows = run(np.stack(np.split(filled, pieces, axis=1)))["probabilities"]
         np.testing.assert_allclose(run(mel[None])["probabilities"][0], rows.mean(axis=0), atol=1e-5)
@@ -291,7 +291,7 @@ def test_labels_of_audioset_are_the_table_that_sherpa_onnx_ships() -> None:
 
 def test_float16_halves_the_weights_but_not_those_of_the_front_end(exported: Export) -> None:
     half, full = exported("openvino-float16"), exported("onnx")
-    matrices = 96 * (3 * 96 + 96 + 2 * 4 * 96 + 256) * 2  # each element takes two bytes less
+    matrices = 96 * (3 * 96 + 96 + 2 * 4 * 96 + 256) * 2  # two bytes less per element
     assert full.num_bytes - half.num_bytes > 0.6 * matrices
     types = {
         tensor.name: tensor.data_type for tensor in onnx.load(exported("sherpa-onnx-float16").file).graph.initializer
@@ -301,7 +301,7 @@ def test_float16_halves_the_weights_but_not_those_of_the_front_end(exported: Exp
     np.testing.assert_allclose(found, load_export(full.folder).run(clips(40000, 1))["probabilities"], atol=2e-3, rtol=0)
 
 
-def test_an_export_that_differs_from_the_model_leaves_nothing_behind(
+def test_an_export_that_differs_from_the_model_leaves_no_files(
     small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(verification.TOLERANCES, "float16", 1e-9)
@@ -316,7 +316,7 @@ def test_nan_fails_the_verification() -> None:
         verification.judge(check, "float32")
 
 
-def test_an_interrupted_export_leaves_the_one_before_it(
+def test_an_interrupted_export_keeps_the_previous_one(
     small_folder: Path, exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out"
@@ -343,7 +343,7 @@ def test_a_new_folder_replaces_an_export_completely(exported: Export, tmp_path: 
     assert [path.name for path in output.iterdir()] == ["model.pt2"]
 
 
-def test_an_empty_folder_is_as_good_as_none_and_readable_by_all(tmp_path: Path) -> None:
+def test_an_empty_folder_is_used_and_gets_default_permissions(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir(mode=0o700)
     for name in ("out", "new"):
         with new_folder(check_output(tmp_path / name)) as folder:
@@ -411,7 +411,7 @@ def test_unsupported_combinations_are_refused_with_the_supported_ones(arguments:
         (("sherpa-onnx",), "sherpa_onnx", "requires sherpa-onnx: pip install sherpa-onnx"),
     ],
 )
-def test_a_missing_package_is_one_line_with_the_command_that_installs_it(
+def test_a_missing_package_is_one_line_with_the_install_command(
     arguments: tuple, missing: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ced_model.packages.missing", lambda names: [name for name in names if name == missing])

@@ -45,12 +45,12 @@ def test_decibels_of_recordings_are_those_of_the_front_end(name: str, resources:
     expected = log_mel(waveform)
     decibels = decibels_of(waveform[None])[0]
     assert decibels.shape == expected.shape and decibels.dtype == np.float32
-    # Single precision rounds what is far below the loudest of its frame, in both.
+    # In both, single precision is inexact for values far below the maximum of their frame.
     audible = expected > expected.max(axis=0) - 60
     assert np.abs(decibels - expected)[audible].max() < 1e-3
 
 
-def test_each_clip_of_a_batch_is_as_if_it_were_alone() -> None:
+def test_each_clip_of_a_batch_equals_the_clip_alone() -> None:
     noise = np.random.default_rng(0).normal(size=16000)
     batch = np.stack([noise, 1e-6 * noise, np.zeros(16000)])
     decibels = decibels_of(batch)

@@ -115,7 +115,7 @@ def test_an_export_can_be_replaced_and_half_precision_is_one_file(
         assert not list(folder.glob("*.safetensors"))
 
 
-def test_weights_behind_links_in_shards_or_in_bfloat16_are_taken_too(
+def test_weights_behind_links_in_shards_or_in_bfloat16_are_supported(
     golden: Path, node_modules: Path, tmp_path: Path, micro_model: CedForAudioClassification
 ) -> None:
     source = golden / "micro_hub"

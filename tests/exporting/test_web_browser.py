@@ -35,7 +35,7 @@ SIZES: dict[str, Any] = {
     "phone": {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True},
 }
 RATE = 16000
-# Gives the page's worker a file, or 16 kHz samples in blocks, and returns what it answers.
+# Sends a file, or 16 kHz samples in blocks, to the page's worker, and returns its response.
 ASK_WORKER = """async ([folder, kind, content]) => {
   const worker = new Worker('page/worker.js', { type: 'module' });
   const metadata = await (await fetch(folder + 'metadata.json')).json();
@@ -89,7 +89,7 @@ def serve(folder: Path) -> Iterator[tuple[str, subprocess.Popen]]:
 
 @pytest.fixture(scope="module")
 def site(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The page of ced-nano, with other exports beside it."""
+    """The page of ced-nano, with other exports in subfolders."""
     folder = tmp_path_factory.mktemp("web") / "site"
     export_model("ced-nano", folder, format="web", num_threads=1)
     micro = golden / "micro_hub"
@@ -127,7 +127,7 @@ def context(browser: Browser, size: str) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(context: BrowserContext, site: Site) -> Iterator[Page]:
-    """The page with its model, which asks nobody but its server, has no error, and is no wider than the screen."""
+    """The page with its model. It sends requests only to its server, has no error, and is not wider than the screen."""
     elsewhere: list[str] = []
     errors: list[str] = []
     local = (site.url, "data:", "blob:")
@@ -255,7 +255,7 @@ def test_other_exports_are_opened_by_their_folder(context, site, golden, name, a
         ("http://[", "?model=http://[ is not the address of a folder."),
     ],
 )
-def test_a_model_that_cannot_be_used_is_one_line_and_a_way_back(context, site, asked, complaint):
+def test_a_model_that_cannot_be_used_is_one_line_with_a_link_to_the_default_model(context, site, asked, complaint):
     page = context.new_page()
     page.goto(f"{site.url}?model={asked}")
     expect_complaint(page, complaint)
@@ -295,7 +295,7 @@ def test_the_microphone_is_tagged_live_and_not_processed(context, size, site):
     )
     page = context.new_page()
     page.goto(site.url)
-    page.get_by_role("button", name="Use the microphone").click()  # before the model is there
+    page.get_by_role("button", name="Use the microphone").click()  # before the model is loaded
     expect_status(page, "Listening to the microphone")
     expect(page.get_by_role("meter").first).to_have_attribute("aria-label", "Music")
     expect(page.locator("#tags-note")).to_have_text("In the last 2 seconds")
@@ -338,7 +338,7 @@ def test_no_microphone_is_one_line(page, error, complaint):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What cannot be tagged, and what only seems so."""
+    """Files that cannot be tagged, and unusual files that can."""
     folder = tmp_path_factory.mktemp("files")
     rng = np.random.default_rng(0)
     noise = rng.normal(scale=0.1, size=3 * RATE).astype(np.float32)
@@ -357,7 +357,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("size", ["phone"])
-def test_a_file_that_cannot_be_tagged_is_one_line_and_the_page_works_on(page, files, size):
+def test_a_file_that_cannot_be_tagged_is_one_line_and_the_page_still_works(page, files, size):
     for name, complaint in {
         "empty.mp3": "empty.mp3 cannot be read: the file is empty.",
         "notes.txt": "notes.txt cannot be read: this browser cannot decode it. WAV, MP3, FLAC,",

@@ -1,12 +1,12 @@
 # Copyright 2026 The ced_model authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Random events and the figures that sed_eval has for them → a JSON file.
+"""Writes random events and the metrics of sed_eval for them to a JSON file.
 
     python -m venv sed && sed/bin/pip install "setuptools<80" wheel numpy scipy
     sed/bin/pip install --no-build-isolation sed_eval==0.2.1
     sed/bin/python tests/golden/make_event_scores.py [NUMBER FILE]
 
-Without arguments it writes `event_scores.json` beside it, which the tests read.
+Without arguments it writes `event_scores.json` to the same folder, which the tests read.
 """
 
 import json

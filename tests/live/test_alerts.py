@@ -34,7 +34,7 @@ DOG = ClassChoice("Dog", (0,), 0)
 
 
 def states(finder: AlertFinder, scores: list[float], hop_s: float = 1.0) -> list[tuple[bool, float, float | None]]:
-    """(is over, onset, offset) of what a finder makes of scores, a window every `hop_s`."""
+    """(is over, onset, offset) of the events that a finder finds in scores, with a window every `hop_s`."""
     found = []
     for place, score in enumerate(scores):
         start_s = place * hop_s
@@ -114,7 +114,7 @@ def test_a_webhook_that_fails_and_hangs_receives_each_event_once_and_in_order(mo
 
 
 @pytest.mark.parametrize("status", [302, 400, 404])
-def test_an_event_that_a_webhook_refuses_is_not_sent_again_nor_anywhere_else(status):
+def test_an_event_that_a_webhook_refuses_is_not_sent_again_or_redirected(status):
     lines: list[str] = []
     with Webhook(status) as server:
         box = hooks.webhook(f"http://127.0.0.1:{server.port}/", lines.append)
@@ -125,7 +125,7 @@ def test_an_event_that_a_webhook_refuses_is_not_sent_again_nor_anywhere_else(sta
     assert f"HTTP {status}" in lines[0] and "1 event could not be delivered" in lines[-1]
 
 
-def test_a_target_that_hangs_delays_nobody_and_its_queue_is_bounded(monkeypatch):
+def test_a_target_that_hangs_does_not_delay_others_and_its_queue_is_bounded(monkeypatch):
     monkeypatch.setattr(outbox, "FLUSH_S", 0.05)
     lines: list[str] = []
     with Webhook(*[None] * 100) as server:
@@ -137,7 +137,7 @@ def test_a_target_that_hangs_delays_nobody_and_its_queue_is_bounded(monkeypatch)
     assert lines == [f"webhook http://127.0.0.1:{server.port}: {outbox.MAX_WAITING + 5} events could not be delivered"]
 
 
-def test_a_server_that_is_not_there_is_reported_once(monkeypatch):
+def test_an_unreachable_server_is_reported_once(monkeypatch):
     monkeypatch.setattr(outbox, "FLUSH_S", 0.2)
     lines: list[str] = []
     box = hooks.webhook(f"http://127.0.0.1:{free_port()}/", lines.append)
@@ -175,7 +175,7 @@ def test_a_command_that_fails_is_reported_and_not_repeated():
     assert lines[0].endswith(": exit code 3") and len(lines) == 2
 
 
-def test_an_outbox_keeps_the_order_of_events_that_are_tried_again():
+def test_an_outbox_keeps_the_order_of_retried_events():
     accepted, failing = [], [True, True, False, True, False]
 
     def deliver(payload: dict[str, Any]) -> None:
@@ -213,7 +213,7 @@ def test_a_clip_has_the_seconds_around_its_alert(tmp_path):
     np.testing.assert_allclose(samples[[0, -1]] * 256, [int(bounds[0]), int(bounds[1] - 0.001)], atol=0.01)
 
 
-def test_a_folder_that_vanishes_is_reported_and_listening_continues(tmp_path):
+def test_a_deleted_folder_is_reported_and_listening_continues(tmp_path):
     lines: list[str] = []
     clips = ClipSaver(str(tmp_path / "gone"), lag_s=1.0, report=lines.append)
     for alert in AlertFinder([Rule(DOG)]).update(0, 1, np.array([0.9]), lambda place_s: place_s):
@@ -243,7 +243,7 @@ def test_topics_of_classes_are_distinct_and_plain():
         ("https://cam/hooks/0123456789abcdef0123", None, None),
     ],
 )
-def test_nothing_but_scheme_and_host_of_a_url_is_shown(url, user, password):
+def test_only_scheme_and_host_of_a_url_are_shown(url, user, password):
     address = parse_address("webhook", url, ("http", "https", "rtsp"))
     assert (address.user, address.password) == (user, password)
     assert address.shown in ("rtsp://cam:554/…", "rtsp://cam/…", "http://cam/…", "https://cam/…")
@@ -269,7 +269,7 @@ def test_a_url_that_cannot_be_read_is_refused_without_its_credentials(url):
     assert not any(part in str(caught.value) for part in ("s3", "cret", "12"))
 
 
-def test_urls_of_others_in_a_message_are_cut_to_their_host():
+def test_urls_in_messages_of_libraries_are_reduced_to_their_host():
     assert hide("moved to https://u:p@host:1/a/b?c=d, sorry", ()) == "moved to https://host:1 sorry"
 
 
@@ -278,7 +278,7 @@ def test_urls_of_others_in_a_message_are_cut_to_their_host():
 
 @pytest.fixture
 def tone(tmp_path, monkeypatch):
-    """A file of 5 s with a tone from 2 to 4 s, which is played at once."""
+    """A file of 5 s with a tone from 2 to 4 s, which is read without delays."""
     monkeypatch.setattr(sources.threading.Event, "wait", fast_wait)
     samples = np.zeros(5 * 16000)
     samples[2 * 16000 : 4 * 16000] = 0.5 * np.sin(np.arange(2 * 16000) * 2 * np.pi / 16)
@@ -347,7 +347,7 @@ def test_below_the_gate_scores_are_zero_and_nothing_is_computed(monkeypatch):
 
 @pytest.mark.parametrize("hours", [1, pytest.param(10, marks=pytest.mark.servers)])
 def test_stream_time_is_sample_time_after_hours_in_little_memory(hours):
-    """Silence, shut out by the gate, whose last window is loud."""
+    """Silence below the gate, with a loud last window."""
     tagger = AudioTagger()
     silence = np.zeros(10 * 16000, np.float32)
     loud = np.tile(np.float32([0.5, -0.5]), 5 * 16000)
@@ -406,7 +406,7 @@ def test_a_missing_package_is_one_line(name, arguments, message, tone, monkeypat
     assert result.exit_code == 1 and message in result.stderr.splitlines()[-1]
 
 
-def test_a_broker_that_is_not_there_does_not_stop_listening(tone):
+def test_an_unreachable_broker_does_not_stop_listening(tone):
     port = free_port()
     result = ced(tone, *ALERT, "--mqtt", f"mqtt://ced:s3cret@127.0.0.1:{port}")
     assert result.exit_code == 0 and len(result.stdout.splitlines()) == 2
@@ -440,7 +440,7 @@ def part(seconds: float, rate: int = 8000) -> tuple[np.ndarray, int]:
     return np.ones(round(seconds * rate), np.float32), rate
 
 
-def test_a_stream_is_connected_again_and_a_change_of_rate_begins_a_new_one(monkeypatch):
+def test_a_stream_is_reconnected_and_a_change_of_rate_starts_a_new_one(monkeypatch):
     monkeypatch.setattr(sources, "FIRST_DELAY_S", 0.01)
     stream = FakeStream([part(1), part(2), "reset"], ["refused"], [part(1), part(1, 16000), part(3, 16000)])
     pieces = []
@@ -464,7 +464,7 @@ def test_delays_between_attempts_grow_and_only_the_first_failure_is_reported(mon
 
 
 def test_a_stream_over_http_is_tagged_from_a_small_server(tone, tmp_path):
-    """A finite file: it is not connected to again at its end."""
+    """A finite file is not opened again at its end."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:

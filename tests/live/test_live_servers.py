@@ -45,7 +45,7 @@ def test_a_camera_with_audio_beside_its_video_is_tagged(codec, tmp_path):
         assert "Sine wave" in listening.lines[-1]
 
 
-def test_a_camera_that_restarts_is_connected_to_again_and_reported_once(tmp_path):
+def test_a_camera_that_restarts_is_reconnected_and_reported_once(tmp_path):
     port = free_port()
     with rtsp(port):
         listening = Listening(tmp_path, f"rtsp://127.0.0.1:{port}/pcma", *TONE)
@@ -76,7 +76,7 @@ def test_the_password_of_a_camera_is_used_and_never_shown(tmp_path):
                     assert listening.process.wait(300) == 1
                     assert "401 Unauthorized" in listening.stderr
                 assert_hidden(listening.stderr + "".join(listening.lines), "admin")
-        # The password may also come from the environment.
+        # The password may also be given in the environment.
         with Listening(tmp_path, *TONE, CED_SOURCE_URL=f"rtsp://admin:{ENCODED}@127.0.0.1:{port}/l16") as listening:
             listening.wait_for_lines(1)
             assert_hidden(listening.stderr)
@@ -127,7 +127,7 @@ def test_a_private_icecast_mount_can_be_opened_with_credentials_in_the_url(tmp_p
 
 
 class Subscriber:
-    """A client of a broker as Home Assistant is one: it knows what is retained, and what came since."""
+    """A client of a broker, like Home Assistant, with the retained messages and those received since."""
 
     def __init__(self, port: int, **login: str) -> None:
         self.messages: list[tuple[str, str, bool]] = []
@@ -183,7 +183,7 @@ def test_alerts_have_topics_as_frigates_and_home_assistant_can_discover_them(tmp
         config = json.loads(config)
         assert config["state_topic"] == BEEP and config["availability_topic"] == "ced/yard/available"
         assert config["unique_id"] == "ced_yard_sine_wave" and config["device"]["identifiers"] == ["ced_yard"]
-        with subscribed(port) as late:  # what Home Assistant finds when it starts
+        with subscribed(port) as late:  # as Home Assistant when it starts
             wait_until(lambda: len(late.messages) >= 5)
             assert all(is_retained for _, _, is_retained in late.messages)
             assert dict((topic, payload) for topic, payload, _ in late.messages)[BEEP] == "OFF"
@@ -199,7 +199,7 @@ def test_the_last_will_makes_the_sensors_of_a_killed_listener_unavailable(tmp_pa
             wait_until(lambda: subscriber.of("ced/yard/available") == ["online", "offline"])
 
 
-def test_a_broker_that_is_lost_stops_nothing_and_no_event_is_doubled(tmp_path):
+def test_a_lost_broker_does_not_stop_listening_and_no_event_is_duplicated(tmp_path):
     port = free_port()
     path = scene(tmp_path / "tone.wav", tones=5, silence_s=3, tone_s=2)
     with mosquitto(tmp_path, port):

@@ -28,7 +28,7 @@ def server(tagger: AudioTagger, golden: Path) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def strict(tagger: AudioTagger) -> Iterator[Served]:
-    """With a key, and limits that are soon reached."""
+    """With a key and low limits."""
     settings = Settings(
         max_megabytes=0.5,
         max_minutes=0.1,

@@ -48,14 +48,14 @@ def noise(seconds: float = 0.5) -> np.ndarray:
 
 
 def problem(response: Any, status: int) -> str:
-    """The one line of a refusal."""
+    """The only line of a refusal."""
     assert response.status_code == status, response.text
     error = response.json()["error"]
     assert error["code"] == status and "\n" not in error["message"] and len(error["message"]) < 400
     return error["message"]
 
 
-# Answers
+# Responses
 
 
 def test_the_response_is_compatible_with_clients_of_localai(server: Served, tagger: AudioTagger, resources: Path):
@@ -70,7 +70,7 @@ def test_the_response_is_compatible_with_clients_of_localai(server: Served, tagg
     assert len(by_default["detections"]) == 5
 
 
-def test_uploads_raw_bodies_arrays_and_bare_samples_are_answered_alike(server: Served):
+def test_uploads_raw_bodies_arrays_and_bare_samples_give_the_same_response(server: Served):
     samples = noise()
     pcm = (samples * 32767).astype("<i2")
     as_float = pcm / np.float32(32768)
@@ -221,7 +221,7 @@ def test_unknown_parameters_paths_and_methods_are_refused(server: Served):
 
 def test_a_key_is_required_except_for_health_checks(strict: Served):
     assert strict.get("/v1/models").status_code == 200
-    assert strict.get("/ced/v1/models").status_code == 200  # of a proxy that keeps the path
+    assert strict.get("/ced/v1/models").status_code == 200  # behind a proxy that keeps the path
     assert strict.get("/v1/models", headers={"Authorization": "", "X-API-Key": "secret"}).status_code == 200
     for path in ("/v1/models", "/metrics", "/no/such/path", "/ced/v1/models"):
         for key in ("", "Bearer", "Bearer wrong", "Bearer sécret", "Basic secret"):
@@ -259,14 +259,14 @@ def test_a_small_file_that_unpacks_to_hours_is_refused_before_it_is_decoded_to_i
         for _ in range(60):
             file.write(np.zeros((8000 * 60, 2), np.int16))
     data = bytearray(content.getvalue())
-    data[21] &= 0xF0  # as of an encoder that did not know how much would come
+    data[21] &= 0xF0  # as from an encoder that writes to a pipe
     data[22:26] = bytes(4)
     for channel in ("mix", "loudest"):
         refusal = strict.post(CLASSIFICATION, content=bytes(data), headers=WAV, params={"channel": channel})
         assert "too long" in problem(refusal, 413)
 
 
-def test_clients_that_send_nothing_are_ended_and_the_others_served(strict: Served):
+def test_clients_that_send_nothing_are_disconnected_and_the_others_served(strict: Served):
     slow = [socket.create_connection(("127.0.0.1", strict.port)) for _ in range(30)]
     head = f"POST {CLASSIFICATION} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Length: 1000\r\n"
     for client in slow:
@@ -277,7 +277,7 @@ def test_clients_that_send_nothing_are_ended_and_the_others_served(strict: Serve
             assert client.recv(100).startswith(b"HTTP/1.1 408 ")
 
 
-def test_clients_that_do_not_read_their_answer_are_ended(server: Served, monkeypatch: pytest.MonkeyPatch):
+def test_clients_that_do_not_read_their_response_are_disconnected(server: Served, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ced_model.serve.server.UNREAD_S", 0.2)
     body = wav(noise(40))
     with socket.socket() as client:
@@ -326,7 +326,7 @@ def test_requests_wait_for_their_turn_and_further_ones_are_refused():
     asyncio.run(scenario())
 
 
-def test_the_work_of_a_client_that_goes_away_ends():
+def test_the_work_for_a_client_that_disconnects_ends():
     async def scenario() -> None:
         work = Work(Settings(), running=1)
 
@@ -373,7 +373,7 @@ def test_impossible_settings_are_refused_by_name(options: dict[str, Any]):
     assert "two words" not in str(error.value)
 
 
-def test_the_answers_of_requests_at_the_same_time_are_their_own(server: Served, tagger: AudioTagger):
+def test_simultaneous_requests_get_their_own_results(server: Served, tagger: AudioTagger):
     clips = [wav(noise(seconds) * seconds) for seconds in (0.3, 0.5, 0.5, 1.0, 2.0, 0.3)]
     expected = [json.dumps([tag.label for tag in tagger(clip)]) for clip in clips]
     found: list[list[str]] = [[] for _ in clips]
@@ -392,7 +392,7 @@ def test_the_answers_of_requests_at_the_same_time_are_their_own(server: Served, 
 
 
 class Recorder:
-    """An engine whose calls wait until they are let go; it notes the size of its batches."""
+    """An engine whose calls block until they are released; it records the sizes of its batches."""
 
     name, compute_type, device = "torch", "float32", "cpu"
 
@@ -412,7 +412,7 @@ class Recorder:
     ("name", "frames", "sizes"),
     [("torch", 8, [1, 3, 1, 1]), ("onnx", 8, [1, 3, 1, 1]), ("onnx", 800, [1, 1, 1, 1, 1, 1])],
 )
-def test_short_windows_of_one_length_share_a_batch_only_while_they_wait_anyway(name, frames, sizes, monkeypatch):
+def test_short_windows_of_equal_length_share_a_batch_while_the_engine_is_busy(name, frames, sizes, monkeypatch):
     monkeypatch.setattr(Recorder, "name", name)
     engine = Recorder()
     shared = SharedEngine(engine, num_threads=1, batch_size=3)
@@ -429,7 +429,7 @@ def test_short_windows_of_one_length_share_a_batch_only_while_they_wait_anyway(n
     ]
     for number, thread in enumerate(threads):
         thread.start()
-        while len(shared._waiting) < number:  # the first one is computed at once
+        while len(shared._waiting) < number:  # the first one is not queued
             time.sleep(0.001)
     for _ in threads:
         engine.go.release()

@@ -18,7 +18,7 @@ COMMANDS = re.findall(r"^\$ (curl .+)\n(.+)$", TEXT, re.MULTILINE)
 
 
 def curl(server: Served, command: str) -> Any:
-    """Does what a `curl` command does, as far as the page uses it."""
+    """Runs a `curl` command with the options that are used in the page."""
     words = iter(shlex.split(command)[1:])
     request: dict[str, Any] = {"data": {}, "headers": {}}
     url = ""
@@ -49,7 +49,7 @@ def approximate(value: Any) -> Any:
 
 
 @pytest.mark.parametrize(("command", "answer"), COMMANDS)
-def test_the_commands_of_the_page_are_answered_as_it_shows(server: Served, command, answer, monkeypatch):
+def test_the_commands_of_the_page_print_the_documented_output(server: Served, command, answer, monkeypatch):
     monkeypatch.chdir(PAGE.parents[1])
     assert curl(server, command) == approximate(json.loads(answer))
 
@@ -57,7 +57,7 @@ def test_the_commands_of_the_page_are_answered_as_it_shows(server: Served, comma
 def test_the_snippets_of_the_page_print_the_documented_output(server: Served, monkeypatch):
     monkeypatch.chdir(PAGE.parents[1])
     monkeypatch.setenv("NO_PROXY", "localhost")
-    text = TEXT.replace("```Python", "```python")  # which test_docs.py would run without a server
+    text = TEXT.replace("```Python", "```python")  # test_docs.py cannot run these, because they need a server
     snippets = find_snippets(text.replace("localhost:8080", f"127.0.0.1:{server.port}"))
     assert len(snippets) == 2
     names: dict[str, Any] = {"__name__": "__main__"}

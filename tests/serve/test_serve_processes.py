@@ -44,12 +44,12 @@ def process(tmp_path: Path, *arguments: str, **how: Any) -> Iterator[tuple[cli_p
 
 
 def ask(address: str, **how: Any) -> int:
-    how |= {"timeout": 300, "trust_env": False, "verify": False}  # certificates take longer to read than the answer
+    how |= {"timeout": 300, "trust_env": False, "verify": False}  # loading certificates takes longer than a request
     return httpx.post(f"{address}/v1/audio/classification", files={"file": CLIP.read_bytes()}, **how).status_code
 
 
 class Load:
-    """Clients that ask again and again; what they got."""
+    """Clients that repeat requests, and the responses they got."""
 
     def __init__(self, address: str, clients: int = 3) -> None:
         self.address = address
@@ -83,7 +83,7 @@ class Load:
 def test_sigterm_finishes_running_requests_and_a_new_server_can_start_under_load(tmp_path: Path):
     with process(tmp_path, "--port", "0") as (first, address):
         port = address.rpartition(":")[2]
-        # A request whose body is on its way when the signal comes is answered, too.
+        # A request whose body is being sent when the signal arrives is also answered.
         body = CLIP.read_bytes()
         late = socket.create_connection(("127.0.0.1", int(port)))
         head = "POST /v1/audio/classification HTTP/1.1\r\nHost: x\r\nContent-Type: audio/flac\r\n"
@@ -103,7 +103,7 @@ def test_sigterm_finishes_running_requests_and_a_new_server_can_start_under_load
             with process(tmp_path, "--port", port):
                 load.wait_for(200, 10)
                 load.end()
-    # "broken" are those that the killed server had taken, and connections that were open when a server ended.
+    # "broken" are requests that the killed server had accepted, and connections that were open when a server ended.
     assert set(load.got) <= {200, "refused", "broken"}
 
 
@@ -131,7 +131,7 @@ def test_several_processes_share_the_port_and_end_with_their_parent(tmp_path: Pa
             time.sleep(0.05)  # a request is counted after its response
         parent.kill()
         parent.wait()
-        while True:  # until the workers have seen it
+        while True:  # until the workers have detected it
             with socket.socket() as trial:
                 trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
@@ -179,13 +179,13 @@ def test_a_wrong_option_of_the_command_is_one_line(arguments: list[str], code: i
     assert (done.exit_code, done.stderr.count("\n")) == (code, 1) and done.stderr.startswith(line)
 
 
-def test_a_missing_package_is_named_with_the_command_that_installs_it():
+def test_a_missing_package_is_one_line_with_the_install_command():
     line = cli_process.run("serve", code=1, without="fastapi uvicorn").stderr
     assert line == "ced: serving requires fastapi and uvicorn: pip install fastapi uvicorn\n"
 
 
-def test_answers_are_sent_at_once() -> None:
-    """Asyncio turns Nagle's algorithm off for sockets that name TCP; else an answer waits 40 ms for the client."""
+def test_responses_are_sent_without_delay() -> None:
+    """asyncio disables Nagle's algorithm only for sockets with the protocol TCP. Otherwise a response waits 40 ms."""
 
     async def nodelay_of_a_connection() -> int:
         found: asyncio.Future[int] = asyncio.get_running_loop().create_future()

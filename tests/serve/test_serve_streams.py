@@ -18,7 +18,7 @@ END = json.dumps({"type": "end"})
 
 
 def stream(server: Served, query: str, messages: list[bytes | str]) -> tuple[list[dict[str, Any]], ClientConnection]:
-    """All answers to a stream, and the connection, which the server has closed."""
+    """All messages for a stream, and the connection, which the server has closed."""
     with connect(server.websocket(f"/v1/audio/stream?{query}"), proxy=None) as socket:
         for message in messages:
             socket.send(message)
@@ -53,7 +53,7 @@ def test_a_stream_is_scored_as_the_recording_is(server: Served, tagger: AudioTag
     assert answers[-1] == {"duration_s": pytest.approx(len(samples) / tabla[1])} and socket.close_code == 1000
 
 
-def test_the_tags_of_a_window_come_as_soon_as_its_audio_is_there(server: Served):
+def test_the_tags_of_a_window_are_sent_as_soon_as_its_audio_has_arrived(server: Served):
     with connect(server.websocket("/v1/audio/stream?top_k=1"), proxy=None) as socket:
         socket.send(bytes(2 * 32_000))
         assert json.loads(socket.recv())["end_s"] == 2
@@ -112,7 +112,7 @@ def test_streams_need_the_key_and_are_limited_in_number_and_silence(strict: Serv
         with pytest.raises(ConnectionClosed):
             socket.recv()
         assert socket.close_code == 1008
-    # As OpenAI's clients in browsers give the key.
+    # OpenAI's clients in browsers send the key like this.
     protocols: Any = ["realtime", "openai-insecure-api-key.secret"]
     with connect(strict.websocket("/v1/realtime"), subprotocols=protocols, proxy=None) as socket:
         assert socket.subprotocol == "realtime" and json.loads(socket.recv())["type"] == "session.created"

@@ -106,7 +106,7 @@ def test_a_shift_is_circular_and_within_its_limit(seed: int, length: int, max_sh
     assert np.array_equal(shifted, np.roll(waveform, distance))
 
 
-def test_a_shift_goes_both_ways_and_all_the_way() -> None:
+def test_shifts_have_both_directions_and_all_lengths() -> None:
     waveform = np.arange(11)
     starts = {int(shift_waveform(waveform, seed, Augmentation(max_shift=0.3))[0]) for seed in range(500)}
     assert starts == {8, 9, 10, 0, 1, 2, 3}

@@ -108,7 +108,7 @@ def assert_same_weights(first: Path, second: Path) -> None:
     assert not differing, differing
 
 
-# --- The whole way ---------------------------------------------------------------------------------------------------
+# --- Complete runs ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -662,7 +662,7 @@ def test_students_that_do_not_fit_are_refused_with_the_difference(golden: Path, 
         assert "\n" not in str(caught.value)
 
 
-# --- What is refused -------------------------------------------------------------------------------------------------
+# --- Invalid input ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -750,7 +750,7 @@ def test_audio_that_was_moved_is_found_in_the_given_folder(lesson: Path, store: 
     assert distill(store, STUDENT, tmp_path / "student", quick(), audio=lesson / "audio").steps == 2
 
 
-def test_nothing_is_lost_without_overwrite(lesson: Path, tmp_path: Path) -> None:
+def test_existing_files_are_kept_without_overwrite(lesson: Path, tmp_path: Path) -> None:
     def run(output: str = "student", **options: Any) -> int:
         arguments = options.pop("arguments", quick())
         return distill(lesson / "store", STUDENT, tmp_path / output, arguments, **options).steps

@@ -96,7 +96,7 @@ def write_table(path: Path, rows: list[tuple[Path, str]]) -> Path:
 # Learning
 
 
-def test_it_learns_three_classes_of_clips_of_any_length(finetuned: Finetuned, sounds: Path) -> None:
+def test_finetuning_learns_three_classes_of_clips_of_any_length(finetuned: Finetuned, sounds: Path) -> None:
     assert finetuned.labels == CLASSES
     assert finetuned.num_training_clips == 24 and finetuned.num_validation_clips == 6
     assert finetuned.evaluation is not None and finetuned.evaluation.metrics.top_1 == 1.0
@@ -140,7 +140,7 @@ def test_a_checkpoint_of_the_run_loads_with_its_front_end(finetuned: Finetuned, 
     assert AudioTagger.from_pretrained(checkpoint)(sounds / "tone" / "1.flac")
 
 
-def test_it_learns_clips_with_several_classes(base: Path, tmp_path: Path) -> None:
+def test_finetuning_learns_clips_with_several_classes(base: Path, tmp_path: Path) -> None:
     generator = np.random.default_rng(1)
     rows = []
     for index in range(40):
