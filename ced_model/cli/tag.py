@@ -258,7 +258,9 @@ def _choose_format(format: Format | None, output: str | None, ray: bool, resume:
     if format is None:
         formats = FORMATS_OF_SUFFIXES.get(os.path.splitext(output)[1].lower(), tuple(Format))
         if formats in ((Format.DCASE,), tuple(Format)) or formats[0] is Format.TABLE:
-            raise CliError(f"--output {output}: the extension does not show the format; add --format {'|'.join(formats)}")
+            raise CliError(
+                f"--output {output}: the extension does not show the format; add --format {'|'.join(formats)}"
+            )
         format = formats[0]
     if resume and format is Format.TABLE:
         raise CliError("--resume does not work with --format table")
