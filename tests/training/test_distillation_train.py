@@ -294,7 +294,7 @@ def _die_while_saving(lesson: str, output: str) -> None:
 
 
 def test_a_killed_run_continues_to_the_same_weights(lesson: Path, undisturbed: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("spawn")  # whose children end with it
     process = context.Process(target=_die_while_saving, args=(str(lesson), str(tmp_path / "student")))
     process.start()
     process.join()

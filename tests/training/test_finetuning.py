@@ -708,7 +708,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(lora: int | None, sounds: Path,
 
     if lora is None:
         kwargs["training_arguments"] = arguments | {"dataloader_num_workers": 1}
-        context = multiprocessing.get_context("forkserver")
+        context = multiprocessing.get_context("spawn")  # whose children end with it
         process = context.Process(target=run_until_killed, args=(sounds, tmp_path / "cut", kwargs))
         process.start()
         process.join()
