@@ -19,7 +19,6 @@ import urllib.request
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gradio
@@ -48,7 +47,6 @@ from ced_model.demo.event_table import MAX_ROWS, draw_events, to_csv
 from ced_model.demo.limits import DemoError, Limits, read_sound
 from ced_model.demo.models import PUBLISHED, Models
 from ced_model.demo.pictures import count_rows, describe_timeline, draw_timeline
-from ced_model.demo.server import wait_until_stopped
 from ced_model.demo.service import Service
 from ced_model.demo.uploads import Uploads, remove_old
 from ced_model.recordings import NAMES, find_recordings
@@ -747,20 +745,31 @@ def test_the_command_serves_until_it_is_stopped_and_leaves_no_uploads(tmp_path):
     assert not list(folder.glob("ced-demo-*")) and not any(path.is_file() for path in folder.rglob("*"))
 
 
+SIGNALLED = """
+import os, signal, sys, threading, time
+from types import SimpleNamespace
+from ced_model.demo.server import wait_until_stopped
+
+number, closed = int(sys.argv[1]), []
+before = signal.getsignal(number)
+
+def send():
+    while signal.getsignal(number) is before:
+        time.sleep(0.01)
+    os.kill(os.getpid(), number)
+
+threading.Thread(target=send).start()
+wait_until_stopped(SimpleNamespace(close=lambda verbose: closed.append(verbose)))
+assert len(closed) == 1 and signal.getsignal(number) is before
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_close_the_server_once_and_their_handlers_are_restored(number):
-    before = signal.getsignal(number)
-    closed: list[bool] = []
-    app = SimpleNamespace(close=lambda verbose: closed.append(verbose))
-
-    def send() -> None:
-        while signal.getsignal(number) is before:
-            time.sleep(0.01)
-        os.kill(os.getpid(), number)
-
-    threading.Thread(target=send).start()
-    wait_until_stopped(app)  # type: ignore[arg-type]
-    assert len(closed) == 1 and signal.getsignal(number) is before
+    # In another process, since libraries that earlier tests loaded may change how this one handles signals.
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    run = subprocess.run([sys.executable, "-c", SIGNALLED, str(int(number))], env=environment, capture_output=True)
+    assert run.returncode == 0, run.stderr.decode()
 
 
 def test_files_of_a_killed_server_are_removed_by_the_next_one(tmp_path, monkeypatch):
