@@ -77,11 +77,11 @@ class Journal(Lines):
     def refuse_existing(self, names: Iterable[str] = ()) -> None:
         """Raises `UsageError` if there are results already (of inputs in `names`, if each has its own file)."""
         if os.path.lexists(self.path):
-            raise UsageError(f"{self.path} has the results of an unfinished run: add --resume or --overwrite")
+            raise UsageError(f"{self.path} has the results of an unfinished run: use `resume=True` or `overwrite=True`")
         if self.event_files is not None:
             self.event_files.refuse_existing(names)
         if os.path.exists(self.output):
-            raise UsageError(f"{self.output} exists: add --resume to keep its results, or --overwrite")
+            raise UsageError(f"{self.output} exists: use `resume=True` to keep its results, or `overwrite=True`")
 
     def load(self) -> None:
         """
@@ -150,7 +150,7 @@ class Journal(Lines):
         if not isinstance(header, dict) or not isinstance(header.get("options"), dict):
             raise self.damaged()
         if header.get("ced_journal") != VERSION:
-            raise UsageError(f"{self.path} is not a journal of this version of ced: remove or overwrite it")
+            raise UsageError(f"{self.path} is not a journal of this version of ced: remove it or {self.replacing}")
         check_same_options(self.path, header["options"], self.options)
 
     def _check_output_in_journal(self) -> None:

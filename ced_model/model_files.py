@@ -33,7 +33,7 @@ def check_output(folder: Path, overwrite: bool, further: Collection[str] = ()) -
         return
     check_replaceable(folder, further)
     if any(folder.iterdir()) and not overwrite:
-        raise ValueError(f"{folder} is not empty: overwrite it, or choose another output.")
+        raise ValueError(f"{folder} is not empty: use `overwrite=True`, or choose another output.")
 
 
 def check_replaceable(folder: Path, further: Collection[str] = ()) -> None:

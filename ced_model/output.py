@@ -67,7 +67,7 @@ def check_new_file(option: str, path: StrPath, extension: str, replace: bool = F
         reason = "this is a folder" if path.is_dir() else f"there is no folder {str(path.parent)!r}"
         raise OptionError(option, path, f"a file; {reason}")
     if path.exists() and not replace:
-        raise OptionError(option, path, "a new file; this one exists: overwrite it, or give another name")
+        raise OptionError(option, path, "a new file; this one exists: use `overwrite=True`, or give another name")
 
 
 def write_file(path: StrPath, content: bytes, replace: bool = True) -> None:

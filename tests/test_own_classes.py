@@ -307,5 +307,5 @@ def test_a_folder_with_other_files_is_kept(sounds):
     assert result.exit_code == 1 and "has other files than those of a model (notes.txt)" in result.stderr
     (output / "notes.txt").unlink()
     assert ced("learn", sounds, "-m", MODEL, "-o", output).exit_code == 0
-    assert "is not empty: overwrite it" in ced("learn", sounds, "-m", MODEL, "-o", output).stderr
+    assert "is not empty: use --overwrite" in ced("learn", sounds, "-m", MODEL, "-o", output).stderr
     assert ced("learn", sounds, "-m", MODEL, "-o", output, "--overwrite").exit_code == 0

@@ -102,7 +102,7 @@ def clips(
     header |= {**detecting, **choosing, "max_per_class": max_per_class}
     os.makedirs(output, exist_ok=True)
     table = os.path.join(output, "clips.csv")
-    with Unfinished(table, header, resume=resume) as unfinished:
+    with Unfinished(table, header, resume=resume, overwrite=None) as unfinished:
         waiting = inputs_without_entry(inputs, unfinished)
         progress = progress_of(waiting)
         found = make_records(tagger, waiting, detecting, kind="events", on_audio=progress.add_audio)

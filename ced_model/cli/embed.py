@@ -87,7 +87,7 @@ def embed(
         raise CliError(f"--output {output}: there is no folder {os.path.dirname(output)!r}")
     exists = os.path.exists(output)
     if exists and not (resume or overwrite):
-        raise CliError(f"{output} exists: add --resume to keep its embeddings, or --overwrite")
+        raise CliError(f"{output} exists: use --resume to keep its embeddings, or --overwrite")
     inputs = find_inputs(paths or [], list_file)
     if resume and any(item.name == STANDARD_INPUT for item in inputs):
         raise CliError("--resume does not work with standard input: save it as a file first")

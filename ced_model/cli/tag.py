@@ -359,7 +359,9 @@ class _Run:
             progress = progress_of(waiting)
             tagger = self.load() if waiting or self.watch else None
             if tagger and journal.classes and journal.classes != wide_classes(tagger, self.tagging):
-                raise CliError(f"{output} has scores of different classes: resume with the same ones, or --overwrite")
+                raise CliError(
+                    f"{output} has scores of different classes: resume with the same ones, or use --overwrite"
+                )
             if kept := len(self.inputs) - len(waiting):
                 note = ""
                 if journal.is_finished and self.format not in (Format.PARQUET, *EVENT_FORMATS):

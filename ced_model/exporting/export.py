@@ -146,7 +146,7 @@ def check_output(output: str | os.PathLike[str], overwrite: bool = False) -> Pat
         if not _is_export(path):
             expected = "a new folder; this one has other files"
         elif not overwrite:
-            expected = "a new folder; this one has an export: replace it with `overwrite`"
+            expected = "a new folder; this one has an export: use `overwrite=True`, or give another name"
     if expected is not None:
         raise OptionError("output", os.fspath(output), expected)
     return path

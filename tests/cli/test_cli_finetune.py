@@ -193,9 +193,9 @@ def test_an_interrupted_run_prints_how_to_continue_and_can_be_continued(
     assert "with --resume" in last_line(ced(*arguments, code=130).stderr)
     monkeypatch.setattr(ced_model.training.finetuning.run, "_write_model", write_model)
     refused = last_line(ced(*arguments, code=1).stderr)
-    assert "out.training contains the checkpoints of a run: resume or overwrite it" in refused
+    assert "out.training contains the checkpoints of a run: use --resume or --overwrite" in refused
     assert "continuing from checkpoint-6" in ced(*arguments, "--resume").stderr
-    assert "out is not empty: overwrite it, or choose another output" in last_line(ced(*arguments, code=1).stderr)
+    assert "out is not empty: use --overwrite, or choose another output" in last_line(ced(*arguments, code=1).stderr)
 
 
 # Wrong usage
