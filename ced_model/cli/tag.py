@@ -187,7 +187,8 @@ def tag(
         raise CliError("--resume keeps the results, --overwrite discards them: choose one")
     if spreadsheet_safe and format is not Format.CSV:
         raise CliError(f"--spreadsheet-safe needs --format csv, not {format}")
-    check_available(format)
+    if not ray:  # which checks all of its packages
+        check_available(format)
     tagging = options.given(window_s=window_s, hop_s=hop_s, channel=options.parse_channel(channel))
     tagging |= choosing(labels, exclude, label_map) | options.given(start_time=start_time, timezone=timezone)
     tagging |= finding | parse_limits(threshold, threshold_file, labels, kind == "events")

@@ -3,7 +3,6 @@
 """`ced tag --ray`: errors are one line, and wrong usage is reported before the run starts."""
 
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
