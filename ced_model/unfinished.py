@@ -141,10 +141,8 @@ class Unfinished(Lines):
         if overwrite is None:
             self.replacing = "choose another output"
         self.header: Entry = json.loads(json.dumps(header))
-        if os.path.lexists(self.path) and not (resume or overwrite):
-            raise UsageError(
-                f"{self.path} has the results of an unfinished run: use `resume=True`, or {self.replacing}"
-            )
+        if not (resume or overwrite):
+            check_finished(output, self.replacing)
         self.open(os.O_RDWR | os.O_CREAT)
         try:
             for entry, length in self.read_lines() if resume else ():
@@ -182,6 +180,12 @@ class Unfinished(Lines):
     def add(self, entry: Entry) -> None:
         """Stores the entry of the input given by its `file`."""
         self.offsets[entry["file"]] = self.write(entry)
+
+
+def check_finished(output: str, replacing: str = REPLACING) -> None:
+    """Raises a `UsageError` if there are results of an unfinished run."""
+    if os.path.lexists(path := f"{output}.journal"):
+        raise UsageError(f"{path} has the results of an unfinished run: use `resume=True`, or {replacing}")
 
 
 def _lock(file: FileIO) -> None:

@@ -76,7 +76,7 @@ def embed(
     from ..embedding_index import EmbeddingIndex, check_index_name
     from ..input_list import STANDARD_INPUT, find_inputs
     from ..records import with_results
-    from ..unfinished import Unfinished
+    from ..unfinished import Unfinished, check_finished
 
     if output is None:
         raise CliError("missing --output FILE.npz: where to write the embeddings")
@@ -88,6 +88,8 @@ def embed(
     exists = os.path.exists(output)
     if exists and not (resume or overwrite):
         raise CliError(f"{output} exists: use --resume to keep its embeddings, or --overwrite")
+    if not (resume or overwrite):
+        check_finished(output)
     inputs = find_inputs(paths or [], list_file)
     if resume and any(item.name == STANDARD_INPUT for item in inputs):
         raise CliError("--resume does not work with standard input: save it as a file first")

@@ -84,7 +84,8 @@ def test_an_interrupted_run_is_continued(sounds, monkeypatch):
     assert f"ced: interrupted; 2 results so far in {journal}: continue with --resume" in only_error(result, 130)
     with open(journal, "ab") as file:
         file.write(b'{"file": "not written to its en')
-    assert "has the results of an unfinished run" in only_error(ced("embed", "sounds", "-m", MODEL, "-o", "index.npz"))
+    refused = ced("embed", "sounds", "-m", "no/such", "-o", "index.npz").stderr  # no model is loaded
+    assert refused == f"ced: {journal} has the results of an unfinished run: use --resume, or use --overwrite\n"
     again = ["embed", "sounds", "-m", MODEL, "-o", "index.npz", "--resume"]
     assert "--window 2: expected not given, as when" in only_error(ced(*again, "--window", 2))
     result = ced(*again)

@@ -10,6 +10,7 @@ from typing import Literal
 from ...messages import OptionError
 from ...packages import require
 
+ADAPTER_FOLDER = "adapter"  # in the folder of the model
 DEVICES = ("cpu", "cuda", "mps")
 
 
