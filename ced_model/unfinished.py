@@ -21,6 +21,7 @@ from .records import REPLACING, check_same_maker, check_same_options
 from .writers.json import json_line, parse_json
 
 Entry = dict[str, Any]
+SUFFIX = ".journal"
 MAX_LINE = 2**31  # bytes; a timeline of all classes has 50 MB an hour
 
 
@@ -44,7 +45,11 @@ class Lines:
         self._file: FileIO | None = None
 
     def open(self, flags: int) -> None:
-        self._file = open_locked(self.path, flags)
+        try:
+            self._file = open_locked(self.path, flags)
+        except OSError as error:
+            error.filename = self.path.removesuffix(SUFFIX)  # the name that the user gave
+            raise
 
     def read_lines(self) -> Iterator[tuple[Any, int]]:
         """The existing entries, including the header, and their lengths."""
@@ -137,7 +142,7 @@ class Unfinished(Lines):
     def __init__(
         self, output: str, header: Mapping[str, Any], *, resume: bool = False, overwrite: bool | None = False
     ) -> None:
-        super().__init__(f"{output}.journal")
+        super().__init__(f"{output}{SUFFIX}")
         if overwrite is None:
             self.replacing = "choose another output"
         self.header: Entry = json.loads(json.dumps(header))
@@ -184,7 +189,7 @@ class Unfinished(Lines):
 
 def check_finished(output: str, replacing: str = REPLACING) -> None:
     """Raises a `UsageError` if there are results of an unfinished run."""
-    if os.path.lexists(path := f"{output}.journal"):
+    if os.path.lexists(path := f"{output}{SUFFIX}"):
         raise UsageError(f"{path} has the results of an unfinished run: use `resume=True`, or {replacing}")
 
 

@@ -75,6 +75,7 @@ def embed(
     """
     from ..embedding_index import EmbeddingIndex, check_index_name
     from ..input_list import STANDARD_INPUT, find_inputs
+    from ..output import check_writable
     from ..records import with_results
     from ..unfinished import Unfinished, check_finished
 
@@ -85,6 +86,7 @@ def embed(
     output = os.path.realpath(check_index_name(output))
     if not os.path.isdir(os.path.dirname(output)):
         raise CliError(f"--output {output}: there is no folder {os.path.dirname(output)!r}")
+    check_writable(output)
     exists = os.path.exists(output)
     if exists and not (resume or overwrite):
         raise CliError(f"{output} exists: use --resume to keep its embeddings, or --overwrite")
