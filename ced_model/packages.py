@@ -5,6 +5,8 @@
 import sys
 from importlib.util import find_spec
 
+from .messages import listed
+
 INSTALL = {
     "onnx": "pip install onnxruntime onnx",
     "openvino": "pip install openvino",
@@ -35,8 +37,8 @@ def require(packages: tuple[str, ...], purpose: str, install: str = "") -> None:
     if modules := missing(packages):
         names = [PACKAGES.get(module, module) for module in modules]
         requirements = [REQUIREMENTS.get(module, name) for module, name in zip(modules, names, strict=True)]
-        listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 2 else names)
-        raise MissingPackageError(f"{purpose} requires {listed}: {install or 'pip install ' + ' '.join(requirements)}")
+        install = install or f"pip install {' '.join(requirements)}"
+        raise MissingPackageError(f"{purpose} requires {listed(names)}: {install}")
 
 
 def missing(packages: tuple[str, ...]) -> list[str]:
