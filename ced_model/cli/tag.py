@@ -240,7 +240,7 @@ def tag(
         with run.watch.signals() if run.watch else nullcontext():
             progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite, paths)
     if progress.total > 1 or watch:
-        say(progress.summary())
+        say(progress.summary(has_speed=not watch))  # most of the time of a watch is waiting
     if progress.failed:
         raise typer.Exit(FAILED)
 
