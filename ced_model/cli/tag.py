@@ -254,7 +254,7 @@ def _choose_format(format: Format | None, output: str | None, ray: bool, resume:
         if format is Format.PARQUET:
             raise CliError("--format parquet needs --output FILE")
         return format or Format.TABLE
-    if format is None and os.path.isdir(output):
+    if format not in EVENT_FORMATS and (os.path.isdir(output) or output.endswith(("/", os.sep))):
         raise CliError(f"--output {output}: expected a file; only --format {'|'.join(EVENT_FORMATS)} writes a folder")
     if format is None:
         formats = FORMATS_OF_SUFFIXES.get(os.path.splitext(output)[1].lower(), tuple(Format))

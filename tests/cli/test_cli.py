@@ -213,6 +213,8 @@ def test_unsupported_options_of_the_bundled_model_are_wrong_usage_at_once(ced: R
         (["--resume", "--output", "x.txt"], "add --format table|audacity|raven"),
         (["--resume", "--output", "x.txt", "--format", "table"], "--resume does not work with --format table"),
         (["--output", "x.xyz"], "--format table|json|jsonl|csv|parquet"),
+        (["--output", "folder/"], "--output folder/: expected a file; only --format audacity|raven|"),
+        (["--output", "folder/", "--format", "csv"], "expected a file; only --format audacity|raven|"),
         (["--output", "no/such/folder/x.csv"], "there is no folder"),
         (["--output", "/dev/null", "--format", "csv"], "--output /dev/null: expected a regular file"),
         (["--format", "parquet"], "needs --output"),
