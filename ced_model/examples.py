@@ -70,7 +70,7 @@ def find_examples(folder: str | os.PathLike[str], negatives: Iterable[str | os.P
     counter = [path for place in negatives for path in _expand(os.path.expanduser(os.fspath(place)))]
     found = _merge(labels, by_class, counter)
     if len(labels) == 1 and not counter:
-        raise UsageError(f"{labels[0]!r} is the only class: give counter-examples (--negatives), or a second class")
+        raise UsageError(f"{labels[0]!r} is the only class: give counter-examples (`negatives=…`), or a second class")
     return found
 
 
@@ -84,7 +84,7 @@ def check_names(labels: Sequence[str], existing: Sequence[str]) -> None:
         if other is not None and other in existing:
             raise UsageError(
                 f"the model has a class {other!r} already: rename the folder {label!r}, or leave out the model's"
-                " classes (--replace)"
+                " classes (`replace=True`)"
             )
         if other is not None:
             raise UsageError(f"the classes {other!r} and {label!r} have the same name: rename or merge their folders")

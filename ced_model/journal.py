@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .messages import OptionError, RunError, UsageError
-from .output import new_file, put_file, remove_abandoned, temporary_name
+from .output import check_writable, new_file, put_file, remove_abandoned, temporary_name
 from .records import WIDE, Record, check_record, check_same_maker, check_same_options, classes_of, has_times
 from .unfinished import Lines
 from .writers import EVENT_FORMATS, Format, read_records, write_records
@@ -70,18 +70,22 @@ class Journal(Lines):
             if os.path.lexists(path) and not os.path.isfile(path):
                 raise OptionError("output", path, "a regular file")
 
+    def _check_writable(self) -> None:
+        check_writable(self.path, self.event_files.output if self.event_files else self.output)
+
     def __contains__(self, name: str) -> bool:
         """Whether an input is done. Inputs that failed are not."""
         return name in self.offsets and name not in self.failed
 
     def refuse_existing(self, names: Iterable[str] = ()) -> None:
         """Raises `UsageError` if there are results already (of inputs in `names`, if each has its own file)."""
+        self._check_writable()
         if os.path.lexists(self.path):
-            raise UsageError(f"{self.path} has the results of an unfinished run: add --resume or --overwrite")
+            raise UsageError(f"{self.path} has the results of an unfinished run: use `resume=True` or `overwrite=True`")
         if self.event_files is not None:
             self.event_files.refuse_existing(names)
         if os.path.exists(self.output):
-            raise UsageError(f"{self.output} exists: add --resume to keep its results, or --overwrite")
+            raise UsageError(f"{self.output} exists: use `resume=True` to keep its results, or `overwrite=True`")
 
     def load(self) -> None:
         """
@@ -115,6 +119,7 @@ class Journal(Lines):
 
     def overwrite(self) -> None:
         """Discards existing results when `begin` is called."""
+        self._check_writable()
         self._discards = True
         with suppress(FileNotFoundError):
             self.open(os.O_RDWR)
@@ -150,7 +155,7 @@ class Journal(Lines):
         if not isinstance(header, dict) or not isinstance(header.get("options"), dict):
             raise self.damaged()
         if header.get("ced_journal") != VERSION:
-            raise UsageError(f"{self.path} is not a journal of this version of ced: remove or overwrite it")
+            raise UsageError(f"{self.path} is not a journal of this version of ced: remove it or {self.replacing}")
         check_same_options(self.path, header["options"], self.options)
 
     def _check_output_in_journal(self) -> None:

@@ -6,6 +6,7 @@ import math
 import numbers
 import os
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -19,6 +20,11 @@ def printable(text: Any) -> str:
 def one_line(text: Any) -> str:
     """The message of an error, or any text, as one printable line."""
     return printable(" ".join(str(text).split()))
+
+
+def listed(names: Sequence[str]) -> str:
+    """a; a and b; a, b and c"""
+    return " and ".join([", ".join(names[:-1]), *names[-1:]] if len(names) > 2 else names)
 
 
 def one_line_error(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from .custom_code import CODE_FILES, MIN_TRANSFORMERS
+from .output import check_writable
 
 HUB_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 HANDLER, REQUIREMENTS = "handler.py", "requirements.txt"  # for Hugging Face Inference Endpoints
@@ -21,7 +22,8 @@ def write_handler(folder: Path) -> None:
 
 def check_output(folder: Path, overwrite: bool, further: Collection[str] = ()) -> None:
     """
-    Raises a ValueError if writing a model to `folder` would overwrite other files.
+    Raises a ValueError if writing a model to `folder` would overwrite other files, and an OSError if it cannot be
+    written.
 
     Args:
         overwrite: Whether a model in the folder may be replaced.
@@ -29,11 +31,12 @@ def check_output(folder: Path, overwrite: bool, further: Collection[str] = ()) -
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise ValueError(f"{folder} is not a folder: choose another output.")
+    check_writable(folder)
     if not folder.exists():
         return
     check_replaceable(folder, further)
     if any(folder.iterdir()) and not overwrite:
-        raise ValueError(f"{folder} is not empty: overwrite it, or choose another output.")
+        raise ValueError(f"{folder} is not empty: use `overwrite=True`, or choose another output.")
 
 
 def check_replaceable(folder: Path, further: Collection[str] = ()) -> None:

@@ -40,21 +40,20 @@ def new_file(path: StrPath, replace: bool = False, keeps: bool = True) -> Iterat
     path = Path(os.path.realpath(path))
     part = temporary_name(path)
     try:
-        with open(part, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            put_file(part, path, replace)
-        except OSError as error:
-            if keeps:
-                raise _kept(part, path, error) from error
-            raise
-    except BaseException as error:
+        with _named(part, path):
+            with open(part, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                put_file(part, path, replace)
+            except OSError as error:
+                if keeps:
+                    raise _kept(part, path, error) from error
+                raise
+    except BaseException:
         with suppress(OSError):
             os.unlink(part)
-        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, part, os.fspath(part)):
-            error.filename, error.filename2 = os.fspath(path), None  # the name that the user gave
         raise
 
 
@@ -67,7 +66,31 @@ def check_new_file(option: str, path: StrPath, extension: str, replace: bool = F
         reason = "this is a folder" if path.is_dir() else f"there is no folder {str(path.parent)!r}"
         raise OptionError(option, path, f"a file; {reason}")
     if path.exists() and not replace:
-        raise OptionError(option, path, "a new file; this one exists: overwrite it, or give another name")
+        raise OptionError(option, path, "a new file; this one exists: use `overwrite=True`, or give another name")
+    check_writable(path)
+
+
+def check_writable(path: StrPath, output: StrPath | None = None) -> None:
+    """Raises an `OSError` that names `output`, by default `path`, if nothing can be created next to `path`."""
+    path = Path(os.path.abspath(path))
+    folder = next(parent for parent in path.parents if parent.exists())  # missing ones are created later
+    probe = temporary_name(folder / path.name)
+    with _named(probe, path if output is None else Path(output)):
+        probe.mkdir()
+        probe.rmdir()
+
+
+@contextmanager
+def _named(part: Path, path: Path) -> Iterator[None]:
+    """A context in which errors about `part`, or a file in it, name `path` instead: the name that the user gave."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        elif isinstance(error.filename, str | Path) and Path(error.filename).is_relative_to(part):
+            error.filename, error.filename2 = os.fspath(path / Path(error.filename).relative_to(part)), None
+        raise
 
 
 def write_file(path: StrPath, content: bytes, replace: bool = True) -> None:
@@ -120,11 +143,12 @@ def new_folder(path: StrPath, check: Callable[[Path], None] | None = None) -> It
     path = Path(os.path.abspath(path))
     folder = temporary_name(path)
     try:
-        folder.mkdir()
-        yield folder
-        for file in folder.rglob("*"):
-            _bring_to_disk(file)
-        _put_folder(folder, path, check)
+        with _named(folder, path):
+            folder.mkdir()
+            yield folder
+            for file in folder.rglob("*"):
+                _bring_to_disk(file)
+            _put_folder(folder, path, check)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

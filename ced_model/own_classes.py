@@ -116,16 +116,13 @@ def learn_classes(
     found = find_examples(examples, negatives)
     tagger = model if isinstance(model, AudioTagger) else AudioTagger(model, **tagger_options)
     check_model(tagger, found.labels, replace)
-    few = _few(found.labels, found.targets().sum(axis=0))
-    if few:
-        say(few)
     skipped = list(found.skipped)
     features, clips, targets = _features(tagger, found, window_s, skipped, on_audio, on_clip)
     for path, reason in skipped:
         say(f"{path}: {reason}; left out")
     _check_left(found, targets)
-    if (left := _few(found.labels, targets.sum(axis=0))) != few:
-        say(left)
+    if few := _few(found.labels, targets.sum(axis=0)):
+        say(few)
     fitted = fit_classes(features, targets[clips], clips)
     reports = [_report(label, targets[:, i], fitted.left_out[:, i]) for i, label in enumerate(found.labels)]
     negatives_used = int((~targets.any(axis=1)).sum())

@@ -5,6 +5,8 @@
 import sys
 from importlib.util import find_spec
 
+from .messages import listed
+
 INSTALL = {
     "onnx": "pip install onnxruntime onnx",
     "openvino": "pip install openvino",
@@ -18,6 +20,8 @@ PACKAGES = {
     "sherpa_onnx": "sherpa-onnx",
     "sklearn": "scikit-learn",
 }
+# What pip installs for a module, if a version or an extra of its package is required
+REQUIREMENTS = {"ray": '"ray[data]>=2.60,<2.64"', "sed_scores_eval": 'sed_scores_eval "pandas<3"'}
 
 
 class MissingPackageError(ImportError):
@@ -30,9 +34,11 @@ def require(packages: tuple[str, ...], purpose: str, install: str = "") -> None:
 
     By default it has the command that installs them by name: an extra would add PyTorch to the small installation.
     """
-    if names := [PACKAGES.get(name, name) for name in missing(packages)]:
-        listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 2 else names)
-        raise MissingPackageError(f"{purpose} requires {listed}: {install or 'pip install ' + ' '.join(names)}")
+    if modules := missing(packages):
+        names = [PACKAGES.get(module, module) for module in modules]
+        requirements = [REQUIREMENTS.get(module, name) for module, name in zip(modules, names, strict=True)]
+        install = install or f"pip install {' '.join(requirements)}"
+        raise MissingPackageError(f"{purpose} requires {listed(names)}: {install}")
 
 
 def missing(packages: tuple[str, ...]) -> list[str]:

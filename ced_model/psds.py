@@ -12,7 +12,6 @@ from .events import Rule, smoothed, smoothing_windows
 from .packages import require
 from .results import Timeline
 
-INSTALL_PSDS = 'pip install "ced_model[psds]"'
 # The two scenarios of DCASE 2021 to 2024, task 4: fast reaction, and little confusion of classes.
 PSDS_SCENARIOS: dict[str, dict[str, float | None]] = {
     "PSDS1": {"dtc_threshold": 0.7, "gtc_threshold": 0.7, "cttc_threshold": None, "alpha_ct": 0.0, "alpha_st": 1.0},
@@ -31,7 +30,7 @@ class Frames(NamedTuple):
 
 def check_psds() -> None:
     """Raises a `MissingPackageError` if sed_scores_eval is not installed."""
-    require(("sed_scores_eval",), "PSDS", INSTALL_PSDS)
+    require(("sed_scores_eval",), "PSDS")
 
 
 def smoothed_frames(timeline: Timeline, rules: Sequence[Rule]) -> Frames:

@@ -38,6 +38,7 @@ CELLS = {
     "scores": (),
     "windows": ("start_s", "end_s"),
 }
+REPLACING = "use `overwrite=True`"  # how to discard results, for messages
 WIDE = ("scores", "windows")  # these also have one column per class
 ITEM_KEYS = {
     "tags": ("label", "score", "index"),
@@ -297,12 +298,12 @@ def sound_record(record: Record, kind: str) -> Record:
         return {"file": str(record["file"]), "error": f"the result cannot be stored: {one_line(error)}"}
 
 
-def check_same_options(path: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_same_options(path: str, then: Mapping[str, Any], now: Mapping[str, Any], replacing: str = REPLACING) -> None:
     """Raises an [`OptionError`] for the first option that differs from those of the results in `path`."""
     for name in {**now, **then}:
         if then.get(name) != now.get(name):
             before = "not given" if then.get(name) is None else then[name]
-            raise OptionError(name, now.get(name), f"{before}, as when {path} was begun; or overwrite it")
+            raise OptionError(name, now.get(name), f"{before}, as when {path} was begun; or {replacing}")
 
 
 def made_by(tagger: "AudioTagger") -> dict[str, str]:
@@ -315,13 +316,13 @@ def made_by(tagger: "AudioTagger") -> dict[str, str]:
     }
 
 
-def check_same_maker(path: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_same_maker(path: str, then: Mapping[str, Any], now: Mapping[str, Any], replacing: str = REPLACING) -> None:
     """Raises a `UsageError` unless the results of both, as in [`made_by`], can be in the same output."""
     if then.get("weights") != now["weights"]:
         model = then.get("model")
-        raise UsageError(f"{path} was begun with another model, {model}: resume with that one, or overwrite it")
+        raise UsageError(f"{path} was begun with another model, {model}: resume with that one, or {replacing}")
     names = [name for name in ("engine", "compute_type") if name in now]
-    check_same_options(path, {name: then.get(name) for name in names}, {name: now[name] for name in names})
+    check_same_options(path, {name: then.get(name) for name in names}, {name: now[name] for name in names}, replacing)
 
 
 # Rows of tables

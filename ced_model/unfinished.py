@@ -17,10 +17,11 @@ from typing import Any, BinaryIO
 
 from .messages import RunError, UsageError
 from .output import lock_on_windows
-from .records import check_same_maker, check_same_options
+from .records import REPLACING, check_same_maker, check_same_options
 from .writers.json import json_line, parse_json
 
 Entry = dict[str, Any]
+SUFFIX = ".journal"
 MAX_LINE = 2**31  # bytes; a timeline of all classes has 50 MB an hour
 
 
@@ -32,7 +33,10 @@ class Lines:
         path: Its path.
         offsets: Position of the last entry of each input.
         size: The end of the lines that were read or written.
+        replacing: How to discard the results, for messages.
     """
+
+    replacing = REPLACING
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -41,7 +45,11 @@ class Lines:
         self._file: FileIO | None = None
 
     def open(self, flags: int) -> None:
-        self._file = open_locked(self.path, flags)
+        try:
+            self._file = open_locked(self.path, flags)
+        except OSError as error:
+            error.filename = self.path.removesuffix(SUFFIX)  # the name that the user gave
+            raise
 
     def read_lines(self) -> Iterator[tuple[Any, int]]:
         """The existing entries, including the header, and their lengths."""
@@ -56,7 +64,7 @@ class Lines:
                 raise self.damaged()
 
     def damaged(self) -> UsageError:
-        return UsageError(f"{self.path} is damaged: remove or overwrite it")
+        return UsageError(f"{self.path} is damaged: remove it or {self.replacing}")
 
     def entry(self, name: str) -> Entry:
         """The last entry of an input."""
@@ -92,7 +100,7 @@ class Lines:
     def advice(self) -> str:
         """How to continue after an interruption, for messages."""
         count = f"{len(self.offsets)} result{'s' * (len(self.offsets) != 1)}"
-        return f"{count} so far in {self.path}: continue with --resume"
+        return f"{count} so far in {self.path}: continue with `resume=True`"
 
     def remove(self) -> None:
         """Removes and closes the file after the output was written."""
@@ -124,7 +132,7 @@ class Unfinished(Lines):
         output: The output of the run.
         header: Options that must be the same when it is resumed.
         resume: Continue with existing entries.
-        overwrite: Discard existing entries.
+        overwrite: Discard existing entries; None if the command has no such option.
 
     Raises:
         UsageError: if there are entries that are neither resumed nor discarded, or have another header.
@@ -132,12 +140,14 @@ class Unfinished(Lines):
     """
 
     def __init__(
-        self, output: str, header: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False
+        self, output: str, header: Mapping[str, Any], *, resume: bool = False, overwrite: bool | None = False
     ) -> None:
-        super().__init__(f"{output}.journal")
+        super().__init__(f"{output}{SUFFIX}")
+        if overwrite is None:
+            self.replacing = "choose another output"
         self.header: Entry = json.loads(json.dumps(header))
-        if os.path.lexists(self.path) and not (resume or overwrite):
-            raise UsageError(f"{self.path} has the results of an unfinished run: add --resume or --overwrite")
+        if not (resume or overwrite):
+            check_finished(output, self.replacing)
         self.open(os.O_RDWR | os.O_CREAT)
         try:
             for entry, length in self.read_lines() if resume else ():
@@ -167,13 +177,20 @@ class Unfinished(Lines):
     def check(self, then: Any, path: str) -> None:
         """Raises a `UsageError` if the header `then` of the results at `path` differs."""
         if not isinstance(then, dict) or then.get("ced") != self.header["ced"]:
-            raise UsageError(f"{path} belongs to another kind of run: remove or overwrite it")
-        check_same_maker(path, then, self.header)
-        check_same_options(path, *({**header, "model": None} for header in (then, self.header)))
+            raise UsageError(f"{path} belongs to another kind of run: remove it or {self.replacing}")
+        check_same_maker(path, then, self.header, self.replacing)
+        earlier, now = ({**header, "model": None} for header in (then, self.header))
+        check_same_options(path, earlier, now, self.replacing)
 
     def add(self, entry: Entry) -> None:
         """Stores the entry of the input given by its `file`."""
         self.offsets[entry["file"]] = self.write(entry)
+
+
+def check_finished(output: str, replacing: str = REPLACING) -> None:
+    """Raises a `UsageError` if there are results of an unfinished run."""
+    if os.path.lexists(path := f"{output}{SUFFIX}"):
+        raise UsageError(f"{path} has the results of an unfinished run: use `resume=True`, or {replacing}")
 
 
 def _lock(file: FileIO) -> None:

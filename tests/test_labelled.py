@@ -407,7 +407,11 @@ def test_clips_that_cannot_be_used_are_listed_with_the_reason(table: Table, tmp_
         ("x.csv", "path,label,label\na.wav,Dog,Cat\n", "there are several columns 'label'; keep one of them"),
         ("x.csv", "path,Dog,Dog\na.wav,1,0\n", "there are several columns 'Dog'; keep one of them"),
         ("x.csv", "path,path,label\na.wav,b.wav,Dog\n", "there are several columns 'path'"),
-        ("x.csv", "path,label\nnix.wav,Dog\n", "no usable clips.*nix.wav: there is no such file; .* with `audio_root`"),
+        (
+            "x.csv",
+            "path,label\nnix.wav,Dog\n",
+            "no usable clips.*nix.wav: there is no such file; .* with `audio_root=…`",
+        ),
         ("x.jsonl", '\n{"path": "a.wav", "label": \n', "cannot be read as json: line 2: "),
         ("x.jsonl", '{"path": "a.wav", "labels": []}\n', "no clip has a label"),
         ("x.jsonl", '["a.wav", "Dog"]\n', "expected objects such as"),

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from ced_model.output import new_file, new_folder, put_file, remove_abandoned, temporary_name, write_file
+from ced_model.output import (
+    check_writable,
+    new_file,
+    new_folder,
+    put_file,
+    remove_abandoned,
+    temporary_name,
+    write_file,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -135,3 +143,34 @@ def test_a_part_is_kept_if_its_name_is_taken(file_system: None, tmp_path: Path) 
     with pytest.raises(FileExistsError):
         put_file(tmp_path / "part", tmp_path / "taken")
     assert (tmp_path / "part").read_text() == "part" and (tmp_path / "taken").read_text() == "taken"
+
+
+def test_errors_about_a_new_folder_have_the_name_that_was_given(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as missing, new_folder(tmp_path / "no" / "a"):
+        raise AssertionError
+    with pytest.raises(FileNotFoundError) as inner, new_folder(tmp_path / "a") as folder:
+        (folder / "b" / "c").touch()
+    with pytest.raises(FileNotFoundError) as other, new_folder(tmp_path / "a"):
+        (tmp_path / "x").read_bytes()
+    expected = [tmp_path / "no" / "a", tmp_path / "a" / "b" / "c", tmp_path / "x"]
+    assert [Path(caught.value.filename) for caught in (missing, inner, other)] == expected
+
+
+def test_whether_an_output_can_be_written_is_tested_in_the_folder_where_it_will_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_writable(tmp_path / "a.csv")
+    check_writable(tmp_path / "no" / "folder" / "a.csv")
+    assert names(tmp_path) == []
+
+    def mkdir(path: Any, *_: Any) -> None:
+        tried.append(Path(path).parent)
+        raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+
+    tried: list[Path] = []
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    for path, output in ((tmp_path / "no" / "a", None), (tmp_path / "a.journal", tmp_path / "a")):
+        with pytest.raises(PermissionError) as caught:
+            check_writable(path, output)
+        assert caught.value.filename == str(output or path)
+    assert tried == [tmp_path, tmp_path]

@@ -3,6 +3,7 @@
 """The release: version and data files of the package, and automation that runs the same commands."""
 
 import re
+import shlex
 import subprocess
 import tomllib
 from importlib.metadata import requires
@@ -11,6 +12,7 @@ from pathlib import Path
 import yaml
 
 import ced_model
+from ced_model.packages import REQUIREMENTS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -67,6 +69,14 @@ def test_every_extra_is_in_all_and_has_its_packages_among_the_tested_versions():
     }
     assert {name for name in names - {"ced_model"} if f"\n{name}==".lower().replace("_", "-") not in tested} == set()
     assert requires("ced_model") is not None
+
+
+def test_install_commands_of_messages_have_the_requirements_of_the_extras():
+    extras = PROJECT["project"]["optional-dependencies"]
+    for module, extra in (("ray", "ray"), ("sed_scores_eval", "psds")):
+        assert set(shlex.split(REQUIREMENTS[module])) == {
+            item for item in extras[extra] if not item.startswith("ced_model[")
+        }
 
 
 def test_workflows_and_hooks_run_the_commands_of_ci_run_and_the_makefile():

@@ -77,6 +77,7 @@ def clips(
     from ..clip_choice import check_choice, choose_clips, write_clips
     from ..clip_files import check_format
     from ..input_list import find_inputs, unescape_name
+    from ..output import check_writable
     from ..records import check_options, make_records
     from ..unfinished import Unfinished
 
@@ -88,6 +89,8 @@ def clips(
         raise CliError(f"--padding {padding_s:g}: expected a number from 0")
     output = os.path.abspath(output)
     _check_folder(output, resume)
+    table = os.path.join(output, "clips.csv")
+    check_writable(table, output)
     inputs = find_inputs(paths or [], list_file)
     if any(not isinstance(item.source, str) for item in inputs):
         raise CliError("-: clips cannot be cut from standard input: save it as a file first")
@@ -101,8 +104,7 @@ def clips(
     header: dict[str, Any] = {"ced": KIND, "model": tagger.name, "weights": tagger.fingerprint}
     header |= {**detecting, **choosing, "max_per_class": max_per_class}
     os.makedirs(output, exist_ok=True)
-    table = os.path.join(output, "clips.csv")
-    with Unfinished(table, header, resume=resume) as unfinished:
+    with Unfinished(table, header, resume=resume, overwrite=None) as unfinished:
         waiting = inputs_without_entry(inputs, unfinished)
         progress = progress_of(waiting)
         found = make_records(tagger, waiting, detecting, kind="events", on_audio=progress.add_audio)

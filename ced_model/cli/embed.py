@@ -75,8 +75,9 @@ def embed(
     """
     from ..embedding_index import EmbeddingIndex, check_index_name
     from ..input_list import STANDARD_INPUT, find_inputs
+    from ..output import check_writable
     from ..records import with_results
-    from ..unfinished import Unfinished
+    from ..unfinished import Unfinished, check_finished
 
     if output is None:
         raise CliError("missing --output FILE.npz: where to write the embeddings")
@@ -85,9 +86,12 @@ def embed(
     output = os.path.realpath(check_index_name(output))
     if not os.path.isdir(os.path.dirname(output)):
         raise CliError(f"--output {output}: there is no folder {os.path.dirname(output)!r}")
+    check_writable(output)
     exists = os.path.exists(output)
     if exists and not (resume or overwrite):
-        raise CliError(f"{output} exists: add --resume to keep its embeddings, or --overwrite")
+        raise CliError(f"{output} exists: use --resume to keep its embeddings, or --overwrite")
+    if not (resume or overwrite):
+        check_finished(output)
     inputs = find_inputs(paths or [], list_file)
     if resume and any(item.name == STANDARD_INPUT for item in inputs):
         raise CliError("--resume does not work with standard input: save it as a file first")

@@ -4,6 +4,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import NoReturn, ParamSpec
@@ -62,8 +63,13 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def with_flags(message: str) -> str:
+    """A message of the library with flags for arguments: `` `overwrite=True` `` is --overwrite."""
+    return re.sub(r"`(\w+)=(?:True|…)`", lambda argument: flag(argument[1]), message)
+
+
 def fail(message: str, exit_code: int) -> NoReturn:
-    message = " ".join(message.split())
+    message = with_flags(" ".join(message.split()))
     say("ced: " + (message if ". " in message else message.removesuffix(".")))
     raise typer.Exit(exit_code)
 

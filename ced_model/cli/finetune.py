@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -136,8 +137,11 @@ def finetune(
         if path is not None and "://" not in path and not os.path.exists(path):
             raise CliError(f"{flag}{path!r}: there is no such file or folder")
     split_settings(settings)
+    from ..model_files import check_output
     from ..training.finetuning import FinetuningOptions
+    from ..training.finetuning.options import ADAPTER_FOLDER
 
+    check_output(Path(output).absolute(), overwrite, (ADAPTER_FOLDER,))  # before audio is written
     if dataset is not None:
         data = _data_of(dataset, config, split, audio_column, label_column)
     fields = {field.name for field in dataclasses.fields(FinetuningOptions)}

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ced learn`: a few examples per class → a model folder with these classes."""
 
-import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -54,10 +54,12 @@ def learn(
     if output is None:
         raise CliError("missing --output DIR: where to write the model")
     from ..examples import find_examples
+    from ..model_files import check_output
     from ..own_classes import check_installed, learn_classes
 
+    check_output(Path(output).absolute(), overwrite)  # before a model is downloaded
     check_installed()
-    found = find_examples(examples, negatives or ())  # before a model is downloaded
+    found = find_examples(examples, negatives or ())
     tagger = load_tagger(model, device=device, num_threads=num_threads, engine=engine)
     progress = RunProgress(len(found.paths))
 
@@ -68,7 +70,7 @@ def learn(
     with progress:
         learned = learn_classes(
             examples,
-            os.path.expanduser(output),
+            output,
             model=tagger,
             negatives=negatives or (),
             replace=replace,

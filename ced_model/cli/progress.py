@@ -94,9 +94,10 @@ class RunProgress:
         finally:
             self._bar.live.start(refresh=True)
 
-    def summary(self) -> str:
-        parts = [f"{self.done} of {self.total} inputs", f"{_length(self.audio_s)} of audio", self._speed()]
-        return ", ".join([*parts, *([f"{self.failed} failed"] if self.failed else [])])
+    def summary(self, has_speed: bool = True) -> str:
+        parts = [f"{self.done} of {self.total} inputs", f"{_length(self.audio_s)} of audio"]
+        parts += [self._speed()] * has_speed + [f"{self.failed} failed"] * bool(self.failed)
+        return ", ".join(parts)
 
     def _speed(self) -> str:
         return f"{self.audio_s / max(time.monotonic() - self._start, 1e-9):.3g} × real time"

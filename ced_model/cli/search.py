@@ -58,6 +58,7 @@ def search(
     """
     from ..clip_files import check_format
     from ..embedding_index import EmbeddingIndex
+    from ..output import check_writable
 
     *queries, path = paths
     if not queries:
@@ -66,6 +67,8 @@ def search(
     speaker = Speaker() if play else None  # fails before the search
     if clips is not None and os.path.lexists(clips) and not (os.path.isdir(clips) and not os.listdir(clips)):
         raise CliError(f"--clips {clips}: expected a new or empty folder")
+    if clips is not None:
+        check_writable(os.path.join(clips, "clip"), clips)
     index = EmbeddingIndex.load(path)
     made_by = str(index.made_by["model"])
     try:

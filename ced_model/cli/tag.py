@@ -187,7 +187,8 @@ def tag(
         raise CliError("--resume keeps the results, --overwrite discards them: choose one")
     if spreadsheet_safe and format is not Format.CSV:
         raise CliError(f"--spreadsheet-safe needs --format csv, not {format}")
-    check_available(format)
+    if not ray:  # which checks all of its packages
+        check_available(format)
     tagging = options.given(window_s=window_s, hop_s=hop_s, channel=options.parse_channel(channel))
     tagging |= choosing(labels, exclude, label_map) | options.given(start_time=start_time, timezone=timezone)
     tagging |= finding | parse_limits(threshold, threshold_file, labels, kind == "events")
@@ -239,7 +240,7 @@ def tag(
         with run.watch.signals() if run.watch else nullcontext():
             progress = run.to_stdout() if output is None else run.to_file(output, resume, overwrite, paths)
     if progress.total > 1 or watch:
-        say(progress.summary())
+        say(progress.summary(has_speed=not watch))  # most of the time of a watch is waiting
     if progress.failed:
         raise typer.Exit(FAILED)
 
@@ -253,7 +254,7 @@ def _choose_format(format: Format | None, output: str | None, ray: bool, resume:
         if format is Format.PARQUET:
             raise CliError("--format parquet needs --output FILE")
         return format or Format.TABLE
-    if format is None and os.path.isdir(output):
+    if format not in EVENT_FORMATS and (os.path.isdir(output) or output.endswith(("/", os.sep))):
         raise CliError(f"--output {output}: expected a file; only --format {'|'.join(EVENT_FORMATS)} writes a folder")
     if format is None:
         formats = FORMATS_OF_SUFFIXES.get(os.path.splitext(output)[1].lower(), tuple(Format))
@@ -359,7 +360,9 @@ class _Run:
             progress = progress_of(waiting)
             tagger = self.load() if waiting or self.watch else None
             if tagger and journal.classes and journal.classes != wide_classes(tagger, self.tagging):
-                raise CliError(f"{output} has scores of different classes: resume with the same ones, or --overwrite")
+                raise CliError(
+                    f"{output} has scores of different classes: resume with the same ones, or use --overwrite"
+                )
             if kept := len(self.inputs) - len(waiting):
                 note = ""
                 if journal.is_finished and self.format not in (Format.PARQUET, *EVENT_FORMATS):

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ..messages import printable
+from ..messages import listed, printable
 from .endings import fail
 from .errors import WRONG_USAGE
 from .options import CLASSES, COMPUTING, EVENTS, INPUT, WINDOWS
@@ -258,7 +258,7 @@ def _unknown_option(ctx: Any, name: str) -> str:
     if close:
         return f"{message}: did you mean {' or '.join(close)}?"
     if others:
-        return f"{message}; it is an option of {' and '.join(others[:3])}"
+        return f"{message}; it is an option of {listed(others if len(others) < 5 else [*others[:3], 'other commands'])}"
     return f"{message}; see {path} --help"
 
 

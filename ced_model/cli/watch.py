@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..packages import require
 from .errors import CliError
+from .terminal import say
 
 if TYPE_CHECKING:
     from ..input_list import Input
@@ -65,6 +66,7 @@ class Watch:
         from ..audio import walk_audio
         from ..input_list import find_inputs
 
+        say(f"watching {self.folder} for new files: stop with Ctrl-C")
         real = os.path.realpath(self.folder)
         scanned = -RESCAN_S
         options: dict[str, Any] = {"stop_event": self.stopped, "raise_interrupt": False, "watch_filter": None}

@@ -44,7 +44,8 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, api: huggingface_h
         client.upload_folder(repo_id=repo.repo_id, folder_path=Path(folder), commit_message="Add CED model")
     except (OSError, HubConnectionError, ValueError) as error:
         raise ConversionError(
-            f"{folder} is complete, but not uploaded to {repo_id} (run again with --overwrite): {_upload_hint(error)}"
+            f"{folder} is complete, but not uploaded to {repo_id} (run again with `overwrite=True`):"
+            f" {_upload_hint(error)}"
         ) from error
     return str(repo)
 

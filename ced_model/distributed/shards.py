@@ -54,7 +54,7 @@ class ShardedOutput:
     def refuse_existing(self) -> None:
         """Raises a `UsageError` if the folder has results or other files."""
         if "run.json" in self.folder.list(STATE):
-            raise UsageError(f"{self.output} contains results: resume or overwrite it")
+            raise UsageError(f"{self.output} contains results: use `resume=True` or `overwrite=True`")
         if other := sorted(self.folder.list()):
             raise OptionError("output", self.output, f"a new folder; this one has other files, such as {other[0]}")
 
@@ -89,7 +89,7 @@ class ShardedOutput:
                 raise ValueError("run id or weights are missing")
             options = dict(header["options"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UsageError(f"{path} is from another version of ced: overwrite it") from error
+            raise UsageError(f"{path} is from another version of ced: use `overwrite=True`") from error
         check_same_options(path, options, self.options)
         self._load_plans()
         there = self.folder.list()
@@ -111,7 +111,7 @@ class ShardedOutput:
                     raise ValueError("not a plan")
                 numbers = table["shard"].to_numpy()
             except ValueError as error:
-                raise UsageError(f"{self.output}/{STATE}/{name} is damaged: overwrite it") from error
+                raise UsageError(f"{self.output}/{STATE}/{name} is damaged: use `overwrite=True`") from error
             # The inputs of a shard are next to each other.
             starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
             for start, end in zip(starts, [*starts[1:], len(numbers)], strict=True):
@@ -195,7 +195,7 @@ class ShardedOutput:
     @property
     def advice(self) -> str:
         """Where the results are after an interruption."""
-        return f"{len(self.done)} of {len(self.shards)} shards are in {self.output}: continue with --resume"
+        return f"{len(self.done)} of {len(self.shards)} shards are in {self.output}: continue with `resume=True`"
 
 
 def shard_name(number: int) -> str:

@@ -90,7 +90,7 @@ def tag_on_ray(
         RunError: if the run cannot start or continue.
         MissingPackageError: if Ray Data is not installed.
     """
-    require(("pyarrow", "ray"), "tagging on Ray", 'pip install "ced_model[ray]"')
+    require(("pyarrow", "ray"), "tagging on Ray")
     import ray.data  # before `connected`, which would show its warnings
 
     from ..storage import is_uri

@@ -13,7 +13,7 @@ from ..calibration import bundled_recordings, load_recordings, synthetic_recordi
 from ..engines import EngineError, MissingPackageError, one_line_error
 from ..messages import OptionError
 from ..model_folder import ModelFolder, open_model
-from ..output import new_folder
+from ..output import check_writable, new_folder
 from .formats import choose_format
 from .metadata import LABELS_FILE, METADATA_FILE, build_metadata, labels_csv
 from .programs import load_export, write_program
@@ -135,6 +135,7 @@ def check_output(output: str | os.PathLike[str], overwrite: bool = False) -> Pat
     Raises:
         OptionError: if its parent folder does not exist, or it exists and is neither an empty folder nor, with
             `overwrite`, an export.
+        OSError: if it cannot be written.
     """
     path = Path(os.path.realpath(Path(output).expanduser()))
     expected = None
@@ -146,9 +147,10 @@ def check_output(output: str | os.PathLike[str], overwrite: bool = False) -> Pat
         if not _is_export(path):
             expected = "a new folder; this one has other files"
         elif not overwrite:
-            expected = "a new folder; this one has an export: replace it with `overwrite`"
+            expected = "a new folder; this one has an export: use `overwrite=True`, or give another name"
     if expected is not None:
         raise OptionError("output", os.fspath(output), expected)
+    check_writable(path)
     return path
 
 

@@ -88,7 +88,7 @@ def read_labelled(
     clips = without_missing(without_duplicates(clips))
     if not len(clips):
         path, reason = clips.skipped[0]
-        hint = "; give the folder of the paths with `audio_root`" if reason == MISSING else ""
+        hint = "; give the folder of the paths with `audio_root=…`" if reason == MISSING else ""
         raise ValueError(f"{rows.name}: no usable clips; for example {describe(path)}: {reason}{hint}.")
     return clips
 

@@ -188,7 +188,7 @@ def rows_of(path: str, table: Table, reading: Reading) -> Rows:
     if label_column is not None:
         rows.cells = table[label_column]
     elif {"onset", "offset"} <= {column.lower() for column in table}:
-        raise ValueError(f"{name}: onset and offset are columns of strong labels: add --events (`events=True`).")
+        raise ValueError(f"{name}: onset and offset are columns of strong labels: use `events=True`.")
     else:
         others = {column: values for column, values in table.items() if column not in (path_column, SPLIT_COLUMN)}
         rows.columns, rows.values, rows.notes = _class_columns(name, table, others)

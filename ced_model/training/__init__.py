@@ -7,4 +7,4 @@ from ..packages import require
 
 def check_installed(what: str) -> None:
     """Raises an ImportError of one line if a package that training needs is missing."""
-    require(("accelerate", "datasets", "sklearn"), what, 'pip install "ced_model[train]"')
+    require(("accelerate", "datasets", "sklearn"), what)

@@ -61,7 +61,7 @@ def open_run(
             _check_same_run(folder, run)
         else:
             if not overwrite and last_checkpoint(folder) is not None:
-                raise ValueError(f"{folder} contains the checkpoints of a run: resume or overwrite it.")
+                raise ValueError(f"{folder} contains the checkpoints of a run: use `resume=True` or `overwrite=True`.")
             _clear(folder)
             write_file(run_file, (json.dumps(run, indent=2, ensure_ascii=False) + "\n").encode())
         yield last_checkpoint(folder)
@@ -97,13 +97,13 @@ def _check_same_run(folder: Path, run: Mapping[str, Any]) -> None:
     try:
         stored = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{folder} cannot be resumed: its {RUN_FILE} is damaged. Overwrite it.") from error
+        raise ValueError(f"{folder} cannot be resumed: its {RUN_FILE} is damaged. Use `overwrite=True`.") from error
     differing = sorted(name for name in {*run, *stored} if stored.get(name) != run.get(name))
     if differing:
         changes = [_change(name, stored.get(name), run.get(name)) for name in differing]
         raise ValueError(
             f"{folder} cannot be resumed, its run differs in {', '.join(changes)}: resume it as it was started, or"
-            " overwrite it."
+            " use `overwrite=True`."
         )
 
 

@@ -129,7 +129,7 @@ def read_records(path: Any, format: Format, kind: str = "tags", spreadsheet_safe
             raise
         raise UsageError(
             f"{path} cannot be resumed: its{' spreadsheet-safe' * spreadsheet_safe} {format} results of {kind} are not"
-            f" as they were written: {one_line(error)}; overwrite it, or choose another output"
+            f" as they were written: {one_line(error)}; use `overwrite=True`, or choose another output"
         ) from error
 
 

@@ -76,7 +76,7 @@ class EventFiles:
         recordings = list(self._paths(names).values())
         if taken := next(filter(os.path.lexists, own + recordings if self.is_folder else recordings + own), None):
             is_own = os.path.lexists(self.sidecar) and not is_begun
-            raise UsageError(f"{taken} exists: add {'--resume to keep its results, or ' * is_own}--overwrite")
+            raise UsageError(f"{taken} exists: use {'`resume=True` to keep its results, or ' * is_own}`overwrite=True`")
 
     def read(self, verify: bool = True) -> Iterator[Record]:
         """
@@ -97,13 +97,13 @@ class EventFiles:
                 check_record(record, "events")
             contents = self._contents(records)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"{self.sidecar} is damaged: overwrite it, or choose another output") from error
+            raise UsageError(f"{self.sidecar} is damaged: use `overwrite=True`, or choose another output") from error
         for path, whole in contents.items() if verify else ():
             if _read(path) != whole:
                 change = "was changed after it was written" if os.path.exists(path) else "was removed"
                 raise UsageError(
-                    f"{path} {change} and cannot be resumed: overwrite it, or choose another output; the results"
-                    f" are also in {self.sidecar}"
+                    f"{path} {change} and cannot be resumed: use `overwrite=True`, or choose another output; the"
+                    f" results are also in {self.sidecar}"
                 )
         yield from records
 
@@ -141,7 +141,9 @@ class EventFiles:
         """Writes all files, without a sidecar. Raises a `FileExistsError` if one exists, unless `replace` is set."""
         contents = self._contents(records)
         if not replace and (taken := next(filter(os.path.lexists, contents), None)):
-            raise FileExistsError(errno.EEXIST, "the file exists: replace it with `overwrite`", taken)
+            raise FileExistsError(
+                errno.EEXIST, "the file exists: use `overwrite=True`, or choose another output", taken
+            )
         self._write_all(contents, lambda path: replace)
 
     @staticmethod

@@ -9,6 +9,7 @@ import math
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -212,6 +213,8 @@ def test_unsupported_options_of_the_bundled_model_are_wrong_usage_at_once(ced: R
         (["--resume", "--output", "x.txt"], "add --format table|audacity|raven"),
         (["--resume", "--output", "x.txt", "--format", "table"], "--resume does not work with --format table"),
         (["--output", "x.xyz"], "--format table|json|jsonl|csv|parquet"),
+        (["--output", "folder/"], "--output folder/: expected a file; only --format audacity|raven|"),
+        (["--output", "folder/", "--format", "csv"], "expected a file; only --format audacity|raven|"),
         (["--output", "no/such/folder/x.csv"], "there is no folder"),
         (["--output", "/dev/null", "--format", "csv"], "--output /dev/null: expected a regular file"),
         (["--format", "parquet"], "needs --output"),
@@ -697,6 +700,28 @@ def test_labels_are_searched_by_words_and_shown_as_a_tree(ced: Run) -> None:
     assert "Laughter" in similar.stdout and "no class matches 'lauhgter'" in one_line(similar.stderr)
     assert "Dog" in ced("labels", "dgo").stdout
     assert "no class is similar to 'woof'" in one_line(ced("labels", "woof", code=1).stderr)
+
+
+def test_the_classes_of_a_model_are_listed_and_searched(ced: Run, golden: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(golden / "micro_hub", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    names = ["Door bell", "Bell tower", *(f"Bird {index}" for index in range(2, len(config["id2label"])))]
+    config["id2label"] = dict(enumerate(names))
+    del config["label2id"]
+    (folder / "config.json").write_text(json.dumps(config))
+    expected = [f"{index:>3}  {name}" for index, name in enumerate(names)]
+    assert ced("labels", "--model", folder).stdout.splitlines() == expected
+    for query, rows in (("bell", [0, 1]), ("tow", [1]), ("1", [1]), ("BELL door", [0])):
+        found = ced("labels", query, "--model", folder).stdout.splitlines()
+        assert found == [expected[row] for row in rows]
+    similar = ced("labels", "towre", "-m", folder)
+    assert similar.stdout == "  1  Bell tower\n"
+    assert similar.stderr == "no class matches 'towre'; similar names:\n"
+    assert one_line(ced("labels", "xqz", "-m", folder, code=1).stderr) == (
+        f"ced: no class of {folder} is similar to 'xqz'"
+    )
+    (folder / "model.safetensors").unlink()
+    assert f"{folder} cannot be loaded: " in one_line(ced("labels", "-m", folder, code=1).stderr)
 
 
 def test_json_lines_are_utf_8() -> None:

@@ -88,6 +88,7 @@ def test_an_interrupted_run_is_continued_without_tagging_again(sounds, tmp_path,
     assert "is not empty: add --resume" in ced("clips", sounds, "-o", output, *OPTIONS).stderr
     changed = ced("clips", sounds, "-o", output, *OPTIONS, "--padding", 3, "--resume")
     assert changed.exit_code == 2 and "--padding 3: expected 0.5, as when" in changed.stderr
+    assert changed.stderr.endswith("was begun; or choose another output\n")
     result = ced("clips", sounds, "-o", output, *OPTIONS, "--resume")
     assert result.exit_code == 0 and "1 of 2 inputs were already done" in result.stderr
     assert {row["file"] for row in rows(output)} == {str(path) for path in sounds.iterdir()}

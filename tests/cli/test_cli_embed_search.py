@@ -84,7 +84,8 @@ def test_an_interrupted_run_is_continued(sounds, monkeypatch):
     assert f"ced: interrupted; 2 results so far in {journal}: continue with --resume" in only_error(result, 130)
     with open(journal, "ab") as file:
         file.write(b'{"file": "not written to its en')
-    assert "has the results of an unfinished run" in only_error(ced("embed", "sounds", "-m", MODEL, "-o", "index.npz"))
+    refused = ced("embed", "sounds", "-m", "no/such", "-o", "index.npz").stderr  # no model is loaded
+    assert refused == f"ced: {journal} has the results of an unfinished run: use --resume, or use --overwrite\n"
     again = ["embed", "sounds", "-m", MODEL, "-o", "index.npz", "--resume"]
     assert "--window 2: expected not given, as when" in only_error(ced(*again, "--window", 2))
     result = ced(*again)
@@ -104,7 +105,7 @@ def test_recordings_are_added_and_failed_ones_tried_again(sounds):
     shutil.copy(sounds / "misc_crow.flac", sounds / "broken.wav")
     result = ced("embed", "sounds", "-m", MODEL, "-o", "index.npz", "--resume")
     assert result.exit_code == 0 and "6 embeddings of 5 recordings" in result.stdout
-    assert "index.npz exists: add --resume" in only_error(ced("embed", "sounds", "-m", MODEL, "-o", "index.npz"))
+    assert "index.npz exists: use --resume" in only_error(ced("embed", "sounds", "-m", MODEL, "-o", "index.npz"))
     assert ced("embed", sounds / "perc_bell.flac", "-m", MODEL, "-o", "index.npz", "--overwrite").exit_code == 0
     assert len(EmbeddingIndex.load("index.npz")) == 1
 
@@ -150,7 +151,7 @@ def test_an_index_of_another_model_or_something_else_is_refused_in_one_line(soun
     line = only_error(ced("search", crow, "index.npz", "-m", random_model), 1)
     assert f"index.npz has embeddings of another model ({MODEL}) than {random_model}: use that model" in line
     line = only_error(ced("embed", crow, "-m", random_model, "-o", "index.npz", "--resume"))
-    assert f"index.npz was begun with another model, {MODEL}: resume with that one, or overwrite it" in line
+    assert f"index.npz was begun with another model, {MODEL}: resume with that one, or use --overwrite" in line
     np.savez("other.npz", embeddings=np.zeros((3, 2)))
     Path("text.npz").write_text("no")
     Path("cut.npz").write_bytes(Path("index.npz").read_bytes()[:500])

@@ -267,7 +267,7 @@ def test_clips_that_fail_are_named_and_the_exit_code_is_1(ced: Run, table: Path)
     [
         ("path,labels\na.wav,Crwo\n", r"'Crwo' \(did you mean 'Crow'\?\) is not among the 527 classes"),
         ("a,b\n1,2\n", "no column of paths"),
-        ("path,labels\nnix.wav,Crow\n", "there is no such file; give the folder of the paths with `audio_root`"),
+        ("path,labels\nnix.wav,Crow\n", "there is no such file; give the folder of the paths with --audio-root"),
         ("", "cannot be read as csv"),
     ],
 )
@@ -331,7 +331,7 @@ def test_a_file_that_cannot_be_written_keeps_its_content(
         assert last_line(result.stderr) == f"ced: '{path}': No space left on device"
         assert "mAP" in result.stdout  # the metrics are printed even if the file cannot be written
     assert path.read_text() == "before" and sorted(tmp_path.iterdir()) == [path, table]
-    assert f"--per-class {path}: expected a new file; this one exists: overwrite it" in last_line(
+    assert f"--per-class {path}: expected a new file; this one exists: use --overwrite" in last_line(
         ced(table, "--per-class", path, code=2).stderr
     )
     ced(table, "--per-class", path, "--overwrite")

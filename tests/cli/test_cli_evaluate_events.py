@@ -87,7 +87,7 @@ def test_the_commands_of_the_docs_print_the_documented_output(
 def test_strong_labels_without_the_option_are_recognised(labels: Path, resources: Path, command: list[str]) -> None:
     arguments = [each.format(folder=labels.parent) for each in command]
     result = CliRunner().invoke(app, [*arguments, str(labels), "--audio-root", str(resources)])
-    assert result.exit_code == 1 and "are columns of strong labels: add --events" in result.stderr
+    assert result.exit_code == 1 and "are columns of strong labels: use --events" in result.stderr
 
 
 def test_a_label_map_applies_to_events_and_labels(labels: Path, resources: Path, tmp_path: Path) -> None:

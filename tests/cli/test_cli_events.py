@@ -254,7 +254,7 @@ def test_new_and_failed_recordings_are_added_to_a_finished_output(
     (recordings / "c.wav").write_bytes(b"RIFF")
     options = [recordings, "--format", format, "--threshold", 0.3, "--output"]
     ced(*options, output, code=1)
-    assert "exists: add --resume" in ced(*options, output, code=2).stderr
+    assert "exists: use --resume" in ced(*options, output, code=2).stderr
     shutil.copy(resources / "loop_tabla.flac", recordings / "a.flac")
     shutil.copy(resources / "perc_snap.flac", recordings / "c.wav")
     ced(*options, output, "--resume")
@@ -287,7 +287,7 @@ def test_files_that_others_wrote_are_not_replaced(resources: Path, tmp_path: Pat
     notes.write_text("my notes")
     for resume in ([], ["--resume"]):
         done = ced(tabla, "--format", "audacity", "--output", tmp_path, *resume, code=2)
-        assert f"{notes} exists: add --overwrite" in done.stderr and len(done.stderr.splitlines()) == 1
+        assert f"{notes} exists: use --overwrite" in done.stderr and len(done.stderr.splitlines()) == 1
     assert notes.read_text() == "my notes"
     with pytest.raises(FileExistsError):
         ced_model.write_events(tmp_path, {tabla: []}, "audacity")

@@ -148,7 +148,7 @@ def test_output_top_k_and_windows_have_defaults_and_can_be_chosen(recording, fig
     assert ced("plot", recording, "-m", MODEL, "-o", output).exit_code == 0
     assert matplotlib.image.imread(output, format="png").ndim == 3
     assert len(figures[0].axes[1].get_yticklabels()) == 10
-    assert f"--output {output}: expected a new file; this one exists: overwrite it" in only_error(
+    assert f"--output {output}: expected a new file; this one exists: use --overwrite" in only_error(
         ced("plot", recording, "-m", MODEL, "-o", output), 2
     )
     assert ced("plot", recording, "-m", MODEL, "-o", output, "-k", 1, "--overwrite").exit_code == 0

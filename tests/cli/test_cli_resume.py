@@ -299,7 +299,7 @@ def test_existing_results_are_overwritten_only_on_request(few: list[Path], ced: 
     output = tmp_path / "tags.jsonl"
     ced(few[0], "--output", output)
     before = output.read_bytes()
-    assert "add --resume to keep its results, or --overwrite" in ced(few[1], "--output", output, code=2).stderr
+    assert "use --resume to keep its results, or --overwrite" in ced(few[1], "--output", output, code=2).stderr
     assert output.read_bytes() == before
     ced(few[1], "--output", output, "--overwrite")
     assert [record["file"] for record in read_records(str(output), Format.JSONL)] == [str(few[1])]
@@ -377,7 +377,7 @@ def test_a_journal_of_another_program_is_not_changed(few: list[Path], ced: Run, 
     for content in (b"hello\n", b'{"a": 1}\n', b'["file"]\n', b'{"ced_journal": 99}\n'):
         journal_of(output).write_bytes(content)
         result = ced(*few, "--output", output, "--resume", code=2)
-        assert "overwrite it" in result.stderr and result.stderr.count("\n") == 1
+        assert "use --overwrite" in result.stderr and result.stderr.count("\n") == 1
         assert journal_of(output).read_bytes() == content
 
 
@@ -581,7 +581,7 @@ def test_a_journal_with_invalid_contents_is_one_line_and_not_changed(
     output = tmp_path / "tags.jsonl"
     journal_of(output).write_bytes(lines)
     result = ced(*few, "--output", output, "--resume", code=2)
-    assert result.stderr == f"ced: {journal_of(output)} is damaged: remove or overwrite it\n"
+    assert result.stderr == f"ced: {journal_of(output)} is damaged: remove it or use --overwrite\n"
     assert journal_of(output).read_bytes() == lines and not output.exists()
 
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Help, suggestions for mistakes, shell completion and `ced doctor`."""
 
+import errno
 import json
 import os
 import shlex
@@ -78,7 +79,8 @@ def test_help_fits_80_columns_and_its_examples_are_right(path: tuple[str, ...]) 
         ("tag x -threshold 1", "-threshold: did you mean --threshold?"),
         ("tag x --csv", "use --format csv"),
         ("finetune x --lr 1", "did you mean --learning-rate?"),
-        ("embed x --events", "it is an option of ced tag and ced listen"),
+        ("labels dog --window 1", "it is an option of ced tag, ced clips, ced plot and other commands"),
+        ("embed x --events", "it is an option of ced tag, ced listen, ced finetune and ced evaluate"),
         ("tag x --qwertz", "see ced tag --help"),
         ("tag x --format", "--format requires a value; see ced tag --help"),
         ("tag x --json=1", "--json takes no value"),
@@ -198,3 +200,35 @@ def test_doctor_lists_the_packages_of_all_extras() -> None:
     for name, packages in doctor.EXTRAS.items():
         own = {text.partition("[")[0].partition(">")[0] for text in extras[name]} - {"ced_model"}
         assert own <= set(packages), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output"),
+    [
+        ("tag {sound} -o", "a.csv"),
+        ("tag {sound} --overwrite -o", "a.csv"),
+        ("tag {sound} -f audacity -o", "notes"),
+        ("tag {sound} -f audacity -o", "."),
+        ("embed {sound} -o", "a.npz"),
+        ("clips {sound} -o", "clips"),
+        ("plot {sound} -o", "a.png"),
+        ("search {sound} {sound} --clips", "clips"),
+        ("learn sounds -o", "model"),
+        ("finetune {folder} -o", "model"),
+        ("evaluate {folder} --per-class", "a.csv"),
+        ("convert source", "model"),
+        ("export --format onnx -o", "export"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_reported_before_any_work(
+    arguments: str, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mkdir(path: Any, *_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+
+    sound = str(REPOSITORY / "resources" / "misc_crow.flac")
+    given = [part.format(sound=sound, folder=tmp_path) for part in arguments.split()]
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    result = ced(*given, str(tmp_path / output), code=1)
+    assert result.stderr == f"ced: {str(tmp_path / output)!r}: Permission denied\n"
+    assert list(tmp_path.iterdir()) == []

@@ -52,6 +52,7 @@ def test_files_are_tagged_once_they_are_complete_and_again_only_if_they_failed(t
 
     scene(folder / "bad.wav")
     scene(folder / "later.wav")
+    output.with_suffix(".log").unlink()
     process = watching(folder, output, "--resume")
     wait_until(lambda: len({entry["file"] for entry in entries(output) if "error" not in entry}) == 4)
     process.send_signal(signal.SIGINT)
@@ -61,6 +62,9 @@ def test_files_are_tagged_once_they_are_complete_and_again_only_if_they_failed(t
     assert not any("error" in entry for entry in found.values()) and len(entries(output)) == 4
     assert found[str(slow)]["duration_s"] == soundfile.info(slow).duration
     assert not output.with_name("tags.jsonl.journal").exists()
+    lines = output.with_suffix(".log").read_text().splitlines()
+    assert f"watching {folder} for new files: stop with Ctrl-C" in lines
+    assert lines[-1] == "2 of 2 inputs, 18.0 s of audio"  # no speed
 
 
 @pytest.mark.parametrize(

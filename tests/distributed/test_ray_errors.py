@@ -3,7 +3,6 @@
 """`ced tag --ray`: errors are one line, and wrong usage is reported before the run starts."""
 
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -77,20 +76,20 @@ def test_a_folder_with_other_files_or_other_results_is_not_changed(refuse: Calla
         '{"ced_shards": 1, "run": "x", "made_by": {"weights": "y"},'
         ' "options": {"events": false, "channel": "mix", "top_k": 3}}'
     )
-    assert refuse("-o", tmp_path) == f"{tmp_path} contains results: resume or overwrite it"
+    assert refuse("-o", tmp_path) == f"{tmp_path} contains results: use --resume or --overwrite"
     assert "--top-k is not given: expected 3, as when " in refuse("-o", tmp_path, "--resume")
     (tmp_path / "_ced" / "run.json").write_text("{")
     assert refuse("-o", tmp_path, "--resume") == (
-        f"{tmp_path}/_ced/run.json is from another version of ced: overwrite it"
+        f"{tmp_path}/_ced/run.json is from another version of ced: use --overwrite"
     )
 
 
-def test_without_the_extra_the_error_has_the_install_command(
+def test_missing_packages_are_named_together(
     refuse: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr("ced_model.packages.missing", list)
     said = refuse("-o", tmp_path / "out", code=1)
-    assert said == 'tagging on Ray requires ray: pip install "ced_model[ray]"'
+    assert said == 'tagging on Ray requires pyarrow and ray: pip install pyarrow "ray[data]>=2.60,<2.64"'
 
 
 # Clusters

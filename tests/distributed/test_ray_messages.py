@@ -60,7 +60,7 @@ def test_a_worker_that_cannot_continue_ends_the_run_with_its_reason_in_any_order
     shards = {number: pyarrow.table({"shard": [number]}) for number in range(3)}
     with pytest.raises(RunError) as caught:
         follow(job.run_shards(shards, None, {}, Pool(1, 1, 0)), output, RunObserver())
-    assert str(caught.value).startswith(f"{STOPPED}; ") and str(caught.value).endswith("continue with --resume")
+    assert str(caught.value).startswith(f"{STOPPED}; ") and str(caught.value).endswith("continue with `resume=True`")
 
 
 @pytest.mark.parametrize(
@@ -116,5 +116,5 @@ def test_invalid_stored_options_of_a_folder_are_one_line(options: str, tmp_path:
     (tmp_path / "_ced" / "run.json").write_text(
         f'{{"ced_shards": 1, "run": "a", "made_by": {{"weights": "b"}}, "options": {options}}}'
     )
-    with pytest.raises(UsageError, match="is from another version of ced: overwrite it"):
+    with pytest.raises(UsageError, match="is from another version of ced: use `overwrite=True`"):
         ShardedOutput(str(tmp_path), {}).load()

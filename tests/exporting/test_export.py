@@ -353,7 +353,7 @@ def test_an_empty_folder_is_used_and_gets_default_permissions(tmp_path: Path) ->
 
 
 def test_only_another_export_is_replaced_and_only_if_asked(exported: Export, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="this one has an export: replace it with `overwrite`"):
+    with pytest.raises(OptionError, match="this one has an export: use `overwrite=True`"):
         check_output(exported("onnx").folder)
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "metadata.json").write_text('{"format": "of my own"}')

@@ -38,7 +38,8 @@ def test_an_export_is_verified_and_its_folder_printed(golden: Path, resources: P
     code, printed, said = run(*arguments)
     assert (code, printed) == (2, "")
     assert said == (
-        f"ced: --output {output}: expected a new folder; this one has an export: replace it with `overwrite`\n"
+        f"ced: --output {output}: expected a new folder; this one has an export: use --overwrite,"
+        " or give another name\n"
     )
 
 

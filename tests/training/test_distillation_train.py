@@ -715,7 +715,7 @@ def refusals(lesson: Path) -> dict[str, tuple[Callable[[Path], object], dict[str
             "unfinished: .* shards exist. .*distill teach.* to complete it",
         ),
         "corrupt": (lambda store: os.truncate(shard(store), 300), {}, "epoch-000000-chunk-0000000016.parquet: corrupt"),
-        "no audio": (lambda store: None, {"audio": lesson / "gone"}, "is not at .*gone: give its folder as `audio`"),
+        "no audio": (lambda store: None, {"audio": lesson / "gone"}, "is not at .*gone: give its folder as `audio=…`"),
         "other audio": (
             lambda store: None,
             {"audio": lesson / "teacher"},
@@ -756,10 +756,12 @@ def test_existing_files_are_kept_without_overwrite(lesson: Path, tmp_path: Path)
         return distill(lesson / "store", STUDENT, tmp_path / output, arguments, **options).steps
 
     run()
-    with pytest.raises(ValueError, match="student is not empty: overwrite it, or choose another output"):
+    with pytest.raises(ValueError, match="student is not empty: use `overwrite=True`, or choose another output"):
         run()
     shutil.rmtree(tmp_path / "student")
-    with pytest.raises(ValueError, match="student.training contains the checkpoints of a run: resume or overwrite it"):
+    with pytest.raises(
+        ValueError, match="student.training contains the checkpoints of a run: use `resume=True` or `overwrite=True`"
+    ):
         run()
     with pytest.raises(ValueError, match=r"differs in batch_size \(8 then, 4 now\)"):
         run(resume=True, arguments=quick(batch_size=4))

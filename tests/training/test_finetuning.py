@@ -721,7 +721,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(lora: int | None, sounds: Path,
     shutil.copytree(tmp_path / "cut.training" / "checkpoint-4", tmp_path / "cut.training" / "checkpoint-6")
     (tmp_path / "cut.training" / "checkpoint-6" / "trainer_state.json").unlink()
 
-    with pytest.raises(ValueError, match="contains the checkpoints of a run: resume or overwrite it"):
+    with pytest.raises(ValueError, match="contains the checkpoints of a run: use `resume=True` or `overwrite=True`"):
         finetune(sounds, tmp_path / "cut", **kwargs)
     other = kwargs | {"options": replace(options, seed=7), "training_arguments": arguments | {"save_steps": 4}}
     with pytest.raises(
@@ -757,7 +757,7 @@ def test_a_model_is_replaced_only_on_request(sounds: Path, base: Path, tmp_path:
     kwargs: dict[str, Any] = {"model": base, "options": replace(FAST, epochs=1), "training_arguments": IN_PROCESS}
     finetune(sounds, tmp_path / "out", **kwargs)
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*"))
-    with pytest.raises(ValueError, match="out is not empty: overwrite it"):
+    with pytest.raises(ValueError, match="out is not empty: use `overwrite=True`"):
         finetune(sounds, tmp_path / "out", **kwargs)
     assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*")) == before
     kwargs["options"] = replace(FAST, epochs=1, train="head")

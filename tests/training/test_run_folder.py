@@ -86,7 +86,7 @@ def test_a_run_is_resumed_as_it_was_started_or_overwritten(tmp_path: Path) -> No
     with open_run(folder, {"seed": 0, "labels": ["a"], "path": Path("x")}, resume=True) as checkpoint:
         assert checkpoint is None  # nothing to resume: it starts
         make_checkpoint(folder, 1)
-    with pytest.raises(ValueError, match="contains the checkpoints of a run: resume or overwrite it"):
+    with pytest.raises(ValueError, match="contains the checkpoints of a run: use `resume=True` or `overwrite=True`"):
         with open_run(folder, {"seed": 0}):
             pass
     with pytest.raises(

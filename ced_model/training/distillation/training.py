@@ -137,13 +137,13 @@ def make_plan(
 def check_audio(store: Store, root: Path) -> None:
     """Raises a ValueError if the audio folder, or a file with chunks in it, does not exist."""
     if not root.is_dir():
-        raise ValueError(f"The audio of the store is not at {root}: give its folder as `audio`.")
+        raise ValueError(f"The audio of the store is not at {root}: give its folder as `audio=…`.")
     paths = store.chunks["path"].unique().to_pylist()
     missing = [path for path in paths if not (root / path).is_file()]
     if missing:
         raise ValueError(
             f"{len(missing)} of the store's {len(paths)} audio files are not in {root}, such as {missing[0]}: give"
-            " their folder as `audio`."
+            " their folder as `audio=…`."
         )
 
 

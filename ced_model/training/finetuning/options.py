@@ -5,12 +5,12 @@
 import math
 import re
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal
 
 from ...messages import OptionError
+from ...packages import require
 
-INSTALL_LORA = 'pip install "ced_model[lora]"'
+ADAPTER_FOLDER = "adapter"  # in the folder of the model
 DEVICES = ("cpu", "cuda", "mps")
 
 
@@ -69,8 +69,8 @@ class FinetuningOptions:
             raise OptionError("train", self.train, "head with `keep_classes`, since the encoder must not change")
         if self.lora is not None and (self.lora < 1 or self.train == "head"):
             raise OptionError("lora", self.lora, "a rank of at least 1, and blocks to train: `train` all or last:K")
-        if self.lora is not None and find_spec("peft") is None:
-            raise ImportError(f"LoRA requires peft: {INSTALL_LORA}")
+        if self.lora is not None:
+            require(("peft",), "LoRA")
         for name in ("epochs", "learning_rate", "encoder_learning_rate", "crop_s", "batch_size"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

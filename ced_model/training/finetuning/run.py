@@ -36,13 +36,12 @@ from .model import (
     keep_other_classes,
     set_classes,
 )
-from .options import FinetuningOptions
+from .options import ADAPTER_FOLDER, FinetuningOptions
 from .trainer import FinetuningTrainer, make_arguments, make_trainer
 
 logger = logging.getLogger(__name__)
 
 HELD_OUT_FILE, HELD_OUT_EVENTS, VALIDATION_EVENTS = "held_out.jsonl", "held_out.tsv", "validation.tsv"
-ADAPTER_FOLDER = "adapter"
 
 
 @dataclass(frozen=True)
