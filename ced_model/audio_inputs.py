@@ -52,14 +52,23 @@ def _row_input(source: dict[str, Any]) -> Any:
     if _holds_array(source):
         return source
     if _is_encoded(source):
-        content, path = source.get("bytes"), source.get("path")
-        return source if content is None and path is None else path if content is None else content
+        value = source.get("path") if source.get("bytes") is None else source["bytes"]
+        is_file = isinstance(value, str | bytes | bytearray | memoryview | os.PathLike) or hasattr(value, "read")
+        return value if is_file else source
     values = [value for value in source.values() if _is_audio_value(value)]
     return plain_input(values[0]) if len(values) == 1 else source
 
 
+def array_of(source: Mapping[str, Any], name: str = "<array>") -> Any:
+    """The waveform in `{"array" or "raw": waveform}`, or None."""
+    array, raw = source.get("array"), source.get("raw")
+    if array is not None and raw is not None:
+        raise AudioError(f'{name}: a dict with both "array" and "raw": pass one of them')
+    return raw if array is None else array
+
+
 def _holds_array(source: Mapping[str, Any]) -> bool:
-    return source.get("array", source.get("raw")) is not None
+    return source.get("array") is not None or source.get("raw") is not None
 
 
 def _is_encoded(source: Mapping[str, Any]) -> bool:
@@ -208,7 +217,7 @@ def samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tupl
     """An array, tensor or dict as `(channels, samples)` in its own dtype, and its sampling rate in Hz."""
     samples, rate, max_channels = source, array_sampling_rate, 1
     if isinstance(source, dict):
-        samples, max_channels = source.get("array", source.get("raw")), MAX_ARRAY_CHANNELS
+        samples, max_channels = array_of(source, name), MAX_ARRAY_CHANNELS
         rate = source.get("sampling_rate", np.nan)
         if not source.keys() & {"array", "raw", "sampling_rate"}:
             raise AudioError(f"{name}: {_why_no_audio(source)}")
@@ -244,7 +253,8 @@ def samples_and_rate(source: Any, array_sampling_rate: float, name: str) -> tupl
 
 def _why_no_audio(row: dict[str, Any]) -> str:
     if row and row.keys() <= {"bytes", "path"}:
-        return "a row without audio: its bytes and path are None"
+        found = [f"{key} is of type {type(value).__name__}" for key, value in row.items() if value is not None]
+        return f"a row without audio: {' and '.join(found) or 'its bytes and path are None'}"
     splits = [key for key, value in row.items() if hasattr(value, "cast_column")]
     if splits:
         return f"the splits of a dataset: pass one, as dataset[{_shown_key(splits[0])}]"

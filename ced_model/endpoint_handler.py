@@ -64,13 +64,14 @@ def _to_audio(value: Any) -> Any:
         except (binascii.Error, ValueError) as error:
             raise ValueError(f"inputs: a string that is not base64: send {EXPECTED}") from error
     if isinstance(value, dict) and value.keys() & {"array", "raw"}:
+        key = "raw" if value.get("array") is None else "array"
         try:
-            array = np.asarray(value.get("array", value.get("raw")))
+            array = np.asarray(value.get(key))
         except ValueError as error:
             raise ValueError(f"inputs: the array must contain numbers only: send {EXPECTED}") from error
         if array.dtype.kind in "iu":  # JSON does not distinguish 0.0 from 0
             if np.abs(array).max(initial=0) > 1:
                 raise ValueError(f"inputs: an array of integers; its full scale must be 1.0: send {EXPECTED}")
             array = array.astype(np.float32)
-        return {**value, "array": array}
+        return {**value, key: array}
     raise ValueError(f"inputs: got {type(value).__name__}: send {EXPECTED}")

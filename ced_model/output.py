@@ -21,6 +21,7 @@ from .messages import OptionError
 
 StrPath = str | os.PathLike[str]
 LOCKED_BYTE = 2**31 - 2  # beyond the end of files, since Windows prevents reading of locked bytes
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)  # the name is taken by another file or folder
 
 
@@ -149,6 +150,10 @@ def new_folder(path: StrPath, check: Callable[[Path], None] | None = None) -> It
             for file in folder.rglob("*"):
                 _bring_to_disk(file)
             _put_folder(folder, path, check)
+    except OSError as error:
+        if error.errno in FULL:  # `shutil` gives the name of the file that was copied
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

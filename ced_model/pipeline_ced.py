@@ -216,6 +216,8 @@ class CedAudioClassificationPipeline(AudioClassificationPipeline):
             AudioError: if an input cannot be read; the message has its index in `inputs`.
             ValueError: for an invalid option.
         """
+        if num_workers is not None and (isinstance(num_workers, bool) or not isinstance(num_workers, int)):
+            raise OptionError("num_workers", num_workers, "a whole number, or None")  # maybe a second input
         _, _, call = self._sanitize_parameters(**kwargs)
         options, size, read = self._check(
             {**self._postprocess_params, **call}, self._batch_size if batch_size is None else batch_size

@@ -144,7 +144,7 @@ def score_windows(
         `WindowScores` as soon as they are ready, in any order, and one `InputEnd` per input.
 
     Raises:
-        Exceptions of `compute` and of iterating over `inputs`.
+        Exceptions of `compute`, and of iterating over `inputs` after the scores of the inputs before them.
     """
     run = _Run(iter(inputs), read, compute, size_of, batch_size, num_workers)
     readers = [threading.Thread(target=run.read_inputs, name=f"ced-reader-{i}") for i in range(NUM_READERS)]
@@ -354,6 +354,7 @@ class _Run:
         self.num_workers = num_workers
         self.pid = os.getpid()
         self.input_lock = threading.Lock()
+        self.input_error: Exception | None = None  # of the caller's iterator
         self.stopped = threading.Event()
         # Windows in memory: the batches being computed, as many waiting, and some to choose batches from.
         self.room = threading.Semaphore((2 * num_workers + 2) * batch_size)
@@ -364,15 +365,21 @@ class _Run:
         """A reader thread."""
         try:
             while not self.stopped.is_set():
-                with self.input_lock:
-                    item = next(self.inputs, None)
-                if item is None:
+                if (item := self._next_input()) is None:
                     break
                 self._read_input(*item)
                 del item
-        except BaseException as error:  # of the caller's iterator
+        except BaseException as error:  # such as SystemExit in the caller's iterator
             self.messages.put(error)
         self.messages.put(_READER_ENDED)
+
+    def _next_input(self) -> tuple[int, Any] | None:
+        with self.input_lock:
+            try:
+                return next(self.inputs, None)
+            except Exception as error:
+                self.input_error, self.inputs = error, enumerate(())
+                return None
 
     def _read_input(self, input_index: int, source: Any) -> None:
         windows, error, window = 0, None, None
@@ -427,6 +434,8 @@ class _Run:
             for size in [size for size, group in groups.items() if len(group) >= self.batch_size]:
                 self._submit(groups, size)
                 in_flight += 1
+        if self.input_error is not None:
+            raise self.input_error
 
     def _next_message(self, wait: bool) -> Any:
         if os.getpid() != self.pid:

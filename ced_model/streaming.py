@@ -12,6 +12,7 @@ import numpy as np
 import soxr
 
 from .audio import AudioError, check_rate, read_blocks
+from .audio_inputs import array_of
 from .classes import choice_scores
 from .events import ROUNDING_S, Event, Rule, events_within, smoothed, smoothing_windows
 
@@ -54,7 +55,7 @@ def _mono_chunk(chunk: Any, rate: int, position: int) -> np.ndarray:
                 f"The stream has a gap: the next sample is {position}, but the chunk starts at {chunk['start']};"
                 " start a new stream."
             )
-        chunk = chunk.get("array", chunk.get("raw"))
+        chunk = array_of(chunk)
     if not hasattr(chunk, "shape"):
         raise AudioError(
             f"The stream has a chunk of type {type(chunk).__name__}: expected a waveform (an array or a tensor of shape"

@@ -380,8 +380,8 @@ def test_arrays_and_tensors_have_16_khz_by_default():
     ):
         np.testing.assert_array_equal(read_audio(waveform), mono)
         np.testing.assert_allclose(read_audio(waveform, array_sampling_rate=rate), read_audio(CROW), atol=1e-6)
-    for key in ("array", "raw"):
-        source = {key: mono, "sampling_rate": rate, "path": None}
+    for key, other in (("array", "raw"), ("raw", "array")):
+        source = {key: mono, other: None, "sampling_rate": rate, "path": None}
         np.testing.assert_allclose(read_audio(source), read_audio(CROW), atol=1e-6)
         assert duration_s(source) == pytest.approx(len(mono) / rate)
 
@@ -424,6 +424,10 @@ def test_integer_pcm_is_scaled_by_the_range_of_its_dtype(dtype: str):
         ({"array": np.zeros(9)}, "sampling_rate"),
         ({"path": "a.wav"}, "a.wav: cannot be opened"),
         ({"bytes": None, "path": None}, "a row without audio: its bytes and path are None"),
+        ({"bytes": 3, "path": None}, "a row without audio: bytes is of type int"),
+        ({"path": ["a.wav"]}, "a row without audio: path is of type list"),
+        ({"path": float("nan")}, "a row without audio: path is of type float"),
+        ({"array": np.zeros(9), "raw": np.ones(9), "sampling_rate": 8000}, 'both "array" and "raw": pass one of them'),
         ({"bytes": b"RIFF", "path": "a.wav"}, "a.wav: "),
         ({"audio": "a.wav", "label": 1}, "a dictionary without audio; it has 'audio', 'label': pass"),
         ({"left": {"bytes": b""}, "right": {"bytes": b""}}, "audio in 'left' and 'right': pass one, as row['left']"),

@@ -120,8 +120,9 @@ def test_invalid_requests_give_one_line_and_read_neither_files_nor_urls(
 
 
 def test_silence_that_is_integers_in_json_is_accepted(handler: Any) -> None:
-    answers = [handler({"inputs": {"array": [zero] * 8000, "sampling_rate": 16000}}) for zero in (0, 0.0)]
-    assert answers[0] == answers[1] and len(answers[0]) == 5
+    sounds = [{"array": [0] * 8000}, {"array": [0.0] * 8000}, {"raw": [0] * 8000}, {"raw": [0] * 8000, "array": None}]
+    answers = [handler({"inputs": {**sound, "sampling_rate": 16000}}) for sound in sounds]
+    assert answers == [answers[0]] * 4 and len(answers[0]) == 5
 
 
 def test_the_endpoint_installs_what_the_handler_needs(folder: Path) -> None:

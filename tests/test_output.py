@@ -137,6 +137,13 @@ def test_a_failed_folder_leaves_no_files(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_the_error_of_a_full_disk_names_the_folder_not_the_copied_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught, new_folder(tmp_path / "model"):
+        raise OSError(errno.ENOSPC, "No space left on device", "source.py", None, "copy.py")
+    assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / "model"), None)
+    assert names(tmp_path) == []
+
+
 def test_a_part_is_kept_if_its_name_is_taken(file_system: None, tmp_path: Path) -> None:
     for name in ("part", "taken"):
         (tmp_path / name).write_text(name)

@@ -283,6 +283,7 @@ NOT_AUDIO: dict[str, tuple[Any, str]] = {
     "class": (object(), "inputs: got object: expected a path"),
     "dictionary": ({"audio": 1, "label": 2}, "inputs: <row>: a dictionary without audio; it has 'audio', 'label'"),
     "empty row": ({"bytes": None, "path": None}, "inputs: <row>: a row without audio: its bytes and path are None"),
+    "path of another type": ({"path": 3}, "inputs: <row>: a row without audio: path is of type int$"),
     "no rate": ({"array": np.zeros(16000)}, 'inputs: <array>: a dict needs "array" .* and "sampling_rate"'),
     "rate None": (
         {"array": np.zeros(16000), "sampling_rate": None},
@@ -345,6 +346,18 @@ def test_an_invalid_row_is_reported_with_its_index_and_the_others_continue(pipe:
         next(results)
 
 
+@pytest.mark.parametrize("on_error", ["raise", "yield"])
+def test_inputs_before_an_error_of_a_generator_have_their_results(on_error: str, pipe: Any, paths: list[str]) -> None:
+    def some() -> Iterator[str]:
+        yield from paths[2:5]
+        raise KeyError("the source of the inputs")
+
+    results = iter(pipe(some(), on_error=on_error))
+    assert [next(results) for _ in range(3)] == pipe(paths[2:5])
+    with pytest.raises(KeyError, match="the source of the inputs"):
+        next(results)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -379,6 +392,12 @@ def test_invalid_options_are_refused_before_any_work(
         with pytest.raises(ValueError) as caught:
             call(**options)
         assert str(caught.value).startswith(message)
+
+
+def test_a_second_input_outside_a_list_is_refused(pipe: Any, paths: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"^`num_workers='b\.wav'`: expected a whole number, or None$"):
+        pipe(paths[2], "b.wav")
+    assert pipe(paths[2], num_workers=2) == pipe(paths[2])
 
 
 def test_datasets_without_one_audio_column_are_refused_unless_their_rows_are_audio(pipe: Any, paths: list[str]) -> None:

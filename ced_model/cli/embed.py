@@ -75,6 +75,7 @@ def embed(
     """
     from ..embedding_index import EmbeddingIndex, check_index_name
     from ..input_list import STANDARD_INPUT, find_inputs
+    from ..messages import RunError
     from ..output import check_writable
     from ..records import with_results
     from ..unfinished import Unfinished, check_finished
@@ -110,7 +111,10 @@ def embed(
         found = with_results(waiting, lambda each: tagger.embeddings(each, on_audio=progress.add_audio, **windows))
         progress.keep((_entry(item, result) for item, result in found), unfinished)
         index = _joined(unfinished, tagger, header)
-        index.save(output, replace=resume or overwrite)
+        try:
+            index.save(output, replace=resume or overwrite)
+        except OSError as error:
+            raise RunError(f"{output}: {error.strerror or error}; {unfinished.advice}") from error
         unfinished.remove()
     put(f"wrote {output}: {len(index)} embeddings of {len(index.files)} recordings")
     say(progress.summary())

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exports with torch.export: one file that needs only PyTorch, not transformers or this package."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,4 +85,6 @@ def write_torch(
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # it has paths of this machine
-    torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata, ensure_ascii=False)})
+    content = io.BytesIO()  # PyTorch aborts the process if it cannot write to a file
+    torch.export.save(program, content, extra_files={METADATA_FILE: json.dumps(metadata, ensure_ascii=False)})
+    path.write_bytes(content.getbuffer())

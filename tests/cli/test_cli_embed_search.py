@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ced embed` and `ced search`: embeddings in a file, and the windows in it that sound like a recording."""
 
+import errno
 import json
 import shutil
 import sys
@@ -95,6 +96,19 @@ def test_an_interrupted_run_is_continued(sounds, monkeypatch):
     first, second = EmbeddingIndex.load("index.npz"), EmbeddingIndex.load("all.npz")
     assert first.files == second.files
     np.testing.assert_allclose(first.embeddings, second.embeddings, atol=1e-5)
+
+
+def test_if_the_index_cannot_be_written_the_results_are_kept(sounds, monkeypatch):
+    def save(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "index.npz")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddingIndex, "save", save)
+        result = ced("embed", "sounds", "-m", MODEL, "-o", "index.npz")
+    line = f"{sounds.parent / 'index.npz'}: No space left on device; 4 results so far in {sounds.parent / 'index.npz'}"
+    assert f"ced: {line}.journal: continue with --resume" in only_error(result, 1)
+    result = ced("embed", "sounds", "-m", MODEL, "-o", "index.npz", "--resume")
+    assert result.exit_code == 0 and "4 of 4 inputs were already done" in result.stderr
 
 
 def test_recordings_are_added_and_failed_ones_tried_again(sounds):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cli_process
 import pytest
 from typer.testing import CliRunner
 
@@ -116,3 +117,15 @@ def test_a_recording_that_cannot_be_read_fails_and_leaves_nothing(golden: Path, 
     )
     assert (code, printed) == (1, "") and said.splitlines()[-1].startswith(f"ced: --audio: {broken}: ")
     assert [path.name for path in tmp_path.iterdir()] == ["broken.wav"]
+
+
+@pytest.mark.parametrize("export_format", ["onnx", "torch"])
+def test_an_export_that_cannot_be_written_is_one_line_and_leaves_nothing(
+    export_format: str, golden: Path, tmp_path: Path
+) -> None:
+    arguments = ["export", "-m", golden / "micro_hub", "-f", export_format, "-o", tmp_path / "new"]
+    process = cli_process.start(arguments, stderr=tmp_path / "said", max_file_size=100_000)
+    assert process.wait(300) == 1
+    *_, last = (tmp_path / "said").read_text().splitlines()
+    assert last == f"ced: {str(tmp_path / 'new')!r}: File too large"
+    assert os.listdir(tmp_path) == ["said"]
