@@ -19,15 +19,11 @@ from .model_settings import (
     EvalAverage,
     Pooling,
     ProblemType,
-    check_aliases,
     check_architecture,
     check_numbers,
-    contradiction,
     count_labels,
     fill_in_size,
     find_problem_type,
-    has_names_of,
-    label_table,
     name_labels,
 )
 
@@ -38,8 +34,8 @@ from .model_settings import (
     [mispeech/ced-base](https://huggingface.co/mispeech/ced-base). It reads and writes the `config.json` of the
     `mispeech/ced-*` repositories, including fields that are not listed here.
 
-    `num_labels` (alias `outputdim`) defaults to 527, or to the number of classes in `id2label` or `label2id`. With 527
-    classes and neither table, classes are named as in AudioSet. An `id2label` with AudioSet names that are cut at the first comma, as in some published files, is replaced
+    `num_labels` (alias `outputdim`) defaults to 527. With 527 classes and no `id2label`, classes are named as in
+    AudioSet. An `id2label` with AudioSet names that are cut at the first comma, as in some published files, is replaced
     by the full names.
     """
 )
@@ -147,18 +143,13 @@ class CedConfig(PreTrainedConfig):
         # `trust_remote_code`.
         if not __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
             kwargs.pop("custom_pipelines", None)
-        given = {field: value for field, value in vars(self).items() if value != getattr(type(self), field, None)}
-        check_aliases({**given, **kwargs})
         for alias in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
             if alias in kwargs:
                 setattr(self, alias, kwargs.pop(alias))
         self.embed_dim, self.num_heads = fill_in_size(self.name, self.embed_dim, self.num_heads)
         self.problem_type = find_problem_type(self.problem_type, self.loss)
-        self.id2label = label_table({"id2label": self.id2label, "label2id": self.label2id})
         counts = {field: kwargs.pop(field, None) for field in ("num_labels", "outputdim")}
         kwargs["num_labels"] = count_labels({**counts, "id2label": self.id2label})
-        if (name := contradiction(self.id2label, self.label2id)) is not None:
-            raise ValueError(f"`label2id` and `id2label` give {name!r} different numbers; give `id2label` alone.")
         stored, self.id2label = self.id2label, name_labels(self.id2label, kwargs["num_labels"])
         if self.label2id is None or list(self.id2label.values()) != list((stored or {}).values()):
             self.label2id = {name: index for index, name in self.id2label.items()}
@@ -199,17 +190,8 @@ class CedConfig(PreTrainedConfig):
         validated and dependent fields follow (transformers sets most `kwargs` on the finished configuration).
         """
         config_dict = dict(config_dict)
-        check_aliases(kwargs)
-        for alias, field in cls.attribute_map.items():
-            if alias in kwargs and (value := kwargs.pop(alias)) is not None:
-                kwargs[field] = value
-            if field in kwargs and field != "num_labels":
-                config_dict.pop(alias, None)
-        if contradiction(config_dict.get("id2label"), config_dict.get("label2id")) is not None:
-            config_dict.pop("label2id")  # as if `id2label` was changed before saving
-        if kwargs.get("label2id") and "id2label" not in kwargs and not has_names_of(config_dict, kwargs["label2id"]):
-            for field in ("id2label", "outputdim"):
-                config_dict.pop(field, None)
+        if "outputdim" in kwargs:
+            kwargs.setdefault("num_labels", kwargs.pop("outputdim"))
         count = kwargs.get("num_labels")
         if "id2label" in kwargs or (count is not None and count != len(config_dict.get("id2label") or {})):
             for field in ("id2label", "label2id", "outputdim"):

@@ -20,7 +20,6 @@ from .model_settings import (
     check_model,
     expected_shapes,
     front_end_of,
-    label_table,
     name_labels,
 )
 from .safetensors_index import (
@@ -95,7 +94,7 @@ def open_model(model: str | os.PathLike[str], **hub_options: Any) -> ModelFolder
         path=str(folder),
         settings=ModelSettings.of(fields),
         front_end=front_end_of(front_end),
-        labels=tuple(name_labels(label_table(stored), fields["num_labels"]).values()),
+        labels=tuple(name_labels(stored.get("id2label"), fields["num_labels"]).values()),
         tensors=tensors,
     )
 

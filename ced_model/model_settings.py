@@ -128,16 +128,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def check_aliases(settings: Mapping[str, Any]) -> None:
-    """Raises a ValueError if a field and its alias have different values."""
-    for alias, field in ALIASES.items():
-        mine, other = settings.get(field), settings.get(alias)
-        if mine is not None and other is not None and mine != other:
-            raise ValueError(
-                f"`{alias}={_shown(other)}` but `{field}={_shown(mine)}`: these are two names of one field; give one."
-            )
-
-
 def fill_in_size(name: Any, embed_dim: int | None, num_heads: int | None) -> tuple[int, int]:
     """Width and number of heads, by default those of the published size `name`."""
     if embed_dim is not None:
@@ -180,9 +170,9 @@ def count_labels(settings: Mapping[str, Any]) -> int:
     counts = {field: settings[field] for field in ("num_labels", "outputdim") if settings.get(field) is not None}
     for field, count in counts.items():
         _check_number(field, count, BOUNDS["num_labels"])
-    if not (table := label_table(settings)):
+    if not settings.get("id2label"):
         return next(iter(counts.values()), len(AUDIOSET_LABELS))
-    names = check_label_table(table)
+    names = check_label_table(settings["id2label"])
     # `num_labels` is an argument and has precedence over `outputdim`, which is from a file.
     for field, count in list(counts.items())[:1]:
         if count != len(names):
@@ -209,43 +199,6 @@ def name_labels(id2label: Any, count: int) -> dict[int, str]:
     if is_cut_audioset_table(names) or (not names and count == len(AUDIOSET_LABELS)):
         return dict(enumerate(AUDIOSET_LABELS))
     return dict(sorted(names.items())) or {index: f"LABEL_{index}" for index in range(count)}
-
-
-def label_table(settings: Mapping[str, Any]) -> Any:
-    """
-    The `id2label`, by default that of `label2id`.
-
-    Raises:
-        ValueError: if `label2id` alone is given, and a class has two names.
-    """
-    id2label, label2id = settings.get("id2label"), settings.get("label2id")
-    if id2label or not label2id:
-        return id2label
-    try:
-        names = {int(index): name for name, index in label2id.items()}
-    except (AttributeError, TypeError, ValueError):
-        names = {}
-    if not names or len(names) != len(label2id):  # a class with two names
-        raise ValueError(
-            "`label2id` without `id2label` must have one name for each of the classes 0, 1, …, such as"
-            f" {{'Speech': 0, 'Laughter': 1}}; got {_shown(label2id)}."
-        )
-    return names
-
-
-def contradiction(id2label: Any, label2id: Any) -> str | None:
-    """A name that `label2id` gives to another class than `id2label`. (Further names in `label2id` are synonyms.)"""
-    if not isinstance(id2label, Mapping) or not isinstance(label2id, Mapping):
-        return None
-    names = {str(index): name for index, name in id2label.items()}
-    known = set(names.values())
-    return next((name for name, index in label2id.items() if name in known and names.get(str(index)) != name), None)
-
-
-def has_names_of(settings: Mapping[str, Any], label2id: Any) -> bool:
-    """Whether `label2id` has all names of the `id2label` in `settings`."""
-    id2label = settings.get("id2label")
-    return isinstance(id2label, Mapping) and isinstance(label2id, Mapping) and {*id2label.values()} <= {*label2id}
 
 
 FRAME_MODEL = "CedForAudioFrameClassification"
@@ -291,7 +244,6 @@ def check_model(settings: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: if the fields are not those of a CED model; the message is one line and names the field.
     """
     check_numbers(settings)
-    check_aliases(settings)
     model = {**DEFAULTS, **{ALIASES.get(field, field): value for field, value in settings.items()}}
     for field, choices in CHOICES.items():
         if model[field] not in choices:

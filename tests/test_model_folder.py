@@ -57,7 +57,6 @@ CONFIG_FIELDS = [
     ({"num_heads": 5}, "`embed_dim` (48) is not a multiple"),
     ({"target_length": 10**9}, "`target_length` must be a whole number from 1 to 100,000"),
     ({"outputdim": 10**9, "id2label": None}, "`outputdim` must be a whole number from 1 to 100,000"),
-    ({"num_attention_heads": 1, "num_heads": 2}, "`num_attention_heads=1` but `num_heads=2`: these are two names"),
     ({"outputdim": 12}, "`outputdim=12` but `id2label` names 13 classes"),
     ({"id2label": {"0": 1, "1": 2}, "outputdim": 2}, "`id2label` must give each class a name, but class 0 has 1."),
     (
@@ -198,14 +197,6 @@ def test_the_expected_shapes_are_those_of_the_model(fields: dict[str, Any]) -> N
         model = CedForAudioClassification(CedConfig(**fields))
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     assert expected_shapes(check_model(fields)) == shapes
-
-
-@pytest.mark.parametrize("engine", ["onnx", "torch"])
-def test_a_configuration_with_label2id_alone_names_the_classes(engine: str, folder: Path, resources: Path) -> None:
-    names = [f"sound {index}" for index in range(13)]
-    edit(folder / "config.json", id2label=None, label2id={name: index for index, name in enumerate(names)})
-    tags = AudioTagger(folder, engine=engine)(str(resources / "dog.ogg"), top_k=None, threshold=0)
-    assert {tag.label for tag in tags} == set(names)
 
 
 def test_the_defaults_are_those_of_the_classes() -> None:
