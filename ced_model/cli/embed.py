@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..messages import count
 from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
@@ -112,7 +113,7 @@ def embed(
         index = _joined(unfinished, tagger, header)
         index.save(output, replace=resume or overwrite)
         unfinished.remove()
-    put(f"wrote {output}: {len(index)} embeddings of {len(index.files)} recordings")
+    put(f"wrote {output}: {count(len(index), 'embedding')} of {count(len(index.files), 'recording')}")
     say(progress.summary())
     if progress.failed:
         raise typer.Exit(FAILED)
