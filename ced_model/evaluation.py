@@ -230,7 +230,7 @@ def evaluate(
             there is only one class to choose from, or the model has no probabilities.
         ImportError: if the extra `[train]` is not installed.
     """
-    require(("sklearn",), "Evaluation")  # checked before the work
+    require(("sklearn",), "evaluation")  # checked before the work
     tagger = model if isinstance(model, AudioTagger) else AudioTagger(model)
     if tagger.problem_type == "regression":
         raise ValueError("A regression model has no class probabilities and cannot be evaluated.")

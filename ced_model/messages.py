@@ -22,6 +22,11 @@ def one_line(text: Any) -> str:
     return printable(" ".join(str(text).split()))
 
 
+def count(number: int, noun: str, plural: str = "s") -> str:
+    """1 clip, 2 clips"""
+    return f"{number} {noun}{'' if number == 1 else plural}"
+
+
 def listed(names: Sequence[str]) -> str:
     """a; a and b; a, b and c"""
     return " and ".join([", ".join(names[:-1]), *names[-1:]] if len(names) > 2 else names)

@@ -354,7 +354,7 @@ def test_a_model_is_given_by_its_folder(sounds: Path, random_model: Path) -> Non
     assert evaluate(random_model, sounds).metrics.summary() == pytest.approx(expected.metrics.summary())
 
 
-def test_without_the_extra_the_error_has_the_install_command(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scikit_learn_the_error_has_the_install_command(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = read_labelled(sounds)
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ImportError, match="requires scikit-learn: pip install scikit-learn$"):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..messages import count
 from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
@@ -113,9 +114,8 @@ def clips(
         chosen = choose_clips(known, most=max_per_class, **choosing)
         written = write_clips(chosen, output, unescape_name, format, say_error)
         unfinished.remove()
-    classes = len({clip.label for clip in written})
-    clips, of_classes = f"clip{'s' * (len(written) != 1)}", f"class{'es' * (classes != 1)}"
-    put(f"wrote {output}: {len(written)} {clips} of {classes} {of_classes}, and clips.csv")
+    classes = count(len({clip.label for clip in written}), "class", "es")
+    put(f"wrote {output}: {count(len(written), 'clip')} of {classes}, and clips.csv")
     say(progress.summary())
     if progress.failed or len(written) < len(chosen):
         raise typer.Exit(FAILED)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..messages import count
 from . import options
 from .endings import one_line_errors
 from .errors import FAILED, CliError
@@ -116,7 +117,7 @@ def embed(
         except OSError as error:
             raise RunError(f"{output}: {error.strerror or error}; {unfinished.advice}") from error
         unfinished.remove()
-    put(f"wrote {output}: {len(index)} embeddings of {len(index.files)} recordings")
+    put(f"wrote {output}: {count(len(index), 'embedding')} of {count(len(index.files), 'recording')}")
     say(progress.summary())
     if progress.failed:
         raise typer.Exit(FAILED)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..messages import count
 from . import options, training_options
 from .endings import one_line_errors
 from .errors import CliError
@@ -217,7 +218,7 @@ def _report(done: "Finetuned", output: str, events: bool) -> Iterator[str]:
         yield ""
     model = quoted(output)
     stopped = f", stopped after {done.epochs:.4g}" if done.epochs > done.best_epoch else ""
-    yield f"wrote {model}: {len(done.labels)} classes, weights of epoch {done.best_epoch:.4g}{stopped}"
+    yield f"wrote {model}: {count(len(done.labels), 'class', 'es')}, weights of epoch {done.best_epoch:.4g}{stopped}"
     if done.held_out is not None:
         clips = os.path.join(os.path.dirname(os.path.normpath(output)), *done.held_out.parts[-2:])
         yield f"evaluate it again: ced evaluate {quoted(clips)} --model {model}{' --events' * events}"

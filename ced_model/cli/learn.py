@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..messages import count
 from . import options
 from .endings import one_line_errors
 from .errors import CliError
@@ -91,5 +92,5 @@ def _report(learned: "LearnedClasses", output: str) -> Iterator[str]:
     yield "found: examples with a score from 0.5; false: other clips with such a score (by cross-validation)"
     kept = len(learned.labels) - len(learned.reports)
     rest = f", {kept} of {learned.base}" if kept else f", instead of those of {learned.base}"
-    yield f"wrote {quoted(output)}: {len(learned.reports)} classes from examples{rest}"
+    yield f"wrote {quoted(output)}: {count(len(learned.reports), 'class', 'es')} from examples{rest}"
     yield f"tag with it: ced tag FILES --model {quoted(output)}"

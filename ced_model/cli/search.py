@@ -57,12 +57,14 @@ def search(
     score is the cosine similarity of the embeddings.
     """
     from ..clip_files import check_format
-    from ..embedding_index import EmbeddingIndex
+    from ..embedding_index import EXTENSIONS, EmbeddingIndex
     from ..output import check_writable
 
     *queries, path = paths
     if not queries:
         raise CliError("missing INDEX: expected recordings to search for, then a file made by ced embed")
+    if not path.lower().endswith(EXTENSIONS) and (given := [each for each in queries if each.endswith(EXTENSIONS)]):
+        raise CliError(f"{path}: expected a file made by ced embed; give {given[0]} last, after the recordings")
     check_format(format)
     speaker = Speaker() if play else None  # fails before the search
     if clips is not None and os.path.lexists(clips) and not (os.path.isdir(clips) and not os.listdir(clips)):

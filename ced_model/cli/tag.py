@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..messages import count
 from ..writers import EVENT_FORMATS, FORMATS_OF_SUFFIXES, Format, check_available, write_records
 from . import options
 from .endings import one_line_errors
@@ -268,6 +269,10 @@ def _choose_format(format: Format | None, output: str | None, ray: bool, resume:
     return format
 
 
+def _kept(results: int, output: str) -> str:
+    return f"{count(results, 'result')} of {output} {'is' if results == 1 else 'are'} kept"
+
+
 @dataclass
 class _Run:
     """
@@ -356,7 +361,7 @@ class _Run:
             if self.watch:
                 self.watch.is_done = journal.__contains__
                 if journal.offsets:
-                    say(f"{len(journal.offsets)} results of {journal.output} are kept")
+                    say(_kept(len(journal.offsets), journal.output))
             progress = progress_of(waiting)
             tagger = self.load() if waiting or self.watch else None
             if tagger and journal.classes and journal.classes != wide_classes(tagger, self.tagging):
@@ -368,7 +373,7 @@ class _Run:
                 if journal.is_finished and self.format not in (Format.PARQUET, *EVENT_FORMATS):
                     note = "; the model and options that made them are not recorded there"
                 shown = files.output if files else journal.output
-                say(f"{kept} result{'s' * (kept > 1)} of {shown} {'are' if kept > 1 else 'is'} kept{note}")
+                say(_kept(kept, shown) + note)
             elif journal.is_finished and journal.offsets and not self.watch:
                 say(f"the results of other inputs in {journal.output} are kept")
             if tagger is not None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..classes import NAME_OF_MID, Vocabulary, similar_names, split_names
-from .clips import SHOWN, count, shown
+from ..messages import count
+from .clips import SHOWN, shown
 from .tables import text_of
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..audio import describe
+from ..messages import count
 
 ALL = "all"
 SINGLE_LABEL = "single_label_classification"
@@ -123,10 +124,6 @@ def _leave_out(clips: LabelledClips, reasons: Mapping[int, str]) -> LabelledClip
     skipped = [Skipped(clips.paths[index], reason) for index, reason in sorted(reasons.items())]
     kept = clips.select(index for index in range(len(clips)) if index not in reasons)
     return replace(kept, skipped=[*clips.skipped, *skipped])
-
-
-def count(number: int, noun: str, plural: str = "s") -> str:
-    return f"{number} {noun}{'' if number == 1 else plural}"
 
 
 def shown(names: Iterable[str], most: int = SHOWN) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 
 from ..audio import describe, is_audio_name, walk_files
 from ..class_folders import classes_of
+from ..messages import count
 from ..packages import require
-from .clips import ALL, count, shown
+from .clips import ALL, shown
 from .tables import TABLE_FORMATS, Reading, Rows, choose_split, read_table, rows_of
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -51,7 +52,7 @@ def _left_out(paths: Iterable[str], read: Iterable[str], where: str) -> list[str
 
 def folder_files(data: str) -> dict[str, list[str]]:
     """All files of each split, as in datasets."""
-    require(("datasets",), "Reading folders of clips")
+    require(("datasets",), "reading folders of clips")
     import datasets
 
     with tempfile.TemporaryDirectory() as cache:

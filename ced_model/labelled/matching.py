@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 
 from ..classes import ClassChoice, choose_classes, similar_names, vocabulary_of
+from ..messages import count
 from .class_names import describe_unknown
-from .clips import SINGLE_LABEL, LabelledClips, count, shown
+from .clips import SINGLE_LABEL, LabelledClips, shown
 
 NUMBER = re.compile(r"[\W_]*\d+[\W_]+(?=[^\W\d_])")  # leading number, as in "001 - Dog bark" or "3_rain"
 NO_CLASS = "?"

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..audio import describe
 from ..input_list import existing
-from ..messages import OptionError
+from ..messages import OptionError, count
 from .class_names import NAME_OF_MID, Vocabulary, describe_unknown, parse_cell
 from .clips import (
     MISSING,
@@ -17,7 +17,6 @@ from .clips import (
     SINGLE_LABEL,
     LabelledClips,
     checked_targets,
-    count,
     detect_problem_type,
     without_duplicates,
     without_missing,

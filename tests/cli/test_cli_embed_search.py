@@ -120,7 +120,8 @@ def test_recordings_are_added_and_failed_ones_tried_again(sounds):
     result = ced("embed", "sounds", "-m", MODEL, "-o", "index.npz", "--resume")
     assert result.exit_code == 0 and "6 embeddings of 5 recordings" in result.stdout
     assert "index.npz exists: use --resume" in only_error(ced("embed", "sounds", "-m", MODEL, "-o", "index.npz"))
-    assert ced("embed", sounds / "perc_bell.flac", "-m", MODEL, "-o", "index.npz", "--overwrite").exit_code == 0
+    result = ced("embed", sounds / "perc_bell.flac", "-m", MODEL, "-o", "index.npz", "--overwrite")
+    assert result.exit_code == 0 and "index.npz: 1 embedding of 1 recording\n" in result.stdout
     assert len(EmbeddingIndex.load("index.npz")) == 1
 
 
@@ -180,6 +181,8 @@ def test_an_index_of_another_model_or_something_else_is_refused_in_one_line(soun
     assert line == "ced: moved.npz was made with the model ./moved, which cannot be found: give its folder with --model"
     assert ced("search", crow, "moved.npz", "-m", MODEL).exit_code == 0
     assert "expected recordings to search for" in only_error(ced("search", "index.npz"))
+    swapped = "ced: crow.wav: expected a file made by ced embed; give index.npz last, after the recordings"
+    assert only_error(ced("search", "index.npz", "crow.wav")) == swapped
     assert "none.wav: cannot be opened" in only_error(ced("search", "none.wav", "index.npz"), 1)
     assert "--output x.txt: expected a name that ends in .npz or .parquet" in only_error(
         ced("embed", crow, "-o", "x.txt")
