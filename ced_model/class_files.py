@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -43,7 +44,10 @@ def read_label_map(path: str | os.PathLike[str]) -> dict[str, str]:
         if len(row) != 2:
             hint = '; quote a name that has commas: "…"' if len(row) > 2 else ""
             raise UsageError(f"{place}: expected 2 cells, a class and your name for it, found {len(row)}{hint}")
-        _add(found, row[0], place, row[1].strip())
+        name = row[1].strip()
+        if any(unicodedata.category(character) == "Cc" for character in name):
+            raise UsageError(f"{place}: the name {printable(name)!r} has control characters")
+        _add(found, row[0], place, name)
     if not found:
         raise UsageError(f"{printable(path)}: expected a class and your name for it in each line, found none")
     return found

@@ -217,6 +217,7 @@ def test_a_label_map_is_read_from_csv(tmp_path):
         ("Male speech, man speaking,Mann\n", r"line 1: .*found 3; quote a name that has commas"),
         ("Bark,a\nDog,b\nBark,c\n", r"line 3: 'Bark' appears twice \(.*line 1\)"),
         (",a\n", r"line 1: the name of the class is missing"),
+        ("Bark,a\x1b[31mb\n", r"line 1: the name 'a\\\\x1b\[31mb' has control characters"),
         ('Bark,"a\n', r"line 1: expected CSV"),
         (b"Bark,a\nDog,\xff\n", r"line 2: expected UTF-8"),
         ("class,name\n", r"file.csv: expected a class and your name for it in each line, found none"),

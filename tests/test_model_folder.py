@@ -63,6 +63,8 @@ CONFIG_FIELDS = [
         {"id2label": {"0": "dog", "1": " "}, "outputdim": 2},
         "`id2label` must give each class a name, but class 1 has ' '.",
     ),
+    ({"id2label": {"0": "dog", "1": "a\0b"}, "outputdim": 2}, "a name for class 1 that is not text"),
+    ({"id2label": {"0": "dog", "1": "a\udcff"}, "outputdim": 2}, "a name for class 1 that is not text"),
     ({"id2label": {"0": "\x1b[31m", "2": "cat"}, "outputdim": 2}, "names the classes 0 to 1"),
     ({"id2label": "dog"}, "`id2label` must be a table"),
     ({"pooling": "median"}, "`pooling` must be one of 'mean', 'logit', 'dm', 'token', got 'median'."),

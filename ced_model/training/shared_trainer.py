@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `Trainer` for fine-tuning and distillation."""
 
-import errno
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 
 from ..audio import AudioError
+from ..output import FULL
 from .run_folder import STATE_FILE
 
 MAX_WORKERS = 16
@@ -160,6 +161,13 @@ def loading_arguments(workers: int | None) -> dict[str, Any]:
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Converts errors of a data loading worker, or of a full disk, to a ValueError with one line."""
+    show = threading.excepthook
+
+    def show_others(arguments: threading.ExceptHookArgs) -> None:
+        if not _is_full(arguments.exc_value):  # TensorBoard raises it again in the main thread
+            show(arguments)
+
+    threading.excepthook = show_others
     try:
         yield
     except AudioError as error:  # with the stack of the worker
@@ -168,9 +176,15 @@ def one_line_errors() -> Iterator[None]:
         from_torch_save = any(name in str(error) for name in ("PytorchStreamWriter", "inline_container"))
         if isinstance(error, RuntimeError) and not from_torch_save:
             raise
-        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        if isinstance(error, OSError) and not _is_full(error):
             raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ValueError(
             f"A checkpoint could not be written: if the disk is full, free some space, then resume. ({reason})"
         ) from error
+    finally:
+        threading.excepthook = show
+
+
+def _is_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in FULL

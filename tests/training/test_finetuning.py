@@ -3,6 +3,7 @@
 """Fine-tuning: it learns, trains only the selected parts, and can be interrupted at any time."""
 
 import csv
+import errno
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import runpy
 import shutil
 import signal
 import sys
+import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +38,7 @@ from ced_model.training.finetuning.clips import check_clips, hold_out
 from ced_model.training.finetuning.dataset import ClipCollator, ClipDataset, mix
 from ced_model.training.finetuning.model import choose_trained, set_classes
 from ced_model.training.finetuning.trainer import FinetuningTrainer, _selection, class_weights
-from ced_model.training.shared_trainer import EpochSampler
+from ced_model.training.shared_trainer import EpochSampler, one_line_errors
 
 CLASSES = ["clicks", "noise", "tone"]
 IN_PROCESS = {"dataloader_num_workers": 0, "disable_tqdm": True, "report_to": "none"}
@@ -582,6 +584,7 @@ def bad_data(case: str, sounds: Path, tmp_path: Path) -> dict[str, Any]:
         "one class": {"data": clips.select(np.flatnonzero(clips.targets[:, 0]))},
         "one class folder": {"data": write_table(tmp_path / "a.csv", [(rows[0][0], "x"), (rows[1][0], "x")])},
         "single clips": {"data": clips.select(one_each)},
+        "class without text": {"data": replace(clips, labels=["a\udcff", *clips.labels[1:]])},
         "unknown validation label": {"validation": write_table(tmp_path / "b.csv", [(rows[0][0], "barking")])},
         "validation clips of training": {"validation": write_table(tmp_path / "c.csv", rows[:2])},
         "no device": {"options": replace(FAST, device="cuda")},
@@ -607,6 +610,7 @@ def bad_data(case: str, sounds: Path, tmp_path: Path) -> dict[str, Any]:
     [
         ("one class", "All clips have the class 'clicks': "),
         ("one class folder", "All clips have the class 'x': "),
+        ("class without text", "The class 'a\\\\xff' has a name that is not valid text: rename it."),
         ("single clips", "No class of the given clips has two clips"),
         ("unknown validation label", "For validation: "),
         ("validation clips of training", "2 of 2 validation clips are also training clips"),
@@ -786,3 +790,19 @@ def test_the_example_runs_and_its_model_tags(
     tagger = AudioTagger.from_pretrained(tmp_path / "out")
     assert tagger.labels == CLASSES and len(tagger(sounds / "tone" / "1.flac", top_k=3)) == 3
     assert os.listdir(tmp_path / "out.training")
+
+
+def test_the_error_of_a_full_disk_in_a_thread_of_tensorboard_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+
+    def fail(error: BaseException) -> None:
+        raise error
+
+    monkeypatch.setattr(threading, "excepthook", hook := shown.append)
+    with one_line_errors():
+        for error in (OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error")):
+            thread = threading.Thread(target=fail, args=[error])
+            thread.start()
+            thread.join()
+    assert [arguments.exc_value.errno for arguments in shown] == [errno.EIO]
+    assert threading.excepthook == hook

@@ -16,6 +16,8 @@ import numpy as np
 
 from ...audio import AudioError, describe, duration_s, read_blocks
 from ...labelled import ALL, SINGLE_LABEL, LabelledClips, Skipped, find_splits, read_labelled
+from ...messages import printable
+from ...model_settings import UNWRITABLE
 from ...output import write_file
 from ...strong_labels import StrongClips, write_strong_clips
 from ...tagger import AudioTagger
@@ -79,6 +81,8 @@ def read_clips(
         _check_classes(training)
         if validation is not None:
             held_apart = _read_validation(validation, None, training, reading)
+    if (name := next(filter(UNWRITABLE.search, training.labels), None)) is not None:
+        raise ValueError(f"The class {printable(name)!r} has a name that is not valid text: rename it.")
     notes = [*training.notes, *([] if held_apart is None else held_apart.notes)]
     training, lengths = check_clips(training, tagger.sampling_rate)
     name = "the given clips" if isinstance(data, LabelledClips) else Path(data).absolute().name
