@@ -23,8 +23,8 @@ def one_line(text: Any) -> str:
 
 
 def count(number: int, noun: str, plural: str = "s") -> str:
-    """1 clip, 2 clips"""
-    return f"{number} {noun}{'' if number == 1 else plural}"
+    """1 clip, 2,000 clips"""
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -284,7 +284,7 @@ def test_a_data_set_can_be_used_for_training(ced: Any, repository: Path, golden:
     teaching = ("distill", "teach", "--dataset", repository, "-t", golden / "micro_hub", "-e", "1", "-o")
     taught = ced(*teaching, tmp_path / "store")
     assert "in 8 files" in taught.stderr and "writing" not in taught.stderr  # the audio was written before
-    assert "1 epochs of" in ced(*teaching, tmp_path / "store").stderr
+    assert "1 epoch of" in ced(*teaching, tmp_path / "store").stderr
 
 
 SCRIPT = """

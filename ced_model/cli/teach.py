@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..messages import count
 from . import options
 from .completion import complete_model
 from .endings import one_line_errors
@@ -205,10 +206,10 @@ def _finish(store: "Store") -> None:
 
     if is_main_process():
         audio = store.manifest["audio"]
-        skipped = f", {audio['num_skipped']:,} files skipped" if audio["num_skipped"] else ""
+        skipped = f", {count(audio['num_skipped'], 'file')} skipped" if audio["num_skipped"] else ""
         say(
-            f"{store.path}: {store.num_epochs:,} epochs of {store.num_chunks:,} chunks, {audio['hours']:.3g} h of audio"
-            f" in {audio['num_files']:,} files{skipped}"
+            f"{store.path}: {count(store.num_epochs, 'epoch')} of {count(store.num_chunks, 'chunk')},"
+            f" {audio['hours']:.3g} h of audio in {count(audio['num_files'], 'file')}{skipped}"
         )
         num_bytes, share = overhead(store)
         per_input = num_bytes / (store.num_epochs * store.num_chunks)
