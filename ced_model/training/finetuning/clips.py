@@ -5,6 +5,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -17,7 +18,6 @@ import numpy as np
 from ...audio import AudioError, describe, duration_s, read_blocks
 from ...labelled import ALL, SINGLE_LABEL, LabelledClips, Skipped, find_splits, read_labelled
 from ...messages import printable
-from ...model_settings import UNWRITABLE
 from ...output import write_file
 from ...strong_labels import StrongClips, write_strong_clips
 from ...tagger import AudioTagger
@@ -28,6 +28,7 @@ TRAIN_SPLITS = ("train", "training")
 VALIDATION_SPLITS = ("validation", "valid", "val", "dev", "eval")
 
 CHECK_THREADS = 8
+NO_TEXT = re.compile("[\0\ud800-\udfff]")  # such as the bytes of a folder name that is not UTF-8
 
 DataSource = str | os.PathLike | LabelledClips
 
@@ -81,7 +82,7 @@ def read_clips(
         _check_classes(training)
         if validation is not None:
             held_apart = _read_validation(validation, None, training, reading)
-    if (name := next(filter(UNWRITABLE.search, training.labels), None)) is not None:
+    if (name := next(filter(NO_TEXT.search, training.labels), None)) is not None:
         raise ValueError(f"The class {printable(name)!r} has a name that is not valid text: rename it.")
     notes = [*training.notes, *([] if held_apart is None else held_apart.notes)]
     training, lengths = check_clips(training, tagger.sampling_rate)
