@@ -5,7 +5,6 @@
 import errno
 import os
 import re
-import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import NoReturn, ParamSpec
@@ -18,9 +17,6 @@ from .terminal import say
 
 TORCH = ("torch", "transformers")  # not in every installation
 INSTALL_TORCH = "pip install torch torchaudio transformers"
-
-# At the start of sentences in the library's errors
-FIRST_WORDS = frozenset("A All An Clip Every Expected For Give In Invalid No None Nothing The There This".split())
 
 P = ParamSpec("P")
 
@@ -72,15 +68,8 @@ def with_flags(message: str) -> str:
     return re.sub(r"`(\w+)=(?:True|…)`", lambda argument: flag(argument[1]), message)
 
 
-def _in_lower_case(message: str) -> str:
-    """A message without a capital at its start, unless it may be part of a name that the user gave."""
-    word = message.partition(" ")[0]
-    is_name = any(os.path.basename(argument).startswith(word) for argument in sys.argv)
-    return message if word not in FIRST_WORDS or is_name else word.lower() + message[len(word) :]
-
-
 def fail(message: str, exit_code: int) -> NoReturn:
-    message = _in_lower_case(with_flags(" ".join(message.split())))
+    message = with_flags(" ".join(message.split()))
     say("ced: " + (message if ". " in message else message.removesuffix(".")))
     raise typer.Exit(exit_code)
 

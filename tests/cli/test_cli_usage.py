@@ -235,30 +235,6 @@ def test_an_output_that_cannot_be_written_is_reported_before_any_work(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_messages_begin_in_lower_case_unless_it_is_a_name(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    messages = [
-        "The clips have labels",
-        "All clips.csv exists",
-        "No such.",
-        "OpenVINO cannot",
-        "Ray: no",
-        "A.wav: x",
-    ]
-    monkeypatch.setattr(sys, "argv", ["ced", "tag", "sounds/All clips.csv"])
-    for message in messages:
-        with pytest.raises(typer.Exit):
-            fail(message, 1)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [
-        "ced: the clips have labels",
-        "ced: All clips.csv exists",
-        "ced: no such",
-        "ced: OpenVINO cannot",
-        "ced: Ray: no",
-        "ced: A.wav: x",
-    ]
-
-
 def test_arguments_are_shown_as_flags(capsys: Any) -> None:
     with pytest.raises(typer.Exit):
         fail("use `overwrite=True`, `window_s=…` or `labels`", 1)

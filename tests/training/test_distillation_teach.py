@@ -938,8 +938,8 @@ def test_a_list_of_files_can_be_used(audio: Path, teacher: Path, tmp_path: Path)
         (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--max-shift", "3"], 2, "--max-shift 3: expected a number"),
         (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--chunk", "1"], 2, "--max-time-mask 192: expected"),
         (["AUDIO", "-t", "CED", "-e", "1", "-o", "STORE", "--device", "gpu9"], 2, "--device gpu9: "),
-        (["AUDIO", "-t", "nix.py:f", "-e", "1", "-o", "STORE"], 1, "the teacher nix.py:f cannot be loaded: "),
-        (["AUDIO/bad.wav", "-t", "CED", "-e", "1", "-o", "STORE"], 1, "none of 1 audio files can be used; the first"),
+        (["AUDIO", "-t", "nix.py:f", "-e", "1", "-o", "STORE"], 1, "The teacher nix.py:f cannot be loaded: "),
+        (["AUDIO/bad.wav", "-t", "CED", "-e", "1", "-o", "STORE"], 1, "None of 1 audio files can be used; the first"),
         (["AUDIO", "-t", "CED", "-e", "1", "-o", "AUDIO"], 1, "this folder has other files"),
     ],
 )  # fmt: skip

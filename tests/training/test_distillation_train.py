@@ -840,7 +840,7 @@ def test_after_a_full_disk_a_run_can_be_continued(lesson: Path, tmp_path: Path) 
         process = cli_process.start([*arguments, "--resume"], stderr=tmp_path / "stderr", max_file_size=limit)
         process.join()
         last = (tmp_path / "stderr").read_text().splitlines()[-1]
-        assert process.exitcode == 1 and last.startswith("ced: a checkpoint could not be written"), last
+        assert process.exitcode == 1 and last.startswith("ced: A checkpoint could not be written"), last
         assert list(find_checkpoints(tmp_path / "student.training").values()) == [False]
     assert CliRunner().invoke(app, [*map(str, arguments), "--resume"]).exit_code == 0
     assert (tmp_path / "student" / "model.safetensors").exists()
@@ -851,5 +851,5 @@ def test_errors_are_one_line(lesson: Path, tmp_path: Path) -> None:
     arguments = ["distill", "train", lesson / "store", "-s", tmp_path / "config.json", "-o", tmp_path / "student"]
     run = CliRunner().invoke(app, [*map(str, arguments)])
     assert run.exit_code == 1 and run.stderr.count("\n") == 1 and not run.stdout
-    assert run.stderr.startswith("ced: the store's chunks of 1 s are 101 frames long; the student encodes at most")
+    assert run.stderr.startswith("ced: The store's chunks of 1 s are 101 frames long; the student encodes at most")
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
